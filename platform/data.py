@@ -1,0 +1,224 @@
+"""A silo's table: read, checked against the job's contract, split into folds.
+
+Nothing here leaves the silo. Errors name column, expected and found, never a value, a row or
+a count: the size of a silo's data is private too. Rows at fault are listed in a file in the
+silo's own state folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from blindsum.platform.errors import DataError
+from blindsum.platform.features import featurise, needed_columns
+from blindsum.platform.folds import in_test_fold
+from blindsum.platform.job import DataSection
+
+Features = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Features float32 [records, features] and labels int64 [records]. Private to the silo."""
+
+    features: Features
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return "Fold(private)"
+
+
+@dataclass(frozen=True)
+class SiloData:
+    """One silo's folds. Private to the silo.
+
+    `fingerprint` is a digest of the used columns in which the order of rows does not count:
+    the ledger knows the dataset by it. `dropped` counts molecules that RDKit cannot read.
+    """
+
+    train: Fold
+    test: Fold
+    fingerprint: str
+    dropped: int
+
+    def __repr__(self) -> str:
+        return "SiloData(private)"
+
+
+def load_data(path: Path, contract: DataSection, rejects: Path) -> SiloData:
+    """Read a silo's table and prepare both folds.
+
+    Args:
+        path: Parquet, or CSV where the name ends in .csv or .csv.gz.
+        rejects: file to list the positions of unreadable molecules in, mode 0600.
+
+    Raises:
+        DataError: unreadable file, missing column, wrong type, missing or infinite values,
+            an unknown class, an unreadable molecule, or an empty fold.
+    """
+    table = _read(path)
+    numeric, text = needed_columns(contract.features)
+    label = contract.target
+    label_is_text = isinstance(label.classes[0], str)
+    folds = contract.folds
+    keys = [] if folds.kind == "scaffold" else [folds.column]
+    for name in numeric:
+        _require(table, name, "a number", path, _is_number)
+    for name in [*text, *(keys if folds.kind == "column" else [])]:
+        _require(table, name, "text", path, _is_text)
+    for name in keys if folds.kind == "hash" else []:
+        _require(table, name, "text or an integer", path, lambda t: _is_text(t) or _is_integer(t))
+    _require(
+        table, label.column, "text" if label_is_text else "an integer", path,
+        _is_text if label_is_text else _is_integer,
+    )  # fmt: skip
+    used = list(dict.fromkeys([*numeric, *text, *keys, label.column]))
+    table = table.select(used).combine_chunks()
+    if table.num_rows == 0:
+        raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
+    _refuse_missing(table, path)
+    fingerprint = _fingerprint(table)
+    made = featurise(table, contract.features)
+    dropped = int((~made.usable).sum())
+    if dropped:
+        _report_rejects(made.usable, rejects)
+    if dropped and contract.unparsable == "refuse":
+        raise DataError(
+            f"column '{needed_columns(contract.features)[1][0]}' of {path.name} holds molecules "
+            f"that RDKit cannot read; their rows are listed in {rejects} at the silo",
+            "Mend or remove them, or set data.unparsable: drop to train without them.",
+        )
+    table = table.filter(pa.array(made.usable))
+    labels = _labels(table, contract, path)
+    test = in_test_fold(table, contract)
+    data = SiloData(
+        Fold(made.features[~test], labels[~test]),
+        Fold(made.features[test], labels[test]),
+        fingerprint,
+        dropped,
+    )
+    for name, fold in (("train", data.train), ("test", data.test)):
+        if len(fold) == 0:
+            raise DataError(
+                f"the {name} fold of {path.name} is empty",
+                "Change data.folds (salt or test_fraction), or give this silo more data.",
+            )
+    return data
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        if path.name.endswith((".csv", ".csv.gz")):
+            return pyarrow.csv.read_csv(path)
+        return pyarrow.parquet.read_table(path, memory_map=False)
+    except FileNotFoundError:
+        raise DataError(
+            f"there is no data file {path}",
+            "Relative paths start at the job file's folder, on the silo's own node.",
+        ) from None
+    except PermissionError:
+        raise DataError(f"{path} may not be read by this user", "Check its permissions.") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read as {'CSV' if '.csv' in path.name else 'Parquet'} "
+            f"({type(error).__name__})",
+            "Check that the file is complete and of that kind.",
+        ) from None
+
+
+def _require(
+    table: pa.Table, name: str, expected: str, path: Path, fits: Callable[[pa.DataType], bool]
+) -> None:
+    count = table.column_names.count(name)
+    if count != 1:
+        problem = "is missing" if count == 0 else f"is there {count} times"
+        raise DataError(
+            f"{path.name}: column '{name}' {problem}; found: {', '.join(table.column_names[:20])}",
+            "Rename the column in the data, or name it so in the job's data section.",
+        )
+    found = table.schema.field(name).type
+    if not fits(found):
+        raise DataError(
+            f"{path.name}: column '{name}' is {found}, expected {expected}",
+            "Convert the column; all silos must agree on its type.",
+        )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    )
+
+
+def _is_integer(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _refuse_missing(table: pa.Table, path: Path) -> None:
+    for name in table.column_names:
+        column = table.column(name)
+        infinite = False
+        if pa.types.is_floating(column.type):
+            infinite = not pc.all(pc.is_finite(pc.drop_null(column)), min_count=0).as_py()
+        if column.null_count or infinite:
+            raise DataError(
+                f"{path.name}: column '{name}' has missing, NaN or infinite values",
+                "Fill or remove those records.",
+            )
+
+
+def _fingerprint(table: pa.Table) -> str:
+    """SHA-256 of the sorted records, hex. Private: it would confirm a guess of the table."""
+    ordered = table.select(sorted(table.column_names))
+    ordered = ordered.sort_by([(name, "ascending") for name in ordered.column_names])
+    digest = hashlib.sha256()
+    for name in ordered.column_names:
+        digest.update(f"{name}\0".encode())
+        values = ordered.column(name).combine_chunks()
+        values = pc.cast(values, pa.float64()) if _is_number(values.type) else values
+        sink = pa.BufferOutputStream()
+        batch = pa.record_batch([values], names=["values"])
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        digest.update(memoryview(sink.getvalue()))
+    return digest.hexdigest()
+
+
+def _labels(table: pa.Table, contract: DataSection, path: Path) -> Labels:
+    target = contract.target
+    column = table.column(target.column).combine_chunks()
+    classes = pa.array(target.classes, column.type)
+    indices = pc.index_in(column, value_set=classes)
+    if indices.null_count:
+        raise DataError(
+            f"{path.name}: column '{target.column}' has values that are not in "
+            f"data.target.classes ({', '.join(map(str, target.classes))})",
+            "Correct those records, or name their class in the job.",
+        )
+    labels: Labels = indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return labels
+
+
+def _report_rejects(usable: npt.NDArray[np.bool_], path: Path) -> None:
+    rows = "\n".join(str(row + 1) for row in np.flatnonzero(~usable))
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)
+    path.write_text(f"rows that RDKit cannot read, from 1:\n{rows}\n", encoding="utf-8")

@@ -1,0 +1,159 @@
+"""Records to features: plain columns, RDKit descriptors, or fingerprints.
+
+Features are scaled by public constants alone. Means computed from the silos' data would be a
+release outside the privacy plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from rdkit import Chem, rdBase
+from rdkit.Chem import Descriptors as rdkit_descriptors
+from rdkit.Chem import rdFingerprintGenerator
+
+from blindsum.platform.errors import JobError
+from blindsum.platform.job import Columns, Descriptors, Ecfp, Scaling
+
+Section = Columns | Descriptors | Ecfp
+
+# RDKit quotes the molecule it cannot read on stderr, where Ray would log it. Processes that
+# hold molecules import this module, so theirs is silent.
+rdBase.DisableLog("rdApp.*")
+
+CLIP = 5.0
+"""Scaled features are cut to [-CLIP, CLIP]: one odd record cannot swamp a clipped gradient."""
+
+PUBLIC_SCALING: dict[str, Scaling] = {
+    name: Scaling(center=center, scale=scale)
+    for name, center, scale in (
+        # Rounded means and deviations over the public ESOL table (Delaney, 2004): constants
+        # of drug-like organic chemistry, not of any silo.
+        ("MolLogP", 2.5, 1.9),
+        ("MolWt", 200.0, 100.0),
+        ("TPSA", 35.0, 35.0),
+        ("NumHDonors", 0.7, 1.1),
+        ("NumHAcceptors", 2.1, 2.1),
+        ("NumRotatableBonds", 2.2, 2.6),
+        ("RingCount", 1.4, 1.3),
+        ("NumAromaticRings", 0.9, 1.0),
+        ("FractionCSP3", 0.44, 0.37),
+        ("HeavyAtomCount", 13.0, 7.0),
+        ("MolMR", 54.0, 25.0),
+        ("LabuteASA", 83.0, 40.0),
+        ("BalabanJ", 2.7, 0.6),
+        ("BertzCT", 330.0, 280.0),
+        ("NumHeteroatoms", 3.3, 2.8),
+        ("qed", 0.55, 0.15),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Featurised:
+    """`features` float32 [usable records, features]; `usable` bool [records]."""
+
+    features: npt.NDArray[np.float32]
+    usable: npt.NDArray[np.bool_]
+
+
+def needed_columns(section: Section) -> tuple[list[str], list[str]]:
+    """Names of the numeric and of the text columns that the features are made from."""
+    if section.kind == "columns":
+        return list(section.columns), []
+    return [], [section.smiles]
+
+
+def feature_count(section: Section) -> int:
+    """Length of a record's feature vector."""
+    if section.kind == "columns":
+        return len(section.columns)
+    return section.bits if section.kind == "ecfp" else len(section.descriptors)
+
+
+def descriptor_scaling(section: Descriptors) -> dict[str, Scaling]:
+    """Every descriptor with its public constants.
+
+    Raises:
+        JobError: RDKit has no such descriptor, or there are no constants for it.
+    """
+    known = {name for name, _ in rdkit_descriptors.descList}
+    named = section.descriptors
+    unknown = [name for name in named if name not in known]
+    if unknown:
+        raise JobError(
+            f"data.features.descriptors: RDKit has no descriptor {unknown[0]!r}",
+            "Names are those of rdkit.Chem.Descriptors, such as MolLogP or TPSA.",
+        )
+    if isinstance(named, dict):
+        return named
+    bare = [name for name in named if name not in PUBLIC_SCALING]
+    if bare:
+        raise JobError(
+            f"data.features.descriptors: no public scaling is known for {bare[0]!r}",
+            f"Write it as a key: {bare[0]}: {{center: ..., scale: ...}}.",
+        )
+    return {name: PUBLIC_SCALING[name] for name in named}
+
+
+def featurise(table: pa.Table, section: Section) -> Featurised:
+    """Compute the features of a checked table.
+
+    Raises:
+        JobError: a descriptor is unknown.
+    """
+    if section.kind == "columns":
+        columns = [
+            _scaled(table.column(name).to_numpy().astype(np.float64), scaling)
+            for name, scaling in section.columns.items()
+        ]
+        return Featurised(
+            np.stack(columns, axis=1).astype(np.float32), np.ones(table.num_rows, np.bool_)
+        )
+    compute, size = _ecfp(section) if section.kind == "ecfp" else _descriptors(section)
+    features = np.zeros((table.num_rows, size), np.float32)
+    usable = np.zeros(table.num_rows, np.bool_)
+    for row, smiles in enumerate(table.column(section.smiles).to_pylist()):
+        molecule = Chem.MolFromSmiles(smiles)
+        if molecule is None or molecule.GetNumAtoms() == 0:
+            continue
+        features[row] = compute(molecule)
+        usable[row] = bool(np.isfinite(features[row]).all())
+    return Featurised(features[usable], usable)
+
+
+_Compute = Callable[[Chem.Mol], npt.NDArray[np.float32]]
+
+
+def _descriptors(section: Descriptors) -> tuple[_Compute, int]:
+    functions = dict(rdkit_descriptors.descList)
+    scalings = descriptor_scaling(section)
+
+    def compute(molecule: Chem.Mol) -> npt.NDArray[np.float32]:
+        values = [
+            _scaled(np.array(functions[name](molecule), np.float64), scaling)
+            for name, scaling in scalings.items()
+        ]
+        return np.array(values, np.float32)
+
+    return compute, len(scalings)
+
+
+def _ecfp(section: Ecfp) -> tuple[_Compute, int]:
+    generator = rdFingerprintGenerator.GetMorganGenerator(
+        radius=section.radius, fpSize=section.bits
+    )
+
+    def compute(molecule: Chem.Mol) -> npt.NDArray[np.float32]:
+        bits: npt.NDArray[np.float32] = generator.GetFingerprintAsNumPy(molecule)
+        return bits.astype(np.float32)
+
+    return compute, section.bits
+
+
+def _scaled(values: npt.NDArray[np.float64], scaling: Scaling) -> npt.NDArray[np.float64]:
+    return np.clip((values - scaling.center) / scaling.scale, -CLIP, CLIP)

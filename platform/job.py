@@ -1,0 +1,249 @@
+"""The job: everything a run is told, validated at the door and immutable after it.
+
+Unknown keys are refused everywhere, so that a misspelt `epsilom` cannot silently train
+without the budget its author meant.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Common rules: no unknown keys, no silent conversions, immutable."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=False, coerce_numbers_to_str=False
+    )
+
+
+class SiloSection(Section):
+    """One data owner."""
+
+    name: Name = Field(description="Short name; appears in every message about this silo.")
+    data: str = Field(description="Parquet or CSV file, relative to the job file or absolute.")
+    epsilon: Positive | None = Field(None, description="Stricter budget than privacy.epsilon.")
+    state: str | None = Field(
+        None, description="Folder of ledger and identity; default ~/.blindsum/silos/NAME."
+    )
+
+
+class Scaling(Section):
+    """(x - center) / scale. Public constants, never computed from the silos' data."""
+
+    center: float = Field(0.0, allow_inf_nan=False)
+    scale: Positive = 1.0
+
+
+class Columns(Section):
+    """Numeric columns as they are, scaled by public constants."""
+
+    kind: Literal["columns"]
+    columns: dict[str, Scaling] = Field(min_length=1)
+
+
+class Descriptors(Section):
+    """RDKit descriptors of a SMILES column."""
+
+    kind: Literal["descriptors"]
+    smiles: str = "smiles"
+    descriptors: dict[str, Scaling] | list[str] = Field(min_length=1)
+
+
+class Ecfp(Section):
+    """Extended-connectivity fingerprints (Rogers and Hahn, 2010) of a SMILES column."""
+
+    kind: Literal["ecfp"]
+    smiles: str = "smiles"
+    radius: int = Field(2, ge=0, le=6)
+    bits: int = Field(2048, ge=64, le=65536)
+
+
+class ScaffoldFolds(Section):
+    """A chemical series (Bemis-Murcko scaffold) lies in one fold, the same in every silo."""
+
+    kind: Literal["scaffold"]
+    salt: str = Field(min_length=1, description="Public constant; changing it moves records.")
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+
+
+class HashFolds(Section):
+    """Records with the same key, such as a patient's number, lie in one fold."""
+
+    kind: Literal["hash"]
+    column: str
+    salt: str = Field(min_length=1)
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+
+
+class ColumnFolds(Section):
+    """A column that says `train` or `test`."""
+
+    kind: Literal["column"]
+    column: str = "fold"
+
+
+class Target(Section):
+    """A column of class labels."""
+
+    column: str
+    classes: list[str | int] = Field(min_length=2, max_length=1000)
+
+    @field_validator("classes")
+    @classmethod
+    def _alike_and_distinct(cls, classes: list[str | int]) -> list[str | int]:
+        if len({type(c) for c in classes}) > 1:
+            raise ValueError("classes must be all text or all integers")
+        if len(set(classes)) < len(classes):
+            raise ValueError("a class is named twice")
+        return classes
+
+
+class DataSection(Section):
+    """The contract every silo's table must meet."""
+
+    features: Annotated[Columns | Descriptors | Ecfp, Field(discriminator="kind")]
+    target: Target
+    folds: Annotated[ScaffoldFolds | HashFolds | ColumnFolds, Field(discriminator="kind")]
+    unparsable: Literal["refuse", "drop"] = Field(
+        "refuse", description="What to do with molecules that RDKit cannot read."
+    )
+
+    @model_validator(mode="after")
+    def _scaffolds_need_molecules(self) -> DataSection:
+        if self.folds.kind == "scaffold" and self.features.kind == "columns":
+            raise ValueError("folds.kind scaffold needs features with a smiles column")
+        return self
+
+
+class Linear(Section):
+    """Multinomial logistic regression."""
+
+    kind: Literal["linear"]
+
+
+class Mlp(Section):
+    """Fully connected layers. tanh bounds activations, which suits clipping (Papernot, 2021)."""
+
+    kind: Literal["mlp"]
+    hidden: list[Annotated[int, Field(ge=1, le=16384)]] = Field([32], min_length=1, max_length=8)
+    activation: Literal["relu", "tanh"] = "tanh"
+
+
+class Factory(Section):
+    """Your own: `function(features: int, outputs: int) -> torch.nn.Module`."""
+
+    kind: Literal["factory"]
+    factory: str
+
+    @field_validator("factory")
+    @classmethod
+    def _names_a_function(cls, factory: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", factory):
+            raise ValueError("write it as module:function")
+        return factory
+
+
+class TrainingSection(Section):
+    """Local training. One step takes a Poisson sample: each record with probability
+    `sampling_rate`, independently."""
+
+    rounds: int = Field(ge=1, le=100_000)
+    local_steps: int = Field(10, ge=1, le=100_000)
+    sampling_rate: float = Field(gt=0, le=1)
+    expected_batch_size: Positive = Field(
+        description="Public divisor of the clipped sum; about sampling_rate times a silo's "
+        "records. A constant, so that the size of a silo's data stays protected too."
+    )
+    learning_rate: Positive
+
+
+class ServerSection(Section):
+    """How every silo turns the mean update into the next model, identically."""
+
+    optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    learning_rate: Positive = 1.0
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum, and adam's first beta")
+
+
+class LocalNoise(Section):
+    """Record-level DP-SGD inside every silo (Abadi et al., CCS 2016)."""
+
+    noise: Literal["local"]
+    epsilon: Positive
+    delta: float = Field(gt=0, lt=1)
+    clip_norm: Positive = 1.0
+    noise_multiplier: Positive | None = Field(
+        None, description="Fixed by hand; the run then stops where the budget ends."
+    )
+
+
+class NoNoise(Section):
+    """No differential privacy. For comparisons: every output says so."""
+
+    noise: Literal["none"]
+
+
+class EncryptionSection(Section):
+    """How updates become integers and ciphertext."""
+
+    scheme: Literal["ckks", "none"] = "ckks"
+    bits: int | None = Field(None, ge=2, le=24)
+    range: Positive = Field(1.0, description="Greatest magnitude of one value of an update.")
+
+
+class DeadlineSection(Section):
+    """After these many seconds without an answer a silo counts as lost."""
+
+    start_s: Positive = 120.0
+    round_s: Positive = 600.0
+
+
+class TrackingSection(Section):
+    """MLflow."""
+
+    uri: str | None = Field(None, description="Default: a SQLite file beside the job file.")
+    experiment: str | None = Field(None, description="Default: the job's name.")
+
+
+class Job(Section):
+    """A whole job file."""
+
+    name: Name
+    seed: int = Field(0, ge=0, lt=2**63, description="Of initial weights; never of noise.")
+    silos: list[SiloSection] = Field(min_length=2, max_length=64)
+    data: DataSection
+    model: Annotated[Linear | Mlp | Factory, Field(discriminator="kind")]
+    training: TrainingSection
+    server: ServerSection = ServerSection()
+    privacy: Annotated[LocalNoise | NoNoise, Field(discriminator="noise")]
+    encryption: EncryptionSection = EncryptionSection()
+    deadlines: DeadlineSection = DeadlineSection()
+    tracking: TrackingSection = TrackingSection()
+    runs: str = Field("runs", description="Folder for results, relative to the job file.")
+
+    @model_validator(mode="after")
+    def _silos_are_distinct(self) -> Job:
+        for key in ("name", "data", "state"):
+            values = [v for s in self.silos if (v := getattr(s, key)) is not None]
+            twice = sorted({v for v in values if values.count(v) > 1})
+            if twice:
+                raise ValueError(f"two silos have the same {key}, {twice[0]!r}")
+        if self.privacy.noise == "none" and any(s.epsilon is not None for s in self.silos):
+            raise ValueError("a silo has an epsilon but privacy.noise is none")
+        return self
+
+    @property
+    def roster(self) -> tuple[str, ...]:
+        """Names of all silos, in the file's order."""
+        return tuple(silo.name for silo in self.silos)
+
+    def silo(self, name: str) -> SiloSection:
+        """The section of one silo."""
+        return next(silo for silo in self.silos if silo.name == name)

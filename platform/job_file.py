@@ -1,0 +1,231 @@
+"""Reads a job file and its overrides; every fault comes with its line and its mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from blindsum.platform.errors import JobError
+from blindsum.platform.job import Job
+
+_MENDS = {
+    "missing": "Add it.",
+    "union_tag_not_found": "Add the key that chooses the kind.",
+    "int_type": "Write a whole number.",
+    "int_parsing": "Write a whole number.",
+    "int_from_float": "Write a whole number.",
+    "float_type": "Write a number.",
+    "float_parsing": "Write a number.",
+    "finite_number": "Write a finite number.",
+    "string_type": "Write text; put quotes around numbers that are names.",
+    "model_attributes_type": "Write the keys of this section, indented below it.",
+    "model_type": "Write the keys of this section, indented below it.",
+    "dict_type": "Write keys and values, indented below it.",
+    "list_type": "Write a list.",
+}
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A validated job and where it came from. `text` is the file with overrides applied."""
+
+    job: Job
+    path: Path
+    text: str
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
+    """Read a YAML job file, apply `key.key=value` overrides, and validate.
+
+    Raises:
+        JobError: the file cannot be read or a setting is wrong; names every fault at once.
+    """
+    path = path.resolve()
+    try:
+        source = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise JobError(f"there is no job file {path}", "Write one with: blindsum init") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"the job file {path} cannot be read ({type(error).__name__})") from None
+    try:
+        node = yaml.compose(source, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(source)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it is not YAML"
+        raise JobError(f"{path.name}{place}: {problem}", "Mend the YAML syntax.") from None
+    if not isinstance(content, dict) or node is None:
+        raise JobError(f"{path.name} holds no job", "Write one with: blindsum init")
+    lines: dict[tuple[str | int, ...], int] = {}
+    _index(node, (), lines, path.name)
+    overridden = [_override(content, text) for text in overrides]
+    try:
+        job = Job.model_validate(content)
+    except ValidationError as error:
+        faults = [
+            _describe(fault, content, lines, overridden, path.name) for fault in error.errors()
+        ]
+        raise JobError("\n".join(faults)) from None
+    return JobFile(job, path, yaml.safe_dump(content, sort_keys=False) if overrides else source)
+
+
+def _index(
+    node: yaml.Node, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int], file: str
+) -> None:
+    """Remember the line of every key; refuse keys that YAML would silently let win."""
+    lines[path] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise JobError(f"{file}, line {line}: {key.value!r} is there twice", "Keep one.")
+            seen.add(key.value)
+            _index(value, (*path, key.value), lines, file)
+            lines[(*path, key.value)] = line
+    elif isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            _index(item, (*path, i), lines, file)
+
+
+def _override(content: dict[str, Any], text: str) -> tuple[str | int, ...]:
+    """Set one `key.key=value`; list items by their position or, for silos, by name."""
+    dotted, equals, value = text.partition("=")
+    if not equals or not dotted.strip():
+        raise JobError(f"--set {text!r} is not of the form key.key=value")
+    keys = dotted.strip().split(".")
+    here: Any = content
+    path: list[str | int] = []
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        step: str | int = key
+        if isinstance(here, list):
+            names = [item.get("name") if isinstance(item, dict) else None for item in here]
+            position = names.index(key) if key in names else int(key) if key.isdigit() else -1
+            if not 0 <= position < len(here):
+                raise JobError(
+                    f"--set {dotted}: there is no item {key!r}",
+                    f"Take one of: {', '.join(str(n or i) for i, n in enumerate(names))}.",
+                )
+            step = position
+        elif not isinstance(here, dict):
+            raise JobError(f"--set {dotted}: {'.'.join(keys[:depth])} has no keys")
+        path.append(step)
+        if last:
+            try:
+                here[step] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise JobError(f"--set {dotted}: {value!r} is not a YAML value") from None
+        elif isinstance(here, dict):
+            here = here.setdefault(step, {})
+            if here is None:
+                raise JobError(f"--set {dotted}: {key} has no keys")
+        else:
+            here = here[step]
+    return tuple(path)
+
+
+def _describe(
+    fault: ErrorDetails,
+    content: dict[str, Any],
+    lines: dict[tuple[str | int, ...], int],
+    overridden: list[tuple[str | int, ...]],
+    file: str,
+) -> str:
+    path, section = _resolve(fault["loc"], content)
+    kind = fault["type"]
+    message, mend = fault["msg"].removeprefix("Value error, "), _MENDS.get(kind, "")
+    if kind == "extra_forbidden":
+        message = "unknown key"
+        close = difflib.get_close_matches(str(path[-1]), section, n=1)
+        mend = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(section)}."
+    elif kind == "missing":
+        message = "is missing"
+    elif kind == "string_pattern_mismatch":
+        mend = "Use lower-case letters, digits, - and _, at most 40."
+    elif kind == "union_tag_invalid":
+        context = fault.get("ctx", {})
+        message = f"{context.get('tag')!r} is not known"
+        mend = f"Take one of: {context.get('expected_tags')}."
+    dotted = ".".join(str(part) for part in path) or "the job"
+    if any(path[: len(one)] == one or one[: len(path)] == path for one in overridden if path):
+        place = "--set"
+    else:
+        near = next((path[:i] for i in range(len(path), -1, -1) if path[:i] in lines), ())
+        place = f"{file}, line {lines.get(near, 1)}"
+    return f"{place}: {dotted}: {message[:1].lower()}{message[1:]}. {mend}".rstrip()
+
+
+def _resolve(
+    location: Sequence[str | int], content: Any
+) -> tuple[tuple[str | int, ...], list[str]]:
+    """The path as written in the file, and the keys known at its parent.
+
+    Pydantic puts the tags of chosen kinds into the path; the file has no such keys.
+    """
+    path: list[str | int] = []
+    here: Any = content
+    model: type[BaseModel] = Job
+    known = list(Job.model_fields)
+    for depth, part in enumerate(location):
+        last = depth == len(location) - 1
+        if isinstance(here, dict) and part not in here and not last:
+            chosen = _kind_named(model, str(path[-1]) if path else "", str(part))
+            known = list(chosen.model_fields) if chosen else known
+            model = chosen or model
+            continue
+        if (
+            isinstance(here, dict)
+            and part not in here
+            and part in ("dict[str,Scaling]", "list[str]")
+        ):
+            continue
+        path.append(part)
+        here = here[part] if _has(here, part) else None
+        inner = _section(model, part)
+        if inner is not None and not last:
+            model, known = inner, list(inner.model_fields)
+    return tuple(path), known
+
+
+def _has(here: Any, part: str | int) -> bool:
+    if isinstance(here, dict):
+        return part in here
+    return isinstance(here, list) and isinstance(part, int) and part < len(here)
+
+
+def _section(model: type[BaseModel], part: str | int) -> type[BaseModel] | None:
+    """The section class below a key, where there is exactly one."""
+    if isinstance(part, int) or part not in model.model_fields:
+        return None
+    found = _sections(model.model_fields[part].annotation)
+    return found[0] if len(found) == 1 else None
+
+
+def _kind_named(model: type[BaseModel], key: str, tag: str) -> type[BaseModel] | None:
+    """The section class that a tag such as `local` or `mlp` chooses."""
+    field = model.model_fields.get(key)
+    for candidate in _sections(field.annotation) if field else []:
+        for name in ("kind", "noise"):
+            chooser = candidate.model_fields.get(name)
+            if chooser and tag in getattr(chooser.annotation, "__args__", ()):
+                return candidate
+    return None
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [s for part in getattr(annotation, "__args__", ()) for s in _sections(part)]

@@ -1,0 +1,134 @@
+"""Models by name or `module:function`, as flat parameter vectors that can be summed.
+
+Shared parameters travel as one float32 vector, in the order of `named_parameters()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from opacus.validators import ModuleValidator
+from torch import nn
+
+from blindsum.platform.errors import ModelError
+from blindsum.platform.job import Factory, Linear, Mlp
+
+Vector = npt.NDArray[np.float32]
+
+
+def build_model(
+    section: Linear | Mlp | Factory, features: int, outputs: int, *, seed: int, private: bool
+) -> nn.Module:
+    """Build the job's model with initial weights from the seed, alike in every silo.
+
+    Args:
+        private: check that DP-SGD can train it.
+
+    Raises:
+        ModelError: the factory fails or returns something else; a layer mixes the records
+            of a batch, carries state that is not a parameter, or is not supported by Opacus.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _build(section, features, outputs)
+    if isinstance(section, Factory):
+        _check_output(model, section.factory, features, outputs)
+    _refuse_state(model)
+    if private:
+        _refuse_what_dp_cannot_train(model)
+    return model
+
+
+def get_parameters(model: nn.Module) -> Vector:
+    """A copy of all trainable parameters, float32 [parameters]."""
+    with torch.no_grad():
+        flat = [p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]
+        return torch.cat(flat).numpy().astype(np.float32, copy=True)
+
+
+def set_parameters(model: nn.Module, vector: Vector) -> None:
+    """Load trainable parameters, float32 [parameters], into the model."""
+    source = torch.from_numpy(np.ascontiguousarray(vector))
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    sizes = [p.numel() for p in trainable]
+    with torch.no_grad():
+        for p, part in zip(trainable, torch.split(source, sizes), strict=True):
+            p.copy_(part.view_as(p))
+
+
+def digest(vector: Vector) -> str:
+    """SHA-256 of a model's parameters, hex: equal only if every bit is."""
+    return hashlib.sha256(np.ascontiguousarray(vector, "<f4").tobytes()).hexdigest()
+
+
+def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.Module:
+    if section.kind == "linear":
+        return nn.Linear(features, outputs)
+    if section.kind == "mlp":
+        activation = nn.ReLU if section.activation == "relu" else nn.Tanh
+        layers: list[nn.Module] = []
+        for a, b in itertools.pairwise([features, *section.hidden]):
+            layers += [nn.Linear(a, b), activation()]
+        return nn.Sequential(*layers, nn.Linear(section.hidden[-1], outputs))
+    name, _, function = section.factory.partition(":")
+    try:
+        factory = getattr(importlib.import_module(name), function)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"model.factory {section.factory!r} cannot be imported ({type(error).__name__})",
+            "It must be installed, or lie in the working directory, on every silo's node.",
+        ) from None
+    try:
+        model = factory(features, outputs)
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        raise ModelError(
+            f"model.factory {section.factory!r} failed with {type(error).__name__}: {error}"
+        ) from None
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model.factory {section.factory!r} returned {type(model).__name__}",
+            "Return a torch.nn.Module.",
+        )
+    return model
+
+
+def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -> None:
+    try:
+        with torch.no_grad():
+            shape = tuple(model(torch.zeros(2, features)).shape)
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        raise ModelError(
+            f"the model of {factory!r} fails on 2 records of {features} features: "
+            f"{type(error).__name__}: {error}"
+        ) from None
+    if shape != (2, outputs):
+        raise ModelError(f"the model of {factory!r} gives shape {shape}, expected (2, {outputs})")
+
+
+def _refuse_state(model: nn.Module) -> None:
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ModelError("the model has no trainable parameters")
+    for name, p in model.named_parameters():
+        if p.dtype != torch.float32:
+            raise ModelError(f"parameter '{name}' is {p.dtype}", "Use torch.float32.")
+    for name, module in model.named_modules():
+        if any(True for _ in module.buffers(recurse=False)):
+            raise ModelError(
+                f"layer '{name}' ({type(module).__name__}) keeps running state beside its "
+                "parameters; silos' models would differ, and the state is not protected",
+                "Replace BatchNorm by GroupNorm or LayerNorm.",
+            )
+
+
+def _refuse_what_dp_cannot_train(model: nn.Module) -> None:
+    errors = ModuleValidator.validate(model, strict=False)
+    if errors:
+        raise ModelError(
+            f"differential privacy cannot train this model: {errors[0]}",
+            "Replace that layer; BatchNorm by GroupNorm, for instance.",
+        )

@@ -1,0 +1,37 @@
+"""Where things lie: data relative to the job file, state in the silo owner's home."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from blindsum.platform.job import SiloSection
+
+HOME_VARIABLE = "BLINDSUM_HOME"
+
+
+def resolve(path: str, folder: str) -> Path:
+    """An absolute path; relative ones start at the job file's folder."""
+    return Path(folder).joinpath(Path(path).expanduser()).resolve()
+
+
+def state_folder(silo: SiloSection) -> Path:
+    """The silo's own folder: ledger, identity, rejected rows.
+
+    In the home of whoever runs the silo, not beside the job: a ledger must outlive a checkout
+    or a job's temporary working directory. BLINDSUM_HOME moves it.
+    """
+    if silo.state:
+        return Path(silo.state).expanduser().absolute()
+    home = Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".blindsum")
+    return home.expanduser().absolute() / "silos" / silo.name
+
+
+def import_from(folder: str) -> None:
+    """Let `model.factory` name a module that lies beside the job file.
+
+    Last on the path: a file there can add modules, never replace installed ones.
+    """
+    if folder not in sys.path:
+        sys.path.append(folder)
