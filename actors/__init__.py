@@ -1,0 +1,1 @@
+"""Who runs where: silos, the aggregator, and the federation that drives their rounds."""

@@ -1,0 +1,95 @@
+"""What silos and the aggregator tell the federation. Public by construction.
+
+No field may depend on one silo's records, except through differential privacy or an encrypted
+sum over all silos. Sizes of ciphertext and seconds are what a network sees anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the aggregator needs these messages, and neither torch nor opacus
+    from blindsum.platform.job import Job
+    from blindsum.platform.ledger import Lifetime
+    from blindsum.platform.models import Vector
+    from blindsum.platform.privacy import PrivacyPlan
+
+
+@dataclass(frozen=True)
+class SiloSpec:
+    """What a silo is told when it starts.
+
+    `run` is this run's unique name, `folder` the job file's folder on the silo's node,
+    `threads` how many cores it may use (None: all).
+    """
+
+    job: Job
+    run: str
+    name: str
+    folder: str
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A silo whose data and model meet the job. `lifetime` counts the dataset's past jobs."""
+
+    silo: str
+    plan: PrivacyPlan | None
+    parameters: int
+    model_digest: str
+    ledger: str
+    lifetime: Lifetime
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """A silo charged its ledger, trained and sent. `epsilon` is the job's spend so far."""
+
+    silo: str
+    epsilon: float | None
+    upload_bytes: int
+    charge_s: float
+    train_s: float
+    encrypt_s: float
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """The aggregator accepted one upload."""
+
+    silo: str
+    upload_bytes: int
+    add_s: float
+
+
+@dataclass(frozen=True)
+class TotalReport:
+    """The aggregator closed a sum over exactly `roster`."""
+
+    roster: tuple[str, ...]
+    total_bytes: int
+    total_s: float
+
+
+@dataclass(frozen=True)
+class ApplyReport:
+    """A silo decrypted the total and moved to the next model."""
+
+    silo: str
+    model_digest: str
+    upload_bytes: int
+    decrypt_s: float
+    apply_s: float
+    evaluate_s: float
+    encrypt_s: float
+
+
+@dataclass(frozen=True)
+class Release:
+    """A released model, float32 [parameters], and the round it is from."""
+
+    round: int
+    vector: Vector = field(repr=False)
+    model_digest: str = ""

@@ -1,0 +1,1 @@
+"""Where it runs: a local Ray for one machine, or a cluster that is already there."""
