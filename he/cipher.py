@@ -219,6 +219,17 @@ def adder(parameters: Parameters) -> Adder:
     return CkksAdder() if parameters.scheme == "ckks" else PlainAdder()
 
 
+def chunk_bytes(parameters: Parameters) -> tuple[int, int]:
+    """Serialised bytes of a fresh chunk and of a sum's chunk, measured on random integers."""
+    packed = np.random.default_rng(0).integers(0, 2**40, (1, RING_DEGREE))
+    if parameters.scheme == "none":
+        return 8 * RING_DEGREE, 8 * RING_DEGREE
+    (fresh,) = CkksCipher(parameters, generate_secret_key()).encrypt(packed)
+    adding = CkksAdder()
+    adding.add([memoryview(fresh)])
+    return len(fresh), len(adding.total()[0])
+
+
 def _plain(chunk: memoryview) -> Integers:
     if len(chunk) != 8 * RING_DEGREE:
         raise UploadRefused(f"a chunk of {len(chunk)} bytes, expected {8 * RING_DEGREE}")

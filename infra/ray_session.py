@@ -21,6 +21,8 @@ OBJECT_STORE_BYTES = 512 * 2**20
 def ray_session(address: str | None = None) -> Iterator[None]:
     """Connect to Ray for the length of a `with` block; a Ray of our own ends with it.
 
+    A Ray that this process is already connected to (a notebook's) is used and left alone.
+
     Args:
         address: of a cluster to join (`auto`, `HOST:PORT`, `ray://...`), or None for our own.
 
@@ -33,6 +35,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     # Worker logs stay in their files: what a library prints inside a silo is the silo's.
     options: dict[str, Any] = {
         "log_to_driver": False,

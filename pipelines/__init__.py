@@ -1,1 +1,1 @@
-"""room"""
+"""What a person runs: the command line and the pipelines behind it."""

@@ -53,7 +53,7 @@ def get_parameters(model: nn.Module) -> Vector:
 
 def set_parameters(model: nn.Module, vector: Vector) -> None:
     """Load trainable parameters, float32 [parameters], into the model."""
-    source = torch.from_numpy(np.ascontiguousarray(vector))
+    source = torch.from_numpy(vector.copy())  # a vector that crossed Ray is read-only
     trainable = [p for p in model.parameters() if p.requires_grad]
     sizes = [p.numel() for p in trainable]
     with torch.no_grad():

@@ -1,0 +1,146 @@
+"""`blindsum check`: everything a run would refuse, spend and send, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from blindsum.actors.messages import Inspection, SiloSpec
+from blindsum.he.cipher import chunk_bytes
+from blindsum.he.packing import count_limbs
+from blindsum.he.parameters import RING_DEGREE, Parameters
+from blindsum.infra.ray_session import ray_session
+from blindsum.pipelines.terminal import console, emit, plan_figures, size, warnings
+from blindsum.platform.errors import BlindsumError
+from blindsum.platform.job_file import JobFile
+from blindsum.platform.metrics import FIXED_COUNTS, GUARANTEE
+from blindsum.platform.privacy import ACCOUNTANT, UNIT
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job that would run. Bytes are ciphertext of one round, all silos together."""
+
+    inspections: Mapping[str, Inspection]
+    parameters: Parameters
+    rounds: int
+    up_bytes: int
+    down_bytes: int
+
+
+def check(job_file: JobFile, address: str | None) -> Checked:
+    """Validate job, silo data and privacy plan.
+
+    Args:
+        address: of a Ray cluster where the silos' data is; None looks on this machine.
+
+    Raises:
+        BlindsumError: one message with every silo's first fault.
+    """
+    job = job_file.job
+    parameters = Parameters.derive(
+        len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
+    )
+    inspections = _on_cluster(job_file, address) if address else _here(job_file)
+    values = next(iter(inspections.values())).parameters
+    counts = (FIXED_COUNTS + len(job.data.target.classes)) * count_limbs(parameters)
+    fresh, summed = chunk_bytes(parameters)
+    update, metrics = parameters.chunks(values), parameters.chunks(counts)
+    plans = [i.plan for i in inspections.values() if i.plan]
+    return Checked(
+        inspections, parameters,
+        min([job.training.rounds, *(p.rounds_within_budget for p in plans)]),
+        up_bytes=len(job.silos) * (update + metrics) * fresh,
+        down_bytes=(len(job.silos) * update + metrics) * summed,
+    )  # fmt: skip
+
+
+def _here(job_file: JobFile) -> dict[str, Inspection]:
+    from blindsum.actors.silo import Silo
+
+    inspections, faults = {}, []
+    for name in job_file.job.roster:
+        try:
+            silo = Silo(SiloSpec(job_file.job, "check", name, str(job_file.folder)))
+            inspections[name] = silo.inspect()
+        except BlindsumError as error:
+            faults.append(error.located(silo=name))
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise BlindsumError("\n".join(dict.fromkeys(str(fault) for fault in faults)))
+    return inspections
+
+
+def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]:
+    with ray_session(address):
+        from blindsum.actors.federation import Federation
+        from blindsum.pipelines.train import silo_folder
+
+        federation = Federation(job_file.job, "check", silo_folder(job_file))
+        try:
+            return federation.inspect()
+        finally:
+            federation.close()
+
+
+def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
+    """Print what the run would spend and send."""
+    job, parameters = job_file.job, checked.parameters
+    found = warnings(job.privacy.noise, job.encryption.scheme)
+    values = next(iter(checked.inspections.values())).parameters
+    if as_json:
+        emit(
+            "check", job=job.name, rounds=checked.rounds, parameters=values,
+            up_bytes_per_round=checked.up_bytes, down_bytes_per_round=checked.down_bytes,
+            encryption={**vars_of(parameters)}, warnings=found,
+            silos={
+                n: {"plan": plan_figures(i.plan), "lifetime": vars(i.lifetime), "ledger": i.ledger}
+                for n, i in checked.inspections.items()
+            },
+        )  # fmt: skip
+        return
+    table = Table(title="what each silo would spend", title_justify="left", box=None)
+    for heading in ("silo", "epsilon", "delta", "noise multiplier", "sampling rate", "steps",
+                    "spent by past jobs"):  # fmt: skip
+        table.add_column(heading)
+    for name, i in checked.inspections.items():
+        past = (
+            f"{i.lifetime.epsilon:.3f}, delta {i.lifetime.delta:g}, in {i.lifetime.jobs}" if i.lifetime.jobs else "nothing"
+        )  # fmt: skip
+        if i.plan is None:
+            table.add_row(name, "unbounded", "", "", f"{job.training.sampling_rate:g}", "", past)
+            continue
+        table.add_row(
+            name, f"{i.plan.epsilon_planned:.3f} of {i.plan.epsilon:g}", f"{i.plan.delta:g}",
+            f"{i.plan.noise_multiplier:.4g}", f"{i.plan.sampling_rate:g}",
+            f"{checked.rounds} x {i.plan.steps_per_round}", past,
+        )  # fmt: skip
+    console.print(table)
+    if job.privacy.noise == "local":
+        console.print(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
+    console.print(f"\nmodel: {values} parameters, {checked.rounds} rounds")
+    console.print(
+        f"sends: {size(checked.up_bytes)} up and {size(checked.down_bytes)} down a round, all "
+        f"silos together; {size(checked.rounds * (checked.up_bytes + checked.down_bytes))} in all"
+    )
+    if parameters.scheme == "ckks":
+        console.print(
+            f"encryption: CKKS, ring degree {RING_DEGREE}, {parameters.bits} bits a value, "
+            f"{parameters.digits} values a real; a wrong integer with probability at most 2^-80 "
+            f"each; values beyond ±{job.encryption.range:g} are cut"
+        )
+    console.print(f"held-out metrics: {GUARANTEE}")
+    for text in found:
+        console.print(f"[bold red]not private:[/] {text}")
+    console.print(f"\n[bold]{job_file.path.name} would run.[/]  blindsum run {job_file.path}")
+
+
+def vars_of(parameters: Parameters) -> dict[str, object]:
+    """The parameters' fields."""
+    return {
+        "scheme": parameters.scheme, "silos": parameters.silos, "bits": parameters.bits,
+        "digits": parameters.digits, "scale": parameters.scale,
+    }  # fmt: skip

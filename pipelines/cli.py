@@ -1,0 +1,115 @@
+"""The `blindsum` command. Exit status: 0 done, 1 refused or failed, 2 wrong usage, 130 Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blindsum.platform.errors import BlindsumError, JobError, without_values
+from blindsum.platform.job_file import load_job
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    help="Train one model over data that cannot leave its owners.",
+)  # fmt: skip
+
+JobArgument = Annotated[Path, typer.Argument(help="The job file.", metavar="JOB.YAML")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.rounds=5."),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster to join (auto, HOST:PORT). Default: a local Ray of our own."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, on stdout.")]
+
+
+@app.command()
+def run(
+    job: JobArgument,
+    set_: SetOption = None,
+    address: AddressOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train: start the silos, run the rounds, save the model."""
+    job_file = load_job(job, set_ or [])
+    from blindsum.pipelines import terminal
+    from blindsum.pipelines.train import Run, train
+
+    shown = terminal.observer(json)
+    seen: list[Run] = []
+    try:
+        train(job_file, address, shown, seen.append)
+    finally:
+        shown.close()
+        for one in seen:
+            terminal.emit("end", **one.summary()) if json else terminal.show_end(one)
+
+
+@app.command()
+def check(
+    job: JobArgument,
+    set_: SetOption = None,
+    address: AddressOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Validate job, silo data and privacy plan; print what a run would spend and send."""
+    job_file = load_job(job, set_ or [])
+    from blindsum.pipelines.check import check as check_job
+    from blindsum.pipelines.check import show_check
+
+    show_check(job_file, check_job(job_file, address), json)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("job.yaml"),
+) -> None:
+    """Write a commented job file to start from."""
+    starter = files("blindsum.pipelines").joinpath("starter.yaml").read_text(encoding="utf-8")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(starter)
+    except FileExistsError:
+        raise JobError(f"{path} is there already", "Name another file.") from None
+    except OSError as error:
+        raise JobError(f"{path} cannot be written: {error.strerror}") from None
+    typer.echo(f"wrote {path}; edit it, then: blindsum check {path}", err=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"blindsum {version('blindsum')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train one model over data that cannot leave its owners."""
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one message, never in a traceback."""
+    from blindsum.pipelines.terminal import console, show_error
+
+    try:
+        app()
+    except BlindsumError as error:
+        show_error(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - the driver's tracebacks may quote what it holds
+        show_error(without_values(error))
+        sys.exit(1)

@@ -1,0 +1,230 @@
+"""What the terminal shows.
+
+    on a terminal    progress while it runs, a summary at the end    (stderr)
+    elsewhere        the summary alone                               (stderr)
+    with --json      one JSON object a line: planned, round, end      (stdout)
+
+Errors go to stderr, one message each. Nothing here knows a record or a key.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from blindsum.platform.metrics import GUARANTEE
+
+if TYPE_CHECKING:
+    from blindsum.actors.federation import RoundReport
+    from blindsum.pipelines.train import Run
+
+console = Console(stderr=True, highlight=False)
+if not console.is_terminal:
+    console = Console(stderr=True, highlight=False, width=120)
+
+
+def warnings(noise: str, scheme: str) -> list[str]:
+    """What a reader must not overlook."""
+    found = []
+    if noise == "none":
+        found.append("no differential privacy: the model may reveal training records")
+    if scheme == "none":
+        found.append("no encryption: the aggregator's process sees every silo's update")
+    return found
+
+
+class Progressing:
+    """Live progress for a person."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
+            MofNCompleteColumn(), console=console,
+        )  # fmt: skip
+        self._task = self._bar.add_task("starting", total=None)
+        self._live = Live(self._bar, console=console, refresh_per_second=8, transient=True)
+        self._live.start()
+
+    def stage(self, text: str) -> None:
+        self._bar.update(self._task, description=text)
+
+    def planned(self, run: Run) -> None:
+        job = run.job_file.job
+        for text in warnings(job.privacy.noise, job.encryption.scheme):
+            console.print(f"[bold red]not private:[/] {text}")
+        if run.rounds_planned < job.training.rounds:
+            console.print(f"the budget covers {run.rounds_planned} of {job.training.rounds} rounds")
+        self._bar.update(self._task, description="rounds", total=run.rounds_planned)
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        self._bar.update(self._task, completed=report.round)
+        self._live.update(Group(_progress_table(run, report), self._bar))
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+class Quiet:
+    """No terminal: nothing until the end."""
+
+    def stage(self, text: str) -> None:
+        """Say nothing."""
+
+    def planned(self, run: Run) -> None:
+        """Say only what must not be overlooked."""
+        job = run.job_file.job
+        for text in warnings(job.privacy.noise, job.encryption.scheme):
+            console.print(f"not private: {text}")
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class JsonLines:
+    """One JSON object a line on stdout, for machines."""
+
+    def stage(self, text: str) -> None:
+        """Stages are for people."""
+
+    def planned(self, run: Run) -> None:
+        job = run.job_file.job
+        emit(
+            "planned", run=run.name, rounds=run.rounds_planned, startup_s=round(run.startup_s, 3),
+            warnings=warnings(job.privacy.noise, job.encryption.scheme),
+            silos={n: plan_figures(i.plan) for n, i in run.inspections.items()},
+        )  # fmt: skip
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        emit(
+            "round", round=report.round, metrics=report.metrics.as_dict(),
+            epsilon=dict(report.epsilon), up_bytes=report.up_bytes, down_bytes=report.down_bytes,
+            seconds=round(report.seconds, 4),
+            phases={k: round(v, 4) for k, v in report.phases.items()},
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+Shown = Progressing | Quiet | JsonLines
+
+
+def observer(as_json: bool) -> Shown:
+    """The right one for where the output goes."""
+    if as_json:
+        return JsonLines()
+    return Progressing() if console.is_terminal else Quiet()
+
+
+def emit(event: str, **content: Any) -> None:
+    """One JSON line on stdout."""
+    sys.stdout.write(json.dumps({"event": event, **content}) + "\n")
+    sys.stdout.flush()
+
+
+def plan_figures(plan: Any) -> dict[str, float] | None:
+    """A privacy plan as plain figures, or None without differential privacy."""
+    return dict(vars(plan)) if plan else None
+
+
+def show_end(run: Run) -> None:
+    """The closing summary: what came out, where it is, what to type next."""
+    job = run.job_file.job
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    if run.reports:
+        last = run.reports[-1]
+        m = last.metrics
+        table.add_row(
+            "rounds", f"{len(run.reports)} of {job.training.rounds}, {run.ended or 'all'}"
+        )
+        table.add_row(
+            "accuracy",
+            f"{m.accuracy:.3f} on {m.records} held-out records "
+            f"(always the largest class: {m.largest_class:.3f}); loss {m.loss:.3f}",
+        )
+        table.add_row("", f"these figures are {GUARANTEE}")
+        table.add_row("privacy", _privacy_line(run))
+        if m.saturated > 1e-3:
+            table.add_row(
+                "", f"{m.saturated:.2%} of update values were cut: raise encryption.range"
+            )
+        if m.dropped:
+            table.add_row("", f"{m.dropped} molecules could not be read and were dropped")
+        up = sum(r.up_bytes for r in run.reports)
+        down = sum(r.down_bytes for r in run.reports)
+        table.add_row("traffic", f"{size(up)} up, {size(down)} down, all silos together")
+    table.add_row("time", f"{run.seconds:.1f} s, of which start-up {run.startup_s:.1f} s")
+    if run.model:
+        table.add_row("model", f"{run.model} (after round {run.model_round})")
+    if run.run_id:
+        table.add_row("MLflow", f"experiment {run.experiment}, run {run.run_id}")
+    for name, inspection in run.inspections.items():
+        if inspection.plan and run.reports:
+            table.add_row(f"ledger {name}", inspection.ledger)
+    console.print(table)
+    for text in warnings(job.privacy.noise, job.encryption.scheme):
+        console.print(f"[bold red]not private:[/] {text}")
+    if run.tracking_failure:
+        console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")
+    if run.run_id and run.reports:
+        console.print("\nLook at it, and compare it with other runs:")
+        console.print(Text(f"  mlflow ui --backend-store-uri {run.tracking_uri}"), soft_wrap=True)
+
+
+def show_error(error: Exception) -> None:
+    """One message, on stderr."""
+    console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return ""
+
+
+def _privacy_line(run: Run) -> str:
+    last = run.reports[-1]
+    if not last.epsilon:
+        return "none: epsilon is unbounded"
+    spent = {
+        f"{silo} {epsilon:.3f} of {run.budget(silo):g}" for silo, epsilon in last.epsilon.items()
+    }
+    figures = {(epsilon, run.budget(silo)) for silo, epsilon in last.epsilon.items()}
+    if len(figures) == 1:
+        ((epsilon, budget),) = figures
+        spent = {f"every silo {epsilon:.3f} of {budget:g}"}
+    plan = next(i.plan for i in run.inspections.values() if i.plan)
+    return (
+        f"epsilon {', '.join(sorted(spent))}, at delta {plan.delta:g} (per record, add or remove)"
+    )
+
+
+def _progress_table(run: Run, report: RoundReport) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("round", "accuracy", "loss", "epsilon spent (left)", "up", "down", "seconds"):
+        table.add_column(heading, justify="left" if "epsilon" in heading else "right")
+    epsilon = "  ".join(
+        f"{silo} {spent:.2f} ({max(0.0, (run.budget(silo) or 0) - spent):.2f})"
+        for silo, spent in report.epsilon.items()
+    )
+    table.add_row(
+        str(report.round), f"{report.metrics.accuracy:.3f}", f"{report.metrics.loss:.3f}",
+        epsilon or "unbounded", size(report.up_bytes), size(report.down_bytes),
+        f"{report.seconds:.2f}",
+    )  # fmt: skip
+    return table

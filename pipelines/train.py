@@ -1,0 +1,299 @@
+"""`blindsum run`: from a job file to a released model, an MLflow run and charged ledgers."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from blindsum.infra.ray_session import ray_session
+from blindsum.platform.errors import BlindsumError, BudgetExceeded, JobError
+from blindsum.platform.job_file import JobFile
+
+if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
+    from blindsum.actors.federation import Federation, RoundReport
+    from blindsum.actors.messages import Inspection
+    from blindsum.platform.tracking import Status, Tracker
+
+
+class Observer(Protocol):
+    """Is told what happens, as it happens."""
+
+    def stage(self, text: str) -> None:
+        """Something slow begins."""
+
+    def planned(self, run: Run) -> None:
+        """Silos are ready and the plan is made; rounds begin."""
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        """A round ended."""
+
+
+@dataclass
+class Run:
+    """One run as it unfolds, and in the end all there is to say about it."""
+
+    name: str
+    job_file: JobFile
+    folder: Path
+    started: float = field(default_factory=time.monotonic)
+    status: Status = "FAILED"
+    ended: str = ""
+    rounds_planned: int = 0
+    inspections: Mapping[str, Inspection] = field(default_factory=dict)
+    reports: list[RoundReport] = field(default_factory=list)
+    startup_s: float = 0.0
+    tracking_uri: str = ""
+    experiment: str = ""
+    run_id: str = ""
+    tracking_failure: str | None = None
+    model: Path | None = None
+    model_round: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run was started."""
+        return time.monotonic() - self.started
+
+    def budget(self, silo: str) -> float | None:
+        """Epsilon that the silo may spend in this run; None without differential privacy."""
+        plan = self.inspections[silo].plan
+        return plan.epsilon if plan else None
+
+    def summary(self) -> dict[str, object]:
+        """Everything a machine wants to know at the end."""
+        last = self.reports[-1] if self.reports else None
+        return {
+            "run": self.name, "status": self.status, "ended": self.ended,
+            "rounds": len(self.reports), "rounds_planned": self.rounds_planned,
+            "metrics": last.metrics.as_dict() if last else None,
+            "epsilon": dict(last.epsilon) if last else {},
+            "delta": next((i.plan.delta for i in self.inspections.values() if i.plan), None),
+            "up_bytes": sum(r.up_bytes for r in self.reports),
+            "down_bytes": sum(r.down_bytes for r in self.reports),
+            "startup_s": round(self.startup_s, 3), "seconds": round(self.seconds, 3),
+            "model": str(self.model) if self.model else None, "model_round": self.model_round,
+            "model_digest": last.model_digest if last else None,
+            "tracking_uri": self.tracking_uri, "experiment": self.experiment,
+            "mlflow_run": self.run_id, "tracking_failure": self.tracking_failure,
+            "ledgers": {name: i.ledger for name, i in self.inspections.items() if i.plan},
+        }  # fmt: skip
+
+
+def train(
+    job_file: JobFile, address: str | None, observer: Observer,
+    finished: Callable[[Run], None] = lambda run: None,
+) -> Run:  # fmt: skip
+    """Run a job to its end, whatever the end is.
+
+    Args:
+        address: of a Ray cluster to join, or None for a Ray of our own.
+        finished: called with the run however it ended, once its model is saved.
+
+    Returns:
+        The run, with status FINISHED.
+
+    Raises:
+        BlindsumError: the run failed; the last good model is saved and MLflow is closed.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, likewise.
+    """
+    run = _new_run(job_file)
+    observer.stage("starting Ray")
+    ahead = threading.Thread(
+        target=importlib.import_module, args=("blindsum.actors.federation",), daemon=True
+    )
+    ahead.start()
+    with _terminated_like_interrupted(), ray_session(address):
+        from blindsum.platform.tracking import Tracker
+
+        ahead.join()
+        tracker = Tracker(job_file, run.name)
+        federation: Federation | None = None
+        try:
+            federation = _start(run, tracker, observer)
+            _rounds(run, federation, tracker, observer)
+            run.status = "FINISHED"
+        except KeyboardInterrupt:
+            run.status, run.ended = "KILLED", "interrupted"
+            raise
+        except BlindsumError as error:
+            run.ended = str(error)
+            raise
+        finally:
+            with _undisturbed():
+                observer.stage("saving the model and closing the run")
+                _finish(run, federation, tracker)
+                finished(run)
+    return run
+
+
+def _start(run: Run, tracker: Tracker, observer: Observer) -> Federation:
+    from blindsum.actors.federation import Federation
+
+    job = run.job_file.job
+    observer.stage("silos read their data and plan their spend")
+    federation = Federation(job, run.name, silo_folder(run.job_file))
+    run.inspections = federation.inspect()
+    plans = [i.plan for i in run.inspections.values() if i.plan]
+    run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
+    link = tracker.ready()
+    run.tracking_uri, run.experiment, run.run_id = link.uri, link.experiment, link.run_id
+    observer.stage("silos exchange keys")
+    federation.exchange_keys()
+    run.startup_s = run.seconds
+    observer.planned(run)
+    return federation
+
+
+def _rounds(run: Run, federation: Federation, tracker: Tracker, observer: Observer) -> None:
+    for number in range(1, run.rounds_planned + 1):
+        try:
+            report = federation.run_round(number)
+        except BudgetExceeded as error:  # the ledger knows of a spend that the plan did not
+            run.ended = f"stopped before round {number}: {error}"
+            return
+        run.reports.append(report)
+        tracker.log_round(number, figures(run, report))
+        observer.round(run, report)
+    if run.rounds_planned < run.job_file.job.training.rounds:
+        run.ended = (
+            f"stopped after round {run.rounds_planned} of {run.job_file.job.training.rounds}: "
+            "the next one would pass a silo's budget"
+        )
+
+
+def figures(run: Run, report: RoundReport) -> dict[str, float]:
+    """One round's figures as MLflow shows them."""
+    metrics = report.metrics
+    named = {
+        "accuracy": metrics.accuracy, "loss": metrics.loss,
+        "largest_class_accuracy": metrics.largest_class, "saturated_share": metrics.saturated,
+        "held_out_records": metrics.records, "dropped_records": metrics.dropped,
+        "bytes_up": report.up_bytes, "bytes_down": report.down_bytes,
+        "seconds_round": report.seconds,
+    }  # fmt: skip
+    named |= {f"seconds_{phase}": seconds for phase, seconds in report.phases.items()}
+    for silo, spent in report.epsilon.items():
+        named[f"epsilon_spent.{silo}"] = spent
+        named[f"epsilon_left.{silo}"] = max(0.0, (run.budget(silo) or 0.0) - spent)
+    if report.epsilon:
+        named["epsilon_spent"] = max(report.epsilon.values())
+    return named
+
+
+def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
+    """Save what there is. Runs on every way out, and raises nothing that would hide it."""
+    if federation and run.reports:
+        try:
+            _save(run, federation, tracker)
+        except (BlindsumError, OSError) as error:
+            run.ended = f"{run.ended}; the last model could not be saved: {error}".strip("; ")
+    tags = {"blindsum.rounds": str(len(run.reports))}
+    run.tracking_failure = tracker.finish(run.status, run.ended or "all rounds", tags)
+    if federation:
+        federation.close()
+    if run.model:
+        text = json.dumps(run.summary(), indent=2) + "\n"
+        try:
+            (run.folder / "summary.json").write_text(text)
+        except OSError as error:
+            run.ended = f"{run.ended}; summary.json: {os.strerror(error.errno or 0)}".strip("; ")
+
+
+def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
+    import torch
+
+    from blindsum.platform.curves import draw_run
+    from blindsum.platform.features import feature_count
+    from blindsum.platform.models import build_model, set_parameters
+    from blindsum.platform.paths import import_from
+
+    job = run.job_file.job
+    # An interrupted user waits for no silo that is deep in its training.
+    release = federation.release(timeout_s=10.0 if run.status == "KILLED" else 60.0)
+    import_from(str(run.job_file.folder))
+    features = feature_count(job.data.features)
+    model = build_model(
+        job.model, features, len(job.data.target.classes), seed=job.seed, private=False
+    )
+    set_parameters(model, release.vector)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    partial = run.folder / "model.pt.partial"
+    torch.save(model.state_dict(), partial)
+    run.model, run.model_round = partial.rename(run.folder / "model.pt"), release.round
+    (run.folder / "job.yaml").write_text(run.job_file.text)
+    curves = run.folder / "accuracy_and_epsilon.png"
+    private = bool(run.reports[0].epsilon)
+    draw_run(
+        curves, run.name, [r.round for r in run.reports],
+        [r.metrics.accuracy for r in run.reports], run.reports[-1].metrics.largest_class,
+        {s: [r.epsilon[s] for r in run.reports] for s in job.roster} if private else {},
+        {s: b for s in job.roster if (b := run.budget(s)) is not None},
+    )  # fmt: skip
+    tracker.log_file(curves)
+    tracker.log_model(model, features)
+
+
+def silo_folder(job_file: JobFile) -> str:
+    """The job's folder as silos find it.
+
+    A Ray job's working directory is copied to every node at its own path; there, a folder
+    inside it is given relative to the silo's working directory.
+    """
+    import ray
+
+    shipped = ray.get_runtime_context().runtime_env.get("working_dir")
+    try:
+        return str(job_file.folder.relative_to(Path.cwd())) if shipped else str(job_file.folder)
+    except ValueError:
+        return str(job_file.folder)
+
+
+def _new_run(job_file: JobFile) -> Run:
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    name = f"{job_file.job.name}-{stamp}-{secrets.token_hex(3)}"
+    folder = (job_file.folder / Path(job_file.job.runs).expanduser() / name).absolute()
+    parent = next(p for p in folder.parents if p.exists())
+    if not os.access(parent, os.W_OK):
+        raise JobError(f"runs: the folder {parent} is not writable", "Set runs to another folder.")
+    return Run(name, job_file, folder)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A job manager's SIGTERM ends a run as cleanly as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No second Ctrl-C cuts the closing short; it is bounded by its own timeouts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

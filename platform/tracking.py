@@ -1,0 +1,237 @@
+"""MLflow: one run per job, written by one thread, never on a round's path.
+
+The thread imports MLflow and opens the database while Ray starts. A tracking server that
+cannot be reached refuses the run before anything is spent; one that fails later costs figures
+in MLflow and nothing else, and the closing summary says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from blindsum.platform.errors import TrackingError
+from blindsum.platform.job_file import JobFile
+from blindsum.platform.metrics import GUARANTEE
+from blindsum.platform.privacy import describe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+_PARAM_LIMIT = 6000
+
+
+@dataclass(frozen=True)
+class RunLink:
+    """Where a run's figures are. `uri` is the tracking URI."""
+
+    uri: str
+    experiment: str
+    run_id: str
+
+
+class Tracker:
+    """Writes one MLflow run from a thread of its own.
+
+    Args:
+        run: the run's name.
+    """
+
+    def __init__(self, job_file: JobFile, run: str) -> None:
+        self._file, self._run = job_file, run
+        self.uri = job_file.job.tracking.uri or f"sqlite:///{job_file.folder / 'mlflow.db'}"
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._ready = threading.Event()
+        self._failure: str | None = None
+        self._link: RunLink | None = None
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def ready(self, timeout_s: float = 60.0) -> RunLink:
+        """Wait until the run exists.
+
+        Raises:
+            TrackingError: it could not be created.
+        """
+        if not self._ready.wait(timeout_s):
+            self._failure = f"no answer within {timeout_s:g} s"
+        if self._link is None:
+            raise TrackingError(
+                f"MLflow at {self.uri} cannot be used: {self._failure}",
+                "Check tracking.uri, or leave it out for a SQLite file beside the job file.",
+            )
+        return self._link
+
+    def log_round(self, round: int, figures: Mapping[str, float]) -> None:
+        """Queue one round's figures. Returns at once."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        batch = [Metric(name, float(value), now, round) for name, value in figures.items()]
+        self._tasks.put(lambda: self._client.log_batch(self._run_id, metrics=batch))
+
+    def log_file(self, path: Path) -> None:
+        """Queue a file to be kept with the run."""
+        self._tasks.put(lambda: self._client.log_artifact(self._run_id, str(path)))
+
+    def log_model(self, model: nn.Module, features: int) -> None:
+        """Queue the released model, with a signature from made-up records."""
+        self._tasks.put(lambda: self._log_model(model, features))
+
+    def finish(
+        self, status: Status, ended: str, tags: Mapping[str, str], timeout_s: float = 60.0
+    ) -> str | None:
+        """Write what is queued and close the run.
+
+        Returns:
+            What could not be written, or None.
+        """
+        self._tasks.put(lambda: self._close(status, {"blindsum.ended": ended, **tags}))
+        self._tasks.put(None)
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return f"MLflow at {self.uri} did not take all figures within {timeout_s:g} s"
+        return self._failure
+
+    def _work(self) -> None:
+        try:
+            self._open()
+        except Exception as error:  # noqa: BLE001 - MLflow's backends raise what they like
+            self._failure = _reason(error)
+        self._ready.set()
+        while (task := self._tasks.get()) is not None:
+            if self._link is None:
+                continue
+            try:
+                task()
+            except Exception as error:  # noqa: BLE001
+                self._failure = f"MLflow at {self.uri} failed: {_reason(error)}"
+
+    def _open(self) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        import mlflow
+        from mlflow.entities import Param, RunTag
+
+        for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+        self._client = mlflow.MlflowClient(self.uri)
+        job = self._file.job
+        name = job.tracking.experiment or job.name
+        found = self._client.get_experiment_by_name(name)
+        experiment = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment(name, artifact_location=_artifacts(self.uri))
+        )
+        run = self._client.create_run(experiment, run_name=self._run)
+        self._run_id = run.info.run_id
+        params = [Param(k, v[:_PARAM_LIMIT]) for k, v in flatten(job.model_dump()).items()]
+        tags = [RunTag(k, v) for k, v in self._tags().items()]
+        for start in range(0, len(params), 100):
+            self._client.log_batch(self._run_id, params=params[start : start + 100])
+        self._client.log_batch(self._run_id, tags=tags)
+        self._client.log_text(self._run_id, self._file.text, "job.yaml")
+        self._link = RunLink(self.uri, name, self._run_id)
+
+    def _tags(self) -> dict[str, str]:
+        job = self._file.job
+        private = job.privacy.noise != "none"
+        tags = {
+            "blindsum.version": version("blindsum"),
+            "blindsum.roster": ", ".join(job.roster),
+            "blindsum.differential_privacy": "record-level, local noise" if private else "NONE",
+            "blindsum.encryption": job.encryption.scheme.replace("none", "NONE"),
+            "blindsum.metrics_guarantee": GUARANTEE,
+            "epsilon": f"{job.privacy.epsilon:g}" if job.privacy.noise == "local" else "unbounded",
+        }
+        if job.privacy.noise == "local":
+            tags |= {f"privacy.{key}": value for key, value in describe(job.privacy).items()}
+        commit = code_commit()
+        return tags | ({"mlflow.source.git.commit": commit} if commit else {})
+
+    def _log_model(self, model: nn.Module, features: int) -> None:
+        import mlflow
+        import mlflow.pytorch
+        import numpy as np
+        import torch
+        from mlflow.models import infer_signature
+
+        # Two made-up records: with one, MLflow would freeze the batch size at 1.
+        example = np.zeros((2, features), np.float32)
+        with torch.no_grad():
+            output = model.eval()(torch.from_numpy(example)).numpy()
+        mlflow.set_tracking_uri(self.uri)
+        with mlflow.start_run(run_id=self._run_id, log_system_metrics=False):
+            mlflow.pytorch.log_model(
+                model, name="model", input_example=example,
+                signature=infer_signature(example, output),
+                pip_requirements=[f"torch=={version('torch').partition('+')[0]}", "numpy"],
+            )  # fmt: skip
+
+    def _close(self, status: Status, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self._run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._client.set_terminated(self._run_id, status)
+
+
+def flatten(content: Any, prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted keys; lists of plain values as JSON."""
+    if isinstance(content, dict) and content:
+        parts = [(str(key), value) for key, value in content.items()]
+    elif isinstance(content, list) and any(isinstance(item, dict) for item in content):
+        parts = [(str(item.get("name", i)), item) for i, item in enumerate(content)]
+    else:
+        return {prefix: content if isinstance(content, str) else json.dumps(content)}
+    return {
+        key: text
+        for name, value in parts
+        for key, text in flatten(value, f"{prefix}.{name}" if prefix else name).items()
+        if key.rpartition(".")[2] != "name" or not prefix
+    }
+
+
+def code_commit() -> str | None:
+    """The git commit this code runs from, with "-changed" if the tree differs, if any."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD") if git("ls-files", __file__) else ""
+        return f"{commit}{'-changed' if git('status', '--porcelain') else ''}" if commit else None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _artifacts(uri: str) -> str | None:
+    """Beside a SQLite file; a server decides for itself."""
+    path = uri.removeprefix("sqlite:///")
+    return str(Path(path).absolute().parent / "mlartifacts") if path != uri else None
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

@@ -1,0 +1,117 @@
+"""Small real tables, job files made from them, and one Ray cluster for the whole session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # every port on 127.0.0.1
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+import yaml
+from sklearn.datasets import load_breast_cancer
+
+from blindsum.platform.job_file import JobFile, load_job
+
+SILOS = ("alder", "birch", "cedar")
+COLUMNS = {
+    "mean_radius": {"center": 14.0, "scale": 3.5},
+    "mean_texture": {"center": 19.0, "scale": 4.0},
+    "mean_smoothness": {"center": 0.1, "scale": 0.015},
+    "mean_concavity": {"center": 0.09, "scale": 0.08},
+}
+MakeJob = Callable[..., JobFile]
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def breast_cancer() -> pa.Table:
+    """scikit-learn's breast cancer records with a few columns, a patient and a diagnosis."""
+    data = load_breast_cancer()
+    names = [name.replace(" ", "_") for name in data.feature_names]
+    columns = {name: data.data[:, names.index(name)] for name in COLUMNS}
+    return pa.table(
+        {
+            **columns,
+            "patient": pa.array(np.arange(len(data.target)) // 2),
+            "diagnosis": pa.array(np.where(data.target == 1, "benign", "malignant")),
+        }
+    )
+
+
+@pytest.fixture
+def tables(breast_cancer: pa.Table, tmp_path: Path) -> dict[str, Path]:
+    """One Parquet file per silo."""
+    paths = {}
+    for i, silo in enumerate(SILOS):
+        paths[silo] = tmp_path / f"{silo}.parquet"
+        rows = np.arange(i * 150, (i + 1) * 150)
+        pyarrow.parquet.write_table(breast_cancer.take(rows), paths[silo])
+    return paths
+
+
+def job_content(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "name": "trial",
+        "seed": 3,
+        "silos": [
+            {"name": s, "data": f"{s}.parquet", "state": str(tmp_path / "state" / s)} for s in SILOS
+        ],
+        "data": {
+            "features": {"kind": "columns", "columns": COLUMNS},
+            "target": {"column": "diagnosis", "classes": ["malignant", "benign"]},
+            "folds": {"kind": "hash", "column": "patient", "salt": "t", "test_fraction": 0.25},
+        },
+        "model": {"kind": "linear"},
+        "training": {
+            "rounds": 3, "local_steps": 2, "sampling_rate": 0.2,
+            "expected_batch_size": 22, "learning_rate": 0.5,
+        },
+        "privacy": {"noise": "local", "epsilon": 3, "delta": 1e-4},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def make_job(tables: dict[str, Path], tmp_path: Path) -> MakeJob:
+    """Write and load a small job; keyword `set_` takes overrides as `--set` does."""
+
+    def make(*overrides: str) -> JobFile:
+        path = tmp_path / "job.yaml"
+        path.write_text(yaml.safe_dump(job_content(tmp_path), sort_keys=False))
+        return load_job(path, overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """A Ray of two nodes: the first is home to alder and birch, the second to cedar."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray_cluster = Cluster()
+    store = 150 * 2**20
+    ray_cluster.add_node(
+        num_cpus=2, object_store_memory=store, resources={"silo:alder": 1, "silo:birch": 1},
+        include_dashboard=False,
+    )  # fmt: skip
+    ray_cluster.add_node(num_cpus=2, object_store_memory=store, resources={"silo:cedar": 1})
+    ray.init(ray_cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield ray_cluster
+    ray.shutdown()
+    ray_cluster.shutdown()

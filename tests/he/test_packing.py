@@ -1,0 +1,106 @@
+"""Packing is exact over the whole range; quantising is unbiased and refuses NaN."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blindsum.he.packing import join_counts, pack, quantise, split_counts, unpack
+from blindsum.he.parameters import RING_DEGREE, Parameters
+from blindsum.platform.errors import EncryptionError
+
+
+@st.composite
+def parameters(draw: st.DrawFn) -> Parameters:
+    silos, bits = draw(st.integers(2, 64)), draw(st.integers(2, 16))
+    most = Parameters.derive(silos, bits).digits
+    return Parameters.derive(silos, bits, digits=draw(st.integers(1, most)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    p=parameters(),
+    size=st.integers(1, 30_000),
+    seed=st.integers(0, 2**32 - 1),
+    extreme=st.booleans(),
+)
+def test_sums_of_packed_reals_unpack_to_sums_of_integers(
+    p: Parameters, size: int, seed: int, extreme: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    if extreme:
+        vectors = random.choice([-p.limit, 0, p.limit], (p.silos, size))
+    else:
+        vectors = random.integers(-p.limit, p.limit + 1, (p.silos, size))
+    packed = sum(pack(v, p) for v in vectors)
+    assert isinstance(packed, np.ndarray) and packed.shape == (p.chunks(size), RING_DEGREE)
+    np.testing.assert_array_equal(unpack(packed, size, p), vectors.sum(axis=0))
+
+
+def test_millions_of_values_that_fill_no_chunk() -> None:
+    p = Parameters.derive(3)
+    vectors = np.random.default_rng(0).integers(-p.limit, p.limit + 1, (3, 2_000_003))
+    packed = sum(pack(v, p) for v in vectors)
+    assert isinstance(packed, np.ndarray)
+    np.testing.assert_array_equal(unpack(packed, 2_000_003, p), vectors.sum(axis=0))
+
+
+def test_an_integer_beyond_the_limit_is_refused() -> None:
+    p = Parameters.derive(3)
+    for value in (p.limit + 1, -p.limit - 1):
+        with pytest.raises(EncryptionError, match="passes the limit"):
+            pack(np.array([0, value]), p)
+    with pytest.raises(EncryptionError, match="cannot be packed"):
+        pack(np.array([], np.int64), p)
+
+
+def test_a_sum_no_roster_can_reach_is_refused() -> None:
+    p = Parameters.derive(2, 19)
+    with pytest.raises(EncryptionError, match="no sum of honest uploads"):
+        unpack(pack(np.full(9000, p.limit), p) * 64, 9000, p)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused(bad: float) -> None:
+    with pytest.raises(EncryptionError, match="NaN or infinite"):
+        quantise(np.array([0.0, bad]), 1.0, Parameters.derive(3), np.random.default_rng(0))
+
+
+@settings(max_examples=50, deadline=None)
+@given(bound=st.floats(1e-6, 1e6), seed=st.integers(0, 2**32 - 1))
+def test_quantised_values_are_within_one_unit_and_in_range(bound: float, seed: int) -> None:
+    p, random = Parameters.derive(3), np.random.default_rng(seed)
+    values = random.uniform(-1.5 * bound, 1.5 * bound, 1000)
+    quantised = quantise(values, bound, p, random)
+    unit = bound / p.limit
+    assert np.abs(quantised.integers).max() <= p.limit
+    assert np.abs(quantised.integers * unit - np.clip(values, -bound, bound)).max() <= unit * 1.001
+    assert quantised.saturated == np.count_nonzero(np.abs(values) > bound)
+
+
+def test_stochastic_rounding_is_unbiased() -> None:
+    p = Parameters.derive(3, 8)
+    unit = 1.0 / p.limit
+    values = np.full(200_000, 0.3 * unit)
+    mean = quantise(values, 1.0, p, np.random.default_rng(1)).integers.mean()
+    assert abs(mean - 0.3) < 5 * np.sqrt(0.21 / 200_000)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    counts=st.lists(
+        st.lists(st.integers(0, 2**48 - 1), min_size=5, max_size=5), min_size=2, max_size=8
+    ),
+    bits=st.integers(6, 19),
+)
+def test_counts_survive_their_limbs(counts: list[list[int]], bits: int) -> None:
+    p = Parameters.derive(len(counts), bits)
+    limbs = [split_counts(np.array(c, np.int64), p) for c in counts]
+    assert all(limb.max() <= p.limit for limb in limbs)
+    assert join_counts(np.sum(limbs, axis=0), p).tolist() == np.sum(counts, axis=0).tolist()
+
+
+def test_negative_or_huge_counts_are_refused() -> None:
+    for bad in (-1, 2**48):
+        with pytest.raises(EncryptionError, match="outside"):
+            split_counts(np.array([bad]), Parameters.derive(3))

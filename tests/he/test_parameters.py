@@ -1,0 +1,53 @@
+"""Parameters: derived from silos and bits, and refused where sums could be wrong."""
+
+import math
+
+import pytest
+
+from blindsum.he.parameters import MAX_REAL_BITS, RING_DEGREE, Parameters
+from blindsum.platform.errors import EncryptionError
+
+
+@pytest.mark.parametrize("silos", [2, 3, 5, 8, 16, 32, 64])
+def test_defaults_leave_two_digits_and_room(silos: int) -> None:
+    p = Parameters.derive(silos)
+    assert p.digits >= 2 and p.bits >= 16
+    assert p.digits * p.summed_bits <= MAX_REAL_BITS
+    assert silos * p.limit < 2 ** (p.summed_bits - 1)
+
+
+@pytest.mark.parametrize(
+    ("silos", "bits", "digits"), [(8, 12, 3), (8, 19, 2), (32, 17, 2), (64, 8, 3)]
+)
+def test_measured_choices_of_the_design(silos: int, bits: int, digits: int) -> None:
+    assert Parameters.derive(silos, bits).digits == digits
+
+
+@pytest.mark.parametrize("silos", [2, 8, 64])
+def test_failure_probability_is_below_2_to_minus_80(silos: int) -> None:
+    """An independent bound: Gaussian tail in log space at half a unit."""
+    p = Parameters.derive(silos)
+    variance = silos * (10.5 + 1 / 12) * RING_DEGREE / 2 / p.scale**2
+    fft = (0.48 * 2.0 ** (p.digits * p.summed_bits - 52)) ** 2 * silos
+    log2_tail = math.log2(2) - 0.25 / 2 / (variance + fft) / math.log(2)
+    assert log2_tail <= -80
+
+
+@pytest.mark.parametrize("silos", [0, 1, 65])
+def test_impossible_rosters_are_refused(silos: int) -> None:
+    with pytest.raises(EncryptionError, match="2 to 64 silos"):
+        Parameters.derive(silos)
+
+
+def test_what_does_not_fit_is_refused_with_what_would() -> None:
+    with pytest.raises(EncryptionError, match="at most 2 digits fit"):
+        Parameters.derive(8, 19, digits=3)
+    with pytest.raises(EncryptionError, match="2 to 24 bits"):
+        Parameters.derive(8, 30)
+
+
+def test_digest_tells_parameters_apart() -> None:
+    digests = {Parameters.derive(n, b).digest for n in (2, 3, 4) for b in (12, 16, 19)}
+    assert len(digests) == 9
+    assert Parameters.derive(3).digest == Parameters.derive(3).digest
+    assert Parameters.derive(3).digest != Parameters.derive(3, scheme="none").digest
