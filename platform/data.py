@@ -124,7 +124,9 @@ def _read(path: Path) -> pa.Table:
     try:
         if path.name.endswith((".csv", ".csv.gz")):
             return pyarrow.csv.read_csv(path)
-        return pyarrow.parquet.read_table(path, memory_map=False)
+        # Not read_table, which makes columns of folder names such as `site=3`.
+        with pyarrow.parquet.ParquetFile(path) as file:
+            return file.read()
     except FileNotFoundError:
         raise DataError(
             f"there is no data file {path}",

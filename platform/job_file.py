@@ -17,7 +17,6 @@ from blindsum.platform.job import Job
 
 _MENDS = {
     "missing": "Add it.",
-    "union_tag_not_found": "Add the key that chooses the kind.",
     "int_type": "Write a whole number.",
     "int_parsing": "Write a whole number.",
     "int_from_float": "Write a whole number.",
@@ -155,6 +154,9 @@ def _describe(
         message = "is missing"
     elif kind == "string_pattern_mismatch":
         mend = "Use lower-case letters, digits, - and _, at most 40."
+    elif kind == "union_tag_not_found":
+        chooser = str(fault.get("ctx", {}).get("discriminator")).strip("'")
+        message, mend = f"the key {chooser!r} is missing", "Add it."
     elif kind == "union_tag_invalid":
         context = fault.get("ctx", {})
         message = f"{context.get('tag')!r} is not known"
@@ -179,24 +181,22 @@ def _resolve(
     here: Any = content
     model: type[BaseModel] = Job
     known = list(Job.model_fields)
+    kinds: list[type[BaseModel]] = []
     for depth, part in enumerate(location):
-        last = depth == len(location) - 1
-        if isinstance(here, dict) and part not in here and not last:
-            chosen = _kind_named(model, str(path[-1]) if path else "", str(part))
-            known = list(chosen.model_fields) if chosen else known
-            model = chosen or model
+        if kinds:  # this part is the tag that chose among them
+            model = next((k for k in kinds if _is_kind(k, str(part))), model)
+            known, kinds = list(model.model_fields), []
             continue
-        if (
-            isinstance(here, dict)
-            and part not in here
-            and part in ("dict[str,Scaling]", "list[str]")
-        ):
+        if part in ("dict[str,Scaling]", "list[str]"):  # which of two forms was tried
             continue
         path.append(part)
         here = here[part] if _has(here, part) else None
-        inner = _section(model, part)
-        if inner is not None and not last:
-            model, known = inner, list(inner.model_fields)
+        sections = _sections_of(model, part)
+        last = depth == len(location) - 1
+        if len(sections) > 1:
+            kinds = sections
+        elif sections and not last:
+            model, known = sections[0], list(sections[0].model_fields)
     return tuple(path), known
 
 
@@ -206,23 +206,16 @@ def _has(here: Any, part: str | int) -> bool:
     return isinstance(here, list) and isinstance(part, int) and part < len(here)
 
 
-def _section(model: type[BaseModel], part: str | int) -> type[BaseModel] | None:
-    """The section class below a key, where there is exactly one."""
-    if isinstance(part, int) or part not in model.model_fields:
-        return None
-    found = _sections(model.model_fields[part].annotation)
-    return found[0] if len(found) == 1 else None
+def _sections_of(model: type[BaseModel], part: str | int) -> list[type[BaseModel]]:
+    """The section classes that may stand below a key."""
+    field = model.model_fields.get(str(part)) if not isinstance(part, int) else None
+    return _sections(field.annotation) if field else []
 
 
-def _kind_named(model: type[BaseModel], key: str, tag: str) -> type[BaseModel] | None:
-    """The section class that a tag such as `local` or `mlp` chooses."""
-    field = model.model_fields.get(key)
-    for candidate in _sections(field.annotation) if field else []:
-        for name in ("kind", "noise"):
-            chooser = candidate.model_fields.get(name)
-            if chooser and tag in getattr(chooser.annotation, "__args__", ()):
-                return candidate
-    return None
+def _is_kind(model: type[BaseModel], tag: str) -> bool:
+    """Whether a tag such as `local` or `mlp` chooses this section."""
+    choosers = (model.model_fields.get(name) for name in ("kind", "noise"))
+    return any(c and tag in getattr(c.annotation, "__args__", ()) for c in choosers)
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:

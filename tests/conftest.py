@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -73,7 +74,7 @@ def job_content(tmp_path: Path) -> dict[str, Any]:
             {"name": s, "data": f"{s}.parquet", "state": str(tmp_path / "state" / s)} for s in SILOS
         ],
         "data": {
-            "features": {"kind": "columns", "columns": COLUMNS},
+            "features": {"kind": "columns", "columns": copy.deepcopy(COLUMNS)},
             "target": {"column": "diagnosis", "classes": ["malignant", "benign"]},
             "folds": {"kind": "hash", "column": "patient", "salt": "t", "test_fraction": 0.25},
         },

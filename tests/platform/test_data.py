@@ -1,0 +1,141 @@
+"""Silo data: the contract is checked, and what is wrong is named without its values."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from blindsum.platform.data import SiloData, load_data
+from blindsum.platform.errors import DataError
+from blindsum.platform.job import DataSection
+from tests.conftest import MakeJob
+
+CANARY = "C1CANARY7"
+
+
+@pytest.fixture
+def contract(make_job: MakeJob) -> DataSection:
+    return make_job().job.data
+
+
+def load(path: Path, contract: DataSection, tmp_path: Path) -> SiloData:
+    return load_data(path, contract, tmp_path / "state" / "rejected_rows.txt")
+
+
+def write(table: pa.Table, path: Path) -> Path:
+    pyarrow.parquet.write_table(table, path)
+    return path
+
+
+def test_a_good_table_gives_two_folds(tables, contract, tmp_path, breast_cancer) -> None:  # type: ignore[no-untyped-def]
+    data = load(tables["alder"], contract, tmp_path)
+    assert len(data.train) + len(data.test) == 150 and len(data.test) > 15
+    assert data.train.features.dtype == np.float32 and data.train.features.shape[1] == 4
+    assert "private" in repr(data) and "private" in repr(data.train)
+    first = (breast_cancer["mean_radius"][0].as_py() - 14.0) / 3.5
+    assert (
+        np.isclose(data.train.features[:, 0], first, atol=1e-6).any()
+        or np.isclose(data.test.features[:, 0], first, atol=1e-6).any()
+    )
+
+
+def test_csv_and_parquet_give_the_same_data(tables, contract, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    pyarrow.csv.write_csv(pyarrow.parquet.read_table(tables["alder"]), tmp_path / "a.csv")
+    a, b = load(tables["alder"], contract, tmp_path), load(tmp_path / "a.csv", contract, tmp_path)
+    np.testing.assert_array_equal(a.train.features, b.train.features)
+    np.testing.assert_array_equal(a.test.labels, b.test.labels)
+
+
+def test_the_fingerprint_knows_the_records_and_not_their_order(
+    tables,
+    contract,
+    tmp_path,  # type: ignore[no-untyped-def]
+) -> None:
+    table = pyarrow.parquet.read_table(tables["alder"])
+    shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
+    extra = table.append_column("unused", pa.array(range(len(table))))
+    known = load(tables["alder"], contract, tmp_path).fingerprint
+    for same in (shuffled, extra):
+        assert load(write(same, tmp_path / "x"), contract, tmp_path).fingerprint == known
+    fewer = load(write(table.slice(1), tmp_path / "x"), contract, tmp_path)
+    assert fewer.fingerprint != known
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.drop_columns("mean_radius"), "column 'mean_radius' is missing; found: mean_texture"),
+        (lambda t: t.append_column("mean_radius", t["mean_texture"]), "'mean_radius' is there 2 times"),
+        (lambda t: t.set_column(0, "mean_radius", pa.array([CANARY] * len(t))),
+         "column 'mean_radius' is string, expected a number"),
+        (lambda t: t.set_column(0, "mean_radius", pa.array([None] + [1.0] * (len(t) - 1))),
+         "column 'mean_radius' has missing, NaN or infinite values"),
+        (lambda t: t.set_column(0, "mean_radius", pa.array([np.nan] * len(t))), "NaN or infinite"),
+        (lambda t: t.set_column(0, "mean_radius", pa.array([np.inf] * len(t))), "NaN or infinite"),
+        (lambda t: t.set_column(5, "diagnosis", pa.array([CANARY] * len(t))),
+         "has values that are not in data.target.classes (malignant, benign)"),
+        (lambda t: t.set_column(5, "diagnosis", pa.array([1] * len(t))),
+         "column 'diagnosis' is int64, expected text"),
+        (lambda t: t.set_column(4, "patient", pa.array([0.5] * len(t))),
+         "column 'patient' is double, expected text or an integer"),
+        (lambda t: t.slice(0, 0), "has no records"),
+        (lambda t: t.set_column(4, "patient", pa.array([7] * len(t))), "fold of alder.parquet is empty"),
+    ],
+)  # fmt: skip
+def test_what_breaks_the_contract_is_named(
+    tables,
+    contract,
+    tmp_path,
+    change,
+    said,  # type: ignore[no-untyped-def]
+) -> None:
+    write(change(pyarrow.parquet.read_table(tables["alder"])), tables["alder"])
+    with pytest.raises(DataError) as caught:
+        load(tables["alder"], contract, tmp_path)
+    assert said in str(caught.value)
+    assert CANARY not in str(caught.value) and "150" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tables, contract, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    content = tables["alder"].read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.parquet").write_text(CANARY)
+    (tmp_path / "bad.csv").write_text(f"a,b\n1\n{CANARY},2,3\n")
+    for name in ("cut.parquet", "text.parquet", "bad.csv"):
+        with pytest.raises(DataError, match="cannot be read as") as caught:
+            load(tmp_path / name, contract, tmp_path)
+        assert CANARY not in str(caught.value)
+    with pytest.raises(DataError, match="there is no data file"):
+        load(tmp_path / "none.parquet", contract, tmp_path)
+
+
+def molecules(contract: DataSection, unparsable: str) -> DataSection:
+    return DataSection.model_validate(
+        {
+            "features": {"kind": "ecfp", "bits": 64},
+            "target": {"column": "y", "classes": [0, 1]},
+            "folds": {"kind": "hash", "column": "smiles", "salt": "s", "test_fraction": 0.3},
+            "unparsable": unparsable,
+        }
+    )
+
+
+def test_unreadable_molecules_are_refused_or_counted_and_never_quoted(
+    contract,
+    tmp_path,
+    capfd,  # type: ignore[no-untyped-def]
+) -> None:
+    smiles = ["C" * (i + 1) for i in range(20)] + [CANARY, ""]
+    path = write(pa.table({"smiles": smiles, "y": [i % 2 for i in range(22)]}), tmp_path / "m")
+    with pytest.raises(DataError, match="rows are listed in") as caught:
+        load(path, molecules(contract, "refuse"), tmp_path)
+    rejects = tmp_path / "state" / "rejected_rows.txt"
+    assert rejects.read_text().split()[-2:] == ["21", "22"]
+    assert rejects.stat().st_mode & 0o777 == 0o600
+    data = load(path, molecules(contract, "drop"), tmp_path)
+    assert data.dropped == 2 and len(data.train) + len(data.test) == 20
+    printed = "".join(capfd.readouterr())
+    assert CANARY not in str(caught.value) + printed + rejects.read_text()

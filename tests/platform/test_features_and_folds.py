@@ -1,0 +1,97 @@
+"""Features against RDKit's own figures; folds that keep a series together."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rdkit import Chem
+from rdkit.Chem import Descriptors as rdkit_descriptors
+from rdkit.Chem import rdFingerprintGenerator
+
+from blindsum.platform.data import load_data
+from blindsum.platform.errors import JobError
+from blindsum.platform.features import CLIP, PUBLIC_SCALING, feature_count, featurise
+from blindsum.platform.folds import fraction, scaffold_key
+from blindsum.platform.job import Columns, Descriptors, Ecfp, Scaling
+from blindsum.platform.job_file import load_job
+
+ROOT = Path(__file__).resolve().parents[2]
+SMILES = ["CCO", "c1ccccc1O", "CC(=O)Oc1ccccc1C(=O)O"]
+
+
+def table(smiles: list[str]) -> pa.Table:
+    return pa.table({"smiles": smiles})
+
+
+def test_descriptors_are_rdkits_scaled_by_public_constants() -> None:
+    section = Descriptors(kind="descriptors", descriptors=["MolWt", "TPSA"])
+    made = featurise(table(SMILES), section)
+    for row, smiles in zip(made.features, SMILES, strict=True):
+        molecule = Chem.MolFromSmiles(smiles)
+        weight = (rdkit_descriptors.MolWt(molecule) - 200.0) / 100.0
+        assert row[0] == pytest.approx(np.clip(weight, -CLIP, CLIP), rel=1e-6)
+    assert feature_count(section) == made.features.shape[1] == 2
+
+
+def test_fingerprints_are_rdkits() -> None:
+    made = featurise(table(SMILES), Ecfp(kind="ecfp", bits=256, radius=2))
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=256)
+    expected = [generator.GetFingerprintAsNumPy(Chem.MolFromSmiles(s)) for s in SMILES]
+    np.testing.assert_array_equal(made.features, np.array(expected, np.float32))
+
+
+def test_an_outlier_is_cut() -> None:
+    section = Columns(kind="columns", columns={"x": Scaling(center=0, scale=1)})
+    made = featurise(pa.table({"x": [0.5, 1e9, -1e9]}), section)
+    assert made.features[:, 0].tolist() == [0.5, CLIP, -CLIP]
+
+
+def test_descriptors_need_rdkits_names_and_public_constants() -> None:
+    with pytest.raises(JobError, match="RDKit has no descriptor 'LogP'"):
+        featurise(table(SMILES), Descriptors(kind="descriptors", descriptors=["LogP"]))
+    with pytest.raises(JobError, match="no public scaling is known for 'Chi0'"):
+        featurise(table(SMILES), Descriptors(kind="descriptors", descriptors=["Chi0"]))
+    given_ = Descriptors(kind="descriptors", descriptors={"Chi0": Scaling(center=9, scale=5)})
+    assert featurise(table(SMILES), given_).features.shape == (3, 1)
+    known = {name for name, _ in rdkit_descriptors.descList}
+    assert set(PUBLIC_SCALING) <= known
+
+
+def test_a_series_has_one_key_and_acyclic_molecules_their_own() -> None:
+    assert scaffold_key("c1ccccc1O") == scaffold_key("Oc1ccccc1C") == "c1ccccc1"
+    assert scaffold_key("OCC") == scaffold_key("CCO") == "CCO"
+    assert scaffold_key("CCO") != scaffold_key("CCCO")
+
+
+@given(salt=st.text(min_size=1), key=st.text())
+def test_fractions_are_fractions_and_do_not_change(salt: str, key: str) -> None:
+    assert 0 <= fraction(salt, key) < 1
+    assert fraction(salt, key) == fraction(salt, key)
+
+
+def test_fractions_are_spread_evenly_and_depend_on_the_salt() -> None:
+    values = [fraction("s", str(i)) for i in range(5000)]
+    assert abs(np.mean(np.array(values) < 0.2) - 0.2) < 0.02
+    assert fraction("s", "key") != fraction("t", "key")
+
+
+def test_the_example_keeps_every_series_in_one_silo_and_one_fold(tmp_path: Path) -> None:
+    job_file = load_job(ROOT / "examples/solubility/job.yaml")
+    homes: dict[str, set[tuple[str, bool]]] = {}
+    total = 0
+    for silo in job_file.job.silos:
+        path = job_file.folder / silo.data
+        data = load_data(path, job_file.job.data, tmp_path / "rejects")
+        assert data.dropped == 0
+        total += len(data.train) + len(data.test)
+        folds = job_file.job.data.folds
+        assert folds.kind == "scaffold"
+        for smiles in pa.parquet.read_table(path)["smiles"].to_pylist():
+            key = scaffold_key(smiles)
+            held_out = fraction(folds.salt, key) < folds.test_fraction
+            homes.setdefault(key, set()).add((silo.name, held_out))
+    assert total == 1282
+    assert all(len(home) == 1 for home in homes.values())

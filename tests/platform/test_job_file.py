@@ -1,0 +1,154 @@
+"""Job files: every fault has its place and its mend."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from blindsum.platform.errors import JobError
+from blindsum.platform.job_file import load_job
+from tests.conftest import MakeJob, job_content
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def refused(path: Path, *overrides: str) -> str:
+    with pytest.raises(JobError) as caught:
+        load_job(path, overrides)
+    return str(caught.value)
+
+
+def write(tmp_path: Path, content: Any) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+    )
+    return path
+
+
+def edited(tmp_path: Path, keys: str, value: Any) -> Path:
+    content = job_content(tmp_path)
+    here: Any = content
+    *parents, last = keys.split(".")
+    for key in parents:
+        here = here[int(key)] if key.isdigit() else here[key]
+    if value is ...:
+        del here[last]
+    else:
+        here[last] = value
+    return write(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        ("traning", {}, "traning: unknown key. Did you mean 'training'?"),
+        ("training.epoch", 3, "training.epoch: unknown key. Known here: rounds, local_steps"),
+        ("privacy.epsilom", 3, "privacy.epsilom: unknown key. Did you mean 'epsilon'?"),
+        ("silos.1.dat", "x", "silos.1.dat: unknown key. Did you mean 'data'?"),
+        ("model.hidden", [3], "model.hidden: unknown key. Known here: kind."),
+        ("training.rounds", ..., "training.rounds: is missing. Add it."),
+        ("privacy.noise", ..., "privacy: the key 'noise' is missing. Add it."),
+        ("privacy.noise", "gaussian", "privacy: 'gaussian' is not known. Take one of: 'local', 'none'"),
+        ("privacy.epsilon", 0, "privacy.epsilon: input should be greater than 0"),
+        ("privacy.epsilon", float("inf"), "privacy.epsilon: input should be a finite number"),
+        ("privacy.epsilon", "three", "privacy.epsilon: input should be a valid number"),
+        ("privacy.delta", 1, "privacy.delta: input should be less than 1"),
+        ("training.rounds", 2.5, "training.rounds: input should be a valid integer"),
+        ("training.sampling_rate", 1.5, "training.sampling_rate: input should be less than or equal to 1"),
+        ("silos.0.name", "Alder & Co", "silos.0.name: string should match"),
+        ("silos.2.name", "alder", "two silos have the same name, 'alder'"),
+        ("silos.2.data", "alder.parquet", "two silos have the same data"),
+        ("silos", [], "silos: list should have at least 2 items"),
+        ("data.target.classes", ["a"], "data.target.classes: list should have at least 2 items"),
+        ("data.target.classes", ["a", "a"], "data.target.classes: a class is named twice"),
+        ("data.target.classes", ["a", 1], "classes must be all text or all integers"),
+        ("data.folds", {"kind": "scaffold", "salt": "x"}, "folds.kind scaffold needs features"),
+        ("data.features.columns.mean_radius.scale", 0, "mean_radius.scale: input should be greater"),
+        ("model", {"kind": "factory", "factory": "mine"}, "model.factory: write it as module:function"),
+        ("encryption", {"bits": 40}, "encryption.bits: input should be less than or equal to 24"),
+        ("training", 3, "training: input should be"),
+    ],
+)  # fmt: skip
+def test_a_fault_has_its_place_and_its_mend(
+    tmp_path: Path, keys: str, value: Any, said: str
+) -> None:
+    message = refused(edited(tmp_path, keys, value))
+    assert said in message
+    assert "job.yaml, line " in message
+
+
+def test_the_line_is_the_right_one(tmp_path: Path) -> None:
+    path = edited(tmp_path, "training.epoch", 3)
+    line = 1 + path.read_text().splitlines().index("  epoch: 3")
+    assert f"job.yaml, line {line}: training.epoch" in refused(path)
+
+
+def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
+    content = job_content(tmp_path)
+    content["training"]["rounds"] = 0
+    content["privacy"]["delta"] = 7
+    content["extra"] = 1
+    assert len(refused(write(tmp_path, content)).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no job"),
+        ("- 1", "holds no job"),
+        ("a: [1", "line 1"),
+        ("name: x\nname: y", "line 2: 'name' is there twice"),
+    ],
+)
+def test_what_is_no_job_file(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refused(write(tmp_path, text))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "blindsum init" in refused(tmp_path / "none.yaml")
+    assert "cannot be read" in refused(tmp_path)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read" in refused(tmp_path / "binary")
+
+
+def test_overrides(make_job: MakeJob) -> None:
+    job_file = make_job(
+        "training.rounds=5", "silos.birch.epsilon=1.5", "silos.2.data=/else/c.parquet",
+        "server.optimizer=momentum", "data.target.classes=[malignant, benign]",
+    )  # fmt: skip
+    job = job_file.job
+    assert job.training.rounds == 5 and job.server.optimizer == "momentum"
+    assert job.silo("birch").epsilon == 1.5 and job.silo("cedar").data == "/else/c.parquet"
+    assert yaml.safe_load(job_file.text)["training"]["rounds"] == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.rounds", "is not of the form"),
+        ("training.round=5", "--set: training.round: unknown key. Did you mean 'rounds'?"),
+        ("training.rounds=0", "--set: training.rounds: input should be greater"),
+        ("silos.oak.epsilon=1", "there is no item 'oak'"),
+        ("silos.9.epsilon=1", "Take one of: alder, birch, cedar"),
+        ("name.x=1", "name has no keys"),
+        ("training.rounds=[", "is not a YAML value"),
+    ],
+)
+def test_wrong_overrides(make_job: MakeJob, override: str, said: str) -> None:
+    with pytest.raises(JobError) as caught:
+        make_job(override)
+    assert said in str(caught.value)
+
+
+def test_a_silo_budget_without_privacy_is_refused(make_job: MakeJob) -> None:
+    with pytest.raises(JobError, match="has an epsilon but"):
+        make_job("privacy={noise: none}", "silos.alder.epsilon=1")
+
+
+def test_starter_and_example_are_valid(tmp_path: Path) -> None:
+    starter = files("blindsum.pipelines").joinpath("starter.yaml").read_text()
+    assert load_job(write(tmp_path, starter)).job.roster[0] == "hospital-a"
+    assert load_job(ROOT / "examples/solubility/job.yaml").job.privacy.noise == "local"

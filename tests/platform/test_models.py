@@ -1,0 +1,93 @@
+"""Models: built alike everywhere, flat vectors, and refusals that name the layer."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from blindsum.platform.errors import ModelError
+from blindsum.platform.job import Factory, Linear, Mlp
+from blindsum.platform.models import build_model, digest, get_parameters, set_parameters
+
+MODULE = """
+import torch
+from torch import nn
+def good(features, outputs): return nn.Sequential(nn.Linear(features, 5), nn.LayerNorm(5), nn.Linear(5, outputs))
+def batchnorm(features, outputs): return nn.Sequential(nn.Linear(features, 5), nn.BatchNorm1d(5), nn.Linear(5, outputs))
+def stateless(features, outputs): return nn.Sequential(nn.BatchNorm1d(features, track_running_stats=False), nn.Linear(features, outputs))
+def shape(features, outputs): return nn.Linear(features, outputs + 1)
+def nothing(features, outputs): return None
+def fails(features, outputs): raise ValueError("no such thing")
+def frozen(features, outputs): return nn.Linear(features, outputs).requires_grad_(False)
+def double(features, outputs): return nn.Linear(features, outputs).double()
+"""
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"factories_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield name
+    sys.modules.pop(name, None)
+
+
+def factory(module: str, function: str, private: bool = True) -> nn.Module:
+    section = Factory(kind="factory", factory=f"{module}:{function}")
+    return build_model(section, 4, 3, seed=0, private=private)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    section = Mlp(kind="mlp", hidden=[7, 5], activation="tanh")
+    a, b, c = (
+        get_parameters(build_model(section, 4, 3, seed=seed, private=True)) for seed in (1, 1, 2)
+    )
+    assert digest(a) == digest(b) != digest(c)
+    assert a.dtype == np.float32 and a.size == 4 * 7 + 7 + 7 * 5 + 5 + 5 * 3 + 3
+
+
+def test_vectors_go_in_and_out_unchanged() -> None:
+    model = build_model(Linear(kind="linear"), 4, 3, seed=1, private=True)
+    vector = np.arange(15, dtype=np.float32)
+    vector.flags.writeable = False  # as it comes out of Ray's object store
+    set_parameters(model, vector)
+    np.testing.assert_array_equal(get_parameters(model), vector)
+
+
+def test_building_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    build_model(Linear(kind="linear"), 4, 3, seed=1, private=True)
+    assert torch.rand(1) == expected
+
+
+def test_a_factory_beside_the_job(factories: str) -> None:
+    assert get_parameters(factory(factories, "good")).size == 4 * 5 + 5 + 10 + 15 + 3
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("batchnorm", "layer '1' (BatchNorm1d) keeps running state"),
+        ("stateless", "BatchNorm"),
+        ("shape", "gives shape (2, 4), expected (2, 3)"),
+        ("nothing", "returned NoneType"),
+        ("fails", "failed with ValueError"),
+        ("absent", "cannot be imported (AttributeError)"),
+        ("frozen", "no trainable parameters"),
+        ("double", "fails on 2 records"),
+    ],
+)
+def test_models_that_cannot_take_part(factories: str, function: str, said: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        factory(factories, function)
+    assert said in str(caught.value)
+
+
+def test_a_module_that_is_not_there() -> None:
+    with pytest.raises(ModelError, match="cannot be imported"):
+        factory("no_such_module_anywhere", "build")
