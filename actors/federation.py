@@ -75,9 +75,14 @@ class Federation:
     Args:
         run: unique name of this run; ledgers know the run by it.
         folder: the job file's folder, on the silos' nodes.
+        silo_actor, aggregator_actor: Ray actor classes of the same shape, for tests and
+            benchmarks that look inside.
     """
 
-    def __init__(self, job: Job, run: str, folder: str, silo_actor: Any = SiloActor) -> None:
+    def __init__(
+        self, job: Job, run: str, folder: str,
+        silo_actor: Any = SiloActor, aggregator_actor: Any = AggregatorActor,
+    ) -> None:  # fmt: skip
         self.job, self.run = job, run
         self.parameters = Parameters.derive(
             len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
@@ -90,7 +95,7 @@ class Federation:
             )
             for name in job.roster
         }
-        self._aggregator: Any = AggregatorActor.options(**ONCE).remote()
+        self._aggregator: Any = aggregator_actor.options(**ONCE).remote()
         self._values = 0
 
     def inspect(self) -> dict[str, Inspection]:

@@ -30,6 +30,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         ClusterError: Ray cannot be started or joined.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The federation reads every error it needs; Ray would print the rest, with tracebacks.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if address is None:
         # Ray's name for "this machine only": without it every port listens on all interfaces.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -6,6 +6,7 @@ import copy
 import os
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # every port on 127.0.0.1
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -109,7 +110,7 @@ def cluster() -> Iterator[Any]:
     store = 150 * 2**20
     ray_cluster.add_node(
         num_cpus=2, object_store_memory=store, resources={"silo:alder": 1, "silo:birch": 1},
-        include_dashboard=False,
+        include_dashboard=True, dashboard_host="127.0.0.1",
     )  # fmt: skip
     ray_cluster.add_node(num_cpus=2, object_store_memory=store, resources={"silo:cedar": 1})
     ray.init(ray_cluster.address, log_to_driver=False, logging_level="ERROR")

@@ -37,14 +37,14 @@ def test_unforeseen_errors_lose_their_message_and_context() -> None:
             try:
                 int(CANARY)
             except ValueError:
-                raise KeyError(CANARY)  # noqa: B904
+                raise KeyError(CANARY)
 
         @guarded
         def refuse(self) -> None:
             try:
                 int(CANARY)
             except ValueError:
-                raise DataError("refused")  # noqa: B904
+                raise DataError("refused")
 
     for method in (Thing().fail, Thing().refuse):
         with pytest.raises(BlindsumError) as caught:

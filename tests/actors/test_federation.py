@@ -1,0 +1,169 @@
+"""Rounds on a real Ray of two nodes, and what ends them."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import ray
+
+from blindsum.actors.aggregator import Aggregator
+from blindsum.actors.federation import Federation
+from blindsum.actors.silo import Silo
+from blindsum.platform.errors import (
+    ClusterError,
+    DataError,
+    FederationError,
+    ModelsDiffer,
+    SiloLost,
+)
+from blindsum.platform.job_file import JobFile
+from blindsum.platform.ledger import Ledger
+from tests.conftest import MakeJob
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+class WatchedSilo(Silo):
+    """A silo that can be told to announce its process in a FIFO and wait there for ever."""
+
+    def node(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
+    def stop_at(self, round: int, fifo: str) -> None:
+        train = self._trainer.train
+
+        def stop(start: np.ndarray) -> np.ndarray:
+            if self._round + 1 == round:
+                Path(fifo).write_text(str(os.getpid()))
+                signal.pause()
+            return train(start)
+
+        self._trainer.train = stop  # type: ignore[method-assign]
+
+    def drift(self) -> None:
+        self._global = self._global + 1
+
+
+class WatchedAggregator(Aggregator):
+    def process(self) -> int:
+        return os.getpid()
+
+
+def federation(job_file: JobFile, run: str) -> Federation:
+    return Federation(
+        job_file.job, run, str(job_file.folder), ray.remote(WatchedSilo), ray.remote(WatchedAggregator)
+    )  # fmt: skip
+
+
+@pytest.fixture
+def started(make_job: MakeJob, request: pytest.FixtureRequest) -> Any:
+    made = []
+
+    def start(*overrides: str) -> Federation:
+        one = federation(make_job(*overrides), request.node.name)
+        made.append(one)
+        one.inspect()
+        one.exchange_keys()
+        return one
+
+    yield start
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> str:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return str(path)
+
+
+def test_rounds_on_two_nodes_agree_improve_and_are_charged(started: Any) -> None:
+    one = started("training.rounds=4", "privacy.epsilon=50", "training.learning_rate=2")
+    nodes = {name: ray.get(silo.node.remote()) for name, silo in one._silos.items()}
+    assert nodes["alder"] == nodes["birch"] != nodes["cedar"]
+    ledgers = {name: i.ledger for name, i in one.inspect().items()}
+    reports = [one.run_round(number) for number in (1, 2, 3)]
+    assert reports[-1].metrics.loss < reports[0].metrics.loss
+    assert reports[-1].metrics.accuracy > reports[-1].metrics.largest_class
+    assert one.release().model_digest == reports[-1].model_digest
+    assert reports[0].up_bytes > 3 * 2 * 32_000 and reports[0].down_bytes > 4 * 60_000
+    expected = {"charge", "train", "encrypt", "add", "decrypt", "apply", "evaluate", "metrics"}
+    assert set(reports[0].phases) == expected and all(v >= 0 for v in reports[0].phases.values())
+    for name, path in ledgers.items():
+        entries = Ledger(Path(path), name).entries()  # verifies the chain
+        charged = [entry.epsilon for entry in entries if entry.kind == "charge"]
+        assert charged == [report.epsilon[name] for report in reports]
+    ray.get(one._silos["alder"].drift.remote())
+    with pytest.raises(ModelsDiffer, match="round 4"):
+        one.run_round(4)
+
+
+def test_a_killed_silo_is_named_and_the_last_model_survives(started: Any, fifo: str) -> None:
+    one = started()
+    last = one.run_round(1)
+    ray.get(one._silos["birch"].stop_at.remote(2, fifo))
+
+    def watch() -> None:
+        os.kill(int(Path(fifo).read_text()), signal.SIGKILL)
+
+    killer = threading.Thread(target=watch, daemon=True)
+    killer.start()
+    with pytest.raises(SiloLost) as caught:
+        one.run_round(2)
+    killer.join()
+    assert "silo 'birch', round 2: its process died while asked to train" in str(caught.value)
+    release = one.release()
+    assert release.round == 1 and release.model_digest == last.model_digest
+
+
+def test_a_silo_past_its_deadline_is_named(started: Any, fifo: str) -> None:
+    one = started("deadlines.round_s=2")
+    ray.get(one._silos["cedar"].stop_at.remote(1, fifo))
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(SiloLost, match="cedar did not train within 2 s"):
+        one.run_round(1)
+    os.close(reader)
+
+
+def test_a_killed_aggregator_is_named(started: Any) -> None:
+    one = started()
+    one.run_round(1)
+    os.kill(ray.get(one._aggregator.process.remote()), signal.SIGKILL)
+    with pytest.raises(FederationError, match="the aggregator's process died"):
+        one.run_round(2)
+    assert one.release().round == 1
+
+
+def test_a_silo_without_its_node_is_said_at_once(make_job: MakeJob) -> None:
+    started = time.monotonic()
+    with pytest.raises(ClusterError, match="no live node offers silo:oak"):
+        federation(make_job("silos.birch.name=oak"), "run")
+    assert time.monotonic() - started < 5
+
+
+def test_a_silo_whose_data_is_wrong_is_named_and_its_values_stay_there(
+    make_job: MakeJob, tables: dict[str, Path], cluster: Any
+) -> None:
+    """Neither the message nor any of Ray's logs holds a value of the data."""
+    canary = "CANARY5e1f"
+    smiles = [f"C1{canary}"] + ["C" * (i + 1) for i in range(99)]
+    for path in tables.values():
+        pyarrow.parquet.write_table(
+            pa.table({"smiles": smiles, "patient": range(100), "diagnosis": ["benign"] * 100}), path
+        )
+    one = federation(make_job("data.features={kind: ecfp, bits: 64}"), "run")
+    with pytest.raises(DataError, match="molecules that RDKit cannot read") as caught:
+        one.inspect()
+    one.close()
+    assert caught.value.silo in one.job.roster and canary not in str(caught.value)
+    logs = list(Path(ray._private.worker._global_node.get_logs_dir_path()).rglob("*"))
+    assert len(logs) > 5
+    assert not any(canary.encode() in log.read_bytes() for log in logs if log.is_file())

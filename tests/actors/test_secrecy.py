@@ -1,0 +1,136 @@
+"""What driver and aggregator receive holds no key, no record and no single silo's update.
+
+Silos write their secrets to files; everything that reaches the driver (each answer `ray.get`
+gives it) and the aggregator (each argument) is scanned for any stretch of them.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+
+from blindsum.actors import federation as federation_module
+from blindsum.actors.aggregator import Aggregator
+from blindsum.actors.federation import Federation
+from blindsum.actors.silo import Silo
+from blindsum.he.cipher import SecretKey
+from blindsum.he.wire import Exchange
+from tests.conftest import MakeJob
+
+WINDOW = 32
+
+
+class TellingSilo(Silo):
+    """A silo that leaves its secrets in its own folder, for the test to look for."""
+
+    def _join(self, introductions: Any, secret: SecretKey) -> str:
+        # SEAL's header and the parameters' public digest come first, in ciphertexts too.
+        self._tell("key", secret.content[160:])
+        self._tell("identity", (self._state / "identity.pem").read_bytes())
+        for fold in (self._data.train, self._data.test):
+            self._tell("record", fold.features.tobytes())
+            self._tell("record", fold.features.astype(np.float64).tobytes())
+        return super()._join(introductions, secret)
+
+    def _encrypt(self, exchange: Exchange, integers: Any) -> pa.Buffer:
+        from blindsum.he.packing import pack
+
+        self._tell(exchange.purpose, integers.tobytes())
+        self._tell(exchange.purpose, pack(integers, self._parameters)[0].tobytes())
+        return super()._encrypt(exchange, integers)
+
+    def _tell(self, kind: str, content: bytes) -> None:
+        folder = Path(self._spec.folder) / "secrets" / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{self.name}-{len(list(folder.iterdir()))}").write_bytes(content)
+
+
+class ListeningAggregator(Aggregator):
+    """An aggregator that keeps whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[bytes] = []
+
+    def meet(self, identities: Any) -> None:
+        self.heard.append(pickle.dumps(identities))
+        super().meet(identities)
+
+    def open(self, exchange: Exchange) -> None:
+        self.heard.append(pickle.dumps(exchange))
+        super().open(exchange)
+
+    def add(self, frame: pa.Buffer) -> Any:
+        self.heard.append(frame.to_pybytes())
+        return super().add(frame)
+
+    def tell(self) -> list[bytes]:
+        return [*self.heard, pickle.dumps(self._uploads), pickle.dumps(self._adder.total())]
+
+
+def run_and_listen(job_file: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, bytes]:
+    to_driver: list[bytes] = []
+    get = ray.get
+
+    def listen(ref: Any, **kwargs: Any) -> Any:
+        answer = get(ref, **kwargs)
+        to_driver.append(pickle.dumps(answer))
+        return answer
+
+    monkeypatch.setattr(federation_module.ray, "get", listen)
+    one = Federation(
+        job_file.job, "run", str(job_file.folder),
+        ray.remote(TellingSilo), ray.remote(ListeningAggregator),
+    )  # fmt: skip
+    try:
+        one.inspect()
+        one.exchange_keys()
+        for number in (1, 2):
+            one.run_round(number)
+        to_aggregator = get(one._aggregator.tell.remote())
+    finally:
+        one.close()
+    return b"".join(to_driver), b"".join(to_aggregator)
+
+
+def found(folder: Path, heard: bytes) -> set[str]:
+    """Kinds of secrets of which some telling stretch was heard."""
+    stretches = {heard[i : i + WINDOW] for i in range(len(heard) - WINDOW)}
+    kinds = set()
+    for path in (folder / "secrets").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            windows = (content[i : i + WINDOW] for i in range(0, len(content) - WINDOW, WINDOW))
+            # Runs of padding and headers tell nothing: a stretch must be varied to count.
+            if any(w in stretches for w in windows if len(set(w)) > 8):
+                kinds.add(path.parent.name)
+    return kinds
+
+
+@pytest.mark.usefixtures("cluster")
+def test_driver_and_aggregator_receive_no_secret(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_driver, to_aggregator = run_and_listen(
+        make_job("model={kind: mlp, hidden: [40]}"), monkeypatch
+    )
+    assert len(to_driver) > 50_000 and len(to_aggregator) > 300_000
+    assert {p.name for p in (tmp_path / "secrets").iterdir()} == {
+        "key", "identity", "record", "update", "metrics",
+    }  # fmt: skip
+    assert found(tmp_path, to_driver) == set()
+    assert found(tmp_path, to_aggregator) == set()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_scan_finds_updates_where_nothing_is_encrypted(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same scan with the protection removed: the aggregator holds every update."""
+    job_file = make_job("model={kind: mlp, hidden: [40]}", "encryption.scheme=none")
+    _, to_aggregator = run_and_listen(job_file, monkeypatch)
+    assert "update" in found(tmp_path, to_aggregator)

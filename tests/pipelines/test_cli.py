@@ -1,0 +1,176 @@
+"""The command as its users meet it: in a process of its own, with a Ray of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+
+from blindsum.platform.job_file import load_job
+from blindsum.platform.ledger import Ledger
+from tests.conftest import MakeJob
+from tests.pipelines.test_train import blocking_job
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def blindsum(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "blindsum", *map(str, arguments)],
+        check=False, capture_output=True, text=True, timeout=180, cwd=cwd or Path.cwd(),
+    )  # fmt: skip
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "blindsum", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def survivors(before: Sequence[psutil.Process]) -> list[str]:
+    """Those of a finished command's processes that still run."""
+    _, alive = psutil.wait_procs(before, timeout=30)
+    return [" ".join(p.cmdline()[:3]) for p in alive]
+
+
+def test_the_example_runs_and_reaches_its_accuracy(tmp_path: Path) -> None:
+    """The main job with its own settings: at least 0.70 at epsilon 3."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    process = start(
+        "run", ROOT / "examples/solubility/job.yaml", "--json",
+        "--set", f"tracking.uri={uri}", "--set", f"runs={tmp_path}/runs",
+    )  # fmt: skip
+    assert process.stdout and process.stderr
+    planned = json.loads(process.stdout.readline())
+    assert planned["event"] == "planned" and planned["rounds"] == 20
+    family = psutil.Process(process.pid).children(recursive=True)
+    _all_listen_on_loopback(family)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["event"] for line in lines] == ["round"] * 20 + ["end"]
+    end = lines[-1]
+    assert end["status"] == "FINISHED" and end["metrics"]["accuracy"] >= 0.70
+    assert all(0 < epsilon <= 3 for epsilon in end["epsilon"].values())
+    assert Path(end["model"]).exists()
+    assert not survivors(family)
+
+
+def _all_listen_on_loopback(family: Sequence[psutil.Process]) -> None:
+    addresses = []
+    for process in family:
+        try:
+            addresses += [
+                c.laddr.ip
+                for c in process.net_connections("inet")
+                if c.status == psutil.CONN_LISTEN
+            ]
+        except psutil.NoSuchProcess:
+            continue
+    assert len(addresses) > 5
+    assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process_and_nothing_half_written(
+    make_job: MakeJob, tmp_path: Path, how: signal.Signals
+) -> None:
+    job_file, fifo = blocking_job(make_job(), tmp_path, at=3)
+    process = start("run", job_file.path)
+    assert fifo.read_text().isdigit()  # returns once a silo is in its second round
+    family = psutil.Process(process.pid).children(recursive=True)
+    # A terminal's Ctrl-C goes to the whole group, a job manager's SIGTERM to the command alone.
+    (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "interrupted" in err and "Traceback" not in err
+    assert not survivors(family)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("trial").experiment_id])
+    assert run.info.status == "KILLED" and run.data.tags["blindsum.rounds"] == "1"
+    for name in job_file.job.roster:
+        kinds = [
+            e.kind for e in Ledger(tmp_path / "state" / name / "ledger.sqlite", name).entries()
+        ]
+        assert kinds[:2] == ["reserve", "charge"] and 2 <= len(kinds) <= 3
+    (model,) = (tmp_path / "runs").glob("*/model.pt")
+    assert model.stat().st_size > 0
+
+
+def test_check_says_what_would_be_spent_and_sent_and_trains_nothing(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    path = make_job().path
+    done = blindsum("check", path)
+    assert done.returncode == 0 and done.stdout == ""
+    for said in (
+        "alder", "2.9", "of 3", "0.0001", "3 x 2", "nothing", "model: 10 parameters, 3 rounds",
+        "up and", "2^-80", "not differentially private", "job.yaml would run.",
+    ):  # fmt: skip
+        assert said in done.stderr
+    figures = json.loads(blindsum("check", path, "--json").stdout)
+    assert figures["silos"]["alder"]["plan"]["epsilon_planned"] <= 3
+    assert figures["up_bytes_per_round"] > 6 * 32_000
+    assert not (tmp_path / "state").exists() and not (tmp_path / "mlflow.db").exists()
+
+
+def test_check_names_every_silo_at_fault(make_job: MakeJob, tables: dict[str, Path]) -> None:
+    path = make_job().path
+    tables["birch"].unlink()
+    tables["cedar"].write_text("x")
+    done = blindsum("check", path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "silo 'birch': there is no data file" in done.stderr
+    assert "silo 'cedar': " in done.stderr and "cannot be read as Parquet" in done.stderr
+
+
+def test_what_is_not_private_is_said_aloud(make_job: MakeJob) -> None:
+    path = make_job().path
+    done = blindsum(
+        "check", path, "--set", "privacy={noise: none}", "--set", "encryption.scheme=none"
+    )
+    assert done.returncode == 0
+    assert "not private: no differential privacy" in done.stderr
+    assert "not private: no encryption" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["run", "none.yaml"], 1, "error: there is no job file"),
+        (["run", "job.yaml", "--set", "training.rounds=0"], 1, "--set: training.rounds"),
+        (["run", "job.yaml", "--address", "127.0.0.1:1"], 1, "Ray cannot be joined at '127.0.0.1:1'"),
+        (["check", "job.yaml", "--set", "model={kind: factory, factory: 'x:y'}"], 1, "cannot be imported"),
+        (["check", "job.yaml", "--set", "privacy.epsilon=0.00001"], 1, "Take epsilon"),
+        (["run"], 2, "Missing argument"),
+        (["fly"], 2, "No such command"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_in_one_message(
+    make_job: MakeJob, tmp_path: Path, arguments: list[str], status: int, said: str
+) -> None:
+    make_job()
+    done = blindsum(*arguments, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_init_writes_a_job_that_is_valid_and_never_overwrites(tmp_path: Path) -> None:
+    assert blindsum("init", cwd=tmp_path).returncode == 0
+    assert load_job(tmp_path / "job.yaml").job.name == "my-federation"
+    again = blindsum("init", cwd=tmp_path)
+    assert again.returncode == 1 and "is there already" in again.stderr
+    checked = blindsum("check", "job.yaml", cwd=tmp_path)
+    assert checked.returncode == 1 and "there is no data file" in checked.stderr
+
+
+def test_version() -> None:
+    assert blindsum("--version").stdout.startswith("blindsum 0.")

@@ -1,0 +1,176 @@
+"""Whole runs through the pipeline, on the session's cluster: what is left behind, however it ends."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+import yaml
+from matplotlib import image
+
+from blindsum.pipelines.terminal import JsonLines, Quiet
+from blindsum.pipelines.train import Run, train
+from blindsum.platform.errors import SiloLost, TrackingError
+from blindsum.platform.job_file import JobFile, load_job
+from blindsum.platform.ledger import Ledger
+from blindsum.platform.models import digest, get_parameters
+from blindsum.platform.tracking import Tracker, flatten
+from tests.conftest import MakeJob
+
+# MLflow talks to its users in warnings; in these tests they are not ours to mend.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+BLOCKING = '''
+import os, signal
+import torch
+from torch import nn
+
+class Blocking(nn.Module):
+    """Announces its process and waits for ever, in its training pass number {at}."""
+
+    def __init__(self, features, outputs):
+        super().__init__()
+        self.layer = nn.Linear(features, outputs)
+        self.passes = 0
+
+    def forward(self, x):
+        if self.training and torch.is_grad_enabled():
+            self.passes += 1
+            if self.passes == {at} and os.path.exists("{fifo}"):
+                with open("{fifo}", "w") as fifo:
+                    fifo.write(str(os.getpid()))
+                signal.pause()
+        return self.layer(x)
+'''
+
+
+def blocking_job(job_file: JobFile, folder: Path, at: int) -> tuple[JobFile, Path]:
+    """The job with a model whose training stops at a known place, and the FIFO that says so."""
+    fifo = folder / "fifo"
+    os.mkfifo(fifo)
+    module = f"blocking_{folder.name.replace('-', '_')}"
+    (folder / f"{module}.py").write_text(BLOCKING.format(at=at, fifo=fifo))
+    content = yaml.safe_load(job_file.text)
+    content["model"] = {"kind": "factory", "factory": f"{module}:Blocking"}
+    job_file.path.write_text(yaml.safe_dump(content))
+    return load_job(job_file.path), fifo
+
+
+def client(run: Run) -> tuple[mlflow.MlflowClient, Any]:
+    found = mlflow.MlflowClient(run.tracking_uri)
+    return found, found.get_run(run.run_id)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_leaves_model_figures_and_ledgers(
+    make_job: MakeJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_file = make_job("privacy.noise_multiplier=1.5", "training.rounds=60")
+    finished: list[Run] = []
+    run = train(job_file, None, JsonLines(), finished.append)
+    assert finished == [run] and run.status == "FINISHED" and run.tracking_failure is None
+
+    planned = run.rounds_planned
+    assert 1 <= planned < 60 and len(run.reports) == planned
+    assert run.ended == (
+        f"stopped after round {planned} of 60: the next one would pass a silo's budget"
+    )
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines] == ["planned"] + ["round"] * planned
+    assert lines[0]["warnings"] == []
+
+    for name in job_file.job.roster:
+        entries = Ledger(tmp_path / "state" / name / "ledger.sqlite", name).entries()
+        assert [e.kind for e in entries] == ["reserve"] + ["charge"] * planned
+        assert entries[-1].epsilon == run.reports[-1].epsilon[name] <= 3
+
+    state = torch.load(run.model, weights_only=True)
+    weights = torch.cat([state["weight"].reshape(-1), state["bias"]]).numpy()
+    assert digest(weights) == run.reports[-1].model_digest
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert summary["status"] == "FINISHED" and summary["rounds"] == planned
+    _check_tracking(run, job_file)
+
+
+def _check_tracking(run: Run, job_file: JobFile) -> None:
+    found, logged = client(run)
+    assert run.tracking_uri == f"sqlite:///{job_file.folder}/mlflow.db"
+    assert logged.info.status == "FINISHED"
+    params = logged.data.params
+    assert params["privacy.epsilon"] == "3.0" and params["training.local_steps"] == "2"
+    assert params["silos.alder.data"] == "alder.parquet"
+    tags = logged.data.tags
+    assert tags["blindsum.roster"] == "alder, birch, cedar" and tags["epsilon"] == "3"
+    assert "not differentially private" in tags["blindsum.metrics_guarantee"]
+    assert tags["privacy.accountant"].startswith("PLD") and tags["blindsum.version"]
+    for name, expected in (
+        ("accuracy", [r.metrics.accuracy for r in run.reports]),
+        ("epsilon_spent.birch", [r.epsilon["birch"] for r in run.reports]),
+        ("epsilon_left.birch", [3 - r.epsilon["birch"] for r in run.reports]),
+        ("bytes_up", [r.up_bytes for r in run.reports]),
+        ("seconds_encrypt", [r.phases["encrypt"] for r in run.reports]),
+    ):
+        history = sorted(found.get_metric_history(run.run_id, name), key=lambda m: m.step)
+        assert [m.step for m in history] == list(range(1, len(run.reports) + 1))
+        np.testing.assert_allclose([m.value for m in history], expected, rtol=1e-9)
+    artifacts = {a.path for a in found.list_artifacts(run.run_id)}
+    assert {"job.yaml", "accuracy_and_epsilon.png"} <= artifacts
+    assert image.imread(run.folder / "accuracy_and_epsilon.png").std() > 0.05
+    mlflow.set_tracking_uri(run.tracking_uri)
+    (model,) = found.search_logged_models([logged.info.experiment_id])
+    signature = mlflow.models.get_model_info(model.model_uri).signature
+    assert signature.inputs.inputs[0].shape == (-1, 4)
+    restored = mlflow.pytorch.load_model(model.model_uri)
+    records = torch.zeros(7, 4)
+    assert restored(records).shape == (7, 2)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_lost_silo_ends_the_run_with_its_last_model(make_job: MakeJob, tmp_path: Path) -> None:
+    job_file, fifo = blocking_job(make_job(), tmp_path, at=3)  # two local steps: in round 2
+
+    def kill() -> None:
+        os.kill(int(fifo.read_text()), signal.SIGKILL)
+        fifo.unlink()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    finished: list[Run] = []
+    with pytest.raises(SiloLost, match=r"silo '\w+', round 2: its process died"):
+        train(job_file, None, Quiet(), finished.append)
+    killer.join()
+    (run,) = finished
+    assert run.status == "FAILED" and run.model_round == 1 and "round 2" in run.ended
+    assert run.model is not None and run.model.exists()
+    _, logged = client(run)
+    assert logged.info.status == "FAILED" and "round 2" in logged.data.tags["blindsum.ended"]
+
+
+def test_an_unreachable_tracking_server_is_refused(make_job: MakeJob) -> None:
+    tracker = Tracker(make_job("tracking.uri=http://127.0.0.1:1"), "run")
+    with pytest.raises(TrackingError, match="Check tracking.uri"):
+        tracker.ready(120)
+    tracker.finish("FAILED", "", {})
+
+
+def test_a_database_that_cannot_be_made_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    tracker = Tracker(make_job(f"tracking.uri=sqlite:///{tmp_path}/no/such/folder/x.db"), "run")
+    with pytest.raises(TrackingError, match="cannot be used"):
+        tracker.ready(60)
+    tracker.finish("FAILED", "", {})
+
+
+def test_settings_become_flat_parameters() -> None:
+    nested = {"a": {"b": 1, "c": None}, "list": [1, 2], "silos": [{"name": "x", "data": "d"}]}
+    assert flatten(nested) == {"a.b": "1", "a.c": "null", "list": "[1, 2]", "silos.x.data": "d"}
+
+
+def test_parameters_of_a_release_are_those_the_silos_agreed_on() -> None:
+    model = torch.nn.Linear(2, 2)
+    assert digest(get_parameters(model)) == digest(get_parameters(model).copy())

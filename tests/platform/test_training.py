@@ -1,0 +1,147 @@
+"""DP-SGD: plain SGD when neither clipped nor noisy, bounded influence, and real noise."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from blindsum.platform.data import Fold
+from blindsum.platform.job import Linear, Mlp, TrainingSection
+from blindsum.platform.models import build_model, get_parameters, set_parameters
+from blindsum.platform.privacy import PrivacyPlan
+from blindsum.platform.random_source import cryptographic_generator, seeded_generator
+from blindsum.platform.training import LocalTrainer
+
+PLAN = PrivacyPlan(1.0, 1e-5, 1.0, 1.0, 1.0, 1, 1, 1, 1.0)
+MLP = Mlp(kind="mlp", hidden=[6], activation="tanh")
+
+
+def records(count: int, seed: int = 0) -> Fold:
+    random = np.random.default_rng(seed)
+    return Fold(random.normal(size=(count, 4)).astype(np.float32), random.integers(0, 3, count))
+
+
+def section(**changes: object) -> TrainingSection:
+    plain = {
+        "rounds": 1, "local_steps": 1, "sampling_rate": 1.0, "expected_batch_size": 40.0,
+        "learning_rate": 0.5,
+    }  # fmt: skip
+    return TrainingSection.model_validate(plain | changes)
+
+
+def update(
+    data: Fold,
+    training: TrainingSection,
+    plan: PrivacyPlan | None,
+    random=None,
+    model=MLP,  # type: ignore[no-untyped-def]
+) -> np.ndarray:
+    net = build_model(model, 4, 3, seed=0, private=True)
+    start = get_parameters(net)
+    trainer = LocalTrainer(net, data, training, plan, random or cryptographic_generator())
+    return trainer.train(start)
+
+
+def test_no_noise_and_no_clipping_is_plain_sgd() -> None:
+    data, training = records(40), section(local_steps=3)
+    loose = replace(PLAN, noise_multiplier=0.0, clip_norm=1e6)
+    net = build_model(MLP, 4, 3, seed=0, private=True)
+    start = get_parameters(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        functional.cross_entropy(
+            net(torch.from_numpy(data.features)), torch.from_numpy(data.labels)
+        ).backward()
+        optimizer.step()
+    oracle = get_parameters(net) - start
+    np.testing.assert_allclose(update(data, training, loose), oracle, atol=1e-6)
+    np.testing.assert_allclose(update(data, training, None), oracle, atol=1e-6)
+
+
+def test_one_record_moves_the_update_by_at_most_the_clip_norm() -> None:
+    """Remove clipping and this fails: the outlier's gradient is far larger."""
+    data = records(40)
+    outlier = Fold(np.full((1, 4), 5.0, np.float32), np.array([2]))
+    with_it = Fold(np.vstack([data.features, outlier.features]), np.append(data.labels, 2))
+    clip = 0.1
+    plan = replace(PLAN, noise_multiplier=0.0, clip_norm=clip)
+    moved = np.linalg.norm(update(with_it, section(), plan) - update(data, section(), plan))
+    assert 0.5 * clip <= moved * 40 / 0.5 <= clip * 1.001
+    loose = replace(plan, clip_norm=1e6)
+    freely = np.linalg.norm(update(with_it, section(), loose) - update(data, section(), loose))
+    assert freely > 5 * moved
+
+
+def test_noise_has_the_planned_deviation_and_never_repeats() -> None:
+    """Remove the noise, scale it or seed it, and this fails."""
+    plan = replace(PLAN, noise_multiplier=2.0, clip_norm=0.5)
+    quiet = replace(plan, noise_multiplier=0.0)
+    net = Mlp(kind="mlp", hidden=[2000], activation="tanh")
+    data = records(40)
+    noise = [
+        update(data, section(), plan, model=net) - update(data, section(), quiet, model=net)
+        for _ in range(2)
+    ]
+    scale = 0.5 / 40 * 2.0 * 0.5  # learning rate / divisor * sigma * C
+    for one in noise:
+        assert one.std() == pytest.approx(scale, rel=0.03)
+        assert abs(one.mean()) < 5 * scale / np.sqrt(one.size)
+    assert abs(np.corrcoef(*noise)[0, 1]) < 0.05
+
+
+def test_the_divisor_is_the_public_constant_not_the_batch() -> None:
+    """Half the records give half the update: the size of the data divides nothing."""
+    data = records(40)
+    doubled = Fold(np.repeat(data.features, 2, 0), np.repeat(data.labels, 2))
+    plan = replace(PLAN, noise_multiplier=0.0)
+    for one in (plan, None):
+        np.testing.assert_allclose(
+            update(doubled, section(), one), 2 * update(data, section(), one), rtol=1e-3, atol=1e-6
+        )
+
+
+def test_an_empty_poisson_sample_is_a_step_of_noise_alone() -> None:
+    training = section(sampling_rate=1e-12)
+    assert np.all(update(records(40), training, None) == 0)
+    quiet = update(records(40), training, replace(PLAN, noise_multiplier=0.0))
+    assert np.all(quiet == 0)
+    assert np.all(update(records(40), training, PLAN) != 0)
+
+
+def test_each_record_is_sampled_with_the_rate() -> None:
+    """One-hot records: a record was in the sample if its weight moved."""
+    count, rate = 400, 0.3
+    data = Fold(np.eye(count, dtype=np.float32), np.zeros(count, np.int64))
+    net = build_model(Linear(kind="linear"), count, 2, seed=0, private=True)
+    start = get_parameters(net)
+    trainer = LocalTrainer(
+        net, data, section(sampling_rate=rate),
+        replace(PLAN, noise_multiplier=0.0, sampling_rate=rate), cryptographic_generator(),
+    )  # fmt: skip
+    samples = np.array([trainer.train(start)[:count] != 0 for _ in range(60)])
+    per_step = samples.sum(axis=1)
+    assert per_step.mean() == pytest.approx(count * rate, rel=0.05)
+    assert per_step.std() == pytest.approx(np.sqrt(count * rate * (1 - rate)), rel=0.4)
+    assert samples.mean(axis=0).max() < 0.7
+
+
+def test_cryptographic_generators_differ_and_seeded_ones_do_not() -> None:
+    a, b = cryptographic_generator(), cryptographic_generator()
+    assert not np.array_equal(a.random(100), b.random(100))
+    assert np.array_equal(seeded_generator(1, "a").random(9), seeded_generator(1, "a").random(9))
+    assert not np.array_equal(
+        seeded_generator(1, "a").random(9), seeded_generator(1, "b").random(9)
+    )
+
+
+def test_training_starts_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = records(40)
+    net = build_model(MLP, 4, 3, seed=0, private=True)
+    trainer = LocalTrainer(net, data, section(), None, seeded_generator(0))
+    start = get_parameters(net)
+    first = trainer.train(start)
+    set_parameters(net, start + 1)
+    np.testing.assert_array_equal(trainer.train(start), first)

@@ -1,0 +1,108 @@
+"""The layout works however the project is used: root, wheel, editable, Ray job."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("platform", "actors", "he", "pipelines", "infra")
+
+
+def python(code: str, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=cwd,
+        env=os.environ | environment, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_platform_has_no_init_and_shadows_nothing() -> None:
+    assert not (ROOT / "platform" / "__init__.py").exists()
+    assert python("import platform; print(platform.python_version())", ROOT) == "{}.{}.{}".format(
+        *sys.version_info[:3]
+    )
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_are_folders_at_the_top_and_links_in_the_package(room: str) -> None:
+    link = ROOT / "src" / "blindsum" / room
+    assert os.readlink(link) == f"../../{room}"
+
+
+def test_the_wheel_holds_every_module_and_works_alone(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    modules = {
+        f"blindsum/{path.relative_to(ROOT)}" for r in ROOMS for path in (ROOT / r).glob("*.py")
+    }
+    assert modules <= names and "blindsum/pipelines/starter.yaml" in names
+    assert "blindsum/py.typed" in names and not any(name.startswith("tests") for name in names)
+    where = python(
+        "import blindsum.pipelines.cli, blindsum.platform.errors as e; print(e.__file__)",
+        tmp_path, PYTHONPATH=str(tmp_path / "site"),
+    )  # fmt: skip
+    assert where.startswith(str(tmp_path / "site"))
+
+
+def test_the_bare_rooms_are_banned() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    banned = config["tool"]["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"]
+    assert set(banned) == {"actors", "he", "pipelines", "infra"}
+
+
+def test_constraints_pin_versions_and_name_no_address() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all("==" in pin and "://" not in pin and "@" not in pin for pin in pins)
+    assert "torch==2.13.0" in pins and "tenseal==0.3.18" in pins
+
+
+def test_a_ray_job_runs_with_the_repository_as_its_working_directory(
+    cluster: Any, tmp_path: Path
+) -> None:
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    home = {"BLINDSUM_HOME": str(tmp_path / "home")}
+    client = JobSubmissionClient(f"http://{cluster.head_node.webui_url}")
+    entrypoint = (
+        f"{sys.executable} -m blindsum run examples/solubility/job.yaml --address auto --json "
+        f"--set training.rounds=2 --set tracking.uri=sqlite:///{tmp_path}/mlflow.db "
+        f"--set runs={tmp_path}/runs"
+    )
+    job = client.submit_job(
+        entrypoint=entrypoint,
+        runtime_env={
+            "working_dir": str(ROOT), "env_vars": home,
+            "excludes": [".git", ".venv", "build", "examples/solubility/mlartifacts"],
+        },
+    )  # fmt: skip
+    logs = "".join(_tail(client, job))
+    assert client.get_job_status(job) == JobStatus.SUCCEEDED, logs
+    events = [json.loads(line) for line in logs.splitlines() if line.startswith('{"event"')]
+    assert [event["event"] for event in events] == ["planned", "round", "round", "end"]
+    assert set(events[-1]["ledgers"]) == {"alder", "birch", "cedar"}
+    assert (tmp_path / "home/silos/alder/ledger.sqlite").exists()
+
+
+def _tail(client: Any, job: str) -> list[str]:
+    """Follow the job's log until it ends."""
+    import asyncio
+
+    async def collect() -> list[str]:
+        return [lines async for lines in client.tail_job_logs(job)]
+
+    return asyncio.run(collect())
