@@ -171,23 +171,25 @@ class Federation:
             seconds=seconds, phases=phases,
         )  # fmt: skip
 
-    def release(self, timeout_s: float = 60.0) -> Release:
-        """The newest model that a living silo holds.
+    def release(self, round: int, timeout_s: float = 60.0) -> Release:
+        """The agreed model after that round or a later one, from the first silo that answers.
 
         Raises:
-            FederationError: no silo answers.
+            FederationError: no living silo gives one in time.
         """
-        found: list[Release] = []
         waiting = [silo.release.remote() for silo in self._silos.values()]
-        done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=timeout_s)
-        for ref in done:
+        end = time.monotonic() + timeout_s
+        while waiting:
+            done, waiting = ray.wait(waiting, timeout=max(0.0, end - time.monotonic()))
+            if not done:
+                break
             try:
-                found.append(ray.get(ref))
+                release = ray.get(done[0])
             except RayError:
                 continue  # that silo is the one that was lost
-        if not found:
-            raise FederationError("no silo is left to give the last model")
-        return max(found, key=lambda release: release.round)
+            if isinstance(release, Release) and release.round >= round:
+                return release
+        raise FederationError(f"no silo is left to give the model after round {round}")
 
     def close(self) -> None:
         """End silos and aggregator."""

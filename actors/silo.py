@@ -74,6 +74,7 @@ class Silo:
             seed=job.seed, private=private,
         )  # fmt: skip
         self._global: Vector = get_parameters(self._model)
+        self._agreed = (0, self._global)
         self._optimizer = ServerOptimizer(job.server, self._global.size)
         self._random = (
             cryptographic_generator() if private else seeded_generator(job.seed, self.name)
@@ -196,6 +197,7 @@ class Silo:
             self._global, summed * unit / float(len(exchange.roster))
         )
         self._round = exchange.round
+        self._agreed = (self._round, self._global)
         set_parameters(self._model, self._global)
         model_digest = digest(self._global)
         applied = time.perf_counter()
@@ -220,9 +222,15 @@ class Silo:
         return metrics.summarise(counts, self._global.size * len(exchange.roster))
 
     @guarded
+    @ray.method(concurrency_group="release")
     def release(self) -> Release:
-        """The last model that all silos agreed on: a release under the charged budget."""
-        return Release(self._round, self._global, digest(self._global))
+        """The last model this silo moved to: a release under the charged budget.
+
+        Answers at any time, in a thread of its own: an interrupted run must get its last
+        model from silos that are deep in their training.
+        """
+        round, vector = self._agreed
+        return Release(round, vector, digest(vector))
 
     def _charge(self, exchange: Exchange) -> float | None:
         if self._ledger is None:
@@ -266,4 +274,9 @@ def metrics_exchange(update: Exchange, values: int) -> Exchange:
     )  # fmt: skip
 
 
-SiloActor = ray.remote(Silo)
+def as_actor(silo: type[Silo]) -> Any:
+    """The Ray actor class of a silo class."""
+    return ray.remote(concurrency_groups={"release": 1})(silo)
+
+
+SiloActor = as_actor(Silo)

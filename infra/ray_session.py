@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +41,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if address is not None:
+        _require_listener(address)
     # Worker logs stay in their files: what a library prints inside a silo is the silo's.
     options: dict[str, Any] = {
         "log_to_driver": False,
@@ -68,3 +71,17 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Ray would try for minutes to reach a port that nobody listens on."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise ClusterError(
+            f"nothing answers at {address!r} ({error.strerror or type(error).__name__})",
+            "Start the cluster, or correct --address; without it a local Ray is used.",
+        ) from None

@@ -58,6 +58,7 @@ class Run:
     tracking_failure: str | None = None
     model: Path | None = None
     model_round: int = 0
+    model_digest: str = ""
 
     @property
     def seconds(self) -> float:
@@ -82,7 +83,7 @@ class Run:
             "down_bytes": sum(r.down_bytes for r in self.reports),
             "startup_s": round(self.startup_s, 3), "seconds": round(self.seconds, 3),
             "model": str(self.model) if self.model else None, "model_round": self.model_round,
-            "model_digest": last.model_digest if last else None,
+            "model_digest": self.model_digest or None,
             "tracking_uri": self.tracking_uri, "experiment": self.experiment,
             "mlflow_run": self.run_id, "tracking_failure": self.tracking_failure,
             "ledgers": {name: i.ledger for name, i in self.inspections.items() if i.plan},
@@ -112,7 +113,8 @@ def train(
         target=importlib.import_module, args=("blindsum.actors.federation",), daemon=True
     )
     ahead.start()
-    with _terminated_like_interrupted(), ray_session(address):
+    # Twice: Ray, once started, puts a handler of its own in place.
+    with _terminated_like_interrupted(), ray_session(address), _terminated_like_interrupted():
         from blindsum.platform.tracking import Tracker
 
         ahead.join()
@@ -219,7 +221,8 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
 
     job = run.job_file.job
     # An interrupted user waits for no silo that is deep in its training.
-    release = federation.release(timeout_s=10.0 if run.status == "KILLED" else 60.0)
+    timeout_s = 10.0 if run.status == "KILLED" else 60.0
+    release = federation.release(run.reports[-1].round, timeout_s)
     import_from(str(run.job_file.folder))
     features = feature_count(job.data.features)
     model = build_model(
@@ -229,7 +232,8 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     partial = run.folder / "model.pt.partial"
     torch.save(model.state_dict(), partial)
-    run.model, run.model_round = partial.rename(run.folder / "model.pt"), release.round
+    run.model = partial.rename(run.folder / "model.pt")
+    run.model_round, run.model_digest = release.round, release.model_digest
     (run.folder / "job.yaml").write_text(run.job_file.text)
     curves = run.folder / "accuracy_and_epsilon.png"
     private = bool(run.reports[0].epsilon)
@@ -251,11 +255,11 @@ def silo_folder(job_file: JobFile) -> str:
     """
     import ray
 
+    folder = job_file.folder
     shipped = ray.get_runtime_context().runtime_env.get("working_dir")
-    try:
-        return str(job_file.folder.relative_to(Path.cwd())) if shipped else str(job_file.folder)
-    except ValueError:
-        return str(job_file.folder)
+    if shipped and folder.is_relative_to(Path.cwd()):
+        return str(folder.relative_to(Path.cwd()))
+    return str(folder)
 
 
 def _new_run(job_file: JobFile) -> Run:

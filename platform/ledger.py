@@ -86,7 +86,10 @@ class Ledger:
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=10)
+            # An actor's methods may change threads; Ray still runs them one at a time.
+            self._db = sqlite3.connect(
+                path, isolation_level=None, timeout=10, check_same_thread=False
+            )
             self._db.execute("PRAGMA journal_mode = WAL")  # one flush to disk per charge
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)

@@ -110,7 +110,7 @@ def cluster() -> Iterator[Any]:
     store = 150 * 2**20
     ray_cluster.add_node(
         num_cpus=2, object_store_memory=store, resources={"silo:alder": 1, "silo:birch": 1},
-        include_dashboard=True, dashboard_host="127.0.0.1",
+        include_dashboard=False,
     )  # fmt: skip
     ray_cluster.add_node(num_cpus=2, object_store_memory=store, resources={"silo:cedar": 1})
     ray.init(ray_cluster.address, log_to_driver=False, logging_level="ERROR")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,25 @@ def test_constraints_pin_versions_and_name_no_address() -> None:
     assert "torch==2.13.0" in pins and "tenseal==0.3.18" in pins
 
 
+@pytest.fixture
+def one_node() -> Iterator[str]:
+    """The jobs address of a Ray of one node (nodes of one machine share a job's folder)."""
+    from ray.cluster_utils import Cluster
+
+    arguments = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "num_cpus": 2}
+    arguments |= {"object_store_memory": 150 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args=arguments)
+    yield f"http://{made.head_node.webui_url}"
+    made.shutdown()
+
+
 def test_a_ray_job_runs_with_the_repository_as_its_working_directory(
-    cluster: Any, tmp_path: Path
+    one_node: str, tmp_path: Path
 ) -> None:
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     home = {"BLINDSUM_HOME": str(tmp_path / "home")}
-    client = JobSubmissionClient(f"http://{cluster.head_node.webui_url}")
+    client = JobSubmissionClient(one_node)
     entrypoint = (
         f"{sys.executable} -m blindsum run examples/solubility/job.yaml --address auto --json "
         f"--set training.rounds=2 --set tracking.uri=sqlite:///{tmp_path}/mlflow.db "

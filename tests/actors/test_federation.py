@@ -15,7 +15,7 @@ import ray
 
 from blindsum.actors.aggregator import Aggregator
 from blindsum.actors.federation import Federation
-from blindsum.actors.silo import Silo
+from blindsum.actors.silo import Silo, as_actor
 from blindsum.platform.errors import (
     ClusterError,
     DataError,
@@ -58,7 +58,7 @@ class WatchedAggregator(Aggregator):
 
 def federation(job_file: JobFile, run: str) -> Federation:
     return Federation(
-        job_file.job, run, str(job_file.folder), ray.remote(WatchedSilo), ray.remote(WatchedAggregator)
+        job_file.job, run, str(job_file.folder), as_actor(WatchedSilo), ray.remote(WatchedAggregator)
     )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def test_rounds_on_two_nodes_agree_improve_and_are_charged(started: Any) -> None
     reports = [one.run_round(number) for number in (1, 2, 3)]
     assert reports[-1].metrics.loss < reports[0].metrics.loss
     assert reports[-1].metrics.accuracy > reports[-1].metrics.largest_class
-    assert one.release().model_digest == reports[-1].model_digest
+    assert one.release(3).model_digest == reports[-1].model_digest
     assert reports[0].up_bytes > 3 * 2 * 32_000 and reports[0].down_bytes > 4 * 60_000
     expected = {"charge", "train", "encrypt", "add", "decrypt", "apply", "evaluate", "metrics"}
     assert set(reports[0].phases) == expected and all(v >= 0 for v in reports[0].phases.values())
@@ -120,7 +120,7 @@ def test_a_killed_silo_is_named_and_the_last_model_survives(started: Any, fifo: 
         one.run_round(2)
     killer.join()
     assert "silo 'birch', round 2: its process died while asked to train" in str(caught.value)
-    release = one.release()
+    release = one.release(1)
     assert release.round == 1 and release.model_digest == last.model_digest
 
 
@@ -130,6 +130,9 @@ def test_a_silo_past_its_deadline_is_named(started: Any, fifo: str) -> None:
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     with pytest.raises(SiloLost, match="cedar did not train within 2 s"):
         one.run_round(1)
+    assert one.release(0, timeout_s=20).round == 0  # the others are not stuck behind it
+    with pytest.raises(FederationError, match="no silo is left to give the model after round 1"):
+        one.release(1, timeout_s=1)
     os.close(reader)
 
 
@@ -139,7 +142,7 @@ def test_a_killed_aggregator_is_named(started: Any) -> None:
     os.kill(ray.get(one._aggregator.process.remote()), signal.SIGKILL)
     with pytest.raises(FederationError, match="the aggregator's process died"):
         one.run_round(2)
-    assert one.release().round == 1
+    assert one.release(1).round == 1
 
 
 def test_a_silo_without_its_node_is_said_at_once(make_job: MakeJob) -> None:

@@ -16,7 +16,7 @@ import ray
 from blindsum.actors import federation as federation_module
 from blindsum.actors.aggregator import Aggregator
 from blindsum.actors.federation import Federation
-from blindsum.actors.silo import Silo
+from blindsum.actors.silo import Silo, as_actor
 from blindsum.he.cipher import SecretKey
 from blindsum.he.wire import Exchange
 from tests.conftest import MakeJob
@@ -84,7 +84,7 @@ def run_and_listen(job_file: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[byte
     monkeypatch.setattr(federation_module.ray, "get", listen)
     one = Federation(
         job_file.job, "run", str(job_file.folder),
-        ray.remote(TellingSilo), ray.remote(ListeningAggregator),
+        as_actor(TellingSilo), ray.remote(ListeningAggregator),
     )  # fmt: skip
     try:
         one.inspect()

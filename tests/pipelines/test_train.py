@@ -160,7 +160,7 @@ def test_an_unreachable_tracking_server_is_refused(make_job: MakeJob) -> None:
 
 
 def test_a_database_that_cannot_be_made_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
-    tracker = Tracker(make_job(f"tracking.uri=sqlite:///{tmp_path}/no/such/folder/x.db"), "run")
+    tracker = Tracker(make_job(f"tracking.uri=sqlite:///{tmp_path}/job.yaml/x.db"), "run")
     with pytest.raises(TrackingError, match="cannot be used"):
         tracker.ready(60)
     tracker.finish("FAILED", "", {})
