@@ -265,7 +265,8 @@ class Federation:
         if len(found) != 1:
             raise ModelsDiffer(
                 f"the silos' {what} differ in their digests",
-                "All silos must run the same versions of blindsum, torch and numpy.",
+                "All silos must run the same versions of blindsum, torch and numpy, and a "
+                "model.factory must draw its weights from torch's generator alone.",
                 round=round,
             )
         return found.pop()

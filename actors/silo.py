@@ -27,7 +27,7 @@ from blindsum.platform.errors import FederationError, KeyRefused, LedgerError, g
 from blindsum.platform.features import feature_count
 from blindsum.platform.ledger import Ledger, Lifetime
 from blindsum.platform.models import Vector, build_model, digest, get_parameters, set_parameters
-from blindsum.platform.paths import import_from, resolve, state_folder
+from blindsum.platform.paths import import_from, require_usable, resolve, state_folder
 from blindsum.platform.privacy import Accountant, plan
 from blindsum.platform.random_source import cryptographic_generator, seeded_generator
 from blindsum.platform.server_optimizer import ServerOptimizer
@@ -41,15 +41,9 @@ class Silo:
         self.name = spec.name
         self._spec, self._job = spec, spec.job
         self._section = spec.job.silo(spec.name)
-        self._state = state_folder(self._section)
-        self._plan = plan(spec.job, spec.name)
-        self._parameters = Parameters.derive(
-            len(spec.job.silos), spec.job.encryption.bits, scheme=spec.job.encryption.scheme
-        )
         self._identities: dict[str, bytes] = {}
         self._cipher: Cipher | None = None
         self._ledger: Ledger | None = None
-        self._accountant = Accountant(self._plan) if self._plan else None
         self._last_attempt = (0, 0)
         self._pending: Exchange | None = None
         self._round = 0
@@ -58,12 +52,19 @@ class Silo:
 
     @guarded
     def inspect(self) -> Inspection:
-        """Load the data, build the model and plan the spend. Writes nothing but rejects.
+        """Plan the spend, load the data, build the model. Writes nothing but rejected rows.
 
         Raises:
-            DataError, ModelError, PrivacyError: this silo cannot take part.
+            DataError, ModelError, PrivacyError, LedgerError: this silo cannot take part.
         """
         job, section = self._job, self._section
+        self._parameters = Parameters.derive(
+            len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
+        )
+        self._plan = plan(job, self.name)
+        self._accountant = Accountant(self._plan) if self._plan else None
+        self._state = state_folder(section)
+        require_usable(self._state)
         import_from(self._spec.folder)
         self._data: SiloData = load_data(
             resolve(section.data, self._spec.folder), job.data, self._state / "rejected_rows.txt"
@@ -275,8 +276,17 @@ def metrics_exchange(update: Exchange, values: int) -> Exchange:
 
 
 def as_actor(silo: type[Silo]) -> Any:
-    """The Ray actor class of a silo class."""
-    return ray.remote(concurrency_groups={"release": 1})(silo)
+    """The Ray actor class of a silo class.
+
+    `release` has a thread of its own and may overtake: it must answer while the silo trains,
+    and while calls before it wait for a total that never comes. The others run one at a time,
+    each started by the arrival of what it needs.
+    """
+    options: dict[str, Any] = {
+        "concurrency_groups": {"release": 1},
+        "allow_out_of_order_execution": True,
+    }
+    return ray.remote(**options)(silo)
 
 
 SiloActor = as_actor(Silo)

@@ -13,10 +13,12 @@ from blindsum.he.packing import count_limbs
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.terminal import console, emit, plan_figures, size, warnings
+from blindsum.pipelines.train import runs_folder, silo_folder
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job_file import JobFile
-from blindsum.platform.metrics import FIXED_COUNTS, GUARANTEE
+from blindsum.platform.metrics import FIXED_COUNTS
 from blindsum.platform.privacy import ACCOUNTANT, UNIT
+from blindsum.platform.releases import METRICS_GUARANTEE
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def check(job_file: JobFile, address: str | None) -> Checked:
     parameters = Parameters.derive(
         len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
     )
+    runs_folder(job_file)
     inspections = _on_cluster(job_file, address) if address else _here(job_file)
     values = next(iter(inspections.values())).parameters
     counts = (FIXED_COUNTS + len(job.data.target.classes)) * count_limbs(parameters)
@@ -70,14 +73,17 @@ def _here(job_file: JobFile) -> dict[str, Inspection]:
     if len(faults) == 1:
         raise faults[0]
     if faults:
-        raise BlindsumError("\n".join(dict.fromkeys(str(fault) for fault in faults)))
+        # A fault of the job itself is every silo's: said once.
+        alike = len({(f.what, f.mend) for f in faults}) == 1 and not inspections
+        raise BlindsumError(
+            "\n".join([f"{faults[0].what}. {faults[0].mend}"] if alike else map(str, faults))
+        )
     return inspections
 
 
 def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]:
     with ray_session(address):
         from blindsum.actors.federation import Federation
-        from blindsum.pipelines.train import silo_folder
 
         federation = Federation(job_file.job, "check", silo_folder(job_file))
         try:
@@ -132,7 +138,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             f"{parameters.digits} values a real; a wrong integer with probability at most 2^-80 "
             f"each; values beyond ±{job.encryption.range:g} are cut"
         )
-    console.print(f"held-out metrics: {GUARANTEE}")
+    console.print(f"held-out metrics: {METRICS_GUARANTEE}")
     for text in found:
         console.print(f"[bold red]not private:[/] {text}")
     console.print(f"\n[bold]{job_file.path.name} would run.[/]  blindsum run {job_file.path}")

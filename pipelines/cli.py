@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ParamSpec
 
 import typer
 
+from blindsum.pipelines.terminal import console, show_error
 from blindsum.platform.errors import BlindsumError, JobError, without_values
 from blindsum.platform.job_file import load_job
+
+P = ParamSpec("P")
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -30,7 +35,22 @@ AddressOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, on stdout.")]
 
 
+def interruptible(command: Callable[P, None]) -> Callable[P, None]:
+    """Say that Ctrl-C was heard, and end with the shell's status for it."""
+
+    @functools.wraps(command)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            console.print("interrupted")
+            raise typer.Exit(130) from None
+
+    return call
+
+
 @app.command()
+@interruptible
 def run(
     job: JobArgument,
     set_: SetOption = None,
@@ -42,6 +62,7 @@ def run(
     from blindsum.pipelines import terminal
     from blindsum.pipelines.train import Run, train
 
+    terminal.keep_stdout()
     shown = terminal.observer(json)
     seen: list[Run] = []
     try:
@@ -53,6 +74,7 @@ def run(
 
 
 @app.command()
+@interruptible
 def check(
     job: JobArgument,
     set_: SetOption = None,
@@ -61,9 +83,11 @@ def check(
 ) -> None:
     """Validate job, silo data and privacy plan; print what a run would spend and send."""
     job_file = load_job(job, set_ or [])
+    from blindsum.pipelines import terminal
     from blindsum.pipelines.check import check as check_job
     from blindsum.pipelines.check import show_check
 
+    terminal.keep_stdout()
     show_check(job_file, check_job(job_file, address), json)
 
 
@@ -100,16 +124,11 @@ def options(
 
 def main() -> None:
     """Run the command; a user's mistake ends in one message, never in a traceback."""
-    from blindsum.pipelines.terminal import console, show_error
-
     try:
         app()
     except BlindsumError as error:
         show_error(error)
         sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("interrupted")
-        sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the driver's tracebacks may quote what it holds
         show_error(without_values(error))
         sys.exit(1)

@@ -10,6 +10,7 @@ Errors go to stderr, one message each. Nothing here knows a record or a key.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from blindsum.platform.metrics import GUARANTEE
+from blindsum.platform.releases import METRICS_GUARANTEE
 
 if TYPE_CHECKING:
     from blindsum.actors.federation import RoundReport
@@ -126,10 +127,23 @@ def observer(as_json: bool) -> Shown:
     return Progressing() if console.is_terminal else Quiet()
 
 
+_stdout = sys.stdout
+
+
+def keep_stdout() -> None:
+    """Keep stdout for our own lines: Ray prints about lost workers there."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+
+
 def emit(event: str, **content: Any) -> None:
-    """One JSON line on stdout."""
-    sys.stdout.write(json.dumps({"event": event, **content}) + "\n")
-    sys.stdout.flush()
+    """One JSON line on stdout. A reader that went away does not end a run."""
+    global _stdout
+    try:
+        _stdout.write(json.dumps({"event": event, **content}) + "\n")
+        _stdout.flush()
+    except BrokenPipeError:
+        _stdout = open(os.devnull, "w")  # noqa: SIM115
+        os.dup2(_stdout.fileno(), 1)
 
 
 def plan_figures(plan: Any) -> dict[str, float] | None:
@@ -139,6 +153,8 @@ def plan_figures(plan: Any) -> dict[str, float] | None:
 
 def show_end(run: Run) -> None:
     """The closing summary: what came out, where it is, what to type next."""
+    if not run.reports:
+        return  # nothing came out: the error says it all
     job = run.job_file.job
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -154,7 +170,7 @@ def show_end(run: Run) -> None:
             f"{m.accuracy:.3f} on {m.records} held-out records "
             f"(always the largest class: {m.largest_class:.3f}); loss {m.loss:.3f}",
         )
-        table.add_row("", f"these figures are {GUARANTEE}")
+        table.add_row("", f"these figures are {METRICS_GUARANTEE}")
         table.add_row("privacy", _privacy_line(run))
         if m.saturated > 1e-3:
             table.add_row(
@@ -198,13 +214,11 @@ def size(count: float) -> str:
 
 
 def _privacy_line(run: Run) -> str:
-    last = run.reports[-1]
-    if not last.epsilon:
+    total = run.epsilon()
+    if not total:
         return "none: epsilon is unbounded"
-    spent = {
-        f"{silo} {epsilon:.3f} of {run.budget(silo):g}" for silo, epsilon in last.epsilon.items()
-    }
-    figures = {(epsilon, run.budget(silo)) for silo, epsilon in last.epsilon.items()}
+    spent = {f"{silo} {epsilon:.3f} of {run.budget(silo):g}" for silo, epsilon in total.items()}
+    figures = {(epsilon, run.budget(silo)) for silo, epsilon in total.items()}
     if len(figures) == 1:
         ((epsilon, budget),) = figures
         spent = {f"every silo {epsilon:.3f} of {budget:g}"}

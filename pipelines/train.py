@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from blindsum.infra.ray_session import ray_session
-from blindsum.platform.errors import BlindsumError, BudgetExceeded, JobError
+from blindsum.platform.errors import BlindsumError, BudgetExceeded, JobError, without_values
 from blindsum.platform.job_file import JobFile
 
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
@@ -59,6 +60,7 @@ class Run:
     model: Path | None = None
     model_round: int = 0
     model_digest: str = ""
+    announced: int = 0
 
     @property
     def seconds(self) -> float:
@@ -70,6 +72,25 @@ class Run:
         plan = self.inspections[silo].plan
         return plan.epsilon if plan else None
 
+    def also(self, text: str) -> None:
+        """Add to how the run ended."""
+        self.ended = f"{self.ended}; {text}" if self.ended else text
+
+    def epsilon(self) -> dict[str, float]:
+        """Spent by silo, an upper bound: a round that was announced counts as charged."""
+        from blindsum.platform.privacy import spent_epsilon
+
+        if self.reports and self.announced == len(self.reports):
+            return dict(self.reports[-1].epsilon)
+        return {
+            name: spent_epsilon(
+                plan.noise_multiplier, plan.sampling_rate,
+                plan.steps_per_round * self.announced, plan.delta,
+            )
+            for name, i in self.inspections.items()
+            if (plan := i.plan) and self.announced
+        }  # fmt: skip
+
     def summary(self) -> dict[str, object]:
         """Everything a machine wants to know at the end."""
         last = self.reports[-1] if self.reports else None
@@ -77,7 +98,7 @@ class Run:
             "run": self.name, "status": self.status, "ended": self.ended,
             "rounds": len(self.reports), "rounds_planned": self.rounds_planned,
             "metrics": last.metrics.as_dict() if last else None,
-            "epsilon": dict(last.epsilon) if last else {},
+            "rounds_announced": self.announced, "epsilon": self.epsilon(),
             "delta": next((i.plan.delta for i in self.inspections.values() if i.plan), None),
             "up_bytes": sum(r.up_bytes for r in self.reports),
             "down_bytes": sum(r.down_bytes for r in self.reports),
@@ -130,6 +151,9 @@ def train(
         except BlindsumError as error:
             run.ended = str(error)
             raise
+        except Exception as error:
+            run.ended = str(without_values(error))
+            raise
         finally:
             with _undisturbed():
                 observer.stage("saving the model and closing the run")
@@ -158,6 +182,7 @@ def _start(run: Run, tracker: Tracker, observer: Observer) -> Federation:
 
 def _rounds(run: Run, federation: Federation, tracker: Tracker, observer: Observer) -> None:
     for number in range(1, run.rounds_planned + 1):
+        run.announced = number
         try:
             report = federation.run_round(number)
         except BudgetExceeded as error:  # the ledger knows of a spend that the plan did not
@@ -197,18 +222,21 @@ def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
     if federation and run.reports:
         try:
             _save(run, federation, tracker)
-        except (BlindsumError, OSError) as error:
-            run.ended = f"{run.ended}; the last model could not be saved: {error}".strip("; ")
-    tags = {"blindsum.rounds": str(len(run.reports))}
+        except BlindsumError as error:
+            run.also(f"the last model could not be saved: {error}")
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            run.also(f"the last model could not be saved in {run.folder}: {reason}")
+    tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
+    tags |= {f"blindsum.epsilon.{silo}": f"{e:.6g}" for silo, e in run.epsilon().items()}
     run.tracking_failure = tracker.finish(run.status, run.ended or "all rounds", tags)
     if federation:
         federation.close()
     if run.model:
-        text = json.dumps(run.summary(), indent=2) + "\n"
         try:
-            (run.folder / "summary.json").write_text(text)
+            _write(run.folder / "summary.json", json.dumps(run.summary(), indent=2).encode())
         except OSError as error:
-            run.ended = f"{run.ended}; summary.json: {os.strerror(error.errno or 0)}".strip("; ")
+            run.also(f"summary.json could not be written: {os.strerror(error.errno or 0)}")
 
 
 def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
@@ -230,11 +258,11 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     )
     set_parameters(model, release.vector)
     run.folder.mkdir(parents=True, exist_ok=True)
-    partial = run.folder / "model.pt.partial"
-    torch.save(model.state_dict(), partial)
-    run.model = partial.rename(run.folder / "model.pt")
+    content = io.BytesIO()
+    torch.save(model.state_dict(), content)
+    run.model = _write(run.folder / "model.pt", content.getvalue())
     run.model_round, run.model_digest = release.round, release.model_digest
-    (run.folder / "job.yaml").write_text(run.job_file.text)
+    _write(run.folder / "job.yaml", run.job_file.text.encode())
     curves = run.folder / "accuracy_and_epsilon.png"
     private = bool(run.reports[0].epsilon)
     draw_run(
@@ -245,6 +273,17 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     )  # fmt: skip
     tracker.log_file(curves)
     tracker.log_model(model, features)
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        return partial.rename(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def silo_folder(job_file: JobFile) -> str:
@@ -262,14 +301,26 @@ def silo_folder(job_file: JobFile) -> str:
     return str(folder)
 
 
+def runs_folder(job_file: JobFile) -> Path:
+    """The folder for results.
+
+    Raises:
+        JobError: nothing can be written there.
+    """
+    try:
+        folder = (job_file.folder / Path(job_file.job.runs or ".").expanduser()).absolute()
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
+    except (OSError, RuntimeError, ValueError):
+        raise JobError(f"runs: {job_file.job.runs!r} is not a path") from None
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise JobError(f"runs: {existing} is not a writable folder", "Set runs to another folder.")
+    return folder
+
+
 def _new_run(job_file: JobFile) -> Run:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     name = f"{job_file.job.name}-{stamp}-{secrets.token_hex(3)}"
-    folder = (job_file.folder / Path(job_file.job.runs).expanduser() / name).absolute()
-    parent = next(p for p in folder.parents if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise JobError(f"runs: the folder {parent} is not writable", "Set runs to another folder.")
-    return Run(name, job_file, folder)
+    return Run(name, job_file, runs_folder(job_file) / name)
 
 
 @contextmanager

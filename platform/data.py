@@ -71,6 +71,8 @@ def load_data(path: Path, contract: DataSection, rejects: Path) -> SiloData:
             an unknown class, an unreadable molecule, or an empty fold.
     """
     table = _read(path)
+    if table.num_rows == 0:
+        raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
     numeric, text = needed_columns(contract.features)
     label = contract.target
     label_is_text = isinstance(label.classes[0], str)
@@ -88,11 +90,16 @@ def load_data(path: Path, contract: DataSection, rejects: Path) -> SiloData:
     )  # fmt: skip
     used = list(dict.fromkeys([*numeric, *text, *keys, label.column]))
     table = table.select(used).combine_chunks()
-    if table.num_rows == 0:
-        raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
     _refuse_missing(table, path)
-    fingerprint = _fingerprint(table)
-    made = featurise(table, contract.features)
+    try:
+        fingerprint = _fingerprint(table)
+        made = featurise(table, contract.features)
+    except (pa.ArrowException, UnicodeError, OverflowError) as error:
+        raise DataError(
+            f"{path.name} holds values that do not fit their columns' types "
+            f"({type(error).__name__})",
+            "Check text for its encoding (UTF-8) and numbers for their range.",
+        ) from None
     dropped = int((~made.usable).sum())
     if dropped:
         _report_rejects(made.usable, rejects)
@@ -121,6 +128,8 @@ def load_data(path: Path, contract: DataSection, rejects: Path) -> SiloData:
 
 
 def _read(path: Path) -> pa.Table:
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a file", "Name the Parquet or CSV file itself.")
     try:
         if path.name.endswith((".csv", ".csv.gz")):
             return pyarrow.csv.read_csv(path)
@@ -148,9 +157,12 @@ def _require(
     count = table.column_names.count(name)
     if count != 1:
         problem = "is missing" if count == 0 else f"is there {count} times"
+        # The columns that are there are not named: in a CSV without a header, the first
+        # record stands where the names should be.
         raise DataError(
-            f"{path.name}: column '{name}' {problem}; found: {', '.join(table.column_names[:20])}",
-            "Rename the column in the data, or name it so in the job's data section.",
+            f"{path.name}: column '{name}' {problem}",
+            "Rename the column in the data, or name it so in the job's data section. "
+            "(The first line of a CSV must hold the names.)",
         )
     found = table.schema.field(name).type
     if not fits(found):
@@ -195,7 +207,8 @@ def _fingerprint(table: pa.Table) -> str:
     for name in ordered.column_names:
         digest.update(f"{name}\0".encode())
         values = ordered.column(name).combine_chunks()
-        values = pc.cast(values, pa.float64()) if _is_number(values.type) else values
+        if _is_number(values.type):
+            values = pc.cast(values, pa.float64(), safe=False)
         sink = pa.BufferOutputStream()
         batch = pa.record_batch([values], names=["values"])
         with pa.ipc.new_stream(sink, batch.schema) as writer:
@@ -207,8 +220,14 @@ def _fingerprint(table: pa.Table) -> str:
 def _labels(table: pa.Table, contract: DataSection, path: Path) -> Labels:
     target = contract.target
     column = table.column(target.column).combine_chunks()
-    classes = pa.array(target.classes, column.type)
-    indices = pc.index_in(column, value_set=classes)
+    kind = pa.string() if isinstance(target.classes[0], str) else pa.int64()
+    try:
+        indices = pc.index_in(column.cast(kind), value_set=pa.array(target.classes, kind))
+    except (pa.ArrowException, OverflowError):
+        raise DataError(
+            f"{path.name}: column '{target.column}' or data.target.classes holds integers "
+            "beyond 64 bits"
+        ) from None
     if indices.null_count:
         raise DataError(
             f"{path.name}: column '{target.column}' has values that are not in "

@@ -25,6 +25,9 @@ Section = Columns | Descriptors | Ecfp
 # hold molecules import this module, so theirs is silent.
 rdBase.DisableLog("rdApp.*")
 
+MAX_SMILES = 1000
+"""Longer texts count as unreadable: descriptors of huge molecules take minutes, or crash."""
+
 CLIP = 5.0
 """Scaled features are cut to [-CLIP, CLIP]: one odd record cannot swamp a clipped gradient."""
 
@@ -118,7 +121,7 @@ def featurise(table: pa.Table, section: Section) -> Featurised:
     features = np.zeros((table.num_rows, size), np.float32)
     usable = np.zeros(table.num_rows, np.bool_)
     for row, smiles in enumerate(table.column(section.smiles).to_pylist()):
-        molecule = Chem.MolFromSmiles(smiles)
+        molecule = Chem.MolFromSmiles(smiles) if len(smiles) <= MAX_SMILES else None
         if molecule is None or molecule.GetNumAtoms() == 0:
             continue
         features[row] = compute(molecule)

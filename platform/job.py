@@ -12,15 +12,15 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+MAX_STEPS = 1_000_000
+RESERVED = ("aggregator", "driver", "check")
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
     """Common rules: no unknown keys, no silent conversions, immutable."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=False, coerce_numbers_to_str=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class SiloSection(Section):
@@ -54,6 +54,13 @@ class Descriptors(Section):
     kind: Literal["descriptors"]
     smiles: str = "smiles"
     descriptors: dict[str, Scaling] | list[str] = Field(min_length=1)
+
+    @field_validator("descriptors")
+    @classmethod
+    def _named_once(cls, named: dict[str, Scaling] | list[str]) -> dict[str, Scaling] | list[str]:
+        if len(set(named)) < len(named):
+            raise ValueError("a descriptor is named twice")
+        return named
 
 
 class Ecfp(Section):
@@ -163,6 +170,12 @@ class TrainingSection(Section):
     )
     learning_rate: Positive
 
+    @model_validator(mode="after")
+    def _can_be_accounted(self) -> TrainingSection:
+        if self.rounds * self.local_steps > MAX_STEPS:
+            raise ValueError(f"rounds times local_steps is above {MAX_STEPS:,}")
+        return self
+
 
 class ServerSection(Section):
     """How every silo turns the mean update into the next model, identically."""
@@ -177,10 +190,13 @@ class LocalNoise(Section):
 
     noise: Literal["local"]
     epsilon: Positive
-    delta: float = Field(gt=0, lt=1)
+    delta: float = Field(ge=1e-12, lt=0.5)
     clip_norm: Positive = 1.0
-    noise_multiplier: Positive | None = Field(
-        None, description="Fixed by hand; the run then stops where the budget ends."
+    noise_multiplier: float | None = Field(
+        None,
+        ge=0.2,
+        le=1000,
+        description="Fixed by hand; the run then stops where the budget ends.",
     )
 
 
@@ -235,6 +251,8 @@ class Job(Section):
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"two silos have the same {key}, {twice[0]!r}")
+        if reserved := [name for name in self.roster if name in RESERVED]:
+            raise ValueError(f"a silo cannot be named {reserved[0]!r}")
         if self.privacy.noise == "none" and any(s.epsilon is not None for s in self.silos):
             raise ValueError("a silo has an epsilon but privacy.noise is none")
         return self

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from blindsum.platform.errors import JobError
 from blindsum.platform.job import Job
 
+_FORMS = ("dict[str,Scaling]", "list[str]", "str", "int")
 _MENDS = {
     "missing": "Add it.",
     "int_type": "Write a whole number.",
@@ -24,8 +25,6 @@ _MENDS = {
     "float_parsing": "Write a number.",
     "finite_number": "Write a finite number.",
     "string_type": "Write text; put quotes around numbers that are names.",
-    "model_attributes_type": "Write the keys of this section, indented below it.",
-    "model_type": "Write the keys of this section, indented below it.",
     "dict_type": "Write keys and values, indented below it.",
     "list_type": "Write a list.",
 }
@@ -50,16 +49,25 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     Raises:
         JobError: the file cannot be read or a setting is wrong; names every fault at once.
     """
-    path = path.resolve()
     try:
+        path = path.resolve(strict=False)
         source = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise JobError(f"there is no job file {path}", "Write one with: blindsum init") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"the job file {path} cannot be read ({type(error).__name__})") from None
+    except (OSError, RuntimeError, UnicodeDecodeError):
+        raise JobError(
+            f"the job file {path} cannot be read", "It must be a text file in UTF-8."
+        ) from None
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(source)):
+            raise JobError(f"{path.name} uses YAML aliases (*name)", "Write the values out.")
         node = yaml.compose(source, Loader=yaml.SafeLoader)
         content = yaml.safe_load(source)
+    except (ValueError, AttributeError, RecursionError, OverflowError):
+        raise JobError(
+            f"{path.name} holds a value that YAML cannot read as what it looks like",
+            "Put quotes around text that looks like a date or a number; remove !! tags.",
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
@@ -76,8 +84,31 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
         faults = [
             _describe(fault, content, lines, overridden, path.name) for fault in error.errors()
         ]
-        raise JobError("\n".join(faults)) from None
+        raise JobError("\n".join(dict.fromkeys(faults))) from None
+    _refuse_shared_files(job, path, lines)
     return JobFile(job, path, yaml.safe_dump(content, sort_keys=False) if overrides else source)
+
+
+def _refuse_shared_files(job: Job, path: Path, lines: dict[tuple[str | int, ...], int]) -> None:
+    """One table behind two names would be charged in two ledgers, each at half the spend."""
+    for key in ("data", "state"):
+        seen: dict[Path, str] = {}
+        for i, silo in enumerate(job.silos):
+            where = f"{path.name}, line {lines.get(('silos', i, key), 1)}"
+            if (value := getattr(silo, key)) is None:
+                continue
+            try:
+                place = path.parent.joinpath(Path(value).expanduser()).resolve()
+            except (OSError, RuntimeError, ValueError):
+                raise JobError(
+                    f"{where}: silos.{silo.name}.{key}: {value!r} is not a path"
+                ) from None
+            if place in seen:
+                raise JobError(
+                    f"{where}: silos {seen[place]} and {silo.name} have the same {key}, {place}",
+                    "Every silo has its own.",
+                )
+            seen[place] = silo.name
 
 
 def _index(
@@ -112,7 +143,8 @@ def _override(content: dict[str, Any], text: str) -> tuple[str | int, ...]:
         step: str | int = key
         if isinstance(here, list):
             names = [item.get("name") if isinstance(item, dict) else None for item in here]
-            position = names.index(key) if key in names else int(key) if key.isdigit() else -1
+            number = int(key) if key.isascii() and key.isdigit() else -1
+            position = names.index(key) if key in names else number
             if not 0 <= position < len(here):
                 raise JobError(
                     f"--set {dotted}: there is no item {key!r}",
@@ -125,7 +157,7 @@ def _override(content: dict[str, Any], text: str) -> tuple[str | int, ...]:
         if last:
             try:
                 here[step] = yaml.safe_load(value)
-            except yaml.YAMLError:
+            except (yaml.YAMLError, ValueError, AttributeError, RecursionError):
                 raise JobError(f"--set {dotted}: {value!r} is not a YAML value") from None
         elif isinstance(here, dict):
             here = here.setdefault(step, {})
@@ -150,6 +182,8 @@ def _describe(
         message = "unknown key"
         close = difflib.get_close_matches(str(path[-1]), section, n=1)
         mend = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(section)}."
+    elif kind in ("model_attributes_type", "model_type"):
+        message, mend = "is not a section", "Write its keys, indented below it."
     elif kind == "missing":
         message = "is missing"
     elif kind == "string_pattern_mismatch":
@@ -187,7 +221,7 @@ def _resolve(
             model = next((k for k in kinds if _is_kind(k, str(part))), model)
             known, kinds = list(model.model_fields), []
             continue
-        if part in ("dict[str,Scaling]", "list[str]"):  # which of two forms was tried
+        if part in _FORMS and not _has(here, part):  # which of two forms was tried
             continue
         path.append(part)
         here = here[part] if _has(here, part) else None

@@ -23,7 +23,6 @@ MAX_LOSS = 32.0
 """A record's loss is cut here, in nats, so that sums stay bounded."""
 
 Counts = npt.NDArray[np.int64]
-GUARANTEE = "exact consortium sums over held-out records, not differentially private"
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,11 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _build(section, features, outputs)
-    if isinstance(section, Factory):
-        _check_output(model, section.factory, features, outputs)
     _refuse_state(model)
     if private:
         _refuse_what_dp_cannot_train(model)
+    if isinstance(section, Factory):
+        _check_output(model, section.factory, features, outputs)
     return model
 
 
@@ -78,14 +78,14 @@ def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.M
     name, _, function = section.factory.partition(":")
     try:
         factory = getattr(importlib.import_module(name), function)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
         raise ModelError(
-            f"model.factory {section.factory!r} cannot be imported ({type(error).__name__})",
+            f"model.factory {section.factory!r} cannot be imported ({type(error).__name__}: {error})",
             "It must be installed, or lie in the working directory, on every silo's node.",
         ) from None
     try:
         model = factory(features, outputs)
-    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         raise ModelError(
             f"model.factory {section.factory!r} failed with {type(error).__name__}: {error}"
         ) from None
@@ -98,22 +98,51 @@ def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.M
 
 
 def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -> None:
-    try:
-        with torch.no_grad():
-            shape = tuple(model(torch.zeros(2, features)).shape)
-    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+    for records in (3, 1, 0):  # a Poisson sample can be empty
+        try:
+            with torch.no_grad():
+                output = model(torch.zeros(records, features))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code
+            raise ModelError(
+                f"the model of {factory!r} fails on {records} records of {features} features: "
+                f"{type(error).__name__}: {error}"
+            ) from None
+        shape = tuple(getattr(output, "shape", ()))
+        if shape != (records, outputs) or not output.is_floating_point():
+            raise ModelError(
+                f"the model of {factory!r} gives shape {shape}, "
+                f"expected ({records}, {outputs}) of float32"
+            )
+    _refuse_mixing(model, factory, features)
+
+
+def _refuse_mixing(model: nn.Module, factory: str, features: int) -> None:
+    """A record's output must not depend on the other records of its batch.
+
+    Otherwise its gradient is not its own, and clipping it bounds nothing.
+    """
+    outputs = []
+    first = torch.linspace(-1, 1, features)
+    for others in (0.3, -2.0):
+        batch = torch.full((3, features), others)
+        batch[0] = first
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)  # the same dropout both times
+            outputs.append(model(batch)[0])
+    if not torch.allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-5):
         raise ModelError(
-            f"the model of {factory!r} fails on 2 records of {features} features: "
-            f"{type(error).__name__}: {error}"
-        ) from None
-    if shape != (2, outputs):
-        raise ModelError(f"the model of {factory!r} gives shape {shape}, expected (2, {outputs})")
+            f"the model of {factory!r} mixes the records of a batch: one record's output "
+            "changes with the others",
+            "Normalise over features, not over the batch (LayerNorm, GroupNorm).",
+        )
 
 
 def _refuse_state(model: nn.Module) -> None:
     if not any(p.requires_grad for p in model.parameters()):
         raise ModelError("the model has no trainable parameters")
     for name, p in model.named_parameters():
+        if not torch.isfinite(p).all():
+            raise ModelError(f"parameter '{name}' starts with NaN or infinite values")
         if p.dtype != torch.float32:
             raise ModelError(f"parameter '{name}' is {p.dtype}", "Use torch.float32.")
     for name, module in model.named_modules():

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from blindsum.platform.errors import LedgerError
 from blindsum.platform.job import SiloSection
 
 HOME_VARIABLE = "BLINDSUM_HOME"
@@ -14,6 +15,21 @@ HOME_VARIABLE = "BLINDSUM_HOME"
 def resolve(path: str, folder: str) -> Path:
     """An absolute path; relative ones start at the job file's folder."""
     return Path(folder).joinpath(Path(path).expanduser()).resolve()
+
+
+def require_usable(folder: Path) -> None:
+    """Check that a state folder can be used, without making it.
+
+    Raises:
+        LedgerError: it is no folder, or nothing can be written there.
+    """
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise LedgerError(
+            f"the state folder {folder} cannot be used: {existing} is "
+            f"{'not writable' if existing.is_dir() else 'not a folder'}",
+            "Set silos.state, or BLINDSUM_HOME on the silo's node, to a writable folder.",
+        )
 
 
 def state_folder(silo: SiloSection) -> Path:

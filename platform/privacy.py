@@ -120,7 +120,7 @@ def calibrate(epsilon: float, delta: float, rate: float, steps: int) -> float:
 
     def excess(log_sigma: float) -> float:
         spent = spent_epsilon(math.exp(log_sigma), rate, steps, delta)
-        return math.log(min(spent, 1e6)) - math.log(epsilon)
+        return math.log(min(max(spent, 1e-9), 1e6)) - math.log(epsilon)
 
     sigma = math.exp(brentq(excess, math.log(low), math.log(high), xtol=5e-5))
     while spent_epsilon(sigma, rate, steps, delta) > epsilon:  # the root may lie a hair below

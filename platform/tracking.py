@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blindsum.platform.errors import TrackingError
 from blindsum.platform.job_file import JobFile
-from blindsum.platform.metrics import GUARANTEE
 from blindsum.platform.privacy import describe
+from blindsum.platform.releases import METRICS_GUARANTEE
 
 if TYPE_CHECKING:
     from torch import nn
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _PARAM_LIMIT = 6000
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,18 @@ class Tracker:
         return self._failure
 
     def _work(self) -> None:
-        try:
-            self._open()
-        except Exception as error:  # noqa: BLE001 - MLflow's backends raise what they like
-            self._failure = _reason(error)
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._open()
+                self._failure = None
+                break
+            except Exception as error:  # noqa: BLE001 - MLflow's backends raise what they like
+                self._failure = _reason(error)
+                # Another run may be making the same tables at this moment.
+                if attempt + 1 < _ATTEMPTS and self.uri.startswith("sqlite"):
+                    time.sleep(1 + attempt)
+                else:
+                    break
         self._ready.set()
         while (task := self._tasks.get()) is not None:
             if self._link is None:
@@ -125,7 +134,11 @@ class Tracker:
         import mlflow
         from mlflow.entities import Param, RunTag
 
-        for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
+        for name in (
+            "mlflow",
+            "alembic",
+            "urllib3",
+        ):  # after the import, which sets levels of its own
             logging.getLogger(name).setLevel(logging.ERROR)
 
         self._client = mlflow.MlflowClient(self.uri)
@@ -155,7 +168,7 @@ class Tracker:
             "blindsum.roster": ", ".join(job.roster),
             "blindsum.differential_privacy": "record-level, local noise" if private else "NONE",
             "blindsum.encryption": job.encryption.scheme.replace("none", "NONE"),
-            "blindsum.metrics_guarantee": GUARANTEE,
+            "blindsum.metrics_guarantee": METRICS_GUARANTEE,
             "epsilon": f"{job.privacy.epsilon:g}" if job.privacy.noise == "local" else "unbounded",
         }
         if job.privacy.noise == "local":

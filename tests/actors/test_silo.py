@@ -280,8 +280,9 @@ def test_inspecting_writes_nothing(make_job: MakeJob, tmp_path: Path) -> None:
 
 def test_a_silo_with_an_impossible_plan_names_itself(make_job: MakeJob) -> None:
     job_file = make_job("silos.birch.epsilon=0.00001")
+    silo = Silo(SiloSpec(job_file.job, "r", "birch", str(job_file.folder), 1))
     with pytest.raises(PrivacyError, match="silo 'birch'"):
-        Silo(SiloSpec(job_file.job, "r", "birch", str(job_file.folder), 1))
+        silo.inspect()
 
 
 def test_the_job_seed_decides_nothing_under_privacy(make_job: MakeJob) -> None:

@@ -100,6 +100,7 @@ def test_an_interrupted_run_leaves_no_process_and_nothing_half_written(
             e.kind for e in Ledger(tmp_path / "state" / name / "ledger.sqlite", name).entries()
         ]
         assert kinds[:2] == ["reserve", "charge"] and 2 <= len(kinds) <= 3
+    print(err)
     (model,) = (tmp_path / "runs").glob("*/model.pt")
     assert model.stat().st_size > 0
 

@@ -55,7 +55,7 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("privacy.epsilon", 0, "privacy.epsilon: input should be greater than 0"),
         ("privacy.epsilon", float("inf"), "privacy.epsilon: input should be a finite number"),
         ("privacy.epsilon", "three", "privacy.epsilon: input should be a valid number"),
-        ("privacy.delta", 1, "privacy.delta: input should be less than 1"),
+        ("privacy.delta", 1, "privacy.delta: input should be less than 0.5"),
         ("training.rounds", 2.5, "training.rounds: input should be a valid integer"),
         ("training.sampling_rate", 1.5, "training.sampling_rate: input should be less than or equal to 1"),
         ("silos.0.name", "Alder & Co", "silos.0.name: string should match"),
@@ -69,7 +69,11 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("data.features.columns.mean_radius.scale", 0, "mean_radius.scale: input should be greater"),
         ("model", {"kind": "factory", "factory": "mine"}, "model.factory: write it as module:function"),
         ("encryption", {"bits": 40}, "encryption.bits: input should be less than or equal to 24"),
-        ("training", 3, "training: input should be"),
+        ("training", 3, "training: is not a section. Write its keys"),
+        ("privacy.epsilon", True, "privacy.epsilon: input should be a valid number"),
+        ("silos.1.name", "aggregator", "cannot be named 'aggregator'"),
+        ("silos.1.data", "./alder.parquet", "have the same data"),
+        ("training.rounds", 1_000_000, "less than or equal to"),
     ],
 )  # fmt: skip
 def test_a_fault_has_its_place_and_its_mend(
@@ -100,6 +104,8 @@ def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
         ("", "holds no job"),
         ("- 1", "holds no job"),
         ("a: [1", "line 1"),
+        ("a: &x 1\nb: *x", "uses YAML aliases"),
+        ("seed: 2024-13-45", "cannot read as what it looks like"),
         ("name: x\nname: y", "line 2: 'name' is there twice"),
     ],
 )

@@ -22,6 +22,18 @@ def shape(features, outputs): return nn.Linear(features, outputs + 1)
 def nothing(features, outputs): return None
 def fails(features, outputs): raise ValueError("no such thing")
 def frozen(features, outputs): return nn.Linear(features, outputs).requires_grad_(False)
+class Mix(nn.Module):
+    def __init__(self, a, b): super().__init__(); self.l = nn.Linear(a, b)
+    def forward(self, x): return self.l(x - x.mean(0) if len(x) else x)
+class Whole(Mix):
+    def forward(self, x): return self.l(x).round().long()
+def mixing(features, outputs): return Mix(features, outputs)
+def whole(features, outputs): return Whole(features, outputs)
+def leaves(features, outputs): raise SystemExit(3)
+def broken(features, outputs):
+    layer = nn.Linear(features, outputs)
+    nn.init.constant_(layer.weight, float("nan"))
+    return layer
 def double(features, outputs): return nn.Linear(features, outputs).double()
 """
 
@@ -74,12 +86,16 @@ def test_a_factory_beside_the_job(factories: str) -> None:
     [
         ("batchnorm", "layer '1' (BatchNorm1d) keeps running state"),
         ("stateless", "BatchNorm"),
-        ("shape", "gives shape (2, 4), expected (2, 3)"),
+        ("shape", "gives shape (3, 4), expected (3, 3)"),
         ("nothing", "returned NoneType"),
         ("fails", "failed with ValueError"),
-        ("absent", "cannot be imported (AttributeError)"),
+        ("absent", "cannot be imported (AttributeError"),
         ("frozen", "no trainable parameters"),
-        ("double", "fails on 2 records"),
+        ("double", "is torch.float64"),
+        ("mixing", "mixes the records of a batch"),
+        ("whole", "of float32"),
+        ("leaves", "failed with SystemExit"),
+        ("broken", "starts with NaN"),
     ],
 )
 def test_models_that_cannot_take_part(factories: str, function: str, said: str) -> None:

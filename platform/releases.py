@@ -1,0 +1,13 @@
+"""Every number that leaves the silos, with the guarantee it leaves under."""
+
+METRICS_GUARANTEE = "exact consortium sums over held-out records, not differentially private"
+
+RELEASES = {
+    "model after every round": "record-level (epsilon, delta) of privacy; none with noise: none",
+    "held-out accuracy, loss, class counts": METRICS_GUARANTEE,
+    "share of saturated update values": "exact consortium sum, not differentially private",
+    "molecules dropped as unreadable": "exact consortium sum, not differentially private",
+    "epsilon spent and left, by silo": "depends on the job file alone",
+    "ciphertext sizes and seconds, by silo": "not protected: a network sees them",
+}
+"""Released figure: its guarantee. SECURITY.md shows this table."""
