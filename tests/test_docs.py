@@ -1,0 +1,59 @@
+"""The documents say what the code does."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from blindsum.platform.job import Job, Section
+from blindsum.platform.releases import RELEASES
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
+)
+
+
+def sections(kind: type[BaseModel] = Section) -> list[type[BaseModel]]:
+    return [kind, *(s for child in kind.__subclasses__() for s in sections(child))]
+
+
+@pytest.mark.parametrize("section", [s for s in sections() if s.__module__ == Job.__module__])
+def test_every_setting_is_explained(section: type[BaseModel]) -> None:
+    text = (ROOT / "docs" / "job-file.md").read_text()
+    named = set(re.findall(r"[\w]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    assert set(section.model_fields) <= named
+
+
+def test_every_release_stands_in_the_security_page() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    for figure, guarantee in RELEASES.items():
+        assert f"| {figure} | {guarantee} |" in text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", document.read_text())
+    assert all((document.parent / t).exists() for t in targets if "://" not in t)
+
+
+def test_tests_named_in_the_security_page_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "SECURITY.md").read_text())
+    assert named and all((ROOT / path).exists() for path in named)
+
+
+def test_commands_in_the_readme_exist() -> None:
+    from typer.main import get_command
+
+    from blindsum.pipelines.cli import app
+
+    command: Any = get_command(app)
+    text = (ROOT / "README.md").read_text()
+    used = {shlex.split(line)[1] for line in re.findall(r"^ +(blindsum .*?)(?: #|$)", text, re.MULTILINE)}
+    assert {"init", "check", "run"} <= used <= set(command.commands)
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`?make (\w+)`?", text.replace("make, and", ""))) <= targets
+    assert {"setup", "demo", "test", "lint", "bench"} <= targets
