@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -127,12 +127,13 @@ def observer(as_json: bool) -> Shown:
     return Progressing() if console.is_terminal else Quiet()
 
 
-_stdout = sys.stdout
+_kept: TextIO | None = None
 
 
 def keep_stdout() -> None:
     """Keep stdout for our own lines: Ray prints about lost workers there."""
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    global _kept
+    _kept, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115 - till the process ends
 
 
 def emit(event: str, **content: Any) -> None:

@@ -52,7 +52,10 @@ def test_commands_in_the_readme_exist() -> None:
 
     command: Any = get_command(app)
     text = (ROOT / "README.md").read_text()
-    used = {shlex.split(line)[1] for line in re.findall(r"^ +(blindsum .*?)(?: #|$)", text, re.MULTILINE)}
+    used = {
+        shlex.split(line)[1]
+        for line in re.findall(r"^ +(blindsum .*?)(?: #|$)", text, re.MULTILINE)
+    }
     assert {"init", "check", "run"} <= used <= set(command.commands)
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`?make (\w+)`?", text.replace("make, and", ""))) <= targets

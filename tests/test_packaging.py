@@ -96,19 +96,28 @@ def test_a_ray_job_runs_with_the_repository_as_its_working_directory(
         f"--set training.rounds=2 --set tracking.uri=sqlite:///{tmp_path}/mlflow.db "
         f"--set runs={tmp_path}/runs"
     )
-    job = client.submit_job(
-        entrypoint=entrypoint,
-        runtime_env={
-            "working_dir": str(ROOT), "env_vars": home,
-            "excludes": [".git", ".venv", "build", "examples/solubility/mlartifacts"],
-        },
-    )  # fmt: skip
+    environment = {
+        "working_dir": str(ROOT), "env_vars": home,
+        "excludes": [".git", ".venv", "build", "examples/solubility/mlartifacts"],
+    }  # fmt: skip
+    job = _submit(client, entrypoint, environment)
     logs = "".join(_tail(client, job))
     assert client.get_job_status(job) == JobStatus.SUCCEEDED, logs
     events = [json.loads(line) for line in logs.splitlines() if line.startswith('{"event"')]
     assert [event["event"] for event in events] == ["planned", "round", "round", "end"]
     assert set(events[-1]["ledgers"]) == {"alder", "birch", "cedar"}
     assert (tmp_path / "home/silos/alder/ledger.sqlite").exists()
+
+
+def _submit(client: Any, entrypoint: str, environment: dict[str, Any]) -> str:
+    """Submit as soon as the node's agent takes jobs: each refusal waited for it a while."""
+    for _ in range(20):
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env=environment))
+        except RuntimeError as error:
+            if "No available agent" not in str(error):
+                raise
+    raise AssertionError("the node's agent never took a job")
 
 
 def _tail(client: Any, job: str) -> list[str]:
