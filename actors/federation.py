@@ -49,6 +49,7 @@ from blindsum.platform.errors import (
 )
 from blindsum.platform.job import Job
 from blindsum.platform.metrics import FIXED_COUNTS, Metrics
+from blindsum.platform.models import digest
 
 T = TypeVar("T")
 _AGGREGATOR = "aggregator"
@@ -171,13 +172,13 @@ class Federation:
             seconds=seconds, phases=phases,
         )  # fmt: skip
 
-    def release(self, round: int, timeout_s: float = 60.0) -> Release:
-        """The agreed model after that round or a later one, from the first silo that answers.
+    def release(self, round: int, model_digest: str, timeout_s: float = 60.0) -> Release:
+        """The model on which all silos agreed after that round, from the first that gives it.
 
         Raises:
-            FederationError: no living silo gives one in time.
+            FederationError: no living silo gives a model of that digest in time.
         """
-        waiting = [silo.release.remote() for silo in self._silos.values()]
+        waiting = [silo.release.remote(round) for silo in self._silos.values()]
         end = time.monotonic() + timeout_s
         while waiting:
             done, waiting = ray.wait(waiting, timeout=max(0.0, end - time.monotonic()))
@@ -187,7 +188,7 @@ class Federation:
                 release = ray.get(done[0])
             except RayError:
                 continue  # that silo is the one that was lost
-            if isinstance(release, Release) and release.round >= round:
+            if isinstance(release, Release) and digest(release.vector) == model_digest:
                 return release
         raise FederationError(f"no silo is left to give the model after round {round}")
 
@@ -332,7 +333,6 @@ def _phases(
         "add": sum(a.add_s for a in added) + totals[0].total_s,
         "decrypt": max(a.decrypt_s for a in applied),
         "apply": max(a.apply_s for a in applied),
-        "evaluate": max(a.evaluate_s for a in applied),
         "metrics": max(a.encrypt_s for a in applied)
         + sum(a.add_s for a in counts_added)
         + count_totals[0].total_s,

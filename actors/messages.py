@@ -82,7 +82,6 @@ class ApplyReport:
     upload_bytes: int
     decrypt_s: float
     apply_s: float
-    evaluate_s: float
     encrypt_s: float
 
 
@@ -92,4 +91,3 @@ class Release:
 
     round: int
     vector: Vector = field(repr=False)
-    model_digest: str = ""

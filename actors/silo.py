@@ -6,6 +6,7 @@ Whatever a method returns is pickled out of the silo, so methods return messages
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from typing import Any
@@ -23,15 +24,31 @@ from blindsum.he.parameters import Parameters
 from blindsum.he.wire import Exchange, read_total, write_upload
 from blindsum.platform import metrics
 from blindsum.platform.data import SiloData, load_data
-from blindsum.platform.errors import FederationError, KeyRefused, LedgerError, guarded
+from blindsum.platform.errors import (
+    EncryptionError,
+    FederationError,
+    KeyRefused,
+    LedgerError,
+    guarded,
+)
 from blindsum.platform.features import feature_count
 from blindsum.platform.ledger import Ledger, Lifetime
-from blindsum.platform.models import Vector, build_model, digest, get_parameters, set_parameters
+from blindsum.platform.models import (
+    Vector,
+    build_model,
+    digest,
+    get_parameters,
+    initial_digest,
+    set_parameters,
+)
 from blindsum.platform.paths import import_from, require_usable, resolve, state_folder
 from blindsum.platform.privacy import Accountant, plan
 from blindsum.platform.random_source import cryptographic_generator, seeded_generator
 from blindsum.platform.server_optimizer import ServerOptimizer
 from blindsum.platform.training import LocalTrainer
+
+PRECOMPUTED = 300
+"""Rounds whose epsilon is computed at the start; later ones cost about 10 ms each."""
 
 
 class Silo:
@@ -46,6 +63,7 @@ class Silo:
         self._ledger: Ledger | None = None
         self._last_attempt = (0, 0)
         self._pending: Exchange | None = None
+        self._pending_metrics: Exchange | None = None
         self._round = 0
         if spec.threads:
             torch.set_num_threads(spec.threads)
@@ -61,6 +79,9 @@ class Silo:
         self._parameters = Parameters.derive(
             len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
         )
+        # All silos must have been told the same job: the key ceremony is bound to its digest.
+        terms = f"{self._parameters.digest}\n{job.model_dump_json()}"
+        self._terms = hashlib.sha256(terms.encode()).hexdigest()
         self._plan = plan(job, self.name)
         self._accountant = Accountant(self._plan) if self._plan else None
         self._state = state_folder(section)
@@ -75,7 +96,7 @@ class Silo:
             seed=job.seed, private=private,
         )  # fmt: skip
         self._global: Vector = get_parameters(self._model)
-        self._agreed = (0, self._global)
+        self._recent = {0: self._global}
         self._optimizer = ServerOptimizer(job.server, self._global.size)
         self._random = (
             cryptographic_generator() if private else seeded_generator(job.seed, self.name)
@@ -85,7 +106,8 @@ class Silo:
         )
         if self._accountant and self._plan:
             # Ahead of the rounds: none of them should wait for a composition.
-            self._accountant.epsilon_after(min(self._plan.rounds_within_budget, 1000))
+            for rounds in range(1, min(self._plan.rounds_within_budget, PRECOMPUTED) + 1):
+                self._accountant.epsilon_after(rounds)
         ledger = self._state / "ledger.sqlite"
         lifetime = Lifetime(0, 0.0, 0.0)
         if ledger.exists():
@@ -93,8 +115,9 @@ class Silo:
             lifetime = opened.lifetime(self._data.fingerprint)
             opened.close()
         return Inspection(
-            self.name, self._plan, self._global.size, digest(self._global), str(ledger), lifetime
-        )
+            self.name, self._plan, self._global.size, initial_digest(self._model), str(ledger),
+            lifetime,
+        )  # fmt: skip
 
     @guarded
     def introduce(self) -> Introduction:
@@ -119,7 +142,7 @@ class Silo:
     @guarded
     def make_key(self, introductions: tuple[Introduction, ...]) -> tuple[str, list[Sealed]]:
         """Make the run's secret key; returns its confirmation and a sealed copy per silo."""
-        secret, sealed = self._ceremony.make(introductions, self._parameters.digest)
+        secret, sealed = self._ceremony.make(introductions, self._terms)
         return self._join(introductions, secret), sealed
 
     @guarded
@@ -129,7 +152,7 @@ class Silo:
         Raises:
             KeyRefused: it was not sealed to this silo in this ceremony.
         """
-        secret = self._ceremony.open(introductions, self._parameters.digest, sealed)
+        secret = self._ceremony.open(introductions, self._terms, sealed)
         return self._join(introductions, secret)
 
     def _join(self, introductions: tuple[Introduction, ...], secret: SecretKey) -> str:
@@ -139,9 +162,11 @@ class Silo:
         self._identities = {one.silo: one.identity for one in introductions}
         encrypted = self._parameters.scheme == "ckks"
         self._cipher = CkksCipher(self._parameters, secret) if encrypted else PlainCipher()
-        if self._plan and self._ledger:
+        if self._ledger and self._plan:
             self._ledger.reserve(self._spec.run, self._data.fingerprint, self._plan)
-        return confirmation(secret, transcript(introductions, self._parameters.digest))
+        elif self._ledger:
+            self._ledger.unprotected(self._spec.run, self._data.fingerprint)
+        return confirmation(secret, transcript(introductions, self._terms))
 
     @guarded
     @ray.method(num_returns=2)
@@ -183,9 +208,13 @@ class Silo:
     def apply(self, exchange: Exchange, total: pa.Buffer) -> tuple[ApplyReport, pa.Buffer]:
         """Decrypt the total, move to the next model, and give its encrypted metrics.
 
+        Every silo of the roster must have signed an upload for this exchange. That the
+        ciphertext is their sum is the aggregator's word, but for the check of its noise.
+
         Raises:
-            UploadRefused: not exactly the roster is in the total, or it was altered.
-            EncryptionError: the total is not a sum of this run's uploads.
+            UploadRefused: the signed headers are not exactly the roster's.
+            EncryptionError: the decrypted total does not lie on reachable integers; this
+                silo's key is given up with it.
         """
         if exchange != self._pending:
             raise FederationError("a total came for an exchange this silo did not send to")
@@ -198,40 +227,47 @@ class Silo:
             self._global, summed * unit / float(len(exchange.roster))
         )
         self._round = exchange.round
-        self._agreed = (self._round, self._global)
+        self._recent = {self._round - 1: self._recent[self._round - 1], self._round: self._global}
         set_parameters(self._model, self._global)
         model_digest = digest(self._global)
-        applied = time.perf_counter()
         counts = metrics.count(
             self._model, self._data.test, len(self._job.data.target.classes),
             self._saturated, self._data.dropped,
         )  # fmt: skip
-        evaluated = time.perf_counter()
         limbs = split_counts(counts, self._parameters)
-        upload = self._encrypt(metrics_exchange(exchange, limbs.size), limbs)
+        # One figure for applying and evaluating: evaluation alone would tell the fold's size.
+        applied = time.perf_counter()
+        self._pending_metrics = metrics_exchange(exchange, limbs.size)
+        upload = self._encrypt(self._pending_metrics, limbs)
         report = ApplyReport(
             self.name, model_digest, upload.size, decrypted - started, applied - decrypted,
-            evaluated - applied, time.perf_counter() - evaluated,
+            time.perf_counter() - applied,
         )  # fmt: skip
         return report, upload
 
     @guarded
     def read_metrics(self, exchange: Exchange, total: pa.Buffer) -> metrics.Metrics:
-        """Decrypt the consortium's metrics: sums over all silos and nothing finer."""
-        self._expect(exchange, "metrics", exchange.values)
+        """Decrypt the consortium's metrics, once for each round that was applied.
+
+        Raises:
+            FederationError: this is not the metrics total that this silo sent to.
+        """
+        if exchange != self._pending_metrics:
+            raise FederationError("a metrics total came that this silo did not send to")
+        self._pending_metrics = None
         counts = join_counts(self._decrypt(exchange, total), self._parameters)
         return metrics.summarise(counts, self._global.size * len(exchange.roster))
 
     @guarded
     @ray.method(concurrency_group="release")
-    def release(self) -> Release:
-        """The last model this silo moved to: a release under the charged budget.
+    def release(self, round: int) -> Release | None:
+        """The model after that round, of the two newest: a release under the charged budget.
 
         Answers at any time, in a thread of its own: an interrupted run must get its last
         model from silos that are deep in their training.
         """
-        round, vector = self._agreed
-        return Release(round, vector, digest(vector))
+        vector = self._recent.get(round)
+        return None if vector is None else Release(round, vector)
 
     def _charge(self, exchange: Exchange) -> float | None:
         if self._ledger is None:
@@ -258,12 +294,21 @@ class Silo:
         return write_upload(exchange, self.name, chunks, self._identity)
 
     def _decrypt(self, exchange: Exchange, total: pa.Buffer) -> np.ndarray[Any, Any]:
-        packed = self._ready().decrypt(read_total(total, exchange, self._identities))
-        return unpack(packed, exchange.values, self._parameters)
+        chunks = read_total(total, exchange, self._identities)
+        try:
+            packed = self._ready().decrypt(chunks)
+            return unpack(packed, exchange.values, self._parameters)
+        except EncryptionError:
+            # Each refusal tells an active aggregator a little about the key: it gets one.
+            self._cipher = None
+            raise
 
     def _ready(self) -> Cipher:
         if self._cipher is None:
-            raise KeyRefused("this silo holds no key yet", "The key ceremony comes first.")
+            raise KeyRefused(
+                "this silo holds no key: the ceremony has not been, or a refused total ended it",
+                "Start the job again.",
+            )
         return self._cipher
 
 

@@ -160,8 +160,9 @@ class CkksCipher:
 class CkksAdder:
     """Adds ciphertexts as they come. Memory: one sum, and one chunk in flight."""
 
-    def __init__(self) -> None:
+    def __init__(self, parameters: Parameters) -> None:
         context = _context()
+        self._scale = float(parameters.scale)
         self._wire = _Wire(context)
         self._evaluator = seal.Evaluator(context)
         self._sum: list[Any] = []
@@ -175,7 +176,7 @@ class CkksAdder:
         Raises:
             UploadRefused: a chunk is not a ciphertext, or the count differs from the sum's.
         """
-        loaded = [_load(self._wire, chunk, None) for chunk in chunks]
+        loaded = [_load(self._wire, chunk, self._scale) for chunk in chunks]
         if not self._sum:
             self._sum = loaded
             return
@@ -216,7 +217,7 @@ class PlainAdder:
 
 def adder(parameters: Parameters) -> Adder:
     """A fresh adder for one exchange."""
-    return CkksAdder() if parameters.scheme == "ckks" else PlainAdder()
+    return CkksAdder(parameters) if parameters.scheme == "ckks" else PlainAdder()
 
 
 def chunk_bytes(parameters: Parameters) -> tuple[int, int]:
@@ -225,7 +226,7 @@ def chunk_bytes(parameters: Parameters) -> tuple[int, int]:
     if parameters.scheme == "none":
         return 8 * RING_DEGREE, 8 * RING_DEGREE
     (fresh,) = CkksCipher(parameters, generate_secret_key()).encrypt(packed)
-    adding = CkksAdder()
+    adding = CkksAdder(parameters)
     adding.add([memoryview(fresh)])
     return len(fresh), len(adding.total()[0])
 
@@ -236,7 +237,7 @@ def _plain(chunk: memoryview) -> Integers:
     return np.frombuffer(chunk, np.int64)
 
 
-def _load(wire: _Wire, chunk: memoryview, scale: float | None) -> Any:
+def _load(wire: _Wire, chunk: memoryview, scale: float) -> Any:
     """A ciphertext that is valid for the context, of two polynomials, at the given scale."""
     if len(chunk) > MAX_CHUNK_BYTES:
         raise UploadRefused(f"a chunk of {len(chunk)} bytes, at most {MAX_CHUNK_BYTES} expected")
@@ -244,7 +245,7 @@ def _load(wire: _Wire, chunk: memoryview, scale: float | None) -> Any:
         loaded = wire.load(seal.Ciphertext(), chunk)  # SEAL checks it against the context
     except (RuntimeError, ValueError, IndexError):
         raise UploadRefused("a chunk is not a ciphertext of this job's parameters") from None
-    if loaded.size() != 2 or (scale is not None and loaded.scale != scale):
+    if loaded.size() != 2 or loaded.scale != scale:
         raise UploadRefused("a chunk is a ciphertext of another shape or scale")
     return loaded
 

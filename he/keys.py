@@ -3,7 +3,7 @@
     1. every silo introduces itself          Introduction: its public keys, signed by its identity
     2. all of them, in one order, make the   transcript: a digest every later step is bound to
     3. one silo makes the CKKS secret and    Sealed: HPKE to each other silo, signed by the maker
-    4. the others open it and confirm        confirmation: the same at every silo, or no job
+    4. the others open it and confirm        confirmation: the federation goes on if all agree
 
 Sealing is HPKE (RFC 9180) with the hybrid KEM ML-KEM-768 + X25519 (FIPS 203 and RFC 7748),
 HKDF-SHA256 and ChaCha20-Poly1305: recorded traffic stays closed unless both lattices and

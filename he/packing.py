@@ -50,7 +50,10 @@ def quantise(
     saturated = int(np.count_nonzero(np.abs(scaled) > parameters.limit))
     np.clip(scaled, -parameters.limit, parameters.limit, out=scaled)
     scaled += random.random(scaled.shape)
-    return Quantised(np.floor(scaled, out=scaled).astype(np.int64), saturated)
+    np.floor(scaled, out=scaled)
+    # limit plus a draw just below one rounds up in float64
+    np.minimum(scaled, parameters.limit, out=scaled)
+    return Quantised(scaled.astype(np.int64), saturated)
 
 
 def pack(integers: Integers, parameters: Parameters) -> Integers:

@@ -6,7 +6,7 @@ Legend, used in all of `he`:
     b  bits of a signed digit      k  bits of a summed digit, b + ceil(log2 n)
     D  digits packed in one real   K  bits of a packed real, D * k
 
-Parameters that could ever decode a wrong integer cannot be built. The bounds:
+`Parameters.derive` builds only what decodes a wrong integer with negligible probability:
 
 * A fresh SEAL error is centred binomial with variance 10.5; encoding rounds with variance
   1/12. A real slot of the sum of n ciphertexts therefore has noise of variance
@@ -41,7 +41,7 @@ PRIME_BITS = 60
 MAX_SILOS = 64
 MAX_REAL_BITS = 46  # beyond it the double-precision FFT alone can move a digit
 FAILURE_LOG2 = -80
-RESIDUAL_LIMIT = 0.42  # of one unit; honest sums pass it with probability below 2^-56
+RESIDUAL_LIMIT = 0.42  # of one unit; an honest real passes it with probability below 2^-56
 _DEVIATIONS = math.sqrt(2 * (1 - FAILURE_LOG2) * math.log(2))  # t above: 10.6
 
 

@@ -2,8 +2,9 @@
 
 A frame is one record batch with a binary column `chunk`, one row per ciphertext, and a JSON
 header in the schema's metadata. An upload's header is signed by its silo and covers the
-digest of the chunks. A total carries the signed headers of the uploads in it, so that every
-silo checks for itself that exactly the roster was added.
+digest of the chunks. A total carries the signed headers of the uploads, so that every silo
+checks for itself that each of the roster sent one. That the total's ciphertext is their sum is
+not shown by this.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def write_total(uploads: Sequence[tuple[Header, bytes]], chunks: Sequence[bytes]
 def read_total(
     frame: pa.Buffer, exchange: Exchange, identities: Mapping[str, bytes]
 ) -> Sequence[memoryview]:
-    """Check that exactly the roster is in the total, and return its chunks.
+    """Check that exactly the roster signed uploads for it, and return the total's chunks.
 
     Raises:
         UploadRefused: it is malformed or altered, or an upload in it is missing, doubled,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -103,7 +104,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             up_bytes_per_round=checked.up_bytes, down_bytes_per_round=checked.down_bytes,
             encryption={**vars_of(parameters)}, warnings=found,
             silos={
-                n: {"plan": plan_figures(i.plan), "lifetime": vars(i.lifetime), "ledger": i.ledger}
+                n: {"plan": plan_figures(i.plan), "lifetime": _lifetime(i), "ledger": i.ledger}
                 for n, i in checked.inspections.items()
             },
         )  # fmt: skip
@@ -113,9 +114,10 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
                     "spent by past jobs"):  # fmt: skip
         table.add_column(heading)
     for name, i in checked.inspections.items():
-        past = (
-            f"{i.lifetime.epsilon:.3f}, delta {i.lifetime.delta:g}, in {i.lifetime.jobs}" if i.lifetime.jobs else "nothing"
-        )  # fmt: skip
+        past = "nothing"
+        if i.lifetime.jobs:
+            spent = _lifetime(i)["epsilon"]
+            past = f"{spent}, delta {i.lifetime.delta:g}, in {i.lifetime.jobs}"
         if i.plan is None:
             table.add_row(name, "unbounded", "", "", f"{job.training.sampling_rate:g}", "", past)
             continue
@@ -142,6 +144,13 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     for text in found:
         console.print(f"[bold red]not private:[/] {text}")
     console.print(f"\n[bold]{job_file.path.name} would run.[/]  blindsum run {job_file.path}")
+
+
+def _lifetime(inspection: Inspection) -> dict[str, object]:
+    """What past jobs spent on the same table; after one without privacy, without bound."""
+    past = inspection.lifetime
+    epsilon = round(past.epsilon, 6) if math.isfinite(past.epsilon) else "unbounded"
+    return {"jobs": past.jobs, "epsilon": epsilon, "delta": past.delta}
 
 
 def vars_of(parameters: Parameters) -> dict[str, object]:

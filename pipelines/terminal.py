@@ -138,13 +138,12 @@ def keep_stdout() -> None:
 
 def emit(event: str, **content: Any) -> None:
     """One JSON line on stdout. A reader that went away does not end a run."""
-    global _stdout
+    stream = _kept or sys.stdout
     try:
-        _stdout.write(json.dumps({"event": event, **content}) + "\n")
-        _stdout.flush()
+        stream.write(json.dumps({"event": event, **content}) + "\n")
+        stream.flush()
     except BrokenPipeError:
-        _stdout = open(os.devnull, "w")  # noqa: SIM115
-        os.dup2(_stdout.fileno(), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def plan_figures(plan: Any) -> dict[str, float] | None:

@@ -59,7 +59,6 @@ class Run:
     tracking_failure: str | None = None
     model: Path | None = None
     model_round: int = 0
-    model_digest: str = ""
     announced: int = 0
 
     @property
@@ -71,6 +70,21 @@ class Run:
         """Epsilon that the silo may spend in this run; None without differential privacy."""
         plan = self.inspections[silo].plan
         return plan.epsilon if plan else None
+
+    def headline(self) -> str:
+        """One line: what came out, at which spend."""
+        m = self.reports[-1].metrics
+        spent = self.epsilon()
+        delta = next((i.plan.delta for i in self.inspections.values() if i.plan), 0.0)
+        privacy = (
+            f"epsilon at most {max(spent.values()):.3g}, delta {delta:g}"
+            if spent
+            else "no differential privacy"
+        )
+        return (
+            f"accuracy {m.accuracy:.3f} on {m.records} held-out records "
+            f"(largest class {m.largest_class:.3f}), {privacy}"
+        )
 
     def also(self, text: str) -> None:
         """Add to how the run ended."""
@@ -104,7 +118,7 @@ class Run:
             "down_bytes": sum(r.down_bytes for r in self.reports),
             "startup_s": round(self.startup_s, 3), "seconds": round(self.seconds, 3),
             "model": str(self.model) if self.model else None, "model_round": self.model_round,
-            "model_digest": self.model_digest or None,
+            "model_digest": last.model_digest if last else None,
             "tracking_uri": self.tracking_uri, "experiment": self.experiment,
             "mlflow_run": self.run_id, "tracking_failure": self.tracking_failure,
             "ledgers": {name: i.ledger for name, i in self.inspections.items() if i.plan},
@@ -229,6 +243,13 @@ def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
             run.also(f"the last model could not be saved in {run.folder}: {reason}")
     tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
     tags |= {f"blindsum.epsilon.{silo}": f"{e:.6g}" for silo, e in run.epsilon().items()}
+    tags |= {
+        f"privacy.noise_multiplier.{silo}": f"{i.plan.noise_multiplier:.6g}"
+        for silo, i in run.inspections.items()
+        if i.plan
+    }
+    if run.reports:
+        tags["mlflow.note.content"] = run.headline()
     run.tracking_failure = tracker.finish(run.status, run.ended or "all rounds", tags)
     if federation:
         federation.close()
@@ -250,7 +271,7 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     job = run.job_file.job
     # An interrupted user waits for no silo that is deep in its training.
     timeout_s = 10.0 if run.status == "KILLED" else 60.0
-    release = federation.release(run.reports[-1].round, timeout_s)
+    release = federation.release(run.reports[-1].round, run.reports[-1].model_digest, timeout_s)
     import_from(str(run.job_file.folder))
     features = feature_count(job.data.features)
     model = build_model(
@@ -261,18 +282,19 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     content = io.BytesIO()
     torch.save(model.state_dict(), content)
     run.model = _write(run.folder / "model.pt", content.getvalue())
-    run.model_round, run.model_digest = release.round, release.model_digest
-    _write(run.folder / "job.yaml", run.job_file.text.encode())
+    run.model_round = release.round
+    text = run.job_file.text.replace(tracker.uri, tracker.shown_uri)
+    _write(run.folder / "job.yaml", text.encode())
     curves = run.folder / "accuracy_and_epsilon.png"
     private = bool(run.reports[0].epsilon)
     draw_run(
-        curves, run.name, [r.round for r in run.reports],
+        curves, f"{run.name}\n{run.headline()}", [r.round for r in run.reports],
         [r.metrics.accuracy for r in run.reports], run.reports[-1].metrics.largest_class,
         {s: [r.epsilon[s] for r in run.reports] for s in job.roster} if private else {},
         {s: b for s in job.roster if (b := run.budget(s)) is not None},
     )  # fmt: skip
     tracker.log_file(curves)
-    tracker.log_model(model, features)
+    tracker.log_model(model, features, release.round)
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -319,7 +341,10 @@ def runs_folder(job_file: JobFile) -> Path:
 
 def _new_run(job_file: JobFile) -> Run:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    name = f"{job_file.job.name}-{stamp}-{secrets.token_hex(3)}"
+    # The budget early in the name: MLflow cuts names short, and runs differ by it first.
+    privacy = job_file.job.privacy
+    label = f"eps{privacy.epsilon:g}" if privacy.noise == "local" else "nodp"
+    name = f"{job_file.job.name}-{label}-{stamp}-{secrets.token_hex(3)}"
     return Run(name, job_file, runs_folder(job_file) / name)
 
 

@@ -31,8 +31,12 @@ def draw_run(
     figure = Figure(figsize=(7, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True)
-    above.set_title(title, loc="left", fontsize=11)
+    above.set_title(title, loc="left", fontsize=9)
     above.plot(rounds, accuracy, color=BLUE, marker="o", markersize=3, label="federated model")
+    above.annotate(
+        f"{accuracy[-1]:.3f}", (rounds[-1], accuracy[-1]), (0, 7), textcoords="offset points",
+        ha="center", fontsize=9, color=BLUE,
+    )  # fmt: skip
     above.axhline(largest_class, color=GREY, linestyle=":", label="always the largest class")
     above.set_ylabel("held-out accuracy")
     above.set_ylim(0, 1)

@@ -28,6 +28,14 @@ class SiloSection(Section):
 
     name: Name = Field(description="Short name; appears in every message about this silo.")
     data: str = Field(description="Parquet or CSV file, relative to the job file or absolute.")
+
+    @field_validator("state")
+    @classmethod
+    def _does_not_depend_on_a_folder(cls, state: str | None) -> str | None:
+        if state is not None and not state.startswith(("/", "~")):
+            raise ValueError("write an absolute path, or one from ~: the ledger must not move")
+        return state
+
     epsilon: Positive | None = Field(None, description="Stricter budget than privacy.epsilon.")
     state: str | None = Field(
         None, description="Folder of ledger and identity; default ~/.blindsum/silos/NAME."

@@ -3,15 +3,17 @@
 Order of every round: check, commit the charge to disk, and only then train and send. A crash
 at any point can only over-count. Nothing is ever refunded.
 
-An entry's hash covers its content and the hash before it, so that a changed, removed or
-reordered entry is found when the ledger is next opened. Cutting off the newest entries is
-not found (SECURITY.md).
+An entry's hash covers its content and the hash before it, so that damage, and a change by
+someone who does not rewrite all that follows, is found when the ledger is next opened. The
+hashes have no key: whoever can write the file can make a new chain, or cut off its newest
+entries, unseen (SECURITY.md). A dataset is known by the columns that the job uses.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sqlite3
 import time
@@ -24,7 +26,7 @@ from typing import Any, Literal
 from blindsum.platform.errors import BudgetExceeded, LedgerError
 from blindsum.platform.privacy import ACCOUNTANT, UNIT, Accountant, PrivacyPlan
 
-Kind = Literal["reserve", "charge"]
+Kind = Literal["reserve", "charge", "unprotected"]
 _FIRST = "0" * 64
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -52,7 +54,7 @@ class Entry:
     dataset: str
     round: int
     attempt: int
-    epsilon: float
+    epsilon: float | None  # None: without bound
     delta: float
     plan: dict[str, Any] | None = None
 
@@ -124,6 +126,16 @@ class Ledger:
                 )
             )  # fmt: skip
 
+    def unprotected(self, job: str, dataset: str) -> None:
+        """Record that a job trains on this dataset without differential privacy.
+
+        Its spend has no bound, and no later job can make it smaller.
+        """
+        with self._appending(job):
+            self._append(
+                Entry("unprotected", self._now(), job, self._silo, dataset, 0, 0, None, 1.0)
+            )
+
     def charge(self, job: str, round: int, attempt: int, accountant: Accountant) -> float:
         """Commit one round's spend to disk, before anything is trained for it.
 
@@ -143,11 +155,11 @@ class Ledger:
                     "An attempt is never run twice; a new one needs a new number.",
                 )
             reserved, charges = of_job[0], len(of_job) - 1
-            epsilon = accountant.epsilon_after(charges + 1)
-            if epsilon > reserved.epsilon:
+            epsilon, budget = accountant.epsilon_after(charges + 1), reserved.epsilon or 0.0
+            if epsilon > budget:
                 raise BudgetExceeded(
                     f"round {round} would spend epsilon {epsilon:.4g}, above the budget of "
-                    f"{reserved.epsilon:g} at delta {reserved.delta:g}",
+                    f"{budget:g} at delta {reserved.delta:g}",
                     f"Spent so far: {accountant.epsilon_after(charges):.4g}. Nothing was trained "
                     "or sent for this round.",
                 )
@@ -160,11 +172,13 @@ class Ledger:
         return epsilon
 
     def lifetime(self, dataset: str) -> Lifetime:
-        """What this dataset has spent in all jobs so far, reserved but uncharged plans not
-        counted: nothing was released for those."""
-        charges = [e for e in self.entries() if e.kind == "charge" and e.dataset == dataset]
+        """What this dataset has spent in all jobs so far; epsilon is infinite after a job
+        without differential privacy. Plans reserved but never charged do not count: nothing
+        was released for them."""
+        charges = [e for e in self.entries() if e.kind != "reserve" and e.dataset == dataset]
         last = {e.job: e for e in charges}.values()
-        return Lifetime(len(last), sum(e.epsilon for e in last), sum(e.delta for e in last))
+        epsilon = sum(math.inf if e.epsilon is None else e.epsilon for e in last)
+        return Lifetime(len(last), epsilon, sum(e.delta for e in last))
 
     def verify(self) -> None:
         """Check every hash of the chain.

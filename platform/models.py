@@ -5,6 +5,7 @@ Shared parameters travel as one float32 vector, in the order of `named_parameter
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import itertools
@@ -49,6 +50,12 @@ def get_parameters(model: nn.Module) -> Vector:
     with torch.no_grad():
         flat = [p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]
         return torch.cat(flat).numpy().astype(np.float32, copy=True)
+
+
+def initial_digest(model: nn.Module) -> str:
+    """SHA-256 over all parameters, frozen ones too, hex: what silos compare before round 1."""
+    with torch.no_grad():
+        return digest(torch.cat([p.detach().reshape(-1) for p in model.parameters()]).numpy())
 
 
 def set_parameters(model: nn.Module, vector: Vector) -> None:
@@ -121,15 +128,24 @@ def _refuse_mixing(model: nn.Module, factory: str, features: int) -> None:
 
     Otherwise its gradient is not its own, and clipping it bounds nothing.
     """
-    outputs = []
-    first = torch.linspace(-1, 1, features)
-    for others in (0.3, -2.0):
-        batch = torch.full((3, features), others)
-        batch[0] = first
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)  # the same dropout both times
-            outputs.append(model(batch)[0])
-    if not torch.allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-5):
+    # With random weights: a last layer that starts at zero would hide what is below it.
+    tried = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for p in tried.parameters():
+            p.normal_(0.0, 0.5)
+    record = torch.linspace(-1, 1, features)
+    mixes = False
+    for position in (0, 2):
+        outputs = []
+        for others in (0.3, -2.0):
+            batch = torch.linspace(others, others / 2, 4 * features).reshape(4, features)
+            batch[position] = record
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(0)  # the same dropout both times
+                outputs.append(tried(batch)[position])
+        mixes = mixes or not torch.allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+    if mixes:
         raise ModelError(
             f"the model of {factory!r} mixes the records of a batch: one record's output "
             "changes with the others",

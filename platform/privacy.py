@@ -27,7 +27,6 @@ UNIT = "one record; neighbours differ by adding or removing one"
 ACCOUNTANT = f"PLD, dp-accounting {version('dp-accounting')}"
 DISCRETISATION = 1e-3
 MIN_NOISE_MULTIPLIER, MAX_NOISE_MULTIPLIER = 0.2, 200.0
-_MARGIN = 1e-6  # relative; composing rounds one by one truncates more often (1e-9 measured)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def _plan(
     steps: int, rounds: int,
 ) -> PrivacyPlan:  # fmt: skip
     if sigma is None:
-        sigma = calibrate(epsilon * (1 - _MARGIN), delta, rate, steps * rounds)
+        sigma = calibrate(epsilon, delta, rate, steps * rounds)
         return PrivacyPlan(
             epsilon, delta, rate, sigma, clip, steps, rounds, rounds,
             spent_epsilon(sigma, rate, steps * rounds, delta),
@@ -149,24 +148,22 @@ def _rounds_within(
 
 
 class Accountant:
-    """Composes whole rounds one by one, in a few milliseconds each."""
+    """Epsilon after whole rounds, composed as the plan composes them, about 10 ms each."""
 
     def __init__(self, plan: PrivacyPlan) -> None:
-        self._delta = plan.delta
-        self._round = privacy_loss_distribution.from_gaussian_mechanism(
+        self._plan = plan
+        self._step = privacy_loss_distribution.from_gaussian_mechanism(
             plan.noise_multiplier,
             value_discretization_interval=DISCRETISATION,
             sampling_prob=plan.sampling_rate,
-        ).self_compose(plan.steps_per_round)
-        self._after = [0.0]
-        self._composed = self._round
+        )
+        self._after = {0: 0.0}
 
     def epsilon_after(self, rounds: int) -> float:
         """Epsilon at the plan's delta after that many charged rounds or attempts."""
-        while len(self._after) <= rounds:
-            if len(self._after) > 1:
-                self._composed = self._composed.compose(self._round)
-            self._after.append(float(self._composed.get_epsilon_for_delta(self._delta)))
+        if rounds not in self._after:
+            composed = self._step.self_compose(rounds * self._plan.steps_per_round)
+            self._after[rounds] = float(composed.get_epsilon_for_delta(self._plan.delta))
         return self._after[rounds]
 
 

@@ -8,6 +8,7 @@ RELEASES = {
     "share of saturated update values": "exact consortium sum, not differentially private",
     "molecules dropped as unreadable": "exact consortium sum, not differentially private",
     "epsilon spent and left, by silo": "depends on the job file alone",
+    "past spend on the same table, by silo": "tells the driver that the table was used before",
     "ciphertext sizes and seconds, by silo": "not protected: a network sees them",
 }
 """Released figure: its guarantee. SECURITY.md shows this table."""

@@ -23,7 +23,7 @@ class ServerOptimizer:
     def __init__(self, section: ServerSection, parameters: int) -> None:
         self._section = section
         self._first = np.zeros(parameters, np.float64)
-        self._second = np.zeros(parameters, np.float64)
+        self._second = np.full(parameters, ADAM_TAU**2, np.float64)
 
     def apply(self, model: Vector, mean_update: npt.NDArray[np.float64]) -> Vector:
         """The next global model, float32 [parameters]."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from blindsum.platform.errors import TrackingError
 from blindsum.platform.job_file import JobFile
@@ -52,6 +53,7 @@ class Tracker:
     def __init__(self, job_file: JobFile, run: str) -> None:
         self._file, self._run = job_file, run
         self.uri = job_file.job.tracking.uri or f"sqlite:///{job_file.folder / 'mlflow.db'}"
+        self.shown_uri = without_password(self.uri)
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._ready = threading.Event()
         self._failure: str | None = None
@@ -69,7 +71,7 @@ class Tracker:
             self._failure = f"no answer within {timeout_s:g} s"
         if self._link is None:
             raise TrackingError(
-                f"MLflow at {self.uri} cannot be used: {self._failure}",
+                f"MLflow at {self.shown_uri} cannot be used: {self._failure}",
                 "Check tracking.uri, or leave it out for a SQLite file beside the job file.",
             )
         return self._link
@@ -86,9 +88,9 @@ class Tracker:
         """Queue a file to be kept with the run."""
         self._tasks.put(lambda: self._client.log_artifact(self._run_id, str(path)))
 
-    def log_model(self, model: nn.Module, features: int) -> None:
+    def log_model(self, model: nn.Module, features: int, round: int) -> None:
         """Queue the released model, with a signature from made-up records."""
-        self._tasks.put(lambda: self._log_model(model, features))
+        self._tasks.put(lambda: self._log_model(model, features, round))
 
     def finish(
         self, status: Status, ended: str, tags: Mapping[str, str], timeout_s: float = 60.0
@@ -102,7 +104,7 @@ class Tracker:
         self._tasks.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            return f"MLflow at {self.uri} did not take all figures within {timeout_s:g} s"
+            return f"MLflow at {self.shown_uri} did not take all figures within {timeout_s:g} s"
         return self._failure
 
     def _work(self) -> None:
@@ -125,7 +127,7 @@ class Tracker:
             try:
                 task()
             except Exception as error:  # noqa: BLE001
-                self._failure = f"MLflow at {self.uri} failed: {_reason(error)}"
+                self._failure = f"MLflow at {self.shown_uri} failed: {_reason(error)}"
 
     def _open(self) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -152,13 +154,17 @@ class Tracker:
         )
         run = self._client.create_run(experiment, run_name=self._run)
         self._run_id = run.info.run_id
-        params = [Param(k, v[:_PARAM_LIMIT]) for k, v in flatten(job.model_dump()).items()]
+        params = [
+            Param(k, v.replace(self.uri, self.shown_uri)[:_PARAM_LIMIT])
+            for k, v in flatten(job.model_dump()).items()
+        ]
         tags = [RunTag(k, v) for k, v in self._tags().items()]
         for start in range(0, len(params), 100):
             self._client.log_batch(self._run_id, params=params[start : start + 100])
         self._client.log_batch(self._run_id, tags=tags)
-        self._client.log_text(self._run_id, self._file.text, "job.yaml")
-        self._link = RunLink(self.uri, name, self._run_id)
+        text = self._file.text.replace(self.uri, self.shown_uri)
+        self._client.log_text(self._run_id, text, "job.yaml")
+        self._link = RunLink(self.shown_uri, name, self._run_id)
 
     def _tags(self) -> dict[str, str]:
         job = self._file.job
@@ -176,7 +182,7 @@ class Tracker:
         commit = code_commit()
         return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
-    def _log_model(self, model: nn.Module, features: int) -> None:
+    def _log_model(self, model: nn.Module, features: int, round: int) -> None:
         import mlflow
         import mlflow.pytorch
         import numpy as np
@@ -190,7 +196,7 @@ class Tracker:
         mlflow.set_tracking_uri(self.uri)
         with mlflow.start_run(run_id=self._run_id, log_system_metrics=False):
             mlflow.pytorch.log_model(
-                model, name="model", input_example=example,
+                model, name="model", step=round, input_example=example,
                 signature=infer_signature(example, output),
                 pip_requirements=[f"torch=={version('torch').partition('+')[0]}", "numpy"],
             )  # fmt: skip
@@ -216,6 +222,14 @@ def flatten(content: Any, prefix: str = "") -> dict[str, str]:
         for key, text in flatten(value, f"{prefix}.{name}" if prefix else name).items()
         if key.rpartition(".")[2] != "name" or not prefix
     }
+
+
+def without_password(uri: str) -> str:
+    """The URI with user and password taken out: it is shown, logged and kept with the run."""
+    parts = urlsplit(uri)
+    if not parts.username and not parts.password:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def code_commit() -> str | None:

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from blindsum.platform.data import Fold
+from blindsum.platform.errors import ModelError
 from blindsum.platform.job import TrainingSection
 from blindsum.platform.models import Vector, get_parameters, set_parameters
 from blindsum.platform.privacy import PrivacyPlan
@@ -37,6 +38,13 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
     ):
         super().__init__(optimizer, **kwargs)
         self._random = random
+
+    def clip_and_accumulate(self) -> None:
+        """Clip each record's gradient. One that overflowed counts as zero: a run that ends in
+        NaN because of one record would tell that the record is there."""
+        for p in self.params:
+            p.grad_sample.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        super().clip_and_accumulate()
 
     def add_noise(self) -> None:
         deviation = self.noise_multiplier * self.max_grad_norm
@@ -77,6 +85,8 @@ class LocalTrainer:
             if plan
             else sgd
         )
+        if plan:
+            self._require_gradients_per_record()
 
     def train(self, start: Vector) -> Vector:
         """Take one round's local steps from the global model.
@@ -97,5 +107,44 @@ class LocalTrainer:
             self._optimizer.zero_grad()
             output = self._model(self._features[chosen])
             functional.cross_entropy(output, self._labels[chosen], reduction="sum").backward()  # type: ignore[no-untyped-call]
+            if isinstance(self._model, GradSampleModule):
+                self._check_gradients(len(chosen))
             self._optimizer.step()
         return get_parameters(self._model) - start
+
+    def _require_gradients_per_record(self) -> None:
+        """Try the model on made-up records before anything is charged.
+
+        Raises:
+            ModelError: see `_check_gradients`.
+        """
+        self._model.train()
+        for records in (3, 1, 0):
+            self._optimizer.zero_grad()
+            output = self._model(torch.zeros(records, self._features.shape[1]))
+            functional.cross_entropy(
+                output, torch.zeros(records, dtype=torch.long), reduction="sum"
+            ).backward()  # type: ignore[no-untyped-call]
+            self._check_gradients(records)
+        self._optimizer.zero_grad()
+
+    def _check_gradients(self, records: int) -> None:
+        """Every parameter must have exactly one gradient for each record of the sample.
+
+        A model that reshapes records into more rows than there are records, or uses a layer
+        twice, would have them clipped piece by piece, and one record could move the sum by
+        many times the clip norm.
+
+        Raises:
+            ModelError: names the first parameter of which that does not hold.
+        """
+        for name, p in self._model.named_parameters():
+            sample = getattr(p, "grad_sample", None) if p.requires_grad else None
+            rows = sample.shape[0] if isinstance(sample, torch.Tensor) else None
+            if p.requires_grad and rows != records:
+                raise ModelError(
+                    f"parameter '{name.removeprefix('_module.')}' has no gradient per record: "
+                    "clipping it would bound nothing",
+                    "Keep records in the first dimension of every layer's input, use every "
+                    "parameter, and use each layer once.",
+                )

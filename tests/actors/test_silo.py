@@ -69,7 +69,7 @@ class Consortium:
         return next(iter(self.silos.values())).read_metrics(limbs, self.sum(limbs, counts))
 
     def models(self) -> list[np.ndarray]:
-        return [silo.release().vector for silo in self.silos.values()]
+        return [silo._global for silo in self.silos.values()]
 
 
 def _limbs(silos: dict[str, Silo]) -> int:
@@ -189,10 +189,10 @@ def test_totals_that_are_not_the_rosters_are_refused(make_job: MakeJob) -> None:
     total = consortium.sum(exchange, uploads)
     with pytest.raises(FederationError, match="did not send to"):
         alder.apply(replace(exchange, attempt=2), total)
-    before = alder.release().vector
+    before = alder._global
     with pytest.raises(UploadRefused):
         alder.apply(exchange, uploads[1])
-    np.testing.assert_array_equal(alder.release().vector, before)
+    np.testing.assert_array_equal(alder._global, before)
 
 
 def test_the_aggregator_refuses_and_the_sum_goes_on(make_job: MakeJob) -> None:
@@ -243,16 +243,49 @@ def test_an_aggregator_that_alters_the_sum_releases_nothing(make_job: MakeJob) -
         )
     forged = write_total(entries, consortium.aggregator._adder.total())
     silo = consortium.silos["cedar"]
-    before = silo.release().vector
+    before = silo._global
     with pytest.raises(EncryptionError, match="nothing was released|no sum of honest"):
         silo.apply(exchange, forged)
-    np.testing.assert_array_equal(silo.release().vector, before)
+    with pytest.raises(KeyRefused, match="a refused total ended it"):
+        silo._ready()
+    np.testing.assert_array_equal(silo._global, before)
 
 
 def _as_total(entries, upload: pa.Buffer) -> pa.Buffer:  # type: ignore[no-untyped-def]
     from blindsum.he.wire import _read, write_total
 
     return write_total(entries, [bytes(chunk) for chunk in _read(upload)[1]])
+
+
+def test_metrics_are_read_once_and_only_for_the_round_that_was_applied(
+    make_job: MakeJob,
+) -> None:
+    consortium = Consortium(make_job())
+    consortium.round(1)
+    alder = consortium.silos["alder"]
+    exchange = metrics_exchange(consortium.exchange(1), _limbs(consortium.silos))
+    with pytest.raises(FederationError, match="did not send to"):
+        alder.read_metrics(exchange, pa.py_buffer(b""))
+
+
+def test_a_silo_that_was_told_another_job_has_no_part_in_the_ceremony(make_job: MakeJob) -> None:
+    ours, theirs = make_job(), make_job("privacy.clip_norm=100")
+    silos = [
+        Silo(SiloSpec(f.job, "run", n, str(f.folder), 1))
+        for f, n in ((ours, "alder"), (theirs, "birch"), (ours, "cedar"))
+    ]
+    for silo in silos:
+        silo.inspect()
+    cards = tuple(silo.introduce() for silo in silos)
+    _, (for_birch, _) = silos[0].make_key(cards)
+    with pytest.raises(KeyRefused, match="not made for this silo"):
+        silos[1].open_key(cards, for_birch)
+
+
+def test_a_run_without_privacy_stands_in_the_ledger(make_job: MakeJob) -> None:
+    Consortium(make_job(NO_NOISE))
+    after = Consortium(make_job(), run="run-2").inspections["alder"].lifetime
+    assert after.jobs == 1 and after.epsilon == float("inf")
 
 
 def test_diverged_training_sends_nothing(make_job: MakeJob) -> None:

@@ -23,7 +23,7 @@ def test_encrypted_sums_equal_integer_sums_bit_for_bit(silos: int, bits: int) ->
     one = CkksCipher(p, generate_secret_key())
     vectors = np.random.default_rng(silos).integers(-p.limit, p.limit + 1, (silos, 20_011))
     vectors[:, :2] = [p.limit, -p.limit]
-    adder, plain = CkksAdder(), PlainAdder()
+    adder, plain = CkksAdder(p), PlainAdder()
     for vector in vectors:
         adder.add(views(one.encrypt(pack(vector, p))))
         plain.add(views(PlainCipher().encrypt(pack(vector, p))))
@@ -36,7 +36,7 @@ def test_noise_is_what_the_bound_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """The residual of a sum of n has the predicted deviation: the bound rests on it."""
     p = Parameters.derive(8)
     one = CkksCipher(p, generate_secret_key())
-    adder = CkksAdder()
+    adder = CkksAdder(p)
     for _ in range(8):
         adder.add(views(one.encrypt(np.zeros((1, 4096), np.int64))))
     decoded: list[np.ndarray] = []
@@ -50,7 +50,7 @@ def test_noise_is_what_the_bound_says(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_ciphertext_scaled_by_eight_releases_nothing() -> None:
     p = Parameters.derive(3)
     one = CkksCipher(p, generate_secret_key())
-    adder = CkksAdder()
+    adder = CkksAdder(p)
     chunk = one.encrypt(pack(np.ones(100, np.int64), p))
     for _ in range(64):  # the same upload again and again: noise grows with it, not with its root
         adder.add(views(chunk))
@@ -77,7 +77,7 @@ def test_what_is_no_ciphertext_is_refused_and_the_sum_is_unharmed(bad: bytes) ->
     p = Parameters.derive(3)
     one = CkksCipher(p, generate_secret_key())
     good = one.encrypt(pack(np.arange(10_000), p))
-    adder = CkksAdder()
+    adder = CkksAdder(p)
     adder.add(views(good))
     with pytest.raises(UploadRefused):
         adder.add(views([good[0], bad]))
@@ -98,9 +98,9 @@ def test_truncated_oversized_and_foreign_chunks_are_refused() -> None:
     foreign = wire.save(seal.Encryptor(context, key).encrypt_symmetric(plain))
     for bad in (good[:-3], good + bytes(60_000), foreign):
         with pytest.raises(UploadRefused):
-            CkksAdder().add(views([bad]))
+            CkksAdder(p).add(views([bad]))
     with pytest.raises(UploadRefused, match="expected 1"):
-        adder = CkksAdder()
+        adder = CkksAdder(p)
         adder.add(views([good]))
         adder.add(views([good, good]))
 

@@ -78,6 +78,17 @@ def test_quantised_values_are_within_one_unit_and_in_range(bound: float, seed: i
     assert quantised.saturated == np.count_nonzero(np.abs(values) > bound)
 
 
+def test_the_largest_draw_stays_within_the_limit() -> None:
+    class Greatest:
+        def random(self, shape: tuple[int, ...]) -> np.ndarray:
+            return np.full(shape, 1 - 2.0**-53)
+
+    for bits in (2, 12, 19, 24):
+        p = Parameters.derive(2, bits)
+        quantised = quantise(np.array([5.0, -5.0, 0.2]), 1.0, p, Greatest())  # type: ignore[arg-type]
+        assert np.abs(quantised.integers).max() <= p.limit
+
+
 def test_stochastic_rounding_is_unbiased() -> None:
     p = Parameters.derive(3, 8)
     unit = 1.0 / p.limit

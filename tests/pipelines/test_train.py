@@ -20,7 +20,7 @@ from blindsum.platform.errors import SiloLost, TrackingError
 from blindsum.platform.job_file import JobFile, load_job
 from blindsum.platform.ledger import Ledger
 from blindsum.platform.models import digest, get_parameters
-from blindsum.platform.tracking import Tracker, flatten
+from blindsum.platform.tracking import Tracker, flatten, without_password
 from tests.conftest import MakeJob
 
 # MLflow talks to its users in warnings; in these tests they are not ours to mend.
@@ -174,3 +174,9 @@ def test_settings_become_flat_parameters() -> None:
 def test_parameters_of_a_release_are_those_the_silos_agreed_on() -> None:
     model = torch.nn.Linear(2, 2)
     assert digest(get_parameters(model)) == digest(get_parameters(model).copy())
+
+
+def test_a_password_in_the_tracking_uri_is_not_shown() -> None:
+    shown = without_password("http://ada:secret@127.0.0.1:5000/path")
+    assert shown == "http://127.0.0.1:5000/path"
+    assert without_password("sqlite:////a/b.db") == "sqlite:////a/b.db"

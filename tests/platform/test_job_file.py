@@ -71,6 +71,7 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("encryption", {"bits": 40}, "encryption.bits: input should be less than or equal to 24"),
         ("training", 3, "training: is not a section. Write its keys"),
         ("privacy.epsilon", True, "privacy.epsilon: input should be a valid number"),
+        ("silos.1.state", "state/birch", "write an absolute path"),
         ("silos.1.name", "aggregator", "cannot be named 'aggregator'"),
         ("silos.1.data", "./alder.parquet", "have the same data"),
         ("training.rounds", 1_000_000, "less than or equal to"),

@@ -1,5 +1,6 @@
 """The ledger: never over the budget, never silently changed, on disk before anything runs."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -181,3 +182,15 @@ def test_a_full_disk_charges_nothing_and_says_so(tmp_path: Path, accountant: Acc
         for number in range(1, 100):
             ledger.charge("job", number, 1, Accountant(privacy_plan(1e9)))
     ledger.verify()
+
+
+def test_a_job_without_privacy_leaves_an_unbounded_spend(
+    tmp_path: Path, accountant: Accountant
+) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.unprotected("plain", DATASET)
+    ledger.reserve("job", DATASET, privacy_plan())
+    ledger.charge("job", 1, 1, accountant)
+    ledger.close()
+    lifetime = open_ledger(tmp_path).lifetime(DATASET)
+    assert lifetime.epsilon == math.inf and lifetime.jobs == 2

@@ -63,7 +63,7 @@ def test_sgd_and_momentum_are_pytorchs(name: str, momentum: float) -> None:
 def test_adam_is_the_papers() -> None:
     """Reddi et al., ICLR 2021, algorithm 2, written out."""
     updates = np.random.default_rng(0).normal(size=(6, 5))
-    m, v, x = np.zeros(5), np.zeros(5), np.ones(5)
+    m, v, x = np.zeros(5), np.full(5, ADAM_TAU**2), np.ones(5)
     for delta in updates:
         m = 0.9 * m + 0.1 * delta
         v = ADAM_BETA2 * v + (1 - ADAM_BETA2) * delta**2

@@ -34,6 +34,15 @@ def broken(features, outputs):
     layer = nn.Linear(features, outputs)
     nn.init.constant_(layer.weight, float("nan"))
     return layer
+class Late(nn.Module):
+    def __init__(self, a, b):
+        super().__init__()
+        self.l, self.last = nn.Linear(a, 4), nn.Linear(4, b)
+        nn.init.zeros_(self.last.weight)
+    def forward(self, x):
+        hidden = self.l(x)
+        return self.last(hidden - hidden.mean(0) if len(x) else hidden)
+def late(features, outputs): return Late(features, outputs)
 def double(features, outputs): return nn.Linear(features, outputs).double()
 """
 
@@ -94,6 +103,7 @@ def test_a_factory_beside_the_job(factories: str) -> None:
         ("double", "is torch.float64"),
         ("mixing", "mixes the records of a batch"),
         ("whole", "of float32"),
+        ("late", "mixes the records of a batch"),
         ("leaves", "failed with SystemExit"),
         ("broken", "starts with NaN"),
     ],

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from blindsum.platform.data import Fold
+from blindsum.platform.errors import ModelError
 from blindsum.platform.job import Linear, Mlp, TrainingSection
 from blindsum.platform.models import build_model, get_parameters, set_parameters
 from blindsum.platform.privacy import PrivacyPlan
@@ -145,3 +146,41 @@ def test_training_starts_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     first = trainer.train(start)
     set_parameters(net, start + 1)
     np.testing.assert_array_equal(trainer.train(start), first)
+
+
+class Pieces(torch.nn.Module):
+    """Cuts each record into rows of one value: one record becomes four for the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.reshape(-1, 1)).reshape(len(x), -1, 3).sum(1)
+
+
+class Unused(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.other = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("model", [Pieces(), Unused()])
+def test_models_whose_gradients_are_not_per_record_are_refused(model: torch.nn.Module) -> None:
+    """Without this check, one record could move the sum by many times the clip norm."""
+    with pytest.raises(ModelError, match="has no gradient per record"):
+        LocalTrainer(model, records(9), section(), PLAN, cryptographic_generator())
+
+
+def test_a_record_that_overflows_counts_as_zero_and_does_not_end_the_run() -> None:
+    data = records(40)
+    wild = Fold(data.features.copy(), data.labels)
+    wild.features[0] = np.inf
+    net = build_model(MLP, 4, 3, seed=0, private=True)
+    start = get_parameters(net)
+    plan = replace(PLAN, noise_multiplier=0.0)
+    trainer = LocalTrainer(net, wild, section(), plan, cryptographic_generator())
+    assert np.isfinite(trainer.train(start)).all()
