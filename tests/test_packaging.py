@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tomllib
@@ -79,6 +80,9 @@ def one_node() -> Iterator[str]:
 
     arguments = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "num_cpus": 2}
     arguments |= {"object_store_memory": 150 * 2**20}
+    with socket.socket() as free:  # the session's cluster has the agents' usual port
+        free.bind(("127.0.0.1", 0))
+        arguments["dashboard_agent_listen_port"] = free.getsockname()[1]
     made = Cluster(initialize_head=True, head_node_args=arguments)
     yield f"http://{made.head_node.webui_url}"
     made.shutdown()

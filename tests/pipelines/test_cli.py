@@ -82,7 +82,7 @@ def _all_listen_on_loopback(family: Sequence[psutil.Process]) -> None:
 def test_an_interrupted_run_leaves_no_process_and_nothing_half_written(
     make_job: MakeJob, tmp_path: Path, how: signal.Signals
 ) -> None:
-    job_file, fifo = blocking_job(make_job(), tmp_path, at=3)
+    job_file, fifo = blocking_job(make_job(), tmp_path)
     process = start("run", job_file.path)
     assert fifo.read_text().isdigit()  # returns once a silo is in its second round
     family = psutil.Process(process.pid).children(recursive=True)

@@ -50,12 +50,15 @@ class Blocking(nn.Module):
 '''
 
 
-def blocking_job(job_file: JobFile, folder: Path, at: int) -> tuple[JobFile, Path]:
-    """The job with a model whose training stops at a known place, and the FIFO that says so."""
+def blocking_job(job_file: JobFile, folder: Path) -> tuple[JobFile, Path]:
+    """The job with a model whose training stops in round 2, and the FIFO that says so.
+
+    A silo tries a model three times before the first round; two steps later, round 2 begins.
+    """
     fifo = folder / "fifo"
     os.mkfifo(fifo)
     module = f"blocking_{folder.name.replace('-', '_')}"
-    (folder / f"{module}.py").write_text(BLOCKING.format(at=at, fifo=fifo))
+    (folder / f"{module}.py").write_text(BLOCKING.format(at=3 + 2 + 1, fifo=fifo))
     content = yaml.safe_load(job_file.text)
     content["model"] = {"kind": "factory", "factory": f"{module}:Blocking"}
     job_file.path.write_text(yaml.safe_dump(content))
@@ -133,7 +136,7 @@ def _check_tracking(run: Run, job_file: JobFile) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_lost_silo_ends_the_run_with_its_last_model(make_job: MakeJob, tmp_path: Path) -> None:
-    job_file, fifo = blocking_job(make_job(), tmp_path, at=3)  # two local steps: in round 2
+    job_file, fifo = blocking_job(make_job(), tmp_path)
 
     def kill() -> None:
         os.kill(int(fifo.read_text()), signal.SIGKILL)
