@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, Group
@@ -196,7 +198,9 @@ def show_end(run: Run) -> None:
         console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")
     if run.run_id and run.reports:
         console.print("\nLook at it, and compare it with other runs:")
-        console.print(Text(f"  mlflow ui --backend-store-uri {run.tracking_uri}"), soft_wrap=True)
+        beside = Path(sys.executable).with_name("mlflow")
+        mlflow = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
+        console.print(Text(f"  {mlflow} ui --backend-store-uri {run.tracking_uri}"), soft_wrap=True)
 
 
 def show_error(error: Exception) -> None:
