@@ -56,6 +56,17 @@ def test_a_sealed_key_for_another_silo_ceremony_or_maker_is_refused(tmp_path: Pa
         silos[1].open(cards, "other parameters", for_b)
 
 
+def test_sealing_is_bound_to_the_transcript_even_if_the_maker_signs_again(tmp_path: Path) -> None:
+    silos = ceremonies(tmp_path, "a", "b")
+    cards = introductions(silos)
+    _, (sealed,) = silos[0].make(cards, PARAMETERS)
+    digest = transcript(cards, "other terms")
+    identity = Identity(tmp_path / "a" / "identity.pem")
+    signature = identity.sign(Sealed.signed_content(digest, "b", sealed.content))
+    with pytest.raises(KeyRefused, match="not made for this silo"):
+        silos[1].open(cards, "other terms", replace(sealed, signature=signature))
+
+
 def test_replaced_or_repeated_introductions_are_refused(tmp_path: Path) -> None:
     silos = ceremonies(tmp_path, "a", "b")
     a, b = introductions(silos)
