@@ -60,3 +60,10 @@ def test_commands_in_the_readme_exist() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`?make (\w+)`?", text.replace("make, and", ""))) <= targets
     assert {"setup", "demo", "test", "lint", "bench"} <= targets
+
+
+def test_no_document_names_this_machine_or_an_index() -> None:
+    for document in DOCUMENTS:
+        text = document.read_text()
+        assert str(ROOT) not in text and str(Path.home()) + "/" not in text
+        assert "index-url" not in text
