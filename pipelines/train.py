@@ -60,6 +60,7 @@ class Run:
     model: Path | None = None
     model_round: int = 0
     announced: int = 0
+    unsaved: str = ""
 
     @property
     def seconds(self) -> float:
@@ -173,6 +174,10 @@ def train(
                 observer.stage("saving the model and closing the run")
                 _finish(run, federation, tracker)
                 finished(run)
+    if run.unsaved:
+        raise BlindsumError(
+            run.unsaved, "Make room. What MLflow took is in its run; charges stay charged."
+        )
     return run
 
 
@@ -237,10 +242,14 @@ def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
         try:
             _save(run, federation, tracker)
         except BlindsumError as error:
-            run.also(f"the last model could not be saved: {error}")
+            run.unsaved = f"the last model could not be saved: {error}"
         except OSError as error:
-            reason = os.strerror(error.errno or 0)
-            run.also(f"the last model could not be saved in {run.folder}: {reason}")
+            run.unsaved = (
+                f"results could not be saved in {run.folder}: {os.strerror(error.errno or 0)}"
+            )
+    if run.unsaved:
+        run.status = "FAILED" if run.status == "FINISHED" else run.status
+        run.also(run.unsaved)
     tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
     tags |= {f"blindsum.epsilon.{silo}": f"{e:.6g}" for silo, e in run.epsilon().items()}
     tags |= {
@@ -278,6 +287,7 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
         job.model, features, len(job.data.target.classes), seed=job.seed, private=False
     )
     set_parameters(model, release.vector)
+    tracker.log_model(model, features, release.round)  # first: it may have more room
     run.folder.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save(model.state_dict(), content)
@@ -294,7 +304,6 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
         {s: b for s in job.roster if (b := run.budget(s)) is not None},
     )  # fmt: skip
     tracker.log_file(curves)
-    tracker.log_model(model, features, release.round)
 
 
 def _write(path: Path, content: bytes) -> Path:

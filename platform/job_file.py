@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,17 @@ _MENDS = {
     "dict_type": "Write keys and values, indented below it.",
     "list_type": "Write a list.",
 }
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe subset, in which 1e-5 is a number as in YAML 1.2, not a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,10 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
             f"the job file {path} cannot be read", "It must be a text file in UTF-8."
         ) from None
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(source)):
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(source, Loader=_Loader)):
             raise JobError(f"{path.name} uses YAML aliases (*name)", "Write the values out.")
-        node = yaml.compose(source, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(source)
+        node = yaml.compose(source, Loader=_Loader)
+        content = yaml.load(source, Loader=_Loader)
     except (ValueError, AttributeError, RecursionError, OverflowError):
         raise JobError(
             f"{path.name} holds a value that YAML cannot read as what it looks like",
@@ -156,7 +168,7 @@ def _override(content: dict[str, Any], text: str) -> tuple[str | int, ...]:
         path.append(step)
         if last:
             try:
-                here[step] = yaml.safe_load(value)
+                here[step] = yaml.load(value, Loader=_Loader)
             except (yaml.YAMLError, ValueError, AttributeError, RecursionError):
                 raise JobError(f"--set {dotted}: {value!r} is not a YAML value") from None
         elif isinstance(here, dict):

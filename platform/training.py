@@ -27,7 +27,8 @@ from blindsum.platform.job import TrainingSection
 from blindsum.platform.models import Vector, get_parameters, set_parameters
 from blindsum.platform.privacy import PrivacyPlan
 
-warnings.filterwarnings("ignore", message="Full backward hook is firing", module="torch")
+# Opacus hooks layers whose input is data, which needs no gradient.
+warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 
 class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """Whole runs through the pipeline, on the session's cluster: what is left behind, however it ends."""
 
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from matplotlib import image
 
 from blindsum.pipelines.terminal import JsonLines, Quiet
 from blindsum.pipelines.train import Run, train
-from blindsum.platform.errors import SiloLost, TrackingError
+from blindsum.platform.errors import BlindsumError, SiloLost, TrackingError
 from blindsum.platform.job_file import JobFile, load_job
 from blindsum.platform.ledger import Ledger
 from blindsum.platform.models import digest, get_parameters
@@ -153,6 +154,22 @@ def test_a_lost_silo_ends_the_run_with_its_last_model(make_job: MakeJob, tmp_pat
     assert run.model is not None and run.model.exists()
     _, logged = client(run)
     assert logged.info.status == "FAILED" and "round 2" in logged.data.tags["blindsum.ended"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_folder_without_room_fails_the_run_and_mlflow_keeps_the_model(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> Path:
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr("blindsum.pipelines.train._write", full)
+    finished: list[Run] = []
+    with pytest.raises(BlindsumError, match="No space left on device. Make room"):
+        train(make_job("training.rounds=1"), None, Quiet(), finished.append)
+    found, logged = client(finished[0])
+    assert logged.info.status == "FAILED" and "No space left" in logged.data.tags["blindsum.ended"]
+    assert len(found.search_logged_models([logged.info.experiment_id])) == 1
 
 
 def test_an_unreachable_tracking_server_is_refused(make_job: MakeJob) -> None:

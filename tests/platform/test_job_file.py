@@ -150,6 +150,14 @@ def test_wrong_overrides(make_job: MakeJob, override: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_numbers_with_an_exponent_are_numbers(make_job: MakeJob, tmp_path: Path) -> None:
+    """YAML 1.1 reads 1e-5 as text; everyone who writes a delta means a number."""
+    assert make_job("privacy.delta=1e-5", "privacy.epsilon=2E0").job.privacy.delta == 1e-5  # type: ignore[union-attr]
+    path = tmp_path / "exponent.yaml"
+    path.write_text((tmp_path / "job.yaml").read_text().replace("delta: 0.0001", "delta: 1e-6"))
+    assert load_job(path).job.privacy.delta == 1e-6  # type: ignore[union-attr]
+
+
 def test_a_silo_budget_without_privacy_is_refused(make_job: MakeJob) -> None:
     with pytest.raises(JobError, match="has an epsilon but"):
         make_job("privacy={noise: none}", "silos.alder.epsilon=1")
