@@ -6,6 +6,7 @@ A round, top to bottom, is `Federation.run_round`.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ from blindsum.platform.models import digest
 
 T = TypeVar("T")
 _AGGREGATOR = "aggregator"
+POLL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Federation:
     Args:
         run: unique name of this run; ledgers know the run by it.
         folder: the job file's folder, on the silos' nodes.
+        interrupted: set by a signal's handler. Python can lose a KeyboardInterrupt that is
+            raised inside a destructor, and Ray has many; this is looked at once a second.
         silo_actor, aggregator_actor: Ray actor classes of the same shape, for tests and
             benchmarks that look inside.
     """
@@ -83,8 +87,10 @@ class Federation:
     def __init__(
         self, job: Job, run: str, folder: str,
         silo_actor: Any = SiloActor, aggregator_actor: Any = AggregatorActor,
+        interrupted: threading.Event | None = None,
     ) -> None:  # fmt: skip
         self.job, self.run = job, run
+        self._interrupted = interrupted or threading.Event()
         self.parameters = Parameters.derive(
             len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
         )
@@ -247,7 +253,12 @@ class Federation:
         end = time.monotonic() + deadline_s
         waiting = list(names)
         while waiting:
-            done, waiting = ray.wait(waiting, timeout=max(0.0, end - time.monotonic()))
+            left = end - time.monotonic()
+            done, waiting = ray.wait(waiting, timeout=max(0.0, min(left, POLL_S)))
+            if self._interrupted.is_set():
+                raise KeyboardInterrupt
+            if not done and left > POLL_S:
+                continue
             if not done:
                 late = ", ".join(names[ref] for ref in waiting)
                 raise SiloLost(

@@ -61,6 +61,7 @@ class Run:
     model_round: int = 0
     announced: int = 0
     unsaved: str = ""
+    interrupted: threading.Event = field(default_factory=threading.Event)
 
     @property
     def seconds(self) -> float:
@@ -150,7 +151,8 @@ def train(
     )
     ahead.start()
     # Twice: Ray, once started, puts a handler of its own in place.
-    with _terminated_like_interrupted(), ray_session(address), _terminated_like_interrupted():
+    heard = run.interrupted
+    with _hearing(heard), ray_session(address), _hearing(heard):
         from blindsum.platform.tracking import Tracker
 
         ahead.join()
@@ -186,7 +188,7 @@ def _start(run: Run, tracker: Tracker, observer: Observer) -> Federation:
 
     job = run.job_file.job
     observer.stage("silos read their data and plan their spend")
-    federation = Federation(job, run.name, silo_folder(run.job_file))
+    federation = Federation(job, run.name, silo_folder(run.job_file), interrupted=run.interrupted)
     run.inspections = federation.inspect()
     plans = [i.plan for i in run.inspections.values() if i.plan]
     run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
@@ -358,20 +360,22 @@ def _new_run(job_file: JobFile) -> Run:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """A job manager's SIGTERM ends a run as cleanly as Ctrl-C does."""
+def _hearing(interrupted: threading.Event) -> Iterator[None]:
+    """A job manager's SIGTERM ends a run as Ctrl-C does, and neither can get lost."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(*_: object) -> None:
+        interrupted.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

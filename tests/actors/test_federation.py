@@ -148,6 +148,20 @@ def test_a_killed_aggregator_is_named(started: Any) -> None:
     assert one.release(1, last.model_digest).round == 1
 
 
+def test_an_interrupt_that_was_lost_is_still_heard(started: Any, fifo: str) -> None:
+    """A KeyboardInterrupt swallowed by some destructor must not leave the run waiting."""
+    one = started()
+    ray.get(one._silos["cedar"].stop_at.remote(1, fifo))
+
+    def interrupt() -> None:
+        Path(fifo).read_text()
+        one._interrupted.set()
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        one.run_round(1)
+
+
 def test_a_silo_without_its_node_is_said_at_once(make_job: MakeJob) -> None:
     started = time.monotonic()
     with pytest.raises(ClusterError, match="no live node offers silo:oak"):
