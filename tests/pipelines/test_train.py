@@ -45,7 +45,7 @@ class Blocking(nn.Module):
             self.passes += 1
             if self.passes == {at} and os.path.exists("{fifo}"):
                 with open("{fifo}", "w") as fifo:
-                    fifo.write(str(os.getpid()))
+                    fifo.write(str(os.getpid()) + "\\n")
                 signal.pause()
         return self.layer(x)
 '''
@@ -61,6 +61,7 @@ def blocking_job(job_file: JobFile, folder: Path) -> tuple[JobFile, Path]:
     module = f"blocking_{folder.name.replace('-', '_')}"
     (folder / f"{module}.py").write_text(BLOCKING.format(at=3 + 2 + 1, fifo=fifo))
     content = yaml.safe_load(job_file.text)
+    content["deadlines"] = {"round_s": 90}
     content["model"] = {"kind": "factory", "factory": f"{module}:Blocking"}
     job_file.path.write_text(yaml.safe_dump(content))
     return load_job(job_file.path), fifo
@@ -140,7 +141,8 @@ def test_a_lost_silo_ends_the_run_with_its_last_model(make_job: MakeJob, tmp_pat
     job_file, fifo = blocking_job(make_job(), tmp_path)
 
     def kill() -> None:
-        os.kill(int(fifo.read_text()), signal.SIGKILL)
+        first = fifo.read_text().split()[0]  # other silos may have come as far
+        os.kill(int(first), signal.SIGKILL)
         fifo.unlink()
 
     killer = threading.Thread(target=kill, daemon=True)
