@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from rich.table import Table
 
@@ -102,7 +102,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         emit(
             "check", job=job.name, rounds=checked.rounds, parameters=values,
             up_bytes_per_round=checked.up_bytes, down_bytes_per_round=checked.down_bytes,
-            encryption={**vars_of(parameters)}, warnings=found,
+            encryption=asdict(parameters), warnings=found,
             silos={
                 n: {"plan": plan_figures(i.plan), "lifetime": _lifetime(i), "ledger": i.ledger}
                 for n, i in checked.inspections.items()
@@ -151,11 +151,3 @@ def _lifetime(inspection: Inspection) -> dict[str, object]:
     past = inspection.lifetime
     epsilon = round(past.epsilon, 6) if math.isfinite(past.epsilon) else "unbounded"
     return {"jobs": past.jobs, "epsilon": epsilon, "delta": past.delta}
-
-
-def vars_of(parameters: Parameters) -> dict[str, object]:
-    """The parameters' fields."""
-    return {
-        "scheme": parameters.scheme, "silos": parameters.silos, "bits": parameters.bits,
-        "digits": parameters.digits, "scale": parameters.scale,
-    }  # fmt: skip

@@ -227,8 +227,12 @@ def _privacy_line(run: Run) -> str:
         ((epsilon, budget),) = figures
         spent = {f"every silo {epsilon:.3f} of {budget:g}"}
     plan = next(i.plan for i in run.inspections.values() if i.plan)
+    begun = ""
+    if run.announced > len(run.reports):
+        begun = f"; round {run.announced} is counted though it did not end"
     return (
-        f"epsilon {', '.join(sorted(spent))}, at delta {plan.delta:g} (per record, add or remove)"
+        f"epsilon {', '.join(sorted(spent))}, at delta {plan.delta:g} "
+        f"(per record, add or remove){begun}"
     )
 
 

@@ -58,6 +58,7 @@ class Tracker:
         self._ready = threading.Event()
         self._failure: str | None = None
         self._link: RunLink | None = None
+        self._run_id = ""
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -116,7 +117,8 @@ class Tracker:
             except Exception as error:  # noqa: BLE001 - MLflow's backends raise what they like
                 self._failure = _reason(error)
                 # Another run may be making the same tables at this moment.
-                if attempt + 1 < _ATTEMPTS and self.uri.startswith("sqlite"):
+                again = attempt + 1 < _ATTEMPTS and not self._run_id
+                if again and self.uri.startswith("sqlite"):
                     time.sleep(1 + attempt)
                 else:
                     break
@@ -136,11 +138,8 @@ class Tracker:
         import mlflow
         from mlflow.entities import Param, RunTag
 
-        for name in (
-            "mlflow",
-            "alembic",
-            "urllib3",
-        ):  # after the import, which sets levels of its own
+        # After the import, which sets levels of its own.
+        for name in ("mlflow", "alembic", "urllib3"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
         self._client = mlflow.MlflowClient(self.uri)

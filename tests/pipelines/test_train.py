@@ -154,6 +154,13 @@ def test_a_lost_silo_ends_the_run_with_its_last_model(make_job: MakeJob, tmp_pat
     (run,) = finished
     assert run.status == "FAILED" and run.model_round == 1 and "round 2" in run.ended
     assert run.model is not None and run.model.exists()
+    # The round that did not end was charged: no figure of spend may leave it out.
+    assert run.announced == 2
+    for name, epsilon in run.epsilon().items():
+        entries = Ledger(tmp_path / "state" / name / "ledger.sqlite", name).entries()
+        assert [e.round for e in entries] in ([0, 1, 2], [0, 1])
+        assert epsilon >= entries[-1].epsilon * (1 - 1e-9)
+    assert max(run.epsilon().values()) > run.reports[-1].epsilon["alder"]
     _, logged = client(run)
     assert logged.info.status == "FAILED" and "round 2" in logged.data.tags["blindsum.ended"]
 
