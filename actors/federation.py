@@ -323,12 +323,9 @@ def _lost(name: str, doing: str) -> FederationError:
     )
 
 
-def _never_started(name: str, error: RayActorError) -> BlindsumError:
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, BlindsumError):
-        return cause
+def _never_started(name: str, error: RayActorError) -> ClusterError:
     return ClusterError(
-        f"'{name}' could not start on its node ({type(cause or error).__name__})",
+        f"'{name}' could not start on its node ({type(error).__name__})",
         "The node needs the same blindsum, with its dependencies, as the driver.",
     )
 

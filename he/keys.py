@@ -112,10 +112,10 @@ class KeyCeremony:
         )
 
     def make(
-        self, introductions: tuple[Introduction, ...], parameters_digest: str
+        self, introductions: tuple[Introduction, ...], terms: str
     ) -> tuple[SecretKey, list[Sealed]]:
         """Make the job's secret and seal it to every other silo."""
-        transcript = self._transcript(introductions, parameters_digest)
+        transcript = self._transcript(introductions, terms)
         secret = generate_secret_key()
         sealed = []
         for other in introductions:
@@ -131,14 +131,14 @@ class KeyCeremony:
         return secret, sealed
 
     def open(
-        self, introductions: tuple[Introduction, ...], parameters_digest: str, sealed: Sealed
+        self, introductions: tuple[Introduction, ...], terms: str, sealed: Sealed
     ) -> SecretKey:
         """Open the secret that the maker sealed to this silo.
 
         Raises:
             KeyRefused: it was sealed to another silo, in another ceremony, or not by `maker`.
         """
-        transcript = self._transcript(introductions, parameters_digest)
+        transcript = self._transcript(introductions, terms)
         makers = {one.silo: one.identity for one in introductions}
         try:
             ed25519.Ed25519PublicKey.from_public_bytes(makers[sealed.maker]).verify(
@@ -152,17 +152,19 @@ class KeyCeremony:
                 "It is stale, swapped or forged. Start the job again.",
             ) from None
 
-    def _transcript(self, introductions: tuple[Introduction, ...], parameters: str) -> str:
+    def _transcript(self, introductions: tuple[Introduction, ...], terms: str) -> str:
         if self.introduction not in introductions:
             raise KeyRefused(
                 f"the introduction of silo '{self._silo}' was replaced on its way",
                 "Something between the silos alters messages. Do not run this job.",
             )
-        return transcript(introductions, parameters)
+        return transcript(introductions, terms)
 
 
-def transcript(introductions: tuple[Introduction, ...], parameters_digest: str) -> str:
-    """Digest of all introductions in roster order and the parameters, hex.
+def transcript(introductions: tuple[Introduction, ...], terms: str) -> str:
+    """Digest of all introductions in roster order and the terms, hex.
+
+    `terms` is a digest of what all silos must agree on: the job and its parameters.
 
     Raises:
         KeyRefused: a signature does not verify, or a silo or an identity appears twice.
@@ -178,7 +180,7 @@ def transcript(introductions: tuple[Introduction, ...], parameters_digest: str) 
     if len({one.job for one in introductions}) > 1:
         raise KeyRefused("introductions of different jobs were mixed", "Start the job again.")
     contents = [one.signed_content() for one in introductions]
-    return hashlib.sha256(b"\0".join([parameters_digest.encode(), *contents])).hexdigest()
+    return hashlib.sha256(b"\0".join([terms.encode(), *contents])).hexdigest()
 
 
 def confirmation(secret: SecretKey, transcript: str) -> str:

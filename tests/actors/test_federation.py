@@ -146,6 +146,8 @@ def test_a_killed_aggregator_is_named(started: Any) -> None:
     with pytest.raises(FederationError, match="the aggregator's process died"):
         one.run_round(2)
     assert one.release(1, last.model_digest).round == 1
+    with pytest.raises(FederationError, match="no silo is left"):
+        one.release(1, "a digest that the silos did not agree on")
 
 
 def test_an_interrupt_that_was_lost_is_still_heard(started: Any, fifo: str) -> None:

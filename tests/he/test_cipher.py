@@ -119,3 +119,17 @@ def test_plain_chunks_are_checked_too() -> None:
     with pytest.raises(UploadRefused, match="expected 32768"):
         adder.add([memoryview(b"123")])
     assert adder.total() == []
+
+
+def test_a_chunk_of_another_scale_is_refused_and_the_sum_is_unharmed() -> None:
+    """Its addition would fail half way, after earlier chunks were added."""
+    p, other = Parameters.derive(3), Parameters.derive(8)
+    key = generate_secret_key()
+    good = CkksCipher(p, key).encrypt(pack(np.arange(10_000), p))
+    foreign = CkksCipher(other, key).encrypt(np.zeros((1, 4096), np.int64))
+    adder = CkksAdder(p)
+    adder.add(views(good))
+    with pytest.raises(UploadRefused, match="another shape or scale"):
+        adder.add(views([good[0], *foreign]))
+    packed = CkksCipher(p, key).decrypt(views(adder.total()))
+    assert unpack(packed, 10_000, p).tolist() == list(range(10_000))

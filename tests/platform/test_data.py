@@ -1,5 +1,6 @@
 """Silo data: the contract is checked, and what is wrong is named without its values."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -108,8 +109,22 @@ def test_files_that_cannot_be_read(tables, contract, tmp_path) -> None:  # type:
         with pytest.raises(DataError, match="cannot be read as") as caught:
             load(tmp_path / name, contract, tmp_path)
         assert CANARY not in str(caught.value)
+    for odd in (tmp_path, tmp_path / "pipe"):
+        if odd != tmp_path:
+            os.mkfifo(odd)  # reading one would wait for ever
+        with pytest.raises(DataError, match="is not a file"):
+            load(odd, contract, tmp_path)
     with pytest.raises(DataError, match="there is no data file"):
         load(tmp_path / "none.parquet", contract, tmp_path)
+
+
+def test_a_csv_without_a_header_does_not_have_its_first_record_quoted(
+    contract: DataSection, tmp_path: Path
+) -> None:
+    (tmp_path / "bare.csv").write_text(f"{CANARY},1\nCCO,2\n")
+    with pytest.raises(DataError, match="first line of a CSV must hold the names") as caught:
+        load(tmp_path / "bare.csv", contract, tmp_path)
+    assert CANARY not in str(caught.value)
 
 
 def molecules(contract: DataSection, unparsable: str) -> DataSection:
@@ -128,14 +143,14 @@ def test_unreadable_molecules_are_refused_or_counted_and_never_quoted(
     tmp_path,
     capfd,  # type: ignore[no-untyped-def]
 ) -> None:
-    smiles = ["C" * (i + 1) for i in range(20)] + [CANARY, ""]
-    path = write(pa.table({"smiles": smiles, "y": [i % 2 for i in range(22)]}), tmp_path / "m")
+    smiles = ["C" * (i + 1) for i in range(20)] + [CANARY, "", "C" * 5000]
+    path = write(pa.table({"smiles": smiles, "y": [i % 2 for i in range(23)]}), tmp_path / "m")
     with pytest.raises(DataError, match="rows are listed in") as caught:
         load(path, molecules(contract, "refuse"), tmp_path)
     rejects = tmp_path / "state" / "rejected_rows.txt"
-    assert rejects.read_text().split()[-2:] == ["21", "22"]
+    assert rejects.read_text().split()[-3:] == ["21", "22", "23"]
     assert rejects.stat().st_mode & 0o777 == 0o600
     data = load(path, molecules(contract, "drop"), tmp_path)
-    assert data.dropped == 2 and len(data.train) + len(data.test) == 20
+    assert data.dropped == 3 and len(data.train) + len(data.test) == 20
     printed = "".join(capfd.readouterr())
     assert CANARY not in str(caught.value) + printed + rejects.read_text()

@@ -10,7 +10,13 @@ from torch import nn
 
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job import Factory, Linear, Mlp
-from blindsum.platform.models import build_model, digest, get_parameters, set_parameters
+from blindsum.platform.models import (
+    build_model,
+    digest,
+    get_parameters,
+    initial_digest,
+    set_parameters,
+)
 
 MODULE = """
 import torch
@@ -117,3 +123,15 @@ def test_models_that_cannot_take_part(factories: str, function: str, said: str) 
 def test_a_module_that_is_not_there() -> None:
     with pytest.raises(ModelError, match="cannot be imported"):
         factory("no_such_module_anywhere", "build")
+
+
+def test_frozen_parameters_are_compared_before_the_first_round() -> None:
+    a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+    b.load_state_dict(a.state_dict())
+    for model in (a, b):
+        model.bias.requires_grad_(False)
+    assert initial_digest(a) == initial_digest(b)
+    with torch.no_grad():
+        b.bias += 1
+    assert digest(get_parameters(a)) == digest(get_parameters(b))
+    assert initial_digest(a) != initial_digest(b)

@@ -1,0 +1,41 @@
+"""What the terminal shows, where nobody reads it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from blindsum.pipelines import terminal
+from blindsum.platform.errors import LedgerError
+from blindsum.platform.paths import require_usable
+
+
+def test_a_reader_that_went_away_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(terminal, "_kept", stream)
+        for number in range(3):
+            terminal.emit("round", round=number)
+        assert not stream.closed
+
+
+def test_events_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.emit("round", round=1)
+    assert json.loads(capsys.readouterr().out) == {"event": "round", "round": 1}
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e12, "2500.0 GB")]
+)
+def test_sizes(count: float, shown: str) -> None:
+    assert terminal.size(count) == shown
+
+
+def test_a_state_folder_that_is_a_file_is_refused_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LedgerError, match="is not a folder. Set silos.state"):
+        require_usable(tmp_path / "file" / "alder")
+    require_usable(tmp_path / "not" / "yet" / "there")
+    assert not (tmp_path / "not").exists()
