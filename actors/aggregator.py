@@ -8,29 +8,42 @@ from collections.abc import Mapping
 import pyarrow as pa
 import ray
 
+from blindsum.actors.channel import shard
 from blindsum.actors.messages import AddReport, TotalReport
 from blindsum.he.cipher import Adder, adder
-from blindsum.he.wire import Exchange, Header, read_upload, write_total
+from blindsum.he.exchange import Exchange, Part
+from blindsum.he.wire import Receipt, read_upload, write_total
 from blindsum.platform.errors import FederationError, UploadRefused, guarded
 
 
 class Aggregator:
-    """One sum at a time: `open`, `add` per silo, `total`."""
+    """One sum at a time: `open`, `add` per frame, `total`.
 
-    def __init__(self) -> None:
+    Where there are several aggregators, each adds its own range of the parts.
+
+    Args:
+        index, of: which one this is, of how many.
+        keep: hold on to the uploads until the next sum is opened, to be summed again.
+    """
+
+    def __init__(self, index: int = 0, of: int = 1, keep: bool = False) -> None:
+        self._index, self._of, self._keep = index, of, keep
         self._identities: dict[str, bytes] = {}
         self._exchange: Exchange | None = None
-        self._closed: set[tuple[int, int, str]] = set()
+        self._last = (0, 0, "")
+        self._frames: list[pa.Buffer] = []
+        self._closed: list[pa.Buffer] = []
+        self._proofs: list[Receipt] = []
 
     @guarded
     def meet(self, identities: Mapping[str, bytes]) -> None:
-        """Learn the silos' public Ed25519 keys, 32 bytes each, once per run.
+        """Learn the silos' public identities, once per run.
 
         Raises:
-            FederationError: they are known already.
+            FederationError: other ones are known already.
         """
-        if self._identities:
-            raise FederationError("the aggregator has met its silos already")
+        if self._identities and self._identities != dict(identities):
+            raise FederationError("the aggregator has met other silos already")
         self._identities = dict(identities)
 
     @guarded
@@ -38,19 +51,24 @@ class Aggregator:
         """Begin a new sum; what was gathered of an unfinished one is forgotten.
 
         Raises:
-            FederationError: this round, attempt and purpose was opened before.
+            FederationError: this sum, or one after it, was opened before.
         """
-        key = (exchange.round, exchange.attempt, exchange.purpose)
-        if key in self._closed:
-            raise FederationError(f"the {exchange.purpose} sum of round {key[0]} was opened again")
-        self._closed.add(key)
+        # "update" comes after "metrics" in the alphabet, and before it in a round
+        now = (exchange.round, exchange.attempt, "" if exchange.purpose == "update" else "m")
+        if now <= self._last:
+            raise FederationError(
+                f"the {exchange.purpose} sum of round {exchange.round} was opened again"
+            )
+        self._last = now
         self._exchange = exchange
         self._adder: Adder = adder(exchange.parameters)
-        self._uploads: dict[str, tuple[Header, bytes]] = {}
+        self._receipts: dict[tuple[str, int], Receipt] = {}
+        self._frames = []
+        self._add_s = 0.0
 
     @guarded
     def add(self, frame: pa.Buffer) -> AddReport:
-        """Check one upload and add it.
+        """Check one part of an upload and add it.
 
         Raises:
             UploadRefused: says why; the sum so far is unharmed.
@@ -58,30 +76,73 @@ class Aggregator:
         started = time.perf_counter()
         exchange = self._open_exchange()
         upload = read_upload(frame, exchange, self._identities)
-        silo = upload.header.silo
-        if silo in self._uploads:
-            raise UploadRefused(f"silo '{silo}' has sent to this sum already")
-        self._adder.add(upload.chunks)
-        self._uploads[silo] = (upload.header, upload.signature)
-        return AddReport(silo, frame.size, time.perf_counter() - started)
+        if upload.part not in self._parts(exchange):
+            raise UploadRefused(f"part {upload.part.index} belongs to another aggregator")
+        key = (upload.silo, upload.part.index)
+        if key in self._receipts:
+            raise UploadRefused(
+                f"silo '{upload.silo}' has sent part {upload.part.index} to this sum already"
+            )
+        self._adder.add(upload.part.first, upload.chunks)
+        self._receipts[key] = upload.receipt
+        if self._keep:
+            self._frames.append(frame)
+        seconds = time.perf_counter() - started
+        self._add_s += seconds
+        return AddReport(upload.silo, frame.size, seconds)
 
     @guarded
     @ray.method(num_returns=2)
-    def total(self) -> tuple[TotalReport, pa.Buffer]:
-        """Close the sum and publish it with the signed headers of what is in it.
+    def total(
+        self, exchange: Exchange, following: Exchange | None, *sent: object
+    ) -> tuple[TotalReport, list[pa.Buffer]]:
+        """Close the sum and publish its frames, in the order of the parts.
+
+        Args:
+            following: a sum to open in the same step: silos may send to it once they have
+                this total.
+            sent: the silos' reports; Ray starts this once all of them are there.
 
         Raises:
-            UploadRefused: the roster is not complete.
+            UploadRefused: an upload is missing.
         """
         started = time.perf_counter()
-        exchange = self._open_exchange()
-        missing = [silo for silo in exchange.roster if silo not in self._uploads]
+        if exchange != self._open_exchange():
+            raise FederationError("a total was asked for that is not the open one")
+        parts = self._parts(exchange)
+        missing = [
+            silo
+            for silo in exchange.roster
+            if any((silo, part.index) not in self._receipts for part in parts)
+        ]
         if missing:
             raise UploadRefused(f"no valid upload came from {', '.join(missing)}")
-        frame = write_total(list(self._uploads.values()), self._adder.total())
-        self._exchange = None
-        seconds = time.perf_counter() - started
-        return TotalReport(exchange.roster, frame.size, seconds), frame
+        frames = [
+            write_total(exchange, part, self._adder.total(part.first, part.chunks))
+            for part in parts
+        ]
+        size = sum(frame.size for frame in frames)
+        report = TotalReport(exchange.roster, size, self._add_s, time.perf_counter() - started)
+        self._exchange, self._closed = None, self._frames
+        self._proofs = list(self._receipts.values())
+        if following:
+            self.open(following)
+        return report, frames
+
+    @guarded
+    def receipts(self) -> list[Receipt]:
+        """The signed digests of all that is in the sum that was closed last: they prove, to
+        anyone who knows the silos' identities, which ciphertexts it must be the sum of."""
+        return self._proofs
+
+    @guarded
+    def uploads(self, *closed: object) -> list[pa.Buffer]:
+        """Every signed frame of the sum that was closed last, so that a silo can sum again."""
+        return self._closed
+
+    def _parts(self, exchange: Exchange) -> list[Part]:
+        count = len(exchange.parts)
+        return [p for p in exchange.parts if shard(p.index, count, self._of) == self._index]
 
     def _open_exchange(self) -> Exchange:
         if self._exchange is None:

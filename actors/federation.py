@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -25,7 +25,6 @@ from ray.exceptions import (
 
 from blindsum.actors.aggregator import AggregatorActor
 from blindsum.actors.messages import (
-    AddReport,
     ApplyReport,
     Inspection,
     Release,
@@ -35,17 +34,16 @@ from blindsum.actors.messages import (
 )
 from blindsum.actors.placement import ONCE, pinned, silo_options
 from blindsum.actors.silo import SiloActor, metrics_exchange
-from blindsum.he.keys import Introduction
-from blindsum.he.packing import count_limbs
+from blindsum.he.exchange import Exchange
+from blindsum.he.packing import adapted_range, count_limbs
 from blindsum.he.parameters import Parameters
-from blindsum.he.wire import Exchange
 from blindsum.platform.errors import (
     BlindsumError,
     ClusterError,
     FederationError,
-    KeyRefused,
     ModelsDiffer,
     SiloLost,
+    TotalRefused,
     Unexpected,
 )
 from blindsum.platform.job import Job
@@ -53,16 +51,22 @@ from blindsum.platform.metrics import FIXED_COUNTS, Metrics
 from blindsum.platform.models import digest
 
 T = TypeVar("T")
-_AGGREGATOR = "aggregator"
+_AGGREGATOR = "the aggregator"  # a blank in it: no silo has such a name
 POLL_S = 1.0
+ATTEMPTS = 2
+"""How often a round is tried whose total the silos refuse, each time with fresh keys."""
+CHUNKS_PER_AGGREGATOR = 1024
+"""A sum of 64 MB, of 12 million values at three digits a real."""
 
 
 @dataclass(frozen=True)
 class RoundReport:
     """One round of the whole consortium. `phases` are seconds, the slowest silo's each;
-    `epsilon` is spent so far, by silo."""
+    `epsilon` is spent so far, by silo; `range` is what update values were cut to."""
 
     round: int
+    attempt: int
+    range: float
     metrics: Metrics
     model_digest: str
     epsilon: Mapping[str, float]
@@ -102,8 +106,11 @@ class Federation:
             )
             for name in job.roster
         }
-        self._aggregator: Any = aggregator_actor.options(**ONCE).remote()
+        self._aggregator_actor = aggregator_actor
+        self._aggregators: list[Any] = []
         self._values = 0
+        self._range = job.encryption.range
+        self.retries = 0  # attempts beyond each round's first: charged, and without a model
 
     def inspect(self) -> dict[str, Inspection]:
         """Every silo checks its data, model and plan; nothing is trained, spent or sent.
@@ -117,65 +124,91 @@ class Federation:
         return cast(dict[str, Inspection], inspections)
 
     def exchange_keys(self) -> None:
-        """The key ceremony: every silo ends with the same secret key, the driver with none.
+        """The key ceremony: the silos end with one secret and a seed for each pair of them, the
+        driver with nothing. Again: all keys are new.
 
         Raises:
-            KeyRefused: silos end with different keys, or refuse each other's.
+            KeyRefused: what a silo was told is not what the others said.
         """
-        introduced = self._each("introduce", "introduce themselves", self.job.deadlines.start_s)
-        introductions = tuple(cast(Introduction, introduced[name]) for name in self.job.roster)
-        maker, *others = self.job.roster
-        made, sealed = self._ask(maker, "make_key", introductions)
-        refs = {
-            one.silo: self._silos[one.silo].open_key.remote(introductions, one) for one in sealed
-        }
-        opened = self._gather(refs, "open the key", self.job.deadlines.start_s)
-        if set(opened) != set(others) or {made, *opened.values()} != {made}:
-            raise KeyRefused("the silos do not hold the same key", "Start the job again.")
-        met = self._aggregator.meet.remote({one.silo: one.identity for one in introductions})
-        self._gather({_AGGREGATOR: met}, "meet the silos", self.job.deadlines.start_s)
+        if not self._aggregators:
+            chunks = self.parameters.chunks(self._values)
+            of = self.job.encryption.aggregators or -(-chunks // CHUNKS_PER_AGGREGATOR)
+            actor = self._aggregator_actor.options(**ONCE)
+            keep = self.job.encryption.verify
+            self._aggregators = [actor.remote(index, of, keep) for index in range(of)]
+        introductions = self._told("introduce", "introduce themselves")
+        met = {one.silo: one.identity for one in introductions}
+        self._gather(
+            self._of_aggregators("meet", met), "meet the silos", self.job.deadlines.start_s
+        )
+        contributions = self._told("contribute", "contribute to the keys", introductions)
+        agreements = self._told("agree", "agree on the keys", contributions)
+        self._told("finish", "take up the keys", agreements, self._aggregators)
 
     def run_round(self, number: int) -> RoundReport:
-        """One round. All calls are submitted at once and Ray starts each when its inputs are
-        there; then answers are read in the order in which things can go wrong.
+        """One round; again, with fresh keys and a new charge, if its total is refused.
 
         Raises:
             SiloLost: a silo died or missed the deadline. `release` still gives the last model.
             BlindsumError: a silo or the aggregator refused; the error says which and why.
         """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                report = self._attempt(number, attempt)
+            except TotalRefused as error:
+                if attempt == ATTEMPTS:
+                    raise error.located(round=number) from None
+                # Each refusal tells an active aggregator a little about the key: it gets one.
+                self.retries += 1
+                self.exchange_keys()
+            except BlindsumError as error:
+                raise error.located(round=number) from None
+            else:
+                break
+        if self.job.encryption.adapt_range:
+            self._range = adapted_range(
+                self._range, self.job.encryption.range,
+                report.metrics.saturated, report.metrics.large,
+            )  # fmt: skip
+        return report
+
+    def _attempt(self, number: int, attempt: int) -> RoundReport:
+        """All calls are submitted at once and Ray starts each when its inputs are there; then
+        answers are read in the order in which things can go wrong."""
         started = time.perf_counter()
         update = Exchange(
-            self.run, number, 1, "update", self.job.roster, self._values, self.parameters
-        )
+            self.run, number, attempt, "update", self.job.roster, self._values, self._range,
+            self.parameters,
+        )  # fmt: skip
         counts = metrics_exchange(update, self._count_values())
-        training, uploads = self._submit("train", update)
-        adding, totalling, total = self._sum(update, uploads)
-        applying, count_uploads = self._submit("apply", update, total)
-        adding_counts, totalling_counts, total_counts = self._sum(counts, count_uploads)
+        opened = self._of_aggregators("open", update)
+        training = self._of_silos("train", update, *opened.values())
+        totalling, totals, uploads = self._close(update, training, counts)
+        applying = self._of_silos("apply", update, counts, uploads, *totals)
+        totalling_counts, count_totals, count_uploads = self._close(counts, applying, None)
+        reader = self.job.roster[0]
         reading = {
-            self.job.roster[0]: self._silos[self.job.roster[0]].read_metrics.remote(
-                counts, total_counts
-            )
+            reader: self._silos[reader].read_metrics.remote(counts, count_uploads, *count_totals)
         }
+        self._gather(opened, "expect uploads", self.job.deadlines.start_s)
         try:
             trained = self._answers(training, TrainReport, "train")
-            added = self._answers(adding, AddReport, "add")
-            totals = self._answers(totalling, TotalReport, "add")
+            closed = self._answers(totalling, TotalReport, "add")
             applied = self._answers(applying, ApplyReport, "apply the total")
-            counts_added = self._answers(adding_counts, AddReport, "add metrics")
-            count_totals = self._answers(totalling_counts, TotalReport, "add metrics")
+            counts_closed = self._answers(totalling_counts, TotalReport, "add metrics")
             (metrics,) = self._answers(reading, Metrics, "read the metrics")
-        except BlindsumError as error:
-            raise error.located(round=number) from None
+        except TotalRefused:
+            self._let_end({**applying, **totalling_counts, **reading})
+            raise
         model_digest = self._same((a.model_digest for a in applied), "model", number)
         seconds = time.perf_counter() - started
-        phases = _phases(trained, added, totals, applied, counts_added, count_totals)
         return RoundReport(
-            number, metrics, model_digest,
+            number, attempt, self._range, metrics, model_digest,
             {t.silo: t.epsilon for t in trained if t.epsilon is not None},
             up_bytes=sum(t.upload_bytes for t in trained) + sum(a.upload_bytes for a in applied),
-            down_bytes=len(applied) * totals[0].total_bytes + count_totals[0].total_bytes,
-            seconds=seconds, phases=phases,
+            down_bytes=len(applied) * sum(t.total_bytes for t in closed)
+            + sum(t.total_bytes for t in counts_closed),
+            seconds=seconds, phases=_phases(trained, closed, applied, counts_closed),
         )  # fmt: skip
 
     def release(self, round: int, model_digest: str, timeout_s: float = 60.0) -> Release:
@@ -200,44 +233,63 @@ class Federation:
 
     def close(self) -> None:
         """End silos and aggregator."""
-        for actor in (*self._silos.values(), self._aggregator):
+        for actor in (*self._silos.values(), *self._aggregators):
             ray.kill(actor, no_restart=True)
 
     # -- calls ---------------------------------------------------------------------------
 
-    def _submit(
-        self, method: str, *arguments: Any
-    ) -> tuple[dict[str, ObjectRef[Any]], list[ObjectRef[Any]]]:
-        """Call every silo; returns references to reports, by silo, and to uploads."""
-        pairs = {
+    def _of_silos(self, method: str, *arguments: Any) -> dict[str, ObjectRef[Any]]:
+        """Call every silo; returns references to their answers, by silo."""
+        return {
             name: getattr(silo, method).remote(*arguments) for name, silo in self._silos.items()
         }
-        return {n: report for n, (report, _) in pairs.items()}, [u for _, u in pairs.values()]
 
-    def _sum(
-        self, exchange: Exchange, uploads: Sequence[ObjectRef[Any]]
-    ) -> tuple[dict[str, ObjectRef[Any]], dict[str, ObjectRef[Any]], ObjectRef[Any]]:
-        """Have the aggregator add uploads; returns its reports and the total's reference."""
-        aggregator = self._aggregator
-        adding = {_AGGREGATOR: aggregator.open.remote(exchange)}
-        adding |= {
-            f"{_AGGREGATOR} {name}": aggregator.add.remote(upload)
-            for name, upload in zip(self.job.roster, uploads, strict=True)
+    def _of_aggregators(self, method: str, *arguments: Any) -> dict[str, Any]:
+        of = len(self._aggregators)
+        names = [f"aggregator {i + 1} of {of}" if of > 1 else _AGGREGATOR for i in range(of)]
+        return {
+            name: getattr(one, method).remote(*arguments)
+            for name, one in zip(names, self._aggregators, strict=True)
         }
-        report, total = aggregator.total.remote()
-        return adding, {_AGGREGATOR: report}, total
+
+    def _close(
+        self,
+        exchange: Exchange,
+        sending: Mapping[str, ObjectRef[Any]],
+        following: Exchange | None,
+    ) -> tuple[dict[str, ObjectRef[Any]], list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """Have the aggregators close a sum once all silos have sent; returns references to
+        their reports, to the total's frames, and to the uploads where those are verified."""
+        pairs = self._of_aggregators("total", exchange, following, *sending.values())
+        reports = {name: report for name, (report, _) in pairs.items()}
+        totals = [frames for _, frames in pairs.values()]
+        uploads: list[ObjectRef[Any]] = []
+        if self.job.encryption.verify:
+            uploads = list(self._of_aggregators("uploads", *reports.values()).values())
+        return reports, totals, uploads
+
+    def _let_end(self, refs: Mapping[str, ObjectRef[Any]]) -> None:
+        """Wait for calls whose answers do not count any more, so that the next ones find every
+        actor idle."""
+        for name, ref in refs.items():
+            try:
+                self._gather({name: ref}, "end the attempt", self.job.deadlines.round_s)
+            except SiloLost:
+                raise
+            except BlindsumError:
+                continue
 
     def _answers(self, refs: Mapping[str, ObjectRef[Any]], kind: type[T], doing: str) -> list[T]:
         answers = self._gather(refs, doing, self.job.deadlines.round_s)
         return [answer for answer in answers.values() if isinstance(answer, kind)]
 
     def _each(self, method: str, doing: str, deadline_s: float) -> dict[str, Any]:
-        refs = {name: getattr(silo, method).remote() for name, silo in self._silos.items()}
-        return self._gather(refs, doing, deadline_s)
+        return self._gather(self._of_silos(method), doing, deadline_s)
 
-    def _ask(self, silo: str, method: str, *arguments: Any) -> Any:
-        ref = getattr(self._silos[silo], method).remote(*arguments)
-        return self._gather({silo: ref}, method, self.job.deadlines.start_s)[silo]
+    def _told(self, method: str, doing: str, *arguments: Any) -> tuple[Any, ...]:
+        """One step of the key ceremony: what every silo answers, in the roster's order."""
+        refs = self._of_silos(method, *arguments)
+        return tuple(self._gather(refs, doing, self.job.deadlines.start_s).values())
 
     def _gather(
         self, refs: Mapping[str, ObjectRef[Any]], doing: str, deadline_s: float
@@ -285,11 +337,7 @@ class Federation:
 
 
 def _fetch(ref: ObjectRef[Any], name: str, doing: str) -> Any:
-    """One answer, with Ray's wrappings taken off its error.
-
-    `name` is a silo, the aggregator, or "aggregator SILO" for its handling of that upload.
-    """
-    actor, _, sender = name.partition(" ")
+    """One answer of a silo or an aggregator, with Ray's wrappings taken off its error."""
     try:
         return ray.get(ref, timeout=60)
     except RayTaskError as error:
@@ -297,25 +345,23 @@ def _fetch(ref: ObjectRef[Any], name: str, doing: str) -> Any:
         if isinstance(cause, BlindsumError):
             raise cause from None
         if isinstance(cause, (RayActorError, ObjectLostError)):  # its input's owner died
-            raise _lost(sender or name, doing) from None
+            raise _lost(name, doing) from None
         raise Unexpected(
             f"'{name}' failed with {type(cause).__qualname__} while asked to {doing}",
             "This is a fault in Blindsum: please report it.",
         ) from None
     except RayActorError as error:
         started = not isinstance(error, ActorUnschedulableError) and not error.actor_init_failed
-        raise (_lost(actor, doing) if started else _never_started(actor, error)) from None
+        raise (_lost(name, doing) if started else _never_started(name, error)) from None
     except ObjectLostError:
-        raise _lost(sender or name, doing) from None
+        raise _lost(name, doing) from None
     except (RayError, GetTimeoutError) as error:
         raise FederationError(f"'{name}' gave no answer: {type(error).__name__}") from None
 
 
 def _lost(name: str, doing: str) -> FederationError:
-    if name == _AGGREGATOR:
-        return FederationError(
-            "the aggregator's process died", "Look at its node's memory and logs."
-        )
+    if " " in name:
+        return FederationError(f"{name}'s process died", "Look at its node's memory and logs.")
     return SiloLost(
         f"its process died while asked to {doing}",
         "Look at that node's memory and logs, then start the job again.",
@@ -331,17 +377,16 @@ def _never_started(name: str, error: RayActorError) -> ClusterError:
 
 
 def _phases(
-    trained: list[TrainReport], added: list[AddReport], totals: list[TotalReport],
-    applied: list[ApplyReport], counts_added: list[AddReport], count_totals: list[TotalReport],
+    trained: list[TrainReport], closed: list[TotalReport], applied: list[ApplyReport],
+    counts_closed: list[TotalReport],
 ) -> dict[str, float]:  # fmt: skip
     return {
         "charge": max(t.charge_s for t in trained),
         "train": max(t.train_s for t in trained),
-        "encrypt": max(t.encrypt_s for t in trained),
-        "add": sum(a.add_s for a in added) + totals[0].total_s,
+        "send": max(t.send_s for t in trained),
+        "add": max(t.add_s for t in closed),
+        "total": max(t.total_s for t in closed),
         "decrypt": max(a.decrypt_s for a in applied),
         "apply": max(a.apply_s for a in applied),
-        "metrics": max(a.encrypt_s for a in applied)
-        + sum(a.add_s for a in counts_added)
-        + count_totals[0].total_s,
+        "metrics": max(a.send_s for a in applied) + max(t.total_s for t in counts_closed),
     }

@@ -45,19 +45,20 @@ class Inspection:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """A silo charged its ledger, trained and sent. `epsilon` is the job's spend so far."""
+    """A silo charged its ledger, trained and sent. `epsilon` is the job's spend so far, `send_s`
+    the time to mask, encrypt, sign and send, with the aggregators' adding in it."""
 
     silo: str
     epsilon: float | None
     upload_bytes: int
     charge_s: float
     train_s: float
-    encrypt_s: float
+    send_s: float
 
 
 @dataclass(frozen=True)
 class AddReport:
-    """The aggregator accepted one upload."""
+    """An aggregator accepted one part of an upload."""
 
     silo: str
     upload_bytes: int
@@ -66,10 +67,11 @@ class AddReport:
 
 @dataclass(frozen=True)
 class TotalReport:
-    """The aggregator closed a sum over exactly `roster`."""
+    """An aggregator closed a sum over exactly `roster`. `add_s` is its time for all uploads."""
 
     roster: tuple[str, ...]
     total_bytes: int
+    add_s: float
     total_s: float
 
 
@@ -82,7 +84,7 @@ class ApplyReport:
     upload_bytes: int
     decrypt_s: float
     apply_s: float
-    encrypt_s: float
+    send_s: float
 
 
 @dataclass(frozen=True)

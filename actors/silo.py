@@ -1,14 +1,16 @@
 """One data owner: its data, model, ledger and keys. A plain class; `SiloActor` is its shell.
 
 Whatever a method returns is pickled out of the silo, so methods return messages from
-`actors.messages`, signed frames of ciphertext, and public keys, and nothing else.
+`actors.messages` and of the key ceremony, and nothing else. Ciphertext goes to the aggregators
+through the vault.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
+from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -16,21 +18,23 @@ import pyarrow as pa
 import ray
 import torch
 
+from blindsum.actors.channel import Channel, RayChannel
 from blindsum.actors.messages import ApplyReport, Inspection, Release, SiloSpec, TrainReport
-from blindsum.he.cipher import Cipher, CkksCipher, PlainCipher, SecretKey
-from blindsum.he.keys import Identity, Introduction, KeyCeremony, Sealed, confirmation, transcript
-from blindsum.he.packing import join_counts, pack, quantise, split_counts, unpack
+from blindsum.actors.vault import Vault, open_identity
+from blindsum.he.exchange import Exchange
+from blindsum.he.keys import Agreement, Contribution, Introduction
+from blindsum.he.packing import (
+    Integers,
+    is_adapted,
+    join_counts,
+    quantise,
+    require_finite,
+    split_counts,
+)
 from blindsum.he.parameters import Parameters
-from blindsum.he.wire import Exchange, read_total, write_upload
 from blindsum.platform import metrics
 from blindsum.platform.data import SiloData, load_data
-from blindsum.platform.errors import (
-    EncryptionError,
-    FederationError,
-    KeyRefused,
-    LedgerError,
-    guarded,
-)
+from blindsum.platform.errors import FederationError, LedgerError, guarded
 from blindsum.platform.features import feature_count
 from blindsum.platform.ledger import Ledger, Lifetime
 from blindsum.platform.models import (
@@ -58,8 +62,7 @@ class Silo:
         self.name = spec.name
         self._spec, self._job = spec, spec.job
         self._section = spec.job.silo(spec.name)
-        self._identities: dict[str, bytes] = {}
-        self._cipher: Cipher | None = None
+        self._vault: Vault | None = None
         self._ledger: Ledger | None = None
         self._last_attempt = (0, 0)
         self._pending: Exchange | None = None
@@ -121,62 +124,74 @@ class Silo:
 
     @guarded
     def introduce(self) -> Introduction:
-        """Open ledger and identity, and give this silo's public keys for this run.
+        """Open ledger and identity, and begin a key ceremony; a second one rotates the keys.
 
         Raises:
             LedgerError, KeyRefused: the state folder cannot be used or trusted.
         """
-        try:
-            self._state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            identity = Identity(self._state / "identity.pem")
-        except OSError as error:
-            raise LedgerError(
-                f"the state folder {self._state} cannot be used ({os.strerror(error.errno or 0)})",
-                "Check that the disk has room and the folder is writable, or set silos.state.",
-            ) from None
-        self._identity = identity
-        self._ledger = Ledger(self._state / "ledger.sqlite", self.name)
-        self._ceremony = KeyCeremony(self._spec.run, self.name, identity)
-        return self._ceremony.introduction
+        if self._vault is None:
+            job = self._job
+            identity = open_identity(self._state)
+            self._ledger = Ledger(self._state / "ledger.sqlite", self.name)
+            pins = {silo.name: silo.identity for silo in job.silos if silo.identity}
+            self._vault = Vault(
+                self._spec.run, self._terms, self.name, job.roster, self._parameters, identity,
+                pins, job.encryption.verify,
+            )  # fmt: skip
+        return self._vault.introduce()
 
     @guarded
-    def make_key(self, introductions: tuple[Introduction, ...]) -> tuple[str, list[Sealed]]:
-        """Make the run's secret key; returns its confirmation and a sealed copy per silo."""
-        secret, sealed = self._ceremony.make(introductions, self._terms)
-        return self._join(introductions, secret), sealed
-
-    @guarded
-    def open_key(self, introductions: tuple[Introduction, ...], sealed: Sealed) -> str:
-        """Open the sealed key and return its confirmation.
+    def contribute(self, introductions: tuple[Introduction, ...]) -> Contribution:
+        """Seal this silo's part of the keys to each of the others.
 
         Raises:
-            KeyRefused: it was not sealed to this silo in this ceremony.
+            KeyRefused: an introduction is not the one that its silo made.
         """
-        secret = self._ceremony.open(introductions, self._terms, sealed)
-        return self._join(introductions, secret)
-
-    def _join(self, introductions: tuple[Introduction, ...], secret: SecretKey) -> str:
-        """Take up the key, and reserve the whole plan before anything is trained."""
-        if tuple(one.silo for one in introductions) != self._job.roster:
-            raise KeyRefused("the ceremony's roster is not the job's", "Start the job again.")
-        self._identities = {one.silo: one.identity for one in introductions}
-        encrypted = self._parameters.scheme == "ckks"
-        self._cipher = CkksCipher(self._parameters, secret) if encrypted else PlainCipher()
-        if self._ledger and self._plan:
-            self._ledger.reserve(self._spec.run, self._data.fingerprint, self._plan)
-        elif self._ledger:
-            self._ledger.unprotected(self._spec.run, self._data.fingerprint)
-        return confirmation(secret, transcript(introductions, self._terms))
+        return self._keyed().contribute(introductions)
 
     @guarded
-    @ray.method(num_returns=2)
-    def train(self, exchange: Exchange) -> tuple[TrainReport, pa.Buffer]:
-        """Charge the ledger, train, and give the encrypted, signed update.
+    def agree(self, contributions: tuple[Contribution, ...]) -> Agreement:
+        """Open what was sealed to this silo, and sign the whole ceremony.
+
+        Raises:
+            KeyRefused: something is missing, stale, swapped or forged.
+        """
+        return self._keyed().agree(contributions)
+
+    @guarded
+    def finish(self, agreements: tuple[Agreement, ...], aggregators: Sequence[Any]) -> None:
+        """Take up the keys, and reserve the whole plan before anything is trained.
+
+        Args:
+            aggregators: the actors, in order of their ranges.
+
+        Raises:
+            KeyRefused: a silo signed another ceremony.
+        """
+        self._keyed().finish(agreements)
+        self._keyed().connect(self._channel(aggregators))
+        if self._round or self._last_attempt != (0, 0) or self._ledger is None:
+            return  # rotated keys: the plan is reserved already
+        if self._plan:
+            self._ledger.reserve(self._spec.run, self._data.fingerprint, self._plan)
+        else:
+            self._ledger.unprotected(self._spec.run, self._data.fingerprint)
+
+    def _channel(self, aggregators: Sequence[Any]) -> Channel:
+        return RayChannel(aggregators)
+
+    @guarded
+    def train(self, exchange: Exchange, *opened: object) -> TrainReport:
+        """Charge the ledger, train, and send the masked, encrypted, signed update.
+
+        Args:
+            opened: the aggregators' answers that they expect it.
 
         Raises:
             BudgetExceeded: the charge would pass the budget; nothing was trained.
             LedgerError: the charge could not be committed; nothing was trained.
             FederationError: the exchange is not the next one of this job.
+            UploadRefused: an aggregator refused what was sent.
         """
         self._expect(exchange, "update", self._global.size)
         if (exchange.round, exchange.attempt) <= self._last_attempt:
@@ -184,6 +199,8 @@ class Silo:
                 f"attempt {exchange.attempt} of round {exchange.round} was announced again",
                 "An update is never made or sent twice.",
             )
+        if exchange.round == self._round and exchange.attempt > 1:
+            self._undo()  # other silos refused the total that this one applied
         if exchange.round != self._round + 1:
             raise FederationError(f"round {exchange.round} was announced after {self._round}")
         self._last_attempt = (exchange.round, exchange.attempt)
@@ -191,71 +208,90 @@ class Silo:
         epsilon = self._charge(exchange)
         charged = time.perf_counter()
         update = self._trainer.train(self._global)
+        require_finite(update)
         trained = time.perf_counter()
-        bound = self._job.encryption.range
-        quantised = quantise(update, bound, self._parameters, self._random)
-        self._saturated = quantised.saturated
-        upload = self._encrypt(exchange, quantised.integers)
+        self._saturated = self._large = 0
+
+        def digits(where: slice) -> Integers:
+            bound = exchange.range or self._job.encryption.range
+            quantised = quantise(update[where], bound, self._parameters, self._random)
+            self._saturated += quantised.saturated
+            self._large += quantised.large
+            return quantised.integers
+
+        sent = self._keyed().send(exchange, digits)
         self._pending = exchange
-        report = TrainReport(
-            self.name, epsilon, upload.size,
-            charged - started, trained - charged, time.perf_counter() - trained,
+        return TrainReport(
+            self.name, epsilon, sent, charged - started, trained - charged,
+            time.perf_counter() - trained,
         )  # fmt: skip
-        return report, upload
 
     @guarded
-    @ray.method(num_returns=2)
-    def apply(self, exchange: Exchange, total: pa.Buffer) -> tuple[ApplyReport, pa.Buffer]:
-        """Decrypt the total, move to the next model, and give its encrypted metrics.
+    def apply(
+        self, exchange: Exchange, counts: Exchange, uploads: Sequence[Any],
+        *totals: Sequence[pa.Buffer],
+    ) -> ApplyReport:  # fmt: skip
+        """Decrypt the total, move to the next model, and send its encrypted metrics.
 
-        Every silo of the roster must have signed an upload for this exchange. That the
-        ciphertext is their sum is the aggregator's word, but for the check of its noise.
+        Args:
+            counts: the metrics exchange that follows.
+            uploads: references to the frames that each aggregator got, where totals are
+                verified; empty otherwise.
+            totals: the total's frames, from each aggregator.
 
         Raises:
-            UploadRefused: the signed headers are not exactly the roster's.
-            EncryptionError: the decrypted total does not lie on reachable integers; this
-                silo's key is given up with it.
+            TotalRefused: the total is no sum of one upload of each silo; this silo's keys are
+                given up with it.
+            UploadRefused: this silo summed the uploads again, and found another total.
         """
         if exchange != self._pending:
             raise FederationError("a total came for an exchange this silo did not send to")
         self._pending = None
         started = time.perf_counter()
-        summed = self._decrypt(exchange, total)
+        unit = (exchange.range or self._job.encryption.range) / self._parameters.limit
+        mean = np.empty(exchange.values, np.float64)
+        for where, summed in self._keyed().receive(exchange, totals, uploads):
+            np.multiply(summed, unit / len(exchange.roster), out=mean[where])
         decrypted = time.perf_counter()
-        unit = self._job.encryption.range / self._parameters.limit
-        self._global = self._optimizer.apply(
-            self._global, summed * unit / float(len(exchange.roster))
-        )
+        self._before = copy(self._optimizer)
+        self._global = self._optimizer.apply(self._global, mean)
         self._round = exchange.round
         self._recent = {self._round - 1: self._recent[self._round - 1], self._round: self._global}
         set_parameters(self._model, self._global)
         model_digest = digest(self._global)
-        counts = metrics.count(
-            self._model, self._data.test, len(self._job.data.target.classes),
-            self._saturated, self._data.dropped,
+        limbs = split_counts(
+            metrics.count(
+                self._model, self._data.test, len(self._job.data.target.classes),
+                self._saturated, self._large, self._data.dropped,
+            ),
+            self._parameters,
         )  # fmt: skip
-        limbs = split_counts(counts, self._parameters)
         # One figure for applying and evaluating: evaluation alone would tell the fold's size.
         applied = time.perf_counter()
-        self._pending_metrics = metrics_exchange(exchange, limbs.size)
-        upload = self._encrypt(self._pending_metrics, limbs)
-        report = ApplyReport(
-            self.name, model_digest, upload.size, decrypted - started, applied - decrypted,
+        if counts != metrics_exchange(exchange, limbs.size):
+            raise FederationError("the announced metrics exchange is not the update's")
+        self._pending_metrics = counts
+        sent = self._keyed().send(counts, lambda where: limbs[where])
+        return ApplyReport(
+            self.name, model_digest, sent, decrypted - started, applied - decrypted,
             time.perf_counter() - applied,
         )  # fmt: skip
-        return report, upload
 
     @guarded
-    def read_metrics(self, exchange: Exchange, total: pa.Buffer) -> metrics.Metrics:
+    def read_metrics(
+        self, exchange: Exchange, uploads: Sequence[Any], *totals: Sequence[pa.Buffer]
+    ) -> metrics.Metrics:
         """Decrypt the consortium's metrics, once for each round that was applied.
 
         Raises:
             FederationError: this is not the metrics total that this silo sent to.
+            TotalRefused, UploadRefused: as in `apply`.
         """
         if exchange != self._pending_metrics:
             raise FederationError("a metrics total came that this silo did not send to")
         self._pending_metrics = None
-        counts = join_counts(self._decrypt(exchange, total), self._parameters)
+        limbs = [part for _, part in self._keyed().receive(exchange, totals, uploads)]
+        counts = join_counts(np.concatenate(limbs), self._parameters)
         return metrics.summarise(counts, self._global.size * len(exchange.roster))
 
     @guarded
@@ -278,44 +314,43 @@ class Silo:
             self._spec.run, exchange.round, exchange.attempt, self._accountant
         )
 
+    def _undo(self) -> None:
+        """Back to the model before the last total, for another attempt of its round."""
+        self._round -= 1
+        self._global = self._recent[self._round]
+        self._recent = {self._round: self._global}
+        self._optimizer = self._before
+        set_parameters(self._model, self._global)
+
     def _expect(self, exchange: Exchange, purpose: str, values: int) -> None:
         """This silo's own policy: it takes part only in what its job file says."""
-        expected = (self._spec.run, self._job.roster, self._parameters, purpose, values)
+        expected = (self._spec.run, self._job.roster, self._parameters, purpose, values, True)
         got = (
-            exchange.job, exchange.roster, exchange.parameters, exchange.purpose, exchange.values,
+            exchange.job, exchange.roster, exchange.parameters, exchange.purpose,
+            exchange.values, self._allows(exchange.range),
         )  # fmt: skip
         if got != expected:
-            names = ("run", "roster", "parameters", "purpose", "size")
+            names = ("run", "roster", "parameters", "purpose", "size", "range")
             wrong = next(n for n, a, b in zip(names, got, expected, strict=True) if a != b)
             raise FederationError(f"the announced {wrong} is not the one of this silo's job")
 
-    def _encrypt(self, exchange: Exchange, integers: np.ndarray[Any, Any]) -> pa.Buffer:
-        chunks = self._ready().encrypt(pack(integers, self._parameters))
-        return write_upload(exchange, self.name, chunks, self._identity)
+    def _allows(self, range: float | None) -> bool:
+        """The job's range, or where it adapts, that range doubled or halved a few times."""
+        own = self._job.encryption
+        if range is None or not own.adapt_range:
+            return range == own.range
+        return is_adapted(range, own.range)
 
-    def _decrypt(self, exchange: Exchange, total: pa.Buffer) -> np.ndarray[Any, Any]:
-        chunks = read_total(total, exchange, self._identities)
-        try:
-            packed = self._ready().decrypt(chunks)
-            return unpack(packed, exchange.values, self._parameters)
-        except EncryptionError:
-            # Each refusal tells an active aggregator a little about the key: it gets one.
-            self._cipher = None
-            raise
-
-    def _ready(self) -> Cipher:
-        if self._cipher is None:
-            raise KeyRefused(
-                "this silo holds no key: the ceremony has not been, or a refused total ended it",
-                "Start the job again.",
-            )
-        return self._cipher
+    def _keyed(self) -> Vault:
+        if self._vault is None:
+            raise LedgerError("this silo was asked to take part before it was introduced")
+        return self._vault
 
 
 def metrics_exchange(update: Exchange, values: int) -> Exchange:
     """The metrics exchange that follows an update's."""
     return Exchange(
-        update.job, update.round, update.attempt, "metrics", update.roster, values,
+        update.job, update.round, update.attempt, "metrics", update.roster, values, None,
         update.parameters,
     )  # fmt: skip
 

@@ -1,16 +1,20 @@
-"""Identities, and the one key ceremony of a job.
+"""The one key ceremony of a job: one secret for all silos, one seed for each pair.
 
-    1. every silo introduces itself          Introduction: its public keys, signed by its identity
-    2. all of them, in one order, make the   transcript: a digest every later step is bound to
-    3. one silo makes the CKKS secret and    Sealed: HPKE to each other silo, signed by the maker
-    4. the others open it and confirm        confirmation: the federation goes on if all agree
+    1. introduce   every silo: fresh public keys, signed by its identity    Introduction
+    2. contribute  every silo, to each other: 32 random bytes for their     Contribution
+                   mask seed, sealed; the first silo's hold the CKKS secret too
+    3. agree       every silo opens what is for it, and signs the digest    Agreement
+                   of all that was said, with a proof that it holds the secret
+    4. finish      every silo checks that all signed the same digest        Keys
 
 Sealing is HPKE (RFC 9180) with the hybrid KEM ML-KEM-768 + X25519 (FIPS 203 and RFC 7748),
 HKDF-SHA256 and ChaCha20-Poly1305: recorded traffic stays closed unless both lattices and
-elliptic curves fall. Identities are Ed25519 (RFC 8032). All from `cryptography`.
+elliptic curves fall. A pair's seed is HKDF-SHA256 over both silos' contributions, salted with
+the digest: it is secret and random if one of the two is honest and its KEM holds.
 
-The introductions pass through the driver. A driver that replaces them is not detected here:
-SECURITY.md says so.
+Everything passes through the driver. What it alters, drops or swaps is detected, except that
+it may introduce itself in the silos' names to all of them: identities that are pinned in the
+job file (`silos.NAME.identity`) close that.
 """
 
 from __future__ import annotations
@@ -19,14 +23,17 @@ import hashlib
 import hmac
 import json
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives import hpke, serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes, hpke
+from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from blindsum.he.cipher import SecretKey, generate_secret_key
+from blindsum.he.identity import Identity, fingerprint, verify
+from blindsum.he.masks import SEED_BYTES, PairSeeds
 from blindsum.platform.errors import KeyRefused
 
 _SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
@@ -34,11 +41,11 @@ _SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CH
 
 @dataclass(frozen=True)
 class Introduction:
-    """A silo's public keys for one job, signed by its identity. Public."""
+    """A silo's public keys for one ceremony, signed by its identity. Public."""
 
     job: str
     silo: str
-    identity: bytes  # Ed25519, 32 bytes
+    identity: bytes  # Ed25519 and ML-DSA-65, 1,984 bytes
     mlkem: bytes  # ML-KEM-768 encapsulation key, 1,184 bytes
     x25519: bytes  # 32 bytes
     signature: bytes = b""
@@ -49,122 +56,202 @@ class Introduction:
 
 
 @dataclass(frozen=True)
-class Sealed:
-    """The job's CKKS secret, sealed to one silo. Public: only that silo can open it."""
+class Contribution:
+    """What one silo sealed to each of the others. Public: only they can open it."""
 
-    maker: str
     silo: str
-    content: bytes
-    signature: bytes
+    transcript: str
+    sealed: Mapping[str, bytes]
+    signature: bytes = b""
 
-    @staticmethod
-    def signed_content(transcript: str, silo: str, content: bytes) -> bytes:
-        return _message("sealed key", transcript, silo, hashlib.sha256(content).hexdigest())
+    def signed_content(self) -> bytes:
+        sealed = [f"{to} {hashlib.sha256(text).hexdigest()}" for to, text in self.sealed.items()]
+        return _message("contribution", self.silo, self.transcript, *sorted(sealed))
 
 
-class Identity:
-    """A silo's long-term signing key, in a file that only its owner can read.
+@dataclass(frozen=True)
+class Agreement:
+    """A silo's signature on the whole ceremony, and its proof that it holds the secret."""
 
-    Raises:
-        KeyRefused: the file is readable by others, or is not an Ed25519 key.
-    """
+    silo: str
+    transcript: str
+    proof: str
+    signature: bytes = b""
 
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
-            _create(path)
-        if path.stat().st_mode & 0o077:
-            raise KeyRefused(f"the identity {path} can be read by others", f"Run: chmod 600 {path}")
-        try:
-            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        except ValueError:
-            key = None
-        if not isinstance(key, ed25519.Ed25519PrivateKey):
-            raise KeyRefused(
-                f"the identity {path} is not an Ed25519 key",
-                "Restore it from a backup, or move it away to have a new one made.",
-            )
-        self._key = key
+    def signed_content(self) -> bytes:
+        return _message("agreement", self.silo, self.transcript, self.proof)
 
-    @property
-    def public(self) -> bytes:
-        return self._key.public_key().public_bytes_raw()
 
-    def sign(self, content: bytes) -> bytes:
-        return self._key.sign(content)
+@dataclass(frozen=True)
+class Keys:
+    """What a silo has after the ceremony. `verifiers` draws who sums again (HMAC key)."""
+
+    secret: SecretKey
+    seeds: PairSeeds
+    verifiers: bytes = field(repr=False)
+
+    def verifier(self, roster: tuple[str, ...], exchange: bytes) -> str:
+        """The silo that sums that exchange again: no one without the secret can foresee it."""
+        drawn = hmac.digest(self.verifiers, exchange, "sha256")
+        return roster[int.from_bytes(drawn, "big") % len(roster)]
 
 
 class KeyCeremony:
-    """One silo's side of the ceremony. The sealing keys live as long as this object."""
+    """One silo's side of one ceremony. The sealing keys live as long as this object.
 
-    def __init__(self, job: str, silo: str, identity: Identity) -> None:
-        self._silo, self._identity = silo, identity
+    Args:
+        job: the run's unique name.
+        terms: digest of what all silos must agree on: the job and its parameters.
+        pins: fingerprints of silos' identities, as far as they are known beforehand.
+    """
+
+    def __init__(
+        self, job: str, terms: str, silo: str, identity: Identity, pins: Mapping[str, str]
+    ) -> None:
+        self._terms, self._silo, self._identity, self._pins = terms, silo, identity, pins
         self._mlkem = mlkem.MLKEM768PrivateKey.generate()
         self._x25519 = x25519.X25519PrivateKey.generate()
         unsigned = Introduction(
-            job,
-            silo,
-            identity.public,
+            job, silo, identity.public,
             self._mlkem.public_key().public_bytes_raw(),
             self._x25519.public_key().public_bytes_raw(),
-        )
-        self.introduction = Introduction(
-            **{**vars(unsigned), "signature": identity.sign(unsigned.signed_content())}
-        )
+        )  # fmt: skip
+        signature = identity.sign(unsigned.signed_content())
+        self.introduction = replace(unsigned, signature=signature)
 
-    def make(
-        self, introductions: tuple[Introduction, ...], terms: str
-    ) -> tuple[SecretKey, list[Sealed]]:
-        """Make the job's secret and seal it to every other silo."""
-        transcript = self._transcript(introductions, terms)
-        secret = generate_secret_key()
-        sealed = []
-        for other in introductions:
-            if other.silo == self._silo:
-                continue
-            receiver = hpke.MLKEM768X25519PublicKey(
-                mlkem.MLKEM768PublicKey.from_public_bytes(other.mlkem),
-                x25519.X25519PublicKey.from_public_bytes(other.x25519),
-            )
-            content = _SUITE.encrypt(secret.content, receiver, _info(transcript, other.silo))
-            signature = self._identity.sign(Sealed.signed_content(transcript, other.silo, content))
-            sealed.append(Sealed(self._silo, other.silo, content, signature))
-        return secret, sealed
-
-    def open(
-        self, introductions: tuple[Introduction, ...], terms: str, sealed: Sealed
-    ) -> SecretKey:
-        """Open the secret that the maker sealed to this silo.
+    def contribute(self, introductions: tuple[Introduction, ...]) -> Contribution:
+        """Seal a contribution to every other silo; the first silo adds the secret it makes.
 
         Raises:
-            KeyRefused: it was sealed to another silo, in another ceremony, or not by `maker`.
+            KeyRefused: an introduction was altered, doubled, swapped or is another's than
+                the job file says.
         """
-        transcript = self._transcript(introductions, terms)
-        makers = {one.silo: one.identity for one in introductions}
-        try:
-            ed25519.Ed25519PublicKey.from_public_bytes(makers[sealed.maker]).verify(
-                sealed.signature, Sealed.signed_content(transcript, self._silo, sealed.content)
-            )
-            key = hpke.MLKEM768X25519PrivateKey(self._mlkem, self._x25519)
-            return SecretKey(_SUITE.decrypt(sealed.content, key, _info(transcript, self._silo)))
-        except (KeyError, InvalidSignature, InvalidTag, ValueError):
-            raise KeyRefused(
-                "the sealed key was not made for this silo in this ceremony",
-                "It is stale, swapped or forged. Start the job again.",
-            ) from None
+        self._check(introductions)
+        self._introductions = introductions
+        self._transcript = transcript(introductions, self._terms)
+        first = introductions[0].silo
+        self._secret = generate_secret_key() if self._silo == first else None
+        self._mine = {
+            one.silo: os.urandom(SEED_BYTES) for one in introductions if one.silo != self._silo
+        }
+        secret = self._secret.content if self._secret else b""
+        sealed = {
+            one.silo: self._seal(one, self._mine[one.silo] + secret)
+            for one in introductions
+            if one.silo != self._silo
+        }
+        unsigned = Contribution(self._silo, self._transcript, sealed)
+        return replace(unsigned, signature=self._identity.sign(unsigned.signed_content()))
 
-    def _transcript(self, introductions: tuple[Introduction, ...], terms: str) -> str:
+    def agree(self, contributions: tuple[Contribution, ...]) -> Agreement:
+        """Open what the others sealed to this silo, and sign all that was said.
+
+        Raises:
+            KeyRefused: a contribution is missing, forged, stale, or sealed to another silo.
+        """
+        names = tuple(one.silo for one in self._introductions)
+        if tuple(one.silo for one in contributions) != names:
+            raise KeyRefused("the key ceremony lacks a silo's contribution", "Start the job again.")
+        theirs = {}
+        for one, card in zip(contributions, self._introductions, strict=True):
+            what = f"contribution of '{one.silo}'"
+            verify(card.identity, one.signature, one.signed_content(), what)
+            if one.transcript != self._transcript:
+                raise KeyRefused(
+                    f"silo '{one.silo}' was told other introductions or another job",
+                    "Something between the silos alters messages, or their job files differ.",
+                )
+            if one.silo != self._silo:
+                theirs[one.silo] = self._open(one)
+        if self._secret is None:
+            self._secret = SecretKey(theirs[names[0]][SEED_BYTES:])
+        said = [one.signed_content() for one in contributions]
+        self._digest = hashlib.sha256(b"\0".join([self._transcript.encode(), *said])).digest()
+        self._seeds = {name: self._seed(name, text[:SEED_BYTES]) for name, text in theirs.items()}
+        self._proving = hashlib.sha256(b"blindsum agreement" + self._secret.content).digest()
+        unsigned = Agreement(self._silo, self._digest.hex(), self._proof())
+        return replace(unsigned, signature=self._identity.sign(unsigned.signed_content()))
+
+    def finish(self, agreements: tuple[Agreement, ...]) -> Keys:
+        """Check that every silo signed the same ceremony and holds the same secret.
+
+        Raises:
+            KeyRefused: names the silo that differs.
+        """
+        for one, card in zip(agreements, self._introductions, strict=False):
+            what = f"agreement of '{card.silo}'"
+            verify(card.identity, one.signature, one.signed_content(), what)
+            if (one.silo, one.transcript) != (card.silo, self._digest.hex()):
+                raise KeyRefused(
+                    f"silo '{card.silo}' has seen another key ceremony than '{self._silo}'",
+                    "Something between the silos alters messages. Do not run this job.",
+                )
+            if not hmac.compare_digest(one.proof, self._proof()):
+                raise KeyRefused(
+                    f"silo '{card.silo}' does not hold the same key", "Start the job again."
+                )
+        if len(agreements) != len(self._introductions):
+            raise KeyRefused("the key ceremony lacks a silo's agreement", "Start the job again.")
+        secret = SecretKey(self._secret.content if self._secret else b"")
+        verifiers = hashlib.sha256(b"blindsum verifiers" + secret.content).digest()
+        return Keys(secret, PairSeeds(self._silo, self._seeds), verifiers)
+
+    def _check(self, introductions: tuple[Introduction, ...]) -> None:
         if self.introduction not in introductions:
             raise KeyRefused(
                 f"the introduction of silo '{self._silo}' was replaced on its way",
                 "Something between the silos alters messages. Do not run this job.",
             )
-        return transcript(introductions, terms)
+        for one in introductions:
+            pinned = self._pins.get(one.silo)
+            if pinned is not None and fingerprint(one.identity) != pinned:
+                raise KeyRefused(
+                    f"the identity of silo '{one.silo}' is {fingerprint(one.identity)[:16]}…, "
+                    f"the job file says {pinned[:16]}…",
+                    "Ask that silo for its fingerprint (blindsum identity); if it is still the "
+                    "old one, someone else answers in its name.",
+                )
+
+    def _seal(self, to: Introduction, text: bytes) -> bytes:
+        receiver = hpke.MLKEM768X25519PublicKey(
+            mlkem.MLKEM768PublicKey.from_public_bytes(to.mlkem),
+            x25519.X25519PublicKey.from_public_bytes(to.x25519),
+        )
+        return _SUITE.encrypt(text, receiver, _info(self._transcript, self._silo, to.silo))
+
+    def _open(self, contribution: Contribution) -> bytes:
+        try:
+            key = hpke.MLKEM768X25519PrivateKey(self._mlkem, self._x25519)
+            info = _info(self._transcript, contribution.silo, self._silo)
+            text: bytes = _SUITE.decrypt(contribution.sealed[self._silo], key, info)
+        except (KeyError, InvalidTag, ValueError):
+            raise KeyRefused(
+                f"what silo '{contribution.silo}' sealed was not made for this silo in this "
+                "ceremony",
+                "It is stale, swapped or forged. Start the job again.",
+            ) from None
+        if len(text) < SEED_BYTES:
+            raise KeyRefused(f"silo '{contribution.silo}' sealed too little for a seed")
+        return text
+
+    def _seed(self, other: str, theirs: bytes) -> bytes:
+        """The pair's seed: the contribution of the silo that is first in the roster goes first."""
+        names = [one.silo for one in self._introductions]
+        mine = self._mine[other]
+        both = mine + theirs if names.index(self._silo) < names.index(other) else theirs + mine
+        pair = sorted((self._silo, other), key=names.index)
+        derive = HKDF(
+            hashes.SHA256(), SEED_BYTES, salt=self._digest, info=_message("blindsum pair", *pair)
+        )
+        return derive.derive(both)
+
+    def _proof(self) -> str:
+        """HMAC-SHA256 (RFC 2104) under a digest of the secret: tells nothing about it."""
+        return hmac.digest(self._proving, self._digest, "sha256").hex()
 
 
 def transcript(introductions: tuple[Introduction, ...], terms: str) -> str:
     """Digest of all introductions in roster order and the terms, hex.
-
-    `terms` is a digest of what all silos must agree on: the job and its parameters.
 
     Raises:
         KeyRefused: a signature does not verify, or a silo or an identity appears twice.
@@ -183,42 +270,8 @@ def transcript(introductions: tuple[Introduction, ...], terms: str) -> str:
     return hashlib.sha256(b"\0".join([terms.encode(), *contents])).hexdigest()
 
 
-def confirmation(secret: SecretKey, transcript: str) -> str:
-    """What a silo shows to prove that it holds the same key, hex. Tells nothing about it.
-
-    HMAC-SHA256 under a digest of a key of more than 6,000 bits of entropy (RFC 2104).
-    """
-    key = hashlib.sha256(b"blindsum confirmation" + secret.content).digest()
-    return hmac.new(key, transcript.encode(), "sha256").hexdigest()
-
-
-def verify(identity: bytes, signature: bytes, content: bytes, what: str) -> None:
-    """Check an Ed25519 signature.
-
-    Raises:
-        KeyRefused: it does not verify. `what` names the signed thing.
-    """
-    try:
-        ed25519.Ed25519PublicKey.from_public_bytes(identity).verify(signature, content)
-    except (InvalidSignature, ValueError):
-        raise KeyRefused(f"the signature of the {what} does not verify") from None
-
-
-def _create(path: Path) -> None:
-    pem = ed25519.Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Created with its final mode: no moment in which others could open it.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-
-
-def _info(transcript: str, silo: str) -> bytes:
-    return _message("blindsum key", transcript, silo)
+def _info(transcript: str, sender: str, receiver: str) -> bytes:
+    return _message("blindsum key", transcript, sender, receiver)
 
 
 def _message(*parts: str) -> bytes:

@@ -16,8 +16,12 @@ Legend, used in all of `he`:
   standard deviation, slots uniform in K bits).
 * A real decodes wrongly when noise passes half a unit. With scale >= sqrt(V / ((0.5 / t)^2 - f^2))
   that has probability at most 2 exp(-t^2 / 2) = 2^-80 per real, with t = sqrt(2 * 81 * ln 2).
-* Coefficients must stay below q / 2, in the worst case over all digits and, with t standard
-  deviations, for slots uniform in K bits (what masked digits look like).
+* Coefficients must stay below q / 2. Every upload is masked (`blindsum.he.masks`), so its reals
+  are uniform in K bits, n - 1 uploads' independently and the last one's determined by them.
+  A uniform variable is sub-Gaussian with its own variance as proxy, a coefficient of a sum
+  therefore with (sqrt(n - 1) + 1) * 2^K * scale / sqrt(6 N), and t of those must fit.
+* `limit` leaves at least one in 256 of a digit's values unreachable by honest sums, so that a
+  total whose masks do not cancel is caught: see `blindsum.he.packing.unpack`.
 
 N = 4096 with one 60-bit prime has 192-bit classical security in the Homomorphic Encryption
 Standard (Albrecht et al., 2018, table 1, ternary secret) and SEAL refuses it otherwise.
@@ -101,13 +105,18 @@ class Parameters:
 
     @property
     def limit(self) -> int:
-        """Greatest magnitude of one silo's digit, 2^(b-1) - 1."""
-        return int(2 ** (self.bits - 1) - 1)
+        """Greatest magnitude of one silo's digit: 2^(b-1) - 1, or up to 1/256 less."""
+        return _limit(self.silos, self.bits)
 
     @property
     def summed_bits(self) -> int:
         """k: bits of a digit of the total, sign included."""
         return _summed_bits(self.silos, self.bits)
+
+    @property
+    def real_bits(self) -> int:
+        """K: bits of a packed real; masks and sums are taken mod 2^K."""
+        return self.digits * self.summed_bits
 
     @property
     def values_per_chunk(self) -> int:
@@ -129,6 +138,11 @@ def _summed_bits(silos: int, bits: int) -> int:
     return bits + math.ceil(math.log2(silos))
 
 
+def _limit(silos: int, bits: int) -> int:
+    reachable = 255 * (1 << (_summed_bits(silos, bits) - 1)) // 256
+    return min((1 << (bits - 1)) - 1, reachable // silos)
+
+
 def _scale(silos: int, bits: int, digits: int) -> int | None:
     """The least scale that keeps sums exact, or None where there is none."""
     k = _summed_bits(silos, bits)
@@ -142,9 +156,7 @@ def _scale(silos: int, bits: int, digits: int) -> int | None:
         return None
     scale = math.ceil(math.sqrt(variance / room))
     fresh_error = 21.0 * silos  # a centred binomial of 42 coins never passes 21
-    uniform = _DEVIATIONS * math.sqrt(2 / RING_DEGREE * silos / 12) * 2.0**real_bits * scale
-    largest = silos * (2 ** (bits - 1) - 1) * sum(2.0 ** (k * i) for i in range(digits))
-    worst = math.sqrt(2) * largest * scale
-    if max(uniform, worst) + fresh_error >= 2.0 ** (PRIME_BITS - 1) * 0.99:
+    deviation = (math.sqrt(silos - 1) + 1) * 2.0**real_bits * scale / math.sqrt(6 * RING_DEGREE)
+    if _DEVIATIONS * deviation + fresh_error >= 2.0 ** (PRIME_BITS - 1) * 0.99:
         return None
     return scale

@@ -136,9 +136,10 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     )
     if parameters.scheme == "ckks":
         console.print(
-            f"encryption: CKKS, ring degree {RING_DEGREE}, {parameters.bits} bits a value, "
+            f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} bits a value, "
             f"{parameters.digits} values a real; a wrong integer with probability at most 2^-80 "
             f"each; values beyond ±{job.encryption.range:g} are cut"
+            f"{', and that range adapts' if job.encryption.adapt_range else ''}"
         )
     console.print(f"held-out metrics: {METRICS_GUARANTEE}")
     for text in found:

@@ -176,7 +176,13 @@ def show_end(run: Run) -> None:
         table.add_row("privacy", _privacy_line(run))
         if m.saturated > 1e-3:
             table.add_row(
-                "", f"{m.saturated:.2%} of update values were cut: raise encryption.range"
+                "",
+                f"{m.saturated:.2%} of update values were cut at ±{last.range:g}: raise "
+                "encryption.range",
+            )
+        if run.retries:
+            table.add_row(
+                "", f"{run.retries} attempts ended in a refused total: charged, keys made anew"
             )
         if m.dropped:
             table.add_row("", f"{m.dropped} molecules could not be read and were dropped")

@@ -60,6 +60,7 @@ class Run:
     model: Path | None = None
     model_round: int = 0
     announced: int = 0
+    retries: int = 0
     unsaved: str = ""
     interrupted: threading.Event = field(default_factory=threading.Event)
 
@@ -93,15 +94,20 @@ class Run:
         self.ended = f"{self.ended}; {text}" if self.ended else text
 
     def epsilon(self) -> dict[str, float]:
-        """Spent by silo, an upper bound: a round that was announced counts as charged."""
+        """Spent by silo, an upper bound: a round that was announced counts as charged, and so
+        does every further attempt at one."""
         from blindsum.platform.privacy import spent_epsilon
 
         if self.reports and self.announced == len(self.reports):
             return dict(self.reports[-1].epsilon)
         return {
-            name: spent_epsilon(
-                plan.noise_multiplier, plan.sampling_rate,
-                plan.steps_per_round * self.announced, plan.delta,
+            # The ledger lets no charge pass the budget: an attempt too many was not charged.
+            name: min(
+                plan.epsilon,
+                spent_epsilon(
+                    plan.noise_multiplier, plan.sampling_rate,
+                    plan.steps_per_round * (self.announced + self.retries), plan.delta,
+                ),
             )
             for name, i in self.inspections.items()
             if (plan := i.plan) and self.announced
@@ -114,7 +120,8 @@ class Run:
             "run": self.name, "status": self.status, "ended": self.ended,
             "rounds": len(self.reports), "rounds_planned": self.rounds_planned,
             "metrics": last.metrics.as_dict() if last else None,
-            "rounds_announced": self.announced, "epsilon": self.epsilon(),
+            "rounds_announced": self.announced, "retries": self.retries,
+            "epsilon": self.epsilon(),
             "delta": next((i.plan.delta for i in self.inspections.values() if i.plan), None),
             "up_bytes": sum(r.up_bytes for r in self.reports),
             "down_bytes": sum(r.down_bytes for r in self.reports),
@@ -209,6 +216,8 @@ def _rounds(run: Run, federation: Federation, tracker: Tracker, observer: Observ
         except BudgetExceeded as error:  # the ledger knows of a spend that the plan did not
             run.ended = f"stopped before round {number}: {error}"
             return
+        finally:
+            run.retries = federation.retries
         run.reports.append(report)
         tracker.log_round(number, figures(run, report))
         observer.round(run, report)
@@ -225,6 +234,7 @@ def figures(run: Run, report: RoundReport) -> dict[str, float]:
     named = {
         "accuracy": metrics.accuracy, "loss": metrics.loss,
         "largest_class_accuracy": metrics.largest_class, "saturated_share": metrics.saturated,
+        "large_share": metrics.large, "range": report.range, "attempt": report.attempt,
         "held_out_records": metrics.records, "dropped_records": metrics.dropped,
         "bytes_up": report.up_bytes, "bytes_down": report.down_bytes,
         "seconds_round": report.seconds,

@@ -9,7 +9,8 @@
     ├── LedgerError           the ledger cannot be read, written or trusted
     ├── EncryptionError       parameters, encoding or decryption
     │   ├── KeyRefused        a wrong, missing, stale or swapped key or identity
-    │   └── UploadRefused     a malformed, forged, foreign or replayed upload
+    │   ├── UploadRefused     a malformed, forged, foreign or replayed upload
+    │   └── TotalRefused      a total that is no sum of the roster's uploads
     ├── FederationError       a round cannot be completed
     │   ├── SiloLost          a silo died or missed its deadline
     │   └── ModelsDiffer      silos disagree about the model after a round
@@ -107,7 +108,11 @@ class KeyRefused(EncryptionError):
 
 
 class UploadRefused(EncryptionError):
-    """A malformed, forged, foreign or replayed upload or total."""
+    """A malformed, forged, foreign or replayed upload, or a total that is not the uploads' sum."""
+
+
+class TotalRefused(EncryptionError):
+    """A total that is malformed, or decrypts to no sum of one upload of each silo."""
 
 
 class FederationError(BlindsumError):

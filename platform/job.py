@@ -37,6 +37,11 @@ class SiloSection(Section):
         return state
 
     epsilon: Positive | None = Field(None, description="Stricter budget than privacy.epsilon.")
+    identity: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Fingerprint of this silo's identity (blindsum identity); others are refused.",
+    )
     state: str | None = Field(
         None, description="Folder of ledger and identity; default ~/.blindsum/silos/NAME."
     )
@@ -220,6 +225,15 @@ class EncryptionSection(Section):
     scheme: Literal["ckks", "none"] = "ckks"
     bits: int | None = Field(None, ge=2, le=24)
     range: Positive = Field(1.0, description="Greatest magnitude of one value of an update.")
+    adapt_range: bool = Field(
+        True, description="Double or halve the range between rounds, from public figures alone."
+    )
+    verify: bool = Field(
+        False, description="A random silo sums the uploads again before anyone uses the total."
+    )
+    aggregators: int | None = Field(
+        None, ge=1, le=64, description="Actors that share the sum; default: by the model's size."
+    )
 
 
 class DeadlineSection(Section):

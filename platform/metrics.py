@@ -30,8 +30,8 @@ class Metrics:
     """Figures of the whole consortium for one round.
 
     `loss` is the mean cross-entropy in nats, `largest_class` the accuracy of always guessing
-    the most frequent class, `saturated` the share of update values cut by the range,
-    `dropped` the molecules RDKit could not read.
+    the most frequent class, `saturated` the share of update values cut by the range, `large` of
+    those beyond an eighth of it, `dropped` the molecules RDKit could not read.
     """
 
     records: int
@@ -39,6 +39,7 @@ class Metrics:
     loss: float
     largest_class: float
     saturated: float
+    large: float
     dropped: int
 
     def as_dict(self) -> dict[str, float]:
@@ -50,13 +51,16 @@ class _Sums:
     correct: int
     loss: int
     saturated: int
+    large: int
     dropped: int
 
 
 FIXED_COUNTS = len(fields(_Sums))
 
 
-def count(model: nn.Module, fold: Fold, classes: int, saturated: int, dropped: int) -> Counts:
+def count(
+    model: nn.Module, fold: Fold, classes: int, saturated: int, large: int, dropped: int
+) -> Counts:
     """One silo's sums, int64 [FIXED_COUNTS + classes], non-negative. Private to the silo."""
     model.eval()
     labels = torch.from_numpy(fold.labels)
@@ -66,7 +70,7 @@ def count(model: nn.Module, fold: Fold, classes: int, saturated: int, dropped: i
     # A model that overflowed to NaN counts as wrong with the greatest loss.
     losses = losses.nan_to_num(MAX_LOSS, posinf=MAX_LOSS).clamp(0.0, MAX_LOSS)
     correct = int((output.argmax(dim=1) == labels).sum())
-    sums = _Sums(correct, round(float(losses.sum()) / LOSS_UNIT), saturated, dropped)
+    sums = _Sums(correct, round(float(losses.sum()) / LOSS_UNIT), saturated, large, dropped)
     per_class = np.bincount(fold.labels, minlength=classes)
     return np.concatenate([list(asdict(sums).values()), per_class]).astype(np.int64)
 
@@ -86,5 +90,6 @@ def summarise(counts: Counts, update_values: int) -> Metrics:
         loss=sums.loss * LOSS_UNIT / records,
         largest_class=int(per_class.max()) / records,
         saturated=sums.saturated / update_values,
+        large=sums.large / update_values,
         dropped=sums.dropped,
     )

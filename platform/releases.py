@@ -5,7 +5,9 @@ METRICS_GUARANTEE = "exact consortium sums over held-out records, not differenti
 RELEASES = {
     "model after every round": "record-level (epsilon, delta) of privacy; none with noise: none",
     "held-out accuracy, loss, class counts": METRICS_GUARANTEE,
-    "share of saturated update values": "exact consortium sum, not differentially private",
+    "shares of cut and of large update values": (
+        "functions of the noised updates, within the same (epsilon, delta); none with noise: none"
+    ),
     "molecules dropped as unreadable": "exact consortium sum, not differentially private",
     "epsilon spent and left, by silo": "depends on the job file alone",
     "past spend on the same table, by silo": "tells the driver that the table was used before",

@@ -16,17 +16,21 @@ import ray
 from blindsum.actors.aggregator import Aggregator
 from blindsum.actors.federation import Federation
 from blindsum.actors.silo import Silo, as_actor
+from blindsum.he.exchange import Exchange
 from blindsum.platform.errors import (
     ClusterError,
     DataError,
     FederationError,
     ModelsDiffer,
     SiloLost,
+    TotalRefused,
+    UploadRefused,
 )
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.ledger import Ledger
 from blindsum.platform.models import digest
 from tests.conftest import MakeJob
+from tests.he.test_upload import shift
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -57,18 +61,43 @@ class WatchedAggregator(Aggregator):
         return os.getpid()
 
 
-def federation(job_file: JobFile, run: str) -> Federation:
+class ScalingAggregator(Aggregator):
+    """Multiplies the sums of a few attempts by eight."""
+
+    @ray.method(num_returns=2)
+    def total(self, exchange: Exchange, *rest: Any) -> Any:
+        if (exchange.round, exchange.attempt) in ((2, 1), (5, 1), (5, 2)):
+            adder: Any = self._adder
+            for ciphertext in adder._sums.values():
+                for _ in range(3):
+                    adder._evaluator.add_inplace(ciphertext, ciphertext)
+        return super().total(exchange, *rest)
+
+
+class AddingAggregator(WatchedAggregator):
+    """In round 3, adds a plaintext of its own choice to the sum: no silo can see it there."""
+
+    @ray.method(num_returns=2)
+    def total(self, exchange: Exchange, *rest: Any) -> Any:
+        if exchange.round == 3 and self._index == 0:
+            shift(self._adder)  # type: ignore[arg-type]
+        return super().total(exchange, *rest)
+
+
+def federation(
+    job_file: JobFile, run: str, aggregator: type[Aggregator] = WatchedAggregator
+) -> Federation:
     return Federation(
-        job_file.job, run, str(job_file.folder), as_actor(WatchedSilo), ray.remote(WatchedAggregator)
-    )  # fmt: skip
+        job_file.job, run, str(job_file.folder), as_actor(WatchedSilo), ray.remote(aggregator)
+    )
 
 
 @pytest.fixture
 def started(make_job: MakeJob, request: pytest.FixtureRequest) -> Any:
     made = []
 
-    def start(*overrides: str) -> Federation:
-        one = federation(make_job(*overrides), request.node.name)
+    def start(*overrides: str, aggregator: type[Aggregator] = WatchedAggregator) -> Federation:
+        one = federation(make_job(*overrides), request.node.name, aggregator)
         made.append(one)
         one.inspect()
         one.exchange_keys()
@@ -87,24 +116,33 @@ def fifo(tmp_path: Path) -> str:
 
 
 def test_rounds_on_two_nodes_agree_improve_and_are_charged(started: Any) -> None:
-    one = started("training.rounds=4", "privacy.epsilon=50", "training.learning_rate=2")
+    """A refused total ends the attempt and the keys, and not the run; a second one ends it."""
+    one = started(
+        "training.rounds=7", "privacy.epsilon=50", "training.learning_rate=2",
+        aggregator=ScalingAggregator,
+    )  # fmt: skip
     nodes = {name: ray.get(silo.node.remote()) for name, silo in one._silos.items()}
     assert nodes["alder"] == nodes["birch"] != nodes["cedar"]
     ledgers = {name: i.ledger for name, i in one.inspect().items()}
     reports = [one.run_round(number) for number in (1, 2, 3)]
+    assert [report.attempt for report in reports] == [1, 2, 1] and one.retries == 1
     assert reports[-1].metrics.loss < reports[0].metrics.loss
     assert reports[-1].metrics.accuracy > reports[-1].metrics.largest_class
     assert one.release(3, reports[-1].model_digest).round == 3
-    assert reports[0].up_bytes > 3 * 2 * 32_000 and reports[0].down_bytes > 4 * 60_000
-    expected = {"charge", "train", "encrypt", "add", "decrypt", "apply", "metrics"}
+    assert reports[0].up_bytes > 3 * 2 * 30_000 and reports[0].down_bytes > 4 * 60_000
+    expected = {"charge", "train", "send", "add", "total", "decrypt", "apply", "metrics"}
     assert set(reports[0].phases) == expected and all(v >= 0 for v in reports[0].phases.values())
     for name, path in ledgers.items():
         entries = Ledger(Path(path), name).entries()  # verifies the chain
-        charged = [entry.epsilon for entry in entries if entry.kind == "charge"]
-        assert charged == [report.epsilon[name] for report in reports]
+        charges = [entry for entry in entries if entry.kind == "charge"]
+        assert [(e.round, e.attempt) for e in charges] == [(1, 1), (2, 1), (2, 2), (3, 1)]
+        kept = [charges[0], charges[2], charges[3]]
+        assert [e.epsilon for e in kept] == [report.epsilon[name] for report in reports]
     ray.get(one._silos["alder"].drift.remote())
     with pytest.raises(ModelsDiffer, match="round 4"):
         one.run_round(4)
+    with pytest.raises(TotalRefused, match="round 5: the total is .*nothing was released"):
+        one.run_round(5)
 
 
 def test_a_killed_silo_is_named_and_the_last_model_survives(started: Any, fifo: str) -> None:
@@ -139,15 +177,27 @@ def test_a_silo_past_its_deadline_is_named(started: Any, fifo: str) -> None:
     os.close(reader)
 
 
-def test_a_killed_aggregator_is_named(started: Any) -> None:
-    one = started()
-    last = one.run_round(1)
-    os.kill(ray.get(one._aggregator.process.remote()), signal.SIGKILL)
-    with pytest.raises(FederationError, match="the aggregator's process died"):
-        one.run_round(2)
-    assert one.release(1, last.model_digest).round == 1
+def test_a_large_model_is_summed_by_two_verified_aggregators_at_an_adapted_range(
+    started: Any,
+) -> None:
+    """Until one of them adds to the sum, which ends the round, and then dies, which ends all."""
+    one = started(
+        "model={kind: mlp, hidden: [1000, 900]}", "encryption.bits=12", "encryption.verify=true",
+        "encryption.aggregators=2", "encryption.range=100", "privacy={noise: none}",
+        "training.local_steps=1", aggregator=AddingAggregator,
+    )  # fmt: skip
+    reports = [one.run_round(number) for number in (1, 2)]
+    assert [report.range for report in reports] == [100, 50]
+    assert reports[0].metrics.large == 0 and len(one._aggregators) == 2
+    assert reports[0].up_bytes < 3 * 2.75 * 907_702
+    with pytest.raises(UploadRefused, match="round 3: the aggregator's total is not the sum"):
+        one.run_round(3)
+    os.kill(ray.get(one._aggregators[0].process.remote()), signal.SIGKILL)
+    with pytest.raises(FederationError, match="aggregator 1 of 2's process died"):
+        one.run_round(4)
+    assert one.release(2, reports[1].model_digest).round == 2
     with pytest.raises(FederationError, match="no silo is left"):
-        one.release(1, "a digest that the silos did not agree on")
+        one.release(2, "a digest that the silos did not agree on")
 
 
 def test_an_interrupt_that_was_lost_is_still_heard(started: Any, fifo: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,10 @@ import pytest
 from blindsum.actors.aggregator import Aggregator
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo import Silo, metrics_exchange
-from blindsum.he.wire import Exchange
+from blindsum.he.exchange import Exchange
+from blindsum.he.identity import Identity
+from blindsum.he.packing import count_limbs
+from blindsum.he.wire import check_receipt
 from blindsum.platform.errors import (
     BudgetExceeded,
     EncryptionError,
@@ -19,63 +23,122 @@ from blindsum.platform.errors import (
     KeyRefused,
     LedgerError,
     PrivacyError,
+    TotalRefused,
     UploadRefused,
 )
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.ledger import Ledger
-from blindsum.platform.metrics import Metrics
+from blindsum.platform.metrics import FIXED_COUNTS, Metrics
 from blindsum.platform.random_source import seeded_generator
 from tests.conftest import MakeJob
 
 NO_NOISE = "privacy={noise: none}"
 
 
-class Consortium:
-    """Three silos and an aggregator in one process, with their keys exchanged."""
+Totals = list[list[pa.Buffer]]
 
-    def __init__(self, job_file: JobFile, run: str = "run-1") -> None:
+
+class Post:
+    """Frames that a silo sent, kept until somebody gives them to an aggregator."""
+
+    def __init__(self, aggregators: int) -> None:
+        self.aggregators = aggregators
+        self.sent: list[tuple[int, pa.Buffer]] = []
+
+    def send(self, aggregator: int, frame: pa.Buffer) -> None:
+        self.sent.append((aggregator, frame))
+
+    def settle(self) -> None:
+        pass
+
+    def fetch(self, reference: Any) -> list[pa.Buffer]:
+        return list(reference)
+
+
+class PostedSilo(Silo):
+    """A silo whose frames stay in `post`."""
+
+    def _channel(self, aggregators: Sequence[Any]) -> Post:
+        self.post = Post(len(aggregators))
+        return self.post
+
+    def taken(self) -> list[tuple[int, pa.Buffer]]:
+        sent, self.post.sent = self.post.sent, []
+        return sent
+
+
+class Consortium:
+    """Three silos and their aggregators in one process, with their keys exchanged."""
+
+    def __init__(
+        self, job_file: JobFile, run: str = "run-1", aggregators: int = 1,
+        silo: type[PostedSilo] = PostedSilo,
+    ) -> None:  # fmt: skip
         job = job_file.job
         self.run = run
-        self.silos = {n: Silo(SiloSpec(job, run, n, str(job_file.folder), 1)) for n in job.roster}
+        self.silos = {n: silo(SiloSpec(job, run, n, str(job_file.folder), 1)) for n in job.roster}
         self.inspections = {n: silo.inspect() for n, silo in self.silos.items()}
-        cards = tuple(silo.introduce() for silo in self.silos.values())
-        maker, *others = self.silos.values()
-        self.confirmations, sealed = [], []
-        confirmed, sealed = maker.make_key(cards)
-        self.confirmations = [confirmed] + [
-            silo.open_key(cards, one) for silo, one in zip(others, sealed, strict=True)
-        ]
-        self.aggregator = Aggregator()
-        self.aggregator.meet({card.silo: card.identity for card in cards})
+        keep = job.encryption.verify
+        self.aggregators = [Aggregator(i, aggregators, keep) for i in range(aggregators)]
+        self.exchange_keys()
         self.values = self.inspections[job.roster[0]].parameters
+
+    def exchange_keys(self) -> None:
+        silos = self.silos.values()
+        cards = tuple(silo.introduce() for silo in silos)
+        contributions = tuple(silo.contribute(cards) for silo in silos)
+        agreements = tuple(silo.agree(contributions) for silo in silos)
+        for silo in silos:
+            silo.finish(agreements, self.aggregators)
+        for aggregator in self.aggregators:
+            aggregator.meet({card.silo: card.identity for card in cards})
+
+    @property
+    def aggregator(self) -> Aggregator:
+        return self.aggregators[0]
 
     def exchange(self, number: int = 1, attempt: int = 1) -> Exchange:
         first = next(iter(self.silos.values()))
         return Exchange(
-            self.run, number, attempt, "update", tuple(self.silos), self.values, first._parameters
-        )
+            self.run, number, attempt, "update", tuple(self.silos), self.values,
+            first._job.encryption.range, first._parameters,
+        )  # fmt: skip
 
-    def sum(self, exchange: Exchange, uploads: Sequence[pa.Buffer]) -> pa.Buffer:
+    def counts(self, exchange: Exchange) -> Exchange:
+        return metrics_exchange(exchange, _limbs(self.silos))
+
+    def train(self, exchange: Exchange) -> list[pa.Buffer]:
+        """Every silo's frame of a model of one part."""
+        for silo in self.silos.values():
+            silo.train(exchange)
+        return [frame for silo in self.silos.values() for _, frame in silo.taken()]
+
+    def sum(self, exchange: Exchange, uploads: Sequence[pa.Buffer]) -> Totals:
         self.aggregator.open(exchange)
         for upload in uploads:
             self.aggregator.add(upload)
-        return self.aggregator.total()[1]
+        return [self.aggregator.total(exchange, None)[1]]
 
-    def round(self, number: int) -> Metrics:
-        exchange = self.exchange(number)
-        total = self.sum(exchange, [s.train(exchange)[1] for s in self.silos.values()])
-        counts = [silo.apply(exchange, total)[1] for silo in self.silos.values()]
-        limbs = metrics_exchange(exchange, _limbs(self.silos))
-        return next(iter(self.silos.values())).read_metrics(limbs, self.sum(limbs, counts))
+    def apply(self, exchange: Exchange, totals: Totals) -> list[pa.Buffer]:
+        counts = self.counts(exchange)
+        uploads = [aggregator.uploads() for aggregator in self.aggregators]
+        for silo in self.silos.values():
+            silo.apply(exchange, counts, uploads, *totals)
+        return [frame for silo in self.silos.values() for _, frame in silo.taken()]
+
+    def round(self, number: int, attempt: int = 1) -> Metrics:
+        exchange = self.exchange(number, attempt)
+        total = self.sum(exchange, self.train(exchange))
+        limbs = self.counts(exchange)
+        counted = self.sum(limbs, self.apply(exchange, total))
+        uploads = [aggregator.uploads() for aggregator in self.aggregators]
+        return next(iter(self.silos.values())).read_metrics(limbs, uploads, *counted)
 
     def models(self) -> list[np.ndarray]:
         return [silo._global for silo in self.silos.values()]
 
 
-def _limbs(silos: dict[str, Silo]) -> int:
-    from blindsum.he.packing import count_limbs
-    from blindsum.platform.metrics import FIXED_COUNTS
-
+def _limbs(silos: dict[str, PostedSilo]) -> int:
     first = next(iter(silos.values()))
     return (FIXED_COUNTS + len(first._job.data.target.classes)) * count_limbs(first._parameters)
 
@@ -107,7 +170,6 @@ def _float_round(consortium: Consortium) -> np.ndarray:
 
 def test_all_silos_hold_the_same_bits_and_the_key(make_job: MakeJob) -> None:
     consortium = Consortium(make_job())
-    assert len(set(consortium.confirmations)) == 1
     assert len({i.model_digest for i in consortium.inspections.values()}) == 1
     metrics = consortium.round(1)
     a, b, c = consortium.models()
@@ -179,7 +241,7 @@ def test_a_silo_takes_part_only_in_its_own_job(
 def test_totals_that_are_not_the_rosters_are_refused(make_job: MakeJob) -> None:
     consortium = Consortium(make_job())
     exchange = consortium.exchange()
-    uploads = [silo.train(exchange)[1] for silo in consortium.silos.values()]
+    uploads = consortium.train(exchange)
     alder = consortium.silos["alder"]
     other = Aggregator()
     other.meet(consortium.aggregator._identities)
@@ -187,74 +249,198 @@ def test_totals_that_are_not_the_rosters_are_refused(make_job: MakeJob) -> None:
     with pytest.raises(UploadRefused, match="roster"):
         other.add(uploads[0])
     total = consortium.sum(exchange, uploads)
+    stale = replace(exchange, attempt=2)
     with pytest.raises(FederationError, match="did not send to"):
-        alder.apply(replace(exchange, attempt=2), total)
+        alder.apply(stale, consortium.counts(stale), [], *total)
     before = alder._global
-    with pytest.raises(UploadRefused):
-        alder.apply(exchange, uploads[1])
+    with pytest.raises(TotalRefused, match="another schema"):
+        alder.apply(exchange, consortium.counts(exchange), [], [uploads[1]])
     np.testing.assert_array_equal(alder._global, before)
 
 
 def test_the_aggregator_refuses_and_the_sum_goes_on(make_job: MakeJob) -> None:
     consortium = Consortium(make_job())
     exchange = consortium.exchange()
-    uploads = [silo.train(exchange)[1] for silo in consortium.silos.values()]
+    uploads = consortium.train(exchange)
     aggregator = consortium.aggregator
     with pytest.raises(FederationError, match="no sum is open"):
         aggregator.add(uploads[0])
     aggregator.open(exchange)
     aggregator.add(uploads[0])
-    with pytest.raises(UploadRefused, match="has sent to this sum already"):
+    with pytest.raises(UploadRefused, match="has sent part 0 to this sum already"):
         aggregator.add(uploads[0])
     with pytest.raises(UploadRefused, match="no valid upload came from birch, cedar"):
-        aggregator.total()
-    cut = uploads[1].slice(0, uploads[1].size // 2)
+        aggregator.total(exchange, None)
+    with pytest.raises(FederationError, match="not the open one"):
+        aggregator.total(replace(exchange, round=7), None)
+    random = np.random.default_rng(0)
+    whole = uploads[1].to_pybytes()
+    for _ in range(200):
+        bad = bytearray(whole)
+        bad[int(random.integers(len(bad)))] ^= 1 << int(random.integers(8))
+        try:
+            aggregator.add(pa.py_buffer(bytes(bad[: random.integers(len(bad), 2 * len(bad))])))
+        except UploadRefused:
+            continue
+        break  # a flip in the padding: the same upload
+    else:
+        aggregator.add(uploads[1])
     with pytest.raises(UploadRefused, match="not a complete Arrow stream"):
-        aggregator.add(cut)
-    for upload in uploads[1:]:
-        aggregator.add(upload)
-    total = aggregator.total()[1]
-    for silo in consortium.silos.values():
-        silo.apply(exchange, total)
+        aggregator.add(uploads[2].slice(0, uploads[2].size // 2))
+    aggregator.add(uploads[2])
+    total = [aggregator.total(exchange, None)[1]]
+    proofs = aggregator.receipts()
+    assert sorted(one.header.silo for one in proofs) == ["alder", "birch", "cedar"]
+    for one in proofs:
+        check_receipt(one, exchange, aggregator._identities)
+    consortium.apply(exchange, total)
+    a, b, c = consortium.models()
+    assert a.tobytes() == b.tobytes() == c.tobytes()
     with pytest.raises(FederationError, match="opened again"):
         aggregator.open(exchange)
-    with pytest.raises(FederationError, match="met its silos"):
+    with pytest.raises(FederationError, match="met other silos"):
         aggregator.meet({})
 
 
-def test_an_aggregator_that_alters_the_sum_releases_nothing(make_job: MakeJob) -> None:
-    """Noise, a doubled upload or another key: the residual or the digit range gives it away."""
-    from blindsum.he.wire import read_total, write_total
+def test_several_aggregators_share_the_sum_by_range(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blindsum.he.exchange.PART_CHUNKS", 1)
+    model = "model={kind: mlp, hidden: [4100]}"  # 28,702 parameters: 4 chunks
+    consortium = Consortium(make_job(NO_NOISE, model), aggregators=3)
+    exchange = consortium.exchange()
+    assert len(exchange.parts) == 4
+    for aggregator in consortium.aggregators:
+        aggregator.open(exchange)
+    for silo in consortium.silos.values():
+        silo.train(exchange)
+    sent = [one for silo in consortium.silos.values() for one in silo.taken()]
+    assert sorted(index for index, _ in sent) == [0] * 6 + [1] * 3 + [2] * 3
+    with pytest.raises(UploadRefused, match="part 0 belongs to another aggregator"):
+        consortium.aggregators[2].add(sent[0][1])
+    for index, frame in sent:
+        consortium.aggregators[index].add(frame)
+    assert [len(aggregator._adder._sums) for aggregator in consortium.aggregators] == [2, 1, 1]  # type: ignore[attr-defined]
+    totals = [a.total(exchange, None)[1] for a in consortium.aggregators]
+    consortium.apply(exchange, totals)
+    plain = Consortium(make_job(NO_NOISE, model, "encryption.scheme=none"))
+    plain.apply(plain.exchange(), plain.sum(plain.exchange(), plain.train(plain.exchange())))
+    np.testing.assert_array_equal(consortium.models()[0], plain.models()[0])
 
+
+def spoiled(consortium: Consortium, exchange: Exchange, uploads: list[pa.Buffer]) -> Totals:
+    """The total of an aggregator that adds its sum to itself three times."""
+    aggregator = consortium.aggregator
+    aggregator.open(exchange)
+    for upload in uploads:
+        aggregator.add(upload)
+    adder: Any = aggregator._adder
+    for ciphertext in adder._sums.values():
+        for _ in range(3):
+            adder._evaluator.add_inplace(ciphertext, ciphertext)
+    return [aggregator.total(exchange, None)[1]]
+
+
+def test_a_scaled_total_releases_nothing_and_ends_the_keys(make_job: MakeJob) -> None:
     consortium = Consortium(make_job())
     exchange = consortium.exchange()
-    uploads = [silo.train(exchange)[1] for silo in consortium.silos.values()]
-    consortium.aggregator.open(exchange)
-    for upload in uploads:
-        consortium.aggregator.add(upload)
-    entries = list(consortium.aggregator._uploads.values())
-    for _ in range(80):
-        consortium.aggregator._adder.add(
-            list(
-                read_total(
-                    _as_total(entries, uploads[0]), exchange, consortium.aggregator._identities
-                )
-            )
-        )
-    forged = write_total(entries, consortium.aggregator._adder.total())
+    forged = spoiled(consortium, exchange, consortium.train(exchange))
     silo = consortium.silos["cedar"]
     before = silo._global
-    with pytest.raises(EncryptionError, match="nothing was released|no sum of honest"):
-        silo.apply(exchange, forged)
+    with pytest.raises(TotalRefused, match="nothing was released"):
+        silo.apply(exchange, consortium.counts(exchange), [], *forged)
     with pytest.raises(KeyRefused, match="a refused total ended it"):
-        silo._ready()
+        silo._vault._ready()  # type: ignore[union-attr]
     np.testing.assert_array_equal(silo._global, before)
 
 
-def _as_total(entries, upload: pa.Buffer) -> pa.Buffer:  # type: ignore[no-untyped-def]
-    from blindsum.he.wire import _read, write_total
+def test_after_a_refused_total_keys_are_new_and_every_silo_tries_again(make_job: MakeJob) -> None:
+    """Also those that had applied a total that others refused: they go back first."""
+    consortium = Consortium(make_job("server={optimizer: momentum}", "training.rounds=4"))
+    consortium.round(1)
+    exchange = consortium.exchange(2)
+    uploads = consortium.train(exchange)
+    first = [silo._vault._keys.secret.content for silo in consortium.silos.values()]  # type: ignore[union-attr]
+    total = consortium.sum(exchange, uploads)
+    consortium.silos["alder"].apply(exchange, consortium.counts(exchange), [], *total)
+    consortium.silos["alder"].taken()
+    with pytest.raises(TotalRefused):
+        consortium.silos["birch"].apply(exchange, consortium.counts(exchange), [], [])
+    assert len({model.tobytes() for model in consortium.models()}) == 2
+    consortium.exchange_keys()
+    second = [silo._vault._keys.secret.content for silo in consortium.silos.values()]  # type: ignore[union-attr]
+    assert len(set(first)) == len(set(second)) == 1 and first[0] != second[0]
+    consortium.round(2, attempt=2)
+    a, b, c = consortium.models()
+    assert a.tobytes() == b.tobytes() == c.tobytes()
+    consortium.round(3)
+    entries = Ledger(Path(consortium.inspections["alder"].ledger), "alder").entries()
+    charges = [(e.round, e.attempt) for e in entries if e.kind == "charge"]
+    assert charges == [(1, 1), (2, 1), (2, 2), (3, 1)]
+    assert [e.kind for e in entries].count("reserve") == 1
 
-    return write_total(entries, [bytes(chunk) for chunk in _read(upload)[1]])
+
+def test_the_drawn_silo_sums_again_and_catches_what_decryption_cannot(make_job: MakeJob) -> None:
+    from tests.he.test_upload import shift
+
+    large = "model={kind: mlp, hidden: [4100]}"  # fills its first chunk: no nought to give it away
+    consortium = Consortium(make_job(NO_NOISE, large, "encryption.verify=true"))
+    exchange = consortium.exchange()
+    uploads = consortium.train(exchange)
+    aggregator = consortium.aggregator
+    aggregator.open(exchange)
+    for upload in uploads:
+        aggregator.add(upload)
+    shift(aggregator._adder)  # type: ignore[arg-type]
+    forged = [aggregator.total(exchange, None)[1]]
+    caught = []
+    for name, silo in consortium.silos.items():
+        try:
+            silo.apply(exchange, consortium.counts(exchange), [aggregator.uploads()], *forged)
+        except UploadRefused as error:
+            caught.append(name)
+            assert "not the sum of the uploads" in str(error)
+    keys = consortium.silos["alder"]._vault._keys  # type: ignore[union-attr]
+    assert keys is not None and caught == [keys.verifier(exchange.roster, exchange.digest)]
+
+
+def test_a_verified_round_ends_as_any_other(make_job: MakeJob) -> None:
+    consortium = Consortium(make_job("encryption.verify=true"))
+    assert consortium.round(1).records > 50
+    exchange = consortium.exchange(2)
+    total = consortium.sum(exchange, consortium.train(exchange))
+    keys = consortium.silos["alder"]._vault._keys  # type: ignore[union-attr]
+    assert keys is not None
+    drawn = consortium.silos[keys.verifier(exchange.roster, exchange.digest)]
+    with pytest.raises(UploadRefused, match="not all there to be summed again"):
+        drawn.apply(exchange, consortium.counts(exchange), [], *total)
+
+
+def test_a_silo_takes_part_at_ranges_that_can_have_come_from_its_jobs(make_job: MakeJob) -> None:
+    consortium = Consortium(make_job("encryption.range=0.5"))
+    silo = consortium.silos["alder"]
+    for strange in (0.3, 0.5 * 2**30, None, float("nan")):
+        with pytest.raises(FederationError, match="announced range is not"):
+            silo.train(replace(consortium.exchange(), range=strange))
+    fixed = Consortium(make_job("encryption.adapt_range=false"), run="run-2").silos["birch"]
+    other = replace(consortium.exchange(), job="run-2", range=2.0)
+    with pytest.raises(FederationError, match="announced range is not"):
+        fixed.train(other)
+    silo.train(replace(consortium.exchange(), range=2.0))
+
+
+def test_a_pinned_identity_is_checked_and_may_not_change_within_a_run(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyRefused, match="identity of silo 'birch' is"):
+        Consortium(make_job(f"silos.birch.identity={'ab' * 32}"))
+    consortium = Consortium(make_job())
+    cards = [silo.introduce() for silo in consortium.silos.values()]
+    identity = Identity(tmp_path / "elsewhere" / "identity.pem")
+    unsigned = replace(cards[2], identity=identity.public)
+    impostor = replace(unsigned, signature=identity.sign(unsigned.signed_content()))
+    with pytest.raises(KeyRefused, match="another identity than at the start"):
+        consortium.silos["alder"].contribute((cards[0], cards[1], impostor))
 
 
 def test_metrics_are_read_once_and_only_for_the_round_that_was_applied(
@@ -263,9 +449,8 @@ def test_metrics_are_read_once_and_only_for_the_round_that_was_applied(
     consortium = Consortium(make_job())
     consortium.round(1)
     alder = consortium.silos["alder"]
-    exchange = metrics_exchange(consortium.exchange(1), _limbs(consortium.silos))
     with pytest.raises(FederationError, match="did not send to"):
-        alder.read_metrics(exchange, pa.py_buffer(b""))
+        alder.read_metrics(consortium.counts(consortium.exchange(1)), [])
 
 
 def test_a_silo_that_was_told_another_job_has_no_part_in_the_ceremony(make_job: MakeJob) -> None:
@@ -277,9 +462,9 @@ def test_a_silo_that_was_told_another_job_has_no_part_in_the_ceremony(make_job: 
     for silo in silos:
         silo.inspect()
     cards = tuple(silo.introduce() for silo in silos)
-    _, (for_birch, _) = silos[0].make_key(cards)
-    with pytest.raises(KeyRefused, match="not made for this silo"):
-        silos[1].open_key(cards, for_birch)
+    contributions = tuple(silo.contribute(cards) for silo in silos)
+    with pytest.raises(KeyRefused, match="'birch' was told other introductions or another job"):
+        silos[0].agree(contributions)
 
 
 def test_a_run_without_privacy_stands_in_the_ledger(make_job: MakeJob) -> None:
@@ -300,8 +485,9 @@ def test_training_before_the_ceremony_is_refused(make_job: MakeJob) -> None:
     job_file = make_job()
     silo = Silo(SiloSpec(job_file.job, "r", "alder", str(job_file.folder), 1))
     silo.inspect()
-    exchange = Exchange("r", 1, 1, "update", job_file.job.roster, 10, silo._parameters)
-    with pytest.raises((LedgerError, KeyRefused)):
+    values = silo._global.size
+    exchange = Exchange("r", 1, 1, "update", job_file.job.roster, values, 1.0, silo._parameters)
+    with pytest.raises(LedgerError, match="before the ledger was opened"):
         silo.train(exchange)
 
 

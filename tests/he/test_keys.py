@@ -1,70 +1,174 @@
-"""The key ceremony: one secret, sealed to each silo, bound to who took part."""
+"""The key ceremony: one secret, a seed for each pair, bound to who took part and what was said."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from blindsum.he.keys import Identity, Introduction, KeyCeremony, Sealed, confirmation, transcript
+from blindsum.he.identity import Identity, fingerprint
+from blindsum.he.keys import (
+    Agreement,
+    Contribution,
+    Introduction,
+    KeyCeremony,
+    Keys,
+    transcript,
+)
+from blindsum.he.packing import pack, unpack
+from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.platform.errors import KeyRefused
+from tests.he.parties import exchange
 
-PARAMETERS = "digest of the parameters"
-
-
-def ceremonies(folder: Path, *silos: str, job: str = "job-1") -> list[KeyCeremony]:
-    return [KeyCeremony(job, s, Identity(folder / s / "identity.pem")) for s in silos]
+TERMS = "digest of job and parameters"
+Cards = tuple[Introduction, ...]
 
 
-def introductions(all_: list[KeyCeremony]) -> tuple[Introduction, ...]:
-    return tuple(one.introduction for one in all_)
+def ceremonies(
+    folder: Path, *silos: str, job: str = "job-1", terms: str = TERMS, **pins: str
+) -> list[KeyCeremony]:
+    return [KeyCeremony(job, terms, s, Identity(folder / s / "identity.pem"), pins) for s in silos]
 
 
-def test_every_silo_ends_with_the_same_key(tmp_path: Path) -> None:
+def introductions(silos: list[KeyCeremony]) -> Cards:
+    return tuple(one.introduction for one in silos)
+
+
+def contributions(silos: list[KeyCeremony]) -> tuple[Contribution, ...]:
+    cards = introductions(silos)
+    return tuple(one.contribute(cards) for one in silos)
+
+
+def whole(silos: list[KeyCeremony]) -> list[Keys]:
+    said = contributions(silos)
+    agreements = tuple(one.agree(said) for one in silos)
+    return [one.finish(agreements) for one in silos]
+
+
+def test_every_silo_ends_with_one_secret_and_masks_that_cancel(tmp_path: Path) -> None:
+    names = ("a", "b", "c")
+    keys = whole(ceremonies(tmp_path, *names))
+    assert len({one.secret.content for one in keys}) == 1
+    p = Parameters.derive(3)
+    one = exchange(p, 9, roster=names)
+    zeros = np.zeros((1, RING_DEGREE), np.int64)
+    masked = [each.seeds.open(one).apply(zeros) for each in keys]
+    assert all((m != 0).mean() > 0.99 for m in masked)
+    assert not unpack(np.asarray(sum(masked)) + pack(np.zeros(9, np.int64), p), 9, p).any()
+    drawn = {keys[0].verifier(names, bytes([i])) for i in range(60)}
+    assert drawn == set(names)
+    assert [k.verifier(names, b"x") for k in keys] == [keys[0].verifier(names, b"x")] * 3
+
+
+def test_a_second_ceremony_shares_nothing_with_the_first(tmp_path: Path) -> None:
+    first, second = (whole(ceremonies(tmp_path, "a", "b")) for _ in range(2))
+    assert first[0].secret.content != second[0].secret.content
+    assert first[0].seeds._seeds["b"] != second[0].seeds._seeds["b"]
+    assert first[0].seeds._seeds["b"] == first[1].seeds._seeds["a"]
+
+
+def test_each_side_of_a_pair_decides_the_seed(tmp_path: Path) -> None:
+    """With all else held fixed, either contribution changes it: none alone can choose it."""
+    a, b = ceremonies(tmp_path, "a", "b")
+    for one in (a, b):
+        one.contribute(introductions([a, b]))
+        one._digest = bytes(32)
+    for one, other in ((a, "b"), (b, "a")):
+        seeds = set()
+        for mine in (bytes(32), b"m" * 32):
+            one._mine[other] = mine
+            seeds |= {one._seed(other, theirs) for theirs in (bytes(32), b"t" * 32)}
+        assert len(seeds) == 4
+
+
+def test_nothing_public_holds_the_secret_or_a_seed(tmp_path: Path) -> None:
+    silos = ceremonies(tmp_path, "a", "b")
+    said = contributions(silos)
+    agreements = tuple(one.agree(said) for one in silos)
+    keys = silos[0].finish(agreements)
+    public = repr((introductions(silos), agreements)).encode()
+    public += b"".join(text for one in said for text in one.sealed.values())
+    for secret in (keys.secret.content, keys.seeds._seeds["b"], silos[0]._mine["b"]):
+        windows = {secret[i : i + 16] for i in range(0, len(secret) - 15, 16)}
+        assert not any(window in public for window in windows if len(set(window)) > 4)
+
+
+@pytest.mark.parametrize(
+    "swap", ["stale", "other roster", "copied", "other silo", "flipped", "missing", "cut", "empty"]
+)
+def test_a_contribution_that_was_not_sealed_for_this_silo_is_refused(
+    tmp_path: Path, swap: str
+) -> None:
+    """Even if its sender signs it: what is sealed is bound to sender, receiver and ceremony."""
+    silos = ceremonies(tmp_path, "a", "b", "c")
+    said = list(contributions(silos))
+    stale = contributions(ceremonies(tmp_path, "a", "b", "c"))[0].sealed["b"]
+    fewer = silos[0].contribute(introductions(silos[:2])).sealed["b"]  # same keys, other roster
+    silos[0].contribute(introductions(silos))
+    mine = dict(said[0].sealed)
+    swaps: dict[str, Callable[[], object]] = {
+        "stale": lambda: mine.update(b=stale),
+        "other roster": lambda: mine.update(b=fewer),
+        "copied": lambda: mine.update(b=said[2].sealed["b"]),  # from another sender
+        "other silo": lambda: mine.update(b=mine["c"]),
+        "flipped": lambda: mine.update(b=mine["b"][:-1] + bytes([mine["b"][-1] ^ 1])),
+        "missing": lambda: mine.pop("b"),
+        "cut": lambda: mine.update(b=mine["b"][:40]),
+        "empty": lambda: mine.update(b=b""),
+    }
+    swaps[swap]()
+    unsigned = replace(said[0], sealed=mine)
+    said[0] = replace(unsigned, signature=silos[0]._identity.sign(unsigned.signed_content()))
+    with pytest.raises(KeyRefused, match="not made for this silo in this ceremony"):
+        silos[1].agree(tuple(said))
+
+
+def test_contributions_that_were_altered_dropped_or_of_other_terms_are_refused(
+    tmp_path: Path,
+) -> None:
+    silos = ceremonies(tmp_path, "a", "b", "c")
+    a, b, c = contributions(silos)
+    forged = replace(a, sealed=dict(a.sealed) | {"c": b"x"})
+    with pytest.raises(KeyRefused, match="signature of the contribution of 'a'"):
+        silos[1].agree((forged, b, c))
+    for few in ((a, b), (b, a, c), ()):
+        with pytest.raises(KeyRefused, match="lacks a silo's contribution"):
+            silos[1].agree(few)
+    elsewhere = ceremonies(tmp_path, "a", "b", "c", terms="another job")
+    other = elsewhere[0].contribute(introductions(elsewhere))
+    with pytest.raises(KeyRefused, match="'a' was told other introductions or another job"):
+        silos[1].agree((other, b, c))
+
+
+def test_silos_that_saw_different_ceremonies_find_out(tmp_path: Path) -> None:
+    """A driver that shows each silo another contribution of a third is caught by the digests."""
     silos = ceremonies(tmp_path, "a", "b", "c")
     cards = introductions(silos)
-    secret, sealed = silos[0].make(cards, PARAMETERS)
-    assert [one.silo for one in sealed] == ["b", "c"]
-    opened = [silos[i].open(cards, PARAMETERS, sealed[i - 1]) for i in (1, 2)]
-    assert {key.content for key in opened} == {secret.content}
-    digest = transcript(cards, PARAMETERS)
-    assert len({confirmation(key, digest) for key in (secret, *opened)}) == 1
-    other, _ = silos[0].make(cards, PARAMETERS)
-    assert confirmation(other, digest) != confirmation(secret, digest)
+    a, b, c = contributions(silos)
+    again = silos[2].contribute(cards)  # c contributes twice, and is quoted differently
+    seen_by_a, seen_by_b = silos[0].agree((a, b, c)), silos[1].agree((a, b, again))
+    seen_by_c = silos[2].agree((a, b, again))
+    with pytest.raises(KeyRefused, match="'b' has seen another key ceremony than 'a'"):
+        silos[0].finish((seen_by_a, seen_by_b, seen_by_c))
+    with pytest.raises(KeyRefused, match="'a' has seen another key ceremony than 'b'"):
+        silos[1].finish((seen_by_a, seen_by_b, seen_by_c))
 
 
-def test_nothing_public_holds_the_key(tmp_path: Path) -> None:
+def test_agreements_that_are_forged_missing_or_prove_nothing_are_refused(tmp_path: Path) -> None:
     silos = ceremonies(tmp_path, "a", "b")
-    cards = introductions(silos)
-    secret, sealed = silos[0].make(cards, PARAMETERS)
-    public = repr(cards).encode() + sealed[0].content
-    windows = {secret.content[i : i + 16] for i in range(0, len(secret.content) - 16, 16)}
-    assert not any(window in public for window in windows if len(set(window)) > 4)
-
-
-def test_a_sealed_key_for_another_silo_ceremony_or_maker_is_refused(tmp_path: Path) -> None:
-    silos = ceremonies(tmp_path, "a", "b", "c")
-    cards = introductions(silos)
-    _, (for_b, for_c) = silos[0].make(cards, PARAMETERS)
-    stale = ceremonies(tmp_path, "a", "b", "c")
-    _, (old_b, _) = stale[0].make(introductions(stale), PARAMETERS)
-    forged = Sealed("c", "b", for_b.content, for_b.signature)
-    flipped = replace(for_b, content=for_b.content[:-1] + bytes([for_b.content[-1] ^ 1]))
-    for wrong in (for_c, old_b, forged, flipped, replace(for_b, maker="nobody")):
-        with pytest.raises(KeyRefused, match="not made for this silo"):
-            silos[1].open(cards, PARAMETERS, wrong)
-    with pytest.raises(KeyRefused, match="not made for this silo"):
-        silos[1].open(cards, "other parameters", for_b)
-
-
-def test_sealing_is_bound_to_the_transcript_even_if_the_maker_signs_again(tmp_path: Path) -> None:
-    silos = ceremonies(tmp_path, "a", "b")
-    cards = introductions(silos)
-    _, (sealed,) = silos[0].make(cards, PARAMETERS)
-    digest = transcript(cards, "other terms")
-    identity = Identity(tmp_path / "a" / "identity.pem")
-    signature = identity.sign(Sealed.signed_content(digest, "b", sealed.content))
-    with pytest.raises(KeyRefused, match="not made for this silo"):
-        silos[1].open(cards, "other terms", replace(sealed, signature=signature))
+    said = contributions(silos)
+    a, b = (one.agree(said) for one in silos)
+    with pytest.raises(KeyRefused, match="signature of the agreement of 'b'"):
+        silos[0].finish((a, replace(b, proof="00")))
+    with pytest.raises(KeyRefused, match="signature of the agreement of 'b'"):
+        silos[0].finish((a, a))
+    with pytest.raises(KeyRefused, match="lacks a silo's agreement"):
+        silos[0].finish((a,))
+    unsigned = Agreement("b", b.transcript, "00" * 32)
+    signature = silos[1]._identity.sign(unsigned.signed_content())
+    with pytest.raises(KeyRefused, match="'b' does not hold the same key"):
+        silos[0].finish((a, replace(unsigned, signature=signature)))
 
 
 def test_replaced_or_repeated_introductions_are_refused(tmp_path: Path) -> None:
@@ -72,25 +176,24 @@ def test_replaced_or_repeated_introductions_are_refused(tmp_path: Path) -> None:
     a, b = introductions(silos)
     (impostor,) = introductions(ceremonies(tmp_path / "x", "b"))
     with pytest.raises(KeyRefused, match="was replaced"):
-        silos[1].make((a, impostor), PARAMETERS)
+        silos[1].contribute((a, impostor))
     with pytest.raises(KeyRefused, match="signature"):
-        transcript((a, replace(b, silo="c")), PARAMETERS)
+        transcript((a, replace(b, silo="c")), TERMS)
     with pytest.raises(KeyRefused, match="same silo"):
-        transcript((b, impostor), PARAMETERS)
+        transcript((b, impostor), TERMS)
     (other_job,) = introductions(ceremonies(tmp_path, "c", job="job-2"))
     with pytest.raises(KeyRefused, match="different jobs"):
-        transcript((a, other_job), PARAMETERS)
+        transcript((a, other_job), TERMS)
 
 
-def test_an_identity_lasts_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
-    path = tmp_path / "silo" / "identity.pem"
-    first = Identity(path)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert Identity(path).public == first.public
-    path.chmod(0o644)
-    with pytest.raises(KeyRefused, match="chmod 600"):
-        Identity(path)
-    path.chmod(0o600)
-    path.write_text("not a key")
-    with pytest.raises(KeyRefused, match="not an Ed25519 key"):
-        Identity(path)
+def test_a_pinned_identity_stops_whoever_answers_in_its_name(tmp_path: Path) -> None:
+    """Without the pin, a driver that introduces itself as b to a is not found out."""
+    known = fingerprint(Identity(tmp_path / "b" / "identity.pem").public)
+    (honest,) = introductions(ceremonies(tmp_path, "b"))
+    (impostor,) = introductions(ceremonies(tmp_path / "x", "b"))
+    (a,) = ceremonies(tmp_path, "a", b=known)
+    a.contribute((a.introduction, honest))
+    with pytest.raises(KeyRefused, match="identity of silo 'b' is"):
+        a.contribute((a.introduction, impostor))
+    (unpinned,) = ceremonies(tmp_path, "a")
+    unpinned.contribute((unpinned.introduction, impostor))

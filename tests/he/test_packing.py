@@ -5,14 +5,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blindsum.he.packing import join_counts, pack, quantise, split_counts, unpack
+from blindsum.he.packing import (
+    adapted_range,
+    is_adapted,
+    join_counts,
+    pack,
+    quantise,
+    require_finite,
+    split_counts,
+    unpack,
+)
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.platform.errors import EncryptionError
 
 
 @st.composite
 def parameters(draw: st.DrawFn) -> Parameters:
-    silos, bits = draw(st.integers(2, 64)), draw(st.integers(2, 16))
+    silos, bits = draw(st.integers(2, 64)), draw(st.integers(2, 24))
     most = Parameters.derive(silos, bits).digits
     return Parameters.derive(silos, bits, digits=draw(st.integers(1, most)))
 
@@ -56,14 +65,21 @@ def test_an_integer_beyond_the_limit_is_refused() -> None:
 
 def test_a_sum_no_roster_can_reach_is_refused() -> None:
     p = Parameters.derive(2, 19)
-    with pytest.raises(EncryptionError, match="no sum of honest uploads"):
-        unpack(pack(np.full(9000, p.limit), p) * 64, 9000, p)
+    packed = pack(np.full(9000, p.limit), p)
+    assert (unpack(packed * 2, 9000, p) == 2 * p.limit).all()
+    one_more = packed * 2 + pack(np.eye(1, 9000, dtype=np.int64)[0], p)
+    beyond_the_end = packed + pack(np.eye(1, 9001, 9000, dtype=np.int64)[0], p)
+    for wrong in (packed * 64, one_more, -one_more, beyond_the_end):
+        with pytest.raises(EncryptionError, match="no sum of one upload of each silo"):
+            unpack(wrong, 9000, p)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers_are_refused(bad: float) -> None:
     with pytest.raises(EncryptionError, match="NaN or infinite"):
         quantise(np.array([0.0, bad]), 1.0, Parameters.derive(3), np.random.default_rng(0))
+    with pytest.raises(EncryptionError, match="NaN or infinite"):
+        require_finite(np.array([0.0, bad]))
 
 
 @settings(max_examples=50, deadline=None)
@@ -76,12 +92,13 @@ def test_quantised_values_are_within_one_unit_and_in_range(bound: float, seed: i
     assert np.abs(quantised.integers).max() <= p.limit
     assert np.abs(quantised.integers * unit - np.clip(values, -bound, bound)).max() <= unit * 1.001
     assert quantised.saturated == np.count_nonzero(np.abs(values) > bound)
+    assert quantised.large == np.count_nonzero(np.abs(values) > bound / 8)
 
 
 def test_the_largest_draw_stays_within_the_limit() -> None:
     class Greatest:
-        def random(self, shape: tuple[int, ...]) -> np.ndarray:
-            return np.full(shape, 1 - 2.0**-53)
+        def random(self, out: np.ndarray) -> np.ndarray:
+            return np.full(out.shape, 1 - 2.0**-53)
 
     for bits in (2, 12, 19, 24):
         p = Parameters.derive(2, bits)
@@ -115,3 +132,26 @@ def test_negative_or_huge_counts_are_refused() -> None:
     for bad in (-1, 2**48):
         with pytest.raises(EncryptionError, match="outside"):
             split_counts(np.array([bad]), Parameters.derive(3))
+
+
+def test_the_range_follows_public_shares_and_stays_near_the_jobs() -> None:
+    assert adapted_range(1.0, 1.0, saturated=0.01, large=0.5) == 2.0
+    assert adapted_range(1.0, 1.0, saturated=0.0, large=0.0) == 0.5
+    assert adapted_range(1.0, 1.0, saturated=0.0, large=0.001) == 1.0
+    low = high = 0.3
+    for _ in range(40):
+        low, high = adapted_range(low, 0.3, 0, 0), adapted_range(high, 0.3, 1, 1)
+        assert is_adapted(low, 0.3) and is_adapted(high, 0.3)
+    assert low == 0.3 * 2**-20 and high == 0.3 * 2**20
+    for strange in (0.31, 0.9, 0.3 * 2**21, 0.3 * 2**-21, -0.3, 0.0, np.inf, np.nan):
+        assert not is_adapted(strange, 0.3)
+
+
+def test_a_range_that_is_too_wide_or_too_narrow_is_found_in_a_few_rounds() -> None:
+    p, random = Parameters.derive(3, 12), np.random.default_rng(0)
+    for start in (100.0, 1e-3):
+        at = start
+        for _ in range(20):
+            quantised = quantise(random.normal(0, 0.02, 50_000), at, p, random)
+            at = adapted_range(at, start, quantised.saturated / 50_000, quantised.large / 50_000)
+        assert 0.06 < at < 0.8

@@ -28,7 +28,7 @@ from tests.conftest import MakeJob
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 BLOCKING = '''
-import os, signal
+import contextlib, os, signal
 import torch
 from torch import nn
 
@@ -44,7 +44,8 @@ class Blocking(nn.Module):
         if self.training and torch.is_grad_enabled():
             self.passes += 1
             if self.passes == {at} and os.path.exists("{fifo}"):
-                with open("{fifo}", "w") as fifo:
+                # the reader of another silo's words may leave while these are written
+                with contextlib.suppress(OSError), open("{fifo}", "w") as fifo:
                     fifo.write(str(os.getpid()) + "\\n")
                 signal.pause()
         return self.layer(x)
@@ -119,7 +120,7 @@ def _check_tracking(run: Run, job_file: JobFile) -> None:
         ("epsilon_spent.birch", [r.epsilon["birch"] for r in run.reports]),
         ("epsilon_left.birch", [3 - r.epsilon["birch"] for r in run.reports]),
         ("bytes_up", [r.up_bytes for r in run.reports]),
-        ("seconds_encrypt", [r.phases["encrypt"] for r in run.reports]),
+        ("seconds_send", [r.phases["send"] for r in run.reports]),
     ):
         history = sorted(found.get_metric_history(run.run_id, name), key=lambda m: m.step)
         assert [m.step for m in history] == list(range(1, len(run.reports) + 1))

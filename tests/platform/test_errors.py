@@ -12,7 +12,8 @@ CANARY = "CANARY-7f3a"
 
 
 def all_kinds(kind: type[BlindsumError] = BlindsumError) -> list[type[BlindsumError]]:
-    return [kind, *(k for child in kind.__subclasses__() for k in all_kinds(child))]
+    ours = [k for k in kind.__subclasses__() if k.__module__ == errors.__name__]  # Ray makes more
+    return [kind, *(k for child in ours for k in all_kinds(child))]
 
 
 @pytest.mark.parametrize("kind", all_kinds())

@@ -20,7 +20,7 @@ def fold(records: int, seed: int) -> Fold:
 def test_summed_counts_are_the_pooled_metrics() -> None:
     model = build_model(Linear(kind="linear"), 4, 3, seed=0, private=True)
     folds = [fold(n, n) for n in (30, 17, 45)]
-    counts = [count(model, one, 3, saturated=2, dropped=1) for one in folds]
+    counts = [count(model, one, 3, saturated=2, large=4, dropped=1) for one in folds]
     metrics = summarise(np.sum(counts, axis=0), update_values=60)
     features = np.concatenate([one.features for one in folds])
     labels = np.concatenate([one.labels for one in folds])
@@ -35,7 +35,7 @@ def test_summed_counts_are_the_pooled_metrics() -> None:
 def test_a_model_that_overflowed_counts_as_lost_not_as_an_error() -> None:
     model = build_model(Linear(kind="linear"), 4, 3, seed=0, private=True)
     set_parameters(model, np.full(15, np.nan, np.float32))
-    metrics = summarise(count(model, fold(20, 1), 3, 0, 0), 15)
+    metrics = summarise(count(model, fold(20, 1), 3, 0, 0, 0), 15)
     assert metrics.loss == MAX_LOSS
 
 

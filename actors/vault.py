@@ -1,0 +1,150 @@
+"""A silo's keys, and all it does with them: the only place where they are used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from blindsum.actors.channel import Channel, shard
+from blindsum.he.cipher import Cipher, CkksCipher, PlainCipher
+from blindsum.he.exchange import Exchange
+from blindsum.he.identity import Identity
+from blindsum.he.keys import Agreement, Contribution, Introduction, KeyCeremony, Keys
+from blindsum.he.packing import Integers
+from blindsum.he.parameters import Parameters
+from blindsum.he.upload import decrypt_parts, encrypt_parts, sum_again
+from blindsum.platform.errors import EncryptionError, KeyRefused, LedgerError, TotalRefused
+
+
+def open_identity(state: Path) -> Identity:
+    """The identity in a silo's state folder, made if there is none.
+
+    Raises:
+        KeyRefused, LedgerError: the folder or the file cannot be used or trusted.
+    """
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return Identity(state / "identity.pem")
+    except OSError as error:
+        raise LedgerError(
+            f"the state folder {state} cannot be used ({os.strerror(error.errno or 0)})",
+            "Check that the disk has room and the folder is writable, or set silos.state.",
+        ) from None
+
+
+class Vault:
+    """One silo's side of every key ceremony and every encrypted exchange of a run.
+
+    Args:
+        terms: digest of what all silos must agree on.
+        pins: fingerprints of silos' identities that the job file names.
+        verify: totals are summed again by the silo that the secret draws.
+    """
+
+    def __init__(
+        self, run: str, terms: str, silo: str, roster: tuple[str, ...], parameters: Parameters,
+        identity: Identity, pins: Mapping[str, str], verify: bool,
+    ) -> None:  # fmt: skip
+        self._run, self._terms, self._silo, self._roster = run, terms, silo, roster
+        self._parameters, self._identity, self._pins = parameters, identity, pins
+        self._verify = verify
+        self._identities: dict[str, bytes] = {}
+        self._keys: Keys | None = None
+        self._cipher: Cipher | None = None
+        self._channel: Channel | None = None
+
+    # -- the key ceremony ----------------------------------------------------------------
+
+    def introduce(self) -> Introduction:
+        """Begin a ceremony. Keys of an earlier one are given up: this is how they rotate."""
+        self._forget()
+        self._ceremony = KeyCeremony(self._run, self._terms, self._silo, self._identity, self._pins)
+        return self._ceremony.introduction
+
+    def contribute(self, introductions: tuple[Introduction, ...]) -> Contribution:
+        if tuple(one.silo for one in introductions) != self._roster:
+            raise KeyRefused("the ceremony's roster is not the job's", "Start the job again.")
+        if self._identities and any(
+            self._identities[one.silo] != one.identity for one in introductions
+        ):
+            raise KeyRefused(
+                "a silo came with another identity than at the start of this run",
+                "Someone else answers in its name. Do not go on with this run.",
+            )
+        contribution = self._ceremony.contribute(introductions)
+        self._identities = {one.silo: one.identity for one in introductions}
+        return contribution
+
+    def agree(self, contributions: tuple[Contribution, ...]) -> Agreement:
+        return self._ceremony.agree(contributions)
+
+    def finish(self, agreements: tuple[Agreement, ...]) -> None:
+        keys = self._ceremony.finish(agreements)
+        encrypted = self._parameters.scheme == "ckks"
+        self._cipher = CkksCipher(self._parameters, keys.secret) if encrypted else PlainCipher()
+        self._keys = keys
+        del self._ceremony  # and the keys that opened what was sealed to this silo
+
+    # -- exchanges -----------------------------------------------------------------------
+
+    def connect(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def send(self, exchange: Exchange, digits: Callable[[slice], Integers]) -> int:
+        """Mask, encrypt, sign and send this silo's upload; returns its bytes.
+
+        Raises:
+            UploadRefused: an aggregator refused it.
+        """
+        keys, cipher, channel = self._ready()
+        masks = keys.seeds.open(exchange)
+        sent = 0
+        frames = encrypt_parts(exchange, self._silo, digits, cipher, masks, self._identity)
+        for part, frame in zip(exchange.parts, frames, strict=True):
+            channel.send(shard(part.index, len(exchange.parts), channel.aggregators), frame)
+            sent += frame.size
+        channel.settle()
+        return sent
+
+    def receive(
+        self, exchange: Exchange, totals: Sequence[Sequence[pa.Buffer]], uploads: Sequence[Any]
+    ) -> Iterator[tuple[slice, Integers]]:
+        """The summed integers, range by range.
+
+        Args:
+            totals: frames from each aggregator, in their order.
+            uploads: references to what each aggregator was sent, if totals are verified.
+
+        Raises:
+            UploadRefused: this silo summed the uploads again, and the total is another.
+            TotalRefused: the total is malformed or no sum of the roster's uploads. This
+                silo's keys are given up with it: each refusal tells an active aggregator a
+                little about the key, and it gets one.
+        """
+        keys, cipher, channel = self._ready()
+        frames = [frame for one in totals for frame in one]
+        # Metrics have one reader, who sums them again itself.
+        drawn = keys.verifier(exchange.roster, exchange.digest) == self._silo
+        if self._verify and (drawn or exchange.purpose == "metrics"):
+            sent = (frame for one in uploads for frame in channel.fetch(one))
+            sum_again(exchange, sent, frames, self._identities)
+        try:
+            yield from decrypt_parts(exchange, frames, cipher)
+        except EncryptionError as error:
+            self._forget()
+            raise TotalRefused(error.what, error.mend) from None
+
+    def _forget(self) -> None:
+        self._keys, self._cipher = None, None
+
+    def _ready(self) -> tuple[Keys, Cipher, Channel]:
+        if self._keys is None or self._cipher is None or self._channel is None:
+            raise KeyRefused(
+                "this silo holds no key: the ceremony has not been, or a refused total ended it",
+                "Start the job again.",
+            )
+        return self._keys, self._cipher, self._channel

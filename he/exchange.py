@@ -1,0 +1,86 @@
+"""What one encrypted sum is over. Public, and the same for every silo and aggregator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Literal
+
+from blindsum.he.parameters import Parameters
+
+Purpose = Literal["update", "metrics"]
+
+PART_CHUNKS = 64
+"""Chunks that travel together under one signature: 2 MB. What a silo and an aggregator hold
+in flight is a few parts, whatever the size of the model."""
+
+GROUP_CHUNKS = 8
+"""Chunks that are quantised, packed and encrypted in one go: their integers stay in the cache."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of an exchange's chunks: `chunks` of them from chunk `first` on."""
+
+    index: int
+    first: int
+    chunks: int
+
+    def values(self, exchange: Exchange) -> slice:
+        """The values that this part carries."""
+        return exchange.slice(self.first, self.first + self.chunks)
+
+    def groups(self, exchange: Exchange) -> Iterator[tuple[slice, slice]]:
+        """The part's chunks and their values, GROUP_CHUNKS at a time."""
+        for start in range(0, self.chunks, GROUP_CHUNKS):
+            stop = min(start + GROUP_CHUNKS, self.chunks)
+            yield slice(start, stop), exchange.slice(self.first + start, self.first + stop)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One sum over one roster: what every upload and total of it must match.
+
+    `values` is the length of the vector. `range` is the greatest magnitude of a real value
+    that becomes a digit; None where the values are counts.
+    """
+
+    job: str
+    round: int
+    attempt: int
+    purpose: Purpose
+    roster: tuple[str, ...]
+    values: int
+    range: float | None
+    parameters: Parameters
+
+    @property
+    def chunks(self) -> int:
+        return self.parameters.chunks(self.values)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All chunks in order, PART_CHUNKS at a time."""
+        return _parts(self.chunks, PART_CHUNKS)
+
+    def slice(self, first: int, stop: int) -> slice:
+        """The values of a range of chunks."""
+        each = self.parameters.values_per_chunk
+        return slice(first * each, min(stop * each, self.values))
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over every field, 32 bytes: masks and verifiers are drawn from it."""
+        content = asdict(self) | {"parameters": self.parameters.digest}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+
+
+@lru_cache(maxsize=16)
+def _parts(chunks: int, each: int) -> tuple[Part, ...]:
+    return tuple(
+        Part(index, first, min(each, chunks - first))
+        for index, first in enumerate(range(0, chunks, each))
+    )

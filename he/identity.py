@@ -1,0 +1,117 @@
+"""A silo's long-term identity: an Ed25519 and an ML-DSA-65 key, used together.
+
+A signature is both, over the same content, and holds only if both do: to forge one takes the
+fall of elliptic curves and of lattices. Ed25519 is RFC 8032, ML-DSA-65 FIPS 204.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa
+
+from blindsum.platform.errors import KeyRefused
+
+_ED25519_KEY, _MLDSA_KEY = 32, 1952
+_ED25519_SIGNATURE = 64
+PUBLIC_BYTES = _ED25519_KEY + _MLDSA_KEY
+_END = b"-----END PRIVATE KEY-----\n"
+
+
+class Identity:
+    """A silo's signing keys, in a file that only its owner can read; made if there is none.
+
+    A file with an Ed25519 key alone, as earlier versions wrote it, is given the other.
+
+    Raises:
+        KeyRefused: the file is readable by others, or holds anything but the two keys.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            _write(path, ed25519.Ed25519PrivateKey.generate())
+        if path.stat().st_mode & 0o077:
+            raise KeyRefused(f"the identity {path} can be read by others", f"Run: chmod 600 {path}")
+        keys = _read(path)
+        if len(keys) == 1 and isinstance(keys[0], ed25519.Ed25519PrivateKey):
+            _write(path, keys[0])
+            keys = _read(path)
+        classical, lattice = (keys + [None, None])[:2]
+        if (
+            len(keys) != 2
+            or not isinstance(classical, ed25519.Ed25519PrivateKey)
+            or not isinstance(lattice, mldsa.MLDSA65PrivateKey)
+        ):
+            raise KeyRefused(
+                f"the identity {path} is not an Ed25519 and an ML-DSA-65 key",
+                "Restore it from a backup, or move it away to have a new one made.",
+            )
+        self._keys = (classical, lattice)
+
+    @property
+    def public(self) -> bytes:
+        """Both public keys, PUBLIC_BYTES."""
+        return b"".join(key.public_key().public_bytes_raw() for key in self._keys)
+
+    def sign(self, content: bytes) -> bytes:
+        """Both signatures, 64 and 3,309 bytes."""
+        return b"".join(key.sign(content) for key in self._keys)
+
+    def __reduce__(self) -> str:
+        raise KeyRefused("an identity was about to be pickled", "It never leaves its silo.")
+
+
+def verify(identity: bytes, signature: bytes, content: bytes, what: str) -> None:
+    """Check both signatures of a public identity.
+
+    Raises:
+        KeyRefused: one of them does not verify. `what` names the signed thing.
+    """
+    try:
+        if len(identity) != PUBLIC_BYTES:
+            raise ValueError
+        classical = ed25519.Ed25519PublicKey.from_public_bytes(identity[:_ED25519_KEY])
+        classical.verify(signature[:_ED25519_SIGNATURE], content)
+        lattice = mldsa.MLDSA65PublicKey.from_public_bytes(identity[_ED25519_KEY:])
+        lattice.verify(signature[_ED25519_SIGNATURE:], content)
+    except (InvalidSignature, ValueError):
+        raise KeyRefused(f"the signature of the {what} does not verify") from None
+
+
+def fingerprint(identity: bytes) -> str:
+    """SHA-256 of a public identity, hex: what people compare over the telephone."""
+    return hashlib.sha256(identity).hexdigest()
+
+
+def _read(path: Path) -> list[object]:
+    """The private keys of a file of PEM blocks, or nothing if one cannot be read."""
+    blocks = [block + _END for block in path.read_bytes().split(_END) if block.strip()]
+    try:
+        return [serialization.load_pem_private_key(block, password=None) for block in blocks]
+    except ValueError:
+        return []
+
+
+def _write(path: Path, classical: ed25519.Ed25519PrivateKey) -> None:
+    content = b"".join(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        for key in (classical, mldsa.MLDSA65PrivateKey.generate())
+    )
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Created with its final mode, and renamed: no moment in which others could open it, and
+    # none in which a crash leaves half a file.
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        os.fsync(file.fileno())
+    os.rename(fresh, path)

@@ -1,0 +1,114 @@
+"""Pairwise one-time masks: the lock that the shared secret key does not open.
+
+Silos i < j share a seed to which both contributed (`blindsum.he.keys`). For one exchange
+
+    key    = HKDF-SHA256(seed, salt = digest of the exchange, info)          RFC 5869
+    stream = ChaCha20(key), one 64-bit word for each packed real              RFC 8439
+
+i adds the stream's words to its packed reals mod 2^K, and j subtracts them. One upload's reals
+are then uniform in K bits for whoever lacks one of its seeds, even with the secret key; and
+the sum over the whole roster, mod 2^K, is the sum of the reals (Bonawitz et al., "Practical
+secure aggregation", CCS 2017, section 4, on a complete graph). An aggregator that works
+with all but two silos learns those two's sum and nothing else.
+
+A stream used twice would show the difference of two updates. The digest holds job, round,
+attempt, purpose and roster, and `PairSeeds.open` gives each stream once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers import Cipher as StreamCipher
+from cryptography.hazmat.primitives.ciphers import algorithms
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from blindsum.he.exchange import Exchange
+from blindsum.he.packing import Integers, centred
+from blindsum.he.parameters import RING_DEGREE, Parameters
+from blindsum.platform.errors import EncryptionError, KeyRefused
+
+SEED_BYTES = 32
+_WORD = 8
+
+
+class PairSeeds:
+    """One silo's seeds, by the other silo's name. Cannot be pickled or printed."""
+
+    def __init__(self, silo: str, seeds: Mapping[str, bytes]) -> None:
+        self._silo = silo
+        self._seeds = dict(seeds)
+        self._opened: set[bytes] = set()
+
+    def open(self, exchange: Exchange) -> MaskStream:
+        """The masks of this silo's upload to that exchange, once.
+
+        Raises:
+            KeyRefused: a silo of the roster has no seed here, or this silo is not in it.
+            EncryptionError: the masks of this exchange were given out before.
+        """
+        others = [name for name in exchange.roster if name != self._silo]
+        if len(others) + 1 != len(exchange.roster) or not set(others) <= set(self._seeds):
+            raise KeyRefused(
+                "the roster names silos that were not in the key ceremony",
+                "Start the job again.",
+            )
+        if exchange.digest in self._opened:
+            raise EncryptionError(
+                "the masks of this exchange were used before; nothing was sent",
+                "Every attempt needs its own number.",
+            )
+        self._opened.add(exchange.digest)
+        mine = exchange.roster.index(self._silo)
+        added: list[Any] = []
+        subtracted: list[Any] = []
+        for name in others:
+            stream = _stream(self._seeds[name], exchange)
+            (added if mine < exchange.roster.index(name) else subtracted).append(stream)
+        return MaskStream(exchange.parameters, exchange.chunks, added, subtracted)
+
+    def __reduce__(self) -> str:
+        raise KeyRefused("mask seeds were about to be pickled", "They never leave their silo.")
+
+
+class MaskStream:
+    """Masks for one upload's packed reals, first chunk to last. Every word is used once."""
+
+    def __init__(
+        self, parameters: Parameters, chunks: int, added: list[Any], subtracted: list[Any]
+    ) -> None:
+        self._parameters, self._left = parameters, chunks
+        self._added, self._subtracted = added, subtracted
+        self._zeros = bytes(_WORD * RING_DEGREE)
+        self._bytes = bytearray(_WORD * RING_DEGREE)
+        self._words = np.frombuffer(self._bytes, "<u8")
+
+    def apply(self, packed: Integers) -> Integers:
+        """The next rows masked, mod 2^K and centred, int64 [chunks, N].
+
+        Raises:
+            EncryptionError: there are more rows than the exchange has.
+        """
+        self._left -= len(packed)
+        if self._left < 0:
+            raise EncryptionError("more chunks were to be masked than the exchange has")
+        masked = packed.astype(np.int64)
+        for row in masked.view(np.uint64):  # a row at a time: its buffers stay in the cache
+            for stream in self._added:
+                row += self._next(stream)
+            for stream in self._subtracted:
+                row -= self._next(stream)
+        return centred(masked, self._parameters)
+
+    def _next(self, stream: Any) -> np.ndarray[Any, Any]:
+        stream.update_into(self._zeros, self._bytes)
+        return self._words
+
+
+def _stream(seed: bytes, exchange: Exchange) -> Any:
+    key = HKDF(hashes.SHA256(), 32, salt=exchange.digest, info=b"blindsum mask").derive(seed)
+    # A key of its own for each exchange: the nonce may be constant.
+    return StreamCipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()

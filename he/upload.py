@@ -1,0 +1,95 @@
+"""An update's way to the aggregator and back, a part at a time.
+
+Neither end ever holds more than a few parts beside the vector itself (a silo) or the sum (an
+aggregator).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from blindsum.he.cipher import Cipher, adder, chunk_bytes
+from blindsum.he.exchange import Exchange
+from blindsum.he.identity import Identity
+from blindsum.he.masks import MaskStream
+from blindsum.he.packing import Integers, pack, unpack
+from blindsum.he.wire import read_total, read_upload, write_upload
+from blindsum.platform.errors import UploadRefused
+
+
+def encrypt_parts(
+    exchange: Exchange,
+    silo: str,
+    digits: Callable[[slice], Integers],
+    cipher: Cipher,
+    masks: MaskStream,
+    identity: Identity,
+) -> Iterator[pa.Buffer]:
+    """One silo's upload, frame by frame.
+
+    Args:
+        digits: the integers, int64, of a range of the exchange's values; called for one range
+            after the other.
+    """
+    for part in exchange.parts:
+        chunks = np.empty((part.chunks, chunk_bytes(exchange.parameters)[0]), np.uint8)
+        for rows, where in part.groups(exchange):
+            packed = pack(digits(where), exchange.parameters)
+            chunks[rows] = cipher.encrypt(packed, masks)
+        yield write_upload(exchange, part, silo, chunks, identity)
+
+
+def decrypt_parts(
+    exchange: Exchange, frames: Iterable[pa.Buffer], cipher: Cipher
+) -> Iterator[tuple[slice, Integers]]:
+    """The summed integers, int64, range by range, of a total's frames in order.
+
+    Raises:
+        UploadRefused: a frame is malformed, of another exchange, or missing.
+        EncryptionError: the total is not the sum of one upload of each silo.
+    """
+    arrived = iter(frames)
+    for part in exchange.parts:
+        frame = next(arrived, None)
+        if frame is None:
+            raise UploadRefused(f"part {part.index} of the total is missing")
+        chunks = read_total(frame, exchange, part)
+        for rows, where in part.groups(exchange):
+            packed = cipher.decrypt(chunks[rows])
+            yield where, unpack(packed, where.stop - where.start, exchange.parameters)
+
+
+def sum_again(
+    exchange: Exchange,
+    uploads: Iterable[pa.Buffer],
+    totals: Iterable[pa.Buffer],
+    identities: Mapping[str, bytes],
+) -> None:
+    """Check that a total is the sum of the signed uploads, ciphertext by ciphertext.
+
+    Args:
+        uploads: every silo's frames, in any order, each once.
+        totals: the total's frames, in order.
+
+    Raises:
+        UploadRefused: an upload is missing, doubled or forged, or the total is not their sum.
+    """
+    adding, seen = adder(exchange.parameters), set()
+    for frame in uploads:
+        upload = read_upload(frame, exchange, identities)
+        if (upload.silo, upload.part.index) in seen:
+            raise UploadRefused(f"part {upload.part.index} of silo '{upload.silo}' came twice")
+        seen.add((upload.silo, upload.part.index))
+        adding.add(upload.part.first, upload.chunks)
+    if len(seen) != len(exchange.roster) * len(exchange.parts):
+        raise UploadRefused("the uploads are not all there to be summed again")
+    for part, frame in zip(exchange.parts, totals, strict=True):
+        ours = adding.total(part.first, part.chunks)
+        if (ours != read_total(frame, exchange, part)).any():
+            raise UploadRefused(
+                "the aggregator's total is not the sum of the uploads that the silos signed",
+                "The aggregator altered it. Do not go on with this aggregator.",
+            )

@@ -1,0 +1,114 @@
+"""A vector's whole way: parts out, sums back, and the same sum made again."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tenseal.sealapi as seal
+
+from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
+from blindsum.he.exchange import PART_CHUNKS, Exchange
+from blindsum.he.identity import Identity
+from blindsum.he.parameters import Parameters
+from blindsum.he.upload import decrypt_parts, encrypt_parts, sum_again
+from blindsum.he.wire import read_upload, write_total
+from blindsum.platform.errors import EncryptionError, UploadRefused
+from tests.he.parties import exchange, pair_seeds, roster
+
+P = Parameters.derive(2, 12)
+VALUES = (PART_CHUNKS + 2) * P.values_per_chunk - 5
+
+
+class Sent:
+    """Two silos' uploads of two parts each, and an honest aggregator's total."""
+
+    def __init__(self, folder: Path) -> None:
+        self.one: Exchange = exchange(P, VALUES)
+        self.vectors = np.random.default_rng(0).integers(-900, 901, (2, VALUES))
+        self.identities = {name: Identity(folder / name) for name in roster(2)}
+        self.public = {name: one.public for name, one in self.identities.items()}
+        self.cipher = CkksCipher(P, generate_secret_key())
+        seeds = pair_seeds(roster(2))
+        self.frames = [
+            frame
+            for name, vector in zip(roster(2), self.vectors, strict=True)
+            for frame in encrypt_parts(
+                self.one,
+                name,
+                lambda where, v=vector: v[where],
+                self.cipher,
+                seeds[name].open(self.one),
+                self.identities[name],
+            )
+        ]
+        self.totals = self.total(self.frames)
+
+    def total(self, frames: list[pa.Buffer], spoil: Any = None) -> list[pa.Buffer]:
+        adder = CkksAdder(P)
+        for frame in frames:
+            upload = read_upload(frame, self.one, self.public)
+            adder.add(upload.part.first, upload.chunks)
+        if spoil:
+            spoil(adder)
+        return [
+            write_total(self.one, part, adder.total(part.first, part.chunks))
+            for part in self.one.parts
+        ]
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory) -> Sent:
+    return Sent(tmp_path_factory.mktemp("identities"))
+
+
+def test_a_vector_of_several_parts_comes_back_summed(sent: Sent) -> None:
+    assert len(sent.frames) == 4 and len(sent.totals) == 2
+    summed = np.empty(VALUES, np.int64)
+    for where, integers in decrypt_parts(sent.one, sent.totals, sent.cipher):
+        summed[where] = integers
+    np.testing.assert_array_equal(summed, sent.vectors.sum(axis=0))
+
+
+def test_a_total_that_lacks_a_part_is_refused(sent: Sent) -> None:
+    with pytest.raises(UploadRefused, match="part 1 of the total is missing"):
+        list(decrypt_parts(sent.one, sent.totals[:1], sent.cipher))
+    with pytest.raises(UploadRefused, match="not this part"):
+        list(decrypt_parts(sent.one, sent.totals[::-1], sent.cipher))
+
+
+def test_whoever_holds_the_uploads_can_sum_them_again(sent: Sent) -> None:
+    sum_again(sent.one, sent.frames[::-1], sent.totals, sent.public)
+
+
+def test_a_sum_made_again_needs_every_upload_once(sent: Sent) -> None:
+    with pytest.raises(UploadRefused, match="not all there"):
+        sum_again(sent.one, sent.frames[1:], sent.totals, sent.public)
+    with pytest.raises(UploadRefused, match="came twice"):
+        sum_again(sent.one, [*sent.frames, sent.frames[0]], sent.totals, sent.public)
+
+
+def shift(adder: CkksAdder) -> None:
+    """Add a chosen plaintext to the sum, as anyone can without a key: CKKS is malleable."""
+    coefficients = adder._coefficients
+    plain = seal.Plaintext()
+    seal.CKKSEncoder(coefficients._context).encode(1000.0, coefficients._scale, plain)
+    adder._evaluator.add_plain_inplace(adder._sums[0], plain)
+
+
+def test_an_aggregator_that_adds_to_the_sum_is_caught_by_summing_again(sent: Sent) -> None:
+    """Decryption alone does not notice: it is what `verify` is for."""
+    forged = sent.total(sent.frames, shift)
+    first = next(iter(decrypt_parts(sent.one, forged, sent.cipher)))[1]
+    assert (first != sent.vectors.sum(axis=0)[: first.size]).any()
+    with pytest.raises(UploadRefused, match="not the sum of the uploads"):
+        sum_again(sent.one, sent.frames, forged, sent.public)
+
+
+@pytest.mark.parametrize("which", [[0, 1], [0, 1, 2], [0, 1, 2, 3, 0]])
+def test_a_total_of_other_uploads_decrypts_to_nothing(sent: Sent, which: list[int]) -> None:
+    """A single silo's upload as the total, one part missing, one doubled."""
+    forged = sent.total([sent.frames[i] for i in which])
+    with pytest.raises(EncryptionError, match="nothing was released"):
+        list(decrypt_parts(sent.one, forged, sent.cipher))
