@@ -107,6 +107,24 @@ def init(
     typer.echo(f"wrote {path}; edit it, then: blindsum check {path}", err=True)
 
 
+@app.command()
+def identity(
+    job: JobArgument,
+    silo: Annotated[str, typer.Option("--silo", help="The silo's name in the job file.")],
+) -> None:
+    """Print the fingerprint of a silo's identity on this machine; make one if there is none."""
+    from blindsum.actors.vault import open_identity
+    from blindsum.he.identity import fingerprint
+    from blindsum.platform.paths import state_folder
+
+    job_file = load_job(job, [])
+    if silo not in job_file.job.roster:
+        known = ", ".join(job_file.job.roster)
+        raise JobError(f"{job.name} names no silo '{silo}'", f"Its silos are {known}.")
+    opened = open_identity(state_folder(job_file.job.silo(silo)))
+    typer.echo(fingerprint(opened.public))
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"blindsum {version('blindsum')}")

@@ -11,7 +11,10 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from blindsum.pipelines.cli import app
+from blindsum.platform.errors import JobError
 from blindsum.platform.job_file import load_job
 from blindsum.platform.ledger import Ledger
 from tests.conftest import MakeJob
@@ -118,7 +121,7 @@ def test_check_says_what_would_be_spent_and_sent_and_trains_nothing(
         assert said in done.stderr
     figures = json.loads(blindsum("check", path, "--json").stdout)
     assert figures["silos"]["alder"]["plan"]["epsilon_planned"] <= 3
-    assert figures["up_bytes_per_round"] > 6 * 32_000
+    assert figures["up_bytes_per_round"] > 6 * 30_000
     assert not (tmp_path / "state").exists() and not (tmp_path / "mlflow.db").exists()
 
 
@@ -175,3 +178,19 @@ def test_init_writes_a_job_that_is_valid_and_never_overwrites(tmp_path: Path) ->
 
 def test_version() -> None:
     assert blindsum("--version").stdout.startswith("blindsum 0.")
+
+
+def test_an_identity_is_made_once_and_its_fingerprint_can_be_pinned(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    path = make_job().path
+    runner = CliRunner()
+    first, again = (runner.invoke(app, ["identity", str(path), "--silo", "birch"]) for _ in "ab")
+    fingerprint = first.output.strip()
+    assert first.exit_code == 0 and len(fingerprint) == 64 and again.output == first.output
+    assert load_job(path, [f"silos.birch.identity={fingerprint}"]).job.silo("birch").identity
+    assert (tmp_path / "state/birch/identity.pem").stat().st_mode & 0o777 == 0o600
+    stranger = runner.invoke(app, ["identity", str(path), "--silo", "oak"])
+    assert "names no silo 'oak'" in str(stranger.exception)
+    with pytest.raises(JobError, match="silos.1.identity"):
+        load_job(path, ["silos.birch.identity=abc"])
