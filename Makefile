@@ -30,6 +30,8 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/rounds.py --json build/rounds.json
+	$(BIN)/python benchmarks/encryption.py --json build/encryption.json
+	$(BIN)/python benchmarks/encryption.py --scale --json build/scale.json --plot build/scale.svg
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
