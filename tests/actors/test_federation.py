@@ -163,7 +163,9 @@ def test_a_killed_silo_is_named_and_the_last_model_survives(started: Any, fifo: 
     assert release.round == 1 and digest(release.vector) == last.model_digest
 
 
-def test_a_silo_past_its_deadline_is_named(started: Any, fifo: str) -> None:
+def test_a_silo_past_its_deadline_is_named_and_an_interrupt_is_heard(
+    started: Any, fifo: str
+) -> None:
     one = started("deadlines.round_s=2")
     inspected = one.inspect()
     ray.get(one._silos["cedar"].stop_at.remote(1, fifo))
@@ -174,6 +176,10 @@ def test_a_silo_past_its_deadline_is_named(started: Any, fifo: str) -> None:
     assert one.release(0, initial, timeout_s=20).round == 0  # the others are not stuck behind it
     with pytest.raises(FederationError, match="no silo is left to give the model after round 1"):
         one.release(1, initial, timeout_s=1)
+    # A KeyboardInterrupt swallowed by some destructor must not leave the run waiting either.
+    one._interrupted.set()
+    with pytest.raises(KeyboardInterrupt):
+        one._gather({"cedar": one._silos["cedar"].node.remote()}, "answer", 600)
     os.close(reader)
 
 
@@ -198,20 +204,6 @@ def test_a_large_model_is_summed_by_two_verified_aggregators_at_an_adapted_range
     assert one.release(2, reports[1].model_digest).round == 2
     with pytest.raises(FederationError, match="no silo is left"):
         one.release(2, "a digest that the silos did not agree on")
-
-
-def test_an_interrupt_that_was_lost_is_still_heard(started: Any, fifo: str) -> None:
-    """A KeyboardInterrupt swallowed by some destructor must not leave the run waiting."""
-    one = started()
-    ray.get(one._silos["cedar"].stop_at.remote(1, fifo))
-
-    def interrupt() -> None:
-        Path(fifo).read_text()
-        one._interrupted.set()
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        one.run_round(1)
 
 
 def test_a_silo_without_its_node_is_said_at_once(make_job: MakeJob) -> None:
