@@ -109,6 +109,7 @@ class Federation:
         self._aggregator_actor = aggregator_actor
         self._aggregators: list[Any] = []
         self._values = 0
+        self._model = ""  # digest of what the silos start the next round from
         self._range = job.encryption.range
         self.retries = 0  # attempts beyond each round's first: charged, and without a model
 
@@ -120,7 +121,7 @@ class Federation:
         """
         inspections = self._each("inspect", "start", self.job.deadlines.start_s)
         self._values = next(iter(inspections.values())).parameters
-        self._same((i.model_digest for i in inspections.values()), "initial weights")
+        self._model = self._same((i.model_digest for i in inspections.values()), "initial weights")
         return cast(dict[str, Inspection], inspections)
 
     def exchange_keys(self) -> None:
@@ -178,7 +179,7 @@ class Federation:
         started = time.perf_counter()
         update = Exchange(
             self.run, number, attempt, "update", self.job.roster, self._values, self._range,
-            self.parameters,
+            self.parameters, self._model,
         )  # fmt: skip
         counts = metrics_exchange(update, self._count_values())
         opened = self._of_aggregators("open", update)
@@ -200,10 +201,10 @@ class Federation:
         except TotalRefused:
             self._let_end({**applying, **totalling_counts, **reading})
             raise
-        model_digest = self._same((a.model_digest for a in applied), "model", number)
+        self._model = self._same((a.model_digest for a in applied), "model", number)
         seconds = time.perf_counter() - started
         return RoundReport(
-            number, attempt, self._range, metrics, model_digest,
+            number, attempt, self._range, metrics, self._model,
             {t.silo: t.epsilon for t in trained if t.epsilon is not None},
             up_bytes=sum(t.upload_bytes for t in trained) + sum(a.upload_bytes for a in applied),
             down_bytes=len(applied) * sum(t.total_bytes for t in closed)

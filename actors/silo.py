@@ -100,6 +100,7 @@ class Silo:
         )  # fmt: skip
         self._global: Vector = get_parameters(self._model)
         self._recent = {0: self._global}
+        self._model_digest = initial_digest(self._model)
         self._optimizer = ServerOptimizer(job.server, self._global.size)
         self._random = (
             cryptographic_generator() if private else seeded_generator(job.seed, self.name)
@@ -118,8 +119,7 @@ class Silo:
             lifetime = opened.lifetime(self._data.fingerprint)
             opened.close()
         return Inspection(
-            self.name, self._plan, self._global.size, initial_digest(self._model), str(ledger),
-            lifetime,
+            self.name, self._plan, self._global.size, self._model_digest, str(ledger), lifetime,
         )  # fmt: skip
 
     @guarded
@@ -193,7 +193,6 @@ class Silo:
             FederationError: the exchange is not the next one of this job.
             UploadRefused: an aggregator refused what was sent.
         """
-        self._expect(exchange, "update", self._global.size)
         if (exchange.round, exchange.attempt) <= self._last_attempt:
             raise FederationError(
                 f"attempt {exchange.attempt} of round {exchange.round} was announced again",
@@ -201,6 +200,7 @@ class Silo:
             )
         if exchange.round == self._round and exchange.attempt > 1:
             self._undo()  # other silos refused the total that this one applied
+        self._expect(exchange, "update", self._global.size)
         if exchange.round != self._round + 1:
             raise FederationError(f"round {exchange.round} was announced after {self._round}")
         self._last_attempt = (exchange.round, exchange.attempt)
@@ -253,12 +253,12 @@ class Silo:
         for where, summed in self._keyed().receive(exchange, totals, uploads):
             np.multiply(summed, unit / len(exchange.roster), out=mean[where])
         decrypted = time.perf_counter()
-        self._before = copy(self._optimizer)
+        self._before = copy(self._optimizer), self._model_digest
         self._global = self._optimizer.apply(self._global, mean)
         self._round = exchange.round
         self._recent = {self._round - 1: self._recent[self._round - 1], self._round: self._global}
         set_parameters(self._model, self._global)
-        model_digest = digest(self._global)
+        self._model_digest = digest(self._global)
         limbs = split_counts(
             metrics.count(
                 self._model, self._data.test, len(self._job.data.target.classes),
@@ -273,7 +273,7 @@ class Silo:
         self._pending_metrics = counts
         sent = self._keyed().send(counts, lambda where: limbs[where])
         return ApplyReport(
-            self.name, model_digest, sent, decrypted - started, applied - decrypted,
+            self.name, self._model_digest, sent, decrypted - started, applied - decrypted,
             time.perf_counter() - applied,
         )  # fmt: skip
 
@@ -319,18 +319,21 @@ class Silo:
         self._round -= 1
         self._global = self._recent[self._round]
         self._recent = {self._round: self._global}
-        self._optimizer = self._before
+        self._optimizer, self._model_digest = self._before
         set_parameters(self._model, self._global)
 
     def _expect(self, exchange: Exchange, purpose: str, values: int) -> None:
         """This silo's own policy: it takes part only in what its job file says."""
-        expected = (self._spec.run, self._job.roster, self._parameters, purpose, values, True)
+        expected = (
+            self._spec.run, self._job.roster, self._parameters, purpose, values, True,
+            self._model_digest,
+        )  # fmt: skip
         got = (
             exchange.job, exchange.roster, exchange.parameters, exchange.purpose,
-            exchange.values, self._allows(exchange.range),
+            exchange.values, self._allows(exchange.range), exchange.model,
         )  # fmt: skip
         if got != expected:
-            names = ("run", "roster", "parameters", "purpose", "size", "range")
+            names = ("run", "roster", "parameters", "purpose", "size", "range", "model")
             wrong = next(n for n, a, b in zip(names, got, expected, strict=True) if a != b)
             raise FederationError(f"the announced {wrong} is not the one of this silo's job")
 
@@ -351,7 +354,7 @@ def metrics_exchange(update: Exchange, values: int) -> Exchange:
     """The metrics exchange that follows an update's."""
     return Exchange(
         update.job, update.round, update.attempt, "metrics", update.roster, values, None,
-        update.parameters,
+        update.parameters, update.model,
     )  # fmt: skip
 
 

@@ -76,6 +76,9 @@ class CkksCipher:
 
     def __init__(self, parameters: Parameters, key: SecretKey) -> None:
         self._scale = float(parameters.scale)
+        # The greatest real that n masked uploads sum to. Far beyond it doubles have no fractions
+        # left, and a residual would be nought whatever the ciphertext is.
+        self._greatest = parameters.silos * 2.0 ** (parameters.real_bits - 1) + 0.5
         context = make_context()
         self._coefficients = Coefficients(context, self._scale)
         secret = self._coefficients.load_key(key.content)
@@ -98,8 +101,9 @@ class CkksCipher:
 
         Raises:
             UploadRefused: a chunk is not a ciphertext of these parameters.
-            EncryptionError: a slot is further than RESIDUAL_LIMIT from an integer. The sum
-                is not one of at most n fresh uploads, or was made with another key.
+            EncryptionError: a slot is further than RESIDUAL_LIMIT from an integer, or larger
+                than n masked reals can sum to. The sum is not one of at most n fresh uploads,
+                or was made with another key.
         """
         plain = seal.Plaintext()
         integers = np.empty((len(chunks), RING_DEGREE), np.int64)
@@ -109,11 +113,12 @@ class CkksCipher:
             slots = self._encoder.decode_complex(plain)
             reals = np.fromiter(slots, np.complex128, len(slots)).view(np.float64)
             np.rint(reals, out=rounded)
+            small = max(rounded.max(), -rounded.min()) <= self._greatest
             reals -= rounded
-            if not max(reals.max(), -reals.min()) <= RESIDUAL_LIMIT:
+            if not (small and max(reals.max(), -reals.min()) <= RESIDUAL_LIMIT):
                 raise EncryptionError(
-                    "the total is not a sum of this job's uploads: its rounding residual passes "
-                    f"{RESIDUAL_LIMIT}; nothing was released",
+                    "the total is not a sum of this job's uploads: a real of it is too large, or "
+                    f"has a rounding residual above {RESIDUAL_LIMIT}; nothing was released",
                     "A ciphertext was altered, or a silo holds another key.",
                 )
             row[:] = rounded

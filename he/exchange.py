@@ -45,7 +45,9 @@ class Exchange:
     """One sum over one roster: what every upload and total of it must match.
 
     `values` is the length of the vector. `range` is the greatest magnitude of a real value
-    that becomes a digit; None where the values are counts.
+    that becomes a digit; None where the values are counts. `model` is the digest of the model
+    that the silos start from: a silo takes part only from its own, so that silos which were
+    shown different totals find out from each other, in the next sum, and not from the driver.
     """
 
     job: str
@@ -56,6 +58,7 @@ class Exchange:
     values: int
     range: float | None
     parameters: Parameters
+    model: str = ""
 
     @property
     def chunks(self) -> int:

@@ -167,7 +167,9 @@ class KeyCeremony:
             self._secret = SecretKey(theirs[names[0]][SEED_BYTES:])
         said = [one.signed_content() for one in contributions]
         self._digest = hashlib.sha256(b"\0".join([self._transcript.encode(), *said])).digest()
-        self._seeds = {name: self._seed(name, text[:SEED_BYTES]) for name, text in theirs.items()}
+        self._seeds: dict[str, bytes] | None = {
+            name: self._seed(name, text[:SEED_BYTES]) for name, text in theirs.items()
+        }
         self._proving = hashlib.sha256(b"blindsum agreement" + self._secret.content).digest()
         unsigned = Agreement(self._silo, self._digest.hex(), self._proof())
         return replace(unsigned, signature=self._identity.sign(unsigned.signed_content()))
@@ -192,9 +194,13 @@ class KeyCeremony:
                 )
         if len(agreements) != len(self._introductions):
             raise KeyRefused("the key ceremony lacks a silo's agreement", "Start the job again.")
-        secret = SecretKey(self._secret.content if self._secret else b"")
+        secret, seeds = self._secret, self._seeds
+        if secret is None or seeds is None:
+            raise KeyRefused("the keys of this ceremony were taken up before", "Begin another.")
+        # Given out once: two sets of the same seeds could each open the same masks.
+        self._secret = self._seeds = None
         verifiers = hashlib.sha256(b"blindsum verifiers" + secret.content).digest()
-        return Keys(secret, PairSeeds(self._silo, self._seeds), verifiers)
+        return Keys(secret, PairSeeds(self._silo, seeds), verifiers)
 
     def _check(self, introductions: tuple[Introduction, ...]) -> None:
         if self.introduction not in introductions:

@@ -9,7 +9,7 @@ Legend, used in all of `he`:
 `Parameters.derive` builds only what decodes a wrong integer with negligible probability:
 
 * A fresh SEAL error is centred binomial with variance 10.5; encoding rounds with variance
-  1/12. A real slot of the sum of n ciphertexts therefore has noise of variance
+  about 1/12. A real slot of the sum of n ciphertexts therefore has noise of variance
   V = n (10.5 + 1/12) N / 2, sub-Gaussian with that proxy (canonical embedding; Cheon, Kim,
   Kim and Song, ASIACRYPT 2017, section 2 and 3.4).
 * The double-precision FFT adds about f = 0.48 * 2^(K - 52) * sqrt(n) integer units (measured
@@ -20,8 +20,8 @@ Legend, used in all of `he`:
   are uniform in K bits, n - 1 uploads' independently and the last one's determined by them.
   A uniform variable is sub-Gaussian with its own variance as proxy, a coefficient of a sum
   therefore with (sqrt(n - 1) + 1) * 2^K * scale / sqrt(6 N), and t of those must fit.
-* `limit` leaves at least one in 256 of a digit's values unreachable by honest sums, so that a
-  total whose masks do not cancel is caught: see `blindsum.he.packing.unpack`.
+* `limit` leaves at least one in 256 of a digit's 2^k values unreachable by honest sums, so that
+  a total whose masks do not cancel is caught: see `blindsum.he.packing.unpack`.
 
 N = 4096 with one 60-bit prime has 192-bit classical security in the Homomorphic Encryption
 Standard (Albrecht et al., 2018, table 1, ternary secret) and SEAL refuses it otherwise.
@@ -139,8 +139,8 @@ def _summed_bits(silos: int, bits: int) -> int:
 
 
 def _limit(silos: int, bits: int) -> int:
-    reachable = 255 * (1 << (_summed_bits(silos, bits) - 1)) // 256
-    return min((1 << (bits - 1)) - 1, reachable // silos)
+    reachable = 255 * (1 << _summed_bits(silos, bits)) // 256  # values -n limit to n limit
+    return min((1 << (bits - 1)) - 1, (reachable - 1) // 2 // silos)
 
 
 def _scale(silos: int, bits: int, digits: int) -> int | None:

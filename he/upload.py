@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from blindsum.he.cipher import Cipher, adder, chunk_bytes
-from blindsum.he.exchange import Exchange
+from blindsum.he.exchange import Exchange, Part
 from blindsum.he.identity import Identity
 from blindsum.he.masks import MaskStream
 from blindsum.he.packing import Integers, pack, unpack
@@ -51,11 +51,7 @@ def decrypt_parts(
         UploadRefused: a frame is malformed, of another exchange, or missing.
         EncryptionError: the total is not the sum of one upload of each silo.
     """
-    arrived = iter(frames)
-    for part in exchange.parts:
-        frame = next(arrived, None)
-        if frame is None:
-            raise UploadRefused(f"part {part.index} of the total is missing")
+    for part, frame in _parts_of_total(exchange, frames):
         chunks = read_total(frame, exchange, part)
         for rows, where in part.groups(exchange):
             packed = cipher.decrypt(chunks[rows])
@@ -86,10 +82,23 @@ def sum_again(
         adding.add(upload.part.first, upload.chunks)
     if len(seen) != len(exchange.roster) * len(exchange.parts):
         raise UploadRefused("the uploads are not all there to be summed again")
-    for part, frame in zip(exchange.parts, totals, strict=True):
+    for part, frame in _parts_of_total(exchange, totals):
         ours = adding.total(part.first, part.chunks)
         if (ours != read_total(frame, exchange, part)).any():
             raise UploadRefused(
                 "the aggregator's total is not the sum of the uploads that the silos signed",
                 "The aggregator altered it. Do not go on with this aggregator.",
             )
+
+
+def _parts_of_total(
+    exchange: Exchange, frames: Iterable[pa.Buffer]
+) -> Iterator[tuple[Part, pa.Buffer]]:
+    arrived = iter(frames)
+    for part in exchange.parts:
+        frame = next(arrived, None)
+        if frame is None:
+            raise UploadRefused(f"part {part.index} of the total is missing")
+        yield part, frame
+    if next(arrived, None) is not None:
+        raise UploadRefused("the total has more parts than its exchange")

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,12 +26,12 @@ import pyarrow as pa
 
 from blindsum.he.cipher import chunk_bytes
 from blindsum.he.coefficients import Chunks
-from blindsum.he.exchange import Exchange, Part
+from blindsum.he.exchange import PART_CHUNKS, Exchange, Part
 from blindsum.he.identity import Identity, verify
 from blindsum.platform.errors import KeyRefused, UploadRefused
 
 _HEADER = b"blindsum"
-_FORMAT = 2
+_FORMAT = 3
 _TOTAL = "total"
 
 
@@ -46,6 +48,7 @@ class Header:
     values: int
     range: float | None
     parameters: str
+    model: str
     part: int
     silo: str
     chunks: str  # SHA-256 over the chunks' own SHA-256 digests, hex
@@ -54,8 +57,8 @@ class Header:
     def of(cls, exchange: Exchange, part: int, silo: str, chunks: str) -> Header:
         return cls(
             _FORMAT, exchange.job, exchange.round, exchange.attempt, exchange.purpose,
-            exchange.roster, exchange.values, exchange.range, exchange.parameters.digest, part,
-            silo, chunks,
+            exchange.roster, exchange.values, exchange.range, exchange.parameters.digest,
+            exchange.model, part, silo, chunks,
         )  # fmt: skip
 
     def signed_content(self) -> bytes:
@@ -99,15 +102,11 @@ def read_upload(frame: pa.Buffer, exchange: Exchange, identities: Mapping[str, b
         UploadRefused: it is malformed, for another exchange, from a stranger, altered, or
             of the wrong size. The message names the first thing that differs.
     """
-    metadata, indices, chunks = _read(frame, chunk_bytes(exchange.parameters)[0])
-    receipt = _receipt(metadata)
+    content = _Frame(frame, chunk_bytes(exchange.parameters)[0])
+    receipt = _receipt(content.metadata)
     part = check_receipt(receipt, exchange, identities)
     silo = receipt.header.silo
-    if not _in_order(indices, part):
-        raise UploadRefused(
-            f"part {part.index} of silo '{silo}' has {len(indices)} chunks, not the "
-            f"{part.chunks} from chunk {part.first} in order"
-        )
+    chunks = content.chunks(part, f"part {part.index} of silo '{silo}'")
     if _digest(chunks) != receipt.header.chunks:
         raise UploadRefused(f"part {part.index} of silo '{silo}' was altered on its way")
     return Upload(receipt, part, chunks)
@@ -156,12 +155,10 @@ def read_total(frame: pa.Buffer, exchange: Exchange, part: Part) -> Chunks:
     Raises:
         UploadRefused: it is malformed, or another exchange's or part's.
     """
-    metadata, indices, chunks = _read(frame, chunk_bytes(exchange.parameters)[1])
-    if metadata != {_TOTAL: exchange.digest.hex(), "part": part.index}:
+    content = _Frame(frame, chunk_bytes(exchange.parameters)[1])
+    if content.metadata != {_TOTAL: exchange.digest.hex(), "part": part.index}:
         raise UploadRefused("a frame came that is not this part of this exchange's total")
-    if not _in_order(indices, part):
-        raise UploadRefused("the total's chunks are not all there in order")
-    return chunks
+    return content.chunks(part, f"part {part.index} of the total")
 
 
 def _receipt(metadata: Mapping[str, Any]) -> Receipt:
@@ -207,36 +204,76 @@ def _size(schema: pa.Schema, batch: pa.RecordBatch) -> int:
     return int(counting.size())
 
 
-def _read(
-    frame: pa.Buffer, chunk: int
-) -> tuple[dict[str, Any], np.ndarray[Any, np.dtype[np.int32]], Chunks]:
-    """A frame's metadata, its chunk indices and its chunks, the latter without a copy."""
-    try:
-        with pa.ipc.open_stream(frame) as reader:
-            schema, batch = reader.schema, reader.read_next_batch()
+class _Frame:
+    """A frame whose schema and metadata were read, and nothing else yet.
+
+    The body is taken only if it has the size and layout that this module writes for the rows
+    that are due: a compressed one could unfold to any size, and what follows could be anything.
+
+    Raises:
+        UploadRefused: the frame is larger than any part, or of another schema.
+    """
+
+    def __init__(self, frame: pa.Buffer, chunk: int) -> None:
+        self._chunk = chunk
+        if not isinstance(frame, pa.Buffer):
+            raise UploadRefused("something came that is not a frame")
+        if frame.size > PART_CHUNKS * (chunk + 8) + _MAX_HEAD:
+            raise UploadRefused(f"a frame of {frame.size} bytes, larger than any part")
+        with _malformed():
+            self._stream = pa.BufferReader(frame)
+            schema = pa.ipc.read_schema(pa.ipc.read_message(self._stream))
             metadata = json.loads((schema.metadata or {})[_HEADER])
         if not schema.equals(_schema(chunk)) or not isinstance(metadata, dict):
             raise UploadRefused(
-                "a frame of another schema",
-                "Its ciphertexts are not of this job's parameters.",
+                "a frame of another schema", "Its ciphertexts are not of this job's parameters."
             )
-        batch.validate(full=True)
+        self._schema, self.metadata = schema, metadata
+
+    def chunks(self, part: Part, what: str) -> Chunks:
+        """The chunks of that part, a view into the frame.
+
+        Raises:
+            UploadRefused: the body is not exactly those chunks in order.
+        """
+        with _malformed():
+            message = pa.ipc.read_message(self._stream)
+            rest = self._stream.read()
+        head, size = _layout(part.chunks, self._chunk)
+        if message.metadata.to_pybytes() != head or message.body.size != size or rest != _END:
+            raise UploadRefused(f"{what} is not exactly its {part.chunks} chunks and their indices")
+        with _malformed():
+            batch = pa.ipc.read_record_batch(message, self._schema)
         indices, column = batch.columns
-        content = column.buffers()[1]
-        if column.null_count or indices.null_count or content is None:
-            raise ValueError
-        start = column.offset * chunk
-        size = len(column) * chunk
-        chunks = np.frombuffer(content, np.uint8)[start : start + size].reshape(-1, chunk)
-        return metadata, indices.to_numpy(), chunks
-    except (pa.ArrowException, OSError, StopIteration, KeyError, ValueError, TypeError):
+        if not np.array_equal(indices.to_numpy(), np.arange(part.first, part.first + part.chunks)):
+            raise UploadRefused(f"the chunks of {what} are not those from {part.first} in order")
+        return np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, self._chunk)
+
+
+_MAX_HEAD = 1 << 16
+"""Bytes of a frame beside its chunks and their indices: a roster of 64 and the signature take 15,000."""
+
+_END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream
+
+
+@lru_cache(maxsize=256)
+def _layout(rows: int, chunk: int) -> tuple[bytes, int]:
+    """Metadata and size of the body of a batch of that many rows, as `_write` makes it."""
+    chunks = np.zeros((rows, chunk), np.uint8)
+    stream = pa.BufferReader(_write({}, Part(0, 0, rows), chunks))
+    pa.ipc.read_message(stream)
+    message = pa.ipc.read_message(stream)
+    return message.metadata.to_pybytes(), message.body.size
+
+
+@contextmanager
+def _malformed() -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError, StopIteration, KeyError, ValueError, TypeError):
         raise UploadRefused("a frame that is not a complete Arrow stream of ciphertexts") from None
     except RecursionError:
         raise UploadRefused("a frame whose header is nested too deep") from None
-
-
-def _in_order(indices: np.ndarray[Any, np.dtype[np.int32]], part: Part) -> bool:
-    return np.array_equal(indices, np.arange(part.first, part.first + part.chunks))
 
 
 def _digest(chunks: Chunks) -> str:

@@ -82,6 +82,7 @@ class Consortium:
         self.aggregators = [Aggregator(i, aggregators, keep) for i in range(aggregators)]
         self.exchange_keys()
         self.values = self.inspections[job.roster[0]].parameters
+        self.model = self.inspections[job.roster[0]].model_digest
 
     def exchange_keys(self) -> None:
         silos = self.silos.values()
@@ -101,7 +102,7 @@ class Consortium:
         first = next(iter(self.silos.values()))
         return Exchange(
             self.run, number, attempt, "update", tuple(self.silos), self.values,
-            first._job.encryption.range, first._parameters,
+            first._job.encryption.range, first._parameters, self.model,
         )  # fmt: skip
 
     def counts(self, exchange: Exchange) -> Exchange:
@@ -131,6 +132,7 @@ class Consortium:
         total = self.sum(exchange, self.train(exchange))
         limbs = self.counts(exchange)
         counted = self.sum(limbs, self.apply(exchange, total))
+        (self.model,) = {silo._model_digest for silo in self.silos.values()}
         uploads = [aggregator.uploads() for aggregator in self.aggregators]
         return next(iter(self.silos.values())).read_metrics(limbs, uploads, *counted)
 
@@ -228,6 +230,7 @@ def test_an_update_is_made_once(make_job: MakeJob) -> None:
         ({"roster": ("alder", "birch")}, "roster"),
         ({"purpose": "metrics"}, "purpose"),
         ({"values": 3}, "size"),
+        ({"model": "ab" * 32}, "model"),  # of a silo that was shown another total
     ],
 )
 def test_a_silo_takes_part_only_in_its_own_job(
@@ -485,8 +488,10 @@ def test_training_before_the_ceremony_is_refused(make_job: MakeJob) -> None:
     job_file = make_job()
     silo = Silo(SiloSpec(job_file.job, "r", "alder", str(job_file.folder), 1))
     silo.inspect()
-    values = silo._global.size
-    exchange = Exchange("r", 1, 1, "update", job_file.job.roster, values, 1.0, silo._parameters)
+    exchange = Exchange(
+        "r", 1, 1, "update", job_file.job.roster, silo._global.size, 1.0, silo._parameters,
+        silo._model_digest,
+    )  # fmt: skip
     with pytest.raises(LedgerError, match="before the ledger was opened"):
         silo.train(exchange)
 

@@ -83,6 +83,7 @@ def test_parts_cover_every_value_once_and_are_bounded() -> None:
         ({"range": 2.0}, "range 2.0"),
         ({"range": None}, "range None"),
         ({"parameters": Parameters.derive(2, 18)}, "parameters"),
+        ({"model": "of another round"}, "model of another"),
     ],
 )
 def test_replayed_and_foreign_uploads_are_refused(identities, public, changes, reason) -> None:  # type: ignore[no-untyped-def]
@@ -108,8 +109,8 @@ def test_strangers_and_forgers_are_refused(identities, public) -> None:  # type:
 @pytest.mark.parametrize(
     ("part", "rows", "reason"),
     [
-        (Part(0, 0, 1), 1, "has 1 chunks, not the 2"),
-        (Part(0, 0, 3), 3, "has 3 chunks, not the 2"),
+        (Part(0, 0, 1), 1, "not exactly its 2 chunks"),
+        (Part(0, 0, 3), 3, "not exactly its 2 chunks"),
         (Part(0, 1, 2), 2, "in order"),
         (Part(1, 0, 2), 2, "there are 1"),
         (Part(-1, 0, 2), 2, "there are 1"),
@@ -186,7 +187,7 @@ anything = st.recursive(
 )
 FIELDS = [
     "format", "job", "round", "attempt", "purpose", "roster", "values", "range", "parameters",
-    "part", "silo", "chunks",
+    "model", "part", "silo", "chunks",
 ]  # fmt: skip
 
 
@@ -236,7 +237,7 @@ def test_a_total_is_read_for_its_own_exchange_and_part_alone() -> None:
     with pytest.raises(UploadRefused, match="not this part"):
         read_total(total, exchange(), Part(1, 64, 2))
     short = write_total(exchange(), part, chunks(1, SUM_BYTES))
-    with pytest.raises(UploadRefused, match="not all there in order"):
+    with pytest.raises(UploadRefused, match="not exactly its 2 chunks"):
         read_total(short, exchange(), part)
 
 
@@ -255,14 +256,56 @@ def test_an_upload_is_no_total_and_garbage_is_neither(identities, public) -> Non
             read_upload(pa.py_buffer(garbage), exchange(), public)
 
 
-def test_an_oversized_upload_is_refused_before_it_is_hashed(  # type: ignore[no-untyped-def]
+def streamed(schema: pa.Schema, *batches: pa.RecordBatch, compressed: bool = False) -> bytes:
+    options = pa.ipc.IpcWriteOptions(compression="zstd" if compressed else None)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema, options=options) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def test_an_upload_larger_than_any_part_is_refused_unread(  # type: ignore[no-untyped-def]
     identities, public, monkeypatch
 ) -> None:
-    """A thousand chunks in place of two: neither read into memory nor digested."""
     frame = write_upload(exchange(), Part(0, 0, 2), "a", chunks(1000), identities["a"])
-    monkeypatch.setattr("blindsum.he.wire._digest", lambda chunks: pytest.fail("digested"))
-    with pytest.raises(UploadRefused, match="has 1000 chunks, not the 2"):
+    monkeypatch.setattr(pa.ipc, "read_message", lambda stream: pytest.fail("read"))
+    with pytest.raises(UploadRefused, match="larger than any part"):
         read_upload(frame, exchange(), public)
+
+
+def test_an_upload_that_would_unfold_is_refused_while_it_is_small(identities, public) -> None:  # type: ignore[no-untyped-def]
+    """A few kilobytes of compressed noughts, 256 MB when read: from a signer, or from anyone."""
+    with pa.ipc.open_stream(signed(identities, "a")) as reader:
+        schema = reader.schema
+    rows = 256 * 2**20 // UPLOAD_BYTES
+    noughts = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(UPLOAD_BYTES), rows, [None, pa.py_buffer(bytes(rows * UPLOAD_BYTES))]
+    )
+    batch = pa.record_batch([pa.array(np.arange(rows, dtype=np.int32)), noughts], schema=schema)
+    bomb = streamed(schema, batch, compressed=True)
+    assert len(bomb) < 200_000
+    del noughts, batch
+    held = pa.total_allocated_bytes()
+    peak = pa.default_memory_pool().max_memory()
+    with pytest.raises(UploadRefused, match="not exactly its 2 chunks"):
+        read_upload(pa.py_buffer(bomb), exchange(), public)
+    assert pa.total_allocated_bytes() <= held
+    assert pa.default_memory_pool().max_memory() == peak  # nothing was unfolded meanwhile
+
+
+def test_nothing_may_follow_or_hide_in_a_frame(identities, public) -> None:  # type: ignore[no-untyped-def]
+    frame = signed(identities, "a").to_pybytes()
+    with pa.ipc.open_stream(pa.py_buffer(frame)) as reader:
+        schema, batch = reader.schema, reader.read_next_batch()
+    for altered in (
+        frame + b"\0", frame + frame, frame[:-8], streamed(schema, batch, batch),
+        streamed(schema, batch, compressed=True), streamed(schema, batch.slice(0, 1), batch.slice(1)),
+    ):  # fmt: skip
+        with pytest.raises(UploadRefused, match="not exactly its 2 chunks|complete Arrow stream"):
+            read_upload(pa.py_buffer(altered), exchange(), public)
+    with pytest.raises(UploadRefused, match="not a frame"):
+        read_upload(None, exchange(), public)
 
 
 def test_a_part_is_small_whatever_the_model() -> None:
