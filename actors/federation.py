@@ -159,7 +159,7 @@ class Federation:
             except TotalRefused as error:
                 if attempt == ATTEMPTS:
                     raise error.located(round=number) from None
-                # Each refusal tells an active aggregator a little about the key: it gets one.
+                # Each refusal tells an active aggregator a little about the key.
                 self.retries += 1
                 self.exchange_keys()
             except BlindsumError as error:

@@ -123,7 +123,7 @@ class Vault:
             UploadRefused: this silo summed the uploads again, and the total is another.
             TotalRefused: the total is malformed or no sum of the roster's uploads. This
                 silo's keys are given up with it: each refusal tells an active aggregator a
-                little about the key, and it gets one.
+                little about the key.
         """
         keys, cipher, channel = self._ready()
         frames = [frame for one in totals for frame in one]

@@ -152,8 +152,8 @@ def centred(packed: Integers, parameters: Parameters) -> Integers:
 def unpack(packed: Integers, values: int, parameters: Parameters) -> Integers:
     """The summed integers, int64 [values], of packed reals [chunks, N] mod 2^K.
 
-    Inverse of `pack`. Digits that no n honest uploads sum to are refused: at least one value
-    in 256 of a digit is out of their reach, and digits that carry no value must be zero. If
+    Inverse of `pack`. Digits that no n honest uploads sum to are refused: at least one in
+    256 of a digit's 2^k values is out of their reach, and digits that carry no value must be zero. If
     the masks of the reals do not cancel, digits are uniform, and a chunk of 4,096 passes with
     probability below 2^-23, one of 12,288 below 2^-69.
 

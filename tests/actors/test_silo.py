@@ -419,6 +419,44 @@ def test_a_verified_round_ends_as_any_other(make_job: MakeJob) -> None:
         drawn.apply(exchange, consortium.counts(exchange), [], *total)
 
 
+def test_whoever_reads_the_metrics_sums_them_again(make_job: MakeJob) -> None:
+    """Drawn or not: nobody else reads them."""
+    from tests.he.test_upload import shift
+
+    consortium = Consortium(make_job("encryption.verify=true"))
+    aggregator = consortium.aggregator
+    exchange = consortium.exchange()
+    counts = consortium.counts(exchange)
+    sent = consortium.apply(exchange, consortium.sum(exchange, consortium.train(exchange)))
+    keys = consortium.silos["alder"]._vault._keys  # type: ignore[union-attr]
+    assert keys is not None
+    drawn = keys.verifier(counts.roster, counts.digest)
+    reader = next(silo for name, silo in consortium.silos.items() if name != drawn)
+    aggregator.open(counts)
+    for upload in sent:
+        aggregator.add(upload)
+    shift(aggregator._adder)  # type: ignore[arg-type]
+    forged = [aggregator.total(counts, None)[1]]
+    with pytest.raises(UploadRefused, match="not the sum of the uploads"):
+        reader.read_metrics(counts, [aggregator.uploads()], *forged)
+
+
+def test_values_that_the_range_cut_are_counted_over_all_silos(make_job: MakeJob) -> None:
+    cut = Consortium(make_job(NO_NOISE, "encryption.range=0.000001")).round(1)
+    assert cut.saturated > 0.9 and cut.large >= cut.saturated
+    assert Consortium(make_job(NO_NOISE, "encryption.range=100")).round(1).large == 0
+
+
+def test_a_new_ceremony_gives_the_old_keys_up_and_keeps_the_roster(make_job: MakeJob) -> None:
+    consortium = Consortium(make_job())
+    cards = tuple(silo.introduce() for silo in consortium.silos.values())
+    alder = consortium.silos["alder"]
+    with pytest.raises(KeyRefused, match="holds no key"):
+        alder._vault._ready()  # type: ignore[union-attr]
+    with pytest.raises(KeyRefused, match="roster is not the job's"):
+        alder.contribute(cards[:2])
+
+
 def test_a_silo_takes_part_at_ranges_that_can_have_come_from_its_jobs(make_job: MakeJob) -> None:
     consortium = Consortium(make_job("encryption.range=0.5"))
     silo = consortium.silos["alder"]

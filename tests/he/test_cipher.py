@@ -19,7 +19,16 @@ from tests.he.parties import add_all, bare
 
 @pytest.mark.parametrize(
     ("silos", "bits", "values"),
-    [(2, 19, 20_011), (3, 19, 20_011), (3, 12, 1_500_001), (8, 12, 300_007), (64, 16, 20_011)],
+    [
+        (2, 12, 1_000_003),
+        (2, 22, 20_011),
+        (3, 12, 1_500_001),
+        (3, 19, 20_011),
+        (8, 12, 300_007),
+        (8, 20, 20_011),
+        (64, 16, 20_011),
+        (64, 24, 9_001),
+    ],
 )
 def test_encrypted_sums_equal_integer_sums_bit_for_bit(silos: int, bits: int, values: int) -> None:
     p = Parameters.derive(silos, bits)
@@ -72,6 +81,40 @@ def test_a_ciphertext_scaled_by_eight_releases_nothing() -> None:
         adder._evaluator.add_inplace(ciphertext, ciphertext)
     with pytest.raises(EncryptionError, match="residual"):
         one.decrypt(adder.total(0, 1))
+
+
+def moved(one: CkksCipher, p: Parameters, by: float) -> np.ndarray:
+    """A ciphertext of noughts with a plaintext added that moves its first real to `by`, noise
+    included: drawn until it is no further than 0.01 from there."""
+    plain = seal.Plaintext()
+    while True:
+        adder = CkksAdder(p)
+        adder.add(0, one.encrypt(np.zeros((1, RING_DEGREE), np.int64), bare(p, 1)))
+        one._encoder.encode([complex(by)] + [0j] * (RING_DEGREE // 2 - 1), float(p.scale), plain)
+        adder._evaluator.add_plain_inplace(adder._sums[0], plain)
+        one._decryptor.decrypt(adder._sums[0], plain)
+        if abs(one._encoder.decode_complex(plain)[0].real - by) < 0.01:
+            return adder.total(0, 1)
+
+
+def test_a_real_that_lies_between_integers_releases_nothing() -> None:
+    p = Parameters.derive(3)
+    one = CkksCipher(p, generate_secret_key())
+    assert not one.decrypt(moved(one, p, 0.40)).any()
+    for by in (0.44, -0.44):
+        with pytest.raises(EncryptionError, match="residual above 0.42"):
+            one.decrypt(moved(one, p, by))
+
+
+def test_a_real_beyond_what_all_silos_can_reach_releases_nothing() -> None:
+    """Beyond 2^52 doubles have no fractions: there the residual alone sees nothing."""
+    p = Parameters.derive(3)
+    one = CkksCipher(p, generate_secret_key())
+    most = 3 * 2 ** (p.real_bits - 1)
+    assert one.decrypt(moved(one, p, most - 5))[0, 0] == most - 5
+    for by in (most + 5, -most - 5):
+        with pytest.raises(EncryptionError, match="a real of it is too large"):
+            one.decrypt(moved(one, p, by))
 
 
 def test_another_key_decrypts_nothing() -> None:

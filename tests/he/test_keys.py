@@ -82,6 +82,34 @@ def test_each_side_of_a_pair_decides_the_seed(tmp_path: Path) -> None:
         assert len(seeds) == 4
 
 
+def test_the_same_contributions_in_another_ceremony_make_another_seed(tmp_path: Path) -> None:
+    """The seed is salted with the ceremony's digest: contributions replayed give none of it."""
+    a, b = ceremonies(tmp_path, "a", "b")
+    a.contribute(introductions([a, b]))
+    seeds = set()
+    for digest in (bytes(32), b"d" * 32):
+        a._digest = digest
+        seeds.add(a._seed("b", b"t" * 32))
+    assert len(seeds) == 2
+
+
+def test_keys_are_given_out_once(tmp_path: Path) -> None:
+    """Two sets of the same seeds could each open the same masks."""
+    silos = ceremonies(tmp_path, "a", "b")
+    said = contributions(silos)
+    agreements = tuple(one.agree(said) for one in silos)
+    silos[0].finish(agreements)
+    with pytest.raises(KeyRefused, match="taken up before"):
+        silos[0].finish(agreements)
+
+
+def test_one_identity_for_two_silos_is_refused(tmp_path: Path) -> None:
+    identity = Identity(tmp_path / "identity.pem")
+    silos = [KeyCeremony("job-1", TERMS, name, identity, {}) for name in "ab"]
+    with pytest.raises(KeyRefused, match="same identity"):
+        silos[0].contribute(introductions(silos))
+
+
 def test_nothing_public_holds_the_secret_or_a_seed(tmp_path: Path) -> None:
     silos = ceremonies(tmp_path, "a", "b")
     said = contributions(silos)

@@ -46,12 +46,14 @@ def test_sums_of_packed_reals_unpack_to_sums_of_integers(
     np.testing.assert_array_equal(unpack(packed, size, p), vectors.sum(axis=0))
 
 
-def test_millions_of_values_that_fill_no_chunk() -> None:
-    p = Parameters.derive(3)
-    vectors = np.random.default_rng(0).integers(-p.limit, p.limit + 1, (3, 2_000_003))
-    packed = sum(pack(v, p) for v in vectors)
-    assert isinstance(packed, np.ndarray)
-    np.testing.assert_array_equal(unpack(packed, 2_000_003, p), vectors.sum(axis=0))
+@pytest.mark.parametrize(("silos", "bits"), [(2, 22), (3, 19), (8, 12), (64, 24)])
+def test_millions_of_values_that_fill_no_chunk(silos: int, bits: int) -> None:
+    """At D = 2, 2, 3 and 1; the first at the most bits a real may have, 46."""
+    p = Parameters.derive(silos, bits)
+    random = np.random.default_rng(0)
+    one = random.integers(-p.limit, p.limit + 1, 2_000_003)
+    packed = pack(one, p) * (silos - 1) + pack(one[::-1], p)
+    np.testing.assert_array_equal(unpack(packed, one.size, p), one * (silos - 1) + one[::-1])
 
 
 def test_an_integer_beyond_the_limit_is_refused() -> None:
@@ -59,8 +61,9 @@ def test_an_integer_beyond_the_limit_is_refused() -> None:
     for value in (p.limit + 1, -p.limit - 1):
         with pytest.raises(EncryptionError, match="passes the limit"):
             pack(np.array([0, value]), p)
-    with pytest.raises(EncryptionError, match="cannot be packed"):
-        pack(np.array([], np.int64), p)
+    for shapeless in (np.array([], np.int64), np.ones((2, 2), np.int64), np.int64(3)):
+        with pytest.raises(EncryptionError, match="cannot be packed"):
+            pack(shapeless, p)  # type: ignore[arg-type]
 
 
 def test_a_sum_no_roster_can_reach_is_refused() -> None:

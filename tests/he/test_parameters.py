@@ -23,6 +23,31 @@ def test_measured_choices_of_the_design(silos: int, bits: int, digits: int) -> N
     assert Parameters.derive(silos, bits).digits == digits
 
 
+@pytest.mark.parametrize(
+    ("silos", "two", "three"),
+    [(2, 22, 14), (3, 21, 13), (4, 21, 13), (8, 20, 12), (16, 19, 11), (17, 18, 10), (32, 17, 10),
+     (33, 16, 9), (64, 16, 8)],
+)  # fmt: skip
+def test_the_documented_table_is_where_the_bounds_end(silos: int, two: int, three: int) -> None:
+    for digits, bits in ((2, two), (3, three)):
+        assert Parameters.derive(silos, bits, digits=digits).digits == digits
+        with pytest.raises(EncryptionError, match="are not exact"):
+            Parameters.derive(silos, bits + 1, digits=digits)
+    Parameters.derive(silos, 24, digits=1)
+
+
+@pytest.mark.parametrize("silos", range(2, 65))
+def test_coefficients_of_a_sum_stay_below_half_the_prime(silos: int) -> None:
+    """Independently of the code: sums of uniform reals, the last one's masks determined."""
+    for bits in range(2, 25):
+        p = Parameters.derive(silos, bits)
+        one = 2.0**p.real_bits / math.sqrt(12) * p.scale * math.sqrt(2 / RING_DEGREE)
+        tails = math.sqrt(2 * 81 * math.log(2))
+        assert tails * one * (math.sqrt(silos - 1) + 1) + 21 * silos < 2.0**59
+        reached = 2 * silos * p.limit + 1
+        assert reached <= 255 / 256 * 2**p.summed_bits
+
+
 @pytest.mark.parametrize("silos", [2, 8, 64])
 def test_failure_probability_is_below_2_to_minus_80(silos: int) -> None:
     """An independent bound: Gaussian tail in log space at half a unit."""

@@ -74,6 +74,10 @@ def test_a_vector_of_several_parts_comes_back_summed(sent: Sent) -> None:
 def test_a_total_that_lacks_a_part_is_refused(sent: Sent) -> None:
     with pytest.raises(UploadRefused, match="part 1 of the total is missing"):
         list(decrypt_parts(sent.one, sent.totals[:1], sent.cipher))
+    with pytest.raises(UploadRefused, match="more parts"):
+        list(decrypt_parts(sent.one, [*sent.totals, sent.totals[0]], sent.cipher))
+    with pytest.raises(UploadRefused, match="more parts"):
+        sum_again(sent.one, sent.frames, [*sent.totals, sent.totals[0]], sent.public)
     with pytest.raises(UploadRefused, match="not this part"):
         list(decrypt_parts(sent.one, sent.totals[::-1], sent.cipher))
 

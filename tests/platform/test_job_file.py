@@ -68,6 +68,8 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("data.folds", {"kind": "scaffold", "salt": "x"}, "folds.kind scaffold needs features"),
         ("data.features.columns.mean_radius.scale", 0, "mean_radius.scale: input should be greater"),
         ("model", {"kind": "factory", "factory": "mine"}, "model.factory: write it as module:function"),
+        ("encryption", {"range": 1e307}, "encryption.range: write a number from 1e-12 to 1e12"),
+        ("encryption", {"range": 1e-307}, "encryption.range: write a number from 1e-12 to 1e12"),
         ("encryption", {"bits": 40}, "encryption.bits: input should be less than or equal to 24"),
         ("training", 3, "training: is not a section. Write its keys"),
         ("privacy.epsilon", True, "privacy.epsilon: input should be a valid number"),
