@@ -9,12 +9,21 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 MAX_STEPS = 1_000_000
 RESERVED = ("aggregator", "driver", "check")
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _usable(value: float) -> float:
+    """Far beyond any use, and short of where a product of two is no number any more."""
+    if not 1e-12 <= value <= 1e12:
+        raise ValueError("write a number from 1e-12 to 1e12")
+    return value
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_usable)]
 
 
 class Section(BaseModel):
