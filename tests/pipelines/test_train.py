@@ -55,12 +55,13 @@ class Blocking(nn.Module):
 def blocking_job(job_file: JobFile, folder: Path) -> tuple[JobFile, Path]:
     """The job with a model whose training stops in round 2, and the FIFO that says so.
 
-    A silo tries a model three times before the first round; two steps later, round 2 begins.
+    A silo tries a model six times before the first round, for clipped and for plain gradients of
+    three batches; two steps later, round 2 begins.
     """
     fifo = folder / "fifo"
     os.mkfifo(fifo)
     module = f"blocking_{folder.name.replace('-', '_')}"
-    (folder / f"{module}.py").write_text(BLOCKING.format(at=3 + 2 + 1, fifo=fifo))
+    (folder / f"{module}.py").write_text(BLOCKING.format(at=6 + 2 + 1, fifo=fifo))
     content = yaml.safe_load(job_file.text)
     content["deadlines"] = {"round_s": 90}
     content["model"] = {"kind": "factory", "factory": f"{module}:Blocking"}
