@@ -49,6 +49,7 @@ from blindsum.platform.errors import (
 from blindsum.platform.job import Job
 from blindsum.platform.metrics import FIXED_COUNTS, Metrics
 from blindsum.platform.models import digest
+from blindsum.platform.privacy import update_range
 
 T = TypeVar("T")
 _AGGREGATOR = "the aggregator"  # a blank in it: no silo has such a name
@@ -110,7 +111,7 @@ class Federation:
         self._aggregators: list[Any] = []
         self._values = 0
         self._model = ""  # digest of what the silos start the next round from
-        self._range = job.encryption.range
+        self._range = self._first_range = 0.0
         self.retries = 0  # attempts beyond each round's first: charged, and without a model
 
     def inspect(self) -> dict[str, Inspection]:
@@ -120,7 +121,9 @@ class Federation:
             BlindsumError: the first silo's reason why it cannot take part.
         """
         inspections = self._each("inspect", "start", self.job.deadlines.start_s)
-        self._values = next(iter(inspections.values())).parameters
+        first = next(iter(inspections.values()))
+        self._values = first.parameters
+        self._range = self._first_range = update_range(self.job, first.plan)
         self._model = self._same((i.model_digest for i in inspections.values()), "initial weights")
         return cast(dict[str, Inspection], inspections)
 
@@ -166,9 +169,9 @@ class Federation:
                 raise error.located(round=number) from None
             else:
                 break
-        if self.job.encryption.adapt_range:
+        if self.job.adapts_range:
             self._range = adapted_range(
-                self._range, self.job.encryption.range,
+                self._range, self._first_range,
                 report.metrics.saturated, report.metrics.large,
             )  # fmt: skip
         return report

@@ -46,9 +46,10 @@ from blindsum.platform.models import (
     set_parameters,
 )
 from blindsum.platform.paths import import_from, require_usable, resolve, state_folder
-from blindsum.platform.privacy import Accountant, plan
+from blindsum.platform.privacy import Accountant, greatest_sum, plan, update_range
 from blindsum.platform.random_source import cryptographic_generator, seeded_generator
 from blindsum.platform.server_optimizer import ServerOptimizer
+from blindsum.platform.shared_noise import noised_integers, require_fine
 from blindsum.platform.training import LocalTrainer
 
 PRECOMPUTED = 300
@@ -87,6 +88,9 @@ class Silo:
         self._terms = hashlib.sha256(terms.encode()).hexdigest()
         self._plan = plan(job, self.name)
         self._accountant = Accountant(self._plan) if self._plan else None
+        self._range = update_range(job, self._plan)
+        if self._plan and self._plan.share:
+            require_fine(self._plan.share, self._range, self._parameters.limit)
         self._state = state_folder(section)
         require_usable(self._state)
         import_from(self._spec.folder)
@@ -211,9 +215,13 @@ class Silo:
         require_finite(update)
         trained = time.perf_counter()
         self._saturated = self._large = 0
+        bound = exchange.range or self._range
 
         def digits(where: slice) -> Integers:
-            bound = exchange.range or self._job.encryption.range
+            if self._plan and self._plan.share:
+                unit = bound / self._parameters.limit
+                cut = greatest_sum(self._job)
+                return noised_integers(update[where], cut, self._plan.share, unit, self._random)
             quantised = quantise(update[where], bound, self._parameters, self._random)
             self._saturated += quantised.saturated
             self._large += quantised.large
@@ -248,7 +256,7 @@ class Silo:
             raise FederationError("a total came for an exchange this silo did not send to")
         self._pending = None
         started = time.perf_counter()
-        unit = (exchange.range or self._job.encryption.range) / self._parameters.limit
+        unit = (exchange.range or self._range) / self._parameters.limit * self._trainer.scale
         mean = np.empty(exchange.values, np.float64)
         for where, summed in self._keyed().receive(exchange, totals, uploads):
             np.multiply(summed, unit / len(exchange.roster), out=mean[where])
@@ -339,10 +347,9 @@ class Silo:
 
     def _allows(self, range: float | None) -> bool:
         """The job's range, or where it adapts, that range doubled or halved a few times."""
-        own = self._job.encryption
-        if range is None or not own.adapt_range:
-            return range == own.range
-        return is_adapted(range, own.range)
+        if range is None or not self._job.adapts_range:
+            return range == self._range
+        return is_adapted(range, self._range)
 
     def _keyed(self) -> Vault:
         if self._vault is None:

@@ -18,7 +18,7 @@ from blindsum.pipelines.train import runs_folder, silo_folder
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.metrics import FIXED_COUNTS
-from blindsum.platform.privacy import ACCOUNTANT, UNIT
+from blindsum.platform.privacy import ACCOUNTANT, UNIT, describe, update_range
 from blindsum.platform.releases import METRICS_GUARANTEE
 
 
@@ -97,7 +97,8 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     """Print what the run would spend and send."""
     job, parameters = job_file.job, checked.parameters
     found = warnings(job.privacy.noise, job.encryption.scheme)
-    values = next(iter(checked.inspections.values())).parameters
+    first = next(iter(checked.inspections.values()))
+    values = first.parameters
     if as_json:
         emit(
             "check", job=job.name, rounds=checked.rounds, parameters=values,
@@ -127,8 +128,9 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             f"{checked.rounds} x {i.plan.steps_per_round}", past,
         )  # fmt: skip
     console.print(table)
-    if job.privacy.noise == "local":
+    if job.privacy.noise != "none":
         console.print(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
+        console.print(f"mechanism: {describe(job.privacy)['mechanism']}")
     console.print(f"\nmodel: {values} parameters, {checked.rounds} rounds")
     console.print(
         f"sends: {size(checked.up_bytes)} up and {size(checked.down_bytes)} down a round, all "
@@ -138,8 +140,8 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         console.print(
             f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} bits a value, "
             f"{parameters.digits} values a real; a wrong integer with probability at most 2^-80 "
-            f"each; values beyond ±{job.encryption.range:g} are cut"
-            f"{', and that range adapts' if job.encryption.adapt_range else ''}"
+            f"each; values beyond ±{update_range(job, first.plan):.4g} are cut"
+            f"{', and that range adapts' if job.adapts_range else ''}"
         )
     console.print(f"held-out metrics: {METRICS_GUARANTEE}")
     for text in found:

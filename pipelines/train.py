@@ -364,7 +364,7 @@ def _new_run(job_file: JobFile) -> Run:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     # The budget early in the name: MLflow cuts names short, and runs differ by it first.
     privacy = job_file.job.privacy
-    label = f"eps{privacy.epsilon:g}" if privacy.noise == "local" else "nodp"
+    label = f"eps{privacy.epsilon:g}" if privacy.noise != "none" else "nodp"
     name = f"{job_file.job.name}-{label}-{stamp}-{secrets.token_hex(3)}"
     return Run(name, job_file, runs_folder(job_file) / name)
 

@@ -222,6 +222,20 @@ class LocalNoise(Section):
     )
 
 
+class SharedNoise(Section):
+    """Record-level DP-SGD over all silos' records: one step a round, noise made together, as
+    much as one trusted server would add (`blindsum.platform.shared_noise`)."""
+
+    noise: Literal["shared"]
+    epsilon: Positive
+    delta: float = Field(ge=1e-12, lt=0.5)
+    clip_norm: Positive = 1.0
+    colluders: int = Field(
+        1, ge=0, le=63,
+        description="Silos that may pool what they know; the others' noise alone suffices.",
+    )  # fmt: skip
+
+
 class NoNoise(Section):
     """No differential privacy. For comparisons: every output says so."""
 
@@ -233,9 +247,15 @@ class EncryptionSection(Section):
 
     scheme: Literal["ckks", "none"] = "ckks"
     bits: int | None = Field(None, ge=2, le=24)
-    range: Positive = Field(1.0, description="Greatest magnitude of one value of an update.")
+    range: Positive | None = Field(
+        None,
+        description="Greatest magnitude of one value of an update; default 1, or what clipping "
+        "and noise need where the noise is shared.",
+    )
     adapt_range: bool = Field(
-        True, description="Double or halve the range between rounds, from public figures alone."
+        True,
+        description="Double or halve the range between rounds, from public figures alone; not "
+        "where the noise is shared.",
     )
     verify: bool = Field(
         False, description="A random silo sums the uploads again before anyone uses the total."
@@ -269,7 +289,7 @@ class Job(Section):
     model: Annotated[Linear | Mlp | Factory, Field(discriminator="kind")]
     training: TrainingSection
     server: ServerSection = ServerSection()
-    privacy: Annotated[LocalNoise | NoNoise, Field(discriminator="noise")]
+    privacy: Annotated[LocalNoise | SharedNoise | NoNoise, Field(discriminator="noise")]
     encryption: EncryptionSection = EncryptionSection()
     deadlines: DeadlineSection = DeadlineSection()
     tracking: TrackingSection = TrackingSection()
@@ -287,6 +307,36 @@ class Job(Section):
         if self.privacy.noise == "none" and any(s.epsilon is not None for s in self.silos):
             raise ValueError("a silo has an epsilon but privacy.noise is none")
         return self
+
+    @model_validator(mode="after")
+    def _shared_noise_fits(self) -> Job:
+        if self.privacy.noise != "shared":
+            return self
+        if self.training.local_steps != 1:
+            raise ValueError(
+                "privacy.noise shared takes one step a round: write training.local_steps: 1"
+            )
+        if self.privacy.colluders >= len(self.silos):
+            raise ValueError(
+                f"privacy.colluders is {self.privacy.colluders}, with {len(self.silos)} silos at "
+                f"most {len(self.silos) - 1}"
+            )
+        if self.encryption.scheme == "none":
+            raise ValueError(
+                "privacy.noise shared needs encryption.scheme ckks: without masks the aggregator "
+                "would see each silo's sum under its own share of the noise alone"
+            )
+        if self.encryption.range is not None:
+            raise ValueError(
+                "encryption.range follows from clipping and noise under privacy.noise shared: "
+                "leave it out"
+            )
+        return self
+
+    @property
+    def adapts_range(self) -> bool:
+        """Whether the range moves between rounds."""
+        return self.encryption.adapt_range and self.privacy.noise != "shared"
 
     @property
     def roster(self) -> tuple[str, ...]:

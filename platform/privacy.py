@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import dp_accounting
@@ -21,11 +21,13 @@ from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 from scipy.optimize import brentq
 
 from blindsum.platform.errors import PrivacyError
-from blindsum.platform.job import Job, LocalNoise
+from blindsum.platform.job import Job, LocalNoise, SharedNoise
+from blindsum.platform.shared_noise import share_deviation, shared_range
 
 UNIT = "one record; neighbours differ by adding or removing one"
 ACCOUNTANT = f"PLD, dp-accounting {version('dp-accounting')}"
 DISCRETISATION = 1e-3
+DEFAULT_RANGE = 1.0
 MIN_NOISE_MULTIPLIER, MAX_NOISE_MULTIPLIER = 0.2, 200.0
 
 
@@ -33,7 +35,8 @@ MIN_NOISE_MULTIPLIER, MAX_NOISE_MULTIPLIER = 0.2, 200.0
 class PrivacyPlan:
     """What one silo will spend. Public: no field depends on the silo's data.
 
-    `noise_multiplier` is sigma, the noise's deviation in units of the clip norm;
+    `noise_multiplier` is sigma, the noise's deviation in units of the clip norm; `share` the
+    deviation of the silo's share of it where the silos make it together, else 0;
     `rounds_within_budget` is below `rounds` only for a noise multiplier fixed by hand.
     """
 
@@ -46,6 +49,7 @@ class PrivacyPlan:
     rounds: int
     rounds_within_budget: int
     epsilon_planned: float
+    share: float = 0.0
 
 
 def plan(job: Job, silo: str) -> PrivacyPlan | None:
@@ -58,14 +62,51 @@ def plan(job: Job, silo: str) -> PrivacyPlan | None:
     section = job.privacy
     if section.noise == "none":
         return None
-    epsilon = min(section.epsilon, job.silo(silo).epsilon or section.epsilon)
     try:
+        if section.noise == "shared":
+            return _shared_plan(job, section, silo)
         return _plan(
-            epsilon, section.delta, job.training.sampling_rate, section.noise_multiplier,
-            section.clip_norm, job.training.local_steps, job.training.rounds,
+            _budget(job, section, silo), section.delta, job.training.sampling_rate,
+            section.noise_multiplier, section.clip_norm, job.training.local_steps,
+            job.training.rounds,
         )  # fmt: skip
     except PrivacyError as error:
         raise error.located(silo=silo) from None
+
+
+def _budget(job: Job, section: LocalNoise | SharedNoise, silo: str) -> float:
+    return min(section.epsilon, job.silo(silo).epsilon or section.epsilon)
+
+
+def _shared_plan(job: Job, section: SharedNoise, silo: str) -> PrivacyPlan:
+    """All silos' records stand under one noise of deviation S, the laxest budget's. A silo with
+    a stricter budget clips harder instead: C = S / sigma."""
+    plans = {
+        name: _plan(
+            _budget(job, section, name), section.delta, job.training.sampling_rate, None,
+            section.clip_norm, 1, job.training.rounds,
+        )
+        for name in job.roster
+    }  # fmt: skip
+    total = section.clip_norm * min(p.noise_multiplier for p in plans.values())
+    own = plans[silo]
+    return replace(
+        own, clip_norm=total / own.noise_multiplier,
+        share=share_deviation(total, len(job.silos), section.colluders),
+    )  # fmt: skip
+
+
+def update_range(job: Job, plan: PrivacyPlan | None) -> float:
+    """Range of the first round's exchange: the job's, or what clipping and noise need."""
+    if job.privacy.noise == "shared" and plan is not None:
+        return shared_range(greatest_sum(job), plan.share)
+    return job.encryption.range or DEFAULT_RANGE
+
+
+def greatest_sum(job: Job) -> float:
+    """Where a coordinate of a silo's clipped sum is cut under shared noise."""
+    clip_norm = 0.0 if job.privacy.noise == "none" else job.privacy.clip_norm
+    return clip_norm * job.training.expected_batch_size
 
 
 @functools.lru_cache(maxsize=64)
@@ -167,11 +208,17 @@ class Accountant:
         return self._after[rounds]
 
 
-def describe(section: LocalNoise) -> dict[str, str]:
+def describe(section: LocalNoise | SharedNoise) -> dict[str, str]:
     """What a reader needs to judge an epsilon, for MLflow and the closing summary."""
+    mechanism = "DP-SGD, Gaussian noise added inside each silo"
+    if section.noise == "shared":
+        mechanism = (
+            "DP-SGD over all silos, rounded Gaussian shares of the noise added inside each silo; "
+            f"holds against {section.colluders} colluding"
+        )
     return {
         "unit": UNIT,
-        "mechanism": "DP-SGD, Gaussian noise added inside each silo",
+        "mechanism": mechanism,
         "sampler": "Poisson",
         "accountant": ACCOUNTANT,
         "generator": "AES-128 counter mode, seeded by the operating system",

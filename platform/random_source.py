@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from randomgen import AESCounter
@@ -59,3 +60,23 @@ def add_gaussian(target: torch.Tensor, deviation: float, random: np.random.Gener
     drawn = torch.empty(_BLOCK, dtype=target.dtype)  # adding types of two kinds is slower
     for where, normals in normal_blocks(flat.numel(), random):
         flat[where].add_(drawn[: normals.numel()].copy_(normals), alpha=deviation)
+
+
+def normals(count: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
+    """That many standard normals by Box and Muller (1958), for noise that must hold to the tails.
+
+    Uniforms of 64 bits, the small ones at their full relative precision, make radii up to 9.4:
+    a pair of real normals passes that with probability 2^-64.
+    """
+    pairs = (count + 1) // 2
+    words = np.frombuffer(random.bytes(16 * pairs), "<u8")
+    radii = words[:pairs] + 0.5
+    radii *= 2.0**-64
+    np.log(radii, out=radii)
+    radii *= -2.0
+    np.sqrt(radii, out=radii)
+    angles = words[pairs:] * (math.tau * 2.0**-64)
+    drawn = np.empty(2 * pairs)
+    np.multiply(np.cos(angles), radii, out=drawn[:pairs])
+    np.multiply(np.sin(angles), radii, out=drawn[pairs:])
+    return drawn[:count]

@@ -171,12 +171,14 @@ class Tracker:
         tags = {
             "blindsum.version": version("blindsum"),
             "blindsum.roster": ", ".join(job.roster),
-            "blindsum.differential_privacy": "record-level, local noise" if private else "NONE",
+            "blindsum.differential_privacy": (
+                f"record-level, {job.privacy.noise} noise" if private else "NONE"
+            ),
             "blindsum.encryption": job.encryption.scheme.replace("none", "NONE"),
             "blindsum.metrics_guarantee": METRICS_GUARANTEE,
-            "epsilon": f"{job.privacy.epsilon:g}" if job.privacy.noise == "local" else "unbounded",
+            "epsilon": f"{job.privacy.epsilon:g}" if job.privacy.noise != "none" else "unbounded",
         }
-        if job.privacy.noise == "local":
+        if job.privacy.noise != "none":
             tags |= {f"privacy.{key}": value for key, value in describe(job.privacy).items()}
         commit = code_commit()
         return tags | ({"mlflow.source.git.commit": commit} if commit else {})

@@ -43,6 +43,13 @@ class LocalTrainer:
             clipped_sum(model, data.features.shape[1]) if plan else None
         )
 
+    @property
+    def scale(self) -> float:
+        """What one of `train`'s values is in the update: 1, or of a sum the step along it."""
+        if self._plan is None or not self._plan.share:
+            return 1.0
+        return -self._training.learning_rate / self._training.expected_batch_size
+
     def train(self, start: Vector) -> Vector:
         """Take one round's local steps from the global model.
 
@@ -51,10 +58,13 @@ class LocalTrainer:
 
         Returns:
             The update, float32 [parameters]: trained minus start. With a plan it is protected
-            by the plan's share of one round, and by nothing without.
+            by the plan's part of one round, and by nothing without. Where the noise is shared:
+            the clipped sum of one sample's gradients, which nothing protects yet.
         """
         set_parameters(self._model, start)
         self._model.train()
+        if self._plan is not None and self._plan.share:
+            return np.concatenate([one.numpy().ravel() for one in self._clipped_sum()])
         for _ in range(self._training.local_steps):
             self.step()
         return get_parameters(self._model) - start
@@ -70,15 +80,19 @@ class LocalTrainer:
 
     def _noisy_sum(self) -> list[Tensor]:
         """The sum over a Poisson sample: clipped and with noise under a plan, bare without."""
+        sums = self._clipped_sum()
+        if self._plan is not None:
+            for gradient in sums:
+                deviation = self._plan.noise_multiplier * self._plan.clip_norm
+                add_gaussian(gradient, deviation, self._random)
+        return sums
+
+    def _clipped_sum(self) -> list[Tensor]:
         features, labels = self._sample()
         if self._plan is None or self._clipped is None:
             loss = functional.cross_entropy(self._model(features), labels, reduction="sum")
             return list(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
-        sums = self._clipped(features, labels, self._plan.clip_norm)
-        for gradient in sums:
-            deviation = self._plan.noise_multiplier * self._plan.clip_norm
-            add_gaussian(gradient, deviation, self._random)
-        return sums
+        return self._clipped(features, labels, self._plan.clip_norm)
 
     def _sample(self) -> tuple[Tensor, Tensor]:
         """Each record with the sampling rate, independently: amplification rests on it."""

@@ -29,10 +29,11 @@ from blindsum.platform.errors import (
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.ledger import Ledger
 from blindsum.platform.metrics import FIXED_COUNTS, Metrics
-from blindsum.platform.random_source import seeded_generator
+from blindsum.platform.random_source import normals, seeded_generator
 from tests.conftest import MakeJob
 
 NO_NOISE = "privacy={noise: none}"
+SHARED = ("privacy.noise=shared", "training.local_steps=1")
 
 
 Totals = list[list[pa.Buffer]]
@@ -102,7 +103,7 @@ class Consortium:
         first = next(iter(self.silos.values()))
         return Exchange(
             self.run, number, attempt, "update", tuple(self.silos), self.values,
-            first._job.encryption.range, first._parameters, self.model,
+            first._range, first._parameters, self.model,
         )  # fmt: skip
 
     def counts(self, exchange: Exchange) -> Exchange:
@@ -445,6 +446,75 @@ def test_values_that_the_range_cut_are_counted_over_all_silos(make_job: MakeJob)
     cut = Consortium(make_job(NO_NOISE, "encryption.range=0.000001")).round(1)
     assert cut.saturated > 0.9 and cut.large >= cut.saturated
     assert Consortium(make_job(NO_NOISE, "encryption.range=100")).round(1).large == 0
+
+
+def test_under_shared_noise_a_round_is_one_step_on_all_records(make_job: MakeJob) -> None:
+    """The model moves by the silos' clipped sums and their shares, to the rounding."""
+    consortium = Consortium(make_job(*SHARED))
+    sums, shares, n = [], [], len(consortium.silos)
+    for silo in consortium.silos.values():
+        states = silo._random.bit_generator.state
+        sums.append(silo._trainer.train(silo._global).astype(np.float64))
+        shares.append(normals(consortium.values, silo._random) * silo._plan.share)  # type: ignore[union-attr]
+        silo._random.bit_generator.state = states
+    before = consortium.models()[0].astype(np.float64)
+    metrics = consortium.round(1)
+    job = consortium.silos["alder"]._job
+    step = job.training.learning_rate / (n * job.training.expected_batch_size)
+    expected = before - step * (np.sum(sums, axis=0) + np.sum(shares, axis=0))
+    unit = consortium.silos["alder"]._range / consortium.silos["alder"]._parameters.limit
+    for model in consortium.models():
+        assert np.abs(model - expected).max() <= step * unit * n / 2 + 1e-6
+    assert (metrics.saturated, metrics.large) == (0, 0)
+
+
+def test_shares_make_the_planned_noise_and_a_stricter_silo_clips_harder(make_job: MakeJob) -> None:
+    consortium = Consortium(make_job(*SHARED, "silos.birch.epsilon=1", "privacy.colluders=2"))
+    plans = {n: i.plan for n, i in consortium.inspections.items()}
+    alder, birch = plans["alder"], plans["birch"]
+    assert alder and birch and alder.clip_norm == 1.0
+    assert birch.clip_norm < 0.6 and alder.share == birch.share
+    for one in plans.values():  # one honest silo alone makes all the noise that its plan counts on
+        assert one and one.share == pytest.approx(one.noise_multiplier * one.clip_norm)
+    half = Consortium(make_job(*SHARED), run="run-2").inspections["alder"].plan
+    assert half and half.share * 2**0.5 == pytest.approx(half.noise_multiplier * half.clip_norm)
+
+
+def test_a_silo_adds_its_share_to_what_it_sends(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model large enough to measure the deviation; without the share the test fails."""
+    consortium = Consortium(make_job(*SHARED, "model={kind: mlp, hidden: [4100]}"))
+    silo = consortium.silos["alder"]
+    sent: list[np.ndarray] = []
+    vault = silo._vault
+    monkeypatch.setattr(
+        vault, "send", lambda exchange, digits: sent.append(digits(slice(0, exchange.values))) or 1
+    )
+    sums: list[np.ndarray] = []
+    train = silo._trainer.train
+    monkeypatch.setattr(silo._trainer, "train", lambda start: sums.append(train(start)) or sums[-1])
+    silo.train(consortium.exchange())
+    unit = silo._range / silo._parameters.limit
+    noise = sent[0] * unit - sums[0]
+    plan = silo._plan
+    assert plan and noise.std() == pytest.approx(plan.share, rel=0.03)
+    assert abs(noise.mean()) < 5 * plan.share / np.sqrt(noise.size)
+    assert abs(np.corrcoef(noise, sums[0])[0, 1]) < 5 / np.sqrt(noise.size)
+
+
+def test_a_range_too_coarse_for_the_noise_is_refused(make_job: MakeJob) -> None:
+    job_file = make_job(*SHARED, "encryption.bits=4")
+    silo = Silo(SiloSpec(job_file.job, "r", "alder", str(job_file.folder), 1))
+    with pytest.raises(PrivacyError, match="integer units, and needs 4"):
+        silo.inspect()
+
+
+def test_a_range_other_than_the_noises_is_refused(make_job: MakeJob) -> None:
+    consortium = Consortium(make_job(*SHARED))
+    exchange = consortium.exchange()
+    with pytest.raises(FederationError, match="announced range is not"):
+        consortium.silos["alder"].train(replace(exchange, range=2 * (exchange.range or 0)))
 
 
 def test_a_new_ceremony_gives_the_old_keys_up_and_keeps_the_roster(make_job: MakeJob) -> None:

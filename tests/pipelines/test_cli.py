@@ -52,13 +52,13 @@ def test_the_example_runs_and_reaches_its_accuracy(tmp_path: Path) -> None:
     )  # fmt: skip
     assert process.stdout and process.stderr
     planned = json.loads(process.stdout.readline())
-    assert planned["event"] == "planned" and planned["rounds"] == 20
+    assert planned["event"] == "planned" and planned["rounds"] == 100
     family = psutil.Process(process.pid).children(recursive=True)
     _all_listen_on_loopback(family)
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     lines = [json.loads(line) for line in out.splitlines()]
-    assert [line["event"] for line in lines] == ["round"] * 20 + ["end"]
+    assert [line["event"] for line in lines] == ["round"] * 100 + ["end"]
     end = lines[-1]
     assert end["status"] == "FINISHED" and end["metrics"]["accuracy"] >= 0.70
     assert all(0 < epsilon <= 3 for epsilon in end["epsilon"].values())

@@ -51,7 +51,7 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("model.hidden", [3], "model.hidden: unknown key. Known here: kind."),
         ("training.rounds", ..., "training.rounds: is missing. Add it."),
         ("privacy.noise", ..., "privacy: the key 'noise' is missing. Add it."),
-        ("privacy.noise", "gaussian", "privacy: 'gaussian' is not known. Take one of: 'local', 'none'"),
+        ("privacy.noise", "gaussian", "privacy: 'gaussian' is not known. Take one of: 'local', 'shared', 'none'"),
         ("privacy.epsilon", 0, "privacy.epsilon: input should be greater than 0"),
         ("privacy.epsilon", float("inf"), "privacy.epsilon: input should be a finite number"),
         ("privacy.epsilon", "three", "privacy.epsilon: input should be a valid number"),
@@ -68,6 +68,7 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("data.folds", {"kind": "scaffold", "salt": "x"}, "folds.kind scaffold needs features"),
         ("data.features.columns.mean_radius.scale", 0, "mean_radius.scale: input should be greater"),
         ("model", {"kind": "factory", "factory": "mine"}, "model.factory: write it as module:function"),
+        ("privacy.noise", "shared", "takes one step a round: write training.local_steps: 1"),
         ("encryption", {"range": 1e307}, "encryption.range: write a number from 1e-12 to 1e12"),
         ("encryption", {"range": 1e-307}, "encryption.range: write a number from 1e-12 to 1e12"),
         ("encryption", {"bits": 40}, "encryption.bits: input should be less than or equal to 24"),
@@ -168,4 +169,4 @@ def test_a_silo_budget_without_privacy_is_refused(make_job: MakeJob) -> None:
 def test_starter_and_example_are_valid(tmp_path: Path) -> None:
     starter = files("blindsum.pipelines").joinpath("starter.yaml").read_text()
     assert load_job(write(tmp_path, starter)).job.roster[0] == "hospital-a"
-    assert load_job(ROOT / "examples/solubility/job.yaml").job.privacy.noise == "local"
+    assert load_job(ROOT / "examples/solubility/job.yaml").job.privacy.noise == "shared"

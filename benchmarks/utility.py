@@ -1,0 +1,309 @@
+"""What privacy costs in accuracy: shared noise against pooling the data, local noise, and alone.
+
+    python benchmarks/utility.py --json build/utility.json --plot build/utility.svg
+    python benchmarks/utility.py --data FILE.csv.gz --smiles smiles --target p_np --json FILE
+
+A linear classifier on scikit-learn's digits and breast cancer, or on ECFP of a table of
+molecules. n silos hold equal, random parts. Arms, one step of (DP-)SGD a round each:
+
+    central   one server that holds all records, DP-SGD
+    shared    silos' integers with rounded Gaussian shares, one silo may collude (privacy.colluders)
+    local     every silo adds the whole noise to its own update (privacy.noise: local)
+    alone     one silo by itself, DP-SGD
+    none      all records, no privacy
+
+Trainer, calibration, shares and server optimizer are the product's own; sums are of the integers
+that would be encrypted (encryption changes no bit of them: tests/he). Ten seeds; all arms of a
+seed have the same split and the same parts. Sampling rate, rounds and learning rate are chosen
+for each arm by mean accuracy on validation folds of the first three seeds' training parts;
+`shared` takes central's choice, being the same algorithm. The choice is not charged: these
+records are public. Features are scaled by constants of the whole table, as public ones would be.
+
+JSON: {dataset}.{n}.{epsilon}.{arm}.{mean,se,choice}; `minus_central`: of the paired differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.model_selection import train_test_split
+from torch import nn
+
+from blindsum.he.packing import quantise
+from blindsum.he.parameters import Parameters
+from blindsum.platform.data import Fold
+from blindsum.platform.features import featurise
+from blindsum.platform.job import Ecfp, ServerSection, TrainingSection
+from blindsum.platform.models import get_parameters, set_parameters
+from blindsum.platform.privacy import PrivacyPlan, calibrate
+from blindsum.platform.random_source import cryptographic_generator, seeded_generator
+from blindsum.platform.server_optimizer import ServerOptimizer
+from blindsum.platform.shared_noise import (
+    noised_integers,
+    require_fine,
+    share_deviation,
+    shared_range,
+)
+from blindsum.platform.training import LocalTrainer
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+SILOS, EPSILONS, SEEDS, TUNING = (3, 8, 16), (1.0, 3.0, 8.0), 10, 3
+ARMS = ("central", "shared", "local", "alone", "none")
+DELTA, CLIP, COLLUDERS, LARGEST_NORM = 1e-4, 1.0, 1, 6.0
+CHOICES = tuple(itertools.product((0.25, 1.0), (12, 40, 120), (0.25, 0.5, 1.0, 2.0, 4.0)))
+Choice = tuple[float, int, float]  # sampling rate, rounds, learning rate
+console = Console()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: which data, which arm, which seed; scored on test or validation fold."""
+
+    dataset: str
+    silos: int
+    epsilon: float
+    arm: str
+    seed: int
+    choice: Choice
+    validation: bool
+
+
+@lru_cache(maxsize=8)
+def records(dataset: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features, float32 of norm at most LARGEST_NORM, and labels, int64."""
+    if dataset in ("digits", "breast_cancer"):
+        x, y = (load_digits if dataset == "digits" else load_breast_cancer)(return_X_y=True)
+        x = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    else:
+        x, y = molecules(*json.loads(dataset))
+    x = x / np.maximum(1.0, np.linalg.norm(x, axis=1) / LARGEST_NORM)[:, None]
+    return x.astype(np.float32), y.astype(np.int64)
+
+
+def molecules(path: str, smiles: str, target: str) -> tuple[np.ndarray, np.ndarray]:
+    import pandas
+    import pyarrow as pa
+
+    table = pandas.read_parquet(path) if path.endswith(".parquet") else pandas.read_csv(path)
+    table = table[[smiles, target]].dropna()
+    found = featurise(pa.table({"smiles": table[smiles].astype(str)}), Ecfp(kind="ecfp", bits=1024))
+    labels = table[target].to_numpy()[found.usable]
+    return found.features, np.unique(labels, return_inverse=True)[1]
+
+
+def parts(task: Task) -> tuple[list[Fold], Fold]:
+    """The silos' training records, and the records that score."""
+    x, y = records(task.dataset)
+    x, held_x, y, held_y = train_test_split(x, y, test_size=0.2, random_state=task.seed, stratify=y)
+    if task.validation:
+        x, held_x, y, held_y = train_test_split(x, y, test_size=0.2, random_state=0, stratify=y)
+    order = np.random.default_rng(task.seed).permutation(len(y))
+    silos = 1 if task.arm in ("central", "none") else task.silos
+    folds = [Fold(x[i], y[i]) for i in np.array_split(order, silos)]
+    return folds[:1] if task.arm == "alone" else folds, Fold(held_x, held_y)
+
+
+@lru_cache(maxsize=256)
+def sigma(epsilon: float, rate: float, rounds: int) -> float:
+    return calibrate(epsilon, DELTA, rate, rounds)
+
+
+def accuracy(task: Task) -> float:
+    """Train once, and score."""
+    torch.set_num_threads(1)
+    rate, rounds, learning_rate = task.choice
+    folds, held = parts(task)
+    shared, private = task.arm == "shared", task.arm != "none"
+    plan = None
+    if private:
+        z = sigma(task.epsilon, rate, rounds)
+        share = share_deviation(z * CLIP, len(folds), COLLUDERS) if shared else 0.0
+        plan = PrivacyPlan(
+            task.epsilon, DELTA, rate, z, CLIP, 1, rounds, rounds, task.epsilon, share
+        )
+    torch.manual_seed(0)
+    model = nn.Linear(held.features.shape[1], int(records(task.dataset)[1].max()) + 1)
+    vector = np.zeros_like(get_parameters(model))
+    random = cryptographic_generator() if private else seeded_generator(task.seed)
+    batch = rate * np.mean([len(fold.labels) for fold in folds])
+    section = TrainingSection(
+        rounds=rounds, local_steps=1, sampling_rate=rate, expected_batch_size=float(batch),
+        learning_rate=learning_rate,
+    )  # fmt: skip
+    trainers = [LocalTrainer(model, fold, section, plan, random) for fold in folds]
+    optimizer = ServerOptimizer(ServerSection(), vector.size)
+    combine = (
+        Shared(plan, batch, len(folds), random) if shared and plan else Averaged(folds, random)
+    )
+    for _ in range(rounds):
+        sent = [combine.integers(trainer.train(vector)) for trainer in trainers]
+        mean = np.sum(sent, axis=0) * (combine.unit * trainers[0].scale / len(sent))
+        vector = optimizer.apply(vector, mean)
+    set_parameters(model, vector)
+    with torch.no_grad():
+        found = model(torch.from_numpy(held.features)).argmax(1).numpy()
+    return float((found == held.labels).mean())
+
+
+class Shared:
+    """What the silos send under shared noise."""
+
+    def __init__(
+        self, plan: PrivacyPlan, batch: float, silos: int, random: np.random.Generator
+    ) -> None:
+        limit, self._cut = Parameters.derive(silos).limit, CLIP * batch
+        self.unit = shared_range(self._cut, plan.share) / limit
+        require_fine(plan.share, self.unit * limit, limit)
+        self._share, self._random = plan.share, random
+
+    def integers(self, sums: np.ndarray) -> np.ndarray:
+        return noised_integers(sums, self._cut, self._share, self.unit, self._random)
+
+
+class Averaged:
+    """What the silos send otherwise; where there is one, its update as it is."""
+
+    def __init__(self, folds: list[Fold], random: np.random.Generator) -> None:
+        self._parameters = Parameters.derive(len(folds)) if len(folds) > 1 else None
+        self.unit = 8.0 / self._parameters.limit if self._parameters else 1.0
+        self._random = random
+
+    def integers(self, update: np.ndarray) -> np.ndarray:
+        if self._parameters is None:
+            return update
+        return quantise(update, 8.0, self._parameters, self._random).integers
+
+
+def settings(datasets: list[str]) -> list[tuple[str, int, float, str]]:
+    """Every (dataset, n, epsilon, arm) to be trained; central does not depend on n, none on
+    epsilon either."""
+    found = []
+    for dataset, arm in itertools.product(datasets, ARMS):
+        for n in SILOS if arm not in ("central", "none") else (1,):
+            found += [(dataset, n, e, arm) for e in (EPSILONS if arm != "none" else (0.0,))]
+    return found
+
+
+def measure(datasets: list[str]) -> dict[tuple[str, int, float, str], tuple[Choice, list[float]]]:
+    every = settings(datasets)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(mp_context=context) as pool:
+        tuned = [key for key in every if key[3] != "shared"]
+        trials = [
+            Task(*key, seed, choice, True)
+            for key in tuned for choice in CHOICES for seed in range(TUNING)
+        ]  # fmt: skip
+        scores = np.array(list(pool.map(accuracy, trials, chunksize=4)))
+        best = scores.reshape(len(tuned), len(CHOICES), TUNING).mean(2).argmax(1)
+        chosen = {key: CHOICES[i] for key, i in zip(tuned, best, strict=True)}
+        for dataset, n, epsilon, arm in every:
+            if arm == "shared":
+                chosen[dataset, n, epsilon, arm] = chosen[dataset, 1, epsilon, "central"]
+        runs = [Task(*key, seed, chosen[key], False) for key in every for seed in range(SEEDS)]
+        results = np.array(list(pool.map(accuracy, runs, chunksize=4))).reshape(-1, SEEDS)
+    return {key: (chosen[key], list(row)) for key, row in zip(every, results, strict=True)}
+
+
+def tabulated(
+    measured: dict[tuple[str, int, float, str], tuple[Choice, list[float]]], datasets: list[str]
+) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for dataset, n, epsilon in itertools.product(datasets, SILOS, EPSILONS):
+        arms: dict[str, Any] = {}
+        central = np.array(measured[dataset, 1, epsilon, "central"][1])
+        for arm in ARMS:
+            pooled = arm in ("central", "none")
+            key = (dataset, 1 if pooled else n, 0.0 if arm == "none" else epsilon, arm)
+            choice, scores = measured[key]
+            arms[arm] = figures(np.array(scores)) | {"choice": list(choice)}
+            arms[arm]["minus_central"] = figures(np.array(scores) - central)
+        name = dataset if dataset in ("digits", "breast_cancer") else "molecules"
+        tree.setdefault(name, {}).setdefault(str(n), {})[f"{epsilon:g}"] = arms
+    return tree
+
+
+def figures(values: np.ndarray) -> dict[str, float]:
+    return {
+        "mean": round(float(values.mean()), 5),
+        "se": round(float(values.std(ddof=1) / np.sqrt(len(values))), 5),
+    }
+
+
+def show(tree: dict[str, Any]) -> None:
+    for dataset, by_n in tree.items():
+        table = Table(title=f"{dataset}: accuracy, standard error of ten seeds in brackets")
+        for heading in ("silos", "epsilon", *ARMS, "shared - central"):
+            table.add_column(heading)
+        for n, by_epsilon in by_n.items():
+            for epsilon, arms in by_epsilon.items():
+                cells = [f"{arms[a]['mean']:.3f} ({arms[a]['se']:.3f})" for a in ARMS]
+                apart = arms["shared"]["minus_central"]
+                table.add_row(n, epsilon, *cells, f"{apart['mean']:+.4f} ({apart['se']:.4f})")
+        console.print(table)
+
+
+def plot(tree: dict[str, Any], path: Path) -> None:
+    figure, axes = plt.subplots(
+        len(tree), len(SILOS), figsize=(11, 3.4 * len(tree)), sharey="row", squeeze=False
+    )
+    for row, (dataset, by_n) in zip(axes, tree.items(), strict=True):
+        for axis, (n, by_epsilon) in zip(row, by_n.items(), strict=True):
+            for arm in ARMS:
+                means = [by_epsilon[e][arm]["mean"] for e in by_epsilon]
+                errors = [by_epsilon[e][arm]["se"] for e in by_epsilon]
+                style = {"none": ":", "central": "--"}.get(arm, "-")
+                axis.errorbar(EPSILONS, means, errors, fmt=f"o{style}", ms=4, capsize=3, label=arm)
+            axis.set_xscale("log")
+            axis.set_xticks(EPSILONS, [f"{e:g}" for e in EPSILONS])
+            axis.minorticks_off()
+            axis.set_title(f"{dataset.replace('_', ' ')}, {n} silos", fontsize=10)
+            axis.grid(alpha=0.3)
+            axis.set_xlabel("epsilon at delta 0.0001")
+        row[0].set_ylabel("held-out accuracy")
+    axes[0][0].legend(fontsize=8, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--data", type=Path, help="a CSV or Parquet table of molecules")
+    parser.add_argument("--smiles", default="smiles")
+    parser.add_argument("--target", default="target")
+    given = parser.parse_args()
+    started = time.monotonic()
+    datasets = ["digits", "breast_cancer"]
+    if given.data:
+        datasets = [json.dumps([str(given.data.absolute()), given.smiles, given.target])]
+    tree = tabulated(measure(datasets), datasets)
+    show(tree)
+    console.print(f"{time.monotonic() - started:.0f} s")
+    if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(tree, indent=1))
+    if given.plot:
+        given.plot.parent.mkdir(parents=True, exist_ok=True)
+        plot(tree, given.plot)
+
+
+if __name__ == "__main__":
+    main()
