@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import ray
@@ -63,7 +63,7 @@ CHUNKS_PER_AGGREGATOR = 1024
 @dataclass(frozen=True)
 class RoundReport:
     """One round of the whole consortium. `phases` are seconds, the slowest silo's each;
-    `epsilon` is spent so far, by silo; `range` is what update values were cut to."""
+    `epsilon` is spent so far, `ledgers` the ledgers' heads, by silo; `range` is what update values were cut to."""
 
     round: int
     attempt: int
@@ -75,6 +75,7 @@ class RoundReport:
     down_bytes: int
     seconds: float
     phases: Mapping[str, float]
+    ledgers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Federation:
@@ -213,6 +214,7 @@ class Federation:
             down_bytes=len(applied) * sum(t.total_bytes for t in closed)
             + sum(t.total_bytes for t in counts_closed),
             seconds=seconds, phases=_phases(trained, closed, applied, counts_closed),
+            ledgers={t.silo: t.ledger for t in trained},
         )  # fmt: skip
 
     def release(self, round: int, model_digest: str, timeout_s: float = 60.0) -> Release:

@@ -45,8 +45,8 @@ class Inspection:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """A silo charged its ledger, trained and sent. `epsilon` is the job's spend so far, `send_s`
-    the time to mask, encrypt, sign and send, with the aggregators' adding in it."""
+    """A silo charged its ledger, trained and sent. `epsilon` is the job's spend so far, `ledger`
+    the ledger's head (number and hash of its newest entry), `send_s` the time to mask, encrypt, sign and send, with the aggregators' adding in it."""
 
     silo: str
     epsilon: float | None
@@ -54,6 +54,7 @@ class TrainReport:
     charge_s: float
     train_s: float
     send_s: float
+    ledger: str = ""
 
 
 @dataclass(frozen=True)

@@ -119,8 +119,10 @@ class Silo:
         ledger = self._state / "ledger.sqlite"
         lifetime = Lifetime(0, 0.0, 0.0)
         if ledger.exists():
-            opened = Ledger(ledger, self.name)
+            opened = Ledger(ledger, self.name, open_identity(self._state))
             lifetime = opened.lifetime(self._data.fingerprint)
+            if self._plan:
+                opened.require_lifetime(self._data.fingerprint, self._plan)
             opened.close()
         return Inspection(
             self.name, self._plan, self._global.size, self._model_digest, str(ledger), lifetime,
@@ -136,7 +138,7 @@ class Silo:
         if self._vault is None:
             job = self._job
             identity = open_identity(self._state)
-            self._ledger = Ledger(self._state / "ledger.sqlite", self.name)
+            self._ledger = Ledger(self._state / "ledger.sqlite", self.name, identity)
             pins = {silo.name: silo.identity for silo in job.silos if silo.identity}
             self._vault = Vault(
                 self._spec.run, self._terms, self.name, job.roster, self._parameters, identity,
@@ -231,7 +233,7 @@ class Silo:
         self._pending = exchange
         return TrainReport(
             self.name, epsilon, sent, charged - started, trained - charged,
-            time.perf_counter() - trained,
+            time.perf_counter() - trained, self._ledger.chain.head() if self._ledger else "",
         )  # fmt: skip
 
     @guarded

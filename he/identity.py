@@ -61,6 +61,15 @@ class Identity:
         """Both signatures, 64 and 3,309 bytes."""
         return b"".join(key.sign(content) for key in self._keys)
 
+    @staticmethod
+    def holds(public: bytes, signature: bytes, content: bytes) -> bool:
+        """Whether both signatures are that public identity's, of that content."""
+        try:
+            verify(public, signature, content, "content")
+        except KeyRefused:
+            return False
+        return True
+
     def __reduce__(self) -> str:
         raise KeyRefused("an identity was about to be pickled", "It never leaves its silo.")
 

@@ -125,6 +125,68 @@ def identity(
     typer.echo(fingerprint(opened.public))
 
 
+ledger_app = typer.Typer(
+    no_args_is_help=True, help="What a silo's data has spent; run by its owner, on its machine."
+)
+app.add_typer(ledger_app, name="ledger")
+SiloOption = Annotated[str, typer.Option("--silo", help="The silo's name in the job file.")]
+
+
+@ledger_app.command("show")
+def ledger_show(job: JobArgument, silo: SiloOption) -> None:
+    """Print every job's spend, and each table's over all jobs."""
+    from blindsum.pipelines import ledger
+
+    ledger.show(ledger.open_ledger(load_job(job, []), silo))
+
+
+@ledger_app.command("verify")
+def ledger_verify(
+    job: JobArgument,
+    silo: SiloOption,
+    head: Annotated[
+        str | None, typer.Option("--head", help="A head kept earlier, which must still be there.")
+    ] = None,
+) -> None:
+    """Check every hash and every signature."""
+    from blindsum.pipelines import ledger
+
+    ledger.verify(ledger.open_ledger(load_job(job, []), silo), head)
+
+
+@ledger_app.command("export")
+def ledger_export(
+    job: JobArgument,
+    silo: SiloOption,
+    to: Annotated[Path, typer.Option("--to", help="JSON file to write.")],
+) -> None:
+    """Write all entries, with hashes and signatures, to a JSON file."""
+    from blindsum.pipelines import ledger
+
+    ledger.export(ledger.open_ledger(load_job(job, []), silo), to)
+
+
+@ledger_app.command("limit")
+def ledger_limit(
+    job: JobArgument,
+    silo: SiloOption,
+    epsilon: Annotated[float, typer.Option("--epsilon", help="For each table, over all jobs.")],
+    delta: Annotated[float, typer.Option("--delta")] = 1e-5,
+) -> None:
+    """Put a lifetime budget in force: jobs that would pass it are refused."""
+    from blindsum.pipelines import ledger
+
+    ledger.set_limit(ledger.open_ledger(load_job(job, []), silo, make=True), epsilon, delta)
+
+
+@ledger_app.command("adopt")
+def ledger_adopt(job: JobArgument, silo: SiloOption) -> None:
+    """Go on with a ledger that another identity, or an earlier version, wrote."""
+    from blindsum.pipelines import ledger
+
+    ledger.open_ledger(load_job(job, []), silo, adopt=True)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"blindsum {version('blindsum')}")

@@ -270,6 +270,7 @@ def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
         if i.plan
     }
     if run.reports:
+        tags |= {f"blindsum.ledger.{silo}": h for silo, h in run.reports[-1].ledgers.items()}
         tags["mlflow.note.content"] = run.headline()
     run.tracking_failure = tracker.finish(run.status, run.ended or "all rounds", tags)
     if federation:

@@ -1,46 +1,30 @@
-"""What a silo's data has spent: SQLite, append-only, hash-chained, in the silo's own folder.
+"""What a silo's data has spent: an append-only, hash-chained, signed ledger in the silo's folder.
 
 Order of every round: check, commit the charge to disk, and only then train and send. A crash
 at any point can only over-count. Nothing is ever refunded.
 
-An entry's hash covers its content and the hash before it, so that damage, and a change by
-someone who does not rewrite all that follows, is found when the ledger is next opened. The
-hashes have no key: whoever can write the file can make a new chain, or cut off its newest
-entries, unseen (SECURITY.md). A dataset is known by the columns that the job uses.
+Entries are signed by the silo's identity: changes by whomever does not hold its keys are found when
+the ledger is next opened. Entries cut off from the end are found by comparing the head with one kept
+elsewhere: every run leaves it in MLflow. A dataset is known by the columns that the job uses.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from blindsum.platform.chain import Chain, Signer
 from blindsum.platform.errors import BudgetExceeded, LedgerError
+from blindsum.platform.lifetime import Divergences, Limit, nothing, round_divergences
 from blindsum.platform.privacy import ACCOUNTANT, UNIT, Accountant, PrivacyPlan
 
-Kind = Literal["reserve", "charge", "unprotected"]
-_FIRST = "0" * 64
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    number INTEGER PRIMARY KEY,
-    content TEXT NOT NULL,
-    previous TEXT NOT NULL,
-    hash TEXT NOT NULL UNIQUE
-) STRICT;
-CREATE INDEX IF NOT EXISTS by_job ON entries (json_extract(content, '$.job'));
-CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON entries
-    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entries
-    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-"""
+Kind = Literal["reserve", "charge", "unprotected", "limit", "identity"]
 
 
 @dataclass(frozen=True)
@@ -77,31 +61,37 @@ class Ledger:
 
     Args:
         path: the SQLite file; made with mode 0600 if missing.
+        signer: the silo's identity.
         now: the clock, seconds since 1970.
+        adopt: go on under this identity though another signed so far; that is recorded.
 
     Raises:
         LedgerError: the file cannot be opened, is not a ledger, or its chain is broken.
     """
 
-    def __init__(self, path: Path, silo: str, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, silo: str, signer: Signer, now: Callable[[], float] = time.time,
+        adopt: bool = False,
+    ) -> None:  # fmt: skip
         self.path, self._silo, self._now = path, silo, now
-        with self._explained():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            # An actor's methods may change threads; Ray still runs them one at a time.
-            self._db = sqlite3.connect(
-                path, isolation_level=None, timeout=10, check_same_thread=False
+        self.chain = Chain(path, signer)
+        state = self.chain.verified
+        if adopt:
+            with self.chain.transaction():
+                self._append(Entry("identity", now(), "", silo, "", 0, 0, 0.0, 0.0))
+        elif state.entries and signer.public not in state.signers[-1:]:
+            how = "signed by another identity than this silo's" if state.signers else "not signed"
+            raise LedgerError(
+                f"the newest entry of the ledger {path} is {how}",
+                "Put that identity back, or the ledger from a backup. If the identity was replaced "
+                "on purpose, or an earlier version wrote the ledger: blindsum ledger adopt.",
             )
-            self._db.execute("PRAGMA journal_mode = WAL")  # one flush to disk per charge
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_SCHEMA)
-            self.verify()
 
     def entries(self, job: str | None = None) -> list[Entry]:
         """All entries, or one job's, oldest first."""
         where = "WHERE json_extract(content, '$.job') = ? " if job else ""
-        with self._explained():
-            rows = self._db.execute(
+        with self.chain.explained():
+            rows = self.chain.db.execute(
                 f"SELECT content FROM entries {where}ORDER BY number", (job,) if job else ()
             ).fetchall()
         return [Entry(**json.loads(content)) for (content,) in rows]
@@ -110,9 +100,10 @@ class Ledger:
         """Record the whole plan before the job's first charge.
 
         Raises:
-            LedgerError: this job has reserved already.
+            LedgerError: this job has reserved already, or the plan would pass the lifetime limit.
         """
         with self._appending(job) as entries:
+            self.require_lifetime(dataset, plan)
             if entries:
                 raise LedgerError(
                     f"job {job} has already reserved its plan in {self.path}",
@@ -130,8 +121,17 @@ class Ledger:
         """Record that a job trains on this dataset without differential privacy.
 
         Its spend has no bound, and no later job can make it smaller.
+
+        Raises:
+            LedgerError: the silo has a lifetime limit.
         """
         with self._appending(job):
+            if limit := self.limit():
+                raise LedgerError(
+                    f"{self.path} limits the lifetime epsilon to {limit.epsilon:g}, and a job "
+                    "without differential privacy has none",
+                    "Set privacy.noise, or train on another table.",
+                )
             self._append(
                 Entry("unprotected", self._now(), job, self._silo, dataset, 0, 0, None, 1.0)
             )
@@ -143,7 +143,8 @@ class Ledger:
             Epsilon of the job after this round, at the plan's delta.
 
         Raises:
-            BudgetExceeded: the round would pass the reserved epsilon; nothing was charged.
+            BudgetExceeded: the round would pass the reserved epsilon, or the lifetime limit;
+                nothing was charged.
             LedgerError: nothing is reserved, this attempt is charged already, or the disk fails.
         """
         with self._appending(job) as of_job:
@@ -163,6 +164,13 @@ class Ledger:
                     f"Spent so far: {accountant.epsilon_after(charges):.4g}. Nothing was trained "
                     "or sent for this round.",
                 )
+            limit = self.limit()
+            if limit and not limit.holds(self._spent(reserved.dataset, also=reserved)):
+                raise BudgetExceeded(
+                    f"round {round} would pass the lifetime limit of epsilon {limit.epsilon:g} at "
+                    f"delta {limit.delta:g} in {self.path}",
+                    "Another job spent of it meanwhile. Nothing was trained or sent for this round.",
+                )
             self._append(
                 Entry(
                     "charge", self._now(), job, self._silo, reserved.dataset, round, attempt,
@@ -175,67 +183,88 @@ class Ledger:
         """What this dataset has spent in all jobs so far; epsilon is infinite after a job
         without differential privacy. Plans reserved but never charged do not count: nothing
         was released for them."""
-        charges = [e for e in self.entries() if e.kind != "reserve" and e.dataset == dataset]
+        charges = [
+            e for e in self.entries()
+            if e.kind in ("charge", "unprotected") and e.dataset == dataset
+        ]  # fmt: skip
         last = {e.job: e for e in charges}.values()
         epsilon = sum(math.inf if e.epsilon is None else e.epsilon for e in last)
         return Lifetime(len(last), epsilon, sum(e.delta for e in last))
 
-    def verify(self) -> None:
-        """Check every hash of the chain.
+    def limit(self) -> Limit | None:
+        """The lifetime budget in force, for each dataset, or None."""
+        with self.chain.explained():
+            found = self.chain.db.execute(
+                "SELECT content FROM entries WHERE json_extract(content, '$.kind') = 'limit' "
+                "ORDER BY number DESC LIMIT 1"
+            ).fetchone()
+        if found is None:
+            return None
+        entry = json.loads(found[0])
+        return Limit(entry["epsilon"], entry["delta"])
 
-        Raises:
-            LedgerError: names the first entry that does not fit.
-        """
-        previous = _FIRST
-        with self._explained():
-            rows = self._db.execute(
-                "SELECT number, content, previous, hash FROM entries ORDER BY number"
-            ).fetchall()
-        for expected, (number, content, before, hash_) in enumerate(rows, 1):
-            if (number, before, hash_) != (expected, previous, _hash(content, previous)):
-                raise LedgerError(
-                    f"entry {expected} of the ledger {self.path} was changed, removed or moved",
-                    "Restore the ledger from a backup; without it the spend cannot be known.",
+    def set_limit(self, limit: Limit) -> None:
+        """Put a lifetime budget in force. A later one replaces it: what was spent stays spent."""
+        with self._appending(""):
+            self._append(
+                Entry(
+                    "limit", self._now(), "", self._silo, "", 0, 0, limit.epsilon, limit.delta
                 )
-            previous = hash_
+            )  # fmt: skip
+
+    def lifetime_epsilon(self, dataset: str, delta: float) -> float:
+        """The least limit at that delta that covers what the dataset has spent."""
+        if math.isinf(self.lifetime(dataset).epsilon):
+            return math.inf
+        return Limit(0.0, delta).epsilon_of(self._spent(dataset))
+
+    def _spent(self, dataset: str, also: Entry | None = None) -> Divergences:
+        """Renyi divergences of all charges of the dataset, and of one more round of `also`."""
+        spent, plans = nothing(), {}
+        for entry in [*self.entries(), *([also] if also else [])]:
+            if entry.kind == "reserve" and entry.plan is not None:
+                plans[entry.job] = round_divergences(_plan_of(entry.plan))
+            if entry.dataset == dataset and (entry.kind == "charge" or entry is also):
+                spent = spent + plans[entry.job]
+            if entry.dataset == dataset and entry.kind == "unprotected":
+                spent = spent + math.inf
+        return spent
+
+    def require_lifetime(self, dataset: str, plan: PrivacyPlan) -> None:
+        """Raises LedgerError if that plan would pass the lifetime limit in force."""
+        limit = self.limit()
+        if limit is None:
+            return
+        spent = self._spent(dataset)
+        rounds = min(plan.rounds, plan.rounds_within_budget)
+        if limit.holds(spent + rounds * round_divergences(plan)):
+            return
+        if not math.isfinite(spent[0]):
+            raise LedgerError(
+                f"a job has trained on this table without differential privacy: the lifetime limit "
+                f"of {self.path} cannot hold",
+                "Use another table.",
+            )
+        left = limit.rounds_left(spent, plan)
+        raise LedgerError(
+            f"the plan would pass the lifetime limit of epsilon {limit.epsilon:g} at delta "
+            f"{limit.delta:g} in {self.path}; past jobs spent {limit.epsilon_of(spent):.3g} of it",
+            f"At this noise {left} rounds still fit." if left else "Nothing of this plan fits.",
+        )
 
     def close(self) -> None:
-        self._db.close()
+        self.chain.close()
 
     @contextmanager
     def _appending(self, job: str) -> Iterator[list[Entry]]:
         """Check and append in one transaction that no other process can interleave with."""
-        with self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self.entries(job)
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self.chain.transaction():
+            yield self.entries(job)
 
     def _append(self, entry: Entry) -> None:
-        last = self._db.execute(
-            "SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1"
-        ).fetchone() or (0, _FIRST)
-        content = entry.canonical()
-        self._db.execute(
-            "INSERT INTO entries VALUES (?, ?, ?, ?)",
-            (last[0] + 1, content, last[1], _hash(content, last[1])),
-        )
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise LedgerError(
-                f"the ledger {self.path} cannot be used: {error}",
-                "Check that the disk has room and the folder is writable, and that the file is "
-                "this silo's ledger. Without it nothing is trained or sent.",
-            ) from None
+        self.chain.append(entry.canonical())
 
 
-def _hash(content: str, previous: str) -> str:
-    return hashlib.sha256(f"{previous}\n{content}".encode()).hexdigest()
+def _plan_of(recorded: dict[str, Any]) -> PrivacyPlan:
+    names = {field.name for field in fields(PrivacyPlan)}
+    return PrivacyPlan(**{key: value for key, value in recorded.items() if key in names})

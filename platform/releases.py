@@ -11,6 +11,7 @@ RELEASES = {
     "molecules dropped as unreadable": "exact consortium sum, not differentially private",
     "epsilon spent and left, by silo": "depends on the job file alone",
     "past spend on the same table, by silo": "tells the driver that the table was used before",
+    "head of the ledger, by silo": "a hash, and how many entries the ledger has",
     "ciphertext sizes and seconds, by silo": "not protected: a network sees them",
 }
 """Released figure: its guarantee. SECURITY.md shows this table."""

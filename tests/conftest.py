@@ -22,7 +22,9 @@ import torch
 import yaml
 from sklearn.datasets import load_breast_cancer
 
+from blindsum.he.identity import Identity
 from blindsum.platform.job_file import JobFile, load_job
+from blindsum.platform.ledger import Ledger
 
 SILOS = ("alder", "birch", "cedar")
 COLUMNS = {
@@ -117,3 +119,8 @@ def cluster() -> Iterator[Any]:
     yield ray_cluster
     ray.shutdown()
     ray_cluster.shutdown()
+
+
+def ledger_of(state: Path, silo: str) -> Ledger:
+    """The ledger in a silo's state folder, under the silo's own identity; verified."""
+    return Ledger(state / "ledger.sqlite", silo, Identity(state / "identity.pem"))

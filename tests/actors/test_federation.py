@@ -27,9 +27,8 @@ from blindsum.platform.errors import (
     UploadRefused,
 )
 from blindsum.platform.job_file import JobFile
-from blindsum.platform.ledger import Ledger
 from blindsum.platform.models import digest
-from tests.conftest import MakeJob
+from tests.conftest import MakeJob, ledger_of
 from tests.he.test_upload import shift
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -133,7 +132,7 @@ def test_rounds_on_two_nodes_agree_improve_and_are_charged(started: Any) -> None
     expected = {"charge", "train", "send", "add", "total", "decrypt", "apply", "metrics"}
     assert set(reports[0].phases) == expected and all(v >= 0 for v in reports[0].phases.values())
     for name, path in ledgers.items():
-        entries = Ledger(Path(path), name).entries()  # verifies the chain
+        entries = ledger_of(Path(path).parent, name).entries()  # verifies the chain
         charges = [entry for entry in entries if entry.kind == "charge"]
         assert [(e.round, e.attempt) for e in charges] == [(1, 1), (2, 1), (2, 2), (3, 1)]
         kept = [charges[0], charges[2], charges[3]]

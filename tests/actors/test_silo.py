@@ -1,5 +1,8 @@
 """Silos and the aggregator as plain objects: a whole round by hand, and what they refuse."""
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
 from blindsum.he.packing import count_limbs
 from blindsum.he.wire import check_receipt
+from blindsum.platform.chain import Chain
 from blindsum.platform.errors import (
     BudgetExceeded,
     EncryptionError,
@@ -27,10 +31,9 @@ from blindsum.platform.errors import (
     UploadRefused,
 )
 from blindsum.platform.job_file import JobFile
-from blindsum.platform.ledger import Ledger
 from blindsum.platform.metrics import FIXED_COUNTS, Metrics
 from blindsum.platform.random_source import normals, seeded_generator
-from tests.conftest import MakeJob
+from tests.conftest import MakeJob, ledger_of
 
 NO_NOISE = "privacy={noise: none}"
 SHARED = ("privacy.noise=shared", "training.local_steps=1")
@@ -191,12 +194,53 @@ def test_a_charge_is_on_disk_before_training(
     train = silo._trainer.train
 
     def spy(start: np.ndarray) -> np.ndarray:
-        seen.extend(entry.kind for entry in Ledger(path, "alder").entries())
+        seen.extend(entry.kind for entry in ledger_of(path.parent, "alder").entries())
         return train(start)
 
     monkeypatch.setattr(silo._trainer, "train", spy)
     silo.train(consortium.exchange())
     assert seen == ["reserve", "charge"]
+
+
+@pytest.mark.parametrize(
+    ("step", "charged"),
+    [("reserved", 0), ("committing", 0), ("charged", 1), ("trained", 1), ("sent", 1)],
+)
+def test_a_silo_killed_at_any_step_has_charged_what_it_may_have_sent(
+    make_job: MakeJob, tmp_path: Path, step: str, charged: int
+) -> None:
+    """kill -9 between every two steps; the ledger verifies afterwards and goes on."""
+    job_file = make_job()
+
+    def die(*_: object) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def run_until_killed() -> None:
+        consortium = Consortium(job_file)
+        silo: Any = consortium.silos["alder"]
+        if step == "reserved":
+            die()
+        elif step == "committing":
+            silo._ledger.chain.append = lambda content: (
+                Chain.append(silo._ledger.chain, content), die()
+            )  # fmt: skip
+        elif step == "charged":
+            silo._trainer.train = die
+        elif step == "trained":
+            silo._vault.send = die
+        silo.train(consortium.exchange())
+        die()
+
+    child = multiprocessing.get_context("fork").Process(target=run_until_killed)
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    ledger = ledger_of(tmp_path / "state" / "alder", "alder")
+    assert ledger.chain.verify(thorough=True).entries == 1 + charged
+    assert [e.kind for e in ledger.entries()] == ["reserve"] + ["charge"] * charged
+    ledger.close()
+    if step == "committing":
+        Consortium(job_file, run="run-2").round(1)
 
 
 def test_nothing_is_trained_when_the_charge_fails(
@@ -209,7 +253,7 @@ def test_nothing_is_trained_when_the_charge_fails(
     with pytest.raises(BudgetExceeded, match="round 2 would spend epsilon") as caught:
         silo.train(consortium.exchange(2))
     assert caught.value.silo == "alder"
-    silo._ledger._db.execute("PRAGMA query_only = 1")  # type: ignore[union-attr]
+    silo._ledger.chain.db.execute("PRAGMA query_only = 1")  # type: ignore[union-attr]
     with pytest.raises(LedgerError, match="cannot be used"):
         silo.train(consortium.exchange(2, attempt=2))
 
@@ -378,7 +422,7 @@ def test_after_a_refused_total_keys_are_new_and_every_silo_tries_again(make_job:
     a, b, c = consortium.models()
     assert a.tobytes() == b.tobytes() == c.tobytes()
     consortium.round(3)
-    entries = Ledger(Path(consortium.inspections["alder"].ledger), "alder").entries()
+    entries = ledger_of(Path(consortium.inspections["alder"].ledger).parent, "alder").entries()
     charges = [(e.round, e.attempt) for e in entries if e.kind == "charge"]
     assert charges == [(1, 1), (2, 1), (2, 2), (3, 1)]
     assert [e.kind for e in entries].count("reserve") == 1

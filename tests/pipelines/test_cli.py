@@ -1,5 +1,6 @@
 """The command as its users meet it: in a process of its own, with a Ray of its own."""
 
+import hashlib
 import json
 import os
 import signal
@@ -13,11 +14,13 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from blindsum.he.identity import Identity
 from blindsum.pipelines.cli import app
-from blindsum.platform.errors import JobError
+from blindsum.pipelines.terminal import console
+from blindsum.platform.errors import JobError, LedgerError
 from blindsum.platform.job_file import load_job
-from blindsum.platform.ledger import Ledger
-from tests.conftest import MakeJob
+from tests.actors.test_silo import Consortium
+from tests.conftest import MakeJob, ledger_of
 from tests.pipelines.test_train import blocking_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,9 +102,7 @@ def test_an_interrupted_run_leaves_no_process_and_nothing_half_written(
     (run,) = client.search_runs([client.get_experiment_by_name("trial").experiment_id])
     assert run.info.status == "KILLED" and run.data.tags["blindsum.rounds"] == "1"
     for name in job_file.job.roster:
-        kinds = [
-            e.kind for e in Ledger(tmp_path / "state" / name / "ledger.sqlite", name).entries()
-        ]
+        kinds = [e.kind for e in ledger_of(tmp_path / "state" / name, name).entries()]
         assert kinds[:2] == ["reserve", "charge"] and 2 <= len(kinds) <= 3
     print(err)
     (model,) = (tmp_path / "runs").glob("*/model.pt")
@@ -194,3 +195,35 @@ def test_an_identity_is_made_once_and_its_fingerprint_can_be_pinned(
     assert "names no silo 'oak'" in str(stranger.exception)
     with pytest.raises(JobError, match="silos.1.identity"):
         load_job(path, ["silos.birch.identity=abc"])
+
+
+def test_a_silos_owner_sees_checks_exports_and_limits_the_ledger(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    runner, path = CliRunner(), make_job("training.rounds=2").path
+    of_birch = [str(path), "--silo", "birch"]
+    with pytest.raises(LedgerError, match="has no ledger"):
+        runner.invoke(app, ["ledger", "show", *of_birch], catch_exceptions=False)
+    Consortium(load_job(path), "run-1").round(1)
+    with console.capture() as said:
+        assert runner.invoke(app, ["ledger", "show", *of_birch]).exit_code == 0
+        assert runner.invoke(app, ["ledger", "verify", *of_birch]).exit_code == 0
+    for part in ("run-1", "lifetime limit: none", "head: 2:", "2 entries, every hash", "signed by"):
+        assert part in said.get()
+    exported = tmp_path / "ledger.json"
+    assert runner.invoke(app, ["ledger", "export", *of_birch, "--to", str(exported)]).exit_code == 0
+    entries = json.loads(exported.read_text())["entries"]
+    public, hash_ = bytes.fromhex(entries[1]["signer"]), entries[1]["hash"]
+    assert Identity.holds(public, bytes.fromhex(entries[1]["signature"]), hash_.encode())
+    assert (
+        hash_
+        == hashlib.sha256(f"{entries[0]['hash']}\n{entries[1]['content']}".encode()).hexdigest()
+    )
+    runner.invoke(app, ["ledger", "limit", *of_birch, "--epsilon", "0.5"], catch_exceptions=False)
+    with pytest.raises(LedgerError, match="silo 'birch': the plan would pass the lifetime limit"):
+        Consortium(load_job(path), "run-2")
+    for wrong in ("0", "-1", "inf"):
+        with pytest.raises(LedgerError, match="is no budget"):
+            runner.invoke(
+                app, ["ledger", "limit", *of_birch, "--epsilon", wrong], catch_exceptions=False
+            )

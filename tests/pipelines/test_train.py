@@ -19,10 +19,9 @@ from blindsum.pipelines.terminal import JsonLines, Quiet
 from blindsum.pipelines.train import Run, train
 from blindsum.platform.errors import BlindsumError, SiloLost, TrackingError
 from blindsum.platform.job_file import JobFile, load_job
-from blindsum.platform.ledger import Ledger
 from blindsum.platform.models import digest, get_parameters
 from blindsum.platform.tracking import Tracker, flatten, without_password
-from tests.conftest import MakeJob
+from tests.conftest import MakeJob, ledger_of
 
 # MLflow talks to its users in warnings; in these tests they are not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -93,7 +92,7 @@ def test_a_run_leaves_model_figures_and_ledgers(
     assert lines[0]["warnings"] == []
 
     for name in job_file.job.roster:
-        entries = Ledger(tmp_path / "state" / name / "ledger.sqlite", name).entries()
+        entries = ledger_of(tmp_path / "state" / name, name).entries()
         assert [e.kind for e in entries] == ["reserve"] + ["charge"] * planned
         assert entries[-1].epsilon == run.reports[-1].epsilon[name] <= 3
 
@@ -159,7 +158,7 @@ def test_a_lost_silo_ends_the_run_with_its_last_model(make_job: MakeJob, tmp_pat
     # The round that did not end was charged: no figure of spend may leave it out.
     assert run.announced == 2
     for name, epsilon in run.epsilon().items():
-        entries = Ledger(tmp_path / "state" / name / "ledger.sqlite", name).entries()
+        entries = ledger_of(tmp_path / "state" / name, name).entries()
         assert [e.round for e in entries] in ([0, 1, 2], [0, 1])
         assert epsilon >= entries[-1].epsilon * (1 - 1e-9)
     assert max(run.epsilon().values()) > run.reports[-1].epsilon["alder"]

@@ -5,14 +5,17 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from blindsum.he.identity import Identity
 from blindsum.platform.errors import BudgetExceeded, LedgerError
 from blindsum.platform.ledger import Ledger
+from blindsum.platform.lifetime import ORDERS, Limit, nothing, round_divergences
 from blindsum.platform.privacy import Accountant, PrivacyPlan
 
 SIGMA = 3.0
@@ -24,7 +27,8 @@ def privacy_plan(epsilon: float = 1.0) -> PrivacyPlan:
 
 
 def open_ledger(folder: Path) -> Ledger:
-    return Ledger(folder / "ledger.sqlite", "alder", now=lambda: 1.0)
+    identity = Identity(folder / "identity.pem")
+    return Ledger(folder / "ledger.sqlite", "alder", identity, now=lambda: 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +70,7 @@ def test_no_sequence_passes_the_budget_or_loses_a_charge(
     entries = ledger.entries()
     assert [e.kind for e in entries] == ["reserve"] + ["charge"] * charged
     assert ledger.lifetime(DATASET).epsilon == pytest.approx(accountant.epsilon_after(charged))
-    ledger.verify()
+    ledger.chain.verify()
 
 
 def test_budgets_last_across_jobs(tmp_path: Path, accountant: Accountant) -> None:
@@ -102,7 +106,7 @@ def test_a_charge_is_on_disk_when_charge_returns(tmp_path: Path, accountant: Acc
         ledger = open_ledger(tmp_path)
         ledger.reserve("job", DATASET, privacy_plan())
         ledger.charge("job", 1, 1, accountant)
-        ledger._db.execute("BEGIN IMMEDIATE")
+        ledger.chain.db.execute("BEGIN IMMEDIATE")
         ledger._append(ledger.entries()[-1])  # begun, never committed
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -154,7 +158,7 @@ def test_entries_cannot_be_changed_through_sql(tmp_path: Path, accountant: Accou
     ledger.reserve("job", DATASET, privacy_plan())
     for statement in ("UPDATE entries SET content = ''", "DELETE FROM entries"):
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-            ledger._db.execute(statement)
+            ledger.chain.db.execute(statement)
 
 
 def test_the_file_is_the_owners_alone(tmp_path: Path) -> None:
@@ -165,23 +169,24 @@ def test_ledgers_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_text("this is not a database, it is a text of some length")
     with pytest.raises(LedgerError, match="cannot be used"):
         open_ledger(tmp_path)
+    identity = Identity(tmp_path / "identity.pem")
     (tmp_path / "file").touch()
     with pytest.raises(LedgerError, match="cannot be used"):
-        Ledger(tmp_path / "file" / "ledger.sqlite", "alder")
+        Ledger(tmp_path / "file" / "ledger.sqlite", "alder", identity)
     (tmp_path / "folder").mkdir()
     with pytest.raises(LedgerError, match="cannot be used"):
-        Ledger(tmp_path / "folder", "alder")
+        Ledger(tmp_path / "folder", "alder", identity)
 
 
 def test_a_full_disk_charges_nothing_and_says_so(tmp_path: Path, accountant: Accountant) -> None:
     ledger = open_ledger(tmp_path)
     ledger.reserve("job", DATASET, privacy_plan())
-    pages = ledger._db.execute("PRAGMA page_count").fetchone()[0]
-    ledger._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own "disk is full"
+    pages = ledger.chain.db.execute("PRAGMA page_count").fetchone()[0]
+    ledger.chain.db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own "disk is full"
     with pytest.raises(LedgerError, match="full"):
         for number in range(1, 100):
             ledger.charge("job", number, 1, Accountant(privacy_plan(1e9)))
-    ledger.verify()
+    ledger.chain.verify()
 
 
 def test_a_job_without_privacy_leaves_an_unbounded_spend(
@@ -194,3 +199,169 @@ def test_a_job_without_privacy_leaves_an_unbounded_spend(
     ledger.close()
     lifetime = open_ledger(tmp_path).lifetime(DATASET)
     assert lifetime.epsilon == math.inf and lifetime.jobs == 2
+
+
+def rewritten(path: Path, budget: str, signer: Identity | None) -> None:
+    """What someone who can write the file does: other contents, a chain that fits, and another's
+    signatures or none."""
+    from blindsum.platform.chain import _hash
+
+    with sqlite3.connect(path) as db:
+        for trigger in ("no_update", "no_delete"):
+            db.execute(f"DROP TRIGGER {trigger}")
+        if signer:
+            db.execute("UPDATE signers SET public = ?", (signer.public,))
+        previous = "0" * 64
+        for number, content in db.execute("SELECT number, content FROM entries").fetchall():
+            changed = content.replace('"epsilon": 1.0', budget)
+            hash_ = _hash(changed, previous)
+            signature = signer.sign(hash_.encode()) if signer else None
+            db.execute(
+                "UPDATE entries SET content = ?, previous = ?, hash = ?, signature = ? "
+                "WHERE number = ?", (changed, previous, hash_, signature, number),
+            )  # fmt: skip
+            previous = hash_
+    db.close()
+
+
+@pytest.mark.parametrize("forger", ["nobody", "another"])
+def test_a_rewritten_chain_needs_the_silos_own_signature(
+    tmp_path: Path, accountant: Accountant, forger: str
+) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.reserve("job", DATASET, privacy_plan())
+    ledger.charge("job", 1, 1, accountant)
+    ledger.close()
+    signer = Identity(tmp_path / "forger.pem") if forger == "another" else None
+    rewritten(ledger.path, '"epsilon": 9.0', signer)
+    with pytest.raises(LedgerError, match="not signed|signed by another identity"):
+        open_ledger(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE entries SET signature = NULL WHERE number = 3", "entry 3 of the ledger .* is not signed"),
+        ("UPDATE entries SET signature = zeroblob(3373) WHERE number = 3", "signature of entry 3"),
+        ("UPDATE entries SET signature = zeroblob(3373) WHERE number = 2", "signature of entry 2"),
+        ("DELETE FROM signers", "signature of entry"),
+    ],
+)  # fmt: skip
+def test_signatures_that_are_missing_or_wrong_are_named(
+    tmp_path: Path, accountant: Accountant, statement: str, said: str
+) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.reserve("job", DATASET, privacy_plan())
+    for number in (1, 2):
+        ledger.charge("job", number, 1, accountant)
+    tampered(ledger.path, statement)
+    with pytest.raises(LedgerError, match=said):
+        ledger.chain.verify(thorough=True)
+
+
+def test_entries_cut_off_from_the_end_are_missed_by_a_head_kept_elsewhere(
+    tmp_path: Path, accountant: Accountant
+) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.reserve("job", DATASET, privacy_plan())
+    early = ledger.chain.head()
+    ledger.charge("job", 1, 1, accountant)
+    head = ledger.chain.head()
+    assert ledger.chain.verify(thorough=True, head=head).entries == 2
+    tampered(ledger.path, "DELETE FROM entries WHERE number = 2")
+    again = open_ledger(tmp_path)  # nothing inside the file tells
+    again.chain.verify(thorough=True, head=early)
+    with pytest.raises(LedgerError, match="entry 2 that was once the newest"):
+        again.chain.verify(head=head)
+    with pytest.raises(LedgerError, match="is not a ledger's head"):
+        again.chain.verify(head="nonsense")
+
+
+def test_an_earlier_versions_ledger_and_a_new_identity_are_adopted_on_purpose_only(
+    tmp_path: Path, accountant: Accountant
+) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.reserve("job", DATASET, privacy_plan())
+    ledger.charge("job", 1, 1, accountant)
+    ledger.close()
+    with sqlite3.connect(ledger.path) as db:  # as it was before ledgers were signed
+        db.execute("ALTER TABLE entries DROP COLUMN signature")
+        db.execute("ALTER TABLE entries DROP COLUMN signer")
+        db.execute("DROP TABLE signers")
+    db.close()
+    with pytest.raises(LedgerError, match="not signed.*blindsum ledger adopt"):
+        open_ledger(tmp_path)
+    first = Identity(tmp_path / "identity.pem")
+    Ledger(ledger.path, "alder", first, adopt=True).charge("job", 2, 1, accountant)
+    second = Identity(tmp_path / "second.pem")
+    with pytest.raises(LedgerError, match="signed by another identity"):
+        Ledger(ledger.path, "alder", second)
+    adopted = Ledger(ledger.path, "alder", second, adopt=True)
+    adopted.charge("job", 3, 1, accountant)
+    found = adopted.chain.verify(thorough=True)
+    assert (found.entries, found.unsigned) == (6, 2)
+    assert found.signers == (first.public, second.public)
+    assert adopted.lifetime(DATASET).epsilon == pytest.approx(accountant.epsilon_after(3))
+
+
+def test_a_lifetime_limit_refuses_plans_and_charges_over_all_jobs(
+    tmp_path: Path, accountant: Accountant
+) -> None:
+    ledger, plan = open_ledger(tmp_path), privacy_plan(50.0)
+    one = round_divergences(plan)
+    limit = Limit(Limit(0.0, 1e-5).epsilon_of(30.5 * one), 1e-5)  # room for 30 rounds
+    ledger.set_limit(limit)
+    with pytest.raises(LedgerError, match=r"lifetime limit .* At this noise 30 rounds still fit"):
+        ledger.reserve("too long", DATASET, plan)
+    short = replace(plan, rounds=20, rounds_within_budget=20)
+    lax = Accountant(privacy_plan(50.0))
+    for job in ("first", "second"):  # reserved together: each plan alone would fit
+        ledger.reserve(job, DATASET, short)
+    for number in range(1, 21):
+        ledger.charge("first", number, 1, lax)
+    for number in range(1, 11):
+        ledger.charge("second", number, 1, lax)
+    with pytest.raises(BudgetExceeded, match="would pass the lifetime limit"):
+        ledger.charge("second", 11, 1, lax)
+    ledger.reserve("elsewhere", "another dataset", short)  # a limit is for each table
+    with pytest.raises(LedgerError, match=r"past jobs spent .* Nothing of this plan fits"):
+        ledger.reserve("third", DATASET, short)
+    with pytest.raises(LedgerError, match="without differential privacy has none"):
+        ledger.unprotected("plain", DATASET)
+    assert ledger.lifetime_epsilon(DATASET, 1e-5) == Limit(0.0, 1e-5).epsilon_of(30 * one)
+    assert len([e for e in ledger.entries() if e.kind == "charge"]) == 30
+
+
+def test_no_limit_holds_for_a_table_that_was_used_without_privacy(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.unprotected("plain", DATASET)
+    ledger.set_limit(Limit(1000.0, 1e-5))
+    with pytest.raises(LedgerError, match="cannot hold"):
+        ledger.reserve("job", DATASET, privacy_plan())
+    assert ledger.lifetime_epsilon(DATASET, 1e-5) == math.inf
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    jobs=st.lists(
+        st.tuples(st.floats(0.8, 5.0), st.floats(0.01, 1.0), st.integers(1, 300)),
+        min_size=1, max_size=5,
+    ),
+    delta=st.floats(1e-9, 1e-2),
+)  # fmt: skip
+def test_the_filter_never_undercuts_the_tight_composition(
+    jobs: list[tuple[float, float, int]], delta: float
+) -> None:
+    """Of plans fixed up front, whose joint epsilon privacy loss distributions give."""
+    import dp_accounting
+    from dp_accounting.rdp import RdpAccountant
+
+    spent, joint = nothing(), RdpAccountant([float(order) for order in ORDERS])
+    for sigma, rate, rounds in jobs:
+        plan = replace(privacy_plan(), noise_multiplier=sigma, sampling_rate=rate)
+        spent = spent + rounds * round_divergences(plan)
+        event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(sigma))
+        joint.compose(event, rounds)
+    ours = Limit(0.0, delta).epsilon_of(spent)
+    assert ours >= joint.get_epsilon(delta) * (1 - 1e-6)
+    assert Limit(ours * 1.0001, delta).holds(spent) and not Limit(ours * 0.999, delta).holds(spent)

@@ -1,0 +1,135 @@
+"""`blindsum ledger`: what a silo's data has spent, for the silo's owner on the silo's machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+from rich.table import Table
+
+from blindsum.actors.vault import open_identity
+from blindsum.he.identity import fingerprint
+from blindsum.pipelines.terminal import console
+from blindsum.platform.errors import JobError, LedgerError
+from blindsum.platform.job_file import JobFile
+from blindsum.platform.ledger import Ledger
+from blindsum.platform.lifetime import Limit
+from blindsum.platform.paths import state_folder
+
+DEFAULT_DELTA = 1e-5
+
+
+def open_ledger(job_file: JobFile, silo: str, make: bool = False, adopt: bool = False) -> Ledger:
+    """A silo's ledger on this machine.
+
+    Args:
+        make: make one if there is none.
+
+    Raises:
+        JobError: the job has no such silo.
+        LedgerError, KeyRefused: there is no ledger, or it cannot be trusted.
+    """
+    if silo not in job_file.job.roster:
+        known = ", ".join(job_file.job.roster)
+        raise JobError(f"{job_file.path.name} names no silo '{silo}'", f"Its silos are {known}.")
+    state = state_folder(job_file.job.silo(silo))
+    path = state / "ledger.sqlite"
+    if not make and not path.exists():
+        raise LedgerError(
+            f"silo '{silo}' has no ledger at {path}",
+            "It is made by the silo's first run, on the silo's own machine.",
+        )
+    return Ledger(path, silo, open_identity(state), adopt=adopt)
+
+
+def show(ledger: Ledger) -> None:
+    """Print every job's spend, and each dataset's over all jobs."""
+    limit = ledger.limit()
+    delta = limit.delta if limit else DEFAULT_DELTA
+    jobs = Table(title="jobs", title_justify="left", box=None)
+    for heading in ("job", "begun (UTC)", "table", "charges", "epsilon", "delta"):
+        jobs.add_column(heading, overflow="fold")
+    entries = ledger.entries()
+    for name in dict.fromkeys(e.job for e in entries if e.job):
+        of_job = [e for e in entries if e.job == name]
+        last, charges = of_job[-1], sum(e.kind == "charge" for e in of_job)
+        private = last.kind != "unprotected"
+        spent = f"{last.epsilon:.4g}" if charges else "0"
+        jobs.add_row(
+            name, time.strftime("%Y-%m-%d %H:%M", time.gmtime(of_job[0].time)), last.dataset[:12],
+            str(charges), spent if private else "unbounded", f"{last.delta:g}" if private else "",
+        )  # fmt: skip
+    console.print(jobs)
+    tables = Table(title="tables, over all jobs", title_justify="left", box=None)
+    for heading in (
+        "table", "jobs", "sum of epsilons", "sum of deltas", f"as one epsilon at delta {delta:g}",
+    ):  # fmt: skip
+        tables.add_column(heading)
+    for dataset in dict.fromkeys(e.dataset for e in entries if e.dataset):
+        past, as_one = ledger.lifetime(dataset), ledger.lifetime_epsilon(dataset, delta)
+        tables.add_row(
+            dataset[:12], str(past.jobs), _number(past.epsilon), f"{past.delta:g}", _number(as_one)
+        )
+    console.print(tables)
+    console.print(
+        f"lifetime limit: epsilon {limit.epsilon:g} at delta {limit.delta:g} for each table"
+        if limit
+        else "lifetime limit: none (blindsum ledger limit)"
+    )
+    console.print(f"head: {ledger.chain.head()}")
+
+
+def verify(ledger: Ledger, head: str | None) -> None:
+    """Check every hash and signature; print who signed.
+
+    Raises:
+        LedgerError: names the first entry that does not fit.
+    """
+    found = ledger.chain.verify(thorough=True, head=head)
+    console.print(f"{found.entries} entries, every hash and signature holds")
+    if found.unsigned:
+        console.print(
+            f"the oldest {found.unsigned} are unsigned; the first signature vouches for them"
+        )
+    for public in found.signers:
+        console.print(f"signed by {fingerprint(public)}", soft_wrap=True)
+    if head is None:
+        console.print(
+            "whether newer entries were cut off shows --head, from blindsum.ledger.SILO in a run's MLflow tags"
+        )
+
+
+def export(ledger: Ledger, to: Path) -> None:
+    """Write all entries with hashes, signatures and signers to a new JSON file.
+
+    Raises:
+        LedgerError: the file is there already or cannot be written.
+    """
+    content = json.dumps({"ledger": str(ledger.path), "entries": ledger.chain.export()}, indent=1)
+    try:
+        with to.open("x", encoding="utf-8") as file:
+            file.write(content)
+    except FileExistsError:
+        raise LedgerError(f"{to} is there already", "Name another file.") from None
+    except OSError as error:
+        raise LedgerError(f"{to} cannot be written: {error.strerror}") from None
+
+
+def set_limit(ledger: Ledger, epsilon: float, delta: float) -> None:
+    """Put a lifetime limit in force for each of the silo's tables.
+
+    Raises:
+        LedgerError: it is no budget.
+    """
+    if not (0 < epsilon <= 1e6 and 0 < delta < 0.5):
+        raise LedgerError(
+            f"a lifetime limit of epsilon {epsilon:g} at delta {delta:g} is no budget",
+            "Take epsilon above 0 (useful ones lie around 1 to 20) and delta in 0 to 0.5.",
+        )
+    ledger.set_limit(Limit(epsilon, delta))
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "unbounded"

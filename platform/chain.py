@@ -1,0 +1,206 @@
+"""An append-only table in SQLite whose rows are hash-chained and signed.
+
+A row's hash covers its content and the hash before it (as in Haber and Stornetta, 1991); its
+signature is over the hash, and so vouches for all that came before. Rows cut off from the end leave
+a chain that verifies: compare its head with one kept elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from blindsum.platform.errors import LedgerError
+
+_FIRST = "0" * 64
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    number INTEGER PRIMARY KEY,
+    content TEXT NOT NULL,
+    previous TEXT NOT NULL,
+    hash TEXT NOT NULL UNIQUE,
+    signature BLOB,
+    signer INTEGER
+) STRICT;
+CREATE TABLE IF NOT EXISTS signers (number INTEGER PRIMARY KEY, public BLOB NOT NULL UNIQUE) STRICT;
+CREATE INDEX IF NOT EXISTS by_job ON entries (json_extract(content, '$.job'));
+CREATE INDEX IF NOT EXISTS by_kind ON entries (json_extract(content, '$.kind'));
+CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON entries
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entries
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+
+
+class Signer(Protocol):
+    """A silo's identity: `blindsum.he.identity.Identity`."""
+
+    @property
+    def public(self) -> bytes:
+        """Its public keys."""
+
+    def sign(self, content: bytes) -> bytes:
+        """A signature by all its keys."""
+
+    def holds(self, public: bytes, signature: bytes, content: bytes) -> bool:
+        """Whether the signature is that public identity's, of that content."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A chain that holds: its entries, how many of them (the oldest) are unsigned, as an earlier
+    version wrote them, and the public identities that signed, in order of their first entry."""
+
+    entries: int
+    unsigned: int
+    signers: tuple[bytes, ...]
+
+
+class Chain:
+    """The table in one file, made with mode 0600 if missing.
+
+    Raises:
+        LedgerError: the file cannot be opened, is no such table, or the chain is broken.
+    """
+
+    def __init__(self, path: Path, signer: Signer) -> None:
+        self._path, self._signer = path, signer
+        with self.explained():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            # An actor's methods may change threads; Ray still runs them one at a time.
+            self.db = sqlite3.connect(
+                path, isolation_level=None, timeout=10, check_same_thread=False
+            )
+            self.db.execute("PRAGMA journal_mode = WAL")  # one flush to disk per entry
+            self.db.execute("PRAGMA synchronous = FULL")
+            self.db.executescript(_SCHEMA)
+            columns = {row[1] for row in self.db.execute("PRAGMA table_info(entries)")}
+            if "signature" not in columns:  # an earlier version's
+                self.db.execute("ALTER TABLE entries ADD COLUMN signature BLOB")
+                self.db.execute("ALTER TABLE entries ADD COLUMN signer INTEGER")
+        self.verified = self.verify()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Check and append so that no other process can come between."""
+        with self.explained():
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+
+    def append(self, content: str) -> None:
+        """Append one row, inside a transaction."""
+        number, previous = self._last()
+        hash_, public = _hash(content, previous), self._signer.public
+        self.db.execute("INSERT OR IGNORE INTO signers (public) VALUES (?)", (public,))
+        (signer,) = self.db.execute(
+            "SELECT number FROM signers WHERE public = ?", (public,)
+        ).fetchone()
+        signature = self._signer.sign(hash_.encode())
+        self.db.execute(
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)",
+            (number + 1, content, previous, hash_, signature, signer),
+        )
+
+    def head(self) -> str:
+        """Number and hash of the newest row, "12:ab…": who keeps it sees later that rows are
+        missing."""
+        with self.explained():
+            number, hash_ = self._last()
+        return f"{number}:{hash_}"
+
+    def verify(self, thorough: bool = False, head: str | None = None) -> Verified:
+        """Check every hash, and the newest signature, which covers all rows.
+
+        Args:
+            thorough: check every signature.
+            head: what `head` gave at some time; the chain must still have that row.
+
+        Raises:
+            LedgerError: names the first entry that does not fit.
+        """
+        with self.explained():
+            rows = self.db.execute(
+                "SELECT number, content, previous, hash, signature, signer FROM entries "
+                "ORDER BY number"
+            ).fetchall()
+            known = dict(self.db.execute("SELECT number, public FROM signers").fetchall())
+        previous, unsigned = _FIRST, 0
+        signers: list[bytes] = []
+        for expected, (number, content, before, hash_, signature, signer) in enumerate(rows, 1):
+            if (number, before, hash_) != (expected, previous, _hash(content, previous)):
+                raise self._broken(f"entry {expected}", "was changed, removed or moved")
+            previous = hash_
+            if signature is None:
+                unsigned += 1
+                if signers:
+                    raise self._broken(f"entry {expected}", "is not signed")
+                continue
+            public = known.get(signer, b"")
+            checked = thorough or expected == len(rows)
+            if checked and not self._signer.holds(public, signature, hash_.encode()):
+                raise self._broken(f"the signature of entry {expected}", "does not hold")
+            if public not in signers[-1:]:
+                signers.append(public)
+        if head is not None:
+            self._require(head, [row[3] for row in rows])
+        return Verified(len(rows), unsigned, tuple(signers))
+
+    def export(self) -> list[dict[str, Any]]:
+        """Every row with hash, signature and signer in hex: enough to check it elsewhere."""
+        with self.explained():
+            rows = self.db.execute(
+                "SELECT content, hash, lower(hex(signature)), lower(hex(public)) FROM entries "
+                "LEFT JOIN signers ON signer = signers.number ORDER BY entries.number"
+            ).fetchall()
+        return [dict(zip(("content", "hash", "signature", "signer"), r, strict=True)) for r in rows]
+
+    def close(self) -> None:
+        self.db.close()
+
+    def _last(self) -> tuple[int, str]:
+        number, hash_ = self.db.execute(
+            "SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1"
+        ).fetchone() or (0, _FIRST)
+        return number, hash_
+
+    def _require(self, head: str, hashes: list[str]) -> None:
+        number, _, kept = head.partition(":")
+        if not number.isdigit():
+            raise LedgerError(f"{head[:20]!r} is not a ledger's head", "It looks like 12:ab34….")
+        if int(number) > len(hashes) or (int(number) and hashes[int(number) - 1] != kept):
+            raise self._broken(f"the entry {number} that was once the newest", "is not there")
+
+    def _broken(self, what: str, how: str) -> LedgerError:
+        return LedgerError(
+            f"{what} of the ledger {self._path} {how}",
+            "Restore the ledger from a backup; without it the spend cannot be known.",
+        )
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """SQLite's and the disk's errors in a reader's words."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerError(
+                f"the ledger {self._path} cannot be used: {error}",
+                "Check that the disk has room and the folder is writable, and that the file is "
+                "this silo's ledger. Without it nothing is trained or sent.",
+            ) from None
+
+
+def _hash(content: str, previous: str) -> str:
+    return hashlib.sha256(f"{previous}\n{content}".encode()).hexdigest()
