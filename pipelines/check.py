@@ -13,13 +13,14 @@ from blindsum.he.cipher import chunk_bytes
 from blindsum.he.packing import count_limbs
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.infra.ray_session import ray_session
+from blindsum.pipelines.folders import runs_folder, silo_folder
 from blindsum.pipelines.terminal import console, emit, plan_figures, size, warnings
-from blindsum.pipelines.train import runs_folder, silo_folder
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.metrics import FIXED_COUNTS
 from blindsum.platform.privacy import ACCOUNTANT, UNIT, describe, update_range
 from blindsum.platform.releases import METRICS_GUARANTEE
+from blindsum.platform.statement import privacy_statement
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,13 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     job, parameters = job_file.job, checked.parameters
     found = warnings(job.privacy.noise, job.encryption.scheme)
     first = next(iter(checked.inspections.values()))
+    stated = privacy_statement(job, {n: i.plan for n, i in checked.inspections.items()})
     values = first.parameters
     if as_json:
         emit(
             "check", job=job.name, rounds=checked.rounds, parameters=values,
             up_bytes_per_round=checked.up_bytes, down_bytes_per_round=checked.down_bytes,
-            encryption=asdict(parameters), warnings=found,
+            encryption=asdict(parameters), warnings=found, statement=stated,
             silos={
                 n: {"plan": plan_figures(i.plan), "lifetime": _lifetime(i), "ledger": i.ledger}
                 for n, i in checked.inspections.items()
@@ -131,6 +133,10 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     if job.privacy.noise != "none":
         console.print(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
         console.print(f"mechanism: {describe(job.privacy)['mechanism']}")
+    for heading in ("Threat model and trust", "What is not covered"):
+        console.print(f"\n[bold]{heading.lower()}[/]")
+        for name, text in stated[heading].items():
+            console.print(f"  {text}" if name.isdigit() else f"  {name}: {text}")
     console.print(f"\nmodel: {values} parameters, {checked.rounds} rounds")
     console.print(
         f"sends: {size(checked.up_bytes)} up and {size(checked.down_bytes)} down a round, all "

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from blindsum.infra.ray_session import ray_session
-from blindsum.platform.errors import BlindsumError, BudgetExceeded, JobError, without_values
+from blindsum.pipelines.folders import runs_folder, silo_folder
+from blindsum.platform.errors import BlindsumError, BudgetExceeded, without_values
 from blindsum.platform.job_file import JobFile
 
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
@@ -289,6 +290,7 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     from blindsum.platform.features import feature_count
     from blindsum.platform.models import build_model, set_parameters
     from blindsum.platform.paths import import_from
+    from blindsum.platform.statement import as_page, privacy_statement
 
     job = run.job_file.job
     # An interrupted user waits for no silo that is deep in its training.
@@ -317,6 +319,13 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
         {s: b for s in job.roster if (b := run.budget(s)) is not None},
     )  # fmt: skip
     tracker.log_file(curves)
+    stated = privacy_statement(
+        job, {n: i.plan for n, i in run.inspections.items()}, run.epsilon(), run.headline()
+    )
+    page = as_page(stated, run.name).encode()
+    content_json = json.dumps({"run": run.name, **stated}, indent=2).encode()
+    tracker.log_file(_write(run.folder / "privacy-statement.json", content_json))
+    tracker.log_file(_write(run.folder / "privacy-statement.html", page))
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -328,37 +337,6 @@ def _write(path: Path, content: bytes) -> Path:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
-
-
-def silo_folder(job_file: JobFile) -> str:
-    """The job's folder as silos find it.
-
-    A Ray job's working directory is copied to every node at its own path; there, a folder
-    inside it is given relative to the silo's working directory.
-    """
-    import ray
-
-    folder = job_file.folder
-    shipped = ray.get_runtime_context().runtime_env.get("working_dir")
-    if shipped and folder.is_relative_to(Path.cwd()):
-        return str(folder.relative_to(Path.cwd()))
-    return str(folder)
-
-
-def runs_folder(job_file: JobFile) -> Path:
-    """The folder for results.
-
-    Raises:
-        JobError: nothing can be written there.
-    """
-    try:
-        folder = (job_file.folder / Path(job_file.job.runs or ".").expanduser()).absolute()
-        existing = next(p for p in (folder, *folder.parents) if p.exists())
-    except (OSError, RuntimeError, ValueError):
-        raise JobError(f"runs: {job_file.job.runs!r} is not a path") from None
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise JobError(f"runs: {existing} is not a writable folder", "Set runs to another folder.")
-    return folder
 
 
 def _new_run(job_file: JobFile) -> Run:

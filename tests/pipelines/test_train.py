@@ -126,7 +126,14 @@ def _check_tracking(run: Run, job_file: JobFile) -> None:
         assert [m.step for m in history] == list(range(1, len(run.reports) + 1))
         np.testing.assert_allclose([m.value for m in history], expected, rtol=1e-9)
     artifacts = {a.path for a in found.list_artifacts(run.run_id)}
-    assert {"job.yaml", "accuracy_and_epsilon.png"} <= artifacts
+    statement = {"privacy-statement.json", "privacy-statement.html"}
+    assert {"job.yaml", "accuracy_and_epsilon.png"} | statement <= artifacts
+    stated = json.loads((run.folder / "privacy-statement.json").read_text())
+    for name, epsilon in run.epsilon().items():
+        assert stated["Privacy parameters"][name]["epsilon spent"] == pytest.approx(
+            epsilon, abs=1e-6
+        )
+        assert logged.data.tags[f"blindsum.ledger.{name}"].startswith(f"{len(run.reports) + 1}:")
     assert image.imread(run.folder / "accuracy_and_epsilon.png").std() > 0.05
     mlflow.set_tracking_uri(run.tracking_uri)
     (model,) = found.search_logged_models([logged.info.experiment_id])

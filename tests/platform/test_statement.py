@@ -1,0 +1,55 @@
+"""The privacy statement says what holds for this job, and what does not."""
+
+import re
+
+import pytest
+
+from blindsum.platform.privacy import plan
+from blindsum.platform.statement import HEADINGS, Statement, as_page, privacy_statement
+from tests.conftest import MakeJob
+
+SHARED = ("privacy.noise=shared", "training.local_steps=1")
+
+
+def stated(make_job: MakeJob, *overrides: str) -> Statement:
+    job = make_job(*overrides).job
+    return privacy_statement(job, {n: plan(job, n) for n in job.roster})
+
+
+@pytest.mark.parametrize("overrides", [(), SHARED])
+def test_every_heading_is_there_and_every_silo_has_its_parameters(
+    make_job: MakeJob, overrides: tuple[str, ...]
+) -> None:
+    found = stated(make_job, *overrides, "silos.birch.epsilon=1")
+    assert tuple(found) == HEADINGS
+    parameters = found["Privacy parameters"]
+    assert {n: p["epsilon"] for n, p in parameters.items()} == {"alder": 3, "birch": 1, "cedar": 3}
+    assert parameters["birch"]["epsilon of the whole plan"] <= 1
+
+
+def test_whom_the_guarantee_trusts_follows_from_the_job(make_job: MakeJob) -> None:
+    local = stated(make_job)["Threat model and trust"]
+    assert local["other silos"] == "not trusted with records"
+    shared = stated(make_job, *SHARED)["Threat model and trust"]
+    assert "up to 1 of 3 may collude; at least 2 must add" in shared["other silos"]
+    bare = stated(make_job, "encryption.scheme=none")
+    assert bare["Threat model and trust"]["aggregator, driver, network"] == "TRUSTED"
+    assert "NOT encrypted" in bare["Data security and access control"]["updates"]
+    pin = f"silos.birch.identity={'ab' * 32}"
+    pinned = stated(make_job, pin, "encryption.verify=true")["Threat model and trust"]
+    assert pinned["identities pinned in the job file"] == "1 of 3"
+    assert pinned["totals summed again"] == "yes"
+
+
+def test_without_privacy_nothing_is_promised(make_job: MakeJob) -> None:
+    found = stated(make_job, "privacy={noise: none}")
+    assert "unbounded" in found["Privacy parameters"]["epsilon"]
+    assert "may reveal training records" in found["What is not covered"]["everything"]
+    assert found["Threat model and trust"]["who queries the model"] == "TRUSTED"
+
+
+def test_the_page_carries_all_it_needs_and_escapes_what_it_shows(make_job: MakeJob) -> None:
+    page = as_page(stated(make_job), "<script>alert(1)</script>")
+    assert "<script" not in page and not re.search(r"(src|href)=|url\(|@import", page)
+    for heading in HEADINGS:
+        assert f"<h2>{heading}</h2>" in page
