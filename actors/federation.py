@@ -49,7 +49,7 @@ from blindsum.platform.errors import (
 from blindsum.platform.job import Job
 from blindsum.platform.metrics import FIXED_COUNTS, Metrics
 from blindsum.platform.models import digest
-from blindsum.platform.privacy import update_range
+from blindsum.platform.privacy import plan, update_range
 
 T = TypeVar("T")
 _AGGREGATOR = "the aggregator"  # a blank in it: no silo has such a name
@@ -124,7 +124,9 @@ class Federation:
         inspections = self._each("inspect", "start", self.job.deadlines.start_s)
         first = next(iter(inspections.values()))
         self._values = first.parameters
-        self._range = self._first_range = update_range(self.job, first.plan)
+        self._range = self._first_range = update_range(
+            self.job, first.plan or plan(self.job, first.silo)
+        )
         self._model = self._same((i.model_digest for i in inspections.values()), "initial weights")
         return cast(dict[str, Inspection], inspections)
 

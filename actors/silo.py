@@ -87,7 +87,7 @@ class Silo:
         terms = f"{self._parameters.digest}\n{job.model_dump_json()}"
         self._terms = hashlib.sha256(terms.encode()).hexdigest()
         self._plan = plan(job, self.name)
-        self._accountant = Accountant(self._plan) if self._plan else None
+        self._accountant = Accountant(self._plan) if self._plan and job.private else None
         self._range = update_range(job, self._plan)
         if self._plan and self._plan.share:
             require_fine(self._plan.share, self._range, self._parameters.limit)
@@ -106,9 +106,7 @@ class Silo:
         self._recent = {0: self._global}
         self._model_digest = initial_digest(self._model)
         self._optimizer = ServerOptimizer(job.server, self._global.size)
-        self._random = (
-            cryptographic_generator() if private else seeded_generator(job.seed, self.name)
-        )
+        self._random = self._generator()
         self._trainer = LocalTrainer(
             self._model, self._data.train, job.training, self._plan, self._random
         )
@@ -121,12 +119,20 @@ class Silo:
         if ledger.exists():
             opened = Ledger(ledger, self.name, open_identity(self._state))
             lifetime = opened.lifetime(self._data.fingerprint)
-            if self._plan:
+            if self._plan and self._accountant:
                 opened.require_lifetime(self._data.fingerprint, self._plan)
             opened.close()
         return Inspection(
-            self.name, self._plan, self._global.size, self._model_digest, str(ledger), lifetime,
+            self.name, self._plan if job.private else None, self._global.size, self._model_digest, str(ledger), lifetime,
         )  # fmt: skip
+
+    def _generator(self) -> np.random.Generator:
+        """Noise and samples. Never from a seed, but in a run that says it is not private."""
+        if self._job.private:
+            return cryptographic_generator()
+        section = self._job.privacy
+        seed = None if section.noise == "none" else section.test_seed
+        return seeded_generator(self._job.seed if seed is None else seed, self.name)
 
     @guarded
     def introduce(self) -> Introduction:
@@ -178,7 +184,7 @@ class Silo:
         self._keyed().connect(self._channel(aggregators))
         if self._round or self._last_attempt != (0, 0) or self._ledger is None:
             return  # rotated keys: the plan is reserved already
-        if self._plan:
+        if self._plan and self._accountant:
             self._ledger.reserve(self._spec.run, self._data.fingerprint, self._plan)
         else:
             self._ledger.unprotected(self._spec.run, self._data.fingerprint)

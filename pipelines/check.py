@@ -18,7 +18,7 @@ from blindsum.pipelines.terminal import console, emit, plan_figures, size, warni
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.metrics import FIXED_COUNTS
-from blindsum.platform.privacy import ACCOUNTANT, UNIT, describe, update_range
+from blindsum.platform.privacy import ACCOUNTANT, UNIT, describe, plan, update_range
 from blindsum.platform.releases import METRICS_GUARANTEE
 from blindsum.platform.statement import privacy_statement
 
@@ -97,7 +97,7 @@ def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]
 def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     """Print what the run would spend and send."""
     job, parameters = job_file.job, checked.parameters
-    found = warnings(job.privacy.noise, job.encryption.scheme)
+    found = warnings(job)
     first = next(iter(checked.inspections.values()))
     stated = privacy_statement(job, {n: i.plan for n, i in checked.inspections.items()})
     values = first.parameters
@@ -130,7 +130,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             f"{checked.rounds} x {i.plan.steps_per_round}", past,
         )  # fmt: skip
     console.print(table)
-    if job.privacy.noise != "none":
+    if job.privacy.noise != "none" and job.private:
         console.print(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
         console.print(f"mechanism: {describe(job.privacy)['mechanism']}")
     for heading in ("Threat model and trust", "What is not covered"):
@@ -146,7 +146,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         console.print(
             f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} bits a value, "
             f"{parameters.digits} values a real; a wrong integer with probability at most 2^-80 "
-            f"each; values beyond ±{update_range(job, first.plan):.4g} are cut"
+            f"each; values beyond ±{update_range(job, first.plan or plan(job, first.silo)):.4g} are cut"
             f"{', and that range adapts' if job.adapts_range else ''}"
         )
     console.print(f"held-out metrics: {METRICS_GUARANTEE}")

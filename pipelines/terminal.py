@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from blindsum.platform.job import Job
 from blindsum.platform.releases import METRICS_GUARANTEE
 
 if TYPE_CHECKING:
@@ -33,12 +34,17 @@ if not console.is_terminal:
     console = Console(stderr=True, highlight=False, width=120)
 
 
-def warnings(noise: str, scheme: str) -> list[str]:
+def warnings(job: Job) -> list[str]:
     """What a reader must not overlook."""
     found = []
-    if noise == "none":
+    if job.privacy.noise == "none":
         found.append("no differential privacy: the model may reveal training records")
-    if scheme == "none":
+    elif not job.private:
+        found.append(
+            "privacy.test_seed is set: noise and samples can be foretold and taken off again. "
+            "The model may reveal training records. For tests only"
+        )
+    if job.encryption.scheme == "none":
         found.append("no encryption: the aggregator's process sees every silo's update")
     return found
 
@@ -60,7 +66,7 @@ class Progressing:
 
     def planned(self, run: Run) -> None:
         job = run.job_file.job
-        for text in warnings(job.privacy.noise, job.encryption.scheme):
+        for text in warnings(job):
             console.print(f"[bold red]not private:[/] {text}")
         if run.rounds_planned < job.training.rounds:
             console.print(f"the budget covers {run.rounds_planned} of {job.training.rounds} rounds")
@@ -83,7 +89,7 @@ class Quiet:
     def planned(self, run: Run) -> None:
         """Say only what must not be overlooked."""
         job = run.job_file.job
-        for text in warnings(job.privacy.noise, job.encryption.scheme):
+        for text in warnings(job):
             console.print(f"not private: {text}")
 
     def round(self, run: Run, report: RoundReport) -> None:
@@ -103,7 +109,7 @@ class JsonLines:
         job = run.job_file.job
         emit(
             "planned", run=run.name, rounds=run.rounds_planned, startup_s=round(run.startup_s, 3),
-            warnings=warnings(job.privacy.noise, job.encryption.scheme),
+            warnings=warnings(job),
             silos={n: plan_figures(i.plan) for n, i in run.inspections.items()},
         )  # fmt: skip
 
@@ -198,7 +204,7 @@ def show_end(run: Run) -> None:
         if inspection.plan and run.reports:
             table.add_row(f"ledger {name}", inspection.ledger)
     console.print(table)
-    for text in warnings(job.privacy.noise, job.encryption.scheme):
+    for text in warnings(job):
         console.print(f"[bold red]not private:[/] {text}")
     if run.tracking_failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")

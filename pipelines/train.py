@@ -343,7 +343,8 @@ def _new_run(job_file: JobFile) -> Run:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     # The budget early in the name: MLflow cuts names short, and runs differ by it first.
     privacy = job_file.job.privacy
-    label = f"eps{privacy.epsilon:g}" if privacy.noise != "none" else "nodp"
+    label = "nodp" if privacy.noise == "none" else f"eps{privacy.epsilon:g}"
+    label = label if job_file.job.private or label == "nodp" else "NOT-PRIVATE-TEST"
     name = f"{job_file.job.name}-{label}-{stamp}-{secrets.token_hex(3)}"
     return Run(name, job_file, runs_folder(job_file) / name)
 

@@ -220,6 +220,10 @@ class LocalNoise(Section):
         le=1000,
         description="Fixed by hand; the run then stops where the budget ends.",
     )
+    test_seed: int | None = Field(
+        None, ge=0,
+        description="Noise and samples from this seed, known to all: for tests, NOT private.",
+    )  # fmt: skip
 
 
 class SharedNoise(Section):
@@ -233,6 +237,10 @@ class SharedNoise(Section):
     colluders: int = Field(
         1, ge=0, le=63,
         description="Silos that may pool what they know; the others' noise alone suffices.",
+    )  # fmt: skip
+    test_seed: int | None = Field(
+        None, ge=0,
+        description="Noise and samples from this seed, known to all: for tests, NOT private.",
     )  # fmt: skip
 
 
@@ -332,6 +340,11 @@ class Job(Section):
                 "leave it out"
             )
         return self
+
+    @property
+    def private(self) -> bool:
+        """Whether a run of this job is differentially private."""
+        return self.privacy.noise != "none" and self.privacy.test_seed is None
 
     @property
     def adapts_range(self) -> bool:

@@ -47,9 +47,12 @@ def privacy_statement(
     """
     section = job.privacy
     trust = _trust(job)
-    if section.noise == "none":
+    if section.noise == "none" or not job.private:
+        why = "its noise is from a known seed" if section.noise != "none" else "it adds no noise"
         return {
-            "Privacy parameters": {"epsilon": "unbounded: this run has no differential privacy"},
+            "Privacy parameters": {
+                "epsilon": f"unbounded: this run has no differential privacy, {why}"
+            },
             "Threat model and trust": trust,
             "What is not covered": {"everything": "the model may reveal training records"},
         }
@@ -121,7 +124,7 @@ def _trust(job: Job) -> dict[str, str]:
     section, n = job.privacy, len(job.silos)
     encrypted = job.encryption.scheme == "ckks"
     found = {
-        "who queries the model": "not trusted" if section.noise != "none" else "TRUSTED",
+        "who queries the model": "not trusted" if job.private else "TRUSTED",
         "other silos": "not trusted with records",
         "aggregator, driver, network": _CURIOUS if encrypted else "TRUSTED",
     }

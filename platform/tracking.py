@@ -167,18 +167,24 @@ class Tracker:
 
     def _tags(self) -> dict[str, str]:
         job = self._file.job
-        private = job.privacy.noise != "none"
+        private = job.private
         tags = {
             "blindsum.version": version("blindsum"),
             "blindsum.roster": ", ".join(job.roster),
             "blindsum.differential_privacy": (
-                f"record-level, {job.privacy.noise} noise" if private else "NONE"
+                f"record-level, {job.privacy.noise} noise"
+                if private
+                else "NONE"
+                if job.privacy.noise == "none"
+                else "NONE: privacy.test_seed is set"
             ),
             "blindsum.encryption": job.encryption.scheme.replace("none", "NONE"),
             "blindsum.metrics_guarantee": METRICS_GUARANTEE,
-            "epsilon": f"{job.privacy.epsilon:g}" if job.privacy.noise != "none" else "unbounded",
+            "epsilon": f"{job.privacy.epsilon:g}"
+            if job.privacy.noise != "none" and private
+            else "unbounded",
         }
-        if job.privacy.noise != "none":
+        if job.privacy.noise != "none" and private:
             tags |= {f"privacy.{key}": value for key, value in describe(job.privacy).items()}
         commit = code_commit()
         return tags | ({"mlflow.source.git.commit": commit} if commit else {})

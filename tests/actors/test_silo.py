@@ -670,3 +670,25 @@ def test_the_job_seed_decides_nothing_under_privacy(make_job: MakeJob) -> None:
         models.append(consortium.models()[0])
     assert not np.array_equal(*models)
     assert seeded_generator(1).random() == seeded_generator(1).random()
+
+
+@pytest.mark.parametrize("overrides", [(), SHARED])
+def test_a_seeded_test_run_repeats_and_is_nowhere_called_private(
+    make_job: MakeJob, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    models = []
+    for run in ("run-1", "run-2"):
+        consortium = Consortium(make_job(*overrides, "privacy.test_seed=7"), run)
+        exchange = consortium.exchange()
+        reports = [silo.train(exchange) for silo in consortium.silos.values()]
+        assert all(report.epsilon is None for report in reports)
+        uploads = [frame for silo in consortium.silos.values() for _, frame in silo.taken()]
+        consortium.apply(exchange, consortium.sum(exchange, uploads))
+        models.append(consortium.models()[0])
+        assert all(i.plan is None for i in consortium.inspections.values())
+    np.testing.assert_array_equal(*models)
+    noiseless = Consortium(make_job(NO_NOISE), "run-3")
+    noiseless.round(1)
+    assert not np.array_equal(models[0], noiseless.models()[0])
+    kinds = [e.kind for e in ledger_of(tmp_path / "state" / "alder", "alder").entries()]
+    assert kinds == ["unprotected"] * 3

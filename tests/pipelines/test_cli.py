@@ -144,6 +144,8 @@ def test_what_is_not_private_is_said_aloud(make_job: MakeJob) -> None:
     assert done.returncode == 0
     assert "not private: no differential privacy" in done.stderr
     assert "not private: no encryption" in done.stderr
+    done = blindsum("check", path, "--set", "privacy.test_seed=3")
+    assert "not private: privacy.test_seed is set" in done.stderr and "unbounded" in done.stderr
 
 
 @pytest.mark.parametrize(

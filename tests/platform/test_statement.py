@@ -41,8 +41,9 @@ def test_whom_the_guarantee_trusts_follows_from_the_job(make_job: MakeJob) -> No
     assert pinned["totals summed again"] == "yes"
 
 
-def test_without_privacy_nothing_is_promised(make_job: MakeJob) -> None:
-    found = stated(make_job, "privacy={noise: none}")
+@pytest.mark.parametrize("override", ["privacy={noise: none}", "privacy.test_seed=1"])
+def test_without_privacy_nothing_is_promised(make_job: MakeJob, override: str) -> None:
+    found = stated(make_job, override)
     assert "unbounded" in found["Privacy parameters"]["epsilon"]
     assert "may reveal training records" in found["What is not covered"]["everything"]
     assert found["Threat model and trust"]["who queries the model"] == "TRUSTED"
