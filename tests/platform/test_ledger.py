@@ -8,6 +8,7 @@ import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -365,3 +366,15 @@ def test_the_filter_never_undercuts_the_tight_composition(
     ours = Limit(0.0, delta).epsilon_of(spent)
     assert ours >= joint.get_epsilon(delta) * (1 - 1e-6)
     assert Limit(ours * 1.0001, delta).holds(spent) and not Limit(ours * 0.999, delta).holds(spent)
+
+
+@pytest.mark.parametrize("order", [2.0, 8.0, 256.0])
+def test_each_orders_budget_bounds_the_tail_and_all_of_them_share_delta(order: float) -> None:
+    """P(loss > epsilon) <= exp(-(a - 1) (epsilon - rho)) at every order: summed, they are delta."""
+    limit, spent = Limit(30.0, 1e-5), np.full(len(ORDERS), 1e9)
+    at = ORDERS.tolist().index(order)
+    most = 30.0 - math.log(len(ORDERS) / 1e-5) / (order - 1)
+    for rho, holds in ((most * (1 - 1e-9), True), (most * (1 + 1e-9), False)):
+        spent[at] = rho
+        assert limit.holds(spent) is holds
+    assert len(ORDERS) * math.exp(-(order - 1) * (30.0 - most)) == pytest.approx(1e-5)
