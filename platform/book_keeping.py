@@ -105,38 +105,48 @@ class _Term(Protocol):
 
 
 class _Factored:
-    """a [B, T, I] and d [B, T, O], or of two dimensions if T = 1; the gradient is not formed."""
+    """a [B, T, I] and d [B, T, O], or of two dimensions if T = 1; the gradient is not formed.
+
+    Over positions in double precision: their parts may cancel, and a norm that float32 rounds away
+    would let a record through unclipped.
+    """
 
     def __init__(self, layer: _Layer, inputs: list[Tensor], gradients: list[Tensor]) -> None:
         self._layer = layer
         self._a = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
         self._d = gradients[0] if len(gradients) == 1 else torch.cat(gradients, dim=1)
+        if self._d.dim() == 3:
+            self._a, self._d = self._a.double(), self._d.double()
 
     def squared_norms(self) -> Tensor:
         a, d = self._a, self._d
-        total = torch.zeros(len(d))
+        total = torch.zeros(len(d), dtype=d.dtype)
         weight, bias = _trained(self._layer)
         if weight is not None and d.dim() == 2:
             total += (_norm(a) * _norm(d)).square()  # |d a^T| = |d| |a|
         elif weight is not None:
             gram = torch.bmm(a, a.transpose(1, 2)) * torch.bmm(d, d.transpose(1, 2))
             total += gram.sum((1, 2)).clamp(min=0)
+            # What double precision may have rounded away: a norm is never taken for less.
+            terms = a.shape[2] + d.shape[2] + d.shape[1] ** 2
+            lengths = (a.norm(dim=2) * d.norm(dim=2)).sum(1)
+            total += terms * torch.finfo(torch.float64).eps * lengths.square()
         if bias is not None:
             total += _norm(d if d.dim() == 2 else d.sum(1)).square()
         return total
 
     def sums(self, factors: Tensor, whole: bool) -> list[tuple[nn.Parameter, Tensor]]:
         shape = (-1,) + (1,) * (self._d.dim() - 1)
-        a, d = self._a, self._d * factors.view(shape)
+        a, d = self._a, self._d * factors.view(shape).to(self._d.dtype)
         if not whole:  # zero times infinity is not zero
             bad = (factors == 0).view(shape)
             a, d = a.masked_fill(bad, 0.0), d.masked_fill(bad, 0.0)
         weight, bias = _trained(self._layer)
         found = []
         if weight is not None:
-            found.append((weight, d.flatten(0, -2).T @ a.flatten(0, -2)))
+            found.append((weight, (d.flatten(0, -2).T @ a.flatten(0, -2)).to(weight.dtype)))
         if bias is not None:
-            found.append((bias, d.flatten(0, -2).sum(0)))
+            found.append((bias, d.flatten(0, -2).sum(0).to(bias.dtype)))
         return found
 
 
@@ -161,7 +171,7 @@ class _Formed:
         for p, part in self._parts:
             flat = part.flatten(1)
             flat = flat if whole else flat.masked_fill((factors == 0)[:, None], 0.0)
-            found.append((p, factors @ flat))
+            found.append((p, factors.to(flat.dtype) @ flat))
         return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import torch
@@ -19,20 +20,34 @@ warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 
 class Ghost:
-    """Opacus's ghost clipping: norms in one backward pass, clipped sums in a second."""
+    """Opacus's ghost clipping: norms in one backward pass, clipped sums in a second.
+
+    On a copy of the model in double precision. Opacus takes norms from products over positions,
+    whose parts may cancel: what float32 rounds away there would go through unclipped.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._names = [name for name, p in model.named_parameters() if p.requires_grad]
-        for layer in model.modules():
+        self._source = [p for p in model.parameters() if p.requires_grad]
+        copied = copy.deepcopy(model).double()
+        self._parameters = [p for p in copied.parameters() if p.requires_grad]
+        self._names = [name for name, p in copied.named_parameters() if p.requires_grad]
+        for layer in copied.modules():
             if hasattr(layer, "inplace"):  # Opacus's hooks cannot be combined with it
                 layer.inplace = False  # type: ignore[assignment]
         self._module = GradSampleModuleFastGradientClipping(
-            model, batch_first=True, loss_reduction="sum", max_grad_norm=1.0
+            copied, batch_first=True, loss_reduction="sum", max_grad_norm=1.0
         )
         self._module.disable_hooks()  # but while clipping
+        self._model = model
 
     def __call__(self, features: Tensor, labels: Tensor, clip_norm: float) -> list[Tensor]:
+        self._module.train(self._model.training)
+        with torch.no_grad():
+            for p, source in zip(self._parameters, self._source, strict=True):
+                p.copy_(source)
+        return self._sums(features.double(), labels, clip_norm)
+
+    def _sums(self, features: Tensor, labels: Tensor, clip_norm: float) -> list[Tensor]:
         module = self._module
         try:
             module.enable_hooks()
@@ -41,13 +56,13 @@ class Ghost:
             norms = self._norms(len(features))
             finite = torch.isfinite(norms)
             if not finite.all():  # a record that overflows counts as zero
-                return self(features[finite], labels[finite], clip_norm)
+                return self._sums(features[finite], labels[finite], clip_norm)
             factors = (clip_norm / (norms + STABLE)).clamp(max=1.0)
             module.disable_hooks()  # the second pass is plain
             sums = torch.autograd.grad(losses @ factors, self._parameters, allow_unused=True)
             return [
-                torch.zeros_like(p) if s is None else s.contiguous()
-                for p, s in zip(self._parameters, sums, strict=True)
+                torch.zeros_like(source) if s is None else s.to(source.dtype).contiguous()
+                for source, s in zip(self._source, sums, strict=True)
             ]
         except NotImplementedError as error:
             raise ModelError(f"Opacus cannot clip this model: {error}") from None

@@ -190,6 +190,34 @@ def test_models_whose_weights_are_used_past_their_layer_are_refused(model: nn.Mo
         clipped_sum(model, FEATURES)
 
 
+class Contrast(nn.Module):
+    """The difference of two positions through one layer: their gradients nearly cancel."""
+
+    def __init__(self, normed: bool) -> None:
+        super().__init__()
+        self.each, self.last = nn.Linear(16, 8), nn.Linear(8, 2)
+        self.norm = nn.LayerNorm(8) if normed else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.each(x.view(-1, 2, 16))
+        return self.last(self.norm(torch.tanh(h[:, 0] - h[:, 1])))
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e6])
+def test_a_record_whose_positions_cancel_is_clipped_all_the_same(
+    normed: bool, scale: float
+) -> None:
+    """In float32 its norm rounds away, and it added up to 86 times the clip norm."""
+    torch.manual_seed(0)
+    way = clipped_sum(Contrast(normed), 32)
+    for label in range(200):
+        one = torch.randn(1, 16) * scale
+        record = torch.cat([one, one + torch.randn(1, 16) * scale * 2e-4], 1)
+        sums = way(record, torch.tensor([label % 2]), 1.0)
+        assert float(torch.cat([s.flatten() for s in sums]).norm()) <= 1.0 + 1e-5
+
+
 def test_drawn_normals_are_normal() -> None:
     values = torch.zeros(200_003)
     add_gaussian(values, 3.0, cryptographic_generator())
