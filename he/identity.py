@@ -66,7 +66,7 @@ class Identity:
         """Whether both signatures are that public identity's, of that content."""
         try:
             verify(public, signature, content, "content")
-        except KeyRefused:
+        except (KeyRefused, TypeError):
             return False
         return True
 

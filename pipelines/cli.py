@@ -184,7 +184,8 @@ def ledger_adopt(job: JobArgument, silo: SiloOption) -> None:
     """Go on with a ledger that another identity, or an earlier version, wrote."""
     from blindsum.pipelines import ledger
 
-    ledger.open_ledger(load_job(job, []), silo, adopt=True)
+    adopted = ledger.open_ledger(load_job(job, []), silo, adopt=True)
+    typer.echo(f"{adopted.path} goes on under this silo's identity", err=True)
 
 
 def _version(wanted: bool) -> None:

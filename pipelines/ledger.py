@@ -123,12 +123,13 @@ def set_limit(ledger: Ledger, epsilon: float, delta: float) -> None:
     Raises:
         LedgerError: it is no budget.
     """
-    if not (0 < epsilon <= 1e6 and 0 < delta < 0.5):
+    if not (0 < epsilon <= 1e6 and 1e-12 <= delta < 0.5):
         raise LedgerError(
             f"a lifetime limit of epsilon {epsilon:g} at delta {delta:g} is no budget",
-            "Take epsilon above 0 (useful ones lie around 1 to 20) and delta in 0 to 0.5.",
+            "Take epsilon above 0 (useful ones lie around 1 to 20) and delta in 1e-12 to 0.5.",
         )
     ledger.set_limit(Limit(epsilon, delta))
+    console.print(f"in force for each table in {ledger.path}: epsilon {epsilon:g}, delta {delta:g}")
 
 
 def _number(value: float) -> str:

@@ -8,7 +8,9 @@ a chain that verifies: compare its head with one kept elsewhere.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +87,9 @@ class Chain:
             if "signature" not in columns:  # an earlier version's
                 self.db.execute("ALTER TABLE entries ADD COLUMN signature BLOB")
                 self.db.execute("ALTER TABLE entries ADD COLUMN signer INTEGER")
+            self._require_own_schema()
         self.verified = self.verify()
+        self._seen = self._last()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -94,7 +98,9 @@ class Chain:
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                newest = self._last()
                 self.db.execute("COMMIT")
+                self._seen = newest
             except BaseException:
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
@@ -103,6 +109,11 @@ class Chain:
     def append(self, content: str) -> None:
         """Append one row, inside a transaction."""
         number, previous = self._last()
+        kept = self.db.execute(
+            "SELECT hash FROM entries WHERE number = ?", self._seen[:1]
+        ).fetchone()
+        if (kept or (_FIRST,))[0] != self._seen[1]:
+            raise self._broken(f"entry {self._seen[0]}", "was changed while the ledger was open")
         hash_, public = _hash(content, previous), self._signer.public
         self.db.execute("INSERT OR IGNORE INTO signers (public) VALUES (?)", (public,))
         (signer,) = self.db.execute(
@@ -113,6 +124,8 @@ class Chain:
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)",
             (number + 1, content, previous, hash_, signature, signer),
         )
+        if self._last() != (number + 1, hash_):
+            raise self._broken("a new entry", "did not get into it")
 
     def head(self) -> str:
         """Number and hash of the newest row, "12:ab…": who keeps it sees later that rows are
@@ -148,6 +161,8 @@ class Chain:
                 if signers:
                     raise self._broken(f"entry {expected}", "is not signed")
                 continue
+            if not signers and unsigned and _adopted(content) != unsigned:
+                raise self._broken(f"the first {unsigned} entries", "are not signed")
             public = known.get(signer, b"")
             checked = thorough or expected == len(rows)
             if checked and not self._signer.holds(public, signature, hash_.encode()):
@@ -170,6 +185,17 @@ class Chain:
     def close(self) -> None:
         self.db.close()
 
+    def _require_own_schema(self) -> None:
+        """Triggers, views and indexes that this module did not make could hide or drop entries."""
+        reference = sqlite3.connect(":memory:")
+        reference.executescript(_SCHEMA)
+        asked = "SELECT type, name, CASE type WHEN 'table' THEN '' ELSE sql END FROM sqlite_master"
+        ours, theirs = (set(db.execute(asked)) for db in (reference, self.db))
+        reference.close()
+        checked = self.db.execute("PRAGMA integrity_check").fetchall()
+        if ours != theirs or checked != [("ok",)]:
+            raise self._broken("the structure", "is not the one that was made")
+
     def _last(self) -> tuple[int, str]:
         number, hash_ = self.db.execute(
             "SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1"
@@ -178,9 +204,12 @@ class Chain:
 
     def _require(self, head: str, hashes: list[str]) -> None:
         number, _, kept = head.partition(":")
-        if not number.isdigit():
-            raise LedgerError(f"{head[:20]!r} is not a ledger's head", "It looks like 12:ab34….")
-        if int(number) > len(hashes) or (int(number) and hashes[int(number) - 1] != kept):
+        if not re.fullmatch(r"[0-9]{1,18}:[0-9a-f]{64}", head):
+            raise LedgerError(
+                f"{head[:20]!r} is not a ledger's head",
+                "It is a number, a colon and 64 hexadecimal digits, as ledger show prints it.",
+            )
+        if int(number) > len(hashes) or [_FIRST, *hashes][int(number)] != kept:
             raise self._broken(f"the entry {number} that was once the newest", "is not there")
 
     def _broken(self, what: str, how: str) -> LedgerError:
@@ -200,6 +229,15 @@ class Chain:
                 "Check that the disk has room and the folder is writable, and that the file is "
                 "this silo's ledger. Without it nothing is trained or sent.",
             ) from None
+
+
+def _adopted(content: str) -> int:
+    """How many unsigned entries the entry vouches for by saying so."""
+    try:
+        entry = json.loads(content)
+        return int(entry["round"]) if entry["kind"] == "identity" else 0
+    except (ValueError, TypeError, KeyError):
+        return 0
 
 
 def _hash(content: str, previous: str) -> str:

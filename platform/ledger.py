@@ -5,7 +5,7 @@ at any point can only over-count. Nothing is ever refunded.
 
 Entries are signed by the silo's identity: changes by whomever does not hold its keys are found when
 the ledger is next opened. Entries cut off from the end are found by comparing the head with one kept
-elsewhere: every run leaves it in MLflow. A dataset is known by the columns that the job uses.
+elsewhere: every run leaves it in MLflow as of its last round that ended. A dataset is known by the columns that the job uses.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class Ledger:
         state = self.chain.verified
         if adopt:
             with self.chain.transaction():
-                self._append(Entry("identity", now(), "", silo, "", 0, 0, 0.0, 0.0))
+                # The number of entries that nothing signed: no others may lose their signatures.
+                unsigned = state.unsigned if not state.signers else 0
+                self._append(Entry("identity", now(), "", silo, "", unsigned, 0, 0.0, 0.0))
         elif state.entries and signer.public not in state.signers[-1:]:
             how = "signed by another identity than this silo's" if state.signers else "not signed"
             raise LedgerError(
@@ -169,7 +171,8 @@ class Ledger:
                 raise BudgetExceeded(
                     f"round {round} would pass the lifetime limit of epsilon {limit.epsilon:g} at "
                     f"delta {limit.delta:g} in {self.path}",
-                    "Another job spent of it meanwhile. Nothing was trained or sent for this round.",
+                    "The limit was lowered, or more was spent than this plan foresaw. Nothing was "
+                    "trained or sent for this round.",
                 )
             self._append(
                 Entry(

@@ -47,7 +47,7 @@ class Limit:
     def rounds_left(self, spent: Divergences, plan: PrivacyPlan) -> int:
         """How many rounds of that plan still fit."""
         one, room = round_divergences(plan), self.epsilon - _tail(self.delta) - spent
-        return max(0, int(np.floor((room / one).max() * (1 + 1e-12))))
+        return max(0, int(np.floor(np.clip((room / one).max() * (1 + 1e-12), -1, 1e9))))
 
 
 def nothing() -> Divergences:

@@ -12,6 +12,7 @@ RELEASES = {
     "epsilon spent and left, by silo": "depends on the job file alone",
     "past spend on the same table, by silo": "tells the driver that the table was used before",
     "head of the ledger, by silo": "a hash, and how many entries the ledger has",
+    "refusal of a plan, by silo": "tells the driver the silo's lifetime limit and what is left of it",
     "ciphertext sizes and seconds, by silo": "not protected: a network sees them",
 }
 """Released figure: its guarantee. SECURITY.md shows this table."""

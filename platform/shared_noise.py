@@ -21,7 +21,8 @@ sigma = S / C, subsampled, composed and accounted as such. Rounding costs no pri
    exp(-pi^2 s^2) since a^2 + b^2 >= 1/2 where a - b is a whole number other than nought. So every
    probability differs by at most 2.1 h exp(-pi^2 s^2); with s >= LEAST_UNITS = 4 that is
    below 10^-66, and all coordinates and rounds of a run together stay below 10^-40 in total
-   variation. One honest silo alone is exact.
+   variation. One honest silo alone is exact. All this is of exact normals; `random_source.normals`
+   says where those drawn end.
 
 Integer shares (Skellam: Agarwal, Kairouz and Liu, NeurIPS 2021) need a larger S for the same
 proven epsilon: their Renyi bound under Poisson subsampling holds with a factor 3 on the sampled

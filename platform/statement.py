@@ -73,7 +73,7 @@ def privacy_statement(
         },
         "Utility": {"held-out": utility or "not measured before a run"},
         "Bias": {
-            "clipping": f"gradients above norm {section.clip_norm:g} are cut, which moves the model "
+            "clipping": "gradients above the clip norm are cut, which moves the model "
             "away from records that differ most from the others",
             "small groups": "noise is the same for all: groups with few records lose more accuracy; "
             "accuracy by group is not measured here",
@@ -135,8 +135,8 @@ def _trust(job: Job) -> dict[str, str]:
             "of the noise and keep it"
         )
         found["aggregator, driver, network"] = (
-            f"{_CURIOUS}, as long as the masks hold and the silos' identities are pinned or the "
-            "driver does not answer in their names"
+            f"{_CURIOUS}, as long as the masks hold and the driver gives every silo the agreed job "
+            "and does not answer in other silos' names"
         )
     pinned = sum(silo.identity is not None for silo in job.silos)
     found["identities pinned in the job file"] = f"{pinned} of {n}"

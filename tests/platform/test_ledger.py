@@ -378,3 +378,70 @@ def test_each_orders_budget_bounds_the_tail_and_all_of_them_share_delta(order: f
         spent[at] = rho
         assert limit.holds(spent) is holds
     assert len(ORDERS) * math.exp(-(order - 1) * (30.0 - most)) == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER quiet BEFORE INSERT ON entries BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE VIEW strange AS SELECT * FROM entries",
+        "DROP TRIGGER no_delete",
+    ],
+)
+def test_what_could_drop_or_hide_entries_is_found_when_the_ledger_is_opened(
+    tmp_path: Path, statement: str
+) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.close()
+    with sqlite3.connect(ledger.path) as db:
+        db.execute(statement)
+    db.close()
+    if statement.startswith("DROP"):
+        open_ledger(tmp_path)  # made again
+        return
+    with pytest.raises(LedgerError, match="structure of the ledger .* is not the one"):
+        open_ledger(tmp_path)
+
+
+def test_a_ledger_that_is_changed_while_open_gets_no_signature(
+    tmp_path: Path, accountant: Accountant
+) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.reserve("job", DATASET, privacy_plan())
+    for number in (1, 2, 3):
+        ledger.charge("job", number, 1, accountant)
+    tampered(ledger.path, "DELETE FROM entries WHERE number > 2")
+    with pytest.raises(LedgerError, match="entry 4 of the ledger .* changed while"):
+        ledger.charge("job", 4, 1, accountant)
+
+
+def test_an_entry_that_did_not_get_in_is_no_charge(tmp_path: Path, accountant: Accountant) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.reserve("job", DATASET, privacy_plan())
+    with sqlite3.connect(ledger.path) as db:
+        db.execute("CREATE TRIGGER quiet BEFORE INSERT ON entries BEGIN SELECT RAISE(IGNORE); END")
+    db.close()
+    with pytest.raises(LedgerError, match="did not get into it"):
+        ledger.charge("job", 1, 1, accountant)
+
+
+def test_no_more_entries_than_were_adopted_may_be_unsigned(
+    tmp_path: Path, accountant: Accountant
+) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.reserve("job", DATASET, privacy_plan())
+    for number in (1, 2):
+        ledger.charge("job", number, 1, accountant)
+    tampered(ledger.path, "UPDATE entries SET signature = NULL WHERE number < 3")
+    with pytest.raises(LedgerError, match="the first 2 entries of the ledger .* are not signed"):
+        open_ledger(tmp_path)
+
+
+@pytest.mark.parametrize("head", ["", "12", "0:zzz", "²:" + "a" * 64, "9" * 5000 + ":" + "a" * 64])
+def test_what_is_no_head_is_refused(tmp_path: Path, head: str) -> None:
+    chain = open_ledger(tmp_path).chain
+    chain.verify(head=chain.head())
+    with pytest.raises(LedgerError, match="is not a ledger's head"):
+        chain.verify(head=head)
+    with pytest.raises(LedgerError, match="that was once the newest"):
+        chain.verify(head="0:" + "1" * 64)
