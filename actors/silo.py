@@ -33,6 +33,7 @@ from blindsum.he.packing import (
 )
 from blindsum.he.parameters import Parameters
 from blindsum.platform import metrics
+from blindsum.platform.approval import require_approved
 from blindsum.platform.data import SiloData, load_data
 from blindsum.platform.errors import FederationError, LedgerError, guarded
 from blindsum.platform.features import feature_count
@@ -93,6 +94,7 @@ class Silo:
             require_fine(self._plan.share, self._range, self._parameters.limit)
         self._state = state_folder(section)
         require_usable(self._state)
+        require_approved(self._state, job)
         import_from(self._spec.folder)
         self._data: SiloData = load_data(
             resolve(section.data, self._spec.folder), job.data, self._state / "rejected_rows.txt"

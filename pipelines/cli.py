@@ -49,6 +49,9 @@ def interruptible(command: Callable[P, None]) -> Callable[P, None]:
     return call
 
 
+SiloOption = Annotated[str, typer.Option("--silo", help="The silo's name in the job file.")]
+
+
 @app.command()
 @interruptible
 def run(
@@ -110,26 +113,32 @@ def init(
 @app.command()
 def identity(
     job: JobArgument,
-    silo: Annotated[str, typer.Option("--silo", help="The silo's name in the job file.")],
+    silo: SiloOption,
 ) -> None:
     """Print the fingerprint of a silo's identity on this machine; make one if there is none."""
     from blindsum.actors.vault import open_identity
     from blindsum.he.identity import fingerprint
     from blindsum.platform.paths import state_folder
 
-    job_file = load_job(job, [])
-    if silo not in job_file.job.roster:
-        known = ", ".join(job_file.job.roster)
-        raise JobError(f"{job.name} names no silo '{silo}'", f"Its silos are {known}.")
-    opened = open_identity(state_folder(job_file.job.silo(silo)))
+    opened = open_identity(state_folder(load_job(job, []).silo(silo)))
     typer.echo(fingerprint(opened.public))
+
+
+@app.command()
+def approve(job: JobArgument, silo: SiloOption, set_: SetOption = None) -> None:
+    """Have a silo on this machine take part in this job; from then on, in approved jobs alone."""
+    from blindsum.platform.approval import approve as approve_job
+    from blindsum.platform.paths import state_folder
+
+    job_file = load_job(job, set_ or [])
+    digest = approve_job(state_folder(job_file.silo(silo)), job_file.job)
+    typer.echo(f"approved {digest}")
 
 
 ledger_app = typer.Typer(
     no_args_is_help=True, help="What a silo's data has spent; run by its owner, on its machine."
 )
 app.add_typer(ledger_app, name="ledger")
-SiloOption = Annotated[str, typer.Option("--silo", help="The silo's name in the job file.")]
 
 
 @ledger_app.command("show")

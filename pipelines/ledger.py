@@ -12,7 +12,7 @@ from rich.table import Table
 from blindsum.actors.vault import open_identity
 from blindsum.he.identity import fingerprint
 from blindsum.pipelines.terminal import console
-from blindsum.platform.errors import JobError, LedgerError
+from blindsum.platform.errors import LedgerError
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.ledger import Ledger
 from blindsum.platform.lifetime import Limit
@@ -31,10 +31,7 @@ def open_ledger(job_file: JobFile, silo: str, make: bool = False, adopt: bool = 
         JobError: the job has no such silo.
         LedgerError, KeyRefused: there is no ledger, or it cannot be trusted.
     """
-    if silo not in job_file.job.roster:
-        known = ", ".join(job_file.job.roster)
-        raise JobError(f"{job_file.path.name} names no silo '{silo}'", f"Its silos are {known}.")
-    state = state_folder(job_file.job.silo(silo))
+    state = state_folder(job_file.silo(silo))
     path = state / "ledger.sqlite"
     if not make and not path.exists():
         raise LedgerError(

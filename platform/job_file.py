@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from blindsum.platform.errors import JobError
-from blindsum.platform.job import Job
+from blindsum.platform.job import Job, SiloSection
 
 _FORMS = ("dict[str,Scaling]", "list[str]", "str", "int")
 _MENDS = {
@@ -53,6 +53,17 @@ class JobFile:
     @property
     def folder(self) -> Path:
         return self.path.parent
+
+    def silo(self, name: str) -> SiloSection:
+        """The section of a silo that a person named.
+
+        Raises:
+            JobError: the job has no such silo.
+        """
+        if name not in self.job.roster:
+            known = ", ".join(self.job.roster)
+            raise JobError(f"{self.path.name} names no silo '{name}'", f"Its silos are {known}.")
+        return self.job.silo(name)
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:

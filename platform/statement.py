@@ -48,14 +48,7 @@ def privacy_statement(
     section = job.privacy
     trust = _trust(job)
     if section.noise == "none" or not job.private:
-        why = "its noise is from a known seed" if section.noise != "none" else "it adds no noise"
-        return {
-            "Privacy parameters": {
-                "epsilon": f"unbounded: this run has no differential privacy, {why}"
-            },
-            "Threat model and trust": trust,
-            "What is not covered": {"everything": "the model may reveal training records"},
-        }
+        return _unprotected(job, trust)
     described = describe(section)
     parts: Statement = {
         "Privacy parameters": {
@@ -104,6 +97,17 @@ def privacy_statement(
         "What is not covered": {str(i): text for i, text in enumerate(NOT_COVERED, 1)},
     }  # fmt: skip
     return parts
+
+
+def _unprotected(job: Job, trust: dict[str, str]) -> Statement:
+    why = "it adds no noise" if job.privacy.noise == "none" else "its noise is from a known seed"
+    return {
+        "Privacy parameters": {
+            "epsilon": f"unbounded: this run has no differential privacy, {why}"
+        },
+        "Threat model and trust": trust,
+        "What is not covered": {"everything": "the model may reveal training records"},
+    }
 
 
 _CURIOUS = "may be curious, and work with silos"

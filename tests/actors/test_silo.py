@@ -19,11 +19,13 @@ from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
 from blindsum.he.packing import count_limbs
 from blindsum.he.wire import check_receipt
+from blindsum.platform.approval import approve
 from blindsum.platform.chain import Chain
 from blindsum.platform.errors import (
     BudgetExceeded,
     EncryptionError,
     FederationError,
+    JobError,
     KeyRefused,
     LedgerError,
     PrivacyError,
@@ -692,3 +694,21 @@ def test_a_seeded_test_run_repeats_and_is_nowhere_called_private(
     assert not np.array_equal(models[0], noiseless.models()[0])
     kinds = [e.kind for e in ledger_of(tmp_path / "state" / "alder", "alder").entries()]
     assert kinds == ["unprotected"] * 3
+
+
+def test_a_silo_whose_owner_approved_jobs_takes_part_in_those_alone(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    """What a lying driver would change: another pin, another budget, another roster."""
+    agreed = make_job()
+    state = tmp_path / "state" / "birch"
+    approve(state, agreed.job)
+    Consortium(agreed).round(1)
+    for change in ("privacy.epsilon=4", f"silos.alder.identity={'ab' * 32}", "seed=5"):
+        with pytest.raises(JobError, match="silo 'birch': .* has approved other jobs"):
+            Consortium(make_job(change), run="run-2")
+    approve(state, make_job("seed=5").job)
+    Consortium(make_job("seed=5"), run="run-3")
+    (state / "approved_jobs.txt").write_bytes(b"\xff")
+    with pytest.raises(JobError, match="cannot be read"):
+        Consortium(agreed, run="run-4")

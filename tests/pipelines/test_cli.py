@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from blindsum.he.identity import Identity
 from blindsum.pipelines.cli import app
 from blindsum.pipelines.terminal import console
+from blindsum.platform.approval import job_digest
 from blindsum.platform.errors import JobError, LedgerError
 from blindsum.platform.job_file import load_job
 from tests.actors.test_silo import Consortium
@@ -197,6 +198,20 @@ def test_an_identity_is_made_once_and_its_fingerprint_can_be_pinned(
     assert "names no silo 'oak'" in str(stranger.exception)
     with pytest.raises(JobError, match="silos.1.identity"):
         load_job(path, ["silos.birch.identity=abc"])
+
+
+def test_an_owner_approves_the_job_that_was_read(make_job: MakeJob, tmp_path: Path) -> None:
+    runner, path = CliRunner(), make_job().path
+    done = runner.invoke(app, ["approve", str(path), "--silo", "birch", "--set", "seed=9"])
+    assert done.exit_code == 0 and done.stdout.startswith("approved ")
+    approved = tmp_path / "state" / "birch" / "approved_jobs.txt"
+    assert approved.stat().st_mode & 0o777 == 0o600
+    assert job_digest(load_job(path, ["seed=9"]).job) in approved.read_text()
+    refused = blindsum("check", path)
+    assert (
+        refused.returncode == 1 and "silo 'birch': this silo's owner has approved" in refused.stderr
+    )
+    assert blindsum("check", path, "--set", "seed=9").returncode == 0
 
 
 def test_a_silos_owner_sees_checks_exports_and_limits_the_ledger(
