@@ -63,7 +63,8 @@ CHUNKS_PER_AGGREGATOR = 1024
 @dataclass(frozen=True)
 class RoundReport:
     """One round of the whole consortium. `phases` are seconds, the slowest silo's each;
-    `epsilon` is spent so far, `ledgers` the ledgers' heads, by silo; `range` is what update values were cut to."""
+    `epsilon` is spent so far, `ledgers` the ledgers' heads, by silo; `range` is what update
+    values were cut to."""
 
     round: int
     attempt: int

@@ -46,7 +46,8 @@ class Inspection:
 @dataclass(frozen=True)
 class TrainReport:
     """A silo charged its ledger, trained and sent. `epsilon` is the job's spend so far, `ledger`
-    the ledger's head (number and hash of its newest entry), `send_s` the time to mask, encrypt, sign and send, with the aggregators' adding in it."""
+    the ledger's head (number and hash of its newest entry), `send_s` the time to mask, encrypt,
+    sign and send, with the aggregators' adding in it."""
 
     silo: str
     epsilon: float | None

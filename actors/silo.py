@@ -125,7 +125,8 @@ class Silo:
                 opened.require_lifetime(self._data.fingerprint, self._plan)
             opened.close()
         return Inspection(
-            self.name, self._plan if job.private else None, self._global.size, self._model_digest, str(ledger), lifetime,
+            self.name, self._plan if job.private else None, self._global.size,
+            self._model_digest, str(ledger), lifetime,
         )  # fmt: skip
 
     def _generator(self) -> np.random.Generator:

@@ -251,7 +251,7 @@ class _Frame:
 
 
 _MAX_HEAD = 1 << 16
-"""Bytes of a frame beside its chunks and their indices: a roster of 64 and the signature take 15,000."""
+"""Bytes of a frame beside its chunks and their indices, at most: roster, signature, padding."""
 
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream
 

@@ -45,7 +45,14 @@ class Ghost:
         with torch.no_grad():
             for p, source in zip(self._parameters, self._source, strict=True):
                 p.copy_(source)
-        return self._sums(features.double(), labels, clip_norm)
+        try:
+            return self._sums(features.double(), labels, clip_norm)
+        except RuntimeError as error:
+            raise ModelError(
+                "the model cannot be clipped in double precision, which its layers need "
+                f"({type(error).__name__} of torch)",
+                "Make no float32 tensors in forward: take dtype from the input.",
+            ) from None
 
     def _sums(self, features: Tensor, labels: Tensor, clip_norm: float) -> list[Tensor]:
         module = self._module

@@ -65,8 +65,8 @@ def add_gaussian(target: torch.Tensor, deviation: float, random: np.random.Gener
 def normals(count: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
     """That many standard normals by Box and Muller (1958), for noise that must hold to the tails.
 
-    Uniforms of 64 bits, the small ones at their full relative precision, make radii up to 9.4:
-    a pair of real normals passes that with probability 2^-64.
+    Uniforms of 64 bits, the small ones at their full relative precision, make radii up to 9.5:
+    a pair of real normals passes that with probability 2^-65.
     """
     pairs = (count + 1) // 2
     words = np.frombuffer(random.bytes(16 * pairs), "<u8")

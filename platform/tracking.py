@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from blindsum.platform.errors import TrackingError
+from blindsum.platform.job import Job
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.privacy import describe
 from blindsum.platform.releases import METRICS_GUARANTEE
@@ -157,37 +158,13 @@ class Tracker:
             Param(k, v.replace(self.uri, self.shown_uri)[:_PARAM_LIMIT])
             for k, v in flatten(job.model_dump()).items()
         ]
-        tags = [RunTag(k, v) for k, v in self._tags().items()]
+        tags = [RunTag(k, v) for k, v in run_tags(job).items()]
         for start in range(0, len(params), 100):
             self._client.log_batch(self._run_id, params=params[start : start + 100])
         self._client.log_batch(self._run_id, tags=tags)
         text = self._file.text.replace(self.uri, self.shown_uri)
         self._client.log_text(self._run_id, text, "job.yaml")
         self._link = RunLink(self.shown_uri, name, self._run_id)
-
-    def _tags(self) -> dict[str, str]:
-        job = self._file.job
-        private = job.private
-        tags = {
-            "blindsum.version": version("blindsum"),
-            "blindsum.roster": ", ".join(job.roster),
-            "blindsum.differential_privacy": (
-                f"record-level, {job.privacy.noise} noise"
-                if private
-                else "NONE"
-                if job.privacy.noise == "none"
-                else "NONE: privacy.test_seed is set"
-            ),
-            "blindsum.encryption": job.encryption.scheme.replace("none", "NONE"),
-            "blindsum.metrics_guarantee": METRICS_GUARANTEE,
-            "epsilon": f"{job.privacy.epsilon:g}"
-            if job.privacy.noise != "none" and private
-            else "unbounded",
-        }
-        if job.privacy.noise != "none" and private:
-            tags |= {f"privacy.{key}": value for key, value in describe(job.privacy).items()}
-        commit = code_commit()
-        return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
     def _log_model(self, model: nn.Module, features: int, round: int) -> None:
         import mlflow
@@ -213,6 +190,31 @@ class Tracker:
 
         self._client.log_batch(self._run_id, tags=[RunTag(k, v) for k, v in tags.items()])
         self._client.set_terminated(self._run_id, status)
+
+
+def run_tags(job: Job) -> dict[str, str]:
+    """What MLflow shows of a run beside its settings and figures."""
+    private = job.private
+    tags = {
+        "blindsum.version": version("blindsum"),
+        "blindsum.roster": ", ".join(job.roster),
+        "blindsum.differential_privacy": (
+            f"record-level, {job.privacy.noise} noise"
+            if private
+            else "NONE"
+            if job.privacy.noise == "none"
+            else "NONE: privacy.test_seed is set"
+        ),
+        "blindsum.encryption": job.encryption.scheme.replace("none", "NONE"),
+        "blindsum.metrics_guarantee": METRICS_GUARANTEE,
+        "epsilon": f"{job.privacy.epsilon:g}"
+        if job.privacy.noise != "none" and private
+        else "unbounded",
+    }
+    if job.privacy.noise != "none" and private:
+        tags |= {f"privacy.{key}": value for key, value in describe(job.privacy).items()}
+    commit = code_commit()
+    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
 def flatten(content: Any, prefix: str = "") -> dict[str, str]:

@@ -218,6 +218,19 @@ def test_a_record_whose_positions_cancel_is_clipped_all_the_same(
         assert float(torch.cat([s.flatten() for s in sums]).norm()) <= 1.0 + 1e-5
 
 
+def test_a_model_that_cannot_be_clipped_in_double_precision_is_refused() -> None:
+    class Float32(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm = nn.Linear(FEATURES, CLASSES), nn.LayerNorm(CLASSES)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.a(x) @ torch.eye(CLASSES, dtype=torch.float32))
+
+    with pytest.raises(ModelError, match="double precision.*take dtype from the input"):
+        clipped_sum(Float32(), FEATURES)
+
+
 def test_drawn_normals_are_normal() -> None:
     values = torch.zeros(200_003)
     add_gaussian(values, 3.0, cryptographic_generator())

@@ -4,8 +4,10 @@ import re
 
 import pytest
 
+from blindsum.pipelines.train import _new_run
 from blindsum.platform.privacy import plan
 from blindsum.platform.statement import HEADINGS, Statement, as_page, privacy_statement
+from blindsum.platform.tracking import run_tags
 from tests.conftest import MakeJob
 
 SHARED = ("privacy.noise=shared", "training.local_steps=1")
@@ -54,3 +56,16 @@ def test_the_page_carries_all_it_needs_and_escapes_what_it_shows(make_job: MakeJ
     assert "<script" not in page and not re.search(r"(src|href)=|url\(|@import", page)
     for heading in HEADINGS:
         assert f"<h2>{heading}</h2>" in page
+
+
+def test_mlflow_and_the_runs_name_say_whether_a_run_is_private(make_job: MakeJob) -> None:
+    for overrides, said, epsilon, named in (
+        ((), "record-level, local noise", "3", "trial-eps3-"),
+        (SHARED, "record-level, shared noise", "3", "trial-eps3-"),
+        (("privacy.test_seed=1",), "NONE: privacy.test_seed is set", "unbounded", "NOT-PRIVATE"),
+        (("privacy={noise: none}",), "NONE", "unbounded", "nodp"),
+    ):
+        job_file = make_job(*overrides)
+        tags = run_tags(job_file.job)
+        assert tags["blindsum.differential_privacy"] == said and tags["epsilon"] == epsilon
+        assert named in _new_run(job_file).name
