@@ -445,3 +445,19 @@ def test_what_is_no_head_is_refused(tmp_path: Path, head: str) -> None:
         chain.verify(head=head)
     with pytest.raises(LedgerError, match="that was once the newest"):
         chain.verify(head="0:" + "1" * 64)
+
+
+def test_an_index_that_hides_the_limit_is_found(tmp_path: Path) -> None:
+    """Its text is ours, its content is not: SQLite would answer from it that there is no limit."""
+    ledger = open_ledger(tmp_path)
+    ledger.set_limit(Limit(0.5, 1e-5))
+    ledger.close()
+    with sqlite3.connect(ledger.path) as db:
+        ours = db.execute("SELECT sql FROM sqlite_master WHERE name = 'by_kind'").fetchone()
+        db.execute("DROP INDEX by_kind")
+        db.execute(ours[0] + " WHERE number < 0")
+        db.execute("PRAGMA writable_schema = 1")
+        db.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'by_kind'", ours)
+    db.close()
+    with pytest.raises(LedgerError, match="structure of the ledger"):
+        open_ledger(tmp_path)
