@@ -35,7 +35,7 @@ from blindsum.actors.messages import (
 from blindsum.actors.placement import ONCE, pinned, silo_options
 from blindsum.actors.silo import SiloActor, metrics_exchange
 from blindsum.he.exchange import Exchange
-from blindsum.he.packing import adapted_range, count_limbs
+from blindsum.he.packing import adapted_range
 from blindsum.he.parameters import Parameters
 from blindsum.platform.errors import (
     BlindsumError,
@@ -330,8 +330,7 @@ class Federation:
         return {name: answers[name] for name in refs}
 
     def _count_values(self) -> int:
-        counts = FIXED_COUNTS + len(self.job.data.target.classes)
-        return counts * count_limbs(self.parameters)
+        return FIXED_COUNTS + len(self.job.data.target.classes)
 
     def _same(self, digests: Iterable[str], what: str, round: int | None = None) -> str:
         found = set(digests)

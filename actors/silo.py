@@ -23,14 +23,7 @@ from blindsum.actors.messages import ApplyReport, Inspection, Release, SiloSpec,
 from blindsum.actors.vault import Vault, open_identity
 from blindsum.he.exchange import Exchange
 from blindsum.he.keys import Agreement, Contribution, Introduction
-from blindsum.he.packing import (
-    Integers,
-    is_adapted,
-    join_counts,
-    quantise,
-    require_finite,
-    split_counts,
-)
+from blindsum.he.packing import Integers, is_adapted, quantise, require_finite
 from blindsum.he.parameters import Parameters
 from blindsum.platform import metrics
 from blindsum.platform.approval import require_approved
@@ -278,19 +271,16 @@ class Silo:
         self._recent = {self._round - 1: self._recent[self._round - 1], self._round: self._global}
         set_parameters(self._model, self._global)
         self._model_digest = digest(self._global)
-        limbs = split_counts(
-            metrics.count(
-                self._model, self._data.test, len(self._job.data.target.classes),
-                self._saturated, self._large, self._data.dropped,
-            ),
-            self._parameters,
+        held_out = metrics.count(
+            self._model, self._data.test, len(self._job.data.target.classes),
+            self._saturated, self._large, self._data.dropped,
         )  # fmt: skip
         # One figure for applying and evaluating: evaluation alone would tell the fold's size.
         applied = time.perf_counter()
-        if counts != metrics_exchange(exchange, limbs.size):
+        if counts != metrics_exchange(exchange, held_out.size):
             raise FederationError("the announced metrics exchange is not the update's")
         self._pending_metrics = counts
-        sent = self._keyed().send(counts, lambda where: limbs[where])
+        sent = self._keyed().send(counts, lambda where: held_out[where])
         return ApplyReport(
             self.name, self._model_digest, sent, decrypted - started, applied - decrypted,
             time.perf_counter() - applied,
@@ -309,9 +299,8 @@ class Silo:
         if exchange != self._pending_metrics:
             raise FederationError("a metrics total came that this silo did not send to")
         self._pending_metrics = None
-        limbs = [part for _, part in self._keyed().receive(exchange, totals, uploads)]
-        counts = join_counts(np.concatenate(limbs), self._parameters)
-        return metrics.summarise(counts, self._global.size * len(exchange.roster))
+        counts = [part for _, part in self._keyed().receive(exchange, totals, uploads)]
+        return metrics.summarise(np.concatenate(counts), self._global.size * len(exchange.roster))
 
     @guarded
     @ray.method(concurrency_group="release")
@@ -372,7 +361,7 @@ def metrics_exchange(update: Exchange, values: int) -> Exchange:
     """The metrics exchange that follows an update's."""
     return Exchange(
         update.job, update.round, update.attempt, "metrics", update.roster, values, None,
-        update.parameters, update.model,
+        update.parameters.of_counts, update.model,
     )  # fmt: skip
 
 

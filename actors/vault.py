@@ -54,7 +54,7 @@ class Vault:
         self._verify = verify
         self._identities: dict[str, bytes] = {}
         self._keys: Keys | None = None
-        self._cipher: Cipher | None = None
+        self._ciphers: dict[str, Cipher] = {}
         self._channel: Channel | None = None
 
     # -- the key ceremony ----------------------------------------------------------------
@@ -85,7 +85,10 @@ class Vault:
     def finish(self, agreements: tuple[Agreement, ...]) -> None:
         keys = self._ceremony.finish(agreements)
         encrypted = self._parameters.scheme == "ckks"
-        self._cipher = CkksCipher(self._parameters, keys.secret) if encrypted else PlainCipher()
+        self._ciphers = {
+            of.digest: CkksCipher(of, keys.secret) if encrypted else PlainCipher()
+            for of in (self._parameters, self._parameters.of_counts)
+        }
         self._keys = keys
         del self._ceremony  # and the keys that opened what was sealed to this silo
 
@@ -100,7 +103,7 @@ class Vault:
         Raises:
             UploadRefused: an aggregator refused it.
         """
-        keys, cipher, channel = self._ready()
+        keys, cipher, channel = self._ready(exchange)
         masks = keys.seeds.open(exchange)
         sent = 0
         frames = encrypt_parts(exchange, self._silo, digits, cipher, masks, self._identity)
@@ -125,7 +128,7 @@ class Vault:
                 silo's keys are given up with it: each refusal tells an active aggregator a
                 little about the key.
         """
-        keys, cipher, channel = self._ready()
+        keys, cipher, channel = self._ready(exchange)
         frames = [frame for one in totals for frame in one]
         # Metrics have one reader, who sums them again itself.
         drawn = keys.verifier(exchange.roster, exchange.digest) == self._silo
@@ -139,12 +142,12 @@ class Vault:
             raise TotalRefused(error.what, error.mend) from None
 
     def _forget(self) -> None:
-        self._keys, self._cipher = None, None
+        self._keys, self._ciphers = None, {}
 
-    def _ready(self) -> tuple[Keys, Cipher, Channel]:
-        if self._keys is None or self._cipher is None or self._channel is None:
+    def _ready(self, exchange: Exchange) -> tuple[Keys, Cipher, Channel]:
+        if self._keys is None or self._channel is None:
             raise KeyRefused(
                 "this silo holds no key: the ceremony has not been, or a refused total ended it",
                 "Start the job again.",
             )
-        return self._keys, self._cipher, self._channel
+        return self._keys, self._ciphers[exchange.parameters.digest], self._channel

@@ -178,36 +178,3 @@ def unpack(packed: Integers, values: int, parameters: Parameters) -> Integers:
             "An upload was left out, doubled or altered on its way.",
         )
     return digits[:values]
-
-
-def split_counts(counts: Integers, parameters: Parameters) -> Integers:
-    """Non-negative integers below 2^48 as limbs that fit a digit, int64 [limbs * counts].
-
-    A limb never passes the limit of a digit, so its sum over all silos stays exact:
-    `join_counts` of a sum of limbs is the sum of the counts.
-    """
-    if counts.size and (int(counts.min()) < 0 or int(counts.max()) >= 1 << _COUNT_BITS):
-        raise EncryptionError(f"a count is outside 0 to 2^{_COUNT_BITS} - 1")
-    width = _limb_bits(parameters)
-    shifts = np.arange(count_limbs(parameters), dtype=np.int64) * width
-    return ((counts[None, :] >> shifts[:, None]) & ((1 << width) - 1)).reshape(-1)
-
-
-def join_counts(limbs: Integers, parameters: Parameters) -> Integers:
-    """The counts, int64, of summed limbs. Inverse of `split_counts`."""
-    rows = limbs.reshape(count_limbs(parameters), -1)
-    shifts = np.arange(rows.shape[0], dtype=np.int64) * _limb_bits(parameters)
-    joined: Integers = (rows << shifts[:, None]).sum(axis=0)
-    return joined
-
-
-def count_limbs(parameters: Parameters) -> int:
-    """Digits that one count takes."""
-    return -(-_COUNT_BITS // _limb_bits(parameters))
-
-
-def _limb_bits(parameters: Parameters) -> int:
-    return (parameters.limit + 1).bit_length() - 1
-
-
-_COUNT_BITS = 48

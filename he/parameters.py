@@ -53,8 +53,8 @@ _DEVIATIONS = math.sqrt(2 * (1 - FAILURE_LOG2) * math.log(2))  # t above: 10.6
 class Parameters:
     """Checked, immutable parameters; equal on every silo and the aggregator, and public.
 
-    Build with `derive`. Attributes: `silos` n in 2..64, `bits` b in 2..24, `digits` D in
-    1..3, `limit` the greatest magnitude of a silo's digit, `scale` of CKKS (an integer).
+    Build with `derive`. Attributes: `silos` n in 2..64, `bits` b in 2..24 (more in `of_counts`),
+    `digits` D in 1..3, `limit` the greatest magnitude of a silo's digit, `scale` of CKKS (an integer).
     """
 
     scheme: Scheme
@@ -122,6 +122,16 @@ class Parameters:
     def values_per_chunk(self) -> int:
         """Integers in one ciphertext: N/2 complex slots of two reals of D digits."""
         return RING_DEGREE * self.digits
+
+    @cached_property
+    def of_counts(self) -> Parameters:
+        """The parameters of sums of counts: one integer of as many bits as are exact to a real.
+
+        Nothing but the total of such an integer can be seen in its sum. Cut into several digits,
+        the digits' sums would tell more than the count's: how often they carried.
+        """
+        bits = next(b for b in range(MAX_REAL_BITS, 1, -1) if _scale(self.silos, b, 1) is not None)
+        return Parameters(self.scheme, self.silos, bits, 1, _scale(self.silos, bits, 1) or 1)
 
     def chunks(self, values: int) -> int:
         """Ciphertexts needed for that many integers."""

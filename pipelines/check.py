@@ -10,7 +10,6 @@ from rich.table import Table
 
 from blindsum.actors.messages import Inspection, SiloSpec
 from blindsum.he.cipher import chunk_bytes
-from blindsum.he.packing import count_limbs
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.folders import runs_folder, silo_folder
@@ -50,9 +49,9 @@ def check(job_file: JobFile, address: str | None) -> Checked:
     runs_folder(job_file)
     inspections = _on_cluster(job_file, address) if address else _here(job_file)
     values = next(iter(inspections.values())).parameters
-    counts = (FIXED_COUNTS + len(job.data.target.classes)) * count_limbs(parameters)
+    counts = FIXED_COUNTS + len(job.data.target.classes)
     fresh, summed = chunk_bytes(parameters)
-    update, metrics = parameters.chunks(values), parameters.chunks(counts)
+    update, metrics = parameters.chunks(values), parameters.of_counts.chunks(counts)
     plans = [i.plan for i in inspections.values() if i.plan]
     return Checked(
         inspections, parameters,

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from blindsum.platform.data import Fold
 
-LOSS_UNIT = 2.0**-16
+LOSS_UNIT = 2.0**-10
 """One integer unit of a summed loss, in nats."""
 
 MAX_LOSS = 32.0

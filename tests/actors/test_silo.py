@@ -17,7 +17,6 @@ from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo import Silo, metrics_exchange
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
-from blindsum.he.packing import count_limbs
 from blindsum.he.wire import check_receipt
 from blindsum.platform.approval import approve
 from blindsum.platform.chain import Chain
@@ -112,7 +111,7 @@ class Consortium:
         )  # fmt: skip
 
     def counts(self, exchange: Exchange) -> Exchange:
-        return metrics_exchange(exchange, _limbs(self.silos))
+        return metrics_exchange(exchange, _count_values(self.silos))
 
     def train(self, exchange: Exchange) -> list[pa.Buffer]:
         """Every silo's frame of a model of one part."""
@@ -136,19 +135,19 @@ class Consortium:
     def round(self, number: int, attempt: int = 1) -> Metrics:
         exchange = self.exchange(number, attempt)
         total = self.sum(exchange, self.train(exchange))
-        limbs = self.counts(exchange)
-        counted = self.sum(limbs, self.apply(exchange, total))
+        counts = self.counts(exchange)
+        counted = self.sum(counts, self.apply(exchange, total))
         (self.model,) = {silo._model_digest for silo in self.silos.values()}
         uploads = [aggregator.uploads() for aggregator in self.aggregators]
-        return next(iter(self.silos.values())).read_metrics(limbs, uploads, *counted)
+        return next(iter(self.silos.values())).read_metrics(counts, uploads, *counted)
 
     def models(self) -> list[np.ndarray]:
         return [silo._global for silo in self.silos.values()]
 
 
-def _limbs(silos: dict[str, PostedSilo]) -> int:
+def _count_values(silos: dict[str, PostedSilo]) -> int:
     first = next(iter(silos.values()))
-    return (FIXED_COUNTS + len(first._job.data.target.classes)) * count_limbs(first._parameters)
+    return FIXED_COUNTS + len(first._job.data.target.classes)
 
 
 def test_encrypted_plaintext_and_float_runs_agree(make_job: MakeJob, tmp_path: Path) -> None:
@@ -400,7 +399,7 @@ def test_a_scaled_total_releases_nothing_and_ends_the_keys(make_job: MakeJob) ->
     with pytest.raises(TotalRefused, match="nothing was released"):
         silo.apply(exchange, consortium.counts(exchange), [], *forged)
     with pytest.raises(KeyRefused, match="a refused total ended it"):
-        silo._vault._ready()  # type: ignore[union-attr]
+        silo._vault._ready(exchange)  # type: ignore[union-attr]
     np.testing.assert_array_equal(silo._global, before)
 
 
@@ -568,7 +567,7 @@ def test_a_new_ceremony_gives_the_old_keys_up_and_keeps_the_roster(make_job: Mak
     cards = tuple(silo.introduce() for silo in consortium.silos.values())
     alder = consortium.silos["alder"]
     with pytest.raises(KeyRefused, match="holds no key"):
-        alder._vault._ready()  # type: ignore[union-attr]
+        alder._vault._ready(consortium.exchange())  # type: ignore[union-attr]
     with pytest.raises(KeyRefused, match="roster is not the job's"):
         alder.contribute(cards[:2])
 

@@ -39,8 +39,8 @@ def test_the_documented_table_is_where_the_bounds_end(silos: int, two: int, thre
 @pytest.mark.parametrize("silos", range(2, 65))
 def test_coefficients_of_a_sum_stay_below_half_the_prime(silos: int) -> None:
     """Independently of the code: sums of uniform reals, the last one's masks determined."""
-    for bits in range(2, 25):
-        p = Parameters.derive(silos, bits)
+    derived = [Parameters.derive(silos, bits) for bits in range(2, 25)]
+    for p in (*derived, derived[0].of_counts):
         one = 2.0**p.real_bits / math.sqrt(12) * p.scale * math.sqrt(2 / RING_DEGREE)
         tails = math.sqrt(2 * 81 * math.log(2))
         assert tails * one * (math.sqrt(silos - 1) + 1) + 21 * silos < 2.0**59
@@ -51,11 +51,15 @@ def test_coefficients_of_a_sum_stay_below_half_the_prime(silos: int) -> None:
 @pytest.mark.parametrize("silos", [2, 8, 64])
 def test_failure_probability_is_below_2_to_minus_80(silos: int) -> None:
     """An independent bound: Gaussian tail in log space at half a unit."""
-    p = Parameters.derive(silos)
+    for p in (Parameters.derive(silos), Parameters.derive(silos).of_counts):
+        assert _log2_tail(p) <= -80
+
+
+def _log2_tail(p: Parameters) -> float:
+    silos = p.silos
     variance = silos * (10.5 + 1 / 12) * RING_DEGREE / 2 / p.scale**2
     fft = (0.48 * 2.0 ** (p.digits * p.summed_bits - 52)) ** 2 * silos
-    log2_tail = math.log2(2) - 0.25 / 2 / (variance + fft) / math.log(2)
-    assert log2_tail <= -80
+    return math.log2(2) - 0.25 / 2 / (variance + fft) / math.log(2)
 
 
 @pytest.mark.parametrize("silos", [0, 1, 65])
