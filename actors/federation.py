@@ -14,16 +14,10 @@ from typing import Any, TypeVar, cast
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import (
-    ActorUnschedulableError,
-    GetTimeoutError,
-    ObjectLostError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import RayError
 
 from blindsum.actors.aggregator import AggregatorActor
+from blindsum.actors.answers import fetch
 from blindsum.actors.messages import (
     ApplyReport,
     Inspection,
@@ -37,17 +31,16 @@ from blindsum.actors.silo import SiloActor, metrics_exchange
 from blindsum.he.exchange import Exchange
 from blindsum.he.packing import adapted_range
 from blindsum.he.parameters import Parameters
+from blindsum.platform.adaptive_clipping import next_clipping
 from blindsum.platform.errors import (
     BlindsumError,
-    ClusterError,
     FederationError,
     ModelsDiffer,
     SiloLost,
     TotalRefused,
-    Unexpected,
 )
 from blindsum.platform.job import Job
-from blindsum.platform.metrics import FIXED_COUNTS, Metrics
+from blindsum.platform.metrics import Metrics, count_values
 from blindsum.platform.models import digest
 from blindsum.platform.privacy import plan, update_range
 
@@ -64,7 +57,8 @@ CHUNKS_PER_AGGREGATOR = 1024
 class RoundReport:
     """One round of the whole consortium. `phases` are seconds, the slowest silo's each;
     `epsilon` is spent so far, `ledgers` the ledgers' heads, by silo; `range` is what update
-    values were cut to."""
+    values were cut to, `clip_norm` the job's as it was in this round (None without differential
+    privacy), `metrics_epsilon` what was spent on held-out records, where they have a budget."""
 
     round: int
     attempt: int
@@ -77,6 +71,8 @@ class RoundReport:
     seconds: float
     phases: Mapping[str, float]
     ledgers: Mapping[str, str] = field(default_factory=dict)
+    clip_norm: float | None = None
+    metrics_epsilon: float | None = None
 
 
 class Federation:
@@ -114,6 +110,8 @@ class Federation:
         self._values = 0
         self._model = ""  # digest of what the silos start the next round from
         self._range = self._first_range = 0.0
+        self._clipping = 1.0  # of the job's clip norm
+        self._metrics_epsilon: float | None = None
         self.retries = 0  # attempts beyond each round's first: charged, and without a model
 
     def inspect(self) -> dict[str, Inspection]:
@@ -173,12 +171,20 @@ class Federation:
                 raise error.located(round=number) from None
             else:
                 break
+        self._adapt(report.metrics)
+        return report
+
+    def _adapt(self, metrics: Metrics) -> None:
+        """Clip norm and range of the next round, from this one's public figures."""
+        privacy = self.job.privacy
+        if privacy.noise != "none" and privacy.clip_quantile and metrics.unclipped is not None:
+            self._clipping = next_clipping(self._clipping, metrics.unclipped, privacy.clip_quantile)
+            if privacy.noise == "shared":
+                self._range = self._first_range * self._clipping
         if self.job.adapts_range:
             self._range = adapted_range(
-                self._range, self._first_range,
-                report.metrics.saturated, report.metrics.large,
-            )  # fmt: skip
-        return report
+                self._range, self._first_range, metrics.saturated, metrics.large
+            )
 
     def _attempt(self, number: int, attempt: int) -> RoundReport:
         """All calls are submitted at once and Ray starts each when its inputs are there; then
@@ -186,9 +192,9 @@ class Federation:
         started = time.perf_counter()
         update = Exchange(
             self.run, number, attempt, "update", self.job.roster, self._values, self._range,
-            self.parameters, self._model,
+            self.parameters, self._model, self._clipping,
         )  # fmt: skip
-        counts = metrics_exchange(update, self._count_values())
+        counts = metrics_exchange(update, count_values(self.job))
         opened = self._of_aggregators("open", update)
         training = self._of_silos("train", update, *opened.values())
         totalling, totals, uploads = self._close(update, training, counts)
@@ -210,6 +216,9 @@ class Federation:
             raise
         self._model = self._same((a.model_digest for a in applied), "model", number)
         seconds = time.perf_counter() - started
+        held_out = [t.metrics_epsilon for t in trained if t.metrics_epsilon is not None]
+        self._metrics_epsilon = max(held_out, default=self._metrics_epsilon)
+        privacy = self.job.privacy
         return RoundReport(
             number, attempt, self._range, metrics, self._model,
             {t.silo: t.epsilon for t in trained if t.epsilon is not None},
@@ -218,6 +227,8 @@ class Federation:
             + sum(t.total_bytes for t in counts_closed),
             seconds=seconds, phases=_phases(trained, closed, applied, counts_closed),
             ledgers={t.silo: t.ledger for t in trained},
+            clip_norm=None if privacy.noise == "none" else privacy.clip_norm * update.clipping,
+            metrics_epsilon=self._metrics_epsilon,
         )  # fmt: skip
 
     def release(self, round: int, model_digest: str, timeout_s: float = 60.0) -> Release:
@@ -326,11 +337,8 @@ class Federation:
                     f"{late} did not {doing} within {deadline_s:g} s",
                     "Look at that node, or raise deadlines.start_s or deadlines.round_s.",
                 )
-            answers[names[done[0]]] = _fetch(done[0], names[done[0]], doing)
+            answers[names[done[0]]] = fetch(done[0], names[done[0]], doing)
         return {name: answers[name] for name in refs}
-
-    def _count_values(self) -> int:
-        return FIXED_COUNTS + len(self.job.data.target.classes)
 
     def _same(self, digests: Iterable[str], what: str, round: int | None = None) -> str:
         found = set(digests)
@@ -342,46 +350,6 @@ class Federation:
                 round=round,
             )
         return found.pop()
-
-
-def _fetch(ref: ObjectRef[Any], name: str, doing: str) -> Any:
-    """One answer of a silo or an aggregator, with Ray's wrappings taken off its error."""
-    try:
-        return ray.get(ref, timeout=60)
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, BlindsumError):
-            raise cause from None
-        if isinstance(cause, (RayActorError, ObjectLostError)):  # its input's owner died
-            raise _lost(name, doing) from None
-        raise Unexpected(
-            f"'{name}' failed with {type(cause).__qualname__} while asked to {doing}",
-            "This is a fault in Blindsum: please report it.",
-        ) from None
-    except RayActorError as error:
-        started = not isinstance(error, ActorUnschedulableError) and not error.actor_init_failed
-        raise (_lost(name, doing) if started else _never_started(name, error)) from None
-    except ObjectLostError:
-        raise _lost(name, doing) from None
-    except (RayError, GetTimeoutError) as error:
-        raise FederationError(f"'{name}' gave no answer: {type(error).__name__}") from None
-
-
-def _lost(name: str, doing: str) -> FederationError:
-    if " " in name:
-        return FederationError(f"{name}'s process died", "Look at its node's memory and logs.")
-    return SiloLost(
-        f"its process died while asked to {doing}",
-        "Look at that node's memory and logs, then start the job again.",
-        silo=name,
-    )
-
-
-def _never_started(name: str, error: RayActorError) -> ClusterError:
-    return ClusterError(
-        f"'{name}' could not start on its node ({type(error).__name__})",
-        "The node needs the same blindsum, with its dependencies, as the driver.",
-    )
 
 
 def _phases(

@@ -46,7 +46,7 @@ class Inspection:
 @dataclass(frozen=True)
 class TrainReport:
     """A silo charged its ledger, trained and sent. `epsilon` is the job's spend so far, `ledger`
-    the ledger's head (number and hash of its newest entry), `send_s` the time to mask, encrypt,
+    the ledger's head (number and hash of its newest entry), `metrics_epsilon` the spend on held-out records, `send_s` the time to mask, encrypt,
     sign and send, with the aggregators' adding in it."""
 
     silo: str
@@ -56,6 +56,7 @@ class TrainReport:
     train_s: float
     send_s: float
     ledger: str = ""
+    metrics_epsilon: float | None = None
 
 
 @dataclass(frozen=True)

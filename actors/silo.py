@@ -25,12 +25,13 @@ from blindsum.he.exchange import Exchange
 from blindsum.he.keys import Agreement, Contribution, Introduction
 from blindsum.he.packing import Integers, is_adapted, quantise, require_finite
 from blindsum.he.parameters import Parameters
-from blindsum.platform import metrics
+from blindsum.platform.adaptive_clipping import is_adapted as is_adapted_clipping
 from blindsum.platform.approval import require_approved
 from blindsum.platform.data import SiloData, load_data
 from blindsum.platform.errors import FederationError, LedgerError, guarded
 from blindsum.platform.features import feature_count
 from blindsum.platform.ledger import Ledger, Lifetime
+from blindsum.platform.metrics import Counting, Metrics, Tally
 from blindsum.platform.models import (
     Vector,
     build_model,
@@ -40,7 +41,7 @@ from blindsum.platform.models import (
     set_parameters,
 )
 from blindsum.platform.paths import import_from, require_usable, resolve, state_folder
-from blindsum.platform.privacy import Accountant, greatest_sum, plan, update_range
+from blindsum.platform.privacy import Accountant, greatest_sum, metrics_plan, plan, update_range
 from blindsum.platform.random_source import cryptographic_generator, seeded_generator
 from blindsum.platform.server_optimizer import ServerOptimizer
 from blindsum.platform.shared_noise import noised_integers, require_fine
@@ -82,6 +83,8 @@ class Silo:
         self._terms = hashlib.sha256(terms.encode()).hexdigest()
         self._plan = plan(job, self.name)
         self._accountant = Accountant(self._plan) if self._plan and job.private else None
+        held_out = metrics_plan(job)
+        self._metrics_accountant = Accountant(held_out) if held_out and job.private else None
         self._range = update_range(job, self._plan)
         if self._plan and self._plan.share:
             require_fine(self._plan.share, self._range, self._parameters.limit)
@@ -105,6 +108,7 @@ class Silo:
         self._trainer = LocalTrainer(
             self._model, self._data.train, job.training, self._plan, self._random
         )
+        self._counting = Counting(job, self._plan, self._data, self._random)
         if self._accountant and self._plan:
             # Ahead of the rounds: none of them should wait for a composition.
             for rounds in range(1, min(self._plan.rounds_within_budget, PRECOMPUTED) + 1):
@@ -115,7 +119,7 @@ class Silo:
             opened = Ledger(ledger, self.name, open_identity(self._state))
             lifetime = opened.lifetime(self._data.fingerprint)
             if self._plan and self._accountant:
-                opened.require_lifetime(self._data.fingerprint, self._plan)
+                opened.require_lifetime(self._data.fingerprint, self._plan, held_out)
             opened.close()
         return Inspection(
             self.name, self._plan if job.private else None, self._global.size,
@@ -181,7 +185,9 @@ class Silo:
         if self._round or self._last_attempt != (0, 0) or self._ledger is None:
             return  # rotated keys: the plan is reserved already
         if self._plan and self._accountant:
-            self._ledger.reserve(self._spec.run, self._data.fingerprint, self._plan)
+            self._ledger.reserve(
+                self._spec.run, self._data.fingerprint, self._plan, self._counting.plan
+            )
         else:
             self._ledger.unprotected(self._spec.run, self._data.fingerprint)
 
@@ -213,22 +219,23 @@ class Silo:
             raise FederationError(f"round {exchange.round} was announced after {self._round}")
         self._last_attempt = (exchange.round, exchange.attempt)
         started = time.perf_counter()
-        epsilon = self._charge(exchange)
+        epsilon, metrics_epsilon = self._charge(exchange)
         charged = time.perf_counter()
-        update = self._trainer.train(self._global)
+        update = self._trainer.train(self._global, exchange.clipping)
         require_finite(update)
         trained = time.perf_counter()
-        self._saturated = self._large = 0
+        self._tally = Tally(unclipped=self._trainer.unclipped)
         bound = exchange.range or self._range
 
         def digits(where: slice) -> Integers:
             if self._plan and self._plan.share:
                 unit = bound / self._parameters.limit
-                cut = greatest_sum(self._job)
-                return noised_integers(update[where], cut, self._plan.share, unit, self._random)
+                cut = greatest_sum(self._job) * exchange.clipping
+                share = self._plan.share * exchange.clipping
+                return noised_integers(update[where], cut, share, unit, self._random)
             quantised = quantise(update[where], bound, self._parameters, self._random)
-            self._saturated += quantised.saturated
-            self._large += quantised.large
+            self._tally.saturated += quantised.saturated
+            self._tally.large += quantised.large
             return quantised.integers
 
         sent = self._keyed().send(exchange, digits)
@@ -236,6 +243,7 @@ class Silo:
         return TrainReport(
             self.name, epsilon, sent, charged - started, trained - charged,
             time.perf_counter() - trained, self._ledger.chain.head() if self._ledger else "",
+            metrics_epsilon,
         )  # fmt: skip
 
     @guarded
@@ -271,16 +279,13 @@ class Silo:
         self._recent = {self._round - 1: self._recent[self._round - 1], self._round: self._global}
         set_parameters(self._model, self._global)
         self._model_digest = digest(self._global)
-        held_out = metrics.count(
-            self._model, self._data.test, len(self._job.data.target.classes),
-            self._saturated, self._large, self._data.dropped,
-        )  # fmt: skip
+        counted = self._counting.counts(self._model, exchange.round, self._tally)
         # One figure for applying and evaluating: evaluation alone would tell the fold's size.
         applied = time.perf_counter()
-        if counts != metrics_exchange(exchange, held_out.size):
+        if counts != metrics_exchange(exchange, counted.size):
             raise FederationError("the announced metrics exchange is not the update's")
         self._pending_metrics = counts
-        sent = self._keyed().send(counts, lambda where: held_out[where])
+        sent = self._keyed().send(counts, lambda where: counted[where])
         return ApplyReport(
             self.name, self._model_digest, sent, decrypted - started, applied - decrypted,
             time.perf_counter() - applied,
@@ -289,7 +294,7 @@ class Silo:
     @guarded
     def read_metrics(
         self, exchange: Exchange, uploads: Sequence[Any], *totals: Sequence[pa.Buffer]
-    ) -> metrics.Metrics:
+    ) -> Metrics:
         """Decrypt the consortium's metrics, once for each round that was applied.
 
         Raises:
@@ -300,7 +305,8 @@ class Silo:
             raise FederationError("a metrics total came that this silo did not send to")
         self._pending_metrics = None
         counts = [part for _, part in self._keyed().receive(exchange, totals, uploads)]
-        return metrics.summarise(np.concatenate(counts), self._global.size * len(exchange.roster))
+        values = self._global.size * len(exchange.roster)
+        return self._counting.summarise(np.concatenate(counts), exchange.round, values)
 
     @guarded
     @ray.method(concurrency_group="release")
@@ -313,14 +319,17 @@ class Silo:
         vector = self._recent.get(round)
         return None if vector is None else Release(round, vector)
 
-    def _charge(self, exchange: Exchange) -> float | None:
+    def _charge(self, exchange: Exchange) -> tuple[float | None, float | None]:
+        """Epsilon so far of training records, and of held-out ones where they have a budget."""
         if self._ledger is None:
             raise LedgerError("training was asked for before the ledger was opened")
-        if self._accountant is None:
-            return None
-        return self._ledger.charge(
-            self._spec.run, exchange.round, exchange.attempt, self._accountant
-        )
+        attempt = self._spec.run, exchange.round, exchange.attempt
+        epsilon = metrics_epsilon = None
+        if self._accountant is not None:
+            epsilon = self._ledger.charge(*attempt, self._accountant)
+        if self._metrics_accountant is not None and self._job.evaluates(exchange.round):
+            metrics_epsilon = self._ledger.charge(*attempt, self._metrics_accountant, "held-out")
+        return epsilon, metrics_epsilon
 
     def _undo(self) -> None:
         """Back to the model before the last total, for another attempt of its round."""
@@ -333,23 +342,31 @@ class Silo:
     def _expect(self, exchange: Exchange, purpose: str, values: int) -> None:
         """This silo's own policy: it takes part only in what its job file says."""
         expected = (
-            self._spec.run, self._job.roster, self._parameters, purpose, values, True,
+            self._spec.run, self._job.roster, self._parameters, purpose, values, True, True,
             self._model_digest,
         )  # fmt: skip
         got = (
             exchange.job, exchange.roster, exchange.parameters, exchange.purpose,
-            exchange.values, self._allows(exchange.range), exchange.model,
+            exchange.values, self._allows_clipping(exchange.clipping), self._allows(exchange),
+            exchange.model,
         )  # fmt: skip
         if got != expected:
-            names = ("run", "roster", "parameters", "purpose", "size", "range", "model")
+            names = ("run", "roster", "parameters", "purpose", "size", "clipping", "range", "model")
             wrong = next(n for n, a, b in zip(names, got, expected, strict=True) if a != b)
             raise FederationError(f"the announced {wrong} is not the one of this silo's job")
 
-    def _allows(self, range: float | None) -> bool:
-        """The job's range, or where it adapts, that range doubled or halved a few times."""
-        if range is None or not self._job.adapts_range:
-            return range == self._range
-        return is_adapted(range, self._range)
+    def _allows_clipping(self, clipping: float) -> bool:
+        """The job's clip norm, or where it adapts, one not too far from it."""
+        adapts = self._job.privacy.noise != "none" and self._job.privacy.clip_quantile is not None
+        return is_adapted_clipping(clipping) if adapts else clipping == 1.0
+
+    def _allows(self, exchange: Exchange) -> bool:
+        """The job's range, which under shared noise goes with the clip norm; or where it adapts,
+        that range doubled or halved a few times."""
+        if exchange.range is None or not self._job.adapts_range:
+            scaled = exchange.clipping if self._job.privacy.noise == "shared" else 1.0
+            return exchange.range == self._range * scaled
+        return is_adapted(exchange.range, self._range)
 
     def _keyed(self) -> Vault:
         if self._vault is None:

@@ -48,6 +48,8 @@ class Exchange:
     that becomes a digit; None where the values are counts. `model` is the digest of the model
     that the silos start from: a silo takes part only from its own, so that silos which were
     shown different totals find out from each other, in the next sum, and not from the driver.
+    `clipping` is what the round's clip norms are of the job's: silos that were told different ones
+    have masks that do not cancel, and open nothing.
     """
 
     job: str
@@ -59,6 +61,7 @@ class Exchange:
     range: float | None
     parameters: Parameters
     model: str = ""
+    clipping: float = 1.0
 
     @property
     def chunks(self) -> int:

@@ -31,7 +31,7 @@ from blindsum.he.identity import Identity, verify
 from blindsum.platform.errors import KeyRefused, UploadRefused
 
 _HEADER = b"blindsum"
-_FORMAT = 3
+_FORMAT = 4
 _TOTAL = "total"
 
 
@@ -49,6 +49,7 @@ class Header:
     range: float | None
     parameters: str
     model: str
+    clipping: float
     part: int
     silo: str
     chunks: str  # SHA-256 over the chunks' own SHA-256 digests, hex
@@ -58,7 +59,7 @@ class Header:
         return cls(
             _FORMAT, exchange.job, exchange.round, exchange.attempt, exchange.purpose,
             exchange.roster, exchange.values, exchange.range, exchange.parameters.digest,
-            exchange.model, part, silo, chunks,
+            exchange.model, exchange.clipping, part, silo, chunks,
         )  # fmt: skip
 
     def signed_content(self) -> bytes:

@@ -16,9 +16,9 @@ from blindsum.pipelines.folders import runs_folder, silo_folder
 from blindsum.pipelines.terminal import console, emit, plan_figures, size, warnings
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job_file import JobFile
-from blindsum.platform.metrics import FIXED_COUNTS
+from blindsum.platform.metrics import count_values
 from blindsum.platform.privacy import ACCOUNTANT, UNIT, describe, plan, update_range
-from blindsum.platform.releases import METRICS_GUARANTEE
+from blindsum.platform.releases import metrics_guarantee
 from blindsum.platform.statement import privacy_statement
 
 
@@ -49,9 +49,8 @@ def check(job_file: JobFile, address: str | None) -> Checked:
     runs_folder(job_file)
     inspections = _on_cluster(job_file, address) if address else _here(job_file)
     values = next(iter(inspections.values())).parameters
-    counts = FIXED_COUNTS + len(job.data.target.classes)
     fresh, summed = chunk_bytes(parameters)
-    update, metrics = parameters.chunks(values), parameters.of_counts.chunks(counts)
+    update, metrics = parameters.chunks(values), parameters.of_counts.chunks(count_values(job))
     plans = [i.plan for i in inspections.values() if i.plan]
     return Checked(
         inspections, parameters,
@@ -148,7 +147,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             f"each; values beyond ±{update_range(job, first.plan or plan(job, first.silo)):.4g} are cut"
             f"{', and that range adapts' if job.adapts_range else ''}"
         )
-    console.print(f"held-out metrics: {METRICS_GUARANTEE}")
+    console.print(f"held-out metrics: {metrics_guarantee(job)}")
     for text in found:
         console.print(f"[bold red]not private:[/] {text}")
     console.print(f"\n[bold]{job_file.path.name} would run.[/]  blindsum run {job_file.path}")

@@ -46,17 +46,29 @@ def show(ledger: Ledger) -> None:
     limit = ledger.limit()
     delta = limit.delta if limit else DEFAULT_DELTA
     jobs = Table(title="jobs", title_justify="left", box=None)
-    for heading in ("job", "begun (UTC)", "table", "charges", "epsilon", "delta"):
+    for heading in (
+        "job",
+        "begun (UTC)",
+        "table",
+        "charges",
+        "epsilon",
+        "epsilon held-out",
+        "delta",
+    ):
         jobs.add_column(heading, overflow="fold")
     entries = ledger.entries()
     for name in dict.fromkeys(e.job for e in entries if e.job):
         of_job = [e for e in entries if e.job == name]
         last, charges = of_job[-1], sum(e.kind == "charge" for e in of_job)
         private = last.kind != "unprotected"
-        spent = f"{last.epsilon:.4g}" if charges else "0"
+        spent, held_out = (
+            f"{max([e.epsilon or 0.0 for e in of_job if e.kind == kind], default=0.0):.4g}"
+            for kind in ("charge", "charge held-out")
+        )
         jobs.add_row(
             name, time.strftime("%Y-%m-%d %H:%M", time.gmtime(of_job[0].time)), last.dataset[:12],
-            str(charges), spent if private else "unbounded", f"{last.delta:g}" if private else "",
+            str(charges), spent if private else "unbounded", held_out if private else "unbounded",
+            f"{last.delta:g}" if private else "",
         )  # fmt: skip
     console.print(jobs)
     tables = Table(title="tables, over all jobs", title_justify="left", box=None)

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from blindsum.platform.job import Job
-from blindsum.platform.releases import METRICS_GUARANTEE
+from blindsum.platform.releases import metrics_guarantee
 
 if TYPE_CHECKING:
     from blindsum.actors.federation import RoundReport
@@ -169,16 +169,12 @@ def show_end(run: Run) -> None:
     table.add_column(overflow="fold")
     if run.reports:
         last = run.reports[-1]
-        m = last.metrics
+        m, found = last.metrics, run.held_out()
         table.add_row(
             "rounds", f"{len(run.reports)} of {job.training.rounds}, {run.ended or 'all'}"
         )
-        table.add_row(
-            "accuracy",
-            f"{m.accuracy:.3f} on {m.records} held-out records "
-            f"(always the largest class: {m.largest_class:.3f}); loss {m.loss:.3f}",
-        )
-        table.add_row("", f"these figures are {METRICS_GUARANTEE}")
+        table.add_row("accuracy", _accuracy_line(run))
+        table.add_row("", f"these figures are {metrics_guarantee(job)}")
         table.add_row("privacy", _privacy_line(run))
         if m.saturated > 1e-3:
             table.add_row(
@@ -190,8 +186,8 @@ def show_end(run: Run) -> None:
             table.add_row(
                 "", f"{run.retries} attempts ended in a refused total: charged, keys made anew"
             )
-        if m.dropped:
-            table.add_row("", f"{m.dropped} molecules could not be read and were dropped")
+        if found and found[1].dropped and not found[1].deviation:
+            table.add_row("", f"{found[1].dropped} molecules could not be read and were dropped")
         up = sum(r.up_bytes for r in run.reports)
         down = sum(r.down_bytes for r in run.reports)
         table.add_row("traffic", f"{size(up)} up, {size(down)} down, all silos together")
@@ -229,6 +225,19 @@ def size(count: float) -> str:
     return ""
 
 
+def _accuracy_line(run: Run) -> str:
+    found = run.held_out()
+    if found is None:
+        return "not evaluated yet (privacy.metrics_every)"
+    round, m = found
+    noise = f", give or take {2 * m.deviation:.3f} for the noise" if m.deviation else ""
+    after = "" if round == len(run.reports) else f", after round {round}"
+    return (
+        f"{m.accuracy:.3f} on {'about ' if m.deviation else ''}{m.records} held-out records{noise} "
+        f"(always the largest class: {m.largest_class:.3f}); loss {m.loss:.3f}{after}"
+    )
+
+
 def _privacy_line(run: Run) -> str:
     total = run.epsilon()
     if not total:
@@ -239,12 +248,14 @@ def _privacy_line(run: Run) -> str:
         ((epsilon, budget),) = figures
         spent = {f"every silo {epsilon:.3f} of {budget:g}"}
     plan = next(i.plan for i in run.inspections.values() if i.plan)
+    metrics_epsilon = run.reports[-1].metrics_epsilon
+    held_out = f"; held-out records {metrics_epsilon:.3f}" if metrics_epsilon else ""
     begun = ""
     if run.announced > len(run.reports):
         begun = f"; round {run.announced} is counted though it did not end"
     return (
         f"epsilon {', '.join(sorted(spent))}, at delta {plan.delta:g} "
-        f"(per record, add or remove){begun}"
+        f"(per record, add or remove){begun}{held_out}"
     )
 
 
@@ -256,8 +267,9 @@ def _progress_table(run: Run, report: RoundReport) -> Table:
         f"{silo} {spent:.2f} ({max(0.0, (run.budget(silo) or 0) - spent):.2f})"
         for silo, spent in report.epsilon.items()
     )
+    m = report.metrics.held_out
     table.add_row(
-        str(report.round), f"{report.metrics.accuracy:.3f}", f"{report.metrics.loss:.3f}",
+        str(report.round), f"{m.accuracy:.3f}" if m else "", f"{m.loss:.3f}" if m else "",
         epsilon or "unbounded", size(report.up_bytes), size(report.down_bytes),
         f"{report.seconds:.2f}",
     )  # fmt: skip

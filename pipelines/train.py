@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from blindsum.infra.ray_session import ray_session
+from blindsum.pipelines.figures import figures
 from blindsum.pipelines.folders import runs_folder, silo_folder
 from blindsum.platform.errors import BlindsumError, BudgetExceeded, without_values
 from blindsum.platform.job_file import JobFile
@@ -24,6 +25,7 @@ from blindsum.platform.job_file import JobFile
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
     from blindsum.actors.federation import Federation, RoundReport
     from blindsum.actors.messages import Inspection
+    from blindsum.platform.metrics import HeldOut
     from blindsum.platform.tracking import Status, Tracker
 
 
@@ -75,9 +77,22 @@ class Run:
         plan = self.inspections[silo].plan
         return plan.epsilon if plan else None
 
+    def held_out(self) -> tuple[int, HeldOut] | None:
+        """The newest evaluation, and the round that it is of."""
+        found = [(r.round, r.metrics.held_out) for r in self.reports if r.metrics.held_out]
+        return found[-1] if found else None
+
     def headline(self) -> str:
         """One line: what came out, at which spend."""
-        m = self.reports[-1].metrics
+        found = self.held_out()
+        accuracy = "no round was evaluated"
+        if found:
+            m = found[1]
+            noise = f" (deviation from noise {m.deviation:.3f})" if m.deviation else ""
+            accuracy = (
+                f"accuracy {m.accuracy:.3f}{noise} on {m.records} held-out records "
+                f"(largest class {m.largest_class:.3f})"
+            )
         spent = self.epsilon()
         delta = next((i.plan.delta for i in self.inspections.values() if i.plan), 0.0)
         privacy = (
@@ -85,10 +100,7 @@ class Run:
             if spent
             else "no differential privacy"
         )
-        return (
-            f"accuracy {m.accuracy:.3f} on {m.records} held-out records "
-            f"(largest class {m.largest_class:.3f}), {privacy}"
-        )
+        return f"{accuracy}, {privacy}"
 
     def also(self, text: str) -> None:
         """Add to how the run ended."""
@@ -121,6 +133,7 @@ class Run:
             "run": self.name, "status": self.status, "ended": self.ended,
             "rounds": len(self.reports), "rounds_planned": self.rounds_planned,
             "metrics": last.metrics.as_dict() if last else None,
+            "metrics_epsilon": last.metrics_epsilon if last else None,
             "rounds_announced": self.announced, "retries": self.retries,
             "epsilon": self.epsilon(),
             "delta": next((i.plan.delta for i in self.inspections.values() if i.plan), None),
@@ -229,26 +242,6 @@ def _rounds(run: Run, federation: Federation, tracker: Tracker, observer: Observ
         )
 
 
-def figures(run: Run, report: RoundReport) -> dict[str, float]:
-    """One round's figures as MLflow shows them."""
-    metrics = report.metrics
-    named = {
-        "accuracy": metrics.accuracy, "loss": metrics.loss,
-        "largest_class_accuracy": metrics.largest_class, "saturated_share": metrics.saturated,
-        "large_share": metrics.large, "range": report.range, "attempt": report.attempt,
-        "held_out_records": metrics.records, "dropped_records": metrics.dropped,
-        "bytes_up": report.up_bytes, "bytes_down": report.down_bytes,
-        "seconds_round": report.seconds,
-    }  # fmt: skip
-    named |= {f"seconds_{phase}": seconds for phase, seconds in report.phases.items()}
-    for silo, spent in report.epsilon.items():
-        named[f"epsilon_spent.{silo}"] = spent
-        named[f"epsilon_left.{silo}"] = max(0.0, (run.budget(silo) or 0.0) - spent)
-    if report.epsilon:
-        named["epsilon_spent"] = max(report.epsilon.values())
-    return named
-
-
 def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
     """Save what there is. Runs on every way out, and raises nothing that would hide it."""
     if federation and run.reports:
@@ -314,7 +307,7 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     private = bool(run.reports[0].epsilon)
     draw_run(
         curves, f"{run.name}\n{run.headline()}", [r.round for r in run.reports],
-        [r.metrics.accuracy for r in run.reports], run.reports[-1].metrics.largest_class,
+        {r.round: r.metrics.held_out for r in run.reports if r.metrics.held_out},
         {s: [r.epsilon[s] for r in run.reports] for s in job.roster} if private else {},
         {s: b for s in job.roster if (b := run.budget(s)) is not None},
     )  # fmt: skip

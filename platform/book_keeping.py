@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,13 @@ _Convolution = (nn.Conv1d, nn.Conv2d)
 _Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 _RECORDS = 16  # whose patches are copied at a time
 STABLE = 1e-6  # as Opacus: a record's gradient is scaled by min(1, C / (norm + 1e-6))
+
+
+class Clipped(NamedTuple):
+    """Sums of clipped gradients, by parameter; `within`: how many records were not clipped."""
+
+    sums: list[Tensor]
+    within: int
 
 
 @dataclass
@@ -56,7 +63,7 @@ class BookKeeping:
             id(p) for _, p in named if p.requires_grad
         }
 
-    def __call__(self, features: Tensor, labels: Tensor, clip_norm: float) -> list[Tensor]:
+    def __call__(self, features: Tensor, labels: Tensor, clip_norm: float) -> Clipped:
         self._calls = {layer: _Calls() for layer in self._layers}
         handles = [layer.register_forward_hook(self._keep) for layer in self._layers]
         try:
@@ -77,7 +84,7 @@ class BookKeeping:
         # The edge, not the tensor: an activation may change the tensor in its place.
         calls.edges.append(torch.autograd.graph.get_gradient_edge(output))
 
-    def _clip(self, backward: Iterator[Tensor], records: int, clip_norm: float) -> list[Tensor]:
+    def _clip(self, backward: Iterator[Tensor], records: int, clip_norm: float) -> Clipped:
         terms = []
         for layer, calls in self._calls.items():
             gradients = [next(backward) for _ in calls.edges]
@@ -91,7 +98,9 @@ class BookKeeping:
         factors = (clip_norm / (norms + STABLE)).clamp(max=1.0).nan_to_num(0.0)
         whole = bool(torch.isfinite(norms).all())
         sums = {id(p): total for term in terms for p, total in term.sums(factors, whole)}
-        return [sums[id(p)].view_as(p) for p in self._parameters]
+        return Clipped(
+            [sums[id(p)].view_as(p) for p in self._parameters], int((norms <= clip_norm).sum())
+        )
 
 
 class _Term(Protocol):

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blindsum.platform.book_keeping import STABLE, BookKeeping, no_gradient
+from blindsum.platform.book_keeping import STABLE, BookKeeping, Clipped, no_gradient
 from blindsum.platform.ghost import Ghost
 
 
 class ClippedSum(Protocol):
     """The sum over a batch of gradients, each clipped to an L2 norm."""
 
-    def __call__(self, features: Tensor, labels: Tensor, clip_norm: float) -> list[Tensor]:
+    def __call__(self, features: Tensor, labels: Tensor, clip_norm: float) -> Clipped:
         """Clipped sums, contiguous, in the order of the trainable parameters and of their shapes.
 
         Args:
@@ -67,7 +67,7 @@ def _try(way: ClippedSum, model: nn.Module, features: int) -> None:
             norms = [_norm(gradients) for gradients in each]
             clip = max([1e-3, *(float(n) / 2 for n in norms)])  # cuts at least the largest
             torch.manual_seed(0)
-            found = way(made_up, labels, clip)
+            found = way(made_up, labels, clip).sums
             for i, (name, p) in enumerate(named):
                 expected = torch.zeros_like(p)
                 for gradients, norm in zip(each, norms, strict=True):

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from blindsum.platform.metrics import HeldOut
 
 BLUE, ORANGE, GREY = "#2c6fbb", "#d1701f", "#8a8a8a"
 
@@ -16,15 +19,14 @@ def draw_run(
     path: Path,
     title: str,
     rounds: Sequence[int],
-    accuracy: Sequence[float],
-    largest_class: float,
+    held_out: Mapping[int, HeldOut],
     epsilon: Mapping[str, Sequence[float]],
     budget: Mapping[str, float],
 ) -> None:
     """Write a PNG: held-out accuracy above, spent epsilon per silo below.
 
     Args:
-        largest_class: accuracy of always guessing the most frequent class.
+        held_out: figures of the rounds that were evaluated, by round.
         epsilon: spent after each round, by silo; empty without differential privacy.
         budget: epsilon that each silo may spend.
     """
@@ -32,15 +34,10 @@ def draw_run(
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True)
     above.set_title(title, loc="left", fontsize=9)
-    above.plot(rounds, accuracy, color=BLUE, marker="o", markersize=3, label="federated model")
-    above.annotate(
-        f"{accuracy[-1]:.3f}", (rounds[-1], accuracy[-1]), (0, 7), textcoords="offset points",
-        ha="center", fontsize=9, color=BLUE,
-    )  # fmt: skip
-    above.axhline(largest_class, color=GREY, linestyle=":", label="always the largest class")
+    if held_out:
+        _draw_accuracy(above, held_out)
     above.set_ylabel("held-out accuracy")
     above.set_ylim(0, 1)
-    above.legend(loc="lower right", frameon=False)
     below.set_xlabel("round")
     below.set_ylabel("epsilon spent")
     if epsilon:
@@ -61,3 +58,20 @@ def draw_run(
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
+
+
+def _draw_accuracy(axes: Axes, held_out: Mapping[int, HeldOut]) -> None:
+    rounds, accuracy = list(held_out), [m.accuracy for m in held_out.values()]
+    last = held_out[rounds[-1]]
+    noise = [2 * m.deviation for m in held_out.values()]
+    label = "federated model"
+    if any(noise):
+        axes.errorbar(rounds, accuracy, noise, fmt="none", color=BLUE, alpha=0.4, capsize=2)
+        label += ", two deviations of the noise"
+    axes.plot(rounds, accuracy, color=BLUE, marker="o", markersize=3, label=label)
+    axes.annotate(
+        f"{accuracy[-1]:.3f}", (rounds[-1], accuracy[-1]), (0, 7), textcoords="offset points",
+        ha="center", fontsize=9, color=BLUE,
+    )  # fmt: skip
+    axes.axhline(last.largest_class, color=GREY, linestyle=":", label="always the largest class")
+    axes.legend(loc="lower right", frameon=False)

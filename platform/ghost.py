@@ -12,7 +12,7 @@ from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blindsum.platform.book_keeping import STABLE, no_gradient
+from blindsum.platform.book_keeping import STABLE, Clipped, no_gradient
 from blindsum.platform.errors import ModelError
 
 # Opacus hooks layers whose input is data, which needs no gradient.
@@ -40,7 +40,7 @@ class Ghost:
         self._module.disable_hooks()  # but while clipping
         self._model = model
 
-    def __call__(self, features: Tensor, labels: Tensor, clip_norm: float) -> list[Tensor]:
+    def __call__(self, features: Tensor, labels: Tensor, clip_norm: float) -> Clipped:
         self._module.train(self._model.training)
         with torch.no_grad():
             for p, source in zip(self._parameters, self._source, strict=True):
@@ -54,7 +54,7 @@ class Ghost:
                 "Make no float32 tensors in forward: take dtype from the input.",
             ) from None
 
-    def _sums(self, features: Tensor, labels: Tensor, clip_norm: float) -> list[Tensor]:
+    def _sums(self, features: Tensor, labels: Tensor, clip_norm: float) -> Clipped:
         module = self._module
         try:
             module.enable_hooks()
@@ -67,10 +67,11 @@ class Ghost:
             factors = (clip_norm / (norms + STABLE)).clamp(max=1.0)
             module.disable_hooks()  # the second pass is plain
             sums = torch.autograd.grad(losses @ factors, self._parameters, allow_unused=True)
-            return [
+            found = [
                 torch.zeros_like(source) if s is None else s.to(source.dtype).contiguous()
                 for source, s in zip(self._source, sums, strict=True)
             ]
+            return Clipped(found, int((norms <= clip_norm).sum()))
         except NotImplementedError as error:
             raise ModelError(f"Opacus cannot clip this model: {error}") from None
         finally:

@@ -207,18 +207,24 @@ class ServerSection(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum, and adam's first beta")
 
 
-class LocalNoise(Section):
-    """Record-level DP-SGD inside every silo (Abadi et al., CCS 2016)."""
+class _Noise(Section):
+    """What local and shared noise have in common."""
 
-    noise: Literal["local"]
     epsilon: Positive
     delta: float = Field(ge=1e-12, lt=0.5)
-    clip_norm: Positive = 1.0
-    noise_multiplier: float | None = Field(
+    clip_norm: Positive = Field(
+        1.0, description="Greatest L2 norm of a record's gradient; of round 1, where it adapts."
+    )
+    clip_quantile: float | None = Field(
+        None, gt=0, lt=1,
+        description="Adapt clip_norm until this share of the gradients stays below it.",
+    )  # fmt: skip
+    metrics_epsilon: Positive | None = Field(
         None,
-        ge=0.2,
-        le=1000,
-        description="Fixed by hand; the run then stops where the budget ends.",
+        description="Budget of held-out records: noise on their counts. Without: exact counts.",
+    )
+    metrics_every: int = Field(
+        1, ge=1, description="Rounds from one evaluation to the next; the last is evaluated too."
     )
     test_seed: int | None = Field(
         None, ge=0,
@@ -226,21 +232,26 @@ class LocalNoise(Section):
     )  # fmt: skip
 
 
-class SharedNoise(Section):
+class LocalNoise(_Noise):
+    """Record-level DP-SGD inside every silo (Abadi et al., CCS 2016)."""
+
+    noise: Literal["local"]
+    noise_multiplier: float | None = Field(
+        None,
+        ge=0.2,
+        le=1000,
+        description="Fixed by hand; the run then stops where the budget ends.",
+    )
+
+
+class SharedNoise(_Noise):
     """Record-level DP-SGD over all silos' records: one step a round, noise made together, as
     much as one trusted server would add (`blindsum.platform.shared_noise`)."""
 
     noise: Literal["shared"]
-    epsilon: Positive
-    delta: float = Field(ge=1e-12, lt=0.5)
-    clip_norm: Positive = 1.0
     colluders: int = Field(
         1, ge=0, le=63,
         description="Silos that may pool what they know; the others' noise alone suffices.",
-    )  # fmt: skip
-    test_seed: int | None = Field(
-        None, ge=0,
-        description="Noise and samples from this seed, known to all: for tests, NOT private.",
     )  # fmt: skip
 
 
@@ -341,6 +352,18 @@ class Job(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _held_out_records_have_no_laxer_budget(self) -> Job:
+        if self.privacy.noise == "none" or self.privacy.metrics_epsilon is None:
+            return self
+        least = min([self.privacy.epsilon, *(s.epsilon for s in self.silos if s.epsilon)])
+        if self.privacy.metrics_epsilon > least:
+            raise ValueError(
+                f"privacy.metrics_epsilon {self.privacy.metrics_epsilon:g} is above the budget of "
+                f"a silo's records, {least:g}: lower it"
+            )
+        return self
+
     @property
     def private(self) -> bool:
         """Whether a run of this job is differentially private."""
@@ -350,6 +373,11 @@ class Job(Section):
     def adapts_range(self) -> bool:
         """Whether the range moves between rounds."""
         return self.encryption.adapt_range and self.privacy.noise != "shared"
+
+    def evaluates(self, round: int) -> bool:
+        """Whether held-out records are evaluated after that round."""
+        every = 1 if self.privacy.noise == "none" else self.privacy.metrics_every
+        return round % every == 0 or round == self.training.rounds
 
     @property
     def roster(self) -> tuple[str, ...]:

@@ -19,12 +19,18 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from blindsum.platform.chain import Chain, Signer
 from blindsum.platform.errors import BudgetExceeded, LedgerError
 from blindsum.platform.lifetime import Divergences, Limit, nothing, round_divergences
 from blindsum.platform.privacy import ACCOUNTANT, UNIT, Accountant, PrivacyPlan
 
-Kind = Literal["reserve", "charge", "unprotected", "limit", "identity"]
+Kind = Literal[
+    "reserve", "charge", "reserve held-out", "charge held-out", "unprotected", "limit", "identity"
+]
+Records = Literal["", "held-out"]
+"""Which records a charge is for: those of training, or those held out. None is both in a job."""
 
 
 @dataclass(frozen=True)
@@ -98,26 +104,30 @@ class Ledger:
             ).fetchall()
         return [Entry(**json.loads(content)) for (content,) in rows]
 
-    def reserve(self, job: str, dataset: str, plan: PrivacyPlan) -> None:
-        """Record the whole plan before the job's first charge.
+    def reserve(
+        self, job: str, dataset: str, plan: PrivacyPlan, held_out: PrivacyPlan | None = None
+    ) -> None:
+        """Record the whole plan before the job's first charge, and that for held-out records.
 
         Raises:
             LedgerError: this job has reserved already, or the plan would pass the lifetime limit.
         """
         with self._appending(job) as entries:
-            self.require_lifetime(dataset, plan)
+            self.require_lifetime(dataset, plan, held_out)
             if entries:
                 raise LedgerError(
                     f"job {job} has already reserved its plan in {self.path}",
                     "A job's number is used once: start a new run.",
                 )
-            self._append(
-                Entry(
-                    "reserve", self._now(), job, self._silo, dataset, 0, 0,
-                    plan.epsilon, plan.delta,
-                    asdict(plan) | {"accountant": ACCOUNTANT, "unit": UNIT},
-                )
-            )  # fmt: skip
+            reserved: list[tuple[Kind, PrivacyPlan]] = [("reserve", plan)]
+            reserved += [("reserve held-out", held_out)] if held_out else []
+            for kind, one in reserved:
+                self._append(
+                    Entry(
+                        kind, self._now(), job, self._silo, dataset, 0, 0, one.epsilon, one.delta,
+                        asdict(one) | {"accountant": ACCOUNTANT, "unit": UNIT},
+                    )
+                )  # fmt: skip
 
     def unprotected(self, job: str, dataset: str) -> None:
         """Record that a job trains on this dataset without differential privacy.
@@ -138,7 +148,9 @@ class Ledger:
                 Entry("unprotected", self._now(), job, self._silo, dataset, 0, 0, None, 1.0)
             )
 
-    def charge(self, job: str, round: int, attempt: int, accountant: Accountant) -> float:
+    def charge(
+        self, job: str, round: int, attempt: int, accountant: Accountant, records: Records = ""
+    ) -> float:
         """Commit one round's spend to disk, before anything is trained for it.
 
         Returns:
@@ -149,50 +161,57 @@ class Ledger:
                 nothing was charged.
             LedgerError: nothing is reserved, this attempt is charged already, or the disk fails.
         """
+        kind: Kind = "charge held-out" if records else "charge"
         with self._appending(job) as of_job:
-            if not of_job or of_job[0].kind != "reserve":
+            reserved = next((e for e in of_job if e.kind == f"reserve {records}".strip()), None)
+            if reserved is None:
                 raise LedgerError(f"job {job} has reserved no plan in {self.path}")
-            if any((e.round, e.attempt) == (round, attempt) for e in of_job):
+            charged = [(e.round, e.attempt) for e in of_job if e.kind == kind]
+            if (round, attempt) in charged:
                 raise LedgerError(
                     f"attempt {attempt} of round {round} is charged already",
                     "An attempt is never run twice; a new one needs a new number.",
                 )
-            reserved, charges = of_job[0], len(of_job) - 1
+            charges = len(charged)
             epsilon, budget = accountant.epsilon_after(charges + 1), reserved.epsilon or 0.0
             if epsilon > budget:
                 raise BudgetExceeded(
-                    f"round {round} would spend epsilon {epsilon:.4g}, above the budget of "
+                    f"round {round} would spend epsilon {epsilon:.4g}"
+                    f"{' of held-out records' if records else ''}, above the budget of "
                     f"{budget:g} at delta {reserved.delta:g}",
                     f"Spent so far: {accountant.epsilon_after(charges):.4g}. Nothing was trained "
                     "or sent for this round.",
                 )
             limit = self.limit()
-            if limit and not limit.holds(self._spent(reserved.dataset, also=reserved)):
+            entry = Entry(
+                kind, self._now(), job, self._silo, reserved.dataset, round, attempt, epsilon,
+                reserved.delta,
+            )  # fmt: skip
+            if limit and not limit.holds(self._spent(reserved.dataset, also=entry)):
                 raise BudgetExceeded(
                     f"round {round} would pass the lifetime limit of epsilon {limit.epsilon:g} at "
                     f"delta {limit.delta:g} in {self.path}",
                     "The limit was lowered, or more was spent than this plan foresaw. Nothing was "
                     "trained or sent for this round.",
                 )
-            self._append(
-                Entry(
-                    "charge", self._now(), job, self._silo, reserved.dataset, round, attempt,
-                    epsilon, reserved.delta,
-                )
-            )  # fmt: skip
+            self._append(entry)
         return epsilon
 
     def lifetime(self, dataset: str) -> Lifetime:
         """What this dataset has spent in all jobs so far; epsilon is infinite after a job
         without differential privacy. Plans reserved but never charged do not count: nothing
-        was released for them."""
-        charges = [
-            e for e in self.entries()
-            if e.kind in ("charge", "unprotected") and e.dataset == dataset
-        ]  # fmt: skip
-        last = {e.job: e for e in charges}.values()
-        epsilon = sum(math.inf if e.epsilon is None else e.epsilon for e in last)
-        return Lifetime(len(last), epsilon, sum(e.delta for e in last))
+        was released for them. Of a job's training and held-out records the larger spend counts:
+        no record is both."""
+        kinds = ("charge", "charge held-out", "unprotected")
+        jobs: dict[str, tuple[float, float]] = {}
+        for e in self.entries():
+            if e.kind in kinds and e.dataset == dataset:
+                epsilon, delta = jobs.get(e.job, (0.0, 0.0))
+                spent = math.inf if e.epsilon is None else e.epsilon
+                jobs[e.job] = max(epsilon, spent), max(delta, e.delta)
+        return Lifetime(
+            len(jobs), sum(e for e, _ in jobs.values()), sum(d for _, d in jobs.values())
+        )
 
     def limit(self) -> Limit | None:
         """The lifetime budget in force, for each dataset, or None."""
@@ -222,25 +241,38 @@ class Ledger:
         return Limit(0.0, delta).epsilon_of(self._spent(dataset))
 
     def _spent(self, dataset: str, also: Entry | None = None) -> Divergences:
-        """Renyi divergences of all charges of the dataset, and of one more round of `also`."""
+        """Renyi divergences of all charges of the dataset, and of one more, `also`.
+
+        Of each job the greater ones of training and of held-out records: a record is in one.
+        """
         spent, plans = nothing(), {}
+        jobs: dict[str, dict[str, Divergences]] = {}
         for entry in [*self.entries(), *([also] if also else [])]:
-            if entry.kind == "reserve" and entry.plan is not None:
-                plans[entry.job] = round_divergences(_plan_of(entry.plan))
-            if entry.dataset == dataset and (entry.kind == "charge" or entry is also):
-                spent = spent + plans[entry.job]
+            records = "held-out" if entry.kind.endswith("held-out") else ""
+            if entry.kind.startswith("reserve") and entry.plan is not None:
+                plans[entry.job, records] = round_divergences(_plan_of(entry.plan))
+            if entry.dataset == dataset and entry.kind.startswith("charge"):
+                of_job = jobs.setdefault(entry.job, {})
+                of_job[records] = of_job.get(records, nothing()) + plans[entry.job, records]
             if entry.dataset == dataset and entry.kind == "unprotected":
                 spent = spent + math.inf
+        for of_job in jobs.values():
+            spent = spent + np.maximum(*[of_job.get(r, nothing()) for r in ("", "held-out")])
         return spent
 
-    def require_lifetime(self, dataset: str, plan: PrivacyPlan) -> None:
-        """Raises LedgerError if that plan would pass the lifetime limit in force."""
+    def require_lifetime(
+        self, dataset: str, plan: PrivacyPlan, held_out: PrivacyPlan | None = None
+    ) -> None:
+        """Raises LedgerError if those plans would pass the lifetime limit in force."""
         limit = self.limit()
         if limit is None:
             return
         spent = self._spent(dataset)
-        rounds = min(plan.rounds, plan.rounds_within_budget)
-        if limit.holds(spent + rounds * round_divergences(plan)):
+        needed = [
+            min(one.rounds, one.rounds_within_budget) * round_divergences(one)
+            for one in (plan, held_out) if one
+        ]  # fmt: skip
+        if limit.holds(spent + np.max(needed, axis=0)):
             return
         if not math.isfinite(spent[0]):
             raise LedgerError(
@@ -248,11 +280,15 @@ class Ledger:
                 f"of {self.path} cannot hold",
                 "Use another table.",
             )
-        left = limit.rounds_left(spent, plan)
+        left = min(limit.rounds_left(spent, plan), plan.rounds)
         raise LedgerError(
             f"the plan would pass the lifetime limit of epsilon {limit.epsilon:g} at delta "
             f"{limit.delta:g} in {self.path}; past jobs spent {limit.epsilon_of(spent):.3g} of it",
-            f"At this noise {left} rounds still fit." if left else "Nothing of this plan fits.",
+            "The training would fit: lower privacy.metrics_epsilon."
+            if left == plan.rounds
+            else f"At this noise {left} rounds still fit."
+            if left
+            else "Nothing of this plan fits.",
         )
 
     def close(self) -> None:

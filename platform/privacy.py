@@ -20,6 +20,7 @@ from dp_accounting.pld import privacy_loss_distribution
 from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 from scipy.optimize import brentq
 
+from blindsum.platform.adaptive_clipping import count_deviation
 from blindsum.platform.errors import PrivacyError
 from blindsum.platform.job import Job, LocalNoise, SharedNoise
 from blindsum.platform.shared_noise import share_deviation, shared_range
@@ -28,6 +29,10 @@ UNIT = "one record; neighbours differ by adding or removing one"
 ACCOUNTANT = f"PLD, dp-accounting {version('dp-accounting')}"
 DISCRETISATION = 1e-3
 DEFAULT_RANGE = 1.0
+HELD_OUT_WEIGHT = 0.5
+HELD_OUT_SENSITIVITY = math.sqrt(1 + 2 * HELD_OUT_WEIGHT**2)
+"""In L2, of what a held-out record adds: one to the correct or to the wrong ones, and at most
+HELD_OUT_WEIGHT each to its class and to the loss. Less weight there, less noise on the accuracy."""
 MIN_NOISE_MULTIPLIER, MAX_NOISE_MULTIPLIER = 0.2, 200.0
 
 
@@ -36,7 +41,8 @@ class PrivacyPlan:
     """What one silo will spend. Public: no field depends on the silo's data.
 
     `noise_multiplier` is sigma, the noise's deviation in units of the clip norm; `share` the
-    deviation of the silo's share of it where the silos make it together, else 0;
+    deviation of the silo's share of it where the silos make it together, else 0; `count_noise` the
+    deviation of the noise on the count of unclipped records, 0 without adaptive clipping;
     `rounds_within_budget` is below `rounds` only for a noise multiplier fixed by hand.
     """
 
@@ -50,6 +56,16 @@ class PrivacyPlan:
     rounds_within_budget: int
     epsilon_planned: float
     share: float = 0.0
+    count_noise: float = 0.0
+
+    @property
+    def update_noise(self) -> float:
+        """The noise multiplier of the update: more than sigma where unclipped records are
+        counted too, so that both together are one mechanism of sigma (theorem 1 of Andrew,
+        Thakkar, McMahan and Ramaswamy, NeurIPS 2021)."""
+        if not self.count_noise:
+            return self.noise_multiplier
+        return 1 / math.sqrt(self.noise_multiplier**-2 - (2 * self.count_noise) ** -2)
 
 
 def plan(job: Job, silo: str) -> PrivacyPlan | None:
@@ -65,11 +81,18 @@ def plan(job: Job, silo: str) -> PrivacyPlan | None:
     try:
         if section.noise == "shared":
             return _shared_plan(job, section, silo)
-        return _plan(
+        own = _plan(
             _budget(job, section, silo), section.delta, job.training.sampling_rate,
             section.noise_multiplier, section.clip_norm, job.training.local_steps,
             job.training.rounds,
         )  # fmt: skip
+        # Every silo adds its own: together as much as one that knows all.
+        own_noise = count_deviation(job, own.noise_multiplier) / math.sqrt(len(job.silos))
+        return (
+            replace(own, count_noise=max(own_noise, own.noise_multiplier))
+            if section.clip_quantile
+            else own
+        )
     except PrivacyError as error:
         raise error.located(silo=silo) from None
 
@@ -88,12 +111,45 @@ def _shared_plan(job: Job, section: SharedNoise, silo: str) -> PrivacyPlan:
         )
         for name in job.roster
     }  # fmt: skip
-    total = section.clip_norm * min(p.noise_multiplier for p in plans.values())
+    if section.clip_quantile:
+        counted = count_deviation(job, max(p.noise_multiplier for p in plans.values()))
+        plans = {name: replace(one, count_noise=counted) for name, one in plans.items()}
+    total = section.clip_norm * min(p.update_noise for p in plans.values())
     own = plans[silo]
     return replace(
-        own, clip_norm=total / own.noise_multiplier,
+        own, clip_norm=total / own.update_noise,
         share=share_deviation(total, len(job.silos), section.colluders),
     )  # fmt: skip
+
+
+def metrics_plan(job: Job) -> PrivacyPlan | None:
+    """The plan for every silo's held-out records, or None where their counts are exact.
+
+    Each evaluation is one Gaussian mechanism on counts that a record moves by at most
+    HELD_OUT_SENSITIVITY in L2, without sampling. A record is in training or held out, never
+    both: the plans' epsilons do not add up within a job (parallel composition).
+
+    Raises:
+        PrivacyError: no noise meets the budget.
+    """
+    section = job.privacy
+    if section.noise == "none" or section.metrics_epsilon is None:
+        return None
+    evaluations = sum(map(job.evaluates, range(1, job.training.rounds + 1)))
+    try:
+        found = _plan(
+            section.metrics_epsilon, section.delta, 1.0, None, HELD_OUT_SENSITIVITY, 1, evaluations
+        )
+    except PrivacyError:
+        raise PrivacyError(
+            f"privacy.metrics_epsilon {section.metrics_epsilon:g} is not possible with "
+            f"{evaluations} evaluations",
+            "Raise privacy.metrics_epsilon or privacy.metrics_every.",
+        ) from None
+    whole = found.noise_multiplier * found.clip_norm
+    if section.noise == "shared":
+        whole = share_deviation(whole, len(job.silos), section.colluders)
+    return replace(found, share=whole)
 
 
 def update_range(job: Job, plan: PrivacyPlan | None) -> float:

@@ -68,7 +68,7 @@ def require_fine(share: float, bound: float, limit: int) -> None:
 
 
 def noised_integers(
-    sums: npt.NDArray[np.float32], cut: float, share: float, unit: float,
+    sums: npt.NDArray[np.floating], cut: float, share: float, unit: float,
     random: np.random.Generator,
 ) -> npt.NDArray[np.int64]:  # fmt: skip
     """What one silo sends, int64, of that range of its clipped sum.

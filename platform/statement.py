@@ -13,8 +13,15 @@ from importlib.metadata import version
 from typing import Any
 
 from blindsum.platform.job import Job
-from blindsum.platform.privacy import ACCOUNTANT, UNIT, PrivacyPlan, describe
-from blindsum.platform.releases import METRICS_GUARANTEE, RELEASES
+from blindsum.platform.privacy import (
+    ACCOUNTANT,
+    HELD_OUT_SENSITIVITY,
+    UNIT,
+    PrivacyPlan,
+    describe,
+    metrics_plan,
+)
+from blindsum.platform.releases import EXACT_METRICS, RELEASES, metrics_guarantee
 
 Statement = dict[str, dict[str, Any]]
 HEADINGS = (
@@ -24,7 +31,6 @@ HEADINGS = (
 )  # fmt: skip
 
 NOT_COVERED = (
-    f"held-out metrics: {METRICS_GUARANTEE}",
     "settings chosen by looking at private records: no ledger counts that",
     "a person with several records: protected less, by group privacy",
     "silos that do not do what their software says",
@@ -50,6 +56,8 @@ def privacy_statement(
     if section.noise == "none" or not job.private:
         return _unprotected(job, trust)
     described = describe(section)
+    exact = section.metrics_epsilon is None
+    not_covered = ((f"held-out metrics: {EXACT_METRICS}",) if exact else ()) + NOT_COVERED
     parts: Statement = {
         "Privacy parameters": {
             name: _parameters(plan, None if spent is None else spent.get(name, 0.0))
@@ -63,7 +71,8 @@ def privacy_statement(
             "composition": "all rounds and all attempts of the job, charged before each",
             "over jobs": "each job has its own budget; a limit over jobs holds where the silo's "
             "owner has set one",
-        },
+            "held-out records": metrics_guarantee(job),
+        } | _held_out(job),
         "Utility": {"held-out": utility or "not measured before a run"},
         "Bias": {
             "clipping": "gradients above the clip norm are cut, which moves the model "
@@ -94,7 +103,7 @@ def privacy_statement(
         "Data collection exposure": {
             "collection": "each silo's own; Blindsum reads what the silo already holds"
         },
-        "What is not covered": {str(i): text for i, text in enumerate(NOT_COVERED, 1)},
+        "What is not covered": {str(i): text for i, text in enumerate(not_covered, 1)},
     }  # fmt: skip
     return parts
 
@@ -119,9 +128,23 @@ def _parameters(plan: PrivacyPlan, spent: float | None) -> dict[str, Any]:
         "epsilon of the whole plan": round(plan.epsilon_planned, 6),
         "noise multiplier": round(plan.noise_multiplier, 6), "clip norm": plan.clip_norm,
         "sampling rate": plan.sampling_rate,
+        **({"deviation of the unclipped count's noise": plan.count_noise} if plan.count_noise else {}),
         "steps": f"{plan.rounds_within_budget} rounds of {plan.steps_per_round}",
     }  # fmt: skip
     return found if spent is None else {"epsilon spent": round(spent, 6)} | found
+
+
+def _held_out(job: Job) -> dict[str, Any]:
+    plan = metrics_plan(job)
+    if plan is None:
+        return {}
+    return {
+        "held-out mechanism": "Gaussian noise on counts to which a record adds at most "
+        f"{HELD_OUT_SENSITIVITY:.4g} in L2, made as the updates' noise is",
+        "held-out plan": f"{plan.rounds} evaluations at noise multiplier "
+        f"{plan.noise_multiplier:.6g}: epsilon {plan.epsilon_planned:.6g}, {ACCOUNTANT}",
+        "within the job": "a record is in training or held out, never both: the larger budget counts",
+    }  # fmt: skip
 
 
 def _trust(job: Job) -> dict[str, str]:

@@ -25,7 +25,7 @@ from blindsum.platform.errors import TrackingError
 from blindsum.platform.job import Job
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.privacy import describe
-from blindsum.platform.releases import METRICS_GUARANTEE
+from blindsum.platform.releases import metrics_guarantee
 
 if TYPE_CHECKING:
     from torch import nn
@@ -206,7 +206,7 @@ def run_tags(job: Job) -> dict[str, str]:
             else "NONE: privacy.test_seed is set"
         ),
         "blindsum.encryption": job.encryption.scheme.replace("none", "NONE"),
-        "blindsum.metrics_guarantee": METRICS_GUARANTEE,
+        "blindsum.metrics_guarantee": metrics_guarantee(job),
         "epsilon": f"{job.privacy.epsilon:g}"
         if job.privacy.noise != "none" and private
         else "unbounded",

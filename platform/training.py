@@ -42,6 +42,8 @@ class LocalTrainer:
         self._clipped: ClippedSum | None = (
             clipped_sum(model, data.features.shape[1]) if plan else None
         )
+        self._clip_norm = plan.clip_norm if plan else 0.0
+        self.unclipped = 0.0
 
     @property
     def scale(self) -> float:
@@ -50,11 +52,14 @@ class LocalTrainer:
             return 1.0
         return -self._training.learning_rate / self._training.expected_batch_size
 
-    def train(self, start: Vector) -> Vector:
+    def train(self, start: Vector, clipping: float = 1.0) -> Vector:
         """Take one round's local steps from the global model.
+
+        Leaves in `unclipped` how many gradients were within the clip norm, minus half of all.
 
         Args:
             start: the global parameters, float32 [parameters].
+            clipping: this round's clip norm, and its noise with it, in units of the plan's.
 
         Returns:
             The update, float32 [parameters]: trained minus start. With a plan it is protected
@@ -63,6 +68,9 @@ class LocalTrainer:
         """
         set_parameters(self._model, start)
         self._model.train()
+        self.unclipped = 0.0
+        if self._plan is not None:
+            self._clip_norm = self._plan.clip_norm * clipping
         if self._plan is not None and self._plan.share:
             return np.concatenate([one.numpy().ravel() for one in self._clipped_sum()])
         for _ in range(self._training.local_steps):
@@ -83,7 +91,7 @@ class LocalTrainer:
         sums = self._clipped_sum()
         if self._plan is not None:
             for gradient in sums:
-                deviation = self._plan.noise_multiplier * self._plan.clip_norm
+                deviation = self._plan.update_noise * self._clip_norm
                 add_gaussian(gradient, deviation, self._random)
         return sums
 
@@ -92,7 +100,9 @@ class LocalTrainer:
         if self._plan is None or self._clipped is None:
             loss = functional.cross_entropy(self._model(features), labels, reduction="sum")
             return list(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
-        return self._clipped(features, labels, self._plan.clip_norm)
+        clipped = self._clipped(features, labels, self._clip_norm)
+        self.unclipped += clipped.within - len(labels) / 2
+        return clipped.sums
 
     def _sample(self) -> tuple[Tensor, Tensor]:
         """Each record with the sampling rate, independently: amplification rests on it."""

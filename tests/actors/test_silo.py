@@ -32,7 +32,7 @@ from blindsum.platform.errors import (
     UploadRefused,
 )
 from blindsum.platform.job_file import JobFile
-from blindsum.platform.metrics import FIXED_COUNTS, Metrics
+from blindsum.platform.metrics import Metrics, count_values
 from blindsum.platform.random_source import normals, seeded_generator
 from tests.conftest import MakeJob, ledger_of
 
@@ -111,7 +111,7 @@ class Consortium:
         )  # fmt: skip
 
     def counts(self, exchange: Exchange) -> Exchange:
-        return metrics_exchange(exchange, _count_values(self.silos))
+        return metrics_exchange(exchange, count_values(next(iter(self.silos.values()))._job))
 
     def train(self, exchange: Exchange) -> list[pa.Buffer]:
         """Every silo's frame of a model of one part."""
@@ -145,11 +145,6 @@ class Consortium:
         return [silo._global for silo in self.silos.values()]
 
 
-def _count_values(silos: dict[str, PostedSilo]) -> int:
-    first = next(iter(silos.values()))
-    return FIXED_COUNTS + len(first._job.data.target.classes)
-
-
 def test_encrypted_plaintext_and_float_runs_agree(make_job: MakeJob, tmp_path: Path) -> None:
     """Same seeds: encrypted equals plaintext bit for bit, and float averaging within the step."""
     encrypted = Consortium(make_job(NO_NOISE))
@@ -181,7 +176,8 @@ def test_all_silos_hold_the_same_bits_and_the_key(make_job: MakeJob) -> None:
     metrics = consortium.round(1)
     a, b, c = consortium.models()
     assert a.tobytes() == b.tobytes() == c.tobytes()
-    assert 0 < metrics.accuracy <= 1 and metrics.records > 50
+    assert metrics.held_out
+    assert 0 < metrics.held_out.accuracy <= 1 and metrics.held_out.records > 50
 
 
 def test_a_charge_is_on_disk_before_training(
@@ -194,9 +190,9 @@ def test_a_charge_is_on_disk_before_training(
     seen: list[str] = []
     train = silo._trainer.train
 
-    def spy(start: np.ndarray) -> np.ndarray:
+    def spy(start: np.ndarray, clipping: float) -> np.ndarray:
         seen.extend(entry.kind for entry in ledger_of(path.parent, "alder").entries())
-        return train(start)
+        return train(start, clipping)
 
     monkeypatch.setattr(silo._trainer, "train", spy)
     silo.train(consortium.exchange())
@@ -250,13 +246,34 @@ def test_nothing_is_trained_when_the_charge_fails(
     consortium = Consortium(make_job("training.rounds=1"))
     silo = consortium.silos["alder"]
     consortium.round(1)
-    monkeypatch.setattr(silo._trainer, "train", lambda start: pytest.fail("trained"))
+    monkeypatch.setattr(silo._trainer, "train", lambda *_: pytest.fail("trained"))
     with pytest.raises(BudgetExceeded, match="round 2 would spend epsilon") as caught:
         silo.train(consortium.exchange(2))
     assert caught.value.silo == "alder"
     silo._ledger.chain.db.execute("PRAGMA query_only = 1")  # type: ignore[union-attr]
     with pytest.raises(LedgerError, match="cannot be used"):
         silo.train(consortium.exchange(2, attempt=2))
+
+
+def test_held_out_records_are_charged_before_they_are_counted(make_job: MakeJob) -> None:
+    """Count first and charge later, or not at all, and this fails."""
+    job_file = make_job("privacy.metrics_epsilon=1", "privacy.metrics_every=2")
+    consortium = Consortium(job_file)
+    silo = consortium.silos["alder"]
+    path = Path(consortium.inspections["alder"].ledger).parent
+    reports = [silo.train(consortium.exchange())]
+    assert reports[0].metrics_epsilon is None
+    consortium = Consortium(job_file, run="run-2")
+    for number in (1, 2, 3):
+        found = consortium.round(number).held_out
+        assert (found is None) == (number == 1) and (found is None or found.deviation > 0)
+    entries = ledger_of(path, "alder").entries("run-2")
+    assert [(e.kind, e.round) for e in entries] == [
+        ("reserve", 0), ("reserve held-out", 0), ("charge", 1), ("charge", 2),
+        ("charge held-out", 2), ("charge", 3), ("charge held-out", 3),
+    ]  # fmt: skip
+    held_out = [e.epsilon for e in entries if e.kind == "charge held-out"]
+    assert held_out[0] < held_out[1] == pytest.approx(1, abs=0.01)
 
 
 def test_an_update_is_made_once(make_job: MakeJob) -> None:
@@ -285,6 +302,28 @@ def test_a_silo_takes_part_only_in_its_own_job(
     consortium = Consortium(make_job())
     with pytest.raises(FederationError, match=f"announced {wrong} is not"):
         consortium.silos["alder"].train(replace(consortium.exchange(), **change))
+
+
+def test_the_clip_norm_adapts_within_bounds_and_the_same_for_all(make_job: MakeJob) -> None:
+    """Under shared noise, silos told different norms would protect each other's records less."""
+    with pytest.raises(FederationError, match="announced clipping is not"):
+        alder = Consortium(make_job()).silos["alder"]
+        alder.train(replace(_named_run(alder), clipping=2.0))
+    consortium = Consortium(make_job(*SHARED, "privacy.clip_quantile=0.5"), run="run-2")
+    metrics = consortium.round(1)
+    assert metrics.unclipped is not None and consortium.silos["alder"]._tally.unclipped != 0
+    exchange = consortium.exchange(2)
+    with pytest.raises(FederationError, match="announced range is not"):
+        consortium.silos["alder"].train(replace(exchange, clipping=2.0))
+    assert exchange.range
+    consortium.silos["alder"].train(replace(exchange, clipping=2.0, range=exchange.range * 2))
+
+
+def _named_run(silo: Silo) -> Exchange:
+    return Exchange(
+        "run-1", 1, 1, "update", silo._job.roster, silo._global.size, silo._range,
+        silo._parameters, silo._model_digest,
+    )  # fmt: skip
 
 
 def test_totals_that_are_not_the_rosters_are_refused(make_job: MakeJob) -> None:
@@ -455,7 +494,7 @@ def test_the_drawn_silo_sums_again_and_catches_what_decryption_cannot(make_job: 
 
 def test_a_verified_round_ends_as_any_other(make_job: MakeJob) -> None:
     consortium = Consortium(make_job("encryption.verify=true"))
-    assert consortium.round(1).records > 50
+    assert consortium.round(1).held_out
     exchange = consortium.exchange(2)
     total = consortium.sum(exchange, consortium.train(exchange))
     keys = consortium.silos["alder"]._vault._keys  # type: ignore[union-attr]
@@ -525,11 +564,15 @@ def test_shares_make_the_planned_noise_and_a_stricter_silo_clips_harder(make_job
     assert half and half.share * 2**0.5 == pytest.approx(half.noise_multiplier * half.clip_norm)
 
 
+@pytest.mark.parametrize("clipping", [1.0, 4.0])
 def test_a_silo_adds_its_share_to_what_it_sends(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, clipping: float
 ) -> None:
-    """Of a model large enough to measure the deviation; without the share the test fails."""
-    consortium = Consortium(make_job(*SHARED, "model={kind: mlp, hidden: [4100]}"))
+    """Of a model large enough to measure the deviation; without the share the test fails, and so
+    it does where the noise stays as it was when the clip norm grows."""
+    consortium = Consortium(
+        make_job(*SHARED, "privacy.clip_quantile=0.5", "model={kind: mlp, hidden: [4100]}")
+    )
     silo = consortium.silos["alder"]
     sent: list[np.ndarray] = []
     vault = silo._vault
@@ -538,13 +581,17 @@ def test_a_silo_adds_its_share_to_what_it_sends(
     )
     sums: list[np.ndarray] = []
     train = silo._trainer.train
-    monkeypatch.setattr(silo._trainer, "train", lambda start: sums.append(train(start)) or sums[-1])
-    silo.train(consortium.exchange())
-    unit = silo._range / silo._parameters.limit
+    monkeypatch.setattr(
+        silo._trainer, "train", lambda *given: sums.append(train(*given)) or sums[-1]
+    )
+    exchange = consortium.exchange()
+    assert exchange.range
+    silo.train(replace(exchange, clipping=clipping, range=exchange.range * clipping))
+    unit = silo._range * clipping / silo._parameters.limit
     noise = sent[0] * unit - sums[0]
     plan = silo._plan
-    assert plan and noise.std() == pytest.approx(plan.share, rel=0.03)
-    assert abs(noise.mean()) < 5 * plan.share / np.sqrt(noise.size)
+    assert plan and noise.std() == pytest.approx(plan.share * clipping, rel=0.03)
+    assert abs(noise.mean()) < 5 * noise.std() / np.sqrt(noise.size)
     assert abs(np.corrcoef(noise, sums[0])[0, 1]) < 5 / np.sqrt(noise.size)
 
 

@@ -78,6 +78,7 @@ def test_parts_cover_every_value_once_and_are_bounded() -> None:
         ({"attempt": 2}, "attempt 2"),
         ({"job": "other"}, "job other"),
         ({"purpose": "metrics"}, "purpose metrics"),
+        ({"clipping": 2.0}, "clipping 2.0"),
         ({"roster": ("a", "b", "c")}, "roster"),
         ({"values": 10}, "values 10"),
         ({"range": 2.0}, "range 2.0"),

@@ -116,7 +116,7 @@ def _check_tracking(run: Run, job_file: JobFile) -> None:
     assert "not differentially private" in tags["blindsum.metrics_guarantee"]
     assert tags["privacy.accountant"].startswith("PLD") and tags["blindsum.version"]
     for name, expected in (
-        ("accuracy", [r.metrics.accuracy for r in run.reports]),
+        ("accuracy", [r.metrics.held_out.accuracy for r in run.reports]),
         ("epsilon_spent.birch", [r.epsilon["birch"] for r in run.reports]),
         ("epsilon_left.birch", [3 - r.epsilon["birch"] for r in run.reports]),
         ("bytes_up", [r.up_bytes for r in run.reports]),

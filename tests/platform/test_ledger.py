@@ -333,6 +333,48 @@ def test_a_lifetime_limit_refuses_plans_and_charges_over_all_jobs(
     assert len([e for e in ledger.entries() if e.kind == "charge"]) == 30
 
 
+def test_held_out_records_have_charges_of_their_own_and_the_larger_spend_counts(
+    tmp_path: Path, accountant: Accountant
+) -> None:
+    """A record is in training or held out: adding both would say more than is spent, and leaving
+    the held-out ones out less."""
+    ledger, plan = open_ledger(tmp_path), privacy_plan(50.0)
+    lax = Accountant(plan)
+    held_out = replace(plan, sampling_rate=1.0, noise_multiplier=40.0, rounds=2,
+                       rounds_within_budget=2, epsilon=9.0)  # fmt: skip
+    evaluated = Accountant(held_out)
+    with pytest.raises(LedgerError, match="has reserved no plan"):
+        ledger.charge("job", 1, 1, evaluated, "held-out")
+    ledger.reserve("job", DATASET, plan, held_out)
+    first = ledger.charge("job", 1, 1, lax)
+    assert ledger.lifetime(DATASET).epsilon == first
+    second = ledger.charge("job", 1, 1, evaluated, "held-out")
+    assert second == evaluated.epsilon_after(1)
+    with pytest.raises(LedgerError, match="is charged already"):
+        ledger.charge("job", 1, 1, evaluated, "held-out")
+    assert ledger.lifetime(DATASET).epsilon == max(first, second)
+    assert ledger.lifetime(DATASET).jobs == 1
+    expected = np.maximum(round_divergences(plan), round_divergences(held_out))
+    np.testing.assert_allclose(ledger._spent(DATASET), expected)
+
+
+def test_a_lifetime_limit_holds_for_held_out_records(tmp_path: Path) -> None:
+    ledger, plan = open_ledger(tmp_path), privacy_plan(50.0)
+    held_out = replace(plan, sampling_rate=1.0, noise_multiplier=5.0, rounds=20,
+                       rounds_within_budget=20, epsilon=9.0)  # fmt: skip
+    one = round_divergences(held_out)
+    ledger.set_limit(Limit(Limit(0.0, 1e-5).epsilon_of(10.5 * one), 1e-5))
+    few = replace(plan, rounds=2, rounds_within_budget=2)
+    with pytest.raises(LedgerError, match=r"would fit: lower privacy\.metrics_epsilon"):
+        ledger.reserve("too much", DATASET, few, held_out)
+    ledger.reserve("job", DATASET, few, replace(held_out, rounds=10, rounds_within_budget=10))
+    lax = Accountant(replace(held_out, epsilon=50.0))
+    for number in range(1, 11):
+        ledger.charge("job", number, 1, lax, "held-out")
+    with pytest.raises(BudgetExceeded):
+        ledger.charge("job", 11, 1, lax, "held-out")
+
+
 def test_no_limit_holds_for_a_table_that_was_used_without_privacy(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     ledger.unprotected("plain", DATASET)

@@ -1,0 +1,39 @@
+"""A round as MLflow shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from blindsum.actors.federation import RoundReport
+    from blindsum.pipelines.train import Run
+
+
+def figures(run: Run, report: RoundReport) -> dict[str, float]:
+    """One round's figures as MLflow shows them."""
+    metrics = report.metrics
+    named = {
+        "saturated_share": metrics.saturated,
+        "large_share": metrics.large, "range": report.range, "attempt": report.attempt,
+        "bytes_up": report.up_bytes, "bytes_down": report.down_bytes,
+        "seconds_round": report.seconds,
+    }  # fmt: skip
+    if metrics.held_out:
+        m = metrics.held_out
+        named |= {
+            "accuracy": m.accuracy, "loss": m.loss, "largest_class_accuracy": m.largest_class,
+            "held_out_records": m.records, "dropped_records": m.dropped,
+        }  # fmt: skip
+        if m.deviation:
+            named["accuracy_deviation"] = m.deviation
+    if report.metrics_epsilon is not None:
+        named["metrics_epsilon_spent"] = report.metrics_epsilon
+    if metrics.unclipped is not None and report.clip_norm is not None:
+        named |= {"unclipped_share": metrics.unclipped, "clip_norm": report.clip_norm}
+    named |= {f"seconds_{phase}": seconds for phase, seconds in report.phases.items()}
+    for silo, spent in report.epsilon.items():
+        named[f"epsilon_spent.{silo}"] = spent
+        named[f"epsilon_left.{silo}"] = max(0.0, (run.budget(silo) or 0.0) - spent)
+    if report.epsilon:
+        named["epsilon_spent"] = max(report.epsilon.values())
+    return named

@@ -1,0 +1,101 @@
+"""Adaptive clipping: one mechanism of the planned noise, and a norm that finds its quantile."""
+
+import math
+
+import numpy as np
+import pytest
+
+from blindsum.platform.adaptive_clipping import MOST, is_adapted, next_clipping
+from blindsum.platform.data import Fold, SiloData
+from blindsum.platform.job import Job
+from blindsum.platform.metrics import Counting, Tally
+from blindsum.platform.models import build_model, get_parameters
+from blindsum.platform.privacy import plan
+from blindsum.platform.random_source import cryptographic_generator
+from blindsum.platform.training import LocalTrainer
+from tests.conftest import MakeJob
+
+ADAPTIVE = "privacy.clip_quantile=0.6"
+SHARED = ("privacy.noise=shared", "training.local_steps=1")
+
+
+def moved(job: Job, silo: str, total_update_noise: float) -> float:
+    """How far one record moves clipped sum and count together, in deviations of their noise."""
+    own = plan(job, silo)
+    assert own
+    return math.hypot(own.clip_norm / total_update_noise, 0.5 / own.count_noise)
+
+
+def test_local_count_and_sum_together_are_the_planned_mechanism(make_job: MakeJob) -> None:
+    """Leave the count out of the accounting, and this fails."""
+    job, bare = make_job(ADAPTIVE).job, make_job().job
+    own, before = plan(job, "alder"), plan(bare, "alder")
+    assert own and before and own.noise_multiplier == before.noise_multiplier
+    assert own.update_noise > own.noise_multiplier == before.update_noise
+    found = moved(job, "alder", own.update_noise * own.clip_norm)
+    assert found == pytest.approx(1 / own.noise_multiplier)
+
+
+def test_shared_count_and_sum_hold_for_the_strictest_silo_too(make_job: MakeJob) -> None:
+    job = make_job(ADAPTIVE, *SHARED, "silos.birch.epsilon=1").job
+    plans = {name: plan(job, name) for name in job.roster}
+    (share,) = {p.share for p in plans.values() if p}
+    total = share * math.sqrt(2)  # of two honest silos
+    for name, own in plans.items():
+        assert own and moved(job, name, total) <= 1 / own.noise_multiplier * (1 + 1e-9)
+    assert plans["alder"] and plans["alder"].clip_norm == pytest.approx(job.privacy.clip_norm)
+
+
+def test_the_unclipped_are_counted_with_noise_that_all_steps_have(make_job: MakeJob) -> None:
+    """Remove the noise on the count, and this fails."""
+    job = make_job(ADAPTIVE).job  # two local steps
+    own, one = plan(job, "alder"), Fold(np.zeros((5, 4), np.float32), np.zeros(5, np.int64))
+    assert own
+    model = build_model(job.model, 4, 2, seed=0, private=True)
+    counting = Counting(job, own, SiloData(one, one, "", 0), cryptographic_generator())
+    shares = []
+    for _ in range(300):
+        counts = counting.counts(model, 1, Tally(unclipped=-3.0))
+        # three silos of 22 expected records, two steps
+        shares.append((counting.summarise(counts, 1, 10).unclipped - 0.5) * 3 * 22 * 2)
+    assert np.std(shares) == pytest.approx(own.count_noise * math.sqrt(2), rel=0.15)
+    assert np.mean(shares) == pytest.approx(-3.0, abs=5 * np.std(shares) / math.sqrt(300))
+
+
+def test_the_clip_norm_finds_its_quantile_and_stays_within_reach() -> None:
+    random = np.random.default_rng(0)
+    clipping, norms = 50.0, random.lognormal(0, 1, 5000)
+    for _ in range(120):
+        clipping = next_clipping(clipping, float((norms <= clipping).mean()), 0.7)
+    assert np.quantile(norms, 0.65) < clipping < np.quantile(norms, 0.75)
+    low = high = 1.0
+    for _ in range(400):
+        low, high = next_clipping(low, 1e9, 0.1), next_clipping(high, -1e9, 0.9)
+        assert is_adapted(low) and is_adapted(high)
+    assert low == 1 / MOST and high == MOST
+    for strange in (0.0, -1.0, MOST * 2, float("nan")):
+        assert not is_adapted(strange)
+
+
+def test_clip_norm_and_noise_move_together(make_job: MakeJob) -> None:
+    """Clip at more and leave the noise as it was, or forget what the count costs, and this fails."""
+    job = make_job(
+        ADAPTIVE, "model={kind: mlp, hidden: [900]}", "training.expected_batch_size=5"
+    ).job
+    own = plan(job, "alder")
+    assert own
+    none = Fold(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    many = Fold(np.full((50, 4), 9.0, np.float32), np.zeros(50, np.int64))
+    deviations = []
+    for clipping in (1.0, 4.0):
+        model = build_model(job.model, 4, 2, seed=0, private=True)
+        trainer = LocalTrainer(model, none, job.training, own, cryptographic_generator())
+        deviations.append(trainer.train(get_parameters(model), clipping).std())
+        assert trainer.unclipped == 0
+        trainer = LocalTrainer(model, many, job.training, own, cryptographic_generator())
+        trainer.train(get_parameters(model), 1e6 * clipping)
+        assert trainer.unclipped > 0
+    assert own.update_noise > 1.1 * own.noise_multiplier
+    expected = 0.5 / 5 * own.update_noise * own.clip_norm * math.sqrt(2)  # of two steps
+    assert deviations[0] == pytest.approx(expected, rel=0.04)
+    assert deviations[1] == pytest.approx(4 * deviations[0], rel=0.1)

@@ -1,0 +1,149 @@
+"""Sums of counts against scikit-learn; noise on held-out counts, and what a record can move."""
+
+import math
+
+import dp_accounting
+import numpy as np
+import pytest
+import torch
+from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, log_loss
+from torch import nn
+
+from blindsum.platform.data import Fold, SiloData
+from blindsum.platform.errors import JobError, PrivacyError
+from blindsum.platform.job import Job, Linear
+from blindsum.platform.metrics import MAX_LOSS, UNITS, Counting, Tally
+from blindsum.platform.models import build_model, set_parameters
+from blindsum.platform.privacy import HELD_OUT_SENSITIVITY, metrics_plan, plan
+from blindsum.platform.random_source import cryptographic_generator
+from tests.conftest import MakeJob
+
+NOISED = ("privacy.metrics_epsilon=1", "privacy.metrics_every=2")
+SHARED = ("privacy.noise=shared", "training.local_steps=1")
+
+
+def fold(records: int, seed: int) -> Fold:
+    random = np.random.default_rng(seed)
+    return Fold(random.normal(size=(records, 4)).astype(np.float32), random.integers(0, 2, records))
+
+
+def counting(job: Job, one: Fold, dropped: int = 0) -> Counting:
+    data = SiloData(one, one, "", dropped)
+    return Counting(job, plan(job, "alder"), data, cryptographic_generator())
+
+
+def linear() -> nn.Module:
+    return build_model(Linear(kind="linear"), 4, 2, seed=0, private=True)
+
+
+def test_summed_counts_are_the_pooled_metrics(make_job: MakeJob) -> None:
+    job, model = make_job().job, linear()
+    folds = [fold(n, n) for n in (30, 17, 45)]
+    counts = [counting(job, f, 1).counts(model, 1, Tally(2, 4)) for f in folds]
+    metrics = counting(job, folds[0]).summarise(np.sum(counts, axis=0), 1, update_values=60)
+    features = np.concatenate([one.features for one in folds])
+    labels = np.concatenate([one.labels for one in folds])
+    with torch.no_grad():
+        p = torch.softmax(model(torch.from_numpy(features)).double(), 1).numpy()
+    found = metrics.held_out
+    assert found and found.records == 92 and found.dropped == 3 and metrics.saturated == 0.1
+    assert found.accuracy == pytest.approx(accuracy_score(labels, p.argmax(1)))
+    assert found.loss == pytest.approx(log_loss(labels, p), abs=1e-4)
+    assert found.largest_class == pytest.approx(np.bincount(labels).max() / 92)
+    assert found.deviation == 0 and metrics.unclipped is None
+    assert {"accuracy", "saturated"} <= set(metrics.as_dict())
+
+
+def test_a_model_that_overflowed_counts_as_lost_not_as_an_error(make_job: MakeJob) -> None:
+    model, one = linear(), counting(make_job().job, fold(20, 1))
+    set_parameters(model, np.full(10, np.nan, np.float32))
+    metrics = one.summarise(one.counts(model, 1, Tally()), 1, 10)
+    assert metrics.held_out and metrics.held_out.loss == MAX_LOSS
+
+
+def test_held_out_records_are_looked_at_in_the_rounds_that_the_job_says(make_job: MakeJob) -> None:
+    job = make_job("training.rounds=5", "privacy.metrics_every=2").job
+    assert [r for r in range(1, 6) if job.evaluates(r)] == [2, 4, 5]
+    one = counting(job, fold(20, 1))
+    assert not one.counts(linear(), 1, Tally()).any()
+    assert one.summarise(one.counts(linear(), 1, Tally()), 1, 10).held_out is None
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    record=st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=4, max_size=4),
+    label=st.integers(0, 1), scale=st.sampled_from([1.0, 1e3, float("nan")]),
+)  # fmt: skip
+def test_a_record_moves_the_held_out_sums_by_no_more_than_their_sensitivity(
+    make_job: MakeJob, record: list[float], label: int, scale: float
+) -> None:
+    """Leave a loss uncut, or count a record twice, and this fails."""
+    model, few = linear(), fold(5, 2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(scale)
+    more = Fold(
+        np.vstack([few.features, np.array([record], np.float32)]), np.append(few.labels, label)
+    )
+    job = make_job(*NOISED).job
+    moved = counting(job, more)._held_out(model) - counting(job, few)._held_out(model)
+    assert np.linalg.norm(moved) <= HELD_OUT_SENSITIVITY * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_noise_on_held_out_counts_has_the_planned_deviation(
+    make_job: MakeJob, shared: bool
+) -> None:
+    """Remove the noise, scale it or round it coarsely, and this fails."""
+    job, model = make_job(*NOISED, *(SHARED if shared else ())).job, linear()
+    planned = metrics_plan(job)
+    assert planned
+    whole = planned.noise_multiplier * HELD_OUT_SENSITIVITY
+    assert planned.share == pytest.approx(whole / math.sqrt(2) if shared else whole)
+    one = counting(job, fold(60, 3), 2)
+    drawn = (
+        np.array([one.counts(model, 2, Tally())[3:] for _ in range(400)]) * planned.share / UNITS
+    )
+    exact = one._held_out(model)
+    np.testing.assert_allclose(drawn.mean(0), exact, atol=5 * planned.share / 20)
+    np.testing.assert_allclose(drawn.std(0), planned.share, rtol=0.2)
+
+
+def test_the_plan_for_held_out_records_is_dp_accountings(make_job: MakeJob) -> None:
+    """Rounds 2, 4, 6, 8, 10 and 11: six Gaussian mechanisms without sampling."""
+    planned = metrics_plan(make_job(*NOISED, "training.rounds=11").job)
+    assert planned and planned.rounds == 6 and planned.epsilon_planned <= 1
+    event = dp_accounting.GaussianDpEvent(planned.noise_multiplier)
+    found = PLDAccountant(value_discretization_interval=1e-4).compose(event, 6).get_epsilon(1e-4)
+    assert found == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_noise_on_the_accuracy_is_said(make_job: MakeJob) -> None:
+    job, model = make_job(*NOISED).job, linear()
+    ones = [counting(job, fold(400, seed)) for seed in (1, 2, 3)]
+
+    def evaluated() -> tuple[float, float]:
+        summed = np.sum([one.counts(model, 2, Tally()) for one in ones], axis=0)
+        found = ones[0].summarise(summed, 2, 30).held_out
+        assert found
+        return found.accuracy, found.deviation
+
+    drawn = np.array([evaluated() for _ in range(300)])
+    assert drawn[:, 0].std() == pytest.approx(drawn[:, 1].mean(), rel=0.2)
+
+
+def test_impossible_budgets_of_held_out_records_are_refused(make_job: MakeJob) -> None:
+    with pytest.raises(
+        JobError, match=r"metrics_epsilon 4 is above the budget of a silo's records, 3"
+    ):
+        make_job("privacy.metrics_epsilon=4")
+    with pytest.raises(JobError, match=r"above the budget of a silo's records, 0\.5"):
+        make_job("privacy.metrics_epsilon=1", "silos.birch.epsilon=0.5")
+    job = make_job("privacy.metrics_epsilon=0.0001", "training.rounds=400").job
+    with pytest.raises(PrivacyError, match="not possible with 400 evaluations.*metrics_every"):
+        metrics_plan(job)
