@@ -49,7 +49,7 @@ class ReadySilo(Silo):
     def inspect(self) -> Any:
         inspection = super().inspect()
         update = np.random.default_rng(1).normal(0, 0.05, self._global.size).astype(np.float32)
-        self._trainer.train = lambda start: update  # type: ignore[method-assign]
+        self._trainer.train = lambda *_: update  # type: ignore[method-assign]
         return inspection
 
 

@@ -43,11 +43,11 @@ class WatchedSilo(Silo):
     def stop_at(self, round: int, fifo: str) -> None:
         train = self._trainer.train
 
-        def stop(start: np.ndarray) -> np.ndarray:
+        def stop(start: np.ndarray, clipping: float) -> np.ndarray:
             if self._round + 1 == round:
                 Path(fifo).write_text(str(os.getpid()))
                 signal.pause()
-            return train(start)
+            return train(start, clipping)
 
         self._trainer.train = stop  # type: ignore[method-assign]
 

@@ -42,8 +42,8 @@ class TellingSilo(Silo):
             self._tell("record", fold.features.astype(np.float64).tobytes())
         train = self._trainer.train
 
-        def trained(start: Any) -> Any:
-            update = train(start)
+        def trained(start: Any, clipping: float) -> Any:
+            update = train(start, clipping)
             self._tell("update", update.tobytes())
             return update
 
