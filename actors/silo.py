@@ -103,6 +103,7 @@ class Silo:
         self._global: Vector = get_parameters(self._model)
         self._recent = {0: self._global}
         self._model_digest = initial_digest(self._model)
+        require_approved(self._state, job, self._model_digest)
         self._optimizer = ServerOptimizer(job.server, self._global.size)
         self._random = self._generator()
         self._trainer = LocalTrainer(

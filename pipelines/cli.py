@@ -128,11 +128,46 @@ def identity(
 def approve(job: JobArgument, silo: SiloOption, set_: SetOption = None) -> None:
     """Have a silo on this machine take part in this job; from then on, in approved jobs alone."""
     from blindsum.platform.approval import approve as approve_job
-    from blindsum.platform.paths import state_folder
+    from blindsum.platform.features import feature_count
+    from blindsum.platform.models import build_model, initial_digest
+    from blindsum.platform.paths import import_from, state_folder
 
     job_file = load_job(job, set_ or [])
-    digest = approve_job(state_folder(job_file.silo(silo)), job_file.job)
+    told = job_file.job
+    import_from(str(job_file.folder))
+    model = build_model(
+        told.model, feature_count(told.data.features), len(told.data.target.classes),
+        seed=told.seed, private=told.privacy.noise != "none",
+    )  # fmt: skip
+    digest = approve_job(state_folder(job_file.silo(silo)), told, initial_digest(model))
     typer.echo(f"approved {digest}")
+
+
+@app.command()
+@interruptible
+def audit(
+    job: JobArgument,
+    silo: Annotated[
+        str | None, typer.Option("--silo", help="Whose data; on its machine. Default: the first.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Weaker attackers, in minutes.")] = False,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIGURE=NUMBER", help="End with an error above that; may repeat."),
+    ] = None,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Leave the report with the job's MLflow too.")
+    ] = False,
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Attack the job's own model, data and protocol, and report what stops what."""
+    job_file = load_job(job, set_ or [])
+    from blindsum.pipelines import terminal
+    from blindsum.pipelines.audit.command import run_audit
+
+    terminal.keep_stdout()
+    run_audit(job_file, silo, quick, fail_on or [], json, mlflow)
 
 
 ledger_app = typer.Typer(

@@ -748,13 +748,16 @@ def test_a_silo_whose_owner_approved_jobs_takes_part_in_those_alone(
     """What a lying driver would change: another pin, another budget, another roster."""
     agreed = make_job()
     state = tmp_path / "state" / "birch"
-    approve(state, agreed.job)
+    weights = Silo(SiloSpec(agreed.job, "r", "birch", str(agreed.folder), 1)).inspect().model_digest
+    approve(state, agreed.job, weights)
     Consortium(agreed).round(1)
     for change in ("privacy.epsilon=4", f"silos.alder.identity={'ab' * 32}", "seed=5"):
         with pytest.raises(JobError, match="silo 'birch': .* has approved other jobs"):
             Consortium(make_job(change), run="run-2")
-    approve(state, make_job("seed=5").job)
-    Consortium(make_job("seed=5"), run="run-3")
+    planted = make_job("seed=5")
+    approve(state, planted.job, weights)
+    with pytest.raises(JobError, match="initial weights are not those that this silo's owner"):
+        Consortium(planted, run="run-3")
     (state / "approved_jobs.txt").write_bytes(b"\xff")
     with pytest.raises(JobError, match="cannot be read"):
         Consortium(agreed, run="run-4")
