@@ -1,0 +1,165 @@
+"""What `blindsum audit` prints, writes and records."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from blindsum.pipelines.audit.report import ROWS, as_page, as_private_page, worst
+from blindsum.pipelines.audit.run import FULL, QUICK, Audit, audit, exceeded, keep_private
+from blindsum.pipelines.folders import runs_folder
+from blindsum.pipelines.terminal import console, emit
+from blindsum.platform.errors import BlindsumError, JobError
+from blindsum.platform.job_file import JobFile
+from blindsum.platform.paths import state_folder
+from blindsum.platform.tracking import Tracker
+
+ADVERSARIES = ("server", "participant", "aggregator", "outsider", "implementation", "protocol")
+
+
+class Shown:
+    """A progress bar where there is a person to see it."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
+            MofNCompleteColumn(), console=console, transient=True,
+            disable=quiet or not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("starting", total=None)
+        self._bar.start()
+
+    def stage(self, text: str, total: int | None = None) -> None:
+        self._bar.reset(self._task, description=text, total=total)
+
+    def step(self) -> None:
+        self._bar.advance(self._task)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def run_audit(
+    job_file: JobFile, silo: str | None, quick: bool, fail_on: list[str], as_json: bool,
+    mlflow: bool = False,
+) -> None:  # fmt: skip
+    """Audit one silo; write the report; end with an error where a figure passes its limit.
+
+    Args:
+        mlflow: leave report and figures with the job's MLflow too, which others may read.
+
+    Raises:
+        BlindsumError: the audit could not run, or a limit of `fail_on` is passed.
+    """
+    limits = dict(_limit(text) for text in fail_on)
+    name = silo or job_file.job.roster[0]
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    run = f"audit-{job_file.job.name}-{name}-{stamp}-{secrets.token_hex(3)}"
+    folder = runs_folder(job_file) / run
+    shown = Shown(as_json)
+    try:
+        found = audit(job_file, name, QUICK if quick else FULL, shown)
+    finally:
+        shown.close()
+    private = state_folder(job_file.silo(name)) / "audit"
+    report, figures = folder / "report.html", folder / "audit.json"
+    try:
+        if np.isfinite(found.risks).any():
+            keep_private(found, private)
+        _write(private / "records.html", as_private_page(found))
+        _write(report, as_page(found, run))
+        _write(figures, json.dumps(found.as_dict(), indent=1))
+    except OSError as error:
+        raise BlindsumError(
+            f"the audit's files could not be written in {folder} and {private}: {error.strerror}",
+            "Make room, then run it again: shadow models that are there are not trained again.",
+        ) from None
+    failure = _record(job_file, run, found, report, figures) if mlflow else None
+    if as_json:
+        emit("audit", run=run, report=str(report), gate=found.gate())
+    else:
+        _show(found, report, private)
+    if failure:
+        console.print(f"[yellow]MLflow is incomplete:[/] {failure}")
+    if passed := exceeded(found, limits):
+        raise BlindsumError("the audit's limits are passed: " + "; ".join(passed))
+
+
+def _record(job_file: JobFile, run: str, found: Audit, report: Path, figures: Path) -> str | None:
+    """Leave the shareable part with the job's MLflow; returns what could not be."""
+    tracker = Tracker(job_file, run)
+    tracker.ready()
+    tracker.log_round(0, {_metric(key): value for key, value in found.gate().items()})
+    tracker.log_file(report)
+    tracker.log_file(figures)
+    return tracker.finish("FINISHED", "all attacks", {"blindsum.audit": found.own})
+
+
+def _limit(text: str) -> tuple[str, float]:
+    key, _, value = text.partition("=")
+    try:
+        limit = float(value)
+    except ValueError:
+        limit = math.nan
+    if not math.isfinite(limit) or key.partition(".")[0] not in ADVERSARIES:
+        raise JobError(
+            f"--fail-on {text!r} is no limit",
+            "Write it as FIGURE=NUMBER, a figure of audit.json's gate.",
+        )
+    return key, limit
+
+
+def _metric(key: str) -> str:
+    """MLflow takes letters, digits and a few signs."""
+    return "audit." + "".join(c if c.isalnum() or c in "_-./ " else "_" for c in key)
+
+
+def _write(path: Path, content: str) -> None:
+    """For the owner's eyes, until the owner hands it on."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    opened = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    with open(opened, "w", encoding="utf-8") as file:
+        file.write(content)
+
+
+def _show(found: Audit, report: Path, private: Path) -> None:
+    table = Table(title=f"audit of silo {found.silo}; what guessing gives in brackets",
+                  title_justify="left", box=None)  # fmt: skip
+    for heading in ("adversary", "attack", "figure", "none", "privacy", "encryption", "both"):
+        table.add_column(heading)
+    for row in ROWS:
+        cells = [
+            worst(found.findings.evidence, row, d) for d in ("none", "dp", "encrypted", "both")
+        ]  # fmt: skip
+        if any(cells):
+            table.add_row(
+                row.adversary, row.attack, row.figure,
+                *(f"{c.value:.1%} ({c.floor or 0:.1%})" if c else "" for c in cells),
+            )  # fmt: skip
+    console.print(table)
+    for name, views in found.bounds.items():
+        bounds = ", ".join(f"{view} {bound.best:.2f}" for view, bound in views.items())
+        claimed = f" (claimed {found.plan.epsilon:g})" if name == "as planned" else ""
+        console.print(f"epsilon at least, {name}{claimed}: {bounds}")
+    accepted = [name for name, refusal in found.refusals.items() if not refusal]
+    console.print(
+        f"[bold red]forgeries accepted:[/] {', '.join(accepted)}"
+        if accepted
+        else f"forged sums: all {len(found.refusals)} refused"
+    )
+    if not found.planted:
+        console.print(
+            "[bold red]planted weights would be accepted:[/] the owner has approved no job"
+        )
+    for text in found.findings.not_tested:
+        console.print(f"not tested: {text}")
+    console.print(f"report: {report} ({found.seconds:.0f} s)", soft_wrap=True)
+    console.print(f"private, for the silo alone: {private}", soft_wrap=True)

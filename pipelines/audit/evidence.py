@@ -1,0 +1,64 @@
+"""What an attack achieved: a figure, its interval, and what a guess without the secret gives."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from scipy import stats
+
+Defence = Literal["none", "dp", "encrypted", "both"]
+DEFENCES: tuple[Defence, ...] = ("none", "dp", "encrypted", "both")
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One score, with its interval at 95 % where it is an estimate, and the floor: the same
+    score of an attacker who has only what is public."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    floor: float | None = None
+
+    @property
+    def above_floor(self) -> bool:
+        """Whether the attack did more than guess: the interval, or the value, lies above it."""
+        least = self.value if self.low is None else self.low
+        return self.floor is not None and least > self.floor
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One attack under one defence. `records` and `queries` are the attacker's budget."""
+
+    attack: str
+    adversary: str
+    defence: Defence
+    checkpoint: str
+    figures: dict[str, Figure]
+    setting: str = ""
+    seconds: float = 0.0
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Findings:
+    """All evidence of one audit, and what could not be tested and why."""
+
+    evidence: list[Evidence] = field(default_factory=list)
+    not_tested: list[str] = field(default_factory=list)
+
+
+def proportion(hits: int, of: int, floor: float | None = None) -> Figure:
+    """A share with its exact interval (Clopper and Pearson, 1934)."""
+    if of == 0:
+        return Figure(0.0, 0.0, 1.0, floor)
+    tail = (1 - CONFIDENCE) / 2
+    low = float(stats.beta.ppf(tail, hits, of - hits + 1)) if hits else 0.0
+    high = float(stats.beta.ppf(1 - tail, hits + 1, of - hits)) if hits < of else 1.0
+    return Figure(hits / of, low, high, floor)

@@ -1,0 +1,146 @@
+"""The silo under attack: its records, the job's model, and the updates that would leave it.
+
+An update here is what one step of the job's training sums over the attacked records, as its own
+training code makes it:
+
+    none        the bare sum of gradients
+    dp          each gradient clipped, and the noise of the silo's plan added to the sum
+    encrypted   what an aggregator holds, even with the key that all silos share: the masked
+                integers, read as if they were not masked
+    both        the same of the noised sum
+
+Under shared noise the plan's whole noise S is taken, which is what everybody outside sees at best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
+from blindsum.he.exchange import Exchange
+from blindsum.he.masks import PairSeeds
+from blindsum.he.packing import Integers, pack, quantise
+from blindsum.he.parameters import Parameters
+from blindsum.pipelines.audit.evidence import Defence
+from blindsum.platform.clipping import clipped_sum
+from blindsum.platform.data import SiloData
+from blindsum.platform.job import Job
+from blindsum.platform.models import build_model
+from blindsum.platform.privacy import PrivacyPlan
+from blindsum.platform.random_source import add_gaussian, cryptographic_generator, seeded_generator
+from blindsum.platform.training import LocalTrainer
+
+TRAINED_STEPS = 300
+
+
+@dataclass(frozen=True)
+class Update:
+    """Sums of gradients by parameter, as the attacker has them."""
+
+    gradients: list[Tensor]
+
+    def of(self, parameter: Tensor, model: nn.Module) -> Tensor:
+        return self.gradients[[id(p) for p in model.parameters()].index(id(parameter))]
+
+
+class Victim:
+    """One silo. `plan` is its plan, or, for a job without differential privacy, a made-up one."""
+
+    def __init__(self, job: Job, silo: str, data: SiloData, plan: PrivacyPlan) -> None:
+        self.job, self.silo, self.data, self.plan = job, silo, data, plan
+        self.features = data.train.features.shape[1]
+        self.classes = len(job.data.target.classes)
+        self._models: dict[str, nn.Module] = {}
+
+    def model(self, checkpoint: str) -> nn.Module:
+        """The job's model, "fresh" or "trained" on the silo's records without privacy."""
+        if checkpoint not in self._models:
+            model = build_model(
+                self.job.model, self.features, self.classes, seed=self.job.seed, private=False
+            )
+            if checkpoint == "trained":
+                random = seeded_generator(self.job.seed, "audit")
+                trainer = LocalTrainer(model, self.data.train, self.job.training, None, random)
+                model.train()
+                steps = self.job.training.rounds * self.job.training.local_steps
+                for _ in range(min(steps, TRAINED_STEPS)):
+                    trainer.step()
+            self._models[checkpoint] = model
+        return self._models[checkpoint]
+
+    def plant(self, model: nn.Module) -> None:
+        """Let a malicious server's model be the "planted" checkpoint."""
+        self._models["planted"] = model
+
+    def records(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Features and labels of some of the silo's training records."""
+        chosen = np.asarray(rows)
+        return (
+            torch.from_numpy(self.data.train.features[chosen]),
+            torch.from_numpy(self.data.train.labels[chosen]),
+        )
+
+    def update(self, rows: Sequence[int], checkpoint: str, defence: Defence) -> Update:
+        """What the attacker has of a step over those records."""
+        features, labels = self.records(rows)
+        return update_of(
+            self.model(checkpoint), features, labels, self.plan, defence, len(self.job.silos),
+            self.job.encryption.bits,
+        )  # fmt: skip
+
+
+def update_of(
+    model: nn.Module, features: Tensor, labels: Tensor, plan: PrivacyPlan, defence: Defence,
+    silos: int, bits: int | None = None,
+) -> Update:  # fmt: skip
+    """One step's sum of gradients over those records, as the attacker has it.
+
+    Args:
+        silos, bits: of the consortium, for the encoding under encryption.
+    """
+    model.train()
+    if defence in ("dp", "both"):
+        sums = list(clipped_sum(model, features.shape[1])(features, labels, plan.clip_norm).sums)
+        for one in sums:
+            add_gaussian(one, plan.update_noise * plan.clip_norm, cryptographic_generator())
+    else:
+        loss = functional.cross_entropy(model(features), labels, reduction="sum")
+        sums = list(torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad]))
+    if defence in ("encrypted", "both"):
+        sums = _as_masked(sums, silos, bits)
+    return Update([one.detach() for one in sums])
+
+
+def _as_masked(sums: list[Tensor], silos: int, bits: int | None) -> list[Tensor]:
+    """The sums encoded, masked, encrypted, and opened again with the leaked shared key."""
+    parameters = Parameters.derive(silos, bits)
+    flat = torch.cat([one.flatten() for one in sums]).numpy().astype(np.float64)
+    bound = float(np.abs(flat).max()) or 1.0
+    integers = quantise(flat, bound, parameters, np.random.default_rng(0)).integers
+    roster = tuple(f"silo{i:02}" for i in range(silos))
+    exchange = Exchange("audit", 1, 1, "update", roster, flat.size, bound, parameters)
+    random = cryptographic_generator()
+    seeds = PairSeeds(roster[0], {name: random.bytes(32) for name in roster[1:]})
+    cipher, adder = CkksCipher(parameters, generate_secret_key()), CkksAdder(parameters)
+    adder.add(0, cipher.encrypt(pack(integers, parameters), seeds.open(exchange)))
+    opened = cipher.decrypt(adder.total(0, exchange.chunks))
+    read = digits(opened, parameters)[: flat.size] * (bound / parameters.limit)
+    parts = torch.split(torch.from_numpy(read.astype(np.float32)), [one.numel() for one in sums])
+    return [part.view_as(one) for part, one in zip(parts, sums, strict=True)]
+
+
+def digits(packed: Integers, parameters: Parameters) -> Integers:
+    """The digits of packed reals, whatever they are: `he.packing.unpack` without its refusals."""
+    k, rest = parameters.summed_bits, packed.copy()
+    rows = []
+    for _ in range(parameters.digits):
+        low = (rest << (64 - k)) >> (64 - k)
+        rows.append(low)
+        rest = (rest - low) >> k
+    return np.stack(rows, axis=1).reshape(-1)
