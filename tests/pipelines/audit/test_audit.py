@@ -1,0 +1,154 @@
+"""A whole audit as its user runs it: what is written where, what is said, and what it gates."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from blindsum.pipelines.audit import command, run
+from blindsum.pipelines.audit.evidence import DEFENCES, Evidence, Figure, proportion
+from blindsum.pipelines.audit.shadows import mislabelled
+from blindsum.platform.approval import approve
+from blindsum.platform.data import load_data
+from blindsum.platform.errors import BlindsumError, JobError
+from blindsum.platform.job_file import JobFile
+from blindsum.platform.privacy import plan
+from tests.conftest import MakeJob
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns its users; not ours to mend
+
+TINY = run.Depth("tiny", 1, 0.3, 20, (1, 3), (1,), (8,), 18, 200)
+RELU = "model={kind: mlp, hidden: [24], activation: relu}"
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "QUICK", TINY)
+
+
+def audited(
+    job_file: JobFile, capsys: pytest.CaptureFixture[str], *fail_on: str
+) -> dict[str, object]:
+    command.run_audit(job_file, "birch", True, list(fail_on), True, mlflow=not fail_on)
+    (line,) = capsys.readouterr().out.splitlines()
+    return dict(json.loads(line))
+
+
+@pytest.mark.usefixtures("cluster", "tiny")
+def test_an_audit_leaves_a_report_and_keeps_records_in_the_silo(
+    make_job: MakeJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_file = make_job(RELU)
+    said = audited(job_file, capsys)
+    report = Path(str(said["report"]))
+    figures = json.loads((report.parent / "audit.json").read_text())
+    page = report.read_text()
+    assert "http" not in page.replace("http-equiv", "") and "<script" not in page
+    for heading in ("Attacks and defences", "keep its epsilon", "What was not tested"):
+        assert heading in page
+    _check_evidence(figures)
+    assert not any(x is None for x in figures["refusals"].values())
+    assert len(figures["refusals"]) == 8 and all(figures["refusals"].values())
+    assert figures["gate"]["server.planted_weights_accepted"] == 1, "no job is approved here"
+    assert figures["gate"]["aggregator.key_recovery.share_of_the_key"] == 0
+    assert report.stat().st_mode & 0o777 == 0o600
+    assert figures["defence_of_the_job"] == "both"
+    _check_private(job_file, tmp_path, page, report.parent / "audit.json")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = [e.experiment_id for e in client.search_experiments() if e.name == "trial"]
+    (logged,) = client.search_runs([experiment])
+    assert logged.data.metrics["audit.protocol.accepted_forgeries"] == 0
+    assert logged.data.tags["blindsum.audit"] == "both"
+
+
+def _check_evidence(figures: dict[str, list[dict[str, object]]]) -> None:
+    by = {(e["attack"], e["defence"], e["checkpoint"]): e["figures"] for e in figures["evidence"]}
+    for attack, checkpoint in (("closed form", "fresh"), ("sparse recovery", "fresh")):
+        exact = {d: by[attack, d, checkpoint]["exact records"]["value"] for d in DEFENCES}  # type: ignore[index]
+        assert exact == {"none": 1.0, "dp": 0.0, "encrypted": 0.0, "both": 0.0}
+    attacks = {e["attack"] for e in figures["evidence"]}
+    assert {"matching", "imprint", "subtraction", "key recovery", "upload opened", "lira", "rmia",
+            "confidence", "candidates"} <= attacks  # fmt: skip
+    for one in figures["evidence"]:
+        assert all(f["floor"] is not None for f in one["figures"].values())  # type: ignore[attr-defined]
+
+
+def _check_private(job_file: JobFile, tmp_path: Path, page: str, shared: Path) -> None:
+    state = tmp_path / "state" / "birch" / "audit"
+    names = {p.name for p in state.iterdir() if p.is_file()}
+    assert names == {"exposed_records.csv", "records.html"}
+    assert all((state / name).stat().st_mode & 0o777 == 0o600 for name in names)
+    data = load_data(tmp_path / "birch.parquet", job_file.job.data, tmp_path / "rejected")
+    lines = (state / "exposed_records.csv").read_text().splitlines()
+    canaries = mislabelled(job_file.job, data)[1]
+    assert len(lines) == 1 + len(data.train) - canaries.sum()
+    rows = [int(line.partition(",")[0]) for line in lines[1:]]
+    assert not set(rows) & set(canaries.nonzero()[0].tolist())
+    # Nor does anything that may be shared tell how many records there are.
+    shared_figures = json.loads(shared.read_text())
+    assert shared_figures["curves"]["none"][0][0] == 1e-4
+    values = {text for v in data.train.features.ravel() if len(text := f"{v:.6g}") > 7}
+    assert len(values) > 100
+    for text in (page, shared.read_text()):
+        assert not any(value in text for value in list(values)[:400])
+
+
+@pytest.mark.usefixtures("cluster", "tiny")
+def test_a_limit_that_is_passed_ends_the_audit_with_an_error(
+    make_job: MakeJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_file = make_job(RELU, "encryption.scheme=none", "privacy={noise: none}")
+    with pytest.raises(BlindsumError, match=r"closed_form.exact_records is 1, above 0.5"):
+        audited(job_file, capsys, "server.closed_form.exact_records=0.5")
+    own = plan(make_job().job, "birch")
+    assert own
+    with pytest.raises(JobError, match="'no.such', which this audit has no figure for.*forgeries"):
+        run.exceeded(run.Audit(job_file.job, "birch", TINY, own), {"no.such": 1.0})
+    for nonsense in ("server.x=high", "server.x=nan", "server.x=inf", "nobody.x=1"):
+        with pytest.raises(JobError, match="is no limit"):
+            audited(job_file, capsys, nonsense)
+    found = run.Audit(job_file.job, "birch", TINY, own)
+    found.findings.evidence.append(Evidence("x", "server", "none", "", {"y": Figure(float("nan"))}))
+    assert run.exceeded(found, {"server.x.y": 1.0})
+
+
+def test_a_silo_is_audited_for_jobs_that_its_owner_approved(
+    make_job: MakeJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    approve(tmp_path / "state" / "birch", make_job("seed=8").job, "ab" * 32)
+    with pytest.raises(JobError, match="approved other jobs"):
+        audited(make_job(), capsys)
+    with pytest.raises(JobError, match="no silo 'oak'"):
+        command.run_audit(make_job(), "oak", True, [], True)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_a_model_does_not_allow_is_said_and_a_planted_layer_refused(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dropping.py").write_text(
+        "from torch import nn\n\ndef build(features, outputs):\n"
+        "    return nn.Sequential(nn.Tanh(), nn.Dropout(0.2), nn.Linear(features, outputs))\n"
+    )
+    job_file = make_job("model={kind: factory, factory: 'dropping:build'}")
+    approve(tmp_path / "state" / "birch", job_file.job, "ab" * 32)
+    found = run.audit(job_file, "birch", TINY, command.Shown(quiet=True))
+    said = " ".join(found.findings.not_tested)
+    for reason in ("closed form, batch of 1: the model does not begin", "imprint: ", "subtraction",
+                   "shadow models are made of fully connected"):  # fmt: skip
+        assert reason in said
+    assert {e.attack for e in found.findings.evidence} >= {"matching", "candidates"}
+    assert "not those that this silo's owner approved" in found.planted
+    assert found.gate()["server.planted_weights_accepted"] == 0
+
+
+def test_an_interval_is_the_exact_binomial_one() -> None:
+    """Against tabulated values of Clopper and Pearson for 0 and 3 of 10."""
+    assert proportion(0, 10).high == pytest.approx(0.3085, abs=1e-4)
+    three = proportion(3, 10, floor=0.05)
+    assert (three.low, three.high) == (
+        pytest.approx(0.0667, abs=1e-4), pytest.approx(0.6525, abs=1e-4),
+    )  # fmt: skip
+    assert three.above_floor and not proportion(1, 10, floor=0.05).above_floor
+    assert not Figure(0.1, 0.0, 0.2, floor=0.0).above_floor and Figure(1.0, floor=0.0).above_floor
