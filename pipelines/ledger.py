@@ -61,13 +61,14 @@ def show(ledger: Ledger) -> None:
         of_job = [e for e in entries if e.job == name]
         last, charges = of_job[-1], sum(e.kind == "charge" for e in of_job)
         private = last.kind != "unprotected"
+        noised = any(e.kind == "reserve held-out" for e in of_job)
         spent, held_out = (
             f"{max([e.epsilon or 0.0 for e in of_job if e.kind == kind], default=0.0):.4g}"
             for kind in ("charge", "charge held-out")
         )
         jobs.add_row(
             name, time.strftime("%Y-%m-%d %H:%M", time.gmtime(of_job[0].time)), last.dataset[:12],
-            str(charges), spent if private else "unbounded", held_out if private else "unbounded",
+            str(charges), spent if private else "unbounded", held_out if noised else "exact, no bound",
             f"{last.delta:g}" if private else "",
         )  # fmt: skip
     console.print(jobs)

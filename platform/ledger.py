@@ -201,7 +201,7 @@ class Ledger:
         """What this dataset has spent in all jobs so far; epsilon is infinite after a job
         without differential privacy. Plans reserved but never charged do not count: nothing
         was released for them. Of a job's training and held-out records the larger spend counts:
-        no record is both."""
+        no record is both. Exact held-out counts are in no budget, and not counted."""
         kinds = ("charge", "charge held-out", "unprotected")
         jobs: dict[str, tuple[float, float]] = {}
         for e in self.entries():
