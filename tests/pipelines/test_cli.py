@@ -12,6 +12,7 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from blindsum.he.identity import Identity
@@ -19,7 +20,7 @@ from blindsum.pipelines.cli import app
 from blindsum.pipelines.terminal import console
 from blindsum.platform.approval import job_digest
 from blindsum.platform.errors import JobError, LedgerError
-from blindsum.platform.job_file import load_job
+from blindsum.platform.job_file import JobFile, load_job
 from tests.actors.test_silo import Consortium
 from tests.conftest import MakeJob, ledger_of
 from tests.pipelines.test_train import blocking_job
@@ -85,28 +86,48 @@ def _all_listen_on_loopback(family: Sequence[psutil.Process]) -> None:
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process_and_nothing_half_written(
-    make_job: MakeJob, tmp_path: Path, how: signal.Signals
+    make_job: MakeJob, tmp_path: Path
 ) -> None:
-    job_file, fifo = blocking_job(make_job(), tmp_path)
-    process = start("run", job_file.path)
-    assert fifo.read_text().split()[0].isdigit()  # returns once a silo is in its second round
-    family = psutil.Process(process.pid).children(recursive=True)
-    # A terminal's Ctrl-C goes to the whole group, a job manager's SIGTERM to the command alone.
-    (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "interrupted" in err and "Traceback" not in err
-    assert not survivors(family)
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    """Ctrl-C and SIGTERM, to two runs at a time: starting Ray is most of what this takes."""
+    told = make_job()
+    runs = []
+    for how in (signal.SIGINT, signal.SIGTERM):
+        folder = tmp_path / how.name.lower()
+        folder.mkdir()
+        job_file, fifo = blocking_job(_moved(told, folder), folder)
+        runs.append((how, job_file, fifo, start("run", job_file.path)))
+    for how, job_file, fifo, process in runs:
+        assert fifo.read_text().split()[0].isdigit()  # returns once a silo is in its second round
+        family = psutil.Process(process.pid).children(recursive=True)
+        # A terminal's Ctrl-C goes to the whole group, a job manager's SIGTERM to the command alone.
+        (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 130, err
+        assert "interrupted" in err and "Traceback" not in err
+        assert not survivors(family)
+        _check_what_is_left(job_file)
+
+
+def _moved(told: JobFile, folder: Path) -> JobFile:
+    """The same job from another folder, with ledgers of its own."""
+    content = yaml.safe_load(told.text)
+    for silo in content["silos"]:
+        silo["data"] = str(told.folder / silo["data"])
+        silo["state"] = str(folder / "state" / silo["name"])
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return load_job(path)
+
+
+def _check_what_is_left(job_file: JobFile) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{job_file.folder}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("trial").experiment_id])
     assert run.info.status == "KILLED" and run.data.tags["blindsum.rounds"] == "1"
     for name in job_file.job.roster:
-        kinds = [e.kind for e in ledger_of(tmp_path / "state" / name, name).entries()]
+        kinds = [e.kind for e in ledger_of(job_file.folder / "state" / name, name).entries()]
         assert kinds[:2] == ["reserve", "charge"] and 2 <= len(kinds) <= 3
-    print(err)
-    (model,) = (tmp_path / "runs").glob("*/model.pt")
+    (model,) = (job_file.folder / "runs").glob("*/model.pt")
     assert model.stat().st_size > 0
 
 

@@ -30,7 +30,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def audited(
     job_file: JobFile, capsys: pytest.CaptureFixture[str], *fail_on: str
 ) -> dict[str, object]:
-    command.run_audit(job_file, "birch", True, list(fail_on), True, mlflow=not fail_on)
+    with pytest.raises(BlindsumError, match="limits are passed: outsider.candidates.* above -1"):
+        command.run_audit(
+            job_file, "birch", True, ["outsider.candidates.right_candidate=-1"], True, mlflow=True
+        )
     (line,) = capsys.readouterr().out.splitlines()
     return dict(json.loads(line))
 
@@ -94,31 +97,28 @@ def _check_private(job_file: JobFile, tmp_path: Path, page: str, shared: Path) -
         assert not any(value in text for value in list(values)[:400])
 
 
-@pytest.mark.usefixtures("cluster", "tiny")
-def test_a_limit_that_is_passed_ends_the_audit_with_an_error(
-    make_job: MakeJob, capsys: pytest.CaptureFixture[str]
-) -> None:
-    job_file = make_job(RELU, "encryption.scheme=none", "privacy={noise: none}")
-    with pytest.raises(BlindsumError, match=r"closed_form.exact_records is 1, above 0.5"):
-        audited(job_file, capsys, "server.closed_form.exact_records=0.5")
+def test_limits_are_finite_and_of_figures_that_there_are(make_job: MakeJob) -> None:
+    job_file = make_job(RELU)
     own = plan(make_job().job, "birch")
     assert own
     with pytest.raises(JobError, match="'no.such', which this audit has no figure for.*forgeries"):
         run.exceeded(run.Audit(job_file.job, "birch", TINY, own), {"no.such": 1.0})
     for nonsense in ("server.x=high", "server.x=nan", "server.x=inf", "nobody.x=1"):
         with pytest.raises(JobError, match="is no limit"):
-            audited(job_file, capsys, nonsense)
+            command.run_audit(job_file, "birch", True, [nonsense], True)
     found = run.Audit(job_file.job, "birch", TINY, own)
-    found.findings.evidence.append(Evidence("x", "server", "none", "", {"y": Figure(float("nan"))}))
+    found.findings.evidence.append(
+        Evidence("x", "server", found.own, "", {"y": Figure(float("nan"))})
+    )
     assert run.exceeded(found, {"server.x.y": 1.0})
 
 
 def test_a_silo_is_audited_for_jobs_that_its_owner_approved(
-    make_job: MakeJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_job: MakeJob, tmp_path: Path
 ) -> None:
     approve(tmp_path / "state" / "birch", make_job("seed=8").job, "ab" * 32)
     with pytest.raises(JobError, match="approved other jobs"):
-        audited(make_job(), capsys)
+        command.run_audit(make_job(), "birch", True, [], True)
     with pytest.raises(JobError, match="no silo 'oak'"):
         command.run_audit(make_job(), "oak", True, [], True)
 

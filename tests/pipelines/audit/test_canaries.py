@@ -123,7 +123,7 @@ def test_bounds_hold_for_guesses_as_good_as_epsilon_allows() -> None:
 def test_gaussian_bounds_hold_for_gaussian_scores() -> None:
     random = np.random.default_rng(1)
     over = 0
-    for _ in range(40):
+    for _ in range(20):
         coins = random.random(1000) < 0.5
         found = canaries.bound(random.normal(size=1000) + 1.0 * coins, coins, 1e-5)
         over += found.gaussian > 4.38  # epsilon of mu = 1 at delta 1e-5

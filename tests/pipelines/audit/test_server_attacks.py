@@ -127,7 +127,7 @@ def test_matching_takes_the_same_local_steps() -> None:
         )(after)
         after = {n: p - local.rate * grads[n] for n, p in after.items()}
     update = [p.detach() - after[n] for n, p in model.named_parameters()]
-    effort = Effort(iterations=500, restarts=2)
+    effort = Effort(iterations=250, restarts=2)
     _, unrolled = match(model, update, y, 8, effort, local)
     _, naive = match(model, update, y, 8, effort)
     assert unrolled < naive / 2
