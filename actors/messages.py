@@ -45,9 +45,10 @@ class Inspection:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """A silo charged its ledger, trained and sent. `epsilon` is the job's spend so far, `ledger`
-    the ledger's head (number and hash of its newest entry), `metrics_epsilon` the spend on held-out records, `send_s` the time to mask, encrypt,
-    sign and send, with the aggregators' adding in it."""
+    """A silo charged its ledger, trained and sent. `epsilon` is the job's spend so far,
+    `metrics_epsilon` that on held-out records, `ledger` the ledger's head (number and hash of its
+    newest entry), `send_s` the time to mask, encrypt, sign and send, with the aggregators' adding
+    in it."""
 
     silo: str
     epsilon: float | None

@@ -234,7 +234,8 @@ def _accuracy_line(run: Run) -> str:
     after = "" if round == len(run.reports) else f", after round {round}"
     return (
         f"{m.accuracy:.3f} on {'about ' if m.deviation else ''}{m.records} held-out records{noise} "
-        f"(always the largest class: {m.largest_class:.3f}); loss {m.loss:.3f}{after}"
+        f"(always the largest class: {m.largest_class:.3f}); loss {m.loss:.3f}"
+        f"{'; these two are noisier' if m.deviation else ''}{after}"
     )
 
 

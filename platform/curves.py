@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def draw_run(
     figure = Figure(figsize=(7, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True)
-    above.set_title(title, loc="left", fontsize=9)
+    wrapped = "\n".join(textwrap.fill(line, 95) for line in title.splitlines())
+    above.set_title(wrapped, loc="left", fontsize=9)
     if held_out:
         _draw_accuracy(above, held_out)
     above.set_ylabel("held-out accuracy")

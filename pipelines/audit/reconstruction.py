@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blindsum.he.packing import quantise
 from blindsum.he.parameters import Parameters
 from blindsum.pipelines.audit import scores
 from blindsum.pipelines.audit.closed_form import one_record
@@ -30,7 +29,7 @@ from blindsum.pipelines.audit.gradient_matching import Effort, labels_from_bias,
 from blindsum.pipelines.audit.imprint import planted, recovered
 from blindsum.pipelines.audit.scores import Records
 from blindsum.pipelines.audit.sparse_recovery import recover
-from blindsum.pipelines.audit.victim import Update, Victim
+from blindsum.pipelines.audit.victim import Update, Victim, decoded, encoded
 from blindsum.platform.features import CLIP
 
 CHECKPOINTS = ("fresh", "trained")
@@ -236,12 +235,8 @@ class Reconstruction:
         """As the total brings it: rounded to the job's integers."""
         job = self._victim.job
         parameters = Parameters.derive(len(job.silos), job.encryption.bits)
-        flat = torch.cat([one.flatten() for one in update.gradients]).numpy().astype(np.float64)
-        bound = float(np.abs(flat).max()) or 1.0
-        integers = quantise(flat, bound, parameters, np.random.default_rng(0)).integers
-        read = torch.from_numpy((integers * (bound / parameters.limit)).astype(np.float32))
-        parts = torch.split(read, [one.numel() for one in update.gradients])
-        return Update([p.view_as(one) for p, one in zip(parts, update.gradients, strict=True)])
+        integers, unit = encoded(update.gradients, parameters)
+        return Update(decoded(integers, unit, update.gradients))
 
     def _guess(self, labels: np.ndarray) -> Records:
         """The mean of each label's class among the held-out records."""

@@ -120,19 +120,30 @@ def update_of(
 def _as_masked(sums: list[Tensor], silos: int, bits: int | None) -> list[Tensor]:
     """The sums encoded, masked, encrypted, and opened again with the leaked shared key."""
     parameters = Parameters.derive(silos, bits)
-    flat = torch.cat([one.flatten() for one in sums]).numpy().astype(np.float64)
-    bound = float(np.abs(flat).max()) or 1.0
-    integers = quantise(flat, bound, parameters, np.random.default_rng(0)).integers
+    integers, unit = encoded(sums, parameters)
     roster = tuple(f"silo{i:02}" for i in range(silos))
-    exchange = Exchange("audit", 1, 1, "update", roster, flat.size, bound, parameters)
+    exchange = Exchange("audit", 1, 1, "update", roster, integers.size, None, parameters)
     random = cryptographic_generator()
     seeds = PairSeeds(roster[0], {name: random.bytes(32) for name in roster[1:]})
     cipher, adder = CkksCipher(parameters, generate_secret_key()), CkksAdder(parameters)
     adder.add(0, cipher.encrypt(pack(integers, parameters), seeds.open(exchange)))
     opened = cipher.decrypt(adder.total(0, exchange.chunks))
-    read = digits(opened, parameters)[: flat.size] * (bound / parameters.limit)
-    parts = torch.split(torch.from_numpy(read.astype(np.float32)), [one.numel() for one in sums])
-    return [part.view_as(one) for part, one in zip(parts, sums, strict=True)]
+    return decoded(digits(opened, parameters)[: integers.size], unit, sums)
+
+
+def encoded(sums: list[Tensor], parameters: Parameters) -> tuple[Integers, float]:
+    """The job's integers of those sums, at the range that just holds them, and their unit."""
+    flat = torch.cat([one.flatten() for one in sums]).numpy().astype(np.float64)
+    bound = float(np.abs(flat).max()) or 1.0
+    quantised = quantise(flat, bound, parameters, np.random.default_rng(0))
+    return quantised.integers, bound / parameters.limit
+
+
+def decoded(integers: Integers, unit: float, like: list[Tensor]) -> list[Tensor]:
+    """Tensors of those shapes, from integers."""
+    flat = torch.from_numpy((integers * unit).astype(np.float32))
+    parts = torch.split(flat, [one.numel() for one in like])
+    return [part.view_as(one) for part, one in zip(parts, like, strict=True)]
 
 
 def digits(packed: Integers, parameters: Parameters) -> Integers:

@@ -123,9 +123,9 @@ def test_a_silo_is_audited_for_jobs_that_its_owner_approved(
         command.run_audit(make_job(), "oak", True, [], True)
 
 
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("cluster", "tiny")
 def test_what_a_model_does_not_allow_is_said_and_a_planted_layer_refused(
-    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, tmp_path: Path
 ) -> None:
     (tmp_path / "dropping.py").write_text(
         "from torch import nn\n\ndef build(features, outputs):\n"
@@ -133,14 +133,17 @@ def test_what_a_model_does_not_allow_is_said_and_a_planted_layer_refused(
     )
     job_file = make_job("model={kind: factory, factory: 'dropping:build'}")
     approve(tmp_path / "state" / "birch", job_file.job, "ab" * 32)
-    found = run.audit(job_file, "birch", TINY, command.Shown(quiet=True))
-    said = " ".join(found.findings.not_tested)
+    command.run_audit(job_file, "birch", True, [], True)
+    assert not (tmp_path / "mlflow.db").exists(), "nothing goes to MLflow unasked"
+    (written,) = (tmp_path / "runs").glob("*/audit.json")
+    found = json.loads(written.read_text())
+    said = " ".join(found["not_tested"])
     for reason in ("closed form, batch of 1: the model does not begin", "imprint: ", "subtraction",
                    "shadow models are made of fully connected"):  # fmt: skip
         assert reason in said
-    assert {e.attack for e in found.findings.evidence} >= {"matching", "candidates"}
-    assert "not those that this silo's owner approved" in found.planted
-    assert found.gate()["server.planted_weights_accepted"] == 0
+    assert {e["attack"] for e in found["evidence"]} >= {"matching", "candidates"}
+    assert "not those that this silo's owner approved" in found["planted_weights"]
+    assert found["gate"]["server.planted_weights_accepted"] == 0
 
 
 def test_an_interval_is_the_exact_binomial_one() -> None:
