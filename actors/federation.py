@@ -27,7 +27,8 @@ from blindsum.actors.messages import (
     TrainReport,
 )
 from blindsum.actors.placement import ONCE, pinned, silo_options
-from blindsum.actors.silo import SiloActor, metrics_exchange
+from blindsum.actors.policy import metrics_exchange
+from blindsum.actors.silo import SiloActor
 from blindsum.he.exchange import Exchange
 from blindsum.he.packing import adapted_range
 from blindsum.he.parameters import Parameters

@@ -20,17 +20,19 @@ import torch
 
 from blindsum.actors.channel import Channel, RayChannel
 from blindsum.actors.messages import ApplyReport, Inspection, Release, SiloSpec, TrainReport
+from blindsum.actors.policy import Policy, metrics_exchange
 from blindsum.actors.vault import Vault, open_identity
 from blindsum.he.exchange import Exchange
 from blindsum.he.keys import Agreement, Contribution, Introduction
-from blindsum.he.packing import Integers, is_adapted, quantise, require_finite
+from blindsum.he.packing import Integers, quantise, require_finite
 from blindsum.he.parameters import Parameters
-from blindsum.platform.adaptive_clipping import is_adapted as is_adapted_clipping
 from blindsum.platform.approval import require_approved
 from blindsum.platform.data import SiloData, load_data
 from blindsum.platform.errors import FederationError, LedgerError, guarded
 from blindsum.platform.features import feature_count
+from blindsum.platform.labels import load_private_tasks
 from blindsum.platform.ledger import Ledger, Lifetime
+from blindsum.platform.losses import record_loss
 from blindsum.platform.metrics import Counting, Metrics, Tally
 from blindsum.platform.models import (
     Vector,
@@ -42,6 +44,7 @@ from blindsum.platform.models import (
 )
 from blindsum.platform.paths import import_from, require_usable, resolve, state_folder
 from blindsum.platform.privacy import Accountant, greatest_sum, metrics_plan, plan, update_range
+from blindsum.platform.private_head import PrivateHead
 from blindsum.platform.random_source import cryptographic_generator, seeded_generator
 from blindsum.platform.server_optimizer import ServerOptimizer
 from blindsum.platform.shared_noise import noised_integers, require_fine
@@ -88,17 +91,22 @@ class Silo:
         self._range = update_range(job, self._plan)
         if self._plan and self._plan.share:
             require_fine(self._plan.share, self._range, self._parameters.limit)
+        self._policy = Policy(job, self._spec.run, self._parameters, self._range)
         self._state = state_folder(section)
         require_usable(self._state)
         require_approved(self._state, job)
         import_from(self._spec.folder)
+        own = load_private_tasks(section, job, self._spec.folder)
         self._data: SiloData = load_data(
-            resolve(section.data, self._spec.folder), job.data, self._state / "rejected_rows.txt"
+            resolve(section.data, self._spec.folder),
+            job.data,
+            self._state / "rejected_rows.txt",
+            own,
         )
         private = self._plan is not None
         self._model = build_model(
-            job.model, feature_count(job.data.features), len(job.data.target.classes),
-            seed=job.seed, private=private,
+            job.model, feature_count(job.data.features), job.data.outputs, seed=job.seed,
+            private=private, own=len(own) if job.has_private_tasks else None,
         )  # fmt: skip
         self._global: Vector = get_parameters(self._model)
         self._recent = {0: self._global}
@@ -107,9 +115,11 @@ class Silo:
         self._optimizer = ServerOptimizer(job.server, self._global.size)
         self._random = self._generator()
         self._trainer = LocalTrainer(
-            self._model, self._data.train, job.training, self._plan, self._random
-        )
-        self._counting = Counting(job, self._plan, self._data, self._random)
+            self._model, self._data.train, job.training, self._plan, self._random,
+            record_loss(job.data, own),
+        )  # fmt: skip
+        self._counting = Counting(job, self._plan, self._data, self._random, own)
+        self._head = PrivateHead(self._model, self._state / "models" / self._spec.run)
         if self._accountant and self._plan:
             # Ahead of the rounds: none of them should wait for a composition.
             for rounds in range(1, min(self._plan.rounds_within_budget, PRECOMPUTED) + 1):
@@ -215,10 +225,11 @@ class Silo:
             )
         if exchange.round == self._round and exchange.attempt > 1:
             self._undo()  # other silos refused the total that this one applied
-        self._expect(exchange, "update", self._global.size)
+        self._policy.require(exchange, "update", self._global.size, self._model_digest)
         if exchange.round != self._round + 1:
             raise FederationError(f"round {exchange.round} was announced after {self._round}")
         self._last_attempt = (exchange.round, exchange.attempt)
+        self._head.at(exchange.round)
         started = time.perf_counter()
         epsilon, metrics_epsilon = self._charge(exchange)
         charged = time.perf_counter()
@@ -281,6 +292,8 @@ class Silo:
         set_parameters(self._model, self._global)
         self._model_digest = digest(self._global)
         counted = self._counting.counts(self._model, exchange.round, self._tally)
+        if self._job.evaluates(self._round):
+            self._head.keep(self._round, self._counting.by_task)
         # One figure for applying and evaluating: evaluation alone would tell the fold's size.
         applied = time.perf_counter()
         if counts != metrics_exchange(exchange, counted.size):
@@ -340,47 +353,10 @@ class Silo:
         self._optimizer, self._model_digest = self._before
         set_parameters(self._model, self._global)
 
-    def _expect(self, exchange: Exchange, purpose: str, values: int) -> None:
-        """This silo's own policy: it takes part only in what its job file says."""
-        expected = (
-            self._spec.run, self._job.roster, self._parameters, purpose, values, True, True,
-            self._model_digest,
-        )  # fmt: skip
-        got = (
-            exchange.job, exchange.roster, exchange.parameters, exchange.purpose,
-            exchange.values, self._allows_clipping(exchange.clipping), self._allows(exchange),
-            exchange.model,
-        )  # fmt: skip
-        if got != expected:
-            names = ("run", "roster", "parameters", "purpose", "size", "clipping", "range", "model")
-            wrong = next(n for n, a, b in zip(names, got, expected, strict=True) if a != b)
-            raise FederationError(f"the announced {wrong} is not the one of this silo's job")
-
-    def _allows_clipping(self, clipping: float) -> bool:
-        """The job's clip norm, or where it adapts, one not too far from it."""
-        adapts = self._job.privacy.noise != "none" and self._job.privacy.clip_quantile is not None
-        return is_adapted_clipping(clipping) if adapts else clipping == 1.0
-
-    def _allows(self, exchange: Exchange) -> bool:
-        """The job's range, which under shared noise goes with the clip norm; or where it adapts,
-        that range doubled or halved a few times."""
-        if exchange.range is None or not self._job.adapts_range:
-            scaled = exchange.clipping if self._job.privacy.noise == "shared" else 1.0
-            return exchange.range == self._range * scaled
-        return is_adapted(exchange.range, self._range)
-
     def _keyed(self) -> Vault:
         if self._vault is None:
             raise LedgerError("this silo was asked to take part before it was introduced")
         return self._vault
-
-
-def metrics_exchange(update: Exchange, values: int) -> Exchange:
-    """The metrics exchange that follows an update's."""
-    return Exchange(
-        update.job, update.round, update.attempt, "metrics", update.roster, values, None,
-        update.parameters.of_counts, update.model,
-    )  # fmt: skip
 
 
 def as_actor(silo: type[Silo]) -> Any:

@@ -19,13 +19,7 @@ def figures(run: Run, report: RoundReport) -> dict[str, float]:
         "seconds_round": report.seconds,
     }  # fmt: skip
     if metrics.held_out:
-        m = metrics.held_out
-        named |= {
-            "accuracy": m.accuracy, "loss": m.loss, "largest_class_accuracy": m.largest_class,
-            "held_out_records": m.records, "dropped_records": m.dropped,
-        }  # fmt: skip
-        if m.deviation:
-            named["accuracy_deviation"] = m.deviation
+        named |= metrics.held_out.tracked()
     if report.metrics_epsilon is not None:
         named["metrics_epsilon_spent"] = report.metrics_epsilon
     if metrics.unclipped is not None and report.clip_norm is not None:

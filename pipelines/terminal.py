@@ -13,6 +13,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -27,6 +29,7 @@ from blindsum.platform.releases import metrics_guarantee
 
 if TYPE_CHECKING:
     from blindsum.actors.federation import RoundReport
+    from blindsum.pipelines.baseline import Baseline
     from blindsum.pipelines.train import Run
 
 console = Console(stderr=True, highlight=False)
@@ -173,7 +176,7 @@ def show_end(run: Run) -> None:
         table.add_row(
             "rounds", f"{len(run.reports)} of {job.training.rounds}, {run.ended or 'all'}"
         )
-        table.add_row("accuracy", _accuracy_line(run))
+        table.add_row("held out", _score_line(run))
         table.add_row("", f"these figures are {metrics_guarantee(job)}")
         table.add_row("privacy", _privacy_line(run))
         if m.saturated > 1e-3:
@@ -211,6 +214,36 @@ def show_end(run: Run) -> None:
         console.print(Text(f"  {mlflow} ui --backend-store-uri {run.tracking_uri}"), soft_wrap=True)
 
 
+@contextmanager
+def counting(text: str, total: int, quiet: bool) -> Iterator[Callable[[], None]]:
+    """A bar of that many steps where there is a person to see it; gives what is called at each."""
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
+        MofNCompleteColumn(), console=console, transient=True,
+        disable=quiet or not console.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task(text, total=total)
+        yield lambda: bar.advance(task)
+
+
+def show_baseline(found: Baseline, as_json: bool) -> None:
+    """What a baseline reached."""
+    if as_json:
+        emit(
+            "baseline", run=found.run, arm=found.arm, metrics=found.held_out.as_dict(),
+            epsilon=found.epsilon, seconds=round(found.seconds, 3),
+        )  # fmt: skip
+        return
+    privacy = f"epsilon {found.epsilon:.3g}" if found.epsilon else "no differential privacy"
+    console.print(f"{found.arm}: {found.held_out.line()}, {privacy} ({found.seconds:.0f} s)")
+    console.print(
+        "exact figures, for those who own the records; nothing was charged and no model was kept "
+        "outside the silos' folders"
+    )
+    if found.tracking_failure:
+        console.print(f"[yellow]MLflow is incomplete:[/] {found.tracking_failure}")
+
+
 def show_error(error: Exception) -> None:
     """One message, on stderr."""
     console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
@@ -225,18 +258,13 @@ def size(count: float) -> str:
     return ""
 
 
-def _accuracy_line(run: Run) -> str:
+def _score_line(run: Run) -> str:
     found = run.held_out()
     if found is None:
         return "not evaluated yet (privacy.metrics_every)"
     round, m = found
-    noise = f", give or take {2 * m.deviation:.3f} for the noise" if m.deviation else ""
     after = "" if round == len(run.reports) else f", after round {round}"
-    return (
-        f"{m.accuracy:.3f} on {'about ' if m.deviation else ''}{m.records} held-out records{noise} "
-        f"(always the largest class: {m.largest_class:.3f}); loss {m.loss:.3f}"
-        f"{'; these two are noisier' if m.deviation else ''}{after}"
-    )
+    return f"{m.detail()}{after}"
 
 
 def _privacy_line(run: Run) -> str:
@@ -262,15 +290,16 @@ def _privacy_line(run: Run) -> str:
 
 def _progress_table(run: Run, report: RoundReport) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("round", "accuracy", "loss", "epsilon spent (left)", "up", "down", "seconds"):
+    m = report.metrics.held_out
+    score = m.score.name if m else "accuracy"
+    for heading in ("round", score, "loss", "epsilon spent (left)", "up", "down", "seconds"):
         table.add_column(heading, justify="left" if "epsilon" in heading else "right")
     epsilon = "  ".join(
         f"{silo} {spent:.2f} ({max(0.0, (run.budget(silo) or 0) - spent):.2f})"
         for silo, spent in report.epsilon.items()
     )
-    m = report.metrics.held_out
     table.add_row(
-        str(report.round), f"{m.accuracy:.3f}" if m else "", f"{m.loss:.3f}" if m else "",
+        str(report.round), f"{m.score.value:.3f}" if m else "", f"{m.loss:.3f}" if m else "",
         epsilon or "unbounded", size(report.up_bytes), size(report.down_bytes),
         f"{report.seconds:.2f}",
     )  # fmt: skip

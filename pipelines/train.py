@@ -25,7 +25,8 @@ from blindsum.platform.job_file import JobFile
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
     from blindsum.actors.federation import Federation, RoundReport
     from blindsum.actors.messages import Inspection
-    from blindsum.platform.metrics import HeldOut
+    from blindsum.platform.held_out import HeldOut
+    from blindsum.platform.task_metrics import TaskFigures
     from blindsum.platform.tracking import Status, Tracker
 
 
@@ -77,7 +78,7 @@ class Run:
         plan = self.inspections[silo].plan
         return plan.epsilon if plan else None
 
-    def held_out(self) -> tuple[int, HeldOut] | None:
+    def held_out(self) -> tuple[int, HeldOut | TaskFigures] | None:
         """The newest evaluation, and the round that it is of."""
         found = [(r.round, r.metrics.held_out) for r in self.reports if r.metrics.held_out]
         return found[-1] if found else None
@@ -85,14 +86,7 @@ class Run:
     def headline(self) -> str:
         """One line: what came out, at which spend."""
         found = self.held_out()
-        accuracy = "no round was evaluated"
-        if found:
-            m = found[1]
-            noise = f" (deviation from noise {m.deviation:.3f})" if m.deviation else ""
-            accuracy = (
-                f"accuracy {m.accuracy:.3f}{noise} on {m.records} held-out records "
-                f"(largest class {m.largest_class:.3f})"
-            )
+        reached = found[1].line() if found else "no round was evaluated"
         spent = self.epsilon()
         delta = next((i.plan.delta for i in self.inspections.values() if i.plan), 0.0)
         privacy = (
@@ -100,7 +94,7 @@ class Run:
             if spent
             else "no differential privacy"
         )
-        return f"{accuracy}, {privacy}"
+        return f"{reached}, {privacy}"
 
     def also(self, text: str) -> None:
         """Add to how the run ended."""
@@ -150,13 +144,14 @@ class Run:
 
 def train(
     job_file: JobFile, address: str | None, observer: Observer,
-    finished: Callable[[Run], None] = lambda run: None,
+    finished: Callable[[Run], None] = lambda run: None, tags: Mapping[str, str] | None = None,
 ) -> Run:  # fmt: skip
     """Run a job to its end, whatever the end is.
 
     Args:
         address: of a Ray cluster to join, or None for a Ray of our own.
         finished: called with the run however it ended, once its model is saved.
+        tags: for MLflow, beside the job's own.
 
     Returns:
         The run, with status FINISHED.
@@ -177,7 +172,7 @@ def train(
         from blindsum.platform.tracking import Tracker
 
         ahead.join()
-        tracker = Tracker(job_file, run.name)
+        tracker = Tracker(job_file, run.name, {"blindsum.arm": "federated", **(tags or {})})
         federation: Federation | None = None
         try:
             federation = _start(run, tracker, observer)
@@ -292,8 +287,9 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     import_from(str(run.job_file.folder))
     features = feature_count(job.data.features)
     model = build_model(
-        job.model, features, len(job.data.target.classes), seed=job.seed, private=False
-    )
+        job.model, features, job.data.outputs, seed=job.seed, private=False,
+        own=0 if job.has_private_tasks else None,
+    )  # fmt: skip
     set_parameters(model, release.vector)
     tracker.log_model(model, features, release.round)  # first: it may have more room
     run.folder.mkdir(parents=True, exist_ok=True)

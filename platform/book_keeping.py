@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blindsum.platform.errors import ModelError
+from blindsum.platform.losses import RecordLoss, classification
 
 _Convolution = (nn.Conv1d, nn.Conv2d)
 _Layer = nn.Linear | nn.Conv1d | nn.Conv2d
@@ -47,8 +48,8 @@ class _Calls:
 class BookKeeping:
     """Per-record clipping for models whose trainable parameters are all of Linear and Conv."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, loss: RecordLoss = classification) -> None:
+        self._model, self._loss = model, loss
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._names = {m: name for name, m in model.named_modules()}
         self._layers = list(_trainable_layers(model))
@@ -67,8 +68,7 @@ class BookKeeping:
         self._calls = {layer: _Calls() for layer in self._layers}
         handles = [layer.register_forward_hook(self._keep) for layer in self._layers]
         try:
-            output = self._model(features)
-            loss = functional.cross_entropy(output, labels, reduction="sum")
+            loss = self._loss(self._model(features), labels).sum()
             edges = [edge for calls in self._calls.values() for edge in calls.edges]
             backward = iter(torch.autograd.grad(loss, edges))
             with torch.no_grad():

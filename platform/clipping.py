@@ -6,10 +6,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from blindsum.platform.book_keeping import STABLE, BookKeeping, Clipped, no_gradient
 from blindsum.platform.ghost import Ghost
+from blindsum.platform.losses import RecordLoss, classification
 
 
 class ClippedSum(Protocol):
@@ -20,28 +20,33 @@ class ClippedSum(Protocol):
 
         Args:
             features: float32 [B, ...]; B may be 0.
-            labels: int64 [B].
+            labels: [B, ...], as the loss takes them.
 
         Raises:
             ModelError: a layer's input does not hold one row for each record.
         """
 
 
-def clipped_sum(model: nn.Module, features: int) -> ClippedSum:
+def clipped_sum(
+    model: nn.Module, features: int, loss: RecordLoss = classification,
+    labels: Tensor | None = None,
+) -> ClippedSum:  # fmt: skip
     """The cheapest way to clip that covers the model, tried on made-up records first.
 
     Args:
         features: values of one record.
+        labels: any number of labels of the kind that the loss takes, and zeros must be such; by default
+            classes.
 
     Raises:
         ModelError: no way gives this model's gradients record by record.
     """
-    way = BookKeeping(model) if BookKeeping.covers(model) else Ghost(model)
-    _try(way, model, features)
+    way = (BookKeeping if BookKeeping.covers(model) else Ghost)(model, loss)
+    _try(way, model, features, loss, torch.zeros(0, dtype=torch.long) if labels is None else labels)
     return way
 
 
-def _try(way: ClippedSum, model: nn.Module, features: int) -> None:
+def _try(way: ClippedSum, model: nn.Module, features: int, loss: RecordLoss, kind: Tensor) -> None:
     """Compare with automatic differentiation, record by record, on made-up records.
 
     A model that reshapes records into more rows, uses a weight past its layer or ties it
@@ -57,9 +62,9 @@ def _try(way: ClippedSum, model: nn.Module, features: int) -> None:
         for records in (3, 1, 0):
             torch.manual_seed(records)
             made_up = torch.randn(records, features)
-            labels = torch.zeros(records, dtype=torch.long)
+            labels = torch.zeros(records, *kind.shape[1:], dtype=kind.dtype)
             torch.manual_seed(0)  # the same dropout both times
-            losses = functional.cross_entropy(model(made_up), labels, reduction="none")
+            losses = loss(model(made_up), labels)
             each = [
                 torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True)
                 for one in losses

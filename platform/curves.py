@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from blindsum.platform.metrics import HeldOut
+from blindsum.platform.held_out import HeldOut
+from blindsum.platform.task_metrics import TaskFigures
 
 BLUE, ORANGE, GREY = "#2c6fbb", "#d1701f", "#8a8a8a"
 
@@ -20,11 +21,11 @@ def draw_run(
     path: Path,
     title: str,
     rounds: Sequence[int],
-    held_out: Mapping[int, HeldOut],
+    held_out: Mapping[int, HeldOut | TaskFigures],
     epsilon: Mapping[str, Sequence[float]],
     budget: Mapping[str, float],
 ) -> None:
-    """Write a PNG: held-out accuracy above, spent epsilon per silo below.
+    """Write a PNG: the held-out score above, spent epsilon per silo below.
 
     Args:
         held_out: figures of the rounds that were evaluated, by round.
@@ -36,10 +37,9 @@ def draw_run(
     above, below = figure.subplots(2, 1, sharex=True)
     wrapped = "\n".join(textwrap.fill(line, 95) for line in title.splitlines())
     above.set_title(wrapped, loc="left", fontsize=9)
-    if held_out:
-        _draw_accuracy(above, held_out)
-    above.set_ylabel("held-out accuracy")
     above.set_ylim(0, 1)
+    if held_out:
+        _draw_score(above, held_out)
     below.set_xlabel("round")
     below.set_ylabel("epsilon spent")
     if epsilon:
@@ -62,18 +62,21 @@ def draw_run(
     figure.savefig(path, dpi=130)
 
 
-def _draw_accuracy(axes: Axes, held_out: Mapping[int, HeldOut]) -> None:
-    rounds, accuracy = list(held_out), [m.accuracy for m in held_out.values()]
-    last = held_out[rounds[-1]]
+def _draw_score(axes: Axes, held_out: Mapping[int, HeldOut | TaskFigures]) -> None:
+    rounds, scores = list(held_out), [m.score.value for m in held_out.values()]
+    last = held_out[rounds[-1]].score
+    axes.set_ylabel(f"held-out {last.name}")
+    if min(scores) < 0:
+        axes.set_ylim(max(-1.0, min(scores)), 1)
     noise = [2 * m.deviation for m in held_out.values()]
     label = "federated model"
     if any(noise):
-        axes.errorbar(rounds, accuracy, noise, fmt="none", color=BLUE, alpha=0.4, capsize=2)
+        axes.errorbar(rounds, scores, noise, fmt="none", color=BLUE, alpha=0.4, capsize=2)
         label += ", two deviations of the noise"
-    axes.plot(rounds, accuracy, color=BLUE, marker="o", markersize=3, label=label)
+    axes.plot(rounds, scores, color=BLUE, marker="o", markersize=3, label=label)
     axes.annotate(
-        f"{accuracy[-1]:.3f}", (rounds[-1], accuracy[-1]), (0, 7), textcoords="offset points",
+        f"{scores[-1]:.3f}", (rounds[-1], scores[-1]), (0, 7), textcoords="offset points",
         ha="center", fontsize=9, color=BLUE,
     )  # fmt: skip
-    axes.axhline(last.largest_class, color=GREY, linestyle=":", label="always the largest class")
+    axes.axhline(last.guess, color=GREY, linestyle=":", label=last.guess_name)
     axes.legend(loc="lower right", frameon=False)

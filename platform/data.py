@@ -8,7 +8,8 @@ silo's own state folder.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,18 +20,25 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from blindsum.platform.contract import DataSection, Tasks
 from blindsum.platform.errors import DataError
 from blindsum.platform.features import featurise, needed_columns
 from blindsum.platform.folds import in_test_fold
-from blindsum.platform.job import DataSection
+from blindsum.platform.labels import (
+    Labels,
+    class_labels,
+    require_labelled,
+    task_columns,
+    task_labels,
+)
 
 Features = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Features float32 [records, features] and labels int64 [records]. Private to the silo."""
+    """Features float32 [records, features] and labels, int64 [records] of classes or float32
+    [records, 2, tasks] (`blindsum.platform.labels`). Private to the silo."""
 
     features: Features
     labels: Labels
@@ -59,38 +67,102 @@ class SiloData:
         return "SiloData(private)"
 
 
-def load_data(path: Path, contract: DataSection, rejects: Path) -> SiloData:
+def load_data(
+    path: Path, contract: DataSection, rejects: Path, own: Tasks | None = None
+) -> SiloData:
     """Read a silo's table and prepare both folds.
 
     Args:
         path: Parquet, or CSV where the name ends in .csv or .csv.gz.
         rejects: file to list the positions of unreadable molecules in, mode 0600.
+        own: the silo's private tasks.
 
     Raises:
         DataError: unreadable file, missing column, wrong type, missing or infinite values,
             an unknown class, an unreadable molecule, or an empty fold.
     """
+    usable = _usable(path, contract, rejects, own or {})
+    table, features = usable.table, usable.features
+    if contract.target:
+        labels = class_labels(table, contract.target, path)
+    else:
+        with _unnamed(rejects):
+            of_own = task_labels(table, own or {}, path)
+        labels = np.concatenate([task_labels(table, contract.tasks or {}, path), of_own], axis=2)
+        require_labelled(labels, path)
+    test = in_test_fold(table, contract)
+    data = SiloData(
+        Fold(features[~test], labels[~test]),
+        Fold(features[test], labels[test]),
+        usable.fingerprint,
+        usable.dropped,
+    )
+    for name, fold in (("train", data.train), ("test", data.test)):
+        if len(fold) == 0:
+            raise DataError(
+                f"the {name} fold of {path.name} is empty",
+                "Change data.folds (salt or test_fraction), or give this silo more data.",
+            )
+    return data
+
+
+def load_molecules(
+    path: Path, contract: DataSection, rejects: Path
+) -> tuple[list[str], list[str]] | None:
+    """SMILES of the training and of the held-out records, in the order of `load_data`'s folds;
+    None where records are no molecules. Private to the silo.
+
+    Raises:
+        DataError: as `load_data`.
+    """
+    _, text = needed_columns(contract.features)
+    if not text:
+        return None
+    table = _usable(path, contract, rejects, {}).table
+    smiles = np.array(table.column(text[0]).to_pylist(), dtype=object)
+    test = in_test_fold(table, contract)
+    return smiles[~test].tolist(), smiles[test].tolist()
+
+
+@dataclass(frozen=True)
+class _Usable:
+    """Records that could be read: their table, and features float32 [records, features]."""
+
+    table: pa.Table
+    features: Features
+    fingerprint: str
+    dropped: int
+
+
+def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Usable:
     table = _read(path)
     if table.num_rows == 0:
         raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
     numeric, text = needed_columns(contract.features)
-    label = contract.target
-    label_is_text = isinstance(label.classes[0], str)
-    folds = contract.folds
+    folds, target = contract.folds, contract.target
     keys = [] if folds.kind == "scaffold" else [folds.column]
+    numbers, qualifiers = task_columns(contract.tasks or {})
+    own_numbers, own_qualifiers = task_columns(own)
     for name in numeric:
         _require(table, name, "a number", path, _is_number)
+    _require_tasks(table, numbers, qualifiers, path)
+    with _unnamed(rejects):
+        _require_tasks(table, own_numbers, own_qualifiers, path)
     for name in [*text, *(keys if folds.kind == "column" else [])]:
         _require(table, name, "text", path, _is_text)
     for name in keys if folds.kind == "hash" else []:
         _require(table, name, "text or an integer", path, lambda t: _is_text(t) or _is_integer(t))
-    _require(
-        table, label.column, "text" if label_is_text else "an integer", path,
-        _is_text if label_is_text else _is_integer,
-    )  # fmt: skip
-    used = list(dict.fromkeys([*numeric, *text, *keys, label.column]))
+    if target:
+        is_text = isinstance(target.classes[0], str)
+        _require(
+            table, target.column, "text" if is_text else "an integer", path,
+            _is_text if is_text else _is_integer,
+        )  # fmt: skip
+    gapless = list(dict.fromkeys([*numeric, *text, *keys, *([target.column] if target else [])]))
+    of_tasks = [*numbers, *qualifiers, *own_numbers, *own_qualifiers]
+    used = list(dict.fromkeys([*gapless, *of_tasks]))
     table = table.select(used).combine_chunks()
-    _refuse_missing(table, path)
+    _refuse_missing(table.select(gapless), path)
     try:
         fingerprint = _fingerprint(table)
         made = featurise(table, contract.features)
@@ -109,22 +181,7 @@ def load_data(path: Path, contract: DataSection, rejects: Path) -> SiloData:
             f"that RDKit cannot read; their rows are listed in {rejects} at the silo",
             "Mend or remove them, or set data.unparsable: drop to train without them.",
         )
-    table = table.filter(pa.array(made.usable))
-    labels = _labels(table, contract, path)
-    test = in_test_fold(table, contract)
-    data = SiloData(
-        Fold(made.features[~test], labels[~test]),
-        Fold(made.features[test], labels[test]),
-        fingerprint,
-        dropped,
-    )
-    for name, fold in (("train", data.train), ("test", data.test)):
-        if len(fold) == 0:
-            raise DataError(
-                f"the {name} fold of {path.name} is empty",
-                "Change data.folds (salt or test_fraction), or give this silo more data.",
-            )
-    return data
+    return _Usable(table.filter(pa.array(made.usable)), made.features, fingerprint, dropped)
 
 
 def _read(path: Path) -> pa.Table:
@@ -172,6 +229,29 @@ def _require(
         )
 
 
+def _require_tasks(table: pa.Table, numbers: list[str], qualifiers: list[str], path: Path) -> None:
+    for name in numbers:  # an assay that this silo never ran may be empty from top to bottom
+        _require(table, name, "a number", path, lambda t: _is_number(t) or pa.types.is_null(t))
+    for name in qualifiers:
+        _require(table, name, "text", path, lambda t: _is_text(t) or pa.types.is_null(t))
+
+
+@contextmanager
+def _unnamed(rejects: Path) -> Iterator[None]:
+    """Private tasks are nobody else's, in name and number: what is wrong with them is written at the silo."""
+    try:
+        yield
+    except (DataError, pa.ArrowException, ValueError, OverflowError) as error:
+        place = rejects.with_name("private_tasks_error.txt")
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place.touch(mode=0o600)
+        place.write_text(f"{error}\n", encoding="utf-8")
+        raise DataError(
+            "a column of this silo's private tasks is missing or holds wrong values",
+            f"Which and why is written in {place} at the silo.",
+        ) from None
+
+
 def _is_number(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
@@ -215,27 +295,6 @@ def _fingerprint(table: pa.Table) -> str:
             writer.write_batch(batch)
         digest.update(memoryview(sink.getvalue()))
     return digest.hexdigest()
-
-
-def _labels(table: pa.Table, contract: DataSection, path: Path) -> Labels:
-    target = contract.target
-    column = table.column(target.column).combine_chunks()
-    kind = pa.string() if isinstance(target.classes[0], str) else pa.int64()
-    try:
-        indices = pc.index_in(column.cast(kind), value_set=pa.array(target.classes, kind))
-    except (pa.ArrowException, OverflowError):
-        raise DataError(
-            f"{path.name}: column '{target.column}' or data.target.classes holds integers "
-            "beyond 64 bits"
-        ) from None
-    if indices.null_count:
-        raise DataError(
-            f"{path.name}: column '{target.column}' has values that are not in "
-            f"data.target.classes ({', '.join(map(str, target.classes))})",
-            "Correct those records, or name their class in the job.",
-        )
-    labels: Labels = indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return labels
 
 
 def _report_rejects(usable: npt.NDArray[np.bool_], path: Path) -> None:

@@ -16,8 +16,8 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import Descriptors as rdkit_descriptors
 from rdkit.Chem import rdFingerprintGenerator
 
+from blindsum.platform.contract import Columns, Descriptors, Ecfp, Scaling
 from blindsum.platform.errors import JobError
-from blindsum.platform.job import Columns, Descriptors, Ecfp, Scaling
 
 Section = Columns | Descriptors | Ecfp
 

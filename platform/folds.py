@@ -14,8 +14,8 @@ import pyarrow as pa
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from blindsum.platform.contract import DataSection
 from blindsum.platform.errors import DataError
-from blindsum.platform.job import DataSection
 
 
 def in_test_fold(table: pa.Table, contract: DataSection) -> npt.NDArray[np.bool_]:

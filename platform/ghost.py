@@ -10,10 +10,10 @@ from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import (
     GradSampleModuleFastGradientClipping,
 )
 from torch import Tensor, nn
-from torch.nn import functional
 
 from blindsum.platform.book_keeping import STABLE, Clipped, no_gradient
 from blindsum.platform.errors import ModelError
+from blindsum.platform.losses import RecordLoss, classification
 
 # Opacus hooks layers whose input is data, which needs no gradient.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -26,7 +26,8 @@ class Ghost:
     whose parts may cancel: what float32 rounds away there would go through unclipped.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: RecordLoss = classification) -> None:
+        self._loss = loss
         self._source = [p for p in model.parameters() if p.requires_grad]
         copied = copy.deepcopy(model).double()
         self._parameters = [p for p in copied.parameters() if p.requires_grad]
@@ -58,7 +59,7 @@ class Ghost:
         module = self._module
         try:
             module.enable_hooks()
-            losses = functional.cross_entropy(module(features), labels, reduction="none")
+            losses = self._loss(module(features), labels)
             losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
             norms = self._norms(len(features))
             finite = torch.isfinite(norms)

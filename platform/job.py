@@ -9,27 +9,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from blindsum.platform.contract import DataSection, Positive, Section
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 MAX_STEPS = 1_000_000
 RESERVED = ("aggregator", "driver", "check")
-
-
-def _usable(value: float) -> float:
-    """Far beyond any use, and short of where a product of two is no number any more."""
-    if not 1e-12 <= value <= 1e12:
-        raise ValueError("write a number from 1e-12 to 1e12")
-    return value
-
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_usable)]
-
-
-class Section(BaseModel):
-    """Common rules: no unknown keys, no silent conversions, immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class SiloSection(Section):
@@ -54,101 +40,10 @@ class SiloSection(Section):
     state: str | None = Field(
         None, description="Folder of ledger and identity; default ~/.blindsum/silos/NAME."
     )
-
-
-class Scaling(Section):
-    """(x - center) / scale. Public constants, never computed from the silos' data."""
-
-    center: float = Field(0.0, allow_inf_nan=False)
-    scale: Positive = 1.0
-
-
-class Columns(Section):
-    """Numeric columns as they are, scaled by public constants."""
-
-    kind: Literal["columns"]
-    columns: dict[str, Scaling] = Field(min_length=1)
-
-
-class Descriptors(Section):
-    """RDKit descriptors of a SMILES column."""
-
-    kind: Literal["descriptors"]
-    smiles: str = "smiles"
-    descriptors: dict[str, Scaling] | list[str] = Field(min_length=1)
-
-    @field_validator("descriptors")
-    @classmethod
-    def _named_once(cls, named: dict[str, Scaling] | list[str]) -> dict[str, Scaling] | list[str]:
-        if len(set(named)) < len(named):
-            raise ValueError("a descriptor is named twice")
-        return named
-
-
-class Ecfp(Section):
-    """Extended-connectivity fingerprints (Rogers and Hahn, 2010) of a SMILES column."""
-
-    kind: Literal["ecfp"]
-    smiles: str = "smiles"
-    radius: int = Field(2, ge=0, le=6)
-    bits: int = Field(2048, ge=64, le=65536)
-
-
-class ScaffoldFolds(Section):
-    """A chemical series (Bemis-Murcko scaffold) lies in one fold, the same in every silo."""
-
-    kind: Literal["scaffold"]
-    salt: str = Field(min_length=1, description="Public constant; changing it moves records.")
-    test_fraction: float = Field(0.2, gt=0, lt=1)
-
-
-class HashFolds(Section):
-    """Records with the same key, such as a patient's number, lie in one fold."""
-
-    kind: Literal["hash"]
-    column: str
-    salt: str = Field(min_length=1)
-    test_fraction: float = Field(0.2, gt=0, lt=1)
-
-
-class ColumnFolds(Section):
-    """A column that says `train` or `test`."""
-
-    kind: Literal["column"]
-    column: str = "fold"
-
-
-class Target(Section):
-    """A column of class labels."""
-
-    column: str
-    classes: list[str | int] = Field(min_length=2, max_length=1000)
-
-    @field_validator("classes")
-    @classmethod
-    def _alike_and_distinct(cls, classes: list[str | int]) -> list[str | int]:
-        if len({type(c) for c in classes}) > 1:
-            raise ValueError("classes must be all text or all integers")
-        if len(set(classes)) < len(classes):
-            raise ValueError("a class is named twice")
-        return classes
-
-
-class DataSection(Section):
-    """The contract every silo's table must meet."""
-
-    features: Annotated[Columns | Descriptors | Ecfp, Field(discriminator="kind")]
-    target: Target
-    folds: Annotated[ScaffoldFolds | HashFolds | ColumnFolds, Field(discriminator="kind")]
-    unparsable: Literal["refuse", "drop"] = Field(
-        "refuse", description="What to do with molecules that RDKit cannot read."
+    private_tasks: str | None = Field(
+        None,
+        description="YAML file of this silo's own tasks, on its node: their heads never leave it.",
     )
-
-    @model_validator(mode="after")
-    def _scaffolds_need_molecules(self) -> DataSection:
-        if self.folds.kind == "scaffold" and self.features.kind == "columns":
-            raise ValueError("folds.kind scaffold needs features with a smiles column")
-        return self
 
 
 class Linear(Section):
@@ -328,6 +223,26 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
+    def _something_is_learnt(self) -> Job:
+        if self.data.target is None and self.data.tasks is None and not self.has_private_tasks:
+            raise ValueError("give data.target, data.tasks, or silos with private_tasks")
+        if self.has_private_tasks:
+            if self.data.target is not None:
+                raise ValueError("private_tasks go with data.tasks, not with data.target")
+            if self.model.kind != "mlp":
+                raise ValueError("private_tasks need model.kind mlp: its hidden layers are shared")
+        if (
+            self.data.target is None
+            and self.privacy.noise != "none"
+            and self.privacy.metrics_epsilon
+        ):
+            raise ValueError(
+                "privacy.metrics_epsilon covers counts of classes alone: a record moves an AUROC of "
+                "tasks by an unknown amount"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _shared_noise_fits(self) -> Job:
         if self.privacy.noise != "shared":
             return self
@@ -378,6 +293,11 @@ class Job(Section):
         """Whether held-out records are evaluated after that round."""
         every = 1 if self.privacy.noise == "none" else self.privacy.metrics_every
         return round % every == 0 or round == self.training.rounds
+
+    @property
+    def has_private_tasks(self) -> bool:
+        """Whether a silo has tasks of its own; the model is then a trunk with heads."""
+        return any(silo.private_tasks for silo in self.silos)
 
     @property
     def roster(self) -> tuple[str, ...]:

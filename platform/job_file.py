@@ -31,11 +31,11 @@ _MENDS = {
 }
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """YAML's safe subset, in which 1e-5 is a number as in YAML 1.2, not a text."""
 
 
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"),
     list("-+.0123456789"),
@@ -82,10 +82,10 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
             f"the job file {path} cannot be read", "It must be a text file in UTF-8."
         ) from None
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(source, Loader=_Loader)):
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(source, Loader=Loader)):
             raise JobError(f"{path.name} uses YAML aliases (*name)", "Write the values out.")
-        node = yaml.compose(source, Loader=_Loader)
-        content = yaml.load(source, Loader=_Loader)
+        node = yaml.compose(source, Loader=Loader)
+        content = yaml.load(source, Loader=Loader)
     except (ValueError, AttributeError, RecursionError, OverflowError):
         raise JobError(
             f"{path.name} holds a value that YAML cannot read as what it looks like",
@@ -179,7 +179,7 @@ def _override(content: dict[str, Any], text: str) -> tuple[str | int, ...]:
         path.append(step)
         if last:
             try:
-                here[step] = yaml.load(value, Loader=_Loader)
+                here[step] = yaml.load(value, Loader=Loader)
             except (yaml.YAMLError, ValueError, AttributeError, RecursionError):
                 raise JobError(f"--set {dotted}: {value!r} is not a YAML value") from None
         elif isinstance(here, dict):

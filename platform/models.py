@@ -1,6 +1,7 @@
 """Models by name or `module:function`, as flat parameter vectors that can be summed.
 
-Shared parameters travel as one float32 vector, in the order of `named_parameters()`.
+Shared parameters travel as one float32 vector, in the order of `named_parameters()`; those of a
+private head stay where they are.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import copy
 import hashlib
 import importlib
 import itertools
+import threading
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,23 +23,29 @@ from blindsum.platform.errors import ModelError
 from blindsum.platform.job import Factory, Linear, Mlp
 
 Vector = npt.NDArray[np.float32]
+_SEEDING = threading.Lock()
 
 
 def build_model(
-    section: Linear | Mlp | Factory, features: int, outputs: int, *, seed: int, private: bool
-) -> nn.Module:
+    section: Linear | Mlp | Factory, features: int, outputs: int, *, seed: int, private: bool,
+    own: int | None = None,
+) -> nn.Module:  # fmt: skip
     """Build the job's model with initial weights from the seed, alike in every silo.
 
     Args:
+        own: outputs of the silo's private head, 0 outside of silos; None where no silo has one.
         private: check that DP-SGD can train it.
 
     Raises:
         ModelError: the factory fails or returns something else; a layer mixes the records
             of a batch, carries state that is not a parameter, or is not supported by Opacus.
     """
-    with torch.random.fork_rng(devices=[]):
+    # Of torch's one generator: threads would draw each other's weights.
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _build(section, features, outputs)
+        model = _build(section, features, max(outputs, 1))
+        if own is not None:
+            model = WithHeads(model, outputs, own)
     _refuse_state(model)
     if private:
         _refuse_what_dp_cannot_train(model)
@@ -45,23 +54,59 @@ def build_model(
     return model
 
 
+class WithHeads(nn.Module):
+    """A shared trunk with a shared head, and a head that belongs to one silo.
+
+    Args:
+        whole: hidden layers, and a linear layer last.
+        outputs: of the shared head; 0: no task is shared, and there is none.
+        own: outputs of the private head; 0: there is none.
+    """
+
+    def __init__(self, whole: nn.Module, outputs: int, own: int) -> None:
+        super().__init__()
+        *hidden, last = whole.children()
+        self.trunk, self.shared = nn.Sequential(*hidden), last if outputs else None
+        self.private = nn.Linear(cast(nn.Linear, last).in_features, own) if own else None
+        if self.private is not None:  # nothing is known yet, whatever the silo's number of tasks
+            nn.init.zeros_(self.private.weight)
+            nn.init.zeros_(self.private.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, shared outputs, then private ones]; without any head, what the trunk makes."""
+        h: torch.Tensor = self.trunk(x)
+        heads = [head(h) for head in (self.shared, self.private) if head is not None]
+        return torch.cat(heads, dim=1) if heads else h
+
+
+def shared_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those that all silos train together, frozen ones too."""
+    return [p for name, p in model.named_parameters() if not name.startswith("private.")]
+
+
+def private_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those of the silo's own head."""
+    return [p for name, p in model.named_parameters() if name.startswith("private.")]
+
+
 def get_parameters(model: nn.Module) -> Vector:
-    """A copy of all trainable parameters, float32 [parameters]."""
+    """A copy of all shared trainable parameters, float32 [parameters]."""
     with torch.no_grad():
-        flat = [p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]
+        flat = [p.detach().reshape(-1) for p in shared_parameters(model) if p.requires_grad]
         return torch.cat(flat).numpy().astype(np.float32, copy=True)
 
 
 def initial_digest(model: nn.Module) -> str:
-    """SHA-256 over all parameters, frozen ones too, hex: what silos compare before round 1."""
+    """SHA-256 over all shared parameters, frozen ones too, hex: silos compare it before round 1."""
     with torch.no_grad():
-        return digest(torch.cat([p.detach().reshape(-1) for p in model.parameters()]).numpy())
+        flat = [p.detach().reshape(-1) for p in shared_parameters(model)]
+        return digest(torch.cat(flat).numpy())
 
 
 def set_parameters(model: nn.Module, vector: Vector) -> None:
-    """Load trainable parameters, float32 [parameters], into the model."""
+    """Load shared trainable parameters, float32 [parameters], into the model."""
     source = torch.from_numpy(vector.copy())  # a vector that crossed Ray is read-only
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    trainable = [p for p in shared_parameters(model) if p.requires_grad]
     sizes = [p.numel() for p in trainable]
     with torch.no_grad():
         for p, part in zip(trainable, torch.split(source, sizes), strict=True):

@@ -21,6 +21,7 @@ RELEASES = {
     "held-out accuracy, loss, class counts": (
         f"{EXACT_METRICS}; with privacy.metrics_epsilon: that epsilon for held-out records"
     ),
+    "means of held-out figures over the silos' shared tasks, and how many": EXACT_METRICS,
     "share of gradients within the clip norm, and the clip norm that follows": (
         "only with privacy.clip_quantile: a noised count within the same (epsilon, delta)"
     ),

@@ -49,10 +49,12 @@ class Tracker:
 
     Args:
         run: the run's name.
+        tags: beside the job's own.
     """
 
-    def __init__(self, job_file: JobFile, run: str) -> None:
+    def __init__(self, job_file: JobFile, run: str, tags: Mapping[str, str] | None = None) -> None:
         self._file, self._run = job_file, run
+        self._tags = dict(tags or {})
         self.uri = job_file.job.tracking.uri or f"sqlite:///{job_file.folder / 'mlflow.db'}"
         self.shown_uri = without_password(self.uri)
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -156,9 +158,9 @@ class Tracker:
         self._run_id = run.info.run_id
         params = [
             Param(k, v.replace(self.uri, self.shown_uri)[:_PARAM_LIMIT])
-            for k, v in flatten(job.model_dump()).items()
+            for k, v in flatten(_settings(job)).items()
         ]
-        tags = [RunTag(k, v) for k, v in run_tags(job).items()]
+        tags = [RunTag(k, v) for k, v in (run_tags(job) | self._tags).items()]
         for start in range(0, len(params), 100):
             self._client.log_batch(self._run_id, params=params[start : start + 100])
         self._client.log_batch(self._run_id, tags=tags)
@@ -190,6 +192,14 @@ class Tracker:
 
         self._client.log_batch(self._run_id, tags=[RunTag(k, v) for k, v in tags.items()])
         self._client.set_terminated(self._run_id, status)
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """All settings; of tasks, which may be thousands with names that MLflow does not take, one text."""
+    content = job.model_dump()
+    if job.data.tasks:
+        content["data"]["tasks"] = json.dumps(list(job.data.tasks))
+    return content
 
 
 def run_tags(job: Job) -> dict[str, str]:

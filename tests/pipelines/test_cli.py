@@ -112,6 +112,7 @@ def test_an_interrupted_run_leaves_no_process_and_nothing_half_written(
 def _moved(told: JobFile, folder: Path) -> JobFile:
     """The same job from another folder, with ledgers of its own."""
     content = yaml.safe_load(told.text)
+    content["silos"] = content["silos"][:2]  # every silo's process takes seconds to start
     for silo in content["silos"]:
         silo["data"] = str(told.folder / silo["data"])
         silo["state"] = str(folder / "state" / silo["name"])

@@ -9,9 +9,10 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from blindsum.platform.data import SiloData, load_data
+from blindsum.platform.contract import DataSection
+from blindsum.platform.data import SiloData, load_data, load_molecules
 from blindsum.platform.errors import DataError
-from blindsum.platform.job import DataSection
+from blindsum.platform.features import featurise
 from tests.conftest import MakeJob
 
 CANARY = "C1CANARY7"
@@ -154,3 +155,24 @@ def test_unreadable_molecules_are_refused_or_counted_and_never_quoted(
     assert data.dropped == 3 and len(data.train) + len(data.test) == 20
     printed = "".join(capfd.readouterr())
     assert CANARY not in str(caught.value) + printed + rejects.read_text()
+
+
+def test_molecules_stand_in_the_order_of_the_folds(make_job: MakeJob, tmp_path: Path) -> None:
+    """Unreadable ones dropped, and scaffolds kept together: each name must be of its own features."""
+    told = "data.features={kind: ecfp, bits: 256}", "data.unparsable=drop"
+    contract = make_job(
+        *told, "data.folds={kind: scaffold, salt: s1, test_fraction: 0.5}",
+        "data.target={column: y, classes: [0, 1]}",
+    ).job.data  # fmt: skip
+    rings = ["c1ccccc1", "C1CCCCC1", "c1ccncc1", "C1CCOC1", "c1ccoc1", "C1CC1"]
+    smiles = [f"{'C' * n}{ring}" for ring in rings for n in range(1, 5)]
+    smiles[5:5] = ["not a molecule"]
+    path = write(pa.table({"smiles": smiles, "y": [0] * len(smiles)}), tmp_path / "m.parquet")
+    data = load_data(path, contract, tmp_path / "rejected")
+    found = load_molecules(path, contract, tmp_path / "rejected")
+    assert found and data.dropped == 1
+    for fold, names in zip((data.train, data.test), found, strict=True):
+        assert len(names) > 3
+        of_names = featurise(pa.table({"smiles": names}), contract.features).features
+        np.testing.assert_array_equal(of_names, fold.features)
+    assert load_molecules(path, make_job().job.data, tmp_path / "rejected") is None

@@ -11,11 +11,11 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors as rdkit_descriptors
 from rdkit.Chem import rdFingerprintGenerator
 
+from blindsum.platform.contract import Columns, Descriptors, Ecfp, Scaling
 from blindsum.platform.data import load_data
 from blindsum.platform.errors import JobError
 from blindsum.platform.features import CLIP, PUBLIC_SCALING, feature_count, featurise
 from blindsum.platform.folds import fraction, scaffold_key
-from blindsum.platform.job import Columns, Descriptors, Ecfp, Scaling
 from blindsum.platform.job_file import load_job
 
 ROOT = Path(__file__).resolve().parents[2]

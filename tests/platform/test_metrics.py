@@ -14,8 +14,9 @@ from torch import nn
 
 from blindsum.platform.data import Fold, SiloData
 from blindsum.platform.errors import JobError, PrivacyError
+from blindsum.platform.held_out import MAX_LOSS, UNITS
 from blindsum.platform.job import Job, Linear
-from blindsum.platform.metrics import MAX_LOSS, UNITS, Counting, Tally
+from blindsum.platform.metrics import Counting, Tally
 from blindsum.platform.models import build_model, set_parameters
 from blindsum.platform.privacy import HELD_OUT_SENSITIVITY, metrics_plan, plan
 from blindsum.platform.random_source import cryptographic_generator
@@ -91,7 +92,9 @@ def test_a_record_moves_the_held_out_sums_by_no_more_than_their_sensitivity(
         np.vstack([few.features, np.array([record], np.float32)]), np.append(few.labels, label)
     )
     job = make_job(*NOISED).job
-    moved = counting(job, more)._held_out(model) - counting(job, few)._held_out(model)
+    moved = counting(job, more)._of_held_out._sums(model) - counting(job, few)._of_held_out._sums(
+        model
+    )
     assert np.linalg.norm(moved) <= HELD_OUT_SENSITIVITY * (1 + 1e-9)
 
 
@@ -109,7 +112,7 @@ def test_noise_on_held_out_counts_has_the_planned_deviation(
     drawn = (
         np.array([one.counts(model, 2, Tally())[3:] for _ in range(400)]) * planned.share / UNITS
     )
-    exact = one._held_out(model)
+    exact = one._of_held_out._sums(model)
     np.testing.assert_allclose(drawn.mean(0), exact, atol=5 * planned.share / 20)
     np.testing.assert_allclose(drawn.std(0), planned.share, rtol=0.2)
 

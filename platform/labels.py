@@ -1,0 +1,147 @@
+"""Labels of a silo's records: one column of classes, or many tasks with gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from blindsum.platform.contract import Target, Task, Tasks
+from blindsum.platform.errors import DataError
+from blindsum.platform.job import Job, SiloSection
+from blindsum.platform.job_file import Loader
+from blindsum.platform.paths import resolve
+
+Labels = npt.NDArray[Any]
+
+MAX_SCALED = 100.0
+"""A regression label further from its center, in scales, is refused: a slip of units."""
+
+SIDES = {"<": -1.0, "=": 0.0, ">": 1.0, "": 0.0}
+
+
+def class_labels(table: pa.Table, target: Target, path: Path) -> Labels:
+    """Int64 [records], positions among the target's classes.
+
+    Raises:
+        DataError: a value is none of them.
+    """
+    column = table.column(target.column).combine_chunks()
+    kind = pa.string() if isinstance(target.classes[0], str) else pa.int64()
+    try:
+        indices = pc.index_in(column.cast(kind), value_set=pa.array(target.classes, kind))
+    except (pa.ArrowException, OverflowError):
+        raise DataError(
+            f"{path.name}: column '{target.column}' or data.target.classes holds integers "
+            "beyond 64 bits"
+        ) from None
+    if indices.null_count:
+        raise DataError(
+            f"{path.name}: column '{target.column}' has values that are not in "
+            f"data.target.classes ({', '.join(map(str, target.classes))})",
+            "Correct those records, or name their class in the job.",
+        )
+    labels: Labels = indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return labels
+
+
+def task_labels(table: pa.Table, tasks: Tasks, path: Path) -> Labels:
+    """Float32 [records, 2, tasks]: scaled values with NaN where missing; -1, 0 or 1 where the true
+    value lies below, at or above them.
+
+    Raises:
+        DataError: a binary column holds something else than 0, 1 and gaps, a number is infinite or far
+            out of range, or a qualifier is unknown.
+    """
+    labels = np.zeros((table.num_rows, 2, len(tasks)), np.float32)
+    for i, (name, task) in enumerate(tasks.items()):
+        values = table.column(name).cast(pa.float64()).to_numpy().astype(np.float64)
+        known = values[~np.isnan(values)]
+        if task.kind == "binary":
+            if not np.isin(known, (0.0, 1.0)).all():
+                raise DataError(
+                    f"{path.name}: column '{name}' is a binary task and has values other than 0 and 1",
+                    "Correct them, leave them empty, or say kind: regression.",
+                )
+            labels[:, 0, i] = values
+            continue
+        scaled = (values - task.center) / task.scale
+        if (np.abs(scaled[~np.isnan(values)]) > MAX_SCALED).any():
+            raise DataError(
+                f"{path.name}: column '{name}' has values more than {MAX_SCALED:g} scales from its "
+                "center, or infinite ones",
+                "Check the units, or the task's center and scale.",
+            )
+        labels[:, 0, i] = scaled
+        if task.qualifier:
+            labels[:, 1, i] = _sides(table, task.qualifier, path)
+    return labels
+
+
+def require_labelled(labels: Labels, path: Path) -> None:
+    """Raises DataError if a record has no label of any task."""
+    if np.isnan(labels[:, 0]).all(1).any():
+        raise DataError(
+            f"{path.name} has records without a label of any task", "Leave those records out."
+        )
+
+
+def _sides(table: pa.Table, column: str, path: Path) -> npt.NDArray[np.float32]:
+    said = [text or "" for text in table.column(column).to_pylist()]
+    if set(said) - set(SIDES):
+        raise DataError(
+            f"{path.name}: column '{column}' has qualifiers other than <, = and >",
+            "Correct them, or leave them empty.",
+        )
+    return np.array([SIDES[text] for text in said], np.float32)
+
+
+def task_columns(tasks: Tasks) -> tuple[list[str], list[str]]:
+    """The columns of numbers and of qualifiers."""
+    return list(tasks), [t.qualifier for t in tasks.values() if t.qualifier]
+
+
+def load_private_tasks(section: SiloSection, job: Job, folder: str) -> Tasks:
+    """A silo's own tasks; none if it has no file of them. Raises DataError as `read_private_tasks`."""
+    if section.private_tasks is None:
+        if not job.data.outputs:
+            raise DataError(
+                "this silo has no task at all", "Give it private_tasks, or the job data.tasks."
+            )
+        return {}
+    known = {*(job.data.tasks or ()), *job.data.inputs}
+    return read_private_tasks(resolve(section.private_tasks, folder), known)
+
+
+def read_private_tasks(path: Path, known: Collection[str]) -> Tasks:
+    """A silo's own tasks, from its YAML file: a mapping of column names to settings.
+
+    Raises:
+        DataError: the file cannot be read, or a task is wrong or also a known column: a shared task, or a
+            feature. Tasks are not named: errors reach the driver.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+        tasks = TypeAdapter(dict[str, Task]).validate_python(content)
+    except (OSError, UnicodeDecodeError):
+        raise DataError(
+            "the file of this silo's private tasks cannot be read", "Check silos.private_tasks."
+        ) from None
+    except (yaml.YAMLError, ValidationError, ValueError, AttributeError, RecursionError):
+        raise DataError(
+            "the file of this silo's private tasks is no mapping of columns to tasks",
+            "Write NAME: {kind: binary} or {kind: regression, center: ..., scale: ...}.",
+        ) from None
+    if not tasks or set(tasks) & set(known):
+        raise DataError(
+            "this silo's private tasks are none, or also in data.tasks or among the features",
+            "Name each column in one place.",
+        )
+    return tasks

@@ -1,0 +1,79 @@
+"""A trunk trained together, and heads that stay where they are."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+
+from blindsum.platform.errors import DataError
+from blindsum.platform.job_file import JobFile
+from blindsum.platform.labels import load_private_tasks
+from tests.actors.test_silo import Consortium
+from tests.conftest import SILOS, MakeJob
+
+
+@pytest.fixture
+def consortium(make_job: MakeJob, tmp_path: Path) -> JobFile:
+    """One shared task, and one, three and no tasks of the silos' own."""
+    for silo, own in zip(SILOS, (1, 3, 0), strict=True):
+        table = pyarrow.parquet.read_table(tmp_path / f"{silo}.parquet")
+        benign = np.array(table["diagnosis"].to_pylist()) == "benign"
+        gaps = np.random.default_rng(own).random(len(benign)) < 0.3
+        labels = pa.array(np.where(gaps, np.nan, benign), from_pandas=True)
+        for name in ("hit", *(f"secret-{silo}-{i}" for i in range(own))):
+            table = table.append_column(name, pa.array(benign * 1.0) if name == "hit" else labels)
+        pyarrow.parquet.write_table(table, tmp_path / f"{silo}.parquet")
+        names = "".join(f"secret-{silo}-{i}: {{}}\n" for i in range(own))
+        (tmp_path / f"{silo}.yaml").write_text(names)
+    return make_job(
+        "data.target=null", "data.tasks={hit: {}}", "model={kind: mlp, hidden: [8]}",
+        "silos.alder.private_tasks=alder.yaml", "silos.birch.private_tasks=birch.yaml",
+        "privacy={noise: none}", "training.learning_rate=1.0", "training.local_steps=10",
+    )  # fmt: skip
+
+
+def test_the_trunk_is_shared_and_no_head_leaves(consortium: JobFile, tmp_path: Path) -> None:
+    made = Consortium(consortium)
+    assert len({i.parameters for i in made.inspections.values()}) == 1
+    for number in (1, 2, 3):
+        metrics = made.round(number)
+    assert metrics.held_out and metrics.held_out.score.name == "mean AUROC"
+    assert metrics.held_out.binary_tasks == 3, "of the shared task alone"  # type: ignore[union-attr]
+    assert metrics.held_out.score.value > 0.9
+    said = f"{made.inspections}{metrics}{consortium.job}"
+    assert "secret" not in said
+    kept = tmp_path / "state" / "birch" / "models" / "run-1"
+    lines = (kept / "tasks.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in lines[1:]] == [
+        "hit", *(f"secret-birch-{i}" for i in range(3))
+    ]  # fmt: skip
+    assert torch.load(kept / "model.pt")["private.weight"].shape == (3, 8)
+    for path in (kept / "tasks.csv", kept / "model.pt"):
+        assert path.stat().st_mode & 0o777 == 0o600
+    other = torch.load(tmp_path / "state" / "alder" / "models" / "run-1" / "model.pt")
+    assert torch.equal(other["shared.weight"], torch.load(kept / "model.pt")["shared.weight"])
+
+
+def test_another_attempt_starts_from_the_same_head(consortium: JobFile) -> None:
+    """Else a refused total would leave a step in it that no round counts."""
+    made = Consortium(consortium)
+    made.round(1)
+    silo = made.silos["birch"]
+    before = silo._model.private.weight.detach().clone()  # type: ignore[union-attr]
+    silo.train(made.exchange(2, 1))
+    once = silo._model.private.weight.detach().clone()  # type: ignore[union-attr]
+    assert not torch.equal(once, before)
+    silo._head.at(2)
+    assert torch.equal(silo._model.private.weight, before)  # type: ignore[union-attr, arg-type]
+
+
+def test_a_silo_without_any_task_cannot_take_part(consortium: JobFile) -> None:
+    job = consortium.job
+    only = job.model_copy(update={"data": job.data.model_copy(update={"tasks": None})})
+    folder = str(consortium.folder)
+    assert len(load_private_tasks(only.silo("birch"), only, folder)) == 3
+    with pytest.raises(DataError, match="no task at all"):
+        load_private_tasks(only.silo("cedar"), only, folder)
