@@ -10,7 +10,10 @@ the run of its arm. "encrypted" is what an aggregator holds even with the silos'
 
 JSON: arms.{none,dp,encrypted}.server.spear.{b4,b8,b16}_{exact,seconds}, .server.fedavg_exact,
 .server.imprint_exact, .server.matching.{b1,b8}_{psnr,identified,seconds},
-.membership.{lira,rmia,confidence}.{tpr_at_1pct,tpr_at_0.1pct,canaries}, .membership.precision; and
+.membership.{lira,rmia,confidence}.{tpr_at_1pct,tpr_at_0.1pct,canaries}, .membership.precision,
+.participant.generator.{frechet,frechet_of_other_classes,frechet_of_class_mean,precision,nearer,
+nearer_low,seconds} (digits),
+.memorisation.{drawn,drawn_of_others_at_most,exposure,readable,seconds} (the molecules' SMILES, 3 silos); and
 key_recovery.{usual,exact}_{share,seconds}. Membership under encryption is that of none: the model
 is released.
 """
@@ -33,17 +36,22 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
-from blindsum.pipelines.audit import key_recovery, membership, scores, shadows
+from blindsum.pipelines.audit import generator, key_recovery, membership, scores, shadows
+from blindsum.pipelines.audit.closeness import class_mean, closeness, summary
 from blindsum.pipelines.audit.evidence import Defence
 from blindsum.pipelines.audit.gradient_matching import Effort, labels_from_bias, match
 from blindsum.pipelines.audit.imprint import planted, recovered
+from blindsum.pipelines.audit.memorisation import Reading, memorised
 from blindsum.pipelines.audit.sparse_recovery import recover
 from blindsum.pipelines.audit.stacked import Recipe, Stack
 from blindsum.pipelines.audit.victim import update_of
+from blindsum.platform.contract import Ecfp
 from blindsum.platform.data import Fold
 from blindsum.platform.features import featurise
-from blindsum.platform.job import Ecfp, Job
+from blindsum.platform.job import Job, ServerSection, TrainingSection
 from blindsum.platform.privacy import PrivacyPlan, calibrate
+from blindsum.platform.random_source import cryptographic_generator
+from blindsum.platform.training import LocalTrainer
 
 ARMS: tuple[Defence, ...] = ("none", "dp", "encrypted")
 EPSILON, DELTA, RATE, STEPS, SILOS, MODELS = 8.0, 1e-5, 0.0745, 400, 3, 128
@@ -55,8 +63,8 @@ def plan(rate: float, steps: int) -> PrivacyPlan:
     return PrivacyPlan(EPSILON, DELTA, rate, sigma, 1.0, 1, steps, steps, EPSILON)
 
 
-def molecules(given: argparse.Namespace) -> Fold:
-    """Distinct fingerprints and a label of two classes."""
+def molecules(given: argparse.Namespace) -> tuple[Fold, list[str]]:
+    """Distinct fingerprints and a label of two classes; and SMILES."""
     if given.data:
         import pandas
 
@@ -70,7 +78,9 @@ def molecules(given: argparse.Namespace) -> Fold:
     features, first = np.unique(found.features, axis=0, return_index=True)
     order = np.random.default_rng(0).permutation(len(first))
     labels = np.unique(target[found.usable], return_inverse=True)[1][first]
-    return Fold(features[order], labels[order].astype(np.int64))
+    whole_column = pa.table({"smiles": smiles})["smiles"]
+    texts = whole_column.filter(pa.array(found.usable)).to_pylist()
+    return Fold(features[order], labels[order].astype(np.int64)), texts
 
 
 def network(hidden: int) -> nn.Sequential:
@@ -139,16 +149,20 @@ def fedavg(start: nn.Sequential, features: torch.Tensor, labels: torch.Tensor, s
     return float(np.mean(shares))
 
 
+def convolutions(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10),
+    )  # fmt: skip
+
+
 def matching(arm: Defence, iterations: int) -> dict[str, float]:
     """Gradient matching on digits through two convolutions."""
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
     images, labels = (images[order] / 16).astype(np.float32), labels[order].astype(np.int64)
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10),
-    )  # fmt: skip
+    model = convolutions(0)
     own, figures = plan(64 / 1400, 30 * 22), dict[str, float]()
     for batch, victims, effort in ((1, 8, 1), (8, 3, 2)):
         started, got = time.perf_counter(), []
@@ -216,6 +230,67 @@ def of_members(data: Fold, arm: Defence, rate: float) -> dict[str, Any]:
     return figures | {"seconds": time.perf_counter() - started}
 
 
+def generated(arm: Defence, federations: int = 4) -> dict[str, float]:
+    """Hitaj's participant on digits: the other silo alone has the classes 0 to 4; it makes threes."""
+    started = time.perf_counter()
+    images, labels = load_digits(return_X_y=True)
+    images, labels = (images / 16).astype(np.float32), labels.astype(np.int64)
+    rounds, steps, wanted = 60, 19, 3
+    runs, prior, mean = [], [], []
+    for seed in range(federations):
+        order = np.random.default_rng(seed).permutation(len(labels))
+        *sets, known, scored = np.split(order, [int(s * len(labels)) for s in generator.SHARES])
+        a, b, public, held_out = (
+            images[t][labels[t] == wanted].astype(np.float64) for t in (*sets, known, scored)
+        )
+        others = known[labels[known] > 4]
+        participant = generator.Participant(
+            Fold(images[others], labels[others]), wanted, 0.0, 1.0, rounds=rounds
+        )
+        pair = []
+        for part, mine, twin in zip(sets, (a, b), (b, a), strict=True):
+            own = part[labels[part] < 5]
+            rate = 32 / len(own)
+            training = TrainingSection(
+                rounds=rounds, local_steps=steps, sampling_rate=rate, expected_batch_size=32.0,
+                learning_rate=0.2,
+            )  # fmt: skip
+            private = plan(rate, rounds * steps) if arm == "dp" else None
+            model = convolutions(seed)
+            trainer = LocalTrainer(
+                model, Fold(images[own], labels[own]), training, private,
+                cryptographic_generator(),
+            )  # fmt: skip
+            made = generator.made(model, trainer, participant, ServerSection(), seed)
+            pair.append(closeness(made, mine, twin, held_out))
+        runs.append(pair)
+        prior.append(closeness(images[others].astype(np.float64), a, b, held_out))
+        drawn = class_mean(public, generator.MADE, 0.0, 1.0, binary=False)
+        mean.append(closeness(drawn, a, b, held_out))
+    found = summary(np.array(runs, dtype=object), prior, generator.MOST)
+    frechet, nearer = found["Frechet distance"], found["nearer to training records"]
+    return {
+        "frechet": frechet.value, "frechet_of_other_classes": frechet.floor or 0.0,
+        "frechet_of_class_mean": float(np.mean([one.frechet for one in mean])),
+        "precision": found["precision"].value, "nearer": nearer.value,
+        "nearer_low": nearer.low or 0.0, "seconds": time.perf_counter() - started,
+    }  # fmt: skip
+
+
+def remembered(texts: list[str], arm: Defence) -> dict[str, float]:
+    """What a language model on half of the molecules tells of them."""
+    started = time.perf_counter()
+    private = plan(RATE, STEPS) if arm == "dp" else None
+    memory = memorised(texts, Job.model_validate(JOB), private, Reading(2000, 8000))
+    if memory is None:
+        return {}
+    drawn, exposure = memory.figures["training molecules drawn"], memory.figures["exposure (bits)"]
+    return {
+        "drawn": drawn.value, "drawn_of_others_at_most": drawn.floor or 0.0, "exposure": exposure.value,
+        "readable": memory.readable, "seconds": time.perf_counter() - started,
+    }  # fmt: skip
+
+
 JOB = {
     "name": "audit", "seed": 1,
     "silos": [{"name": n, "data": n} for n in ("a", "b", "c")],
@@ -241,15 +316,18 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=1000, help="of gradient matching")
     given = parser.parse_args()
     torch.set_num_threads(2)
-    data, tree = molecules(given), dict[str, Any](arms={})
+    (data, texts), tree = molecules(given), dict[str, Any](arms={})
     for arm in ARMS:
         started = time.perf_counter()
         figures = {"server": server(data, arm) | {"matching": matching(arm, given.iterations)}}
         if arm != "encrypted":
             figures["membership"] = of_members(data, arm, 0.5)
+            figures["participant"] = {"generator": generated(arm)}
+            figures["memorisation"] = remembered(texts, arm)
         tree["arms"][arm] = figures | {"seconds": time.perf_counter() - started}
         console.print(f"{arm}: {tree['arms'][arm]['seconds']:.0f} s")
-    tree["arms"]["encrypted"]["membership"] = tree["arms"]["none"]["membership"]
+    for open_to_all in ("membership", "participant", "memorisation"):
+        tree["arms"]["encrypted"][open_to_all] = tree["arms"]["none"][open_to_all]
     usual, ours = key_recovery.usual(SILOS), key_recovery.exact(SILOS)
     tree["key_recovery"] = {
         "usual_share": usual.share,

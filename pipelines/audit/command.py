@@ -13,8 +13,10 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from blindsum.pipelines.audit.report import ROWS, as_page, as_private_page, worst
-from blindsum.pipelines.audit.run import FULL, QUICK, Audit, audit, exceeded, keep_private
+from blindsum.pipelines.audit.outcome import FULL, QUICK, Audit, exceeded, gate_key, keep_private
+from blindsum.pipelines.audit.records_page import as_private_page
+from blindsum.pipelines.audit.report import ROWS, as_page, shown, worst
+from blindsum.pipelines.audit.run import audit
 from blindsum.pipelines.folders import runs_folder
 from blindsum.pipelines.terminal import console, emit
 from blindsum.platform.errors import BlindsumError, JobError
@@ -22,7 +24,10 @@ from blindsum.platform.job_file import JobFile
 from blindsum.platform.paths import state_folder
 from blindsum.platform.tracking import Tracker
 
-ADVERSARIES = ("server", "participant", "aggregator", "outsider", "implementation", "protocol")
+OTHERS = (
+    "implementation.canaries.", "protocol.accepted_forgeries", "server.planted_weights_accepted",
+)  # fmt: skip
+"""Figures of the gate that are in no row of the matrix."""
 
 
 class Shown:
@@ -109,10 +114,16 @@ def _limit(text: str) -> tuple[str, float]:
         limit = float(value)
     except ValueError:
         limit = math.nan
-    if not math.isfinite(limit) or key.partition(".")[0] not in ADVERSARIES:
+    if not math.isfinite(limit):
         raise JobError(
             f"--fail-on {text!r} is no limit",
             "Write it as FIGURE=NUMBER, a figure of audit.json's gate.",
+        )
+    known = {gate_key(f"{row.adversary}.{row.attack}.") for row in ROWS} | set(OTHERS)
+    if not any(key.startswith(f"{one}") for one in known):
+        raise JobError(
+            f"--fail-on names {key!r}, and no attack has such a figure",
+            f"Figures begin with one of: {', '.join(sorted(known))}",
         )
     return key, limit
 
@@ -142,7 +153,7 @@ def _show(found: Audit, report: Path, private: Path) -> None:
         if any(cells):
             table.add_row(
                 row.adversary, row.attack, row.figure,
-                *(f"{c.value:.1%} ({c.floor or 0:.1%})" if c else "" for c in cells),
+                *(f"{shown(c, c.value)} ({shown(c, c.floor or 0)})" if c else "" for c in cells),
             )  # fmt: skip
     console.print(table)
     for name, views in found.bounds.items():

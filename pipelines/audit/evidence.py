@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 from scipy import stats
 
 Defence = Literal["none", "dp", "encrypted", "both"]
@@ -12,19 +14,28 @@ DEFENCES: tuple[Defence, ...] = ("none", "dp", "encrypted", "both")
 CONFIDENCE = 0.95
 
 
+def alike(defence: Defence) -> tuple[Defence, Defence]:
+    """That defence without and with encryption: who is meant to see the model sees no difference."""
+    return ("none", "encrypted") if defence == "none" else ("dp", "both")
+
+
 @dataclass(frozen=True)
 class Figure:
     """One score, with its interval at 95 % where it is an estimate, and the floor: the same
-    score of an attacker who has only what is public."""
+    score of an attacker who has only what is public. `less`: the smaller, the stronger the attack."""
 
     value: float
     low: float | None = None
     high: float | None = None
     floor: float | None = None
+    less: bool = False
 
     @property
     def above_floor(self) -> bool:
-        """Whether the attack did more than guess: the interval, or the value, lies above it."""
+        """Whether the attack did better than a guess: the interval, or the value, lies beyond it."""
+        if self.less:
+            most = self.value if self.high is None else self.high
+            return self.floor is not None and most < self.floor
         least = self.value if self.low is None else self.low
         return self.floor is not None and least > self.floor
 
@@ -62,3 +73,14 @@ def proportion(hits: int, of: int, floor: float | None = None) -> Figure:
     low = float(stats.beta.ppf(tail, hits, of - hits + 1)) if hits else 0.0
     high = float(stats.beta.ppf(1 - tail, hits + 1, of - hits)) if hits < of else 1.0
     return Figure(hits / of, low, high, floor)
+
+
+def average(
+    values: Sequence[float], floor: float | None = None, *, least: float = 0.0, most: float = 1.0
+) -> Figure:
+    """A mean over repetitions, between `least` and `most`, with Student's interval."""
+    mean = float(np.mean(values))
+    if len(values) == 1:  # says nothing of how far off it is
+        return Figure(mean, least, most, floor)
+    reach = float(stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return Figure(mean, max(mean - reach, least), min(mean + reach, most), floor)

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from blindsum.he.parameters import Parameters
@@ -32,17 +33,20 @@ from blindsum.pipelines.audit.sparse_recovery import recover
 from blindsum.pipelines.audit.victim import Update, Victim, decoded, encoded
 from blindsum.platform.features import CLIP
 
+SHOWN = 4
 CHECKPOINTS = ("fresh", "trained")
 
 
 @dataclass(frozen=True)
 class Example:
-    """Records for the silo's own eyes: true, recovered, and guessed, float64 [B, features]."""
+    """Records for the silo's own eyes: true, recovered, and guessed, float64 [B, features]; the
+    positions among the training records of the true ones, and of the nearest to the others."""
 
     title: str
     true: Records
     recovered: Records
     guessed: Records
+    rows: tuple[list[int], list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class Reconstruction:
         self._binary = binary
         self._span = self._effort.high - self._effort.low
         self._pool = self._train.features.astype(np.float64)
+        local = victim.local(1).steps
+        self._steps = "" if local == 1 else f", {local} local steps"
         self.examples: list[Example] = []
         self.skipped: list[str] = []
 
@@ -136,8 +142,8 @@ class Reconstruction:
         self._victim.plant(planted(fresh, layers.first, public))
         layers = Layers.of(self._victim.model("planted"))
         return [
-            self._tried("imprint", "planted", min(batch, len(self._train)), defence, layers)
-            for batch in batches for defence in DEFENCES
+            self._tried("imprint", "planted", batch, defence, layers)
+            for batch in batches if batch <= len(self._train) for defence in DEFENCES
         ]  # fmt: skip
 
     def participant(self, batch: int) -> list[Evidence]:
@@ -177,11 +183,12 @@ class Reconstruction:
             got.append(guessed if found is None else scores.paired(found, one, guessed))
         truth, guessed, obtained = (np.concatenate(part) for part in (true, guess, got))
         self._keep(
-            f"{attack}, {checkpoint} model, batch of {batch}, {defence}", truth, obtained, guessed
-        )
+            f"{attack}, {checkpoint} model, batch of {batch}, {defence}", chosen, truth, obtained,
+            guessed,
+        )  # fmt: skip
         return Evidence(
             attack, "participant" if attack == "subtraction" else "server", defence, checkpoint,
-            self._figures(truth, obtained, guessed), f"batch of {batch}",
+            self._figures(truth, obtained, guessed), f"batch of {batch}{self._steps}",
             time.perf_counter() - started,
         )  # fmt: skip
 
@@ -227,8 +234,12 @@ class Reconstruction:
             return None
         features = self._train.features.shape[1]
         bias: Tensor = update.of(layers.last.bias, model)
+        local = self._victim.local(batch)
         labels = labels_from_bias(model, bias, batch, features, self._effort)
-        found, _ = match(model, update.gradients, labels, features, self._effort)
+        # Every iteration takes all local steps, and goes back through them.
+        iterations = max(self._effort.iterations // local.steps, min(300, self._effort.iterations))
+        effort = replace(self._effort, iterations=iterations)
+        found, _ = match(model, update.gradients, labels, features, effort, local)
         return found.numpy().astype(np.float64)
 
     def _rounded(self, update: Update) -> Update:
@@ -250,10 +261,11 @@ class Reconstruction:
     def _figures(self, true: Records, got: Records, guess: Records) -> dict[str, Figure]:
         exact = scores.exact(got, true, self._span)
         named = scores.identified(got, true, self._pool)
-        count = len(true)
+        count, guessed = len(true), scores.identified(guess, true, self._pool)
         figures = {
             "exact records": proportion(exact, count, scores.exact(guess, true, self._span) / count),
-            "identified": proportion(named, count, scores.identified(guess, true, self._pool) / count),
+            # One hit is soon had by chance: the upper end of what the guess hits is the floor.
+            "identified": proportion(named, count, proportion(guessed, count).high),
             "PSNR (dB)": Figure(
                 scores.psnr(got, true, self._span), floor=scores.psnr(guess, true, self._span)
             ),
@@ -264,5 +276,25 @@ class Reconstruction:
             )
         return figures
 
-    def _keep(self, title: str, true: Records, got: Records, guess: Records) -> None:
-        self.examples.append(Example(title, true[:4], got[:4], guess[:4]))
+    def _keep(
+        self, title: str, chosen: np.ndarray, true: Records, got: Records, guess: Records
+    ) -> None:
+        rows = chosen.ravel()[:SHOWN]
+        nearest = [self._nearest(one[:SHOWN], rows) for one in (got, guess)]
+        self.examples.append(
+            Example(
+                title,
+                true[:SHOWN],
+                got[:SHOWN],
+                guess[:SHOWN],
+                (rows.tolist(), nearest[0], nearest[1]),
+            )
+        )
+
+    def _nearest(self, records: Records, true: np.ndarray) -> list[int]:
+        """The position of the nearest record; the true one's where several are as near."""
+        distances = cdist(records, self._pool)
+        found = distances.argmin(1)
+        own = distances[np.arange(len(true)), true]
+        same = own <= distances.min(1) * (1 + 1e-6) + 1e-6
+        return [int(row) for row in np.where(same, true, found)]

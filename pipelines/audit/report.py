@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,7 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
 
 from blindsum.pipelines.audit.evidence import DEFENCES, Evidence, Figure
-from blindsum.pipelines.audit.run import Audit
+from blindsum.pipelines.audit.outcome import Audit
+from blindsum.pipelines.audit.tradeoff import Point
+from blindsum.pipelines.page import PAGE, embedded
 
 BLUE, ORANGE, GREY, RED = "#2c6fbb", "#d1701f", "#8a8a8a", "#b3261e"
 NAMED = {
@@ -45,12 +45,24 @@ ROWS = (
     Row("server", "matching", "identified", "a batch, by matching the whole gradient"),
     Row("server", "imprint", "exact records", "a large batch, with a first layer that it planted"),
     Row("participant", "subtraction", "exact records", "the total minus one's own part"),
+    Row(
+        "participant",
+        "generator",
+        "nearer to training records",
+        "of the class whose records it makes, half if it has learnt no record",
+    ),
     Row("aggregator", "key recovery", "share of the key", "from published decryptions"),
     Row("aggregator", "upload opened", "values read", "with the silos' shared key leaked"),
     Row("outsider", "lira", "TPR at 1 % FPR", "who was trained on, by likelihood ratios"),
     Row("outsider", "rmia", "TPR at 1 % FPR", "the same, relative to the population"),
     Row("outsider", "confidence", "TPR at 1 % FPR", "the same, by confidence alone (weak)"),
     Row("outsider", "candidates", "right candidate", "which of many records it was"),
+    Row(
+        "outsider",
+        "memorisation",
+        "training molecules drawn",
+        "letter by letter, from a language model",
+    ),
 )
 
 
@@ -73,12 +85,19 @@ def as_page(found: Audit, run: str) -> str:
     ]  # fmt: skip
     if found.curves:
         parts += [
-            "<h2>Who was in the training data</h2>", _picture(_membership(found)),
+            "<h2>Who was in the training data</h2>", embedded(_membership(found)),
             _table(
                 ("attack", "defence", "TPR at 1 % FPR", "TPR at 0.1 %", "TPR at 0", "precision at 0.1 %",
                  "canaries, 1 %"),
                 _membership_rows(found.findings.evidence),
             ),
+        ]  # fmt: skip
+    if found.tradeoff:
+        parts += [
+            "<h2>What privacy costs</h2>", embedded(_costs(found.tradeoff, plan.epsilon)),
+            ("<p class=legend>Held-out accuracy of models trained on this silo's records alone, with "
+            f"the noise that reaches the mean of {len(job.silos)} silos of its kind; mean and 95 % "
+            f"interval over {found.depth.models} models. <code>blindsum run</code> trains the real one.</p>"),
         ]  # fmt: skip
     parts += [
         "<h2>An aggregator that alters the sum</h2>",
@@ -101,36 +120,6 @@ def as_page(found: Audit, run: str) -> str:
     return PAGE.format(title=f"Audit of {html.escape(job.name)}", body="\n".join(parts))
 
 
-def as_private_page(found: Audit) -> str:
-    """True, recovered and guessed records side by side. For the silo's own eyes."""
-    parts = [
-        (
-            "<h1>Recovered records</h1><p class=note>Private: this page shows records of the silo "
-            f"{html.escape(found.silo)}. It is in the silo's state folder and belongs nowhere else.</p>"
-        )
-    ]
-    for example in found.examples:
-        parts.append(f"<h2>{html.escape(example.title)}</h2>")
-        picture = Picture(figsize=(9, 1.6), layout="constrained")
-        FigureCanvasAgg(picture)
-        axes = picture.subplots(1, 3)
-        low, high = float(example.true.min()), float(example.true.max())
-        shown = (
-            ("true", example.true),
-            ("recovered", example.recovered),
-            ("guessed", example.guessed),
-        )
-        for axis, (name, records) in zip(axes, shown, strict=True):
-            axis.imshow(
-                np.clip(records, low, high), aspect="auto", vmin=low, vmax=high, cmap="viridis"
-            )
-            axis.set_title(f"{name}: records down, features across", fontsize=8)
-            axis.set_xticks([])
-            axis.set_yticks([])
-        parts.append(_picture(picture))
-    return PAGE.format(title="Recovered records", body="\n".join(parts))
-
-
 def _matrix(found: Audit) -> str:
     rows = []
     for row in ROWS:
@@ -149,7 +138,7 @@ def worst(evidence: Iterable[Evidence], row: Row, defence: str) -> Figure | None
         e.figures[row.figure] for e in evidence
         if (e.adversary, e.attack, e.defence) == (row.adversary, row.attack, defence)
     ]  # fmt: skip
-    return max(of_row, key=lambda f: f.value, default=None)
+    return max(of_row, key=lambda f: -f.value if f.less else f.value, default=None)
 
 
 def _cell(figure: Figure | None) -> str:
@@ -158,9 +147,17 @@ def _cell(figure: Figure | None) -> str:
     kind = "bad" if figure.above_floor else "good"
     interval = ""
     if figure.low is not None and figure.high is not None:
-        interval = f" <small>{figure.low:.1%} to {figure.high:.1%}</small>"
-    floor = "" if figure.floor is None else f"<br><small class=floor>{figure.floor:.2%}</small>"
-    return f"<span class={kind}>{figure.value:.1%}</span>{interval}{floor}"
+        interval = f" <small>{shown(figure, figure.low)} to {shown(figure, figure.high)}</small>"
+    floor = "" if figure.floor is None else shown(figure, figure.floor)
+    return (
+        f"<span class={kind}>{shown(figure, figure.value)}</span>{interval}"
+        f"<br><small class=floor>{floor}</small>"
+    )
+
+
+def shown(figure: Figure, value: float) -> str:
+    """A share in per cent; a distance as it is."""
+    return f"{value:.3g}" if figure.less else f"{value:.1%}"
 
 
 def _bounds(found: Audit) -> str:
@@ -218,6 +215,36 @@ def _membership(found: Audit) -> Picture:
     return picture
 
 
+def _costs(points: Sequence[Point], planned: float) -> Picture:
+    picture = Picture(figsize=(6.0, 3.0), layout="constrained")
+    FigureCanvasAgg(picture)
+    axes = picture.subplots()
+    private = [p for p in points if p.epsilon is not None]
+    epsilons = [p.epsilon or 0.0 for p in private]
+    axes.errorbar(
+        epsilons, [p.accuracy.value for p in private], yerr=_reach([p.accuracy for p in private]),
+        color=BLUE, marker="o", capsize=3, label="with privacy",
+    )  # fmt: skip
+    for bare in (p.accuracy for p in points if p.epsilon is None):
+        axes.axhline(bare.value, color=ORANGE, label="without")
+        (below,), (above,) = _reach([bare])
+        axes.axhspan(bare.value - below, bare.value + above, color=ORANGE, alpha=0.12, linewidth=0)
+    axes.axvline(planned, color=GREY, linestyle=":", label="the plan")
+    axes.set(xscale="log", xlabel="epsilon", ylabel="held-out accuracy")
+    axes.set_xticks(epsilons, [f"{e:g}" for e in epsilons])
+    axes.minorticks_off()
+    _plain(axes)
+    return picture
+
+
+def _reach(figures: Sequence[Figure]) -> list[list[float]]:
+    """From each value down and up to its interval's ends."""
+    return [
+        [f.value - (f.value if f.low is None else f.low) for f in figures],
+        [(f.value if f.high is None else f.high) - f.value for f in figures],
+    ]
+
+
 def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
@@ -244,32 +271,3 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(one)}</th>" for one in heads)
     body = "".join("<tr>" + "".join(f"<td>{one}</td>" for one in row) + "</tr>" for row in rows)
     return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
-
-
-def _picture(picture: Picture) -> str:
-    content = io.BytesIO()
-    picture.savefig(content, format="png", dpi=130)
-    encoded = base64.b64encode(content.getvalue()).decode()
-    return f'<img alt="" src="data:image/png;base64,{encoded}">'
-
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1b1f24; }}
-h1 {{ margin-bottom: 0; }} h2 {{ margin: 2rem 0 .5rem; font-size: 1.1rem; }}
-.note {{ border-left: 3px solid #d1701f; padding-left: .8rem; color: #57606a; }}
-.legend, .floor {{ color: #57606a; }} .bad {{ color: #b3261e; font-weight: 600; }}
-.good {{ color: #1a7f37; font-weight: 600; }} img {{ max-width: 100%; }}
-.wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .87rem; width: 100%; }}
-th, td {{ border-bottom: 1px solid #d0d7de; padding: .35rem .5rem; text-align: left;
-  vertical-align: top; }}
-@media print {{ body {{ margin: 0; max-width: none; font-size: 11px; }} h2 {{ break-after: avoid; }}
-  tr, img {{ break-inside: avoid; }} }}
-</style></head><body>
-{body}
-</body></html>
-"""

@@ -7,13 +7,10 @@ private data and are not differentially private: whether to show it is the owner
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import os
-import re
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,46 +20,32 @@ import torch
 
 from blindsum.he.parameters import Parameters
 from blindsum.infra.ray_session import ray_session
-from blindsum.pipelines.audit import key_recovery, membership, protocol
-from blindsum.pipelines.audit.canaries import Bound
+from blindsum.pipelines.audit import generator, key_recovery, membership, protocol
 from blindsum.pipelines.audit.canaries import audit as audit_canaries
 from blindsum.pipelines.audit.candidates import identify
-from blindsum.pipelines.audit.evidence import Defence, Evidence, Figure, Findings
-from blindsum.pipelines.audit.reconstruction import Example, Reconstruction
+from blindsum.pipelines.audit.evidence import Defence, Evidence, Figure, alike
+from blindsum.pipelines.audit.memorisation import memorised
+from blindsum.pipelines.audit.outcome import Audit, Depth
+from blindsum.pipelines.audit.reconstruction import Reconstruction
 from blindsum.pipelines.audit.shadows import mislabelled, shadows
 from blindsum.pipelines.audit.stacked import Recipe, stackable
+from blindsum.pipelines.audit.tradeoff import MOST_STEPS, tradeoff
 from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.approval import require_approved
-from blindsum.platform.data import load_data
-from blindsum.platform.errors import JobError
+from blindsum.platform.data import load_data, load_molecules
+from blindsum.platform.errors import JobError, PrivacyError
 from blindsum.platform.job import Job, LocalNoise
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.paths import import_from, require_usable, resolve, state_folder
-from blindsum.platform.privacy import PrivacyPlan, plan
+from blindsum.platform.privacy import plan
 
 ASSUMED = LocalNoise(noise="local", epsilon=8.0, delta=1e-5)
 """What "with differential privacy" means for a job that has none."""
 
+PRIVACY: tuple[Defence, ...] = ("none", "dp")
+OPEN: tuple[Defence, ...] = ("none", "dp")
+SEALED: tuple[Defence, ...] = ("encrypted", "both")
 FPRS = {"1 %": 0.01, "0.1 %": 0.001, "0": 0.0}
-
-
-@dataclass(frozen=True)
-class Depth:
-    """How hard the attacker tries."""
-
-    name: str
-    victims: int
-    seconds: float
-    iterations: int
-    batches: tuple[int, ...]
-    matched: tuple[int, ...]
-    imprinted: tuple[int, ...]
-    shadows: int
-    canaries: int
-
-
-QUICK = Depth("quick", 2, 1.0, 200, (1, 4), (1,), (16,), 32, 600)
-FULL = Depth("full", 6, 6.0, 1000, (1, 4, 8, 16), (1, 4), (16, 64, 256), 128, 2000)
 
 
 class Watcher(Protocol):
@@ -75,63 +58,6 @@ class Watcher(Protocol):
         """One step of it is done."""
 
 
-@dataclass
-class Audit:
-    """What was found about one silo. `examples` and `risks` are the silo's own."""
-
-    job: Job
-    silo: str
-    depth: Depth
-    plan: PrivacyPlan
-    findings: Findings = field(default_factory=Findings)
-    bounds: dict[str, dict[str, Bound]] = field(default_factory=dict)
-    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    exposures: dict[str, list[float]] = field(default_factory=dict)
-    refusals: dict[str, str] = field(default_factory=dict)
-    planted: str = ""
-    examples: list[Example] = field(default_factory=list)
-    risks: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0))
-    seconds: float = 0.0
-
-    @property
-    def own(self) -> Defence:
-        """Which defence the job itself has."""
-        private, encrypted = self.job.private, self.job.encryption.scheme == "ckks"
-        return "both" if private and encrypted else "dp" if private else (
-            "encrypted" if encrypted else "none"
-        )  # fmt: skip
-
-    def gate(self) -> dict[str, float]:
-        """The figures that `--fail-on` compares: what the attacks reach against this very job."""
-        found: dict[str, float] = {}
-        for one in self.findings.evidence:
-            if one.defence != self.own:
-                continue
-            for name, figure in one.figures.items():
-                key = f"{one.adversary}.{one.attack}.{name}".lower().replace(" %", "pct")
-                key = re.sub(r"[^a-z0-9.]+", "_", key).strip("_")
-                value = np.inf if np.isnan(figure.value) else figure.value
-                found[key] = max(found.get(key, -np.inf), value)
-        for view, bound in self.bounds.get("as planned", {}).items():
-            key = f"implementation.canaries.epsilon_{view}".replace(" ", "_")
-            found |= {key: bound.epsilon, f"{key}_if_gaussian": bound.gaussian}
-        found["server.planted_weights_accepted"] = float(not self.planted)
-        found["protocol.accepted_forgeries"] = float(sum(not r for r in self.refusals.values()))
-        return found
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything that may leave the silo, if its owner wants it to."""
-        return {
-            "job": self.job.name, "silo": self.silo, "depth": asdict(self.depth),
-            "defence_of_the_job": self.own, "plan": asdict(self.plan),
-            "evidence": [one.as_dict() for one in self.findings.evidence],
-            "bounds": {k: {v: asdict(b) for v, b in d.items()} for k, d in self.bounds.items()},
-            "curves": self.curves, "refusals": self.refusals, "planted_weights": self.planted,
-            "not_tested": self.findings.not_tested, "gate": self.gate(),
-            "seconds": round(self.seconds, 1),
-        }  # fmt: skip
-
-
 def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit:
     """Run every attack on one silo of this machine.
 
@@ -140,14 +66,18 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
     """
     started, job = time.monotonic(), job_file.job
     section = job_file.silo(silo)
+    if job.data.target is None:
+        raise JobError(
+            "the audit attacks jobs with a target of classes, and this one has tasks",
+            "Audit the same data with one task as data.target.",
+        )
     state = state_folder(section)
     require_usable(state)
     require_approved(state, job)
     import_from(str(job_file.folder))
     watcher.stage("reading the silo's data")
-    data = load_data(
-        resolve(section.data, str(job_file.folder)), job.data, state / "rejected_rows.txt"
-    )
+    table = resolve(section.data, str(job_file.folder)), job.data, state / "rejected_rows.txt"
+    data, molecules = load_data(*table), load_molecules(*table)
     planned = plan(job, silo) or plan(job.model_copy(update={"privacy": ASSUMED}), silo)
     if planned is None:
         raise JobError("the audit needs a privacy plan")
@@ -158,11 +88,15 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
             f"at delta {ASSUMED.delta:g}"
         )
     victim = Victim(job, silo, data, planned)
+    found.molecules = molecules[0] if molecules else []
     _implementation(found, watcher)
     _cryptography(found, watcher)
     found.planted = _planted_is_refused(state, job)
     _reconstruction(found, victim, watcher)
     _candidates(found, victim, watcher)
+    _generator(found, victim, watcher)
+    _memorisation(found, [*molecules[0], *molecules[1]] if molecules else None, watcher)
+    _tradeoff(found, victim, watcher)
     _membership(found, victim, str(job_file.folder), state / "audit", watcher)
     found.findings.not_tested += NOT_TESTED
     found.seconds = time.monotonic() - started
@@ -170,8 +104,6 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
 
 
 NOT_TESTED = [
-    "a participant that trains a generator against the global model (GAN attack)",
-    "memorisation by language models",
     "attackers with several records of one person, or with other silos' data",
     "noise on the counts of privacy.clip_quantile and privacy.metrics_epsilon (by tests alone)",
 ]
@@ -193,12 +125,12 @@ def _cryptography(found: Audit, watcher: Watcher) -> None:
     parameters = Parameters.derive(len(job.silos), job.encryption.bits)
     started = time.perf_counter()
     for recovered, defences, note in (
-        (key_recovery.usual(len(job.silos)), ("none", "dp"), "plain TenSEAL vectors, float64 sums returned"),
-        (key_recovery.exact(len(job.silos)), ("encrypted", "both"), "this job's sums, rounded before anyone sees them"),
+        (key_recovery.usual(len(job.silos)), OPEN, "plain TenSEAL vectors, float64 sums returned"),
+        (key_recovery.exact(len(job.silos)), SEALED, "this job's sums, rounded before anyone sees them"),
     ):  # fmt: skip
         found.findings.evidence += [
             Evidence(
-                "key recovery", "aggregator", defence, "",  # type: ignore[arg-type]
+                "key recovery", "aggregator", defence, "",
                 {"share of the key": Figure(recovered.share, floor=0.0)}, note, recovered.seconds,
             )
             for defence in defences
@@ -206,12 +138,12 @@ def _cryptography(found: Audit, watcher: Watcher) -> None:
     watcher.step()
     bare, masked = protocol.opened_with_shared_key(parameters)
     for share, defences, note in (
-        (bare, ("none", "dp"), "one key for all silos, leaked to the aggregator; no masks"),
-        (masked, ("encrypted", "both"), f"the same key leaked; masks inside. Uniform: p = {protocol.uniformity(parameters):.2g}"),
+        (bare, OPEN, "one key for all silos, leaked to the aggregator; no masks"),
+        (masked, SEALED, f"the same key leaked; masks inside. Uniform: p = {protocol.uniformity(parameters):.2g}"),
     ):  # fmt: skip
         found.findings.evidence += [
             Evidence(
-                "upload opened", "aggregator", defence, "",  # type: ignore[arg-type]
+                "upload opened", "aggregator", defence, "",
                 {"values read": Figure(share, floor=1 / (2 * parameters.limit + 1))},
                 note, time.perf_counter() - started,
             )
@@ -245,18 +177,94 @@ def _reconstruction(found: Audit, victim: Victim, watcher: Watcher) -> None:
 def _candidates(found: Audit, victim: Victim, watcher: Watcher) -> None:
     watcher.stage("picking the record out of candidates", 2)
     started = time.perf_counter()
-    for defence, noise in (("none", False), ("dp", True)):
-        figure = identify(victim.model("fresh"), victim.data.train, found.plan, noise=noise)
-        for same in (defence, "encrypted" if defence == "none" else "both"):
-            found.findings.evidence.append(
-                Evidence(
-                    "candidates", "outsider", same, "all updates",  # type: ignore[arg-type]
-                    {"right candidate": figure},
-                    f"of {round(1 / (figure.floor or 1))}; whoever sees the models, encrypted or not",
-                    time.perf_counter() - started,
-                )
-            )  # fmt: skip
+    for defence in PRIVACY:
+        figure = identify(
+            victim.model("fresh"), victim.data.train, found.plan, noise=defence == "dp"
+        )
+        found.findings.evidence += [
+            Evidence(
+                "candidates", "outsider", same, "all updates", {"right candidate": figure},
+                f"of {round(1 / (figure.floor or 1))}; whoever sees the models, encrypted or not",
+                time.perf_counter() - started,
+            )
+            for same in alike(defence)
+        ]  # fmt: skip
         watcher.step()
+
+
+def _generator(found: Audit, victim: Victim, watcher: Watcher) -> None:
+    depth = found.depth
+    watcher.stage("training a generator as a participant", 2)
+    for defence in PRIVACY:
+        started = time.perf_counter()
+        try:
+            tried = generator.attack(victim, depth.federations, depth.rounds, noise=defence == "dp")
+        except RuntimeError as error:  # a factory's model without gradients in its records
+            found.findings.not_tested.append(
+                f"a participant's generator: not through this model ({type(error).__name__})"
+            )
+            return
+        watcher.step()
+        if tried is None:
+            found.findings.not_tested.append(
+                "a participant's generator: too few records of the silo's commonest class, or of others"
+            )
+            return
+        found.findings.evidence += [
+            Evidence(
+                "generator", "participant", same, "running", tried.figures,
+                f"{depth.federations} pairs of federations, {tried.rounds} rounds of the plan's "
+                f"{found.plan.rounds_within_budget}. Real records: Frechet {tried.real.frechet:.2f}, "
+                f"precision {tried.real.precision:.2f}; the class's mean and spread: "
+                f"{tried.mean.frechet:.2f}, {tried.mean.precision:.2f}. The model takes {tried.taken:.0%} "
+                f"of made and {tried.random:.0%} of random records for the class",
+                time.perf_counter() - started,
+            )
+            for same in alike(defence)
+        ]  # fmt: skip
+
+
+def _memorisation(found: Audit, molecules: list[str] | None, watcher: Watcher) -> None:
+    if molecules is None:
+        found.findings.not_tested.append("memorisation: this job's records are no text")
+        return
+    watcher.stage("reading molecules out of a language model", 2)
+    reading = found.depth.reading
+    for defence in PRIVACY:
+        started = time.perf_counter()
+        try:
+            memory = memorised(
+                molecules, found.job, found.plan if defence == "dp" else None, reading
+            )
+        except PrivacyError:
+            found.findings.not_tested.append(
+                f"memorisation under privacy: {reading.steps} steps are too many for the plan's epsilon"
+            )
+            return
+        watcher.step()
+        if memory is None:
+            found.findings.not_tested.append("memorisation: the silo has too few molecules")
+            return
+        found.findings.evidence += [
+            Evidence(
+                "memorisation", "outsider", same, "language model", memory.figures,
+                f"a language model of the audit's own after {reading.steps} steps; {reading.samples} "
+                f"texts drawn, of which {memory.readable:.0%} are molecules",
+                time.perf_counter() - started,
+            )
+            for same in alike(defence)
+        ]  # fmt: skip
+
+
+def _tradeoff(found: Audit, victim: Victim, watcher: Watcher) -> None:
+    watcher.stage("what privacy costs")
+    points = tradeoff(victim, found.depth.models)
+    if points is None:
+        found.findings.not_tested.append(
+            f"accuracy against epsilon: a model takes more than {MOST_STEPS} steps"
+        )
+        return
+    found.tradeoff = points
 
 
 def _membership(found: Audit, victim: Victim, folder: str, state: Path, watcher: Watcher) -> None:
@@ -290,17 +298,17 @@ def _membership(found: Audit, victim: Victim, folder: str, state: Path, watcher:
                 found.risks = np.where(canaries, np.nan, risk)  # those the audit spoilt itself
             for attack, values in scored.items():
                 figures = _rates(values, seen.members, canaries)
-                for same in (defence, "encrypted" if defence == "none" else "both"):
-                    found.findings.evidence.append(
-                        Evidence(
-                            attack, "outsider", same, "trained", figures,  # type: ignore[arg-type]
-                            f"{models} shadow models, each on half the silo's records",
-                            time.perf_counter() - started,
-                        )
-                    )  # fmt: skip
+                found.findings.evidence += [
+                    Evidence(
+                        attack, "outsider", same, "trained", figures,
+                        f"{models} shadow models, each on half the silo's records",
+                        time.perf_counter() - started,
+                    )
+                    for same in alike(defence)
+                ]  # fmt: skip
 
 
-def _recipes(found: Audit) -> dict[str, Recipe]:
+def _recipes(found: Audit) -> dict[Defence, Recipe]:
     training, planned = found.job.training, found.plan
     steps = planned.rounds_within_budget * planned.steps_per_round
     bare = Recipe(
@@ -329,37 +337,3 @@ def _digest(found: Audit, recipe: Recipe, records: str) -> str:
     told = found.job.model_dump_json()
     content = [told, asdict(recipe), found.depth.shadows, records, versions]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def keep_private(found: Audit, folder: Path) -> Path:
-    """Write the most exposed records into the silo's own folder; returns the file's path."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / "exposed_records.csv"
-    opened = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-    with open(opened, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["position_among_training_records", "chance_to_tell_that_it_is_in"])
-        ranked = np.argsort(-np.nan_to_num(found.risks, nan=-1.0))
-        for record in ranked[: int(np.isfinite(found.risks).sum())]:
-            writer.writerow([int(record), f"{found.risks[record]:.3f}"])
-    return path
-
-
-def exceeded(found: Audit, limits: dict[str, float]) -> list[str]:
-    """Which of the gate's figures pass their limit.
-
-    Raises:
-        JobError: there is no such figure.
-    """
-    gate = found.gate()
-    unknown = [key for key in limits if key not in gate]
-    if unknown:
-        raise JobError(
-            f"--fail-on names {unknown[0]!r}, which this audit has no figure for",
-            f"There are: {', '.join(sorted(gate))}.",
-        )
-    return [
-        f"{key} is {gate[key]:.4g}, above {limit:g}"
-        for key, limit in limits.items()
-        if gate[key] > limit
-    ]

@@ -94,7 +94,7 @@ def memberships(records: int, models: int) -> npt.NDArray[np.bool_]:
 def mislabelled(job: Job, data: SiloData) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """The training labels with the canaries' wrong, and which records are canaries."""
     random = np.random.default_rng(11)
-    classes, labels = len(job.data.target.classes), data.train.labels.copy()
+    classes, labels = job.data.outputs, data.train.labels.copy()
     canaries = np.zeros(len(labels), bool)
     canaries[random.permutation(len(labels))[: max(int(CANARIES * len(labels)), 1)]] = True
     wrong = (labels + random.integers(1, classes, len(labels))) % classes
@@ -114,7 +114,8 @@ def shadows(
     Raises:
         BlindsumError: a worker failed.
     """
-    into.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for made in (into.parent.parent, into.parent, into):  # of parents, mkdir sets no mode
+        made.mkdir(parents=True, exist_ok=True, mode=0o700)
     shards = [
         Shard(job, silo, folder, str(into / f"{first:04}.npz"), first, models, recipe)
         for first in range(0, models, SHARD)

@@ -42,7 +42,7 @@ class Stack:
     """K copies of the job's model, from its own initial weights: the attacker knows them."""
 
     def __init__(self, job: Job, features: int, models: int) -> None:
-        outputs = len(job.data.target.classes)
+        outputs = job.data.outputs
         model = build_model(job.model, features, outputs, seed=job.seed, private=False)
         layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
         self._relu = isinstance(job.model, Mlp) and job.model.activation == "relu"

@@ -1,7 +1,7 @@
 """The silo under attack: its records, the job's model, and the updates that would leave it.
 
-An update here is what one step of the job's training sums over the attacked records, as its own
-training code makes it:
+An update here is what the job's local steps sum over the attacked records, as its own training code
+makes it, each step over all of them; of more than MOST_LOCAL_STEPS, so many:
 
     none        the bare sum of gradients
     dp          each gradient clipped, and the noise of the silo's plan added to the sum
@@ -14,8 +14,10 @@ Under shared noise the plan's whole noise S is taken, which is what everybody ou
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,20 +30,22 @@ from blindsum.he.masks import PairSeeds
 from blindsum.he.packing import Integers, pack, quantise
 from blindsum.he.parameters import Parameters
 from blindsum.pipelines.audit.evidence import Defence
+from blindsum.pipelines.audit.gradient_matching import Local
 from blindsum.platform.clipping import clipped_sum
 from blindsum.platform.data import SiloData
 from blindsum.platform.job import Job
 from blindsum.platform.models import build_model
-from blindsum.platform.privacy import PrivacyPlan
+from blindsum.platform.privacy import PrivacyPlan, calibrate
 from blindsum.platform.random_source import add_gaussian, cryptographic_generator, seeded_generator
 from blindsum.platform.training import LocalTrainer
 
 TRAINED_STEPS = 300
+MOST_LOCAL_STEPS = 20
 
 
 @dataclass(frozen=True)
 class Update:
-    """Sums of gradients by parameter, as the attacker has them."""
+    """Sums of gradients by parameter, the mean over local steps, as the attacker has them."""
 
     gradients: list[Tensor]
 
@@ -55,7 +59,7 @@ class Victim:
     def __init__(self, job: Job, silo: str, data: SiloData, plan: PrivacyPlan) -> None:
         self.job, self.silo, self.data, self.plan = job, silo, data, plan
         self.features = data.train.features.shape[1]
-        self.classes = len(job.data.target.classes)
+        self.classes = job.data.outputs
         self._models: dict[str, nn.Module] = {}
 
     def model(self, checkpoint: str) -> nn.Module:
@@ -78,6 +82,35 @@ class Victim:
         """Let a malicious server's model be the "planted" checkpoint."""
         self._models["planted"] = model
 
+    def in_the_mean(self, share: float = 1.0, epsilon: float | None = None) -> PrivacyPlan:
+        """The plan for a silo that stands for all of them: its noise is to its own records' signal as the
+        noise in the mean of all silos' updates is to theirs. That is the plan's multiplier over sqrt(n)
+        where every silo adds all of it, and over n where they make one noise together.
+
+        Args:
+            share: of the silo's records that are trained on, with a divisor that follows.
+            epsilon: of another plan with the same steps.
+
+        Raises:
+            PrivacyError: that epsilon is not possible.
+        """
+        plan, silos = self.plan, len(self.job.silos)
+        sigma = plan.update_noise
+        if epsilon is not None and epsilon != plan.epsilon:
+            steps = plan.rounds_within_budget * plan.steps_per_round
+            other = calibrate(epsilon, plan.delta, plan.sampling_rate, steps)
+            sigma *= other / plan.noise_multiplier
+        fewer = silos if plan.share else math.sqrt(silos)
+        return replace(plan, noise_multiplier=share * sigma / fewer, share=0.0, count_noise=0.0)
+
+    def local(self, records: int) -> Local:
+        """The job's local steps over that many records."""
+        training = self.job.training
+        return Local(
+            min(training.local_steps, MOST_LOCAL_STEPS),
+            rate=training.learning_rate * records / training.expected_batch_size,
+        )
+
     def records(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Features and labels of some of the silo's training records."""
         chosen = np.asarray(rows)
@@ -91,27 +124,39 @@ class Victim:
         features, labels = self.records(rows)
         return update_of(
             self.model(checkpoint), features, labels, self.plan, defence, len(self.job.silos),
-            self.job.encryption.bits,
+            self.job.encryption.bits, self.local(len(labels)),
         )  # fmt: skip
 
 
 def update_of(
     model: nn.Module, features: Tensor, labels: Tensor, plan: PrivacyPlan, defence: Defence,
-    silos: int, bits: int | None = None,
+    silos: int, bits: int | None = None, local: Local | None = None,
 ) -> Update:  # fmt: skip
-    """One step's sum of gradients over those records, as the attacker has it.
+    """The mean over local steps of the sum of gradients over those records, as the attacker has it.
 
     Args:
         silos, bits: of the consortium, for the encoding under encryption.
+        local: by default one step.
     """
-    model.train()
-    if defence in ("dp", "both"):
-        sums = list(clipped_sum(model, features.shape[1])(features, labels, plan.clip_norm).sums)
-        for one in sums:
-            add_gaussian(one, plan.update_noise * plan.clip_norm, cryptographic_generator())
-    else:
-        loss = functional.cross_entropy(model(features), labels, reduction="sum")
-        sums = list(torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad]))
+    local = local or Local()
+    trained = copy.deepcopy(model) if local.steps > 1 else model
+    trained.train()
+    parameters = [p for p in trained.parameters() if p.requires_grad]
+    clipped = clipped_sum(trained, features.shape[1]) if defence in ("dp", "both") else None
+    sums = [torch.zeros_like(p) for p in parameters]
+    for _ in range(local.steps):
+        if clipped is not None:
+            step = list(clipped(features, labels, plan.clip_norm).sums)
+            for one in step:
+                add_gaussian(one, plan.update_noise * plan.clip_norm, cryptographic_generator())
+        else:
+            loss = functional.cross_entropy(trained(features), labels, reduction="sum")
+            step = list(torch.autograd.grad(loss, parameters))
+        with torch.no_grad():
+            for whole, p, one in zip(sums, parameters, step, strict=True):
+                whole += one / local.steps
+                if local.steps > 1:
+                    p.sub_(one, alpha=local.rate / max(len(labels), 1))
     if defence in ("encrypted", "both"):
         sums = _as_masked(sums, silos, bits)
     return Update([one.detach() for one in sums])

@@ -6,8 +6,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from blindsum.pipelines.audit import command, run
+from blindsum.pipelines.audit import command, outcome
 from blindsum.pipelines.audit.evidence import DEFENCES, Evidence, Figure, proportion
+from blindsum.pipelines.audit.memorisation import Reading
 from blindsum.pipelines.audit.shadows import mislabelled
 from blindsum.platform.approval import approve
 from blindsum.platform.data import load_data
@@ -18,7 +19,10 @@ from tests.conftest import MakeJob
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns its users; not ours to mend
 
-TINY = run.Depth("tiny", 1, 0.3, 20, (1, 3), (1,), (8,), 18, 200)
+TINY = outcome.Depth(
+    "tiny", 1, 0.3, 20, (1, 3), (1,), (8,), 18, 200,
+    federations=1, rounds=10, reading=Reading(2, 20), models=1,
+)  # fmt: skip
 RELU = "model={kind: mlp, hidden: [24], activation: relu}"
 
 
@@ -52,6 +56,7 @@ def test_an_audit_leaves_a_report_and_keeps_records_in_the_silo(
         assert heading in page
     _check_evidence(figures)
     assert not any(x is None for x in figures["refusals"].values())
+    assert [p["epsilon"] for p in figures["accuracy_by_epsilon"]] == [None, 1.0, 3.0, 8.0]
     assert len(figures["refusals"]) == 8 and all(figures["refusals"].values())
     assert figures["gate"]["server.planted_weights_accepted"] == 1, "no job is approved here"
     assert figures["gate"]["aggregator.key_recovery.share_of_the_key"] == 0
@@ -72,7 +77,7 @@ def _check_evidence(figures: dict[str, list[dict[str, object]]]) -> None:
         assert exact == {"none": 1.0, "dp": 0.0, "encrypted": 0.0, "both": 0.0}
     attacks = {e["attack"] for e in figures["evidence"]}
     assert {"matching", "imprint", "subtraction", "key recovery", "upload opened", "lira", "rmia",
-            "confidence", "candidates"} <= attacks  # fmt: skip
+            "confidence", "candidates", "generator"} <= attacks  # fmt: skip
     for one in figures["evidence"]:
         assert all(f["floor"] is not None for f in one["figures"].values())  # type: ignore[attr-defined]
 
@@ -102,15 +107,18 @@ def test_limits_are_finite_and_of_figures_that_there_are(make_job: MakeJob) -> N
     own = plan(make_job().job, "birch")
     assert own
     with pytest.raises(JobError, match="'no.such', which this audit has no figure for.*forgeries"):
-        run.exceeded(run.Audit(job_file.job, "birch", TINY, own), {"no.such": 1.0})
-    for nonsense in ("server.x=high", "server.x=nan", "server.x=inf", "nobody.x=1"):
+        outcome.exceeded(outcome.Audit(job_file.job, "birch", TINY, own), {"no.such": 1.0})
+    for nonsense in ("server.x=high", "server.x=nan", "server.x=inf"):
         with pytest.raises(JobError, match="is no limit"):
             command.run_audit(job_file, "birch", True, [nonsense], True)
-    found = run.Audit(job_file.job, "birch", TINY, own)
+    for unknown in ("nobody.x=1", "server.lira.tpr_at_1pct_fpr=1"):
+        with pytest.raises(JobError, match=r"no attack has such a figure.*outsider\.lira\."):
+            command.run_audit(job_file, "birch", True, [unknown], True)
+    found = outcome.Audit(job_file.job, "birch", TINY, own)
     found.findings.evidence.append(
         Evidence("x", "server", found.own, "", {"y": Figure(float("nan"))})
     )
-    assert run.exceeded(found, {"server.x.y": 1.0})
+    assert outcome.exceeded(found, {"server.x.y": 1.0})
 
 
 def test_a_silo_is_audited_for_jobs_that_its_owner_approved(

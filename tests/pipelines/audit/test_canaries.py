@@ -94,7 +94,7 @@ def test_clipping_a_batch_in_place_of_its_records_is_found(
         norm = torch.cat([s.flatten() for s in found.sums]).norm()
         return Clipped([s * min(1.0, float(clip_norm * len(y) / norm)) for s in found.sums], 0)
 
-    monkeypatch.setattr(training, "clipped_sum", lambda model, _: _Way(model, whole))
+    monkeypatch.setattr(training, "clipped_sum", lambda model, *_: _Way(model, whole))
     assert epsilon(job, own) > own.epsilon
 
 

@@ -1,16 +1,23 @@
 """Attacks that read records out of gradients: exact without protection, nothing with it."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from blindsum.pipelines.audit import scores
+from blindsum.pipelines.audit import scores, victim
 from blindsum.pipelines.audit.closed_form import one_record
 from blindsum.pipelines.audit.gradient_matching import Effort, Local, labels_from_bias, match
 from blindsum.pipelines.audit.imprint import planted, recovered
 from blindsum.pipelines.audit.sparse_recovery import recover
+from blindsum.platform import training
+from blindsum.platform.data import Fold, SiloData
+from blindsum.platform.models import get_parameters
+from blindsum.platform.privacy import plan
+from tests.conftest import MakeJob
 
 FEATURES, CLASSES = 60, 2
 
@@ -131,6 +138,37 @@ def test_matching_takes_the_same_local_steps() -> None:
     _, unrolled = match(model, update, y, 8, effort, local)
     _, naive = match(model, update, y, 8, effort)
     assert unrolled < naive / 2
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_an_update_of_local_steps_is_the_one_that_the_silo_makes(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, private: bool
+) -> None:
+    """The attacker's update, by the step along it, is the trainer's over the same records."""
+    monkeypatch.setattr(training, "add_gaussian", lambda *_: None)
+    monkeypatch.setattr(victim, "add_gaussian", lambda *_: None)
+    job = make_job(
+        "training.local_steps=4", "training.sampling_rate=1.0", "training.expected_batch_size=12",
+        "privacy={noise: local, epsilon: 3, delta: 1e-4}",
+    ).job  # fmt: skip
+    own = plan(job, "birch")
+    assert own
+    random = np.random.default_rng(0)
+    width = len(job.data.features.columns)  # type: ignore[union-attr]
+    fold = Fold(random.random((9, width)).astype(np.float32), random.integers(0, 2, 9))
+    attacked = victim.Victim(job, "birch", SiloData(fold, fold, "", 0), own)
+    model = copy.deepcopy(attacked.model("fresh"))
+    start = get_parameters(model)
+    trainer = training.LocalTrainer(
+        model, fold, job.training, own if private else None, np.random.default_rng(0)
+    )
+    made = trainer.train(start)
+    seen = attacked.update(range(9), "fresh", "dp" if private else "none")
+    flat = torch.cat([one.flatten() for one in seen.gradients]).numpy()
+    scale = -4 * job.training.learning_rate / job.training.expected_batch_size
+    assert np.allclose(made, scale * flat, atol=1e-5)
+    assert (get_parameters(attacked.model("fresh")) == start).all()
+    assert attacked.local(9).steps == 4
 
 
 def test_a_planted_layer_gives_most_of_a_large_batch() -> None:

@@ -1,0 +1,164 @@
+"""What one audit found about one silo: how hard it tried, its figures, and the gate."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blindsum.pipelines.audit.canaries import Bound
+from blindsum.pipelines.audit.evidence import Defence, Findings
+from blindsum.pipelines.audit.memorisation import Reading
+from blindsum.pipelines.audit.reconstruction import Example
+from blindsum.pipelines.audit.tradeoff import Point
+from blindsum.platform.errors import JobError
+from blindsum.platform.job import Job
+from blindsum.platform.privacy import PrivacyPlan
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How hard the attacker tries: batches and seconds of reconstruction, shadow models, canaries,
+    federations with a generator and their rounds, the language model, and models for each epsilon."""
+
+    name: str
+    victims: int
+    seconds: float
+    iterations: int
+    batches: tuple[int, ...]
+    matched: tuple[int, ...]
+    imprinted: tuple[int, ...]
+    shadows: int
+    canaries: int
+    federations: int
+    rounds: int
+    reading: Reading
+    models: int
+
+
+QUICK = Depth(
+    "quick", 2, 1.0, 200, (1, 4), (1,), (16,), 32, 600,
+    federations=3, rounds=100, reading=Reading(250, 2000), models=5,
+)  # fmt: skip
+FULL = Depth(
+    "full", 6, 6.0, 1000, (1, 4, 8, 16), (1, 4), (16, 64, 256), 128, 2000,
+    federations=8, rounds=300, reading=Reading(500, 8000), models=10,
+)  # fmt: skip
+
+
+@dataclass
+class Audit:
+    """What was found about one silo. `examples`, `molecules` and `risks` are the silo's own."""
+
+    job: Job
+    silo: str
+    depth: Depth
+    plan: PrivacyPlan
+    findings: Findings = field(default_factory=Findings)
+    bounds: dict[str, dict[str, Bound]] = field(default_factory=dict)
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    exposures: dict[str, list[float]] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+    planted: str = ""
+    tradeoff: list[Point] = field(default_factory=list)
+    molecules: list[str] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    risks: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0))
+    seconds: float = 0.0
+
+    @property
+    def own(self) -> Defence:
+        """Which defence the job itself has."""
+        private, encrypted = self.job.private, self.job.encryption.scheme == "ckks"
+        return "both" if private and encrypted else "dp" if private else (
+            "encrypted" if encrypted else "none"
+        )  # fmt: skip
+
+    def gate(self) -> dict[str, float]:
+        """The figures that `--fail-on` compares: what the attacks reach against this very job."""
+        found: dict[str, float] = {}
+        for one in self.findings.evidence:
+            if one.defence != self.own or one.attack in OF_ANOTHER_MODEL:
+                continue
+            for name, figure in one.figures.items():
+                if figure.less:
+                    continue
+                key = gate_key(f"{one.adversary}.{one.attack}.{name}")
+                value = np.inf if np.isnan(figure.value) else figure.value
+                found[key] = max(found.get(key, -np.inf), value)
+        for view, bound in self.bounds.get("as planned", {}).items():
+            key = f"implementation.canaries.epsilon_{view}".replace(" ", "_")
+            found |= {key: bound.epsilon, f"{key}_if_gaussian": bound.gaussian}
+        found["server.planted_weights_accepted"] = float(not self.planted)
+        found["protocol.accepted_forgeries"] = float(sum(not r for r in self.refusals.values()))
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything that may leave the silo, if its owner wants it to."""
+        return {
+            "job": self.job.name, "silo": self.silo, "depth": asdict(self.depth),
+            "defence_of_the_job": self.own, "plan": asdict(self.plan),
+            "evidence": _rounded([one.as_dict() for one in self.findings.evidence]),
+            "bounds": {k: {v: asdict(b) for v, b in d.items()} for k, d in self.bounds.items()},
+            "accuracy_by_epsilon": _rounded([asdict(point) for point in self.tradeoff], 2),
+            "curves": self.curves, "refusals": self.refusals, "planted_weights": self.planted,
+            "not_tested": self.findings.not_tested, "gate": self.gate(),
+            "seconds": round(self.seconds, 1),
+        }  # fmt: skip
+
+
+OF_ANOTHER_MODEL = ("memorisation",)
+"""Attacks on a model that is not the job's: no figure of theirs is the gate's."""
+
+
+def _rounded(content: Any, digits: int = 3) -> Any:
+    """With all its numbers rounded: to the last digit, shares tell of how many records they are."""
+    if isinstance(content, dict):
+        return {key: _rounded(value, digits) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_rounded(value, digits) for value in content]
+    return round(content, digits) if isinstance(content, float) else content
+
+
+def gate_key(text: str) -> str:
+    """A figure's name in the gate, from its words."""
+    return re.sub(r"[^a-z0-9.]+", "_", text.lower().replace(" %", "pct")).strip("_")
+
+
+def keep_private(found: Audit, folder: Path) -> Path:
+    """Write the most exposed records into the silo's own folder; returns the file's path."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / "exposed_records.csv"
+    opened = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    with open(opened, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["position_among_training_records", "chance_to_tell_that_it_is_in"])
+        ranked = np.argsort(-np.nan_to_num(found.risks, nan=-1.0))
+        for record in ranked[: int(np.isfinite(found.risks).sum())]:
+            writer.writerow([int(record), f"{found.risks[record]:.3f}"])
+    return path
+
+
+def exceeded(found: Audit, limits: dict[str, float]) -> list[str]:
+    """Which of the gate's figures pass their limit.
+
+    Raises:
+        JobError: there is no such figure.
+    """
+    gate = found.gate()
+    unknown = [key for key in limits if key not in gate]
+    if unknown:
+        raise JobError(
+            f"--fail-on names {unknown[0]!r}, which this audit has no figure for",
+            f"There are: {', '.join(sorted(gate))}.",
+        )
+    return [
+        f"{key} is {gate[key]:.4g}, above {limit:g}"
+        for key, limit in limits.items()
+        if gate[key] > limit
+    ]
