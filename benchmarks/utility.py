@@ -46,9 +46,10 @@ from torch import nn
 
 from blindsum.he.packing import quantise
 from blindsum.he.parameters import Parameters
+from blindsum.platform.contract import Ecfp
 from blindsum.platform.data import Fold
 from blindsum.platform.features import featurise
-from blindsum.platform.job import Ecfp, ServerSection, TrainingSection
+from blindsum.platform.job import ServerSection, TrainingSection
 from blindsum.platform.models import get_parameters, set_parameters
 from blindsum.platform.privacy import PrivacyPlan, calibrate
 from blindsum.platform.random_source import cryptographic_generator, seeded_generator

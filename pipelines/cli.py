@@ -136,8 +136,9 @@ def approve(job: JobArgument, silo: SiloOption, set_: SetOption = None) -> None:
     told = job_file.job
     import_from(str(job_file.folder))
     model = build_model(
-        told.model, feature_count(told.data.features), len(told.data.target.classes),
+        told.model, feature_count(told.data.features), told.data.outputs,
         seed=told.seed, private=told.privacy.noise != "none",
+        own=0 if told.has_private_tasks else None,
     )  # fmt: skip
     digest = approve_job(state_folder(job_file.silo(silo)), told, initial_digest(model))
     typer.echo(f"approved {digest}")
@@ -168,6 +169,79 @@ def audit(
 
     terminal.keep_stdout()
     run_audit(job_file, silo, quick, fail_on or [], json, mlflow)
+
+
+@app.command()
+@interruptible
+def baseline(
+    arm: Annotated[
+        str, typer.Argument(metavar="local|pooled", help="Each silo alone, or all as one.")
+    ],
+    job: JobArgument,
+    silo: Annotated[
+        str | None, typer.Option("--silo", help="With local: one silo, on its machine.")
+    ] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Leave exact figures with an MLflow server too.")
+    ] = False,
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train without a federation, to compare one with: reads the silos' tables on this machine."""
+    job_file = load_job(job, set_ or [])
+    if arm not in ("local", "pooled"):
+        raise JobError(f"there is no baseline {arm!r}", "Take local or pooled.")
+    from blindsum.pipelines import terminal
+    from blindsum.pipelines.baseline import baseline as train_baseline
+
+    terminal.keep_stdout()
+    models = len(job_file.job.roster) if arm == "local" and silo is None else 1
+    with terminal.counting(f"{arm} baseline", models * job_file.job.training.rounds, json) as step:
+        found = train_baseline(
+            job_file, "local" if arm == "local" else "pooled", silo, done=step, publish=publish
+        )
+    terminal.show_baseline(found, json)
+
+
+@app.command()
+@interruptible
+def compare(
+    job: JobArgument,
+    runs: Annotated[list[str] | None, typer.Argument(help="Runs by name; default: all.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Default: the job's.")] = None,
+    silo: Annotated[
+        str | None, typer.Option("--silo", help="Add this silo's gains by task, for its own eyes.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Where to write the page; default: beside the job.")
+    ] = None,
+    mlflow: Annotated[bool, typer.Option("--mlflow", help="Keep the page in MLflow too.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show finished runs and baselines beside each other."""
+    job_file = load_job(job, [])
+    from blindsum.pipelines.compare_page import run_compare
+
+    run_compare(job_file, experiment, runs or [], silo, page, mlflow, json)
+
+
+@app.command()
+@interruptible
+def sweep(
+    job: JobArgument,
+    epsilon: Annotated[str, typer.Option(help="Budgets with commas; none is one.")],
+    seeds: Annotated[int, typer.Option(min=1, max=100)] = 1,
+    arms: Annotated[str, typer.Option(help="federated, local, pooled, with commas.")] = "federated",
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="Runs at a time, on one Ray.")] = 1,
+    set_: SetOption = None,
+) -> None:
+    """Run a job at several budgets and seeds; goes on where it was interrupted."""
+    job_file = load_job(job, set_ or [])
+    from blindsum.pipelines import terminal
+    from blindsum.pipelines.sweep import run_sweep
+
+    terminal.keep_stdout()
+    run_sweep(job_file, set_ or [], epsilon, seeds, arms, parallel)
 
 
 ledger_app = typer.Typer(

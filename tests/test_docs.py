@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from blindsum.platform.job import Job, Section
+from blindsum.platform.contract import Section
+from blindsum.platform.job import Job
 from blindsum.platform.releases import RELEASES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,0 +1,219 @@
+"""Baselines, sweeps, and runs beside each other."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from scipy import stats
+
+from blindsum.pipelines import compare as comparing
+from blindsum.pipelines import sweep as sweeping
+from blindsum.pipelines.baseline import _Outputs, baseline, member_of, together, trained
+from blindsum.pipelines.compare import Trial, compare, estimate, gains_by_task
+from blindsum.pipelines.compare_page import as_page, run_compare
+from blindsum.pipelines.sweep import Point, cost, points, run_sweep
+from blindsum.platform.errors import BlindsumError, JobError, TrackingError
+from blindsum.platform.job_file import JobFile
+from blindsum.platform.models import build_model, initial_digest
+from tests.conftest import SILOS, MakeJob
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns its users; not ours to mend
+
+NONE = "privacy={noise: none}"
+
+
+def trial(arm: str, score: float, seed: int, epsilon: float | None = None, **more: float) -> Trial:
+    figures = {"accuracy": score, **more}
+    return Trial(f"{arm}-{seed}", arm, epsilon, True, str(seed), "accuracy", figures, (("a", "1"),))
+
+
+def test_gains_are_paired_by_seed() -> None:
+    """What a seed gives both arms does not widen the interval."""
+    easy = {1: 0.5, 2: 0.7, 3: 0.9}
+    trials = [trial("local", base, seed) for seed, base in easy.items()]
+    trials += [trial("federated", base + 0.02, seed, 3.0) for seed, base in easy.items()]
+    trials += [trial("federated", 0.1, 7, 3.0)]  # a seed that local training never had
+    group = comparing._group([t for t in trials if t.arm == "federated"], trials)
+    assert group.gain and group.gain.count == 3
+    assert group.gain.mean == pytest.approx(0.02) and group.gain.reach == pytest.approx(0, abs=1e-9)
+    assert group.of_gap == pytest.approx(np.mean([0.02 / (1 - base) for base in easy.values()]))
+    assert group.relative == pytest.approx(np.mean([0.02 / base for base in easy.values()]))
+    assert comparing._group(trials[:3], trials).gain is None
+    # A private local run with the same seed is no base where there is one without privacy.
+    private = [trial("local", 0.1, 1, 3.0), *trials]
+    again = comparing._group([t for t in trials if t.arm == "federated"], private)
+    assert again.gain == group.gain
+    # Runs of one seed are no repetitions: the newest counts, which comes first.
+    twice = [trial("federated", 0.9, 1, 3.0), trial("federated", 0.2, 1, 3.0)]
+    assert comparing._group(twice, trials).score == estimate([0.9])
+    perfect = [trial("local", 1.0, 1), trial("federated", 0.99, 1, 3.0)]
+    assert comparing._group(perfect[1:], perfect).of_gap is None
+    values = [0.1, 0.4, 0.3, 0.2]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert estimate(values).reach == pytest.approx((high - low) / 2)
+    assert estimate([0.3]).reach is None
+
+
+def test_settings_that_differ_are_named() -> None:
+    one, other = trial("local", 0.5, 1), trial("federated", 0.6, 1)
+    assert comparing._differing([one, other]) == []
+    changed = Trial(**{**vars(other), "settings": (("a", "2"),)})
+    assert comparing._differing([one, changed]) == ["a"]
+
+
+@pytest.fixture
+def assays(make_job: MakeJob, tmp_path: Path) -> JobFile:
+    """One shared task, and one of birch's own."""
+    for silo in SILOS:
+        table = pyarrow.parquet.read_table(tmp_path / f"{silo}.parquet")
+        hit = np.array(table["diagnosis"].to_pylist()) == "benign"
+        for name in ("hit", "own"):
+            table = table.append_column(name, pa.array(hit * 1.0))
+        pyarrow.parquet.write_table(table, tmp_path / f"{silo}.parquet")
+    (tmp_path / "own.yaml").write_text("own: {}\n")
+    return make_job(
+        "data.target=null", "data.tasks={hit: {}}", "model={kind: mlp, hidden: [6]}", NONE,
+        "silos.birch.private_tasks=own.yaml", "training.learning_rate=1.0", "training.rounds=6",
+    )  # fmt: skip
+
+
+def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="no MLflow database"):
+        compare(assays, None, [])
+    steps: list[None] = []
+    local = baseline(assays, "local", done=lambda: steps.append(None))
+    pooled = baseline(assays, "pooled", tags={"blindsum.arm": "federated"})  # stands for a run
+    assert len(steps) == 3 * 6 and local.epsilon is None
+    for one in (local, pooled):
+        assert one.held_out.binary_tasks == 3  # type: ignore[union-attr]
+        assert one.held_out.score.value > 0.9 and one.tracking_failure is None
+    one = baseline(assays, "local", "birch")
+    found = compare(assays, None, [])
+    assert [trial.name for trial in found.alone] == [one.run], "of other records: in no group"
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs(
+        [client.get_experiment_by_name("trial").experiment_id],
+        f"attributes.run_name = '{one.run}'",
+    )
+    assert run.data.tags["blindsum.encryption"] == "nothing is sent"
+    assert "exact" in run.data.tags["blindsum.metrics_guarantee"]
+    assert [(g.arm, g.score.count) for g in found.groups] == [("local", 1), ("federated", 1)]
+    gain = pooled.held_out.score.value - local.held_out.score.value
+    assert found.groups[1].gain and found.groups[1].gain.mean == pytest.approx(gain)
+    run_compare(assays, None, [], None, None, mlflow=True, as_json=False)
+    page = (tmp_path / "compare-trial.html").read_text()
+    assert "mean AUROC" in page and "http" not in page and "<script" not in page
+    with pytest.raises(JobError, match="has no finished run 'nothing'"):
+        compare(assays, None, ["nothing"])
+    with pytest.raises(JobError, match="has no figures by task of a local and of another run"):
+        gains_by_task(assays, "birch", found)
+    # A silo's own figures by task, as a federated run leaves them there.
+    own = tmp_path / "state" / "birch" / "models"
+    (own / pooled.run).mkdir()
+    (own / pooled.run / "tasks.csv").write_text("round,task,auroc\n6,hit,0.9\n6,own,0.8\n")
+    gains = gains_by_task(assays, "birch", found)
+    assert set(gains["federated, no privacy"]) == {"hit", "own"}
+    before = comparing._by_task(own / local.run, "auroc")
+    assert gains["federated, no privacy"]["own"] == pytest.approx(0.8 - before["own"])
+    assert "Gains by task" in as_page(found, gains) and "own" in as_page(found, gains)
+    with pytest.raises(JobError, match="do not go to MLflow"):
+        run_compare(assays, None, [], "birch", None, mlflow=True, as_json=False)
+
+
+def test_a_pooled_model_has_every_silos_tasks_and_gaps_elsewhere(assays: JobFile) -> None:
+    members = [member_of(assays, name) for name in SILOS]
+    whole = together(assays.job, members)
+    labels = whole.data.train.labels
+    assert labels.shape[1:] == (2, 2) and len(labels) == sum(len(m.data.train) for m in members)
+    first, second = len(members[0].data.train), len(members[1].data.train)
+    assert np.isnan(labels[:first, 0, 1]).all() and np.isnan(labels[first + second :, 0, 1]).all()
+    np.testing.assert_array_equal(labels[first : first + second], members[1].data.train.labels)
+    model = trained(assays.job, whole, None, "pooled", lambda: None)
+    import torch
+
+    x = torch.from_numpy(members[1].data.test.features)
+    torch.testing.assert_close(_Outputs(model, [1])(x)[:, 0], model(x)[:, 1])
+
+
+def test_a_silo_alone_makes_all_of_the_noise(make_job: MakeJob, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Its share of a noise that others would complete is no privacy."""
+    from blindsum.pipelines import baseline as module
+
+    seen = []
+    monkeypatch.setattr(module, "trained", lambda job, member, own, *_: seen.append(own) or 1 / 0)
+    shared = make_job("privacy={noise: shared, epsilon: 3, delta: 1e-4}", "training.local_steps=1")
+    for arm in ("local", "pooled"):
+        with pytest.raises(ZeroDivisionError):
+            baseline(shared, arm)  # type: ignore[arg-type]
+    assert [own.share for own in seen] == [0.0, 0.0] and all(
+        own.noise_multiplier > 0 for own in seen
+    )
+    with pytest.raises(JobError, match="pooled is of all silos"):
+        baseline(shared, "pooled", "birch")
+    server = make_job("tracking.uri=http://127.0.0.1:1")
+    with pytest.raises(JobError, match="for who owns the records.*--publish"):
+        baseline(server, "local")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_sweep_goes_on_where_it_stopped_and_says_what_it_costs(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_file = make_job("training.rounds=2")
+    overrides = ["training.rounds=2"]
+    real, tried = sweeping.baseline, []
+
+    def failing(job_file: JobFile, arm: str, **more: object) -> object:
+        tried.append(job_file.job.seed)
+        if len(tried) == 2:
+            raise BlindsumError("no room")
+        return real(job_file, arm, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sweeping, "baseline", failing)
+    with pytest.raises(BlindsumError, match="1 of 2 runs failed.*seed 4: no room"):
+        run_sweep(job_file, overrides, "2", 2, "local", 1)
+    capsys.readouterr()
+    run_sweep(job_file, overrides, "2", 2, "local", 2)
+    assert tried == [3, 4, 4] and "1 of 2 runs were there already" in capsys.readouterr().err
+    run_sweep(job_file, overrides, "2", 1, "federated,local", 1)
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "epsilon 2 at delta 0.0001" in said and tried == [3, 4, 4]
+    found = compare(job_file, None, [])
+    assert {(g.arm, g.epsilon, g.score.count) for g in found.groups} == {
+        ("federated", 2.0, 1), ("local", 2.0, 2),
+    }  # fmt: skip
+    assert next(g for g in found.groups if g.arm == "federated").gain.count == 1  # type: ignore[union-attr]
+
+
+def test_impossible_sweeps_are_refused(make_job: MakeJob) -> None:
+    job_file = make_job()
+    for epsilon, seeds, arms, said in (
+        ("x", 1, "local", "no list of budgets"), ("1", 1, "alone", "no arm 'alone'"),
+        ("-1", 1, "local", "epsilon"),
+    ):  # fmt: skip
+        with pytest.raises(JobError, match=said):
+            run_sweep(job_file, [], epsilon, seeds, arms, 1)
+    with pytest.raises(JobError, match="does not know which noise"):
+        points(make_job(NONE), [1.0], 1, ["local"])
+    assert "NO privacy" in cost(job_file, [Point("federated", None, 1)])
+    only_local = cost(job_file, [Point("local", 1.0, 1)])
+    assert "charged nowhere" in only_local and "in full" not in only_local
+    strict = make_job("silos.birch.epsilon=1")
+    bare = sweeping.told(strict.path, ["silos.birch.epsilon=1"], Point("local", None, 5)).job
+    assert bare.privacy.noise == "none" and bare.silo("birch").epsilon is None and bare.seed == 5
+
+
+def test_models_made_in_threads_have_their_own_weights(make_job: MakeJob) -> None:
+    """Torch has one generator for all threads: a sweep's runs would draw each other's."""
+    section = make_job("model={kind: mlp, hidden: [64]}").job.model
+
+    def digest(seed: int) -> str:
+        return initial_digest(build_model(section, 30, 2, seed=seed, private=False))
+
+    alone = [digest(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(digest, [*range(8)] * 10)) == alone * 10
