@@ -23,10 +23,12 @@ from blindsum.pipelines.compare import (
     gains_by_task,
     label,
 )
+from blindsum.pipelines.own_mlflow import keep_by_task
 from blindsum.pipelines.page import PAGE, embedded
 from blindsum.pipelines.terminal import console, emit, size
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job_file import JobFile
+from blindsum.platform.paths import state_folder
 from blindsum.platform.tracking import Tracker
 
 COLOURS = {"local": "#8a8a8a", "federated": "#2c6fbb", "pooled": "#d1701f"}
@@ -49,6 +51,10 @@ def run_compare(
     """
     comparison = compare(job_file, experiment, names)
     gains = gains_by_task(job_file, silo, comparison) if silo else None
+    own_mlflow = None
+    if silo:
+        trials = [*comparison.trials, *(t for t in comparison.alone if t.silo == silo)]
+        own_mlflow = keep_by_task(state_folder(job_file.silo(silo)), comparison.experiment, trials)
     if gains and mlflow:
         raise JobError(
             "gains by task are the silo's own and do not go to MLflow",
@@ -75,6 +81,8 @@ def run_compare(
         return
     show(comparison)
     console.print(f"page: {path}", soft_wrap=True)
+    if own_mlflow:
+        console.print(f"figures by task, for {silo} alone: sqlite:///{own_mlflow}", soft_wrap=True)
     if failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {failure}")
 

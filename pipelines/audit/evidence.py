@@ -65,11 +65,15 @@ class Findings:
     not_tested: list[str] = field(default_factory=list)
 
 
-def proportion(hits: int, of: int, floor: float | None = None) -> Figure:
-    """A share with its exact interval (Clopper and Pearson, 1934)."""
+def proportion(hits: int, of: int, floor: float | None = None, among: int = 1) -> Figure:
+    """A share with its exact interval (Clopper and Pearson, 1934).
+
+    Args:
+        among: how many shares the worst of is looked at: the interval holds for all together (Bonferroni).
+    """
     if of == 0:
         return Figure(0.0, 0.0, 1.0, floor)
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - CONFIDENCE) / 2 / among
     low = float(stats.beta.ppf(tail, hits, of - hits + 1)) if hits else 0.0
     high = float(stats.beta.ppf(1 - tail, hits + 1, of - hits)) if hits < of else 1.0
     return Figure(hits / of, low, high, floor)

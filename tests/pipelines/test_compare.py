@@ -120,6 +120,14 @@ def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_pa
     before = comparing._by_task(own / local.run, "auroc")
     assert gains["federated, no privacy"]["own"] == pytest.approx(0.8 - before["own"])
     assert "Gains by task" in as_page(found, gains) and "own" in as_page(found, gains)
+    for _ in range(2):  # again adds nothing
+        run_compare(assays, None, [], "birch", tmp_path / "birch.html", mlflow=False, as_json=False)
+    own_file = tmp_path / "state" / "birch" / "mlflow.db"
+    assert own_file.stat().st_mode & 0o777 == 0o600
+    own_client = mlflow.MlflowClient(f"sqlite:///{own_file}")
+    kept = own_client.search_runs([own_client.get_experiment_by_name("trial").experiment_id])
+    assert {run.info.run_name for run in kept} == {local.run, pooled.run, one.run}
+    assert all({"auroc.hit", "auroc.own"} <= set(run.data.metrics) for run in kept)
     with pytest.raises(JobError, match="do not go to MLflow"):
         run_compare(assays, None, [], "birch", None, mlflow=True, as_json=False)
 

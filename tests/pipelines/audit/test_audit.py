@@ -162,4 +162,7 @@ def test_an_interval_is_the_exact_binomial_one() -> None:
         pytest.approx(0.0667, abs=1e-4), pytest.approx(0.6525, abs=1e-4),
     )  # fmt: skip
     assert three.above_floor and not proportion(1, 10, floor=0.05).above_floor
+    # Of eight looked at, one hit in six among 400 records is chance; two of two is not.
+    assert proportion(1, 6, 1 / 400).above_floor and not proportion(1, 6, 1 / 400, 8).above_floor
+    assert proportion(2, 2, 1 / 400, 8).above_floor
     assert not Figure(0.1, 0.0, 0.2, floor=0.0).above_floor and Figure(1.0, floor=0.0).above_floor
