@@ -41,11 +41,11 @@ def test_noise_in_the_mean_is_what_all_silos_make(  # type: ignore[no-untyped-de
 
 
 def test_more_noise_costs_more(make_job: MakeJob, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    victim = victim_of(make_job, tmp_path, "training.rounds=20", "privacy.epsilon=0.1")
+    victim = victim_of(make_job, tmp_path, "training.rounds=20", "privacy.epsilon=0.02")
     points = tradeoff(victim, 3)
     assert points
-    assert [p.epsilon for p in points] == [None, 0.1, 1.0, 3.0, 8.0]
+    assert [p.epsilon for p in points] == [None, 0.02, 1.0, 3.0, 8.0]
     by = {p.epsilon: p.accuracy.value for p in points}
-    assert by[None] > 0.85 and by[8.0] > 0.85 and by[0.1] < by[8.0] - 0.02
+    assert by[None] > 0.85 and by[8.0] > 0.85 and by[0.02] < 0.85
     victim.plan = replace(victim.plan, rounds_within_budget=5000)
     assert tradeoff(victim, 1) is None
