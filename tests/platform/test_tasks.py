@@ -265,6 +265,14 @@ def test_private_tasks_are_read_and_never_named(make_job: MakeJob, tmp_path: Pat
         load_data(tmp_path / "b.parquet", contract, tmp_path / "state" / "r.txt", tasks)
     assert "SECRET" not in str(caught.value) and "potency" not in str(caught.value)
     assert "'SECRET-7' is missing" in (tmp_path / "state" / "private_tasks_error.txt").read_text()
+    wrong = silo.append_column("SECRET-7", pa.array([7] * silo.num_rows))
+    pyarrow.parquet.write_table(wrong, tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="holds wrong values") as caught:
+        load_data(
+            tmp_path / "b.parquet", contract, tmp_path / "state" / "r.txt", {"SECRET-7": Task()}
+        )
+    assert "SECRET" not in str(caught.value)
+    assert "other than 0 and 1" in (tmp_path / "state" / "private_tasks_error.txt").read_text()
 
 
 @pytest.mark.parametrize(
