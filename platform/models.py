@@ -81,12 +81,15 @@ class WithHeads(nn.Module):
 
 def shared_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Those that all silos train together, frozen ones too."""
-    return [p for name, p in model.named_parameters() if not name.startswith("private.")]
+    own = set(map(id, private_parameters(model)))
+    return [p for p in model.parameters() if id(p) not in own]
 
 
 def private_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Those of the silo's own head."""
-    return [p for name, p in model.named_parameters() if name.startswith("private.")]
+    """Those of the silo's own head. A factory's model has none, whatever its layers are called."""
+    if not isinstance(model, WithHeads) or model.private is None:
+        return []
+    return list(model.private.parameters())
 
 
 def get_parameters(model: nn.Module) -> Vector:

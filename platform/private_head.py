@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from blindsum.platform.errors import DataError
 from blindsum.platform.models import private_parameters
 from blindsum.platform.task_metrics import Figures
 
@@ -43,13 +44,14 @@ class PrivateHead:
 
         Args:
             figures: by task; nothing is written of a job without tasks.
+
+        Raises:
+            DataError: there is no room.
         """
         if not figures and not self._own:
             return
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         content = io.BytesIO()
         torch.save(self._model.state_dict(), content)
-        _write(self._folder / "model.pt", content.getvalue())
         names = list(dict.fromkeys(name for one in figures.values() for name in one))
         text = io.StringIO()
         table = csv.DictWriter(text, ["round", "task", *names])
@@ -57,7 +59,16 @@ class PrivateHead:
         for task, found in figures.items():
             rounded = {name: f"{value:.6g}" for name, value in found.items()}
             table.writerow({"round": round, "task": task, **rounded})
-        _write(self._folder / "tasks.csv", text.getvalue().encode())
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _write(self._folder / "model.pt", content.getvalue())
+            _write(self._folder / "tasks.csv", text.getvalue().encode())
+        except OSError as error:
+            raise DataError(
+                f"this silo's own model and figures cannot be written in {self._folder}: "
+                f"{os.strerror(error.errno or 0)}",
+                "Make room there, or set silos.state to another folder.",
+            ) from None
 
 
 def _write(path: Path, content: bytes) -> None:

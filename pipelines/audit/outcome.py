@@ -90,13 +90,13 @@ class Audit:
                     continue
                 key = gate_key(f"{one.adversary}.{one.attack}.{name}")
                 value = np.inf if np.isnan(figure.value) else figure.value
-                found[key] = max(found.get(key, -np.inf), value)
+                found[key] = max(found.get(key, -np.inf), float(value))
         for view, bound in self.bounds.get("as planned", {}).items():
             key = f"implementation.canaries.epsilon_{view}".replace(" ", "_")
             found |= {key: bound.epsilon, f"{key}_if_gaussian": bound.gaussian}
         found["server.planted_weights_accepted"] = float(not self.planted)
         found["protocol.accepted_forgeries"] = float(sum(not r for r in self.refusals.values()))
-        return found
+        return {key: round(value, 3) for key, value in found.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that may leave the silo, if its owner wants it to."""
@@ -106,7 +106,7 @@ class Audit:
             "evidence": _rounded([one.as_dict() for one in self.findings.evidence]),
             "bounds": {k: {v: asdict(b) for v, b in d.items()} for k, d in self.bounds.items()},
             "accuracy_by_epsilon": _rounded([asdict(point) for point in self.tradeoff], 2),
-            "curves": self.curves, "refusals": self.refusals, "planted_weights": self.planted,
+            "curves": _rounded(self.curves, 4), "refusals": self.refusals, "planted_weights": self.planted,
             "not_tested": self.findings.not_tested, "gate": self.gate(),
             "seconds": round(self.seconds, 1),
         }  # fmt: skip
@@ -120,7 +120,7 @@ def _rounded(content: Any, digits: int = 3) -> Any:
     """With all its numbers rounded: to the last digit, shares tell of how many records they are."""
     if isinstance(content, dict):
         return {key: _rounded(value, digits) for key, value in content.items()}
-    if isinstance(content, list):
+    if isinstance(content, (list, tuple)):
         return [_rounded(value, digits) for value in content]
     return round(content, digits) if isinstance(content, float) else content
 

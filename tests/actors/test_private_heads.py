@@ -77,3 +77,11 @@ def test_a_silo_without_any_task_cannot_take_part(consortium: JobFile) -> None:
     assert len(load_private_tasks(only.silo("birch"), only, folder)) == 3
     with pytest.raises(DataError, match="no task at all"):
         load_private_tasks(only.silo("cedar"), only, folder)
+
+
+def test_a_folder_without_room_is_named(consortium: JobFile, tmp_path: Path) -> None:
+    made = Consortium(consortium)
+    place = tmp_path / "state" / "birch" / "models"
+    place.write_text("in the way")
+    with pytest.raises(DataError, match=f"own model and figures cannot be written in {place}"):
+        made.round(1)

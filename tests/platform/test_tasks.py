@@ -118,6 +118,9 @@ def test_private_heads_stay_out_of_vectors_and_digests(make_job: MakeJob) -> Non
     assert len({initial_digest(model) for model in (one, other, none)}) == 1
     assert get_parameters(one).size == 4 * 6 + 6 + 6 * 2 + 2 == get_parameters(none).size
     assert one(torch.zeros(5, 4)).shape == (5, 5) and none(torch.zeros(5, 4)).shape == (5, 2)
+    # A factory may call a layer what it likes.
+    named = nn.ModuleDict({"private": nn.Linear(4, 2), "rest": nn.Linear(2, 2)})
+    assert get_parameters(named).size == 4 * 2 + 2 + 2 * 2 + 2
     alone = build_model(section, 4, 0, seed=1, private=True, own=2)
     assert alone(torch.zeros(5, 4)).shape == (5, 2) and get_parameters(alone).size == 30
 

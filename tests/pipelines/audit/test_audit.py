@@ -95,6 +95,12 @@ def _check_private(job_file: JobFile, tmp_path: Path, page: str, shared: Path) -
     assert not set(rows) & set(canaries.nonzero()[0].tolist())
     # Nor does anything that may be shared tell how many records there are.
     shared_figures = json.loads(shared.read_text())
+    exact = [v for v in shared_figures["gate"].values() if abs(v) < 1e6 and v != round(v, 3)]
+    exact += [v for points in shared_figures["curves"].values() for p in points for v in p
+              if v != round(v, 4)]  # fmt: skip
+    exact += [f["value"] for e in shared_figures["evidence"] for f in e["figures"].values()
+              if f["value"] != round(f["value"], 3)]  # fmt: skip
+    assert not exact, "to the last digit a share tells of how many it is"
     assert shared_figures["curves"]["none"][0][0] == 1e-4
     values = {text for v in data.train.features.ravel() if len(text := f"{v:.6g}") > 7}
     assert len(values) > 100
