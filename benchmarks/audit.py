@@ -45,8 +45,8 @@ from blindsum.pipelines.audit.sparse_recovery import recover
 from blindsum.pipelines.audit.stacked import Recipe, Stack
 from blindsum.pipelines.audit.victim import update_of
 from blindsum.platform.contract import Ecfp
-from blindsum.platform.data import Fold
 from blindsum.platform.features import featurise
+from blindsum.platform.fold import Fold, dense
 from blindsum.platform.job import Job, ServerSection, TrainingSection
 from blindsum.platform.privacy import PrivacyPlan, calibrate
 from blindsum.platform.random_source import cryptographic_generator
@@ -74,7 +74,7 @@ def molecules(given: argparse.Namespace) -> tuple[Fold, list[str]]:
         whole = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
         smiles, target = whole["smiles"], np.array(whole["solubility"].to_pylist()) == "low"
     found = featurise(pa.table({"smiles": smiles}), Ecfp(kind="ecfp", bits=1024))
-    features, first = np.unique(found.features, axis=0, return_index=True)
+    features, first = np.unique(dense(found.features), axis=0, return_index=True)
     order = np.random.default_rng(0).permutation(len(first))
     labels = np.unique(target[found.usable], return_inverse=True)[1][first]
     whole_column = pa.table({"smiles": smiles})["smiles"]

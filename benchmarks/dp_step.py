@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from blindsum.platform.data import Fold
+from blindsum.platform.fold import Fold
 from blindsum.platform.job import TrainingSection
 from blindsum.platform.privacy import PrivacyPlan
 from blindsum.platform.random_source import cryptographic_generator

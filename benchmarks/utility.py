@@ -47,8 +47,8 @@ from torch import nn
 from blindsum.he.packing import quantise
 from blindsum.he.parameters import Parameters
 from blindsum.platform.contract import Ecfp
-from blindsum.platform.data import Fold
 from blindsum.platform.features import featurise
+from blindsum.platform.fold import Fold, dense
 from blindsum.platform.job import ServerSection, TrainingSection
 from blindsum.platform.models import get_parameters, set_parameters
 from blindsum.platform.privacy import PrivacyPlan, calibrate
@@ -106,7 +106,7 @@ def molecules(path: str, smiles: str, target: str) -> tuple[np.ndarray, np.ndarr
     table = table[[smiles, target]].dropna()
     found = featurise(pa.table({"smiles": table[smiles].astype(str)}), Ecfp(kind="ecfp", bits=1024))
     labels = table[target].to_numpy()[found.usable]
-    return found.features, np.unique(labels, return_inverse=True)[1]
+    return dense(found.features), np.unique(labels, return_inverse=True)[1]
 
 
 def parts(task: Task) -> tuple[list[Fold], Fold]:

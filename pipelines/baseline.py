@@ -22,9 +22,10 @@ import torch
 from torch import nn
 
 from blindsum.platform.contract import Tasks
-from blindsum.platform.data import Fold, SiloData, load_data
+from blindsum.platform.data import SiloData, load_data
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.features import feature_count
+from blindsum.platform.fold import Fold, stacked
 from blindsum.platform.held_out import Counts, HeldOut
 from blindsum.platform.job import Job, NoNoise
 from blindsum.platform.job_file import JobFile
@@ -233,5 +234,5 @@ def together(job: Job, members: Sequence[Member]) -> Member:
             first += len(member.own)
             own = wide
         labels.append(own)
-    train = Fold(np.concatenate([m.data.train.features for m in members]), np.concatenate(labels))
+    train = Fold(stacked([m.data.train.stored for m in members]), np.concatenate(labels))
     return Member("pooled", SiloData(train, members[0].data.test, "", 0), tasks)

@@ -23,31 +23,14 @@ import pyarrow.parquet
 from blindsum.platform.contract import DataSection, Tasks
 from blindsum.platform.errors import DataError
 from blindsum.platform.features import featurise, needed_columns
+from blindsum.platform.fold import Fold, Stored
 from blindsum.platform.folds import in_test_fold
 from blindsum.platform.labels import (
-    Labels,
     class_labels,
     require_labelled,
     task_columns,
     task_labels,
 )
-
-Features = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Features float32 [records, features] and labels, int64 [records] of classes or float32
-    [records, 2, tasks] (`blindsum.platform.labels`). Private to the silo."""
-
-    features: Features
-    labels: Labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        return "Fold(private)"
 
 
 @dataclass(frozen=True)
@@ -126,10 +109,10 @@ def load_molecules(
 
 @dataclass(frozen=True)
 class _Usable:
-    """Records that could be read: their table, and features float32 [records, features]."""
+    """Records that could be read: their table and features."""
 
     table: pa.Table
-    features: Features
+    features: Stored
     fingerprint: str
     dropped: int
 

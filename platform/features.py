@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from rdkit.Chem import rdFingerprintGenerator
 
 from blindsum.platform.contract import Columns, Descriptors, Ecfp, Scaling
 from blindsum.platform.errors import JobError
+from blindsum.platform.fold import Stored, bits
 
 Section = Columns | Descriptors | Ecfp
 
@@ -58,9 +60,10 @@ PUBLIC_SCALING: dict[str, Scaling] = {
 
 @dataclass(frozen=True)
 class Featurised:
-    """`features` float32 [usable records, features]; `usable` bool [records]."""
+    """`features` float32 [usable records, features], of fingerprints as a CSR array; `usable` bool
+    [records]."""
 
-    features: npt.NDArray[np.float32]
+    features: Stored
     usable: npt.NDArray[np.bool_]
 
 
@@ -117,22 +120,27 @@ def featurise(table: pa.Table, section: Section) -> Featurised:
         return Featurised(
             np.stack(columns, axis=1).astype(np.float32), np.ones(table.num_rows, np.bool_)
         )
-    compute, size = _ecfp(section) if section.kind == "ecfp" else _descriptors(section)
-    features = np.zeros((table.num_rows, size), np.float32)
+    compute = ecfp(section) if section.kind == "ecfp" else _descriptors(section)
     usable = np.zeros(table.num_rows, np.bool_)
+    found = []
     for row, smiles in enumerate(table.column(section.smiles).to_pylist()):
         molecule = Chem.MolFromSmiles(smiles) if len(smiles) <= MAX_SMILES else None
         if molecule is None or molecule.GetNumAtoms() == 0:
             continue
-        features[row] = compute(molecule)
-        usable[row] = bool(np.isfinite(features[row]).all())
-    return Featurised(features[usable], usable)
+        values = compute(molecule)
+        usable[row] = bool(np.isfinite(values).all())
+        if usable[row]:
+            found.append(values)
+    size = feature_count(section)
+    if section.kind == "ecfp":
+        return Featurised(bits(found, size), usable)
+    return Featurised(np.array(found, np.float32).reshape(len(found), size), usable)
 
 
-_Compute = Callable[[Chem.Mol], npt.NDArray[np.float32]]
+_Compute = Callable[[Chem.Mol], npt.NDArray[Any]]
 
 
-def _descriptors(section: Descriptors) -> tuple[_Compute, int]:
+def _descriptors(section: Descriptors) -> _Compute:
     functions = dict(rdkit_descriptors.descList)
     scalings = descriptor_scaling(section)
 
@@ -143,19 +151,20 @@ def _descriptors(section: Descriptors) -> tuple[_Compute, int]:
         ]
         return np.array(values, np.float32)
 
-    return compute, len(scalings)
+    return compute
 
 
-def _ecfp(section: Ecfp) -> tuple[_Compute, int]:
+def ecfp(section: Ecfp) -> _Compute:
+    """Gives the positions of a molecule's bits, ascending."""
     generator = rdFingerprintGenerator.GetMorganGenerator(
         radius=section.radius, fpSize=section.bits
     )
 
     def compute(molecule: Chem.Mol) -> npt.NDArray[np.float32]:
-        bits: npt.NDArray[np.float32] = generator.GetFingerprintAsNumPy(molecule)
-        return bits.astype(np.float32)
+        on = generator.GetFingerprint(molecule).GetOnBits()
+        return np.fromiter(on, np.int64)
 
-    return compute, section.bits
+    return compute
 
 
 def _scaled(values: npt.NDArray[np.float64], scaling: Scaling) -> npt.NDArray[np.float64]:

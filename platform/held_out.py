@@ -126,11 +126,8 @@ class ClassCounting:
     def _sums(self, model: nn.Module) -> Reals:
         """Sums over the silo's held-out records, which one moves by HELD_OUT_SENSITIVITY at most."""
         fold = self._data.test
-        model.eval()
-        labels = torch.from_numpy(fold.labels)
-        with torch.no_grad():
-            output = model(torch.from_numpy(fold.features))
-            losses = classification(output, labels).double()
+        labels, output = torch.from_numpy(fold.labels), fold.outputs(model)
+        losses = classification(output, labels).double()
         # A model that overflowed to NaN counts as wrong with the greatest loss.
         losses = losses.nan_to_num(self._max_loss, posinf=self._max_loss).clamp(0.0, self._max_loss)
         correct = float((output.argmax(dim=1) == labels).sum())

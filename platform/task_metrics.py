@@ -112,9 +112,7 @@ class TaskCounting:
     def counts(self, model: nn.Module) -> npt.NDArray[np.int64]:
         """Int64 [SUMS]. Leaves in `latest` the figures of every task that has enough labels."""
         labels = self._data.test.labels
-        model.eval()
-        with torch.no_grad():
-            outputs = model(torch.from_numpy(self._data.test.features))
+        outputs = self._data.test.outputs(model)
         self.latest = by_task(outputs.numpy(), labels, self._tasks)
         many = len(self._shared)
         losses = self._loss(outputs[:, :many], torch.from_numpy(labels[:, :, :many])).double()

@@ -15,11 +15,12 @@ not the noisy floats themselves; that hides the gaps but is not a proof. SECURIT
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from blindsum.platform.clipping import ClippedSum, clipped_sum
-from blindsum.platform.data import Fold
+from blindsum.platform.fold import Fold
 from blindsum.platform.job import TrainingSection
 from blindsum.platform.losses import RecordLoss, classification
 from blindsum.platform.models import Vector, get_parameters, private_parameters, set_parameters
@@ -41,11 +42,10 @@ class LocalTrainer:
     ) -> None:  # fmt: skip
         self._model, self._training, self._plan, self._random = model, training, plan, random
         self._loss = loss
-        self._features = torch.from_numpy(data.features)
-        self._labels = torch.from_numpy(data.labels)
+        self._data = data
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._clipped: ClippedSum | None = (
-            clipped_sum(model, data.features.shape[1], loss, self._labels) if plan else None
+            clipped_sum(model, data.width, loss, torch.from_numpy(data.labels)) if plan else None
         )
         self._clip_norm = plan.clip_norm if plan else 0.0
         self.unclipped = 0.0
@@ -121,7 +121,14 @@ class LocalTrainer:
         return self._training.learning_rate / self._training.expected_batch_size
 
     def _clipped_sum(self) -> list[Tensor]:
-        features, labels = self._sample()
+        """Over one sample, batch by batch: memory does not grow with it."""
+        sums = [torch.zeros_like(p) for p in self._parameters]
+        for features, labels in self._data.batches(self._sample()):
+            for total, one in zip(sums, self._gradients(features, labels), strict=True):
+                total.add_(one)
+        return sums
+
+    def _gradients(self, features: Tensor, labels: Tensor) -> list[Tensor]:
         if self._plan is None or self._clipped is None:
             loss = self._loss(self._model(features), labels).sum()
             return list(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
@@ -129,8 +136,7 @@ class LocalTrainer:
         self.unclipped += clipped.within - len(labels) / 2
         return clipped.sums
 
-    def _sample(self) -> tuple[Tensor, Tensor]:
+    def _sample(self) -> npt.NDArray[np.int64]:
         """Each record with the sampling rate, independently: amplification rests on it."""
-        drawn = self._random.random(len(self._labels)) < self._training.sampling_rate
-        chosen = torch.from_numpy(np.flatnonzero(drawn))
-        return self._features[chosen], self._labels[chosen]
+        drawn = self._random.random(len(self._data)) < self._training.sampling_rate
+        return np.flatnonzero(drawn)

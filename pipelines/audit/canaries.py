@@ -28,7 +28,7 @@ from scipy import optimize, stats
 from scipy.special import ndtr, ndtri
 from torch import nn
 
-from blindsum.platform.data import Fold
+from blindsum.platform.fold import Fold
 from blindsum.platform.job import Job
 from blindsum.platform.models import get_parameters, set_parameters
 from blindsum.platform.privacy import PrivacyPlan

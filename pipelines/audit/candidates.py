@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from blindsum.pipelines.audit.evidence import Figure, proportion
-from blindsum.platform.data import Fold
+from blindsum.platform.fold import Fold
 from blindsum.platform.privacy import PrivacyPlan
 
 

@@ -26,8 +26,8 @@ from blindsum.pipelines.audit.closeness import Closeness, class_mean, closeness,
 from blindsum.pipelines.audit.evidence import Figure
 from blindsum.pipelines.audit.scores import Records, is_binary
 from blindsum.pipelines.audit.victim import Victim
-from blindsum.platform.data import Fold
 from blindsum.platform.features import CLIP
+from blindsum.platform.fold import Fold
 from blindsum.platform.job import ServerSection
 from blindsum.platform.models import build_model, get_parameters, set_parameters
 from blindsum.platform.random_source import cryptographic_generator
@@ -157,7 +157,7 @@ def made(
         section: how mean updates become the next model.
     """
     generator = torch.Generator().manual_seed(seed)
-    features = participant.own.features.shape[1]
+    features = participant.own.width
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         maker = nn.Sequential(

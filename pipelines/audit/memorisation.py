@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blindsum.pipelines.audit.evidence import CONFIDENCE, Figure, proportion
-from blindsum.platform.data import Fold
+from blindsum.platform.fold import Fold
 from blindsum.platform.job import Job, ServerSection, TrainingSection
 from blindsum.platform.models import get_parameters, set_parameters
 from blindsum.platform.privacy import PrivacyPlan, calibrate

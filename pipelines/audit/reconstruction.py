@@ -234,7 +234,7 @@ class Reconstruction:
     ) -> Records | None:
         if layers.last is None or layers.last.bias is None:
             return None
-        features = self._train.features.shape[1]
+        features = self._train.width
         bias: Tensor = update.of(layers.last.bias, model)
         local = self._victim.local(batch)
         labels = labels_from_bias(model, bias, batch, features, self._effort)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from blindsum.pipelines.audit.evidence import Figure, average
 from blindsum.pipelines.audit.victim import Victim
@@ -68,8 +67,6 @@ def _accuracy(victim: Victim, plan: PrivacyPlan | None, seed: int) -> float:
     for _ in range(victim.plan.rounds_within_budget):
         vector = server.apply(vector, trainer.train(vector).astype(np.float64))
     set_parameters(model, vector)
-    model.eval()
     held_out = victim.data.test
-    with torch.no_grad():
-        said = model(torch.from_numpy(held_out.features)).argmax(1).numpy()
+    said = held_out.outputs(model).argmax(1).numpy()
     return float((said == held_out.labels).mean())

@@ -58,7 +58,7 @@ class Victim:
 
     def __init__(self, job: Job, silo: str, data: SiloData, plan: PrivacyPlan) -> None:
         self.job, self.silo, self.data, self.plan = job, silo, data, plan
-        self.features = data.train.features.shape[1]
+        self.features = data.train.width
         self.classes = job.data.outputs
         self._models: dict[str, nn.Module] = {}
 

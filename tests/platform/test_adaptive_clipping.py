@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from blindsum.platform.adaptive_clipping import MOST, is_adapted, next_clipping
-from blindsum.platform.data import Fold, SiloData
+from blindsum.platform.data import SiloData
+from blindsum.platform.fold import Fold
 from blindsum.platform.job import Job
 from blindsum.platform.metrics import Counting, Tally
 from blindsum.platform.models import build_model, get_parameters

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 
-from blindsum.platform.data import Fold, SiloData
+from blindsum.platform.data import SiloData
 from blindsum.platform.errors import JobError, PrivacyError
+from blindsum.platform.fold import Fold
 from blindsum.platform.held_out import MAX_LOSS, UNITS
 from blindsum.platform.job import Job, Linear
 from blindsum.platform.metrics import Counting, Tally

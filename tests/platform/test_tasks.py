@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from blindsum.platform.clipping import clipped_sum
 from blindsum.platform.contract import Task, Tasks
-from blindsum.platform.data import Fold, SiloData, load_data
+from blindsum.platform.data import SiloData, load_data
 from blindsum.platform.errors import DataError, JobError
+from blindsum.platform.fold import Fold
 from blindsum.platform.labels import read_private_tasks, task_labels
 from blindsum.platform.losses import MultiTask
 from blindsum.platform.models import WithHeads, build_model, get_parameters, initial_digest

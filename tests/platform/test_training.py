@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from blindsum.platform.data import Fold
 from blindsum.platform.errors import ModelError
+from blindsum.platform.fold import Fold
 from blindsum.platform.job import Linear, Mlp, TrainingSection
 from blindsum.platform.models import build_model, get_parameters, set_parameters
 from blindsum.platform.privacy import PrivacyPlan

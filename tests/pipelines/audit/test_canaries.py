@@ -11,7 +11,7 @@ from blindsum.pipelines.audit import canaries
 from blindsum.pipelines.audit.candidates import identify
 from blindsum.platform import training
 from blindsum.platform.book_keeping import BookKeeping, Clipped
-from blindsum.platform.data import Fold
+from blindsum.platform.fold import Fold
 from blindsum.platform.job import Job
 from blindsum.platform.models import build_model
 from blindsum.platform.privacy import PrivacyPlan, plan

@@ -16,7 +16,8 @@ from blindsum.pipelines.audit.closeness import (
 )
 from blindsum.pipelines.audit.generator import attack
 from blindsum.pipelines.audit.victim import Victim
-from blindsum.platform.data import Fold, SiloData
+from blindsum.platform.data import SiloData
+from blindsum.platform.fold import Fold
 from blindsum.platform.privacy import plan
 from tests.conftest import MakeJob
 

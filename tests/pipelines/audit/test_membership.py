@@ -10,7 +10,8 @@ from sklearn.metrics import roc_curve
 
 from blindsum.pipelines.audit import membership, shadows
 from blindsum.pipelines.audit.stacked import Recipe, Stack, stackable
-from blindsum.platform.data import Fold, load_data
+from blindsum.platform.data import load_data
+from blindsum.platform.fold import Fold
 from blindsum.platform.models import build_model, get_parameters
 from blindsum.platform.privacy import PrivacyPlan
 from blindsum.platform.random_source import cryptographic_generator

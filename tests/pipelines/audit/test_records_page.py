@@ -7,7 +7,8 @@ from blindsum.pipelines.audit.reconstruction import Example, Reconstruction
 from blindsum.pipelines.audit.records_page import as_private_page
 from blindsum.pipelines.audit.report import as_page
 from blindsum.pipelines.audit.victim import Victim
-from blindsum.platform.data import Fold, SiloData
+from blindsum.platform.data import SiloData
+from blindsum.platform.fold import Fold
 from blindsum.platform.privacy import plan
 from tests.conftest import MakeJob
 

@@ -14,7 +14,8 @@ from blindsum.pipelines.audit.gradient_matching import Effort, Local, labels_fro
 from blindsum.pipelines.audit.imprint import planted, recovered
 from blindsum.pipelines.audit.sparse_recovery import recover
 from blindsum.platform import training
-from blindsum.platform.data import Fold, SiloData
+from blindsum.platform.data import SiloData
+from blindsum.platform.fold import Fold
 from blindsum.platform.models import get_parameters
 from blindsum.platform.privacy import plan
 from tests.conftest import MakeJob
