@@ -1,45 +1,14 @@
-"""Reads a job file and its overrides; every fault comes with its line and its mend."""
+"""Reads a job file and its overrides."""
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from blindsum.platform.errors import JobError
 from blindsum.platform.job import Job, SiloSection
-
-_FORMS = ("dict[str,Scaling]", "list[str]", "str", "int")
-_MENDS = {
-    "missing": "Add it.",
-    "int_type": "Write a whole number.",
-    "int_parsing": "Write a whole number.",
-    "int_from_float": "Write a whole number.",
-    "float_type": "Write a number.",
-    "float_parsing": "Write a number.",
-    "finite_number": "Write a finite number.",
-    "string_type": "Write text; put quotes around numbers that are names.",
-    "dict_type": "Write keys and values, indented below it.",
-    "list_type": "Write a list.",
-}
-
-
-class Loader(yaml.SafeLoader):
-    """YAML's safe subset, in which 1e-5 is a number as in YAML 1.2, not a text."""
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+from blindsum.platform.yaml_file import Place, read_section
 
 
 @dataclass(frozen=True)
@@ -74,45 +43,14 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     """
     try:
         path = path.resolve(strict=False)
-        source = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise JobError(f"there is no job file {path}", "Write one with: blindsum init") from None
-    except (OSError, RuntimeError, UnicodeDecodeError):
-        raise JobError(
-            f"the job file {path} cannot be read", "It must be a text file in UTF-8."
-        ) from None
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(source, Loader=Loader)):
-            raise JobError(f"{path.name} uses YAML aliases (*name)", "Write the values out.")
-        node = yaml.compose(source, Loader=Loader)
-        content = yaml.load(source, Loader=Loader)
-    except (ValueError, AttributeError, RecursionError, OverflowError):
-        raise JobError(
-            f"{path.name} holds a value that YAML cannot read as what it looks like",
-            "Put quotes around text that looks like a date or a number; remove !! tags.",
-        ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it is not YAML"
-        raise JobError(f"{path.name}{place}: {problem}", "Mend the YAML syntax.") from None
-    if not isinstance(content, dict) or node is None:
-        raise JobError(f"{path.name} holds no job", "Write one with: blindsum init")
-    lines: dict[tuple[str | int, ...], int] = {}
-    _index(node, (), lines, path.name)
-    overridden = [_override(content, text) for text in overrides]
-    try:
-        job = Job.model_validate(content)
-    except ValidationError as error:
-        faults = [
-            _describe(fault, content, lines, overridden, path.name) for fault in error.errors()
-        ]
-        raise JobError("\n".join(dict.fromkeys(faults))) from None
-    _refuse_shared_files(job, path, lines)
-    return JobFile(job, path, yaml.safe_dump(content, sort_keys=False) if overrides else source)
+    except (OSError, RuntimeError):
+        raise JobError(f"the job file {path} cannot be read") from None
+    found = read_section(path, Job, "job", "Write one with: blindsum init", overrides)
+    _refuse_shared_files(found.section, path, found.lines)
+    return JobFile(found.section, path, found.text)
 
 
-def _refuse_shared_files(job: Job, path: Path, lines: dict[tuple[str | int, ...], int]) -> None:
+def _refuse_shared_files(job: Job, path: Path, lines: dict[Place, int]) -> None:
     """One table behind two names would be charged in two ledgers, each at half the spend."""
     for key in ("data", "state"):
         seen: dict[Path, str] = {}
@@ -132,150 +70,3 @@ def _refuse_shared_files(job: Job, path: Path, lines: dict[tuple[str | int, ...]
                     "Every silo has its own.",
                 )
             seen[place] = silo.name
-
-
-def _index(
-    node: yaml.Node, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int], file: str
-) -> None:
-    """Remember the line of every key; refuse keys that YAML would silently let win."""
-    lines[path] = node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise JobError(f"{file}, line {line}: {key.value!r} is there twice", "Keep one.")
-            seen.add(key.value)
-            _index(value, (*path, key.value), lines, file)
-            lines[(*path, key.value)] = line
-    elif isinstance(node, yaml.SequenceNode):
-        for i, item in enumerate(node.value):
-            _index(item, (*path, i), lines, file)
-
-
-def _override(content: dict[str, Any], text: str) -> tuple[str | int, ...]:
-    """Set one `key.key=value`; list items by their position or, for silos, by name."""
-    dotted, equals, value = text.partition("=")
-    if not equals or not dotted.strip():
-        raise JobError(f"--set {text!r} is not of the form key.key=value")
-    keys = dotted.strip().split(".")
-    here: Any = content
-    path: list[str | int] = []
-    for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
-        step: str | int = key
-        if isinstance(here, list):
-            names = [item.get("name") if isinstance(item, dict) else None for item in here]
-            number = int(key) if key.isascii() and key.isdigit() else -1
-            position = names.index(key) if key in names else number
-            if not 0 <= position < len(here):
-                raise JobError(
-                    f"--set {dotted}: there is no item {key!r}",
-                    f"Take one of: {', '.join(str(n or i) for i, n in enumerate(names))}.",
-                )
-            step = position
-        elif not isinstance(here, dict):
-            raise JobError(f"--set {dotted}: {'.'.join(keys[:depth])} has no keys")
-        path.append(step)
-        if last:
-            try:
-                here[step] = yaml.load(value, Loader=Loader)
-            except (yaml.YAMLError, ValueError, AttributeError, RecursionError):
-                raise JobError(f"--set {dotted}: {value!r} is not a YAML value") from None
-        elif isinstance(here, dict):
-            here = here.setdefault(step, {})
-            if here is None:
-                raise JobError(f"--set {dotted}: {key} has no keys")
-        else:
-            here = here[step]
-    return tuple(path)
-
-
-def _describe(
-    fault: ErrorDetails,
-    content: dict[str, Any],
-    lines: dict[tuple[str | int, ...], int],
-    overridden: list[tuple[str | int, ...]],
-    file: str,
-) -> str:
-    path, section = _resolve(fault["loc"], content)
-    kind = fault["type"]
-    message, mend = fault["msg"].removeprefix("Value error, "), _MENDS.get(kind, "")
-    if kind == "extra_forbidden":
-        message = "unknown key"
-        close = difflib.get_close_matches(str(path[-1]), section, n=1)
-        mend = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(section)}."
-    elif kind in ("model_attributes_type", "model_type"):
-        message, mend = "is not a section", "Write its keys, indented below it."
-    elif kind == "missing":
-        message = "is missing"
-    elif kind == "string_pattern_mismatch":
-        mend = "Use lower-case letters, digits, - and _, at most 40."
-    elif kind == "union_tag_not_found":
-        chooser = str(fault.get("ctx", {}).get("discriminator")).strip("'")
-        message, mend = f"the key {chooser!r} is missing", "Add it."
-    elif kind == "union_tag_invalid":
-        context = fault.get("ctx", {})
-        message = f"{context.get('tag')!r} is not known"
-        mend = f"Take one of: {context.get('expected_tags')}."
-    dotted = ".".join(str(part) for part in path) or "the job"
-    if any(path[: len(one)] == one or one[: len(path)] == path for one in overridden if path):
-        place = "--set"
-    else:
-        near = next((path[:i] for i in range(len(path), -1, -1) if path[:i] in lines), ())
-        place = f"{file}, line {lines.get(near, 1)}"
-    return f"{place}: {dotted}: {message[:1].lower()}{message[1:]}. {mend}".rstrip()
-
-
-def _resolve(
-    location: Sequence[str | int], content: Any
-) -> tuple[tuple[str | int, ...], list[str]]:
-    """The path as written in the file, and the keys known at its parent.
-
-    Pydantic puts the tags of chosen kinds into the path; the file has no such keys.
-    """
-    path: list[str | int] = []
-    here: Any = content
-    model: type[BaseModel] = Job
-    known = list(Job.model_fields)
-    kinds: list[type[BaseModel]] = []
-    for depth, part in enumerate(location):
-        if kinds:  # this part is the tag that chose among them
-            model = next((k for k in kinds if _is_kind(k, str(part))), model)
-            known, kinds = list(model.model_fields), []
-            continue
-        if part in _FORMS and not _has(here, part):  # which of two forms was tried
-            continue
-        path.append(part)
-        here = here[part] if _has(here, part) else None
-        sections = _sections_of(model, part)
-        last = depth == len(location) - 1
-        if len(sections) > 1:
-            kinds = sections
-        elif sections and not last:
-            model, known = sections[0], list(sections[0].model_fields)
-    return tuple(path), known
-
-
-def _has(here: Any, part: str | int) -> bool:
-    if isinstance(here, dict):
-        return part in here
-    return isinstance(here, list) and isinstance(part, int) and part < len(here)
-
-
-def _sections_of(model: type[BaseModel], part: str | int) -> list[type[BaseModel]]:
-    """The section classes that may stand below a key."""
-    field = model.model_fields.get(str(part)) if not isinstance(part, int) else None
-    return _sections(field.annotation) if field else []
-
-
-def _is_kind(model: type[BaseModel], tag: str) -> bool:
-    """Whether a tag such as `local` or `mlp` chooses this section."""
-    choosers = (model.model_fields.get(name) for name in ("kind", "noise"))
-    return any(c and tag in getattr(c.annotation, "__args__", ()) for c in choosers)
-
-
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [s for part in getattr(annotation, "__args__", ()) for s in _sections(part)]

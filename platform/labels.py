@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from blindsum.platform.contract import Target, Task, Tasks
 from blindsum.platform.errors import DataError
 from blindsum.platform.job import Job, SiloSection
-from blindsum.platform.job_file import Loader
 from blindsum.platform.paths import resolve
+from blindsum.platform.yaml_file import Loader
 
 Labels = npt.NDArray[Any]
 
