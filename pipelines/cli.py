@@ -244,6 +244,42 @@ def sweep(
     run_sweep(job_file, set_ or [], epsilon, seeds, arms, parallel)
 
 
+@app.command()
+@interruptible
+def prepare(
+    recipe: Annotated[
+        Path, typer.Argument(help="What all silos agreed on.", metavar="RECIPE.YAML")
+    ],
+    sources: Annotated[Path, typer.Argument(help="This silo's tables.", metavar="SOURCES.YAML")],
+    secret: Annotated[Path, typer.Option("--secret", help="The consortium's secret.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    against: Annotated[
+        list[Path] | None, typer.Option(help="Another silo's manifest.json; may repeat.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Processes; default: one a core.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a silo's table from its own assays: standard structures, features, folds, labels."""
+    from blindsum.pipelines import terminal
+    from blindsum.pipelines.prepare import prepare as prepare_tables
+    from blindsum.pipelines.prepare import show_report
+
+    terminal.keep_stdout()
+    show_report(prepare_tables(recipe, sources, secret, out, against or [], workers, json), json)
+    typer.echo(f"wrote {out}; the job's data section is {out / 'data.yaml'}", err=True)
+
+
+@app.command()
+def secret(path: Annotated[Path, typer.Argument(help="File to write.", metavar="FILE")]) -> None:
+    """Make a consortium's secret, for `prepare`; one silo does, and hands it to the others."""
+    from blindsum.platform.preparation.secret import make_secret
+
+    make_secret(path)
+    typer.echo(f"wrote {path}: for the silos alone, not for the server or the job", err=True)
+
+
 ledger_app = typer.Typer(
     no_args_is_help=True, help="What a silo's data has spent; run by its owner, on its machine."
 )

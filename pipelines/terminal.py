@@ -215,7 +215,7 @@ def show_end(run: Run) -> None:
 
 
 @contextmanager
-def counting(text: str, total: int, quiet: bool) -> Iterator[Callable[[], None]]:
+def counting(text: str, total: int, quiet: bool) -> Iterator[Callable[..., None]]:
     """A bar of that many steps where there is a person to see it; gives what is called at each."""
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
@@ -223,7 +223,7 @@ def counting(text: str, total: int, quiet: bool) -> Iterator[Callable[[], None]]
         disable=quiet or not console.is_terminal,
     ) as bar:  # fmt: skip
         task = bar.add_task(text, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda steps=1: bar.advance(task, steps)
 
 
 def show_baseline(found: Baseline, as_json: bool) -> None:

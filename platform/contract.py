@@ -17,6 +17,9 @@ def _usable(value: float) -> float:
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_usable)]
 
 
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+
+
 class Section(BaseModel):
     """Common rules: no unknown keys, no silent conversions, immutable."""
 
@@ -59,6 +62,15 @@ class Ecfp(Section):
     smiles: str = "smiles"
     radius: int = Field(2, ge=0, le=6)
     bits: int = Field(2048, ge=64, le=65536)
+    chirality: bool = False
+
+
+class Fingerprint(Section):
+    """A column of lists of the positions that are 1, as `blindsum prepare` writes it."""
+
+    kind: Literal["fingerprint"]
+    column: str = "fingerprint"
+    bits: int = Field(ge=64, le=65536)
 
 
 class ScaffoldFolds(Section):
@@ -79,10 +91,21 @@ class HashFolds(Section):
 
 
 class ColumnFolds(Section):
-    """A column that says `train` or `test`."""
+    """A column that says `train` or `test`, or numbers the folds of which one is held out."""
 
     kind: Literal["column"]
     column: str = "fold"
+    held_out: int | None = Field(None, ge=0, description="The held-out fold's number.")
+
+
+class Prepared(Section):
+    """Digests from `blindsum prepare`'s manifest: of public reference molecules prepared as the silo's
+    own, which say that all silos' tables were prepared alike."""
+
+    structures: Digest
+    features: Digest
+    folds: Digest
+    secret: Digest
 
 
 class Target(Section):
@@ -129,13 +152,14 @@ Tasks = dict[str, Task]
 class DataSection(Section):
     """The contract every silo's table must meet."""
 
-    features: Annotated[Columns | Descriptors | Ecfp, Field(discriminator="kind")]
+    features: Annotated[Columns | Descriptors | Ecfp | Fingerprint, Field(discriminator="kind")]
     target: Target | None = Field(None, description="One column of classes; or give tasks.")
     tasks: Tasks | None = Field(
         None, min_length=1, max_length=10_000,
         description="Many columns of labels, with gaps, that all silos know by name.",
     )  # fmt: skip
     folds: Annotated[ScaffoldFolds | HashFolds | ColumnFolds, Field(discriminator="kind")]
+    prepared: Prepared | None = Field(None, description="Refuses tables that say otherwise.")
     unparsable: Literal["refuse", "drop"] = Field(
         "refuse", description="What to do with molecules that RDKit cannot read."
     )
@@ -153,7 +177,9 @@ class DataSection(Section):
     def inputs(self) -> set[str]:
         """Columns that features are made from."""
         features = self.features
-        return set(features.columns) if features.kind == "columns" else {features.smiles}
+        if features.kind == "columns":
+            return set(features.columns)
+        return {features.column if features.kind == "fingerprint" else features.smiles}
 
     @property
     def outputs(self) -> int:
@@ -162,6 +188,6 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _scaffolds_need_molecules(self) -> DataSection:
-        if self.folds.kind == "scaffold" and self.features.kind == "columns":
+        if self.folds.kind == "scaffold" and self.features.kind in ("columns", "fingerprint"):
             raise ValueError("folds.kind scaffold needs features with a smiles column")
         return self

@@ -8,6 +8,7 @@ silo's own state folder.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from blindsum.platform.contract import DataSection, Tasks
+from blindsum.platform.contract import DataSection, Prepared, Tasks
 from blindsum.platform.errors import DataError
 from blindsum.platform.features import featurise, needed_columns
 from blindsum.platform.fold import Fold, Stored
@@ -31,6 +32,9 @@ from blindsum.platform.labels import (
     task_columns,
     task_labels,
 )
+
+PREPARED = b"blindsum.prepared"
+"""Where a table's metadata holds how it was prepared."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class _Usable:
 
 
 def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Usable:
-    table = _read(path)
+    table = read_table(path)
     if table.num_rows == 0:
         raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
     numeric, text = needed_columns(contract.features)
@@ -126,13 +130,19 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
     keys = [] if folds.kind == "scaffold" else [folds.column]
     numbers, qualifiers = task_columns(contract.tasks or {})
     own_numbers, own_qualifiers = task_columns(own)
+    _require_prepared(table, contract.prepared, path)
+    lists = [contract.features.column] if contract.features.kind == "fingerprint" else []
+    for name in lists:
+        _require(table, name, "lists of integers", path, _is_positions)
     for name in numeric:
         _require(table, name, "a number", path, _is_number)
     _require_tasks(table, numbers, qualifiers, path)
     with _unnamed(rejects):
         _require_tasks(table, own_numbers, own_qualifiers, path)
-    for name in [*text, *(keys if folds.kind == "column" else [])]:
+    for name in [*text, *(keys if folds.kind == "column" and folds.held_out is None else [])]:
         _require(table, name, "text", path, _is_text)
+    for name in keys if folds.kind == "column" and folds.held_out is not None else []:
+        _require(table, name, "an integer", path, _is_integer)
     for name in keys if folds.kind == "hash" else []:
         _require(table, name, "text or an integer", path, lambda t: _is_text(t) or _is_integer(t))
     if target:
@@ -141,7 +151,9 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
             table, target.column, "text" if is_text else "an integer", path,
             _is_text if is_text else _is_integer,
         )  # fmt: skip
-    gapless = list(dict.fromkeys([*numeric, *text, *keys, *([target.column] if target else [])]))
+    gapless = list(
+        dict.fromkeys([*numeric, *text, *lists, *keys, *([target.column] if target else [])])
+    )
     of_tasks = [*numbers, *qualifiers, *own_numbers, *own_qualifiers]
     used = list(dict.fromkeys([*gapless, *of_tasks]))
     table = table.select(used).combine_chunks()
@@ -167,7 +179,12 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
     return _Usable(table.filter(pa.array(made.usable)), made.features, fingerprint, dropped)
 
 
-def _read(path: Path) -> pa.Table:
+def read_table(path: Path) -> pa.Table:
+    """A Parquet file, or a CSV where the name ends in .csv or .csv.gz.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is not a file", "Name the Parquet or CSV file itself.")
     try:
@@ -212,6 +229,30 @@ def _require(
         )
 
 
+def _require_prepared(table: pa.Table, prepared: Prepared | None, path: Path) -> None:
+    """Raises DataError if a table does not say that it was prepared as the job wants it."""
+    if prepared is None:
+        return
+    found = preparation_of(table)
+    differ = [name for name, value in prepared if found.get(name) != value]
+    if "secret" in differ:
+        differ = ["secret"] if found else ["all"]  # folds and features follow from it
+    if differ:
+        raise DataError(
+            f"{path.name} was not prepared as data.prepared says: {' and '.join(differ)} differ",
+            "Compare the silos' manifest.json with: blindsum prepare ... --against MANIFEST.",
+        )
+
+
+def preparation_of(table: pa.Table) -> dict[str, str]:
+    """The digests in a table's metadata; none where `blindsum prepare` did not write it."""
+    try:
+        found = json.loads((table.schema.metadata or {}).get(PREPARED, b"{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _require_tasks(table: pa.Table, numbers: list[str], qualifiers: list[str], path: Path) -> None:
     for name in numbers:  # an assay that this silo never ran may be empty from top to bottom
         _require(table, name, "a number", path, lambda t: _is_number(t) or pa.types.is_null(t))
@@ -245,6 +286,10 @@ def _is_integer(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind))
 
 
+def _is_positions(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) and _is_integer(kind.value_type))
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
@@ -265,6 +310,10 @@ def _refuse_missing(table: pa.Table, path: Path) -> None:
 def _fingerprint(table: pa.Table) -> str:
     """SHA-256 of the sorted records, hex. Private: it would confirm a guess of the table."""
     ordered = table.select(sorted(table.column_names))
+    for i, name in enumerate(ordered.column_names):
+        if _is_positions(ordered.schema.field(name).type):  # Arrow does not sort by lists
+            texts = pc.cast(ordered.column(name).combine_chunks(), pa.list_(pa.string()))
+            ordered = ordered.set_column(i, name, pc.binary_join(texts, " "))
     ordered = ordered.sort_by([(name, "ascending") for name in ordered.column_names])
     digest = hashlib.sha256()
     for name in ordered.column_names:

@@ -6,22 +6,24 @@ release outside the privacy plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from rdkit import Chem, rdBase
 from rdkit.Chem import Descriptors as rdkit_descriptors
 from rdkit.Chem import rdFingerprintGenerator
 
-from blindsum.platform.contract import Columns, Descriptors, Ecfp, Scaling
-from blindsum.platform.errors import JobError
+from blindsum.platform.contract import Columns, Descriptors, Ecfp, Fingerprint, Scaling
+from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.fold import Stored, bits
 
-Section = Columns | Descriptors | Ecfp
+Section = Columns | Descriptors | Ecfp | Fingerprint
 
 # RDKit quotes the molecule it cannot read on stderr, where Ray would log it. Processes that
 # hold molecules import this module, so theirs is silent.
@@ -71,14 +73,14 @@ def needed_columns(section: Section) -> tuple[list[str], list[str]]:
     """Names of the numeric and of the text columns that the features are made from."""
     if section.kind == "columns":
         return list(section.columns), []
-    return [], [section.smiles]
+    return [], [] if section.kind == "fingerprint" else [section.smiles]
 
 
 def feature_count(section: Section) -> int:
     """Length of a record's feature vector."""
     if section.kind == "columns":
         return len(section.columns)
-    return section.bits if section.kind == "ecfp" else len(section.descriptors)
+    return len(section.descriptors) if section.kind == "descriptors" else section.bits
 
 
 def descriptor_scaling(section: Descriptors) -> dict[str, Scaling]:
@@ -111,6 +113,7 @@ def featurise(table: pa.Table, section: Section) -> Featurised:
 
     Raises:
         JobError: a descriptor is unknown.
+        DataError: a fingerprint is none.
     """
     if section.kind == "columns":
         columns = [
@@ -120,6 +123,8 @@ def featurise(table: pa.Table, section: Section) -> Featurised:
         return Featurised(
             np.stack(columns, axis=1).astype(np.float32), np.ones(table.num_rows, np.bool_)
         )
+    if section.kind == "fingerprint":
+        return Featurised(_positions(table, section), np.ones(table.num_rows, np.bool_))
     compute = ecfp(section) if section.kind == "ecfp" else _descriptors(section)
     usable = np.zeros(table.num_rows, np.bool_)
     found = []
@@ -137,19 +142,45 @@ def featurise(table: pa.Table, section: Section) -> Featurised:
     return Featurised(np.array(found, np.float32).reshape(len(found), size), usable)
 
 
+def _positions(table: pa.Table, section: Fingerprint) -> Stored:
+    lists = table.column(section.column).combine_chunks()
+    found = lists.flatten().cast(pa.int64()).to_numpy(zero_copy_only=False)
+    ends = np.cumsum([0, *pc.list_value_length(lists).to_pylist()])
+    parts = [found[a:b] for a, b in pairwise(ends)]
+    if lists.flatten().null_count or any(
+        len(p) and (p[0] < 0 or p[-1] >= section.bits or (np.diff(p) <= 0).any()) for p in parts
+    ):
+        raise DataError(
+            f"column '{section.column}' has lists that are not ascending positions from 0 to "
+            f"{section.bits - 1}",
+            "Check data.features.bits, and that blindsum prepare wrote the table.",
+        )
+    return bits(parts, section.bits)
+
+
 _Compute = Callable[[Chem.Mol], npt.NDArray[Any]]
 
 
 def _descriptors(section: Descriptors) -> _Compute:
-    functions = dict(rdkit_descriptors.descList)
     scalings = descriptor_scaling(section)
+    bare = descriptors(list(scalings))
 
     def compute(molecule: Chem.Mol) -> npt.NDArray[np.float32]:
         values = [
-            _scaled(np.array(functions[name](molecule), np.float64), scaling)
-            for name, scaling in scalings.items()
+            _scaled(np.array(value, np.float64), scaling)
+            for value, scaling in zip(bare(molecule), scalings.values(), strict=True)
         ]
         return np.array(values, np.float32)
+
+    return compute
+
+
+def descriptors(names: Sequence[str]) -> Callable[[Chem.Mol], list[float]]:
+    """Gives a molecule's RDKit descriptors, unscaled."""
+    functions = dict(rdkit_descriptors.descList)
+
+    def compute(molecule: Chem.Mol) -> list[float]:
+        return [functions[name](molecule) for name in names]
 
     return compute
 
@@ -157,7 +188,7 @@ def _descriptors(section: Descriptors) -> _Compute:
 def ecfp(section: Ecfp) -> _Compute:
     """Gives the positions of a molecule's bits, ascending."""
     generator = rdFingerprintGenerator.GetMorganGenerator(
-        radius=section.radius, fpSize=section.bits
+        radius=section.radius, fpSize=section.bits, includeChirality=section.chirality
     )
 
     def compute(molecule: Chem.Mol) -> npt.NDArray[np.float32]:

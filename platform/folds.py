@@ -11,10 +11,11 @@ import hmac
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from blindsum.platform.contract import DataSection
+from blindsum.platform.contract import Columns, DataSection, Fingerprint
 from blindsum.platform.errors import DataError
 
 
@@ -26,6 +27,8 @@ def in_test_fold(table: pa.Table, contract: DataSection) -> npt.NDArray[np.bool_
     """
     folds = contract.folds
     if folds.kind == "column":
+        if folds.held_out is not None:
+            return np.array(pc.equal(table.column(folds.column), folds.held_out), np.bool_)
         values = table.column(folds.column).to_pylist()
         if set(values) - {"train", "test"}:
             raise DataError(
@@ -35,7 +38,7 @@ def in_test_fold(table: pa.Table, contract: DataSection) -> npt.NDArray[np.bool_
         return np.array([value == "test" for value in values], np.bool_)
     if folds.kind == "hash":
         keys = [str(value) for value in table.column(folds.column).to_pylist()]
-    elif contract.features.kind == "columns":  # the job file's validation refuses it earlier
+    elif isinstance(contract.features, Columns | Fingerprint):  # as the job file's validation says
         raise DataError("scaffold folds need a SMILES column")
     else:
         keys = [scaffold_key(s) for s in table.column(contract.features.smiles).to_pylist()]

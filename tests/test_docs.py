@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from blindsum.platform.contract import Section
 from blindsum.platform.job import Job
+from blindsum.platform.preparation.recipe import Recipe
 from blindsum.platform.releases import RELEASES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,16 @@ def test_every_setting_is_explained(section: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "job-file.md").read_text()
     named = set(re.findall(r"[\w]+", " ".join(re.findall(r"`([^`]+)`", text))))
     assert set(section.model_fields) <= named
+
+
+def test_every_setting_of_a_preparation_is_explained() -> None:
+    text = (ROOT / "docs" / "preparation.md").read_text()
+    named = set(re.findall(r"[\w]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    explained = [s for s in sections() if s.__module__ == Recipe.__module__]
+    assert len(explained) >= 10
+    for section in explained:
+        # Descriptors' column of SMILES is not for the recipe to choose.
+        assert set(section.model_fields) - {"smiles"} <= named, section
 
 
 def test_every_release_stands_in_the_security_page() -> None:

@@ -1,0 +1,96 @@
+"""Molecules standardised a second: over Ray, and in one process as the reference.
+
+    python benchmarks/prepare.py --json FILE [--data TABLE --smiles COLUMN --count 2000]
+
+Without --data the molecules are those of examples/solubility. Both arms do the same molecules with the same
+settings and keep what they find in Parquet. Ray's workers are started before the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blindsum.infra.ray_session import ray_session
+from blindsum.pipelines.stage_cache import CHUNK, StageCache
+from blindsum.platform.data import read_table
+from blindsum.platform.preparation.recipe import Structures
+from blindsum.platform.preparation.stages import Standardise
+
+
+def molecules(data: Path | None, column: str, count: int) -> list[str]:
+    """Distinct SMILES, in a mixed order: what is slow is spread."""
+    if data:
+        tables = [read_table(data)]
+    else:
+        folder = Path(__file__).parent.parent / "examples" / "solubility" / "data"
+        tables = [pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]
+    texts = {t for table in tables for t in table[column].to_pylist() if t}
+    return sorted(texts, key=hash)[:count]
+
+
+def alone(stage: Standardise, texts: list[str], folder: Path) -> float:
+    """Seconds in this process."""
+    started = time.perf_counter()
+    parts = [stage.compute(texts[i : i + CHUNK]) for i in range(0, len(texts), CHUNK)]
+    pq.write_table(pa.concat_tables(parts), folder / "alone.parquet")
+    return time.perf_counter() - started
+
+
+def over_ray(stage: Standardise, texts: list[str], folder: Path, workers: int) -> float:
+    """Seconds of tasks on Ray, the workers being there."""
+    warm = StageCache(stage, folder / "warm")
+    warm.run(["C" * n for n in range(1, 1 + CHUNK * workers)], workers, lambda _: None)
+    cache = StageCache(stage, folder)
+    started = time.perf_counter()
+    cache.run(cache.missing(texts), workers, lambda _: None)
+    found = cache.table(texts)
+    seconds = time.perf_counter() - started
+    if (
+        found["structure"].to_pylist()
+        != pq.read_table(folder / "alone.parquet")["structure"].to_pylist()
+    ):
+        raise SystemExit("the two arms differ")
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--smiles", default="smiles")
+    parser.add_argument("--count", type=int, default=2000)
+    given = parser.parse_args()
+    texts, workers = molecules(given.data, given.smiles, given.count), os.cpu_count() or 1
+    figures: dict[str, object] = {"molecules": len(texts), "workers": workers, "arms": {}}
+    arms: dict[str, dict[str, float]] = {}
+    with ray_session():
+        for name, settings in (
+            ("standard", Structures()),
+            ("standard with tautomers", Structures(tautomer=True)),
+        ):
+            stage = Standardise(settings)
+            with tempfile.TemporaryDirectory() as folder:
+                one = alone(stage, texts, Path(folder))
+                ray = over_ray(stage, texts, Path(folder), workers)
+            arms[name] = {
+                "per_second_one_process": len(texts) / one, "per_second_ray": len(texts) / ray,
+                "ratio": one / ray,
+            }  # fmt: skip
+            print(f"{name}: {len(texts) / one:.0f} a second in one process, {len(texts) / ray:.0f} "
+                  f"over Ray with {workers} workers: {one / ray:.2f} times")  # fmt: skip
+    figures["arms"] = arms
+    if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""What all silos agree on (the recipe), and what only one silo knows (its sources).
+
+Two YAML files. The recipe is public in the consortium and the same everywhere; sources name a silo's
+own files, columns and assays, and never leave it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from blindsum.platform.contract import Descriptors, Ecfp, Positive, Section, Task, Tasks
+from blindsum.platform.yaml_file import read_section
+
+COMPOUND, FOLD, FINGERPRINT = "compounds", "fold", "fingerprint"
+SIDE = "_side"
+"""After a task's name: the column of its qualifiers."""
+
+
+class Structures(Section):
+    """How molecules are standardised, by RDKit's MolStandardize: cleaned up, the fragment parent, then
+    what is said here."""
+
+    neutralise: bool = True
+    tautomer: bool = Field(False, description="RDKit's canonical tautomer: six times slower.")
+    stereo: bool = Field(True, description="False removes stereochemistry.")
+    isotopes: bool = Field(False, description="False removes isotope labels.")
+    max_heavy_atoms: int = Field(100, ge=1, le=500)
+
+
+class PermutedEcfp(Ecfp):
+    """Fingerprints, their bits permuted by the secret."""
+
+    smiles: Literal["smiles"] = "smiles"
+    bits: int = Field(32_000, ge=64, le=65536)
+
+
+class PlainDescriptors(Descriptors):
+    """RDKit descriptors, one column each."""
+
+    smiles: Literal["smiles"] = "smiles"
+
+
+class Folds(Section):
+    """HMAC-SHA256(secret, scaffold) modulo the number of folds; acyclic molecules by themselves."""
+
+    count: int = Field(5, ge=2, le=100)
+    held_out: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Folds:
+        if self.held_out >= self.count:
+            raise ValueError(f"held_out: the folds are 0 to {self.count - 1}")
+        return self
+
+
+class Quorum(Section):
+    """A task with fewer labels is dropped, or if it is shared, left empty in this silo."""
+
+    classes: int = Field(25, ge=1, description="Records of each class.")
+    values: int = Field(50, ge=1, description="Records of a regression task.")
+    uncensored: int = Field(25, ge=1, description="Of those, measured exactly.")
+
+
+class AssayTask(Section):
+    """A task's labels: the measured number or, with a threshold, whether it is at least that."""
+
+    kind: Literal["binary", "regression"] = "binary"
+    weight: Positive = 1.0
+    center: float = Field(0.0, allow_inf_nan=False)
+    scale: Positive = 1.0
+    threshold: float | None = Field(None, allow_inf_nan=False)
+    low: float | None = Field(None, allow_inf_nan=False, description="Least credible number.")
+    high: float | None = Field(None, allow_inf_nan=False, description="Greatest credible number.")
+
+    @model_validator(mode="after")
+    def _alike(self) -> AssayTask:
+        if self.kind == "regression" and self.threshold is not None:
+            raise ValueError("threshold is of binary tasks")
+        if self.kind == "binary" and (self.center, self.scale) != (0.0, 1.0):
+            raise ValueError("center and scale are of regression tasks")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError("low is above high")
+        return self
+
+    def task(self, name: str) -> Task:
+        """As the job file has it."""
+        side = name + SIDE if self.kind == "regression" else None
+        return Task(
+            kind=self.kind, weight=self.weight, center=self.center, scale=self.scale, qualifier=side
+        )
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Recipe(Section):
+    """Public in the consortium, and the same in every silo."""
+
+    structures: Structures = Structures()
+    features: Annotated[PermutedEcfp | PlainDescriptors, Field(discriminator="kind")]
+    folds: Folds = Folds()
+    tasks: dict[Name, AssayTask] = Field({}, description="Tasks that all silos share.")
+    quorum: Quorum = Quorum()
+
+    @model_validator(mode="after")
+    def _columns_of_their_own(self) -> Recipe:
+        if taken := reserved(self.tasks, self):
+            raise ValueError(f"tasks: {taken[0]!r} is the name of another column")
+        return self
+
+
+class Compounds(Section):
+    """The structure table: one row for each compound."""
+
+    file: str
+    compound: str = "compound"
+    smiles: str = "smiles"
+
+
+class Activities(Section):
+    """The activity table: one row for each measurement."""
+
+    file: str
+    compound: str = "compound"
+    assay: str = "assay"
+    value: str = "value"
+    qualifier: str | None = Field(None, description="Column of <, = and >; empty is =.")
+
+
+class Wide(Section):
+    """One table in place of both: a row for each compound, a column for each assay."""
+
+    file: str
+    smiles: str = "smiles"
+    compound: str | None = None
+    qualifiers: dict[str, str] = Field({}, description="By assay, the column of <, = and >.")
+
+
+class Sources(Section):
+    """A silo's own tables."""
+
+    compounds: Compounds | None = None
+    activities: Activities | None = None
+    wide: Wide | None = None
+    assays: str | None = Field(
+        None, description="The assay table: assay, task, and what an AssayTask has."
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Sources:
+        if (self.wide is None) == (self.compounds is None or self.activities is None):
+            raise ValueError("give compounds and activities, or wide")
+        if self.wide is not None and (self.compounds or self.activities):
+            raise ValueError("give compounds and activities, or wide, not both")
+        return self
+
+
+def reserved(tasks: dict[str, AssayTask], recipe: Recipe) -> list[str]:
+    """Names of tasks that are also other columns of the prepared table."""
+    taken = {COMPOUND, FOLD, FINGERPRINT}
+    if recipe.features.kind == "descriptors":
+        taken |= set(recipe.features.descriptors)
+    taken |= {name + SIDE for name in {*tasks, *recipe.tasks}}
+    return [name for name in tasks if name in taken]
+
+
+def as_tasks(tasks: dict[str, AssayTask]) -> Tasks:
+    """As the job file has them."""
+    return {name: task.task(name) for name, task in tasks.items()}
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Raises JobError: the file cannot be read, or a setting is wrong."""
+    return read_section(path, Recipe, "recipe", "See docs/preparation.md.").section
+
+
+def load_sources(path: Path) -> Sources:
+    """Raises JobError: the file cannot be read, or a setting is wrong."""
+    return read_section(path, Sources, "sources", "See docs/preparation.md.").section

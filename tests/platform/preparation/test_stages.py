@@ -1,0 +1,231 @@
+"""Standard structures, keyed folds and bits; what the reference molecules tell about two silos."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rdkit import Chem
+
+from blindsum.platform.errors import DataError, JobError, KeyRefused
+from blindsum.platform.preparation import manifest as manifest_module
+from blindsum.platform.preparation.manifest import differences, manifest_of, read_manifest
+from blindsum.platform.preparation.recipe import Recipe, Structures, load_recipe, load_sources
+from blindsum.platform.preparation.secret import Secret, make_secret, read_secret
+from blindsum.platform.preparation.stages import (
+    FAILED,
+    TOO_LARGE,
+    UNPARSABLE,
+    DescriptorValues,
+    Fingerprints,
+    Standardise,
+)
+
+SECRET, OTHER = Secret(bytes(range(32))), Secret(bytes(32))
+ECFP = {"kind": "ecfp", "bits": 1024}
+
+
+def recipe(**settings: object) -> Recipe:
+    return Recipe.model_validate({"features": ECFP, "tasks": {"a": {}}, **settings})
+
+
+def standard(*texts: str, **settings: object) -> list[dict[str, str | None]]:
+    return Standardise(Structures(**settings)).compute(texts).to_pylist()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "structure"),
+    [
+        ("[Na+].[O-]C(=O)c1ccccc1", "O=C(O)c1ccccc1"),  # salt and charge
+        ("CCN(CC)CC.Cl", "CCN(CC)CC"),
+        ("C[N+](C)(C)CC(=O)[O-]", "C[N+](C)(C)CC(=O)[O-]"),  # cannot be neutral
+        ("[2H]C([2H])([2H])O", "CO"),  # isotopes
+        ("O=N(=O)c1ccccc1", "O=[N+]([O-])c1ccccc1"),  # one way to write a nitro group
+        ("C[C@H](N)C(=O)O", "C[C@H](N)C(=O)O"),
+        ("OCC", "CCO"),
+    ],
+)
+def test_molecules_are_standardised(text: str, structure: str) -> None:
+    found = standard(text)[0]
+    assert found == {
+        "text": text, "structure": Chem.CanonSmiles(structure), "dropped": None,
+        "scaffold": found["scaffold"],
+    }  # fmt: skip
+
+
+def test_settings_of_structures_do_what_they_say() -> None:
+    acid, deuterated, enol, chiral = "CC(=O)[O-]", "[2H]C", "CC(O)=CC(C)=O", "C[C@H](N)C(=O)O"
+    assert standard(acid, neutralise=False)[0]["structure"] == "CC(=O)[O-]"
+    assert standard(deuterated, isotopes=True)[0]["structure"] == "[2H]C"
+    assert standard(enol)[0]["structure"] != standard("CC(=O)CC(C)=O")[0]["structure"]
+    tautomers = standard(enol, "CC(=O)CC(C)=O", tautomer=True)
+    assert tautomers[0]["structure"] == tautomers[1]["structure"]
+    assert standard(chiral, stereo=False)[0]["structure"] == "CC(N)C(=O)O"
+
+
+def test_what_is_no_usable_molecule_is_dropped_with_a_reason_and_never_raises() -> None:
+    texts = ["not a molecule", "", "C" * 200, "C" * 2000, "[Na+].[Cl-]", "CC(C)(C)(C)C"]
+    reasons = [row["dropped"] for row in standard(*texts)]
+    assert reasons[:4] == [UNPARSABLE, UNPARSABLE, TOO_LARGE, TOO_LARGE]
+    assert reasons[5] == UNPARSABLE
+    for row in standard(*texts):
+        assert (row["structure"] is None) == (row["dropped"] is not None)
+    assert Standardise(Structures()).failed("x").to_pylist()[0]["dropped"] == FAILED
+    assert standard() == []
+
+
+def test_standard_structures_of_the_reference_are_their_own_standard() -> None:
+    text = files("blindsum.platform.preparation").joinpath("reference.smi").read_text()
+    first = [r["structure"] for r in standard(*text.splitlines()) if r["structure"]]
+    assert len(first) > 130
+    assert [r["structure"] for r in standard(*first)] == first
+
+
+def test_acyclic_molecules_have_a_fold_of_their_own() -> None:
+    rows = standard(*("C" * n for n in range(1, 60)), "c1ccccc1O", "c1ccccc1CCN")
+    assert rows[-1]["scaffold"] == rows[-2]["scaffold"] == "c1ccccc1"
+    folds = [SECRET.fold(str(row["scaffold"]), 5) for row in rows[:-2]]
+    assert set(folds) == set(range(5))
+
+
+@given(st.integers(2, 100), st.text())
+def test_folds_follow_from_secret_and_scaffold_alone(count: int, scaffold: str) -> None:
+    assert 0 <= SECRET.fold(scaffold, count) < count
+    assert SECRET.fold(scaffold, count) == Secret(bytes(range(32))).fold(scaffold, count)
+
+
+def test_folds_are_even_and_another_secret_deals_them_otherwise() -> None:
+    folds = np.array([SECRET.fold(str(i), 5) for i in range(5000)])
+    assert np.bincount(folds).min() > 900
+    others = np.array([OTHER.fold(str(i), 5) for i in range(5000)])
+    assert 0.15 < (folds == others).mean() < 0.25
+
+
+@given(st.integers(1, 3000))
+def test_the_order_of_bits_is_a_permutation(bits: int) -> None:
+    assert sorted(SECRET.order(bits)) == list(range(bits))
+
+
+def test_the_order_of_bits_needs_the_secret() -> None:
+    assert (SECRET.order(2000) == OTHER.order(2000)).sum() < 10
+    assert (SECRET.order(2000) == np.arange(2000)).sum() < 10
+
+
+def test_a_secret_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    make_secret(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    made = read_secret(path)
+    assert len(made.key) == 32 and made.key.hex() not in repr(made) and made.digest != SECRET.digest
+    with pytest.raises(KeyRefused, match="is there already"):
+        make_secret(path)
+    path.chmod(0o640)
+    with pytest.raises(KeyRefused, match="others may read .*chmod 600"):
+        read_secret(path)
+    path.chmod(0o600)
+    for text in ("", "abc", "zz" * 32, "ab" * 31):
+        path.write_text(text)
+        with pytest.raises(KeyRefused, match="holds no secret"):
+            read_secret(path)
+    with pytest.raises(KeyRefused, match="cannot be read"):
+        read_secret(tmp_path / "none")
+
+
+def test_equal_preparations_do_not_differ_and_quorums_may() -> None:
+    mine = manifest_of(recipe(), SECRET)
+    assert differences(mine, manifest_of(recipe(quorum={"classes": 3}), SECRET)) == []
+    assert SECRET.key.hex() not in json.dumps(mine)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"structures": {"tautomer": True}}, "structures.tautomer: False here, True there"),
+        ({"features": {**ECFP, "bits": 2048}}, "features.bits: 1024 here, 2048 there"),
+        ({"features": {**ECFP, "chirality": True}}, "features.chirality: False here, True there"),
+        ({"folds": {"count": 10}}, "folds.count: 5 here, 10 there"),
+        ({"tasks": {"b": {}}}, "tasks.b"),
+    ],
+)
+def test_the_setting_that_differs_is_named(other: dict[str, object], said: str) -> None:
+    mine, theirs = manifest_of(recipe(), SECRET), manifest_of(recipe(**other), SECRET)
+    found = differences(mine, theirs)
+    assert any(said in line for line in found)
+    assert not any("RDKit" in line or "secret" in line for line in found)
+    if "tasks" not in other:
+        changed = next(iter(other))
+        assert mine["digests"][changed] != theirs["digests"][changed]
+
+
+def test_another_secret_and_another_rdkit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = manifest_of(recipe(), SECRET)
+    found = differences(mine, manifest_of(recipe(), OTHER))
+    assert len(found) == 1 and found[0].startswith("the secret")
+
+    class Otherwise(Standardise):
+        def _one(self, text: str) -> tuple[str | None, str | None, str | None]:
+            structure, dropped, scaffold = super()._one(text)
+            return (structure and structure.replace("Cl", "Br")), dropped, scaffold
+
+    monkeypatch.setattr(manifest_module, "Standardise", Otherwise)
+    monkeypatch.setattr(manifest_module, "RDKIT", "2031.03.1")
+    found = differences(mine, manifest_of(recipe(), SECRET))
+    assert len(found) == 1  # features and folds follow from structures
+    assert "structures: the settings are the same" in found[0] and "2031.03.1 there" in found[0]
+
+
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    for text in ("", "[]", "{}", '{"digests": {}, "recipe": {}}'):
+        path.write_text(text)
+        with pytest.raises(DataError, match="is no manifest"):
+            read_manifest(path)
+    path.write_text(json.dumps(manifest_of(recipe(), SECRET)))
+    assert differences(read_manifest(path), manifest_of(recipe(), SECRET)) == []
+
+
+def test_features_are_rdkits() -> None:
+    texts = ["CCO", "c1ccccc1O"]
+    of = recipe().features
+    assert of.kind == "ecfp"
+    found = Fingerprints(of).compute(texts)["fingerprint"].to_pylist()
+    assert all(row == sorted(set(row)) and row for row in found)
+    of = recipe(features={"kind": "descriptors", "descriptors": ["MolWt", "TPSA"]}).features
+    assert of.kind == "descriptors"
+    rows = DescriptorValues(of).compute(texts)
+    assert rows["MolWt"].to_pylist() == pytest.approx([46.07, 94.11], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "features: {kind: ecfp, bitz: 5}",
+            "line 1: features.bitz: unknown key. Did you mean 'bits'",
+        ),
+        ("features: {kind: ecfp}\nfolds: {count: 5, held_out: 5}", "line 2: folds: held_out: the"),
+        ("features: {kind: ecfp}\ntasks: {fold: {}}", "'fold' is the name of another column"),
+        ("features: {kind: ecfp}\ntasks: {a: {kind: regression, threshold: 6}}", "threshold is of"),
+        ("features: {kind: ecfp}\ntasks: {a: {low: 6, high: 5}}", "low is above high"),
+        ("- 1", "holds no recipe"),
+    ],
+)
+def test_a_wrong_recipe_is_named_by_its_line(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(JobError) as error:
+        load_recipe(path)
+    assert said in str(error.value)
+
+
+def test_wrong_sources_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "sources.yaml"
+    for text in ("assays: a.csv", "wide: {file: a}\ncompounds: {file: b}"):
+        path.write_text(text)
+        with pytest.raises(JobError, match="give compounds and activities, or wide"):
+            load_sources(path)
+    with pytest.raises(JobError, match="there is no sources file"):
+        load_sources(tmp_path / "none.yaml")
