@@ -37,14 +37,15 @@ class Aggregator:
 
     @guarded
     def meet(self, identities: Mapping[str, bytes]) -> None:
-        """Learn the silos' public identities, once per run.
+        """Learn the silos' public identities, once per run; again, of those that are left.
 
         Raises:
             FederationError: other ones are known already.
         """
-        if self._identities and self._identities != dict(identities):
+        if not self._identities:
+            self._identities = dict(identities)
+        elif not identities or not identities.items() <= self._identities.items():
             raise FederationError("the aggregator has met other silos already")
-        self._identities = dict(identities)
 
     @guarded
     def open(self, exchange: Exchange) -> None:

@@ -16,6 +16,7 @@ from ray.exceptions import (
 )
 
 from blindsum.platform.errors import (
+    AggregatorLost,
     BlindsumError,
     ClusterError,
     FederationError,
@@ -32,8 +33,12 @@ def fetch(ref: ObjectRef[Any], name: str, doing: str) -> Any:
         cause = error.cause
         if isinstance(cause, BlindsumError):
             raise cause from None
-        if isinstance(cause, (RayActorError, ObjectLostError)):  # its input's owner died
-            raise lost(name, doing) from None
+        if isinstance(cause, (RayActorError, ObjectLostError)):
+            # Its input is gone: silos have theirs from aggregators. (An aggregator has it from a silo
+            # that is found to be lost before, or in the next attempt.)
+            raise AggregatorLost(
+                "an aggregator's process died", "Look at its node's memory and logs."
+            ) from None
         raise Unexpected(
             f"'{name}' failed with {type(cause).__qualname__} while asked to {doing}",
             "This is a fault in Blindsum: please report it.",
@@ -49,7 +54,7 @@ def fetch(ref: ObjectRef[Any], name: str, doing: str) -> Any:
 
 def lost(name: str, doing: str) -> FederationError:
     if " " in name:
-        return FederationError(f"{name}'s process died", "Look at its node's memory and logs.")
+        return AggregatorLost(f"{name}'s process died", "Look at its node's memory and logs.")
     return SiloLost(
         f"its process died while asked to {doing}",
         "Look at that node's memory and logs, then start the job again.",

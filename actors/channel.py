@@ -10,7 +10,7 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
-from blindsum.platform.errors import BlindsumError, FederationError
+from blindsum.platform.errors import AggregatorLost, BlindsumError, FederationError
 
 IN_FLIGHT = 2
 """Frames that a silo has sent and no aggregator has added yet: what bounds its memory, and the
@@ -76,6 +76,6 @@ def _get(ref: ObjectRef[Any]) -> Any:
             raise error.cause from None
         raise FederationError("the aggregator failed unexpectedly") from None
     except RayError:
-        raise FederationError(
+        raise AggregatorLost(
             "the aggregator's process died", "Look at its node's memory and logs."
         ) from None

@@ -5,9 +5,11 @@ A round, top to bottom, is `Federation.run_round`.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -17,7 +19,6 @@ from ray import ObjectRef
 from ray.exceptions import RayError
 
 from blindsum.actors.aggregator import AggregatorActor
-from blindsum.actors.answers import fetch
 from blindsum.actors.messages import (
     ApplyReport,
     Inspection,
@@ -28,7 +29,9 @@ from blindsum.actors.messages import (
 )
 from blindsum.actors.placement import ONCE, pinned, silo_options
 from blindsum.actors.policy import metrics_exchange
+from blindsum.actors.recovery import Recovery, recovery
 from blindsum.actors.silo import SiloActor
+from blindsum.actors.waiting import Waiting
 from blindsum.he.exchange import Exchange
 from blindsum.he.packing import adapted_range
 from blindsum.he.parameters import Parameters
@@ -37,8 +40,6 @@ from blindsum.platform.errors import (
     BlindsumError,
     FederationError,
     ModelsDiffer,
-    SiloLost,
-    TotalRefused,
 )
 from blindsum.platform.job import Job
 from blindsum.platform.metrics import Metrics, count_values
@@ -47,9 +48,6 @@ from blindsum.platform.privacy import plan, update_range
 
 T = TypeVar("T")
 _AGGREGATOR = "the aggregator"  # a blank in it: no silo has such a name
-POLL_S = 1.0
-ATTEMPTS = 2
-"""How often a round is tried whose total the silos refuse, each time with fresh keys."""
 CHUNKS_PER_AGGREGATOR = 1024
 """A sum of 64 MB, of 12 million values at three digits a real."""
 
@@ -57,7 +55,7 @@ CHUNKS_PER_AGGREGATOR = 1024
 @dataclass(frozen=True)
 class RoundReport:
     """One round of the whole consortium. `phases` are seconds, the slowest silo's each;
-    `epsilon` is spent so far, `ledgers` the ledgers' heads, by silo; `range` is what update
+    `roster` are the silos in it, `epsilon` is spent so far, `ledgers` the ledgers' heads, by silo; `range` is what update
     values were cut to, `clip_norm` the job's as it was in this round (None without differential
     privacy), `metrics_epsilon` what was spent on held-out records, where they have a budget."""
 
@@ -71,6 +69,7 @@ class RoundReport:
     down_bytes: int
     seconds: float
     phases: Mapping[str, float]
+    roster: tuple[str, ...] = ()
     ledgers: Mapping[str, str] = field(default_factory=dict)
     clip_norm: float | None = None
     metrics_epsilon: float | None = None
@@ -82,8 +81,7 @@ class Federation:
     Args:
         run: unique name of this run; ledgers know the run by it.
         folder: the job file's folder, on the silos' nodes.
-        interrupted: set by a signal's handler. Python can lose a KeyboardInterrupt that is
-            raised inside a destructor, and Ray has many; this is looked at once a second.
+        interrupted: set by a signal's handler (`blindsum.actors.waiting`).
         silo_actor, aggregator_actor: Ray actor classes of the same shape, for tests and
             benchmarks that look inside.
     """
@@ -94,7 +92,7 @@ class Federation:
         interrupted: threading.Event | None = None,
     ) -> None:  # fmt: skip
         self.job, self.run = job, run
-        self._interrupted = interrupted or threading.Event()
+        self._waiting = Waiting(interrupted or threading.Event())
         self.parameters = Parameters.derive(
             len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
         )
@@ -113,7 +111,15 @@ class Federation:
         self._range = self._first_range = 0.0
         self._clipping = 1.0  # of the job's clip norm
         self._metrics_epsilon: float | None = None
+        self._pending: dict[str, list[ObjectRef[Any]]] = {}
+        self._keys_due = False
         self.retries = 0  # attempts beyond each round's first: charged, and without a model
+        self.lost: dict[str, int] = {}  # silos, by the round they were lost in
+
+    @property
+    def roster(self) -> tuple[str, ...]:
+        """Silos that are left, in the job's order."""
+        return tuple(self._silos)
 
     def inspect(self) -> dict[str, Inspection]:
         """Every silo checks its data, model and plan; nothing is trained, spent or sent.
@@ -145,7 +151,7 @@ class Federation:
             self._aggregators = [actor.remote(index, of, keep) for index in range(of)]
         introductions = self._told("introduce", "introduce themselves")
         met = {one.silo: one.identity for one in introductions}
-        self._gather(
+        self._waiting.gather(
             self._of_aggregators("meet", met), "meet the silos", self.job.deadlines.start_s
         )
         contributions = self._told("contribute", "contribute to the keys", introductions)
@@ -153,27 +159,49 @@ class Federation:
         self._told("finish", "take up the keys", agreements, self._aggregators)
 
     def run_round(self, number: int) -> RoundReport:
-        """One round; again, with fresh keys and a new charge, if its total is refused.
+        """One round, in as many attempts as `blindsum.actors.recovery` allows: with fresh keys after a
+        refused total, without silos that are lost as long as the job's quorum is left. Each has a charge.
 
         Raises:
-            SiloLost: a silo died or missed the deadline. `release` still gives the last model.
+            SiloLost: too few silos are left. `release` still gives the last model.
             BlindsumError: a silo or the aggregator refused; the error says which and why.
         """
-        for attempt in range(1, ATTEMPTS + 1):
+        failures: Counter[str] = Counter()
+        for attempt in itertools.count(1):
             try:
+                self._make_ready()
                 report = self._attempt(number, attempt)
-            except TotalRefused as error:
-                if attempt == ATTEMPTS:
-                    raise error.located(round=number) from None
-                # Each refusal tells an active aggregator a little about the key.
-                self.retries += 1
-                self.exchange_keys()
-            except BlindsumError as error:
-                raise error.located(round=number) from None
-            else:
                 break
+            except BlindsumError as error:
+                found = recovery(error, self.roster, self.job.least_silos, failures)
+                if found is None:
+                    raise error.located(round=number) from None
+                self._recover(found, number)
         self._adapt(report.metrics)
         return report
+
+    def _recover(self, how: Recovery, number: int) -> None:
+        """Part from what is lost. What is due for the next attempt is done as a part of it: that may
+        fail too."""
+        self.retries += 1
+        for name in how.without:
+            self.lost[name] = number
+            ray.kill(self._silos.pop(name), no_restart=True)  # the late one must not wake up
+        if how.aggregators:
+            self._end_aggregators()
+        self._keys_due = self._keys_due or how.keys
+
+    def _make_ready(self) -> None:
+        """Every call of an earlier attempt has ended, and keys that are due are there."""
+        pending = {
+            name: refs for name, refs in self._pending.items()
+            if name in self._silos or (" " in name and self._aggregators)
+        }  # fmt: skip
+        self._waiting.settle(pending, self.job.deadlines.round_s)
+        self._pending = {}
+        if self._keys_due:
+            self.exchange_keys()
+            self._keys_due = False
 
     def _adapt(self, metrics: Metrics) -> None:
         """Clip norm and range of the next round, from this one's public figures."""
@@ -192,7 +220,7 @@ class Federation:
         answers are read in the order in which things can go wrong."""
         started = time.perf_counter()
         update = Exchange(
-            self.run, number, attempt, "update", self.job.roster, self._values, self._range,
+            self.run, number, attempt, "update", self.roster, self._values, self._range,
             self.parameters, self._model, self._clipping,
         )  # fmt: skip
         counts = metrics_exchange(update, count_values(self.job))
@@ -201,20 +229,17 @@ class Federation:
         totalling, totals, uploads = self._close(update, training, counts)
         applying = self._of_silos("apply", update, counts, uploads, *totals)
         totalling_counts, count_totals, count_uploads = self._close(counts, applying, None)
-        reader = self.job.roster[0]
+        reader = self.roster[0]
         reading = {
             reader: self._silos[reader].read_metrics.remote(counts, count_uploads, *count_totals)
         }
-        self._gather(opened, "expect uploads", self.job.deadlines.start_s)
-        try:
-            trained = self._answers(training, TrainReport, "train")
-            closed = self._answers(totalling, TotalReport, "add")
-            applied = self._answers(applying, ApplyReport, "apply the total")
-            counts_closed = self._answers(totalling_counts, TotalReport, "add metrics")
-            (metrics,) = self._answers(reading, Metrics, "read the metrics")
-        except TotalRefused:
-            self._let_end({**applying, **totalling_counts, **reading})
-            raise
+        self._pending = _by_name(opened, training, totalling, applying, totalling_counts, reading)
+        self._waiting.gather(opened, "expect uploads", self.job.deadlines.start_s)
+        trained = self._answers(training, TrainReport, "train")
+        closed = self._answers(totalling, TotalReport, "add")
+        applied = self._answers(applying, ApplyReport, "apply the total")
+        counts_closed = self._answers(totalling_counts, TotalReport, "add metrics")
+        (metrics,) = self._answers(reading, Metrics, "read the metrics")
         self._model = self._same((a.model_digest for a in applied), "model", number)
         seconds = time.perf_counter() - started
         held_out = [t.metrics_epsilon for t in trained if t.metrics_epsilon is not None]
@@ -227,7 +252,7 @@ class Federation:
             down_bytes=len(applied) * sum(t.total_bytes for t in closed)
             + sum(t.total_bytes for t in counts_closed),
             seconds=seconds, phases=_phases(trained, closed, applied, counts_closed),
-            ledgers={t.silo: t.ledger for t in trained},
+            roster=self.roster, ledgers={t.silo: t.ledger for t in trained},
             clip_norm=None if privacy.noise == "none" else privacy.clip_norm * update.clipping,
             metrics_epsilon=self._metrics_epsilon,
         )  # fmt: skip
@@ -254,8 +279,14 @@ class Federation:
 
     def close(self) -> None:
         """End silos and aggregator."""
-        for actor in (*self._silos.values(), *self._aggregators):
+        for actor in self._silos.values():
             ray.kill(actor, no_restart=True)
+        self._end_aggregators()
+
+    def _end_aggregators(self) -> None:
+        for actor in self._aggregators:
+            ray.kill(actor, no_restart=True)
+        self._aggregators = []
 
     # -- calls ---------------------------------------------------------------------------
 
@@ -289,57 +320,17 @@ class Federation:
             uploads = list(self._of_aggregators("uploads", *reports.values()).values())
         return reports, totals, uploads
 
-    def _let_end(self, refs: Mapping[str, ObjectRef[Any]]) -> None:
-        """Wait for calls whose answers do not count any more, so that the next ones find every
-        actor idle."""
-        for name, ref in refs.items():
-            try:
-                self._gather({name: ref}, "end the attempt", self.job.deadlines.round_s)
-            except SiloLost:
-                raise
-            except BlindsumError:
-                continue
-
     def _answers(self, refs: Mapping[str, ObjectRef[Any]], kind: type[T], doing: str) -> list[T]:
-        answers = self._gather(refs, doing, self.job.deadlines.round_s)
+        answers = self._waiting.gather(refs, doing, self.job.deadlines.round_s)
         return [answer for answer in answers.values() if isinstance(answer, kind)]
 
     def _each(self, method: str, doing: str, deadline_s: float) -> dict[str, Any]:
-        return self._gather(self._of_silos(method), doing, deadline_s)
+        return self._waiting.gather(self._of_silos(method), doing, deadline_s)
 
     def _told(self, method: str, doing: str, *arguments: Any) -> tuple[Any, ...]:
         """One step of the key ceremony: what every silo answers, in the roster's order."""
         refs = self._of_silos(method, *arguments)
-        return tuple(self._gather(refs, doing, self.job.deadlines.start_s).values())
-
-    def _gather(
-        self, refs: Mapping[str, ObjectRef[Any]], doing: str, deadline_s: float
-    ) -> dict[str, Any]:
-        """Answers by name, in the order of `refs`. The first failure ends the waiting.
-
-        Raises:
-            SiloLost, FederationError: a process died or the deadline passed.
-            BlindsumError: what the silo or the aggregator raised.
-        """
-        names = {ref: name for name, ref in refs.items()}
-        answers: dict[str, Any] = {}
-        end = time.monotonic() + deadline_s
-        waiting = list(names)
-        while waiting:
-            left = end - time.monotonic()
-            done, waiting = ray.wait(waiting, timeout=max(0.0, min(left, POLL_S)))
-            if self._interrupted.is_set():
-                raise KeyboardInterrupt
-            if not done and left > POLL_S:
-                continue
-            if not done:
-                late = ", ".join(names[ref] for ref in waiting)
-                raise SiloLost(
-                    f"{late} did not {doing} within {deadline_s:g} s",
-                    "Look at that node, or raise deadlines.start_s or deadlines.round_s.",
-                )
-            answers[names[done[0]]] = fetch(done[0], names[done[0]], doing)
-        return {name: answers[name] for name in refs}
+        return tuple(self._waiting.gather(refs, doing, self.job.deadlines.start_s).values())
 
     def _same(self, digests: Iterable[str], what: str, round: int | None = None) -> str:
         found = set(digests)
@@ -351,6 +342,14 @@ class Federation:
                 round=round,
             )
         return found.pop()
+
+
+def _by_name(*calls: Mapping[str, ObjectRef[Any]]) -> dict[str, list[ObjectRef[Any]]]:
+    found: dict[str, list[ObjectRef[Any]]] = {}
+    for refs in calls:
+        for name, ref in refs.items():
+            found.setdefault(name, []).append(ref)
+    return found
 
 
 def _phases(

@@ -14,11 +14,13 @@ class Policy:
     """What one silo of one run expects of exchanges.
 
     Args:
+        silo: whose policy it is.
         range: of the first round's exchange.
     """
 
-    def __init__(self, job: Job, run: str, parameters: Parameters, range: float) -> None:
-        self._job, self._run, self._parameters, self._range = job, run, parameters, range
+    def __init__(self, job: Job, run: str, silo: str, parameters: Parameters, range: float) -> None:
+        self._job, self._run, self._silo = job, run, silo
+        self._parameters, self._range = parameters, range
 
     def require(self, exchange: Exchange, purpose: str, values: int, model: str) -> None:
         """Raises FederationError if the exchange is none that this silo expects now.
@@ -27,10 +29,10 @@ class Policy:
             model: digest of the model that this silo starts from.
         """
         expected = (
-            self._run, self._job.roster, self._parameters, purpose, values, True, True, model,
+            self._run, True, self._parameters, purpose, values, True, True, model,
         )  # fmt: skip
         got = (
-            exchange.job, exchange.roster, exchange.parameters, exchange.purpose,
+            exchange.job, self.allows_roster(exchange.roster), exchange.parameters, exchange.purpose,
             exchange.values, self._allows_clipping(exchange.clipping), self._allows(exchange),
             exchange.model,
         )  # fmt: skip
@@ -38,6 +40,11 @@ class Policy:
             names = ("run", "roster", "parameters", "purpose", "size", "clipping", "range", "model")
             wrong = next(n for n, a, b in zip(names, got, expected, strict=True) if a != b)
             raise FederationError(f"the announced {wrong} is not the one of this silo's job")
+
+    def allows_roster(self, roster: tuple[str, ...]) -> bool:
+        """All of the job's silos, or at least its quorum of them with this one, in the job's order."""
+        ordered = tuple(name for name in self._job.roster if name in roster)
+        return roster == ordered and self._silo in roster and len(roster) >= self._job.least_silos
 
     def _allows_clipping(self, clipping: float) -> bool:
         """The job's clip norm, or where it adapts, one not too far from it."""

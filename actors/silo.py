@@ -91,7 +91,7 @@ class Silo:
         self._range = update_range(job, self._plan)
         if self._plan and self._plan.share:
             require_fine(self._plan.share, self._range, self._parameters.limit)
-        self._policy = Policy(job, self._spec.run, self._parameters, self._range)
+        self._policy = Policy(job, self._spec.run, self.name, self._parameters, self._range)
         self._state = state_folder(section)
         require_usable(self._state)
         require_approved(self._state, job)
@@ -158,8 +158,8 @@ class Silo:
             self._ledger = Ledger(self._state / "ledger.sqlite", self.name, identity)
             pins = {silo.name: silo.identity for silo in job.silos if silo.identity}
             self._vault = Vault(
-                self._spec.run, self._terms, self.name, job.roster, self._parameters, identity,
-                pins, job.encryption.verify,
+                self._spec.run, self._terms, self.name, self._policy.allows_roster, self._parameters,
+                identity, pins, job.encryption.verify,
             )  # fmt: skip
         return self._vault.introduce()
 
@@ -320,7 +320,9 @@ class Silo:
         self._pending_metrics = None
         counts = [part for _, part in self._keyed().receive(exchange, totals, uploads)]
         values = self._global.size * len(exchange.roster)
-        return self._counting.summarise(np.concatenate(counts), exchange.round, values)
+        return self._counting.summarise(
+            np.concatenate(counts), exchange.round, values, len(exchange.roster)
+        )
 
     @guarded
     @ray.method(concurrency_group="release")

@@ -41,15 +41,17 @@ class Vault:
 
     Args:
         terms: digest of what all silos must agree on.
+        allows: whether this silo takes part in that roster.
         pins: fingerprints of silos' identities that the job file names.
         verify: totals are summed again by the silo that the secret draws.
     """
 
     def __init__(
-        self, run: str, terms: str, silo: str, roster: tuple[str, ...], parameters: Parameters,
+        self, run: str, terms: str, silo: str, allows: Callable[[tuple[str, ...]], bool],
+        parameters: Parameters,
         identity: Identity, pins: Mapping[str, str], verify: bool,
     ) -> None:  # fmt: skip
-        self._run, self._terms, self._silo, self._roster = run, terms, silo, roster
+        self._run, self._terms, self._silo, self._allows = run, terms, silo, allows
         self._parameters, self._identity, self._pins = parameters, identity, pins
         self._verify = verify
         self._identities: dict[str, bytes] = {}
@@ -66,7 +68,7 @@ class Vault:
         return self._ceremony.introduction
 
     def contribute(self, introductions: tuple[Introduction, ...]) -> Contribution:
-        if tuple(one.silo for one in introductions) != self._roster:
+        if not self._allows(tuple(one.silo for one in introductions)):
             raise KeyRefused("the ceremony's roster is not the job's", "Start the job again.")
         if self._identities and any(
             self._identities[one.silo] != one.identity for one in introductions

@@ -98,7 +98,7 @@ def baseline(
     try:
         counts, epsilon = (_local if arm == "local" else _pooled)(job, members, run, done)
         of_all = Counting(_exact(job), None, members[0].data, np.random.default_rng())
-        metrics = of_all.summarise(counts, job.training.rounds, 1)
+        metrics = of_all.summarise(counts, job.training.rounds, 1, len(names))
     except BaseException:
         tracker.finish("FAILED", "the baseline did not end", {})
         raise

@@ -15,6 +15,7 @@ def figures(run: Run, report: RoundReport) -> dict[str, float]:
     named = {
         "saturated_share": metrics.saturated,
         "large_share": metrics.large, "range": report.range, "attempt": report.attempt,
+        "silos": len(report.roster),
         "bytes_up": report.up_bytes, "bytes_down": report.down_bytes,
         "seconds_round": report.seconds,
     }  # fmt: skip

@@ -197,6 +197,9 @@ class Quiet:
     def round(self, run: Run, report: object) -> None:
         pass
 
+    def lost(self, run: Run, silos: list[str], left: int) -> None:
+        pass
+
 
 def _digest(job_file: JobFile, more: Sequence[str]) -> str:
     job = job_file.job.model_dump(mode="json", exclude={"runs", "tracking"})

@@ -79,6 +79,9 @@ class Progressing:
         self._bar.update(self._task, completed=report.round)
         self._live.update(Group(_progress_table(run, report), self._bar))
 
+    def lost(self, run: Run, silos: list[str], left: int) -> None:
+        console.print(_lost_line(run, silos, left))
+
     def close(self) -> None:
         self._live.stop()
 
@@ -98,6 +101,10 @@ class Quiet:
     def round(self, run: Run, report: RoundReport) -> None:
         """Say nothing."""
 
+    def lost(self, run: Run, silos: list[str], left: int) -> None:
+        """Say only what must not be overlooked."""
+        console.print(_lost_line(run, silos, left))
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -116,9 +123,12 @@ class JsonLines:
             silos={n: plan_figures(i.plan) for n, i in run.inspections.items()},
         )  # fmt: skip
 
+    def lost(self, run: Run, silos: list[str], left: int) -> None:
+        emit("lost", round=run.announced, silos=silos, left=left)
+
     def round(self, run: Run, report: RoundReport) -> None:
         emit(
-            "round", round=report.round, metrics=report.metrics.as_dict(),
+            "round", round=report.round, attempt=report.attempt, silos=list(report.roster), metrics=report.metrics.as_dict(),
             epsilon=dict(report.epsilon), up_bytes=report.up_bytes, down_bytes=report.down_bytes,
             seconds=round(report.seconds, 4),
             phases={k: round(v, 4) for k, v in report.phases.items()},
@@ -187,8 +197,12 @@ def show_end(run: Run) -> None:
             )
         if run.retries:
             table.add_row(
-                "", f"{run.retries} attempts ended in a refused total: charged, keys made anew"
+                "",
+                f"{run.retries} attempts failed and were made again: each was charged, the model is of "
+                "the rounds that ended",
             )
+        if run.lost:
+            table.add_row("lost", ", ".join(f"{s} in round {n}" for s, n in run.lost.items()))
         if found and found[1].dropped and not found[1].deviation:
             table.add_row("", f"{found[1].dropped} molecules could not be read and were dropped")
         up = sum(r.up_bytes for r in run.reports)
@@ -256,6 +270,13 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return ""
+
+
+def _lost_line(run: Run, silos: list[str], left: int) -> str:
+    return (
+        f"[yellow]lost in round {run.announced}:[/] {', '.join(silos)}; {left} of "
+        f"{len(run.job_file.job.silos)} are left, quorum {run.job_file.job.least_silos}"
+    )
 
 
 def _score_line(run: Run) -> str:

@@ -42,6 +42,9 @@ class Observer(Protocol):
     def round(self, run: Run, report: RoundReport) -> None:
         """A round ended."""
 
+    def lost(self, run: Run, silos: list[str], left: int) -> None:
+        """Silos were lost in the round that was announced last; so many are left."""
+
 
 @dataclass
 class Run:
@@ -65,6 +68,7 @@ class Run:
     model_round: int = 0
     announced: int = 0
     retries: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
     unsaved: str = ""
     interrupted: threading.Event = field(default_factory=threading.Event)
 
@@ -105,15 +109,17 @@ class Run:
         does every further attempt at one."""
         from blindsum.platform.privacy import spent_epsilon
 
-        if self.reports and self.announced == len(self.reports):
-            return dict(self.reports[-1].epsilon)
+        known = (
+            self.reports[-1].epsilon if self.announced == len(self.reports) and self.reports else {}
+        )
         return {
             # The ledger lets no charge pass the budget: an attempt too many was not charged.
-            name: min(
+            name: known[name] if name in known else min(
                 plan.epsilon,
                 spent_epsilon(
                     plan.noise_multiplier, plan.sampling_rate,
-                    plan.steps_per_round * (self.announced + self.retries), plan.delta,
+                    plan.steps_per_round * (self.lost.get(name, self.announced) + self.retries),
+                    plan.delta,
                 ),
             )
             for name, i in self.inspections.items()
@@ -128,7 +134,7 @@ class Run:
             "rounds": len(self.reports), "rounds_planned": self.rounds_planned,
             "metrics": last.metrics.as_dict() if last else None,
             "metrics_epsilon": last.metrics_epsilon if last else None,
-            "rounds_announced": self.announced, "retries": self.retries,
+            "rounds_announced": self.announced, "retries": self.retries, "lost": self.lost,
             "epsilon": self.epsilon(),
             "delta": next((i.plan.delta for i in self.inspections.values() if i.plan), None),
             "up_bytes": sum(r.up_bytes for r in self.reports),
@@ -227,6 +233,9 @@ def _rounds(run: Run, federation: Federation, tracker: Tracker, observer: Observ
             return
         finally:
             run.retries = federation.retries
+            if fresh := federation.lost.keys() - run.lost.keys():
+                run.lost = dict(federation.lost)
+                observer.lost(run, sorted(fresh), len(federation.roster))
         run.reports.append(report)
         tracker.log_round(number, figures(run, report))
         observer.round(run, report)
@@ -252,6 +261,7 @@ def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
         run.status = "FAILED" if run.status == "FINISHED" else run.status
         run.also(run.unsaved)
     tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
+    tags |= {f"blindsum.lost.{silo}": f"in round {round}" for silo, round in run.lost.items()}
     tags |= {f"blindsum.epsilon.{silo}": f"{e:.6g}" for silo, e in run.epsilon().items()}
     tags |= {
         f"privacy.noise_multiplier.{silo}": f"{i.plan.noise_multiplier:.6g}"
@@ -259,7 +269,8 @@ def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
         if i.plan
     }
     if run.reports:
-        tags |= {f"blindsum.ledger.{silo}": h for silo, h in run.reports[-1].ledgers.items()}
+        heads = {silo: h for report in run.reports for silo, h in report.ledgers.items()}
+        tags |= {f"blindsum.ledger.{silo}": h for silo, h in heads.items()}
         tags["mlflow.note.content"] = run.headline()
     run.tracking_failure = tracker.finish(run.status, run.ended or "all rounds", tags)
     if federation:
@@ -304,7 +315,9 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     draw_run(
         curves, f"{run.name}\n{run.headline()}", [r.round for r in run.reports],
         {r.round: r.metrics.held_out for r in run.reports if r.metrics.held_out},
-        {s: [r.epsilon[s] for r in run.reports] for s in job.roster} if private else {},
+        {s: [r.epsilon[s] for r in run.reports if s in r.epsilon] for s in job.roster}
+        if private
+        else {},
         {s: b for s in job.roster if (b := run.budget(s)) is not None},
     )  # fmt: skip
     tracker.log_file(curves)

@@ -29,7 +29,7 @@ def draw_run(
 
     Args:
         held_out: figures of the rounds that were evaluated, by round.
-        epsilon: spent after each round, by silo; empty without differential privacy.
+        epsilon: spent after each round that the silo was in, by silo; empty without differential privacy.
         budget: epsilon that each silo may spend.
     """
     figure = Figure(figsize=(7, 5.2), layout="constrained")
@@ -47,7 +47,9 @@ def draw_run(
                     for spent in epsilon.values()}  # fmt: skip
         for spent, silos in distinct.items():
             label = "every silo" if len(silos) == len(epsilon) else ", ".join(silos)
-            below.plot(rounds, spent, color=ORANGE, marker="o", markersize=3, label=label)
+            below.plot(
+                rounds[: len(spent)], spent, color=ORANGE, marker="o", markersize=3, label=label
+            )
         for limit in sorted(set(budget.values())):
             below.axhline(limit, color=GREY, linestyle=":", label=f"budget {limit:g}")
         below.set_ylim(0, 1.15 * max(budget.values()))

@@ -12,7 +12,8 @@
     │   ├── UploadRefused     a malformed, forged, foreign or replayed upload
     │   └── TotalRefused      a total that is no sum of the roster's uploads
     ├── FederationError       a round cannot be completed
-    │   ├── SiloLost          a silo died or missed its deadline
+    │   ├── SiloLost          one or more silos died or missed their deadline
+    │   ├── AggregatorLost    an aggregator died
     │   └── ModelsDiffer      silos disagree about the model after a round
     ├── ClusterError          Ray cannot be started, joined, or has no place for a silo
     ├── TrackingError         MLflow cannot be reached or written
@@ -120,7 +121,11 @@ class FederationError(BlindsumError):
 
 
 class SiloLost(FederationError):
-    """A silo died or missed its deadline."""
+    """One or more silos, named in `silo` with commas, died or missed their deadline."""
+
+
+class AggregatorLost(FederationError):
+    """An aggregator died: a sum was lost with it, and no secret."""
 
 
 class ModelsDiffer(FederationError):

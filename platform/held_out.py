@@ -136,14 +136,14 @@ class ClassCounting:
         per_class = np.bincount(fold.labels, minlength=self._classes) * self._weight
         return np.concatenate([sums, per_class])
 
-    def figures(self, counts: Counts) -> HeldOut:
-        """The consortium's, from summed counts."""
+    def figures(self, counts: Counts, silos: int) -> HeldOut:
+        """The consortium's, from counts summed over that many silos."""
         sums = counts * self._units
         correct, wrong, loss, dropped = sums[:SUMS]
         largest = max(float(sums[SUMS:].max()), 0.0) / self._weight
         records = max(float(correct + wrong), 1.0)
         accuracy = min(max(float(correct) / records, 0.0), 1.0)
-        noise = self._share * math.sqrt(len(self._job.silos))  # deviation of one summed count
+        noise = self._share * math.sqrt(silos)  # deviation of one summed count
         return HeldOut(
             records=round(max(float(correct + wrong), 0.0)),
             accuracy=accuracy,

@@ -205,6 +205,10 @@ class Job(Section):
     server: ServerSection = ServerSection()
     privacy: Annotated[LocalNoise | SharedNoise | NoNoise, Field(discriminator="noise")]
     encryption: EncryptionSection = EncryptionSection()
+    quorum: int | None = Field(
+        None, ge=2, le=64,
+        description="Fewest silos that a round is done with once others are lost; default: all.",
+    )  # fmt: skip
     deadlines: DeadlineSection = DeadlineSection()
     tracking: TrackingSection = TrackingSection()
     runs: str = Field("runs", description="Folder for results, relative to the job file.")
@@ -250,10 +254,10 @@ class Job(Section):
             raise ValueError(
                 "privacy.noise shared takes one step a round: write training.local_steps: 1"
             )
-        if self.privacy.colluders >= len(self.silos):
+        if self.privacy.colluders >= self.least_silos:
             raise ValueError(
-                f"privacy.colluders is {self.privacy.colluders}, with {len(self.silos)} silos at "
-                f"most {len(self.silos) - 1}"
+                f"privacy.colluders is {self.privacy.colluders}, with rounds of {self.least_silos} "
+                f"silos at most {self.least_silos - 1}"
             )
         if self.encryption.scheme == "none":
             raise ValueError(
@@ -268,6 +272,12 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_quorum_is_of_the_silos(self) -> Job:
+        if self.least_silos > len(self.silos):
+            raise ValueError(f"quorum is {self.quorum}, with {len(self.silos)} silos")
+        return self
+
+    @model_validator(mode="after")
     def _held_out_records_have_no_laxer_budget(self) -> Job:
         if self.privacy.noise == "none" or self.privacy.metrics_epsilon is None:
             return self
@@ -278,6 +288,11 @@ class Job(Section):
                 f"a silo's records, {least:g}: lower it"
             )
         return self
+
+    @property
+    def least_silos(self) -> int:
+        """Fewest silos of a round. Noise that is made together is enough with so many."""
+        return self.quorum or len(self.silos)
 
     @property
     def private(self) -> bool:

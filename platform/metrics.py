@@ -102,22 +102,23 @@ class Counting:
             counts[OF_UPDATE:] = self._of_held_out.counts(model)
         return counts
 
-    def summarise(self, counts: Counts, round: int, update_values: int) -> Metrics:
+    def summarise(self, counts: Counts, round: int, update_values: int, silos: int) -> Metrics:
         """The consortium's metrics from summed counts.
 
         Args:
             update_values: values in all silos' updates together, for the shares of them.
+            silos: that counted.
         """
         unclipped = None
         if self._unclipped_share:
-            training, silos = self._job.training, len(self._job.silos)
+            training = self._job.training
             records = training.expected_batch_size * training.local_steps * silos
             unclipped = 0.5 + float(counts[2]) * self._unclipped_share / UNITS / records
         return Metrics(
             saturated=int(counts[0]) / update_values,
             large=int(counts[1]) / update_values,
             unclipped=unclipped,
-            held_out=self._of_held_out.figures(counts[OF_UPDATE:])
+            held_out=self._of_held_out.figures(counts[OF_UPDATE:], silos)
             if self._job.evaluates(round)
             else None,
         )
@@ -129,5 +130,5 @@ def _count_share(job: Job, plan: PrivacyPlan | None) -> float:
         return 0.0
     whole = plan.count_noise * math.sqrt(plan.steps_per_round)
     if job.privacy.noise == "shared":
-        return share_deviation(whole, len(job.silos), job.privacy.colluders)
+        return share_deviation(whole, job.least_silos, job.privacy.colluders)
     return whole

@@ -87,7 +87,7 @@ def plan(job: Job, silo: str) -> PrivacyPlan | None:
             job.training.rounds,
         )  # fmt: skip
         # Every silo adds its own: together as much as one that knows all.
-        own_noise = count_deviation(job, own.noise_multiplier) / math.sqrt(len(job.silos))
+        own_noise = count_deviation(job, own.noise_multiplier) / math.sqrt(job.least_silos)
         return (
             replace(own, count_noise=max(own_noise, own.noise_multiplier))
             if section.clip_quantile
@@ -118,7 +118,7 @@ def _shared_plan(job: Job, section: SharedNoise, silo: str) -> PrivacyPlan:
     own = plans[silo]
     return replace(
         own, clip_norm=total / own.update_noise,
-        share=share_deviation(total, len(job.silos), section.colluders),
+        share=share_deviation(total, job.least_silos, section.colluders),
     )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def metrics_plan(job: Job) -> PrivacyPlan | None:
         ) from None
     whole = found.noise_multiplier * found.clip_norm
     if section.noise == "shared":
-        whole = share_deviation(whole, len(job.silos), section.colluders)
+        whole = share_deviation(whole, job.least_silos, section.colluders)
     return replace(found, share=whole)
 
 

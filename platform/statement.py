@@ -156,7 +156,7 @@ def _trust(job: Job) -> dict[str, str]:
         "aggregator, driver, network": _CURIOUS if encrypted else "TRUSTED",
     }
     if section.noise == "shared":
-        honest = n - section.colluders
+        honest = job.least_silos - section.colluders
         found["other silos"] = (
             f"up to {section.colluders} of {n} may collude; at least {honest} must add their share "
             "of the noise and keep it"
@@ -164,6 +164,11 @@ def _trust(job: Job) -> dict[str, str]:
         found["aggregator, driver, network"] = (
             f"{_CURIOUS}, as long as the masks hold and the driver gives every silo the agreed job "
             "and does not answer in other silos' names"
+        )
+    if job.least_silos < n:
+        found["silos that are lost"] = (
+            f"the run goes on with at least {job.least_silos} of {n}; every further attempt at a round is "
+            "charged"
         )
     pinned = sum(silo.identity is not None for silo in job.silos)
     found["identities pinned in the job file"] = f"{pinned} of {n}"

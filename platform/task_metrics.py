@@ -128,8 +128,8 @@ class TaskCounting:
                 sums.append(sum(cut) / UNIT)
         return np.rint(sums).astype(np.int64)
 
-    def figures(self, counts: npt.NDArray[np.int64]) -> TaskFigures:
-        """The consortium's, from summed counts."""
+    def figures(self, counts: npt.NDArray[np.int64], silos: int) -> TaskFigures:
+        """The consortium's, from summed counts; `silos` of them, which does not matter here."""
         records, loss, dropped, binary, *rest = (int(c) for c in counts)
         of_binary, measured, of_measured = rest[:4], rest[4], rest[5:]
 

@@ -58,7 +58,7 @@ def test_the_unclipped_are_counted_with_noise_that_all_steps_have(make_job: Make
     for _ in range(300):
         counts = counting.counts(model, 1, Tally(unclipped=-3.0))
         # three silos of 22 expected records, two steps
-        shares.append((counting.summarise(counts, 1, 10).unclipped - 0.5) * 3 * 22 * 2)
+        shares.append((counting.summarise(counts, 1, 10, 3).unclipped - 0.5) * 3 * 22 * 2)
     assert np.std(shares) == pytest.approx(own.count_noise * math.sqrt(2), rel=0.15)
     assert np.mean(shares) == pytest.approx(-3.0, abs=5 * np.std(shares) / math.sqrt(300))
 

@@ -66,6 +66,7 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("data.target.classes", ["a", "a"], "data.target.classes: a class is named twice"),
         ("data.target.classes", ["a", 1], "classes must be all text or all integers"),
         ("data.folds", {"kind": "scaffold", "salt": "x"}, "folds.kind scaffold needs features"),
+        ("quorum", 4, "quorum is 4, with 3 silos"),
         ("data.features.columns.mean_radius.scale", 0, "mean_radius.scale: input should be greater"),
         ("model", {"kind": "factory", "factory": "mine"}, "model.factory: write it as module:function"),
         ("privacy.noise", "shared", "takes one step a round: write training.local_steps: 1"),

@@ -45,7 +45,9 @@ def test_summed_counts_are_the_pooled_metrics(make_job: MakeJob) -> None:
     job, model = make_job().job, linear()
     folds = [fold(n, n) for n in (30, 17, 45)]
     counts = [counting(job, f, 1).counts(model, 1, Tally(2, 4)) for f in folds]
-    metrics = counting(job, folds[0]).summarise(np.sum(counts, axis=0), 1, update_values=60)
+    metrics = counting(job, folds[0]).summarise(
+        np.sum(counts, axis=0), 1, update_values=60, silos=3
+    )
     features = np.concatenate([one.features for one in folds])
     labels = np.concatenate([one.labels for one in folds])
     with torch.no_grad():
@@ -62,7 +64,7 @@ def test_summed_counts_are_the_pooled_metrics(make_job: MakeJob) -> None:
 def test_a_model_that_overflowed_counts_as_lost_not_as_an_error(make_job: MakeJob) -> None:
     model, one = linear(), counting(make_job().job, fold(20, 1))
     set_parameters(model, np.full(10, np.nan, np.float32))
-    metrics = one.summarise(one.counts(model, 1, Tally()), 1, 10)
+    metrics = one.summarise(one.counts(model, 1, Tally()), 1, 10, 1)
     assert metrics.held_out and metrics.held_out.loss == MAX_LOSS
 
 
@@ -71,7 +73,7 @@ def test_held_out_records_are_looked_at_in_the_rounds_that_the_job_says(make_job
     assert [r for r in range(1, 6) if job.evaluates(r)] == [2, 4, 5]
     one = counting(job, fold(20, 1))
     assert not one.counts(linear(), 1, Tally()).any()
-    assert one.summarise(one.counts(linear(), 1, Tally()), 1, 10).held_out is None
+    assert one.summarise(one.counts(linear(), 1, Tally()), 1, 10, 1).held_out is None
 
 
 @settings(
@@ -133,7 +135,7 @@ def test_the_noise_on_the_accuracy_is_said(make_job: MakeJob) -> None:
 
     def evaluated() -> tuple[float, float]:
         summed = np.sum([one.counts(model, 2, Tally()) for one in ones], axis=0)
-        found = ones[0].summarise(summed, 2, 30).held_out
+        found = ones[0].summarise(summed, 2, 30, 3).held_out
         assert found
         return found.accuracy, found.deviation
 

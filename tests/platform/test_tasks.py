@@ -203,13 +203,13 @@ def test_only_sums_over_silos_say_anything(make_job: MakeJob) -> None:
         counting = TaskCounting(TASKS, data)
         total = total + counting.counts(model)
         means.append(counting.latest)
-    found = counting.figures(total)
+    found = counting.figures(total, 3)
     assert found.records == 240 and found.dropped == 1
     assert (found.binary_tasks, found.regression_tasks) == (2, 2)
     for ours, name, task in ((found.auroc, "auroc", "hit"), (found.rmse, "rmse", "potency")):
         assert ours == pytest.approx(np.mean([m[task][name] for m in means]), abs=1e-4)
     assert "mean AUROC" in found.line() and found.score.guess == 0.5
-    nothing = counting.figures(total * 0)
+    nothing = counting.figures(total * 0, 3)
     assert "no shared task" in nothing.line() and "auroc" not in nothing.as_dict()
 
 
@@ -236,7 +236,7 @@ def test_a_model_that_ended_in_no_numbers_scores_the_worst() -> None:
     found = by_task(outputs, labels, TASKS)
     assert found["hit"]["auroc"] == 0 and found["potency"]["r2"] == -1
     counting = TaskCounting(TASKS, SiloData(fold := Fold(outputs, labels), fold, "", 0))
-    assert counting.figures(counting.counts(nn.Identity())).loss == 64.0 * 2
+    assert counting.figures(counting.counts(nn.Identity()), 1).loss == 64.0 * 2
 
 
 def test_private_tasks_are_read_and_never_named(make_job: MakeJob, tmp_path: Path) -> None:
