@@ -34,6 +34,7 @@ bench: setup
 	$(BIN)/python benchmarks/utility.py --json build/utility.json --plot build/utility.svg
 	$(BIN)/python benchmarks/dp_settings.py --json build/dp_settings.json
 	$(BIN)/python benchmarks/audit.py --json build/audit.json
+	$(BIN)/python benchmarks/recovery.py --json build/recovery.json
 	$(BIN)/python benchmarks/prepare.py --json build/prepare.json
 	$(BIN)/python benchmarks/encryption.py --json build/encryption.json
 	$(BIN)/python benchmarks/encryption.py --scale --json build/scale.json --plot build/scale.svg

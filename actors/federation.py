@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import ray
@@ -24,13 +23,15 @@ from blindsum.actors.messages import (
     Inspection,
     Release,
     SiloSpec,
+    Standing,
     TotalReport,
     TrainReport,
 )
 from blindsum.actors.placement import ONCE, pinned, silo_options
 from blindsum.actors.policy import metrics_exchange
 from blindsum.actors.recovery import Recovery, recovery
-from blindsum.actors.silo import SiloActor
+from blindsum.actors.round_report import RoundReport, phases_of
+from blindsum.actors.silo_actor import SiloActor
 from blindsum.actors.waiting import Waiting
 from blindsum.he.exchange import Exchange
 from blindsum.he.packing import adapted_range
@@ -52,29 +53,6 @@ CHUNKS_PER_AGGREGATOR = 1024
 """A sum of 64 MB, of 12 million values at three digits a real."""
 
 
-@dataclass(frozen=True)
-class RoundReport:
-    """One round of the whole consortium. `phases` are seconds, the slowest silo's each;
-    `roster` are the silos in it, `epsilon` is spent so far, `ledgers` the ledgers' heads, by silo; `range` is what update
-    values were cut to, `clip_norm` the job's as it was in this round (None without differential
-    privacy), `metrics_epsilon` what was spent on held-out records, where they have a budget."""
-
-    round: int
-    attempt: int
-    range: float
-    metrics: Metrics
-    model_digest: str
-    epsilon: Mapping[str, float]
-    up_bytes: int
-    down_bytes: int
-    seconds: float
-    phases: Mapping[str, float]
-    roster: tuple[str, ...] = ()
-    ledgers: Mapping[str, str] = field(default_factory=dict)
-    clip_norm: float | None = None
-    metrics_epsilon: float | None = None
-
-
 class Federation:
     """The silos and the aggregator of one run, on a Ray that is already connected.
 
@@ -82,6 +60,7 @@ class Federation:
         run: unique name of this run; ledgers know the run by it.
         folder: the job file's folder, on the silos' nodes.
         interrupted: set by a signal's handler (`blindsum.actors.waiting`).
+        standing: where an interrupted run stood, to go on from there.
         silo_actor, aggregator_actor: Ray actor classes of the same shape, for tests and
             benchmarks that look inside.
     """
@@ -89,7 +68,7 @@ class Federation:
     def __init__(
         self, job: Job, run: str, folder: str,
         silo_actor: Any = SiloActor, aggregator_actor: Any = AggregatorActor,
-        interrupted: threading.Event | None = None,
+        interrupted: threading.Event | None = None, standing: Standing | None = None,
     ) -> None:  # fmt: skip
         self.job, self.run = job, run
         self._waiting = Waiting(interrupted or threading.Event())
@@ -100,17 +79,21 @@ class Federation:
         threads = None if pinned(options) else max(1, (os.cpu_count() or 1) // len(job.silos))
         self._silos = {
             name: silo_actor.options(**options[name]).remote(
-                SiloSpec(job, run, name, folder, threads)
+                SiloSpec(job, run, name, folder, threads, standing is not None)
             )
             for name in job.roster
         }
         self._aggregator_actor = aggregator_actor
         self._aggregators: list[Any] = []
-        self._values = 0
+        self._values = self._round = 0
         self._model = ""  # digest of what the silos start the next round from
         self._range = self._first_range = 0.0
         self._clipping = 1.0  # of the job's clip norm
         self._metrics_epsilon: float | None = None
+        self._standing = standing
+        self._charged: dict[
+            int, int
+        ] = {}  # attempts of a round that an interrupted run has charged
         self._pending: dict[str, list[ObjectRef[Any]]] = {}
         self._keys_due = False
         self.retries = 0  # attempts beyond each round's first: charged, and without a model
@@ -134,7 +117,47 @@ class Federation:
             self.job, first.plan or plan(self.job, first.silo)
         )
         self._model = self._same((i.model_digest for i in inspections.values()), "initial weights")
+        if self._standing:
+            self._go_on(self._standing, inspections)
         return cast(dict[str, Inspection], inspections)
+
+    def _go_on(self, at: Standing, inspections: Mapping[str, Inspection]) -> None:
+        """Bring every silo back to where the run stood. Silos that cannot are lost, down to the quorum."""
+        behind = [
+            n for n, i in inspections.items() if i.kept.get(at.round) != (at.model or self._model)
+        ]
+        if behind and len(inspections) - len(behind) < self.job.least_silos:
+            raise FederationError(
+                f"{', '.join(behind)} cannot go on from round {at.round}: no such state is kept there",
+                "Put the silo's state folder back from a backup, or start a new run.",
+            )
+        for name in behind:
+            self.lost[name] = at.round + 1
+            ray.kill(self._silos.pop(name), no_restart=True)
+        restored = self._waiting.gather(
+            self._of_silos("restore", at.round), "restore its state", self.job.deadlines.start_s
+        )
+        self._model = self._same(restored.values(), "restored models", at.round or None)
+        if at.range:
+            self._range = at.range
+        self._clipping, self._metrics_epsilon = at.clipping, at.metrics_epsilon
+        self.retries, self.lost = at.retries, {**at.lost, **self.lost}
+        last = max(i.charged for i in inspections.values())
+        if last[0] == at.round + 1:  # begun and charged when the run was interrupted
+            self._charged[last[0]] = last[1]
+            self.retries += last[1]
+
+    @property
+    def standing(self) -> Standing:
+        """Where the run stands between two rounds; the driver keeps it."""
+        return Standing(
+            self._round, self._model, self._range, self._clipping, self._metrics_epsilon,
+            self.retries, dict(self.lost),
+        )  # fmt: skip
+
+    def forget(self) -> None:
+        """Have the silos drop what they kept to go on with: the run has ended well."""
+        self._waiting.settle(_by_name(self._of_silos("forget")), self.job.deadlines.start_s)
 
     def exchange_keys(self) -> None:
         """The key ceremony: the silos end with one secret and a seed for each pair of them, the
@@ -167,7 +190,7 @@ class Federation:
             BlindsumError: a silo or the aggregator refused; the error says which and why.
         """
         failures: Counter[str] = Counter()
-        for attempt in itertools.count(1):
+        for attempt in itertools.count(self._charged.get(number, 0) + 1):
             try:
                 self._make_ready()
                 report = self._attempt(number, attempt)
@@ -178,6 +201,7 @@ class Federation:
                     raise error.located(round=number) from None
                 self._recover(found, number)
         self._adapt(report.metrics)
+        self._round = number
         return report
 
     def _recover(self, how: Recovery, number: int) -> None:
@@ -251,7 +275,7 @@ class Federation:
             up_bytes=sum(t.upload_bytes for t in trained) + sum(a.upload_bytes for a in applied),
             down_bytes=len(applied) * sum(t.total_bytes for t in closed)
             + sum(t.total_bytes for t in counts_closed),
-            seconds=seconds, phases=_phases(trained, closed, applied, counts_closed),
+            seconds=seconds, phases=phases_of(trained, closed, applied, counts_closed),
             roster=self.roster, ledgers={t.silo: t.ledger for t in trained},
             clip_norm=None if privacy.noise == "none" else privacy.clip_norm * update.clipping,
             metrics_epsilon=self._metrics_epsilon,
@@ -350,19 +374,3 @@ def _by_name(*calls: Mapping[str, ObjectRef[Any]]) -> dict[str, list[ObjectRef[A
         for name, ref in refs.items():
             found.setdefault(name, []).append(ref)
     return found
-
-
-def _phases(
-    trained: list[TrainReport], closed: list[TotalReport], applied: list[ApplyReport],
-    counts_closed: list[TotalReport],
-) -> dict[str, float]:  # fmt: skip
-    return {
-        "charge": max(t.charge_s for t in trained),
-        "train": max(t.train_s for t in trained),
-        "send": max(t.send_s for t in trained),
-        "add": max(t.add_s for t in closed),
-        "total": max(t.total_s for t in closed),
-        "decrypt": max(a.decrypt_s for a in applied),
-        "apply": max(a.apply_s for a in applied),
-        "metrics": max(a.send_s for a in applied) + max(t.total_s for t in counts_closed),
-    }

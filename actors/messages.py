@@ -6,6 +6,7 @@ sum over all silos. Sizes of ciphertext and seconds are what a network sees anyw
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ class SiloSpec:
     """What a silo is told when it starts.
 
     `run` is this run's unique name, `folder` the job file's folder on the silo's node,
-    `threads` how many cores it may use (None: all).
+    `threads` how many cores it may use (None: all), `resumed` whether the run was interrupted.
     """
 
     job: Job
@@ -29,11 +30,14 @@ class SiloSpec:
     name: str
     folder: str
     threads: int | None = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A silo whose data and model meet the job. `lifetime` counts the dataset's past jobs."""
+    """A silo whose data and model meet the job. `lifetime` counts the dataset's past jobs. Of an
+    interrupted run: digests of the models it has `kept`, by round, and the last round and attempt that it
+    `charged`."""
 
     silo: str
     plan: PrivacyPlan | None
@@ -41,6 +45,22 @@ class Inspection:
     model_digest: str
     ledger: str
     lifetime: Lifetime
+    kept: Mapping[int, str] = field(default_factory=dict)
+    charged: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands after a round, beside what silos keep: public. `range` and `clipping` are of the
+    next round; `retries` and `lost` as in the federation."""
+
+    round: int = 0
+    model: str = ""
+    range: float = 0.0
+    clipping: float = 1.0
+    metrics_epsilon: float | None = None
+    retries: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

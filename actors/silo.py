@@ -27,6 +27,7 @@ from blindsum.he.keys import Agreement, Contribution, Introduction
 from blindsum.he.packing import Integers, quantise, require_finite
 from blindsum.he.parameters import Parameters
 from blindsum.platform.approval import require_approved
+from blindsum.platform.checkpoint import Checkpoint, Checkpoints, set_state, state_of
 from blindsum.platform.data import SiloData, load_data
 from blindsum.platform.errors import FederationError, LedgerError, guarded
 from blindsum.platform.features import feature_count
@@ -103,10 +104,9 @@ class Silo:
             self._state / "rejected_rows.txt",
             own,
         )
-        private = self._plan is not None
         self._model = build_model(
             job.model, feature_count(job.data.features), job.data.outputs, seed=job.seed,
-            private=private, own=len(own) if job.has_private_tasks else None,
+            private=self._plan is not None, own=len(own) if job.has_private_tasks else None,
         )  # fmt: skip
         self._global: Vector = get_parameters(self._model)
         self._recent = {0: self._global}
@@ -120,22 +120,55 @@ class Silo:
         )  # fmt: skip
         self._counting = Counting(job, self._plan, self._data, self._random, own)
         self._head = PrivateHead(self._model, self._state / "models" / self._spec.run)
-        if self._accountant and self._plan:
-            # Ahead of the rounds: none of them should wait for a composition.
-            for rounds in range(1, min(self._plan.rounds_within_budget, PRECOMPUTED) + 1):
-                self._accountant.epsilon_after(rounds)
-        ledger = self._state / "ledger.sqlite"
-        lifetime = Lifetime(0, 0.0, 0.0)
+        self._checkpoints = Checkpoints(self._state / "checkpoints" / self._spec.run)
+        ledger, lifetime = self._state / "ledger.sqlite", Lifetime(0, 0.0, 0.0)
         if ledger.exists():
             opened = Ledger(ledger, self.name, open_identity(self._state))
-            lifetime = opened.lifetime(self._data.fingerprint)
-            if self._plan and self._accountant:
-                opened.require_lifetime(self._data.fingerprint, self._plan, held_out)
-            opened.close()
+            try:
+                lifetime = opened.lifetime(self._data.fingerprint)
+                if self._spec.resumed:
+                    self._last_attempt = self._begun(opened) or (0, 0)
+                elif self._plan and self._accountant:
+                    opened.require_lifetime(self._data.fingerprint, self._plan, held_out)
+            finally:
+                opened.close()
+        kept = {0: self._model_digest, **(self._checkpoints.rounds() if self._spec.resumed else {})}
         return Inspection(
             self.name, self._plan if job.private else None, self._global.size,
-            self._model_digest, str(ledger), lifetime,
+            self._model_digest, str(ledger), lifetime, kept, self._last_attempt,
         )  # fmt: skip
+
+    def _begun(self, ledger: Ledger) -> tuple[int, int] | None:
+        plan = self._plan if self._accountant else None
+        return ledger.goes_on(self._spec.run, self._data.fingerprint, plan)
+
+    @guarded
+    def restore(self, round: int) -> str:
+        """Go back to where this silo stood after a round; returns its model's digest.
+
+        Raises: FederationError, where its state after that round is not there.
+        """
+        if round:
+            kept = self._checkpoints.read(round)
+            self._global = kept.model
+            self._optimizer.state, self._head.state = kept.optimizer, kept.head
+            if kept.random is not None and not self._job.private:
+                set_state(self._random, kept.random)
+            self._round, self._recent = round, {round: kept.model}
+            set_parameters(self._model, kept.model)
+            self._model_digest = digest(kept.model)
+        return self._model_digest
+
+    def _keep(self) -> None:
+        random = None if self._job.private else state_of(self._random)
+        self._checkpoints.write(
+            Checkpoint(self._round, self._global, self._optimizer.state, self._head.state, random)
+        )
+
+    @guarded
+    def forget(self) -> None:
+        """The run has ended well: nothing of it is needed to go on."""
+        self._checkpoints.drop()
 
     def _generator(self) -> np.random.Generator:
         """Noise and samples. Never from a seed, but in a run that says it is not private."""
@@ -193,8 +226,13 @@ class Silo:
         """
         self._keyed().finish(agreements)
         self._keyed().connect(self._channel(aggregators))
-        if self._round or self._last_attempt != (0, 0) or self._ledger is None:
-            return  # rotated keys: the plan is reserved already
+        if self._accountant and self._plan:
+            # Ahead of the rounds: none of them should wait for a composition.
+            for rounds in range(1, min(self._plan.rounds_within_budget, PRECOMPUTED) + 1):
+                self._accountant.epsilon_after(rounds)
+        begun = self._round or self._last_attempt != (0, 0)
+        if self._ledger is None or begun or (self._spec.resumed and self._begun(self._ledger)):
+            return  # rotated keys, or an interrupted run: the plan is reserved already
         if self._plan and self._accountant:
             self._ledger.reserve(
                 self._spec.run, self._data.fingerprint, self._plan, self._counting.plan
@@ -254,8 +292,8 @@ class Silo:
         self._pending = exchange
         return TrainReport(
             self.name, epsilon, sent, charged - started, trained - charged,
-            time.perf_counter() - trained, self._ledger.chain.head() if self._ledger else "",
-            metrics_epsilon,
+            time.perf_counter() - trained,
+            self._ledger.chain.head() if self._ledger else "", metrics_epsilon,
         )  # fmt: skip
 
     @guarded
@@ -294,6 +332,7 @@ class Silo:
         counted = self._counting.counts(self._model, exchange.round, self._tally)
         if self._job.evaluates(self._round):
             self._head.keep(self._round, self._counting.by_task)
+        self._keep()
         # One figure for applying and evaluating: evaluation alone would tell the fold's size.
         applied = time.perf_counter()
         if counts != metrics_exchange(exchange, counted.size):
@@ -359,20 +398,3 @@ class Silo:
         if self._vault is None:
             raise LedgerError("this silo was asked to take part before it was introduced")
         return self._vault
-
-
-def as_actor(silo: type[Silo]) -> Any:
-    """The Ray actor class of a silo class.
-
-    `release` has a thread of its own and may overtake: it must answer while the silo trains,
-    and while calls before it wait for a total that never comes. The others run one at a time,
-    each started by the arrival of what it needs.
-    """
-    options: dict[str, Any] = {
-        "concurrency_groups": {"release": 1},
-        "allow_out_of_order_execution": True,
-    }
-    return ray.remote(**options)(silo)
-
-
-SiloActor = as_actor(Silo)

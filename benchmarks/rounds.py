@@ -34,7 +34,8 @@ from rich.console import Console
 from rich.table import Table
 
 from blindsum.actors.federation import Federation
-from blindsum.actors.silo import Silo, as_actor
+from blindsum.actors.silo import Silo
+from blindsum.actors.silo_actor import as_actor
 from blindsum.infra.ray_session import ray_session
 from blindsum.platform.job import Job
 

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
 from blindsum.pipelines.terminal import console, show_error
 from blindsum.platform.errors import BlindsumError, JobError, without_values
-from blindsum.platform.job_file import load_job
+from blindsum.platform.job_file import JobFile, load_job
+
+if TYPE_CHECKING:
+    from blindsum.pipelines.run_log import Kept
 
 P = ParamSpec("P")
 
@@ -61,15 +64,35 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Train: start the silos, run the rounds, save the model."""
-    job_file = load_job(job, set_ or [])
+    _train(load_job(job, set_ or []), address, json)
+
+
+@app.command()
+@interruptible
+def resume(
+    run_folder: Annotated[Path, typer.Argument(help="The run's folder: runs/NAME.", metavar="RUN")],
+    address: AddressOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Go on with an interrupted run, from its last round that ended."""
+    from blindsum.pipelines.run_log import read_log
+
+    kept = read_log(run_folder.absolute())
+    if kept.ended:
+        raise JobError(f"{kept.name} has ended well", "Start a new run.")
+    _train(kept.job_file, address, json, kept)
+
+
+def _train(job_file: JobFile, address: str | None, json: bool, kept: Kept | None = None) -> None:
     from blindsum.pipelines import terminal
-    from blindsum.pipelines.train import Run, train
+    from blindsum.pipelines.run import Run
+    from blindsum.pipelines.train import train
 
     terminal.keep_stdout()
     shown = terminal.observer(json)
     seen: list[Run] = []
     try:
-        train(job_file, address, shown, seen.append)
+        train(job_file, address, shown, seen.append, kept=kept)
     finally:
         shown.close()
         for one in seen:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from blindsum.actors.federation import RoundReport
-    from blindsum.pipelines.train import Run
+    from blindsum.actors.round_report import RoundReport
+    from blindsum.pipelines.run import Run
 
 
 def figures(run: Run, report: RoundReport) -> dict[str, float]:

@@ -60,19 +60,20 @@ def prepare(
             Standardise(recipe.structures), _distinct(tables.compounds["smiles"]), "structures"
         )
         compounds = structures_of(tables, standard.to_pandas(), report)
-        labels = labels_of(tables, compounds, recipe.tasks, recipe.quorum, report)
         features = slow.computed(
-            feature_stage(recipe), sorted(set(labels["structure"])), "features"
+            feature_stage(recipe), _distinct(compounds["structure"]), "features"
         )
     usable = _finite(features)
-    report.dropped_compounds["no finite features"] += features.num_rows - usable.num_rows
-    labels = labels[labels["structure"].isin(usable["text"].to_pylist())]
-    report.records, report.labels = usable.num_rows, len(labels)
-    if not usable.num_rows:
+    whole = compounds["structure"].isin(usable["text"].to_pylist())
+    report.dropped_compounds["no finite features"] += int((~whole).sum())
+    labels = labels_of(tables, compounds[whole], recipe.tasks, recipe.quorum, report)
+    if not len(labels):
         show_report(report)
         raise DataError(
             "nothing is left to train on", "The counts above say why. Check thresholds and quorum."
         )
+    labelled = set(labels["structure"])
+    usable = usable.filter(pa.array([text in labelled for text in usable["text"].to_pylist()]))
     used = {*recipe.tasks, *labels["task"]}
     tasks = {name: task for name, task in tables.tasks.items() if name in used}
     pairs = zip(standard["structure"].to_pylist(), standard["scaffold"].to_pylist(), strict=True)

@@ -9,10 +9,12 @@ folder, mode 0600: the object store may spill to where others read.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
+import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,11 @@ CHUNK = 200
 SLACK_S, TEXT_S = 60.0, 2.0
 """A task may take so long, and so much longer for each text: then its molecules are tried in halves."""
 
+MOST_FAILED = 5
+"""Molecules that may end their process in one run. More is no fault of theirs: memory, or a killer."""
+
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
+
 Done = Callable[[int], None]
 
 
@@ -41,7 +48,7 @@ class StageCache:
 
     def missing(self, texts: Sequence[str]) -> list[str]:
         """Which of the texts are still to do."""
-        known = set(self._known(["text"])["text"].to_pylist())
+        known = set(self._known()["text"].to_pylist())
         return [text for text in texts if text not in known]
 
     def run(self, texts: Sequence[str], workers: int, done: Done) -> None:
@@ -64,23 +71,25 @@ class StageCache:
         Raises:
             DataError: one is not there.
         """
-        known = self._known(None)
+        known = self._known()
         row = {text: i for i, text in enumerate(known["text"].to_pylist())}
         try:
             return known.take(pa.array([row[text] for text in texts], pa.int64()))
         except KeyError:
             raise DataError("a kept result vanished", "Prepare again.") from None
 
-    def _known(self, columns: list[str] | None) -> pa.Table:
-        parts = []
+    def _known(self) -> pa.Table:
+        """All rows that can be read, whole: what is damaged in one column is damaged."""
+        empty = self._stage.compute([])
+        parts = [empty]
         for path in sorted(self._folder.glob("part-*.parquet")):
             try:
-                with pyarrow.parquet.ParquetFile(path) as file:
-                    parts.append(file.read(columns))
-            except (OSError, pa.ArrowException):
-                path.unlink(missing_ok=True)  # damaged: its molecules are computed again
-        empty = self._stage.compute([])
-        parts.append(empty.select(columns) if columns else empty)
+                with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+                    parts.append(file.read().cast(empty.schema))
+            except (OSError, ValueError, pa.ArrowException) as error:
+                if getattr(error, "errno", None) is None:  # not a system's: the file is damaged
+                    with suppress(OSError):
+                        path.unlink()  # its molecules are computed again
         return pa.concat_tables(parts)
 
     @contextmanager
@@ -88,9 +97,10 @@ class StageCache:
         for folder in (self._work, self._folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in self._work.glob("work-*.arrow"):  # by a run that was killed
-            if not _runs(left.name.split("-")[1]):
+            host, process = left.name.split("-")[1:3]
+            if host == _HOST and not _runs(process):
                 left.unlink(missing_ok=True)
-        path = self._work / f"work-{os.getpid()}-{secrets.token_hex(8)}.arrow"
+        path = self._work / f"work-{_HOST}-{os.getpid()}-{secrets.token_hex(8)}.arrow"
         try:
             table = pa.table({"text": pa.array(texts, pa.string())})
             with (
@@ -104,13 +114,15 @@ class StageCache:
 
 
 class _Tasks:
-    """Ranges of texts as Ray tasks. A range that kills its process, or does not end, is tried in
-    halves, down to the one text that is counted as failed."""
+    """Ranges of texts as Ray tasks. A range whose process dies, or that does not end, is tried in
+    halves, down to one text, which is tried once more and then counted as failed."""
 
     def __init__(self, stage: Stage, file: Path, folder: Path, done: Done) -> None:
         import ray
 
         self._stage, self._file, self._folder, self._done = stage, file, folder, done
+        self._tried: set[int] = set()
+        self._failed = 0
         self._remote: Any = ray.remote(max_retries=0, num_cpus=1)(_compute)
 
     def run(self, count: int, workers: int) -> None:
@@ -131,9 +143,12 @@ class _Tasks:
                     ray.cancel(reference, force=True)
                 if ready and self._ended(reference):
                     self._done(b - a)
-                elif b - a == 1:
+                elif b - a == 1 and a in self._tried:
                     self._give_up(a)
                     self._done(1)
+                elif b - a == 1:
+                    self._tried.add(a)
+                    waiting.append((a, b))
                 else:
                     middle = (a + b) // 2
                     waiting += [(middle, b), (a, middle)]
@@ -150,6 +165,12 @@ class _Tasks:
         return True
 
     def _give_up(self, row: int) -> None:
+        self._failed += 1
+        if self._failed > MOST_FAILED:
+            raise DataError(
+                f"processes that standardise molecules died again and again ({MOST_FAILED} molecules twice)",
+                "Look at this machine's free memory; try --workers 1. What was done is kept.",
+            )
         with pa.memory_map(str(self._file)) as source:
             text = pa.ipc.open_file(source).read_all()["text"][row].as_py()
         _write(self._stage.failed(text), self._folder)
@@ -173,7 +194,7 @@ def _write(table: pa.Table, folder: Path) -> None:
     partial = path.with_suffix(".partial")
     try:
         with open(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            pyarrow.parquet.write_table(table, file)
+            pyarrow.parquet.write_table(table, file, write_page_checksum=True)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

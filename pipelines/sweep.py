@@ -19,8 +19,9 @@ from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.baseline import baseline
 from blindsum.pipelines.compare import compare
 from blindsum.pipelines.compare_page import show
+from blindsum.pipelines.run import Run
 from blindsum.pipelines.terminal import console
-from blindsum.pipelines.train import Run, train
+from blindsum.pipelines.train import train
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job_file import JobFile, load_job
 

@@ -28,9 +28,9 @@ from blindsum.platform.job import Job
 from blindsum.platform.releases import metrics_guarantee
 
 if TYPE_CHECKING:
-    from blindsum.actors.federation import RoundReport
+    from blindsum.actors.round_report import RoundReport
     from blindsum.pipelines.baseline import Baseline
-    from blindsum.pipelines.train import Run
+    from blindsum.pipelines.run import Run
 
 console = Console(stderr=True, highlight=False)
 if not console.is_terminal:
@@ -174,6 +174,8 @@ def plan_figures(plan: Any) -> dict[str, float] | None:
 
 def show_end(run: Run) -> None:
     """The closing summary: what came out, where it is, what to type next."""
+    if run.run_id and run.status != "FINISHED":
+        console.print(f"go on with it: blindsum resume {run.folder}", soft_wrap=True)
     if not run.reports:
         return  # nothing came out: the error says it all
     job = run.job_file.job

@@ -12,145 +12,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.figures import figures
 from blindsum.pipelines.folders import runs_folder, silo_folder
+from blindsum.pipelines.run import Observer, Run
+from blindsum.pipelines.run_log import Kept, RunLog
 from blindsum.platform.errors import BlindsumError, BudgetExceeded, without_values
 from blindsum.platform.job_file import JobFile
 
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
-    from blindsum.actors.federation import Federation, RoundReport
-    from blindsum.actors.messages import Inspection
-    from blindsum.platform.held_out import HeldOut
-    from blindsum.platform.task_metrics import TaskFigures
-    from blindsum.platform.tracking import Status, Tracker
-
-
-class Observer(Protocol):
-    """Is told what happens, as it happens."""
-
-    def stage(self, text: str) -> None:
-        """Something slow begins."""
-
-    def planned(self, run: Run) -> None:
-        """Silos are ready and the plan is made; rounds begin."""
-
-    def round(self, run: Run, report: RoundReport) -> None:
-        """A round ended."""
-
-    def lost(self, run: Run, silos: list[str], left: int) -> None:
-        """Silos were lost in the round that was announced last; so many are left."""
-
-
-@dataclass
-class Run:
-    """One run as it unfolds, and in the end all there is to say about it."""
-
-    name: str
-    job_file: JobFile
-    folder: Path
-    started: float = field(default_factory=time.monotonic)
-    status: Status = "FAILED"
-    ended: str = ""
-    rounds_planned: int = 0
-    inspections: Mapping[str, Inspection] = field(default_factory=dict)
-    reports: list[RoundReport] = field(default_factory=list)
-    startup_s: float = 0.0
-    tracking_uri: str = ""
-    experiment: str = ""
-    run_id: str = ""
-    tracking_failure: str | None = None
-    model: Path | None = None
-    model_round: int = 0
-    announced: int = 0
-    retries: int = 0
-    lost: dict[str, int] = field(default_factory=dict)
-    unsaved: str = ""
-    interrupted: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the run was started."""
-        return time.monotonic() - self.started
-
-    def budget(self, silo: str) -> float | None:
-        """Epsilon that the silo may spend in this run; None without differential privacy."""
-        plan = self.inspections[silo].plan
-        return plan.epsilon if plan else None
-
-    def held_out(self) -> tuple[int, HeldOut | TaskFigures] | None:
-        """The newest evaluation, and the round that it is of."""
-        found = [(r.round, r.metrics.held_out) for r in self.reports if r.metrics.held_out]
-        return found[-1] if found else None
-
-    def headline(self) -> str:
-        """One line: what came out, at which spend."""
-        found = self.held_out()
-        reached = found[1].line() if found else "no round was evaluated"
-        spent = self.epsilon()
-        delta = next((i.plan.delta for i in self.inspections.values() if i.plan), 0.0)
-        privacy = (
-            f"epsilon at most {max(spent.values()):.3g}, delta {delta:g}"
-            if spent
-            else "no differential privacy"
-        )
-        return f"{reached}, {privacy}"
-
-    def also(self, text: str) -> None:
-        """Add to how the run ended."""
-        self.ended = f"{self.ended}; {text}" if self.ended else text
-
-    def epsilon(self) -> dict[str, float]:
-        """Spent by silo, an upper bound: a round that was announced counts as charged, and so
-        does every further attempt at one."""
-        from blindsum.platform.privacy import spent_epsilon
-
-        known = (
-            self.reports[-1].epsilon if self.announced == len(self.reports) and self.reports else {}
-        )
-        return {
-            # The ledger lets no charge pass the budget: an attempt too many was not charged.
-            name: known[name] if name in known else min(
-                plan.epsilon,
-                spent_epsilon(
-                    plan.noise_multiplier, plan.sampling_rate,
-                    plan.steps_per_round * (self.lost.get(name, self.announced) + self.retries),
-                    plan.delta,
-                ),
-            )
-            for name, i in self.inspections.items()
-            if (plan := i.plan) and self.announced
-        }  # fmt: skip
-
-    def summary(self) -> dict[str, object]:
-        """Everything a machine wants to know at the end."""
-        last = self.reports[-1] if self.reports else None
-        return {
-            "run": self.name, "status": self.status, "ended": self.ended,
-            "rounds": len(self.reports), "rounds_planned": self.rounds_planned,
-            "metrics": last.metrics.as_dict() if last else None,
-            "metrics_epsilon": last.metrics_epsilon if last else None,
-            "rounds_announced": self.announced, "retries": self.retries, "lost": self.lost,
-            "epsilon": self.epsilon(),
-            "delta": next((i.plan.delta for i in self.inspections.values() if i.plan), None),
-            "up_bytes": sum(r.up_bytes for r in self.reports),
-            "down_bytes": sum(r.down_bytes for r in self.reports),
-            "startup_s": round(self.startup_s, 3), "seconds": round(self.seconds, 3),
-            "model": str(self.model) if self.model else None, "model_round": self.model_round,
-            "model_digest": last.model_digest if last else None,
-            "tracking_uri": self.tracking_uri, "experiment": self.experiment,
-            "mlflow_run": self.run_id, "tracking_failure": self.tracking_failure,
-            "ledgers": {name: i.ledger for name, i in self.inspections.items() if i.plan},
-        }  # fmt: skip
+    from blindsum.actors.federation import Federation
+    from blindsum.platform.tracking import Tracker
 
 
 def train(
     job_file: JobFile, address: str | None, observer: Observer,
     finished: Callable[[Run], None] = lambda run: None, tags: Mapping[str, str] | None = None,
+    kept: Kept | None = None,
 ) -> Run:  # fmt: skip
     """Run a job to its end, whatever the end is.
 
@@ -158,6 +39,7 @@ def train(
         address: of a Ray cluster to join, or None for a Ray of our own.
         finished: called with the run however it ended, once its model is saved.
         tags: for MLflow, beside the job's own.
+        kept: an interrupted run of this job, to go on with.
 
     Returns:
         The run, with status FINISHED.
@@ -166,7 +48,8 @@ def train(
         BlindsumError: the run failed; the last good model is saved and MLflow is closed.
         KeyboardInterrupt: Ctrl-C or SIGTERM, likewise.
     """
-    run = _new_run(job_file)
+    run = _interrupted(kept) if kept else _new_run(job_file)
+    log = RunLog(run.folder, run.name, job_file)
     observer.stage("starting Ray")
     ahead = threading.Thread(
         target=importlib.import_module, args=("blindsum.actors.federation",), daemon=True
@@ -178,11 +61,16 @@ def train(
         from blindsum.platform.tracking import Tracker
 
         ahead.join()
-        tracker = Tracker(job_file, run.name, {"blindsum.arm": "federated", **(tags or {})})
+        tracker = Tracker(
+            job_file, run.name, {"blindsum.arm": "federated", **(tags or {})},
+            kept.mlflow_run if kept else "",
+        )  # fmt: skip
         federation: Federation | None = None
         try:
-            federation = _start(run, tracker, observer)
-            _rounds(run, federation, tracker, observer)
+            federation = _start(run, tracker, observer, log)
+            if kept:
+                tracker.log_missing(kept.figures)
+            _rounds(run, federation, tracker, observer, log)
             run.status = "FINISHED"
         except KeyboardInterrupt:
             run.status, run.ended = "KILLED", "interrupted"
@@ -197,6 +85,9 @@ def train(
             with _undisturbed():
                 observer.stage("saving the model and closing the run")
                 _finish(run, federation, tracker)
+                if run.status == "FINISHED":
+                    log.end()
+                log.close()
                 finished(run)
     if run.unsaved:
         raise BlindsumError(
@@ -205,17 +96,21 @@ def train(
     return run
 
 
-def _start(run: Run, tracker: Tracker, observer: Observer) -> Federation:
+def _start(run: Run, tracker: Tracker, observer: Observer, log: RunLog) -> Federation:
     from blindsum.actors.federation import Federation
 
     job = run.job_file.job
     observer.stage("silos read their data and plan their spend")
-    federation = Federation(job, run.name, silo_folder(run.job_file), interrupted=run.interrupted)
+    federation = Federation(
+        job, run.name, silo_folder(run.job_file), interrupted=run.interrupted,
+        standing=run.standing,
+    )  # fmt: skip
     run.inspections = federation.inspect()
     plans = [i.plan for i in run.inspections.values() if i.plan]
     run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
     link = tracker.ready()
     run.tracking_uri, run.experiment, run.run_id = link.uri, link.experiment, link.run_id
+    log.open(run.run_id)
     observer.stage("silos exchange keys")
     federation.exchange_keys()
     run.startup_s = run.seconds
@@ -223,8 +118,11 @@ def _start(run: Run, tracker: Tracker, observer: Observer) -> Federation:
     return federation
 
 
-def _rounds(run: Run, federation: Federation, tracker: Tracker, observer: Observer) -> None:
-    for number in range(1, run.rounds_planned + 1):
+def _rounds(
+    run: Run, federation: Federation, tracker: Tracker, observer: Observer, log: RunLog
+) -> None:
+    _tell_of_lost(run, federation, observer)
+    for number in range(len(run.reports) + 1, run.rounds_planned + 1):
         run.announced = number
         try:
             report = federation.run_round(number)
@@ -233,11 +131,11 @@ def _rounds(run: Run, federation: Federation, tracker: Tracker, observer: Observ
             return
         finally:
             run.retries = federation.retries
-            if fresh := federation.lost.keys() - run.lost.keys():
-                run.lost = dict(federation.lost)
-                observer.lost(run, sorted(fresh), len(federation.roster))
+            _tell_of_lost(run, federation, observer)
         run.reports.append(report)
-        tracker.log_round(number, figures(run, report))
+        found = figures(run, report)
+        run.unkept = log.round(report, found, federation.standing) or run.unkept
+        tracker.log_round(number, found)
         observer.round(run, report)
     if run.rounds_planned < run.job_file.job.training.rounds:
         run.ended = (
@@ -246,11 +144,19 @@ def _rounds(run: Run, federation: Federation, tracker: Tracker, observer: Observ
         )
 
 
+def _tell_of_lost(run: Run, federation: Federation, observer: Observer) -> None:
+    if fresh := federation.lost.keys() - run.lost.keys():
+        run.lost = dict(federation.lost)
+        observer.lost(run, sorted(fresh), len(federation.roster))
+
+
 def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
     """Save what there is. Runs on every way out, and raises nothing that would hide it."""
     if federation and run.reports:
         try:
             _save(run, federation, tracker)
+            if run.status == "FINISHED":
+                federation.forget()  # and before that nothing: who saves in vain may go on
         except BlindsumError as error:
             run.unsaved = f"the last model could not be saved: {error}"
         except OSError as error:
@@ -260,6 +166,8 @@ def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
     if run.unsaved:
         run.status = "FAILED" if run.status == "FINISHED" else run.status
         run.also(run.unsaved)
+    if run.unkept:
+        run.also(f"it cannot be gone on with from its last rounds: {run.unkept}")
     tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
     tags |= {f"blindsum.lost.{silo}": f"in round {round}" for silo, round in run.lost.items()}
     tags |= {f"blindsum.epsilon.{silo}": f"{e:.6g}" for silo, e in run.epsilon().items()}
@@ -349,6 +257,14 @@ def _new_run(job_file: JobFile) -> Run:
     label = label if job_file.job.private or label == "nodp" else "NOT-PRIVATE-TEST"
     name = f"{job_file.job.name}-{label}-{stamp}-{secrets.token_hex(3)}"
     return Run(name, job_file, runs_folder(job_file) / name)
+
+
+def _interrupted(kept: Kept) -> Run:
+    at = kept.standing
+    return Run(
+        kept.name, kept.job_file, kept.folder, reports=list(kept.reports), announced=at.round,
+        retries=at.retries, lost=dict(at.lost), standing=at,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from blindsum.platform.book_keeping import STABLE, BookKeeping, Clipped, no_gradient
-from blindsum.platform.ghost import Ghost
 from blindsum.platform.losses import RecordLoss, classification
 
 
@@ -41,7 +40,13 @@ def clipped_sum(
     Raises:
         ModelError: no way gives this model's gradients record by record.
     """
-    way = (BookKeeping if BookKeeping.covers(model) else Ghost)(model, loss)
+    way: ClippedSum
+    if BookKeeping.covers(model):
+        way = BookKeeping(model, loss)
+    else:
+        from blindsum.platform.ghost import Ghost  # Opacus takes seconds to import
+
+        way = Ghost(model, loss)
     _try(way, model, features, loss, torch.zeros(0, dtype=torch.long) if labels is None else labels)
     return way
 

@@ -95,13 +95,14 @@ class ColumnFolds(Section):
 
     kind: Literal["column"]
     column: str = "fold"
-    held_out: int | None = Field(None, ge=0, description="The held-out fold's number.")
+    held_out: int | None = Field(None, ge=0, le=10_000, description="The held-out fold's number.")
 
 
 class Prepared(Section):
     """Digests from `blindsum prepare`'s manifest: of public reference molecules prepared as the silo's
     own, which say that all silos' tables were prepared alike."""
 
+    recipe: Digest
     structures: Digest
     features: Digest
     folds: Digest

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ def load_data(
         if len(fold) == 0:
             raise DataError(
                 f"the {name} fold of {path.name} is empty",
-                "Change data.folds (salt or test_fraction), or give this silo more data.",
+                "Change data.folds (salt and test_fraction, or held_out), or give this silo more data.",
             )
     return data
 
@@ -179,8 +179,11 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
     return _Usable(table.filter(pa.array(made.usable)), made.features, fingerprint, dropped)
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, texts: Collection[str] = ()) -> pa.Table:
     """A Parquet file, or a CSV where the name ends in .csv or .csv.gz.
+
+    Args:
+        texts: columns of a CSV that are text though they may look like numbers.
 
     Raises:
         DataError: it cannot be read.
@@ -189,14 +192,15 @@ def read_table(path: Path) -> pa.Table:
         raise DataError(f"{path} is not a file", "Name the Parquet or CSV file itself.")
     try:
         if path.name.endswith((".csv", ".csv.gz")):
-            return pyarrow.csv.read_csv(path)
+            kinds = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
+            return pyarrow.csv.read_csv(path, convert_options=kinds)
         # Not read_table, which makes columns of folder names such as `site=3`.
         with pyarrow.parquet.ParquetFile(path) as file:
             return file.read()
     except FileNotFoundError:
         raise DataError(
             f"there is no data file {path}",
-            "Relative paths start at the job file's folder, on the silo's own node.",
+            "Relative paths start at the folder of the file that names it, on the silo's own node.",
         ) from None
     except PermissionError:
         raise DataError(f"{path} may not be read by this user", "Check its permissions.") from None
@@ -204,7 +208,7 @@ def read_table(path: Path) -> pa.Table:
         raise DataError(
             f"{path} cannot be read as {'CSV' if '.csv' in path.name else 'Parquet'} "
             f"({type(error).__name__})",
-            "Check that the file is complete and of that kind.",
+            "Check that the file is complete and of that kind; CSV has commas and is UTF-8.",
         ) from None
 
 
@@ -234,12 +238,17 @@ def _require_prepared(table: pa.Table, prepared: Prepared | None, path: Path) ->
     if prepared is None:
         return
     found = preparation_of(table)
+    if not found:
+        raise DataError(
+            f"{path.name} was not written by blindsum prepare, and the job has data.prepared",
+            "Prepare it, or leave data.prepared out.",
+        )
     differ = [name for name, value in prepared if found.get(name) != value]
     if "secret" in differ:
-        differ = ["secret"] if found else ["all"]  # folds and features follow from it
+        differ = ["secret"]  # folds and features follow from it
     if differ:
         raise DataError(
-            f"{path.name} was not prepared as data.prepared says: {' and '.join(differ)} differ",
+            f"{path.name} was prepared otherwise than data.prepared says: by other {', '.join(differ)}",
             "Compare the silos' manifest.json with: blindsum prepare ... --against MANIFEST.",
         )
 

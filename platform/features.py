@@ -179,8 +179,14 @@ def descriptors(names: Sequence[str]) -> Callable[[Chem.Mol], list[float]]:
     """Gives a molecule's RDKit descriptors, unscaled."""
     functions = dict(rdkit_descriptors.descList)
 
+    def one(name: str, molecule: Chem.Mol) -> float:
+        try:
+            return float(functions[name](molecule))
+        except (ArithmeticError, ValueError, RuntimeError):  # RDKit's, of odd molecules
+            return float("nan")
+
     def compute(molecule: Chem.Mol) -> list[float]:
-        return [functions[name](molecule) for name in names]
+        return [one(name, molecule) for name in names]
 
     return compute
 

@@ -129,6 +129,27 @@ class Ledger:
                     )
                 )  # fmt: skip
 
+    def goes_on(self, job: str, dataset: str, plan: PrivacyPlan | None) -> tuple[int, int] | None:
+        """Whether an interrupted job may go on, and the round and attempt that it charged last.
+
+        Returns:
+            (0, 0) if it charged none yet, None if it has not reserved its plan yet.
+
+        Raises:
+            LedgerError: it was begun on another table or with another plan.
+        """
+        of_job = self.entries(job)
+        if not of_job:
+            return None
+        first = of_job[0]
+        same = first.kind == ("reserve" if plan else "unprotected") and first.dataset == dataset
+        if not same or (plan and first.plan is not None and _plan_of(first.plan) != plan):
+            raise LedgerError(
+                f"job {job} was begun on another table, or with another plan",
+                "Put table and job file back as they were, or start a new run.",
+            )
+        return max([(0, 0), *((e.round, e.attempt) for e in of_job if e.kind == "charge")])
+
     def unprotected(self, job: str, dataset: str) -> None:
         """Record that a job trains on this dataset without differential privacy.
 

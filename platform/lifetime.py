@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from opacus.accountants.analysis.rdp import compute_rdp
 
 from blindsum.platform.privacy import PrivacyPlan
 
@@ -57,6 +56,8 @@ def nothing() -> Divergences:
 
 @functools.lru_cache(maxsize=256)
 def _round(rate: float, sigma: float, steps: int) -> Divergences:
+    from opacus.accountants.analysis.rdp import compute_rdp  # seconds, and few silos have a limit
+
     found = compute_rdp(q=rate, noise_multiplier=sigma, steps=steps, orders=ORDERS.tolist())
     return np.asarray(found, np.float64)
 

@@ -16,7 +16,6 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from opacus.validators import ModuleValidator
 from torch import nn
 
 from blindsum.platform.errors import ModelError
@@ -47,7 +46,7 @@ def build_model(
         if own is not None:
             model = WithHeads(model, outputs, own)
     _refuse_state(model)
-    if private:
+    if private and isinstance(section, Factory):  # ours have nothing that it refuses
         _refuse_what_dp_cannot_train(model)
     if isinstance(section, Factory):
         _check_output(model, section.factory, features, outputs)
@@ -219,6 +218,9 @@ def _refuse_state(model: nn.Module) -> None:
 
 
 def _refuse_what_dp_cannot_train(model: nn.Module) -> None:
+    # Here, not above: Opacus takes seconds to import, in every silo, and most models need none of it.
+    from opacus.validators import ModuleValidator
+
     errors = ModuleValidator.validate(model, strict=False)
     if errors:
         raise ModelError(

@@ -8,6 +8,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -27,6 +29,17 @@ class PrivateHead:
         self._model, self._folder, self._round = model, folder, 0
         self._own = private_parameters(model)
         self._before = [p.detach().clone() for p in self._own]
+
+    @property
+    def state(self) -> tuple[npt.NDArray[np.float32], ...]:
+        """The head's parameters as they stand."""
+        return tuple(p.detach().numpy().copy() for p in self._own)
+
+    @state.setter
+    def state(self, state: tuple[npt.NDArray[np.float32], ...]) -> None:
+        with torch.no_grad():
+            for p, one in zip(self._own, state, strict=True):
+                p.copy_(torch.from_numpy(one))
 
     def at(self, round: int) -> None:
         """A round's attempt begins: the first from where the head stands, another from where the

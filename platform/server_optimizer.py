@@ -25,6 +25,18 @@ class ServerOptimizer:
         self._first = np.zeros(parameters, np.float64)
         self._second = np.full(parameters, ADAM_TAU**2, np.float64)
 
+    @property
+    def state(self) -> tuple[npt.NDArray[np.float64], ...]:
+        """What the next step depends on, beside the model."""
+        return {"sgd": (), "momentum": (self._first,), "adam": (self._first, self._second)}[
+            self._section.optimizer
+        ]
+
+    @state.setter
+    def state(self, state: tuple[npt.NDArray[np.float64], ...]) -> None:
+        for name, one in zip(("_first", "_second"), state, strict=False):
+            setattr(self, name, one)
+
     def apply(self, model: Vector, mean_update: npt.NDArray[np.float64]) -> Vector:
         """The next global model, float32 [parameters]."""
         rate, beta = self._section.learning_rate, self._section.momentum

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torch import nn
 
 from blindsum.platform.contract import Task, Tasks
@@ -176,6 +175,8 @@ def _of_task(outputs: npt.NDArray[Any], labels: npt.NDArray[Any], task: Task) ->
         return None
     if not finite:
         return {"auroc": 0.0, "auprc": 0.0, "auprc_at_0.1": 0.0, "calibration_error": 1.0}
+    from sklearn.metrics import average_precision_score, roc_auc_score  # a second, in every silo
+
     return {
         "auroc": float(roc_auc_score(true, said)),
         "auprc": float(average_precision_score(true, said)),
@@ -186,6 +187,8 @@ def _of_task(outputs: npt.NDArray[Any], labels: npt.NDArray[Any], task: Task) ->
 
 def precision_at_rate(true: Reals, said: Reals, rate: float = REFERENCE) -> float:
     """Average precision if the share of positives were `rate` (Siblini et al., 2020, section 3)."""
+    from sklearn.metrics import roc_curve
+
     false, right, _ = roc_curve(true, said, drop_intermediate=False)
     hits, misses = right * rate, false * (1 - rate)
     precision = np.divide(hits, hits + misses, out=np.ones_like(hits), where=hits + misses > 0)

@@ -1,8 +1,8 @@
 """MLflow: one run per job, written by one thread, never on a round's path.
 
 The thread imports MLflow and opens the database while Ray starts. A tracking server that
-cannot be reached refuses the run before anything is spent; one that fails later costs figures
-in MLflow and nothing else, and the closing summary says so.
+cannot be reached refuses the run before anything is spent. While one cannot be reached later, figures
+wait for it in order; what it has not taken by the end the closing summary says.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import queue
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _PARAM_LIMIT = 6000
 _ATTEMPTS = 3
+PATIENCE_S = 15.0
+"""How long the end of a run waits for an MLflow that cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,22 @@ class Tracker:
     Args:
         run: the run's name.
         tags: beside the job's own.
+        run_id: of an interrupted run, to go on with.
     """
 
-    def __init__(self, job_file: JobFile, run: str, tags: Mapping[str, str] | None = None) -> None:
-        self._file, self._run = job_file, run
+    def __init__(
+        self, job_file: JobFile, run: str, tags: Mapping[str, str] | None = None,
+        run_id: str = "",
+    ) -> None:  # fmt: skip
+        self._file, self._run, self._resumed = job_file, run, run_id
         self._tags = dict(tags or {})
         self.uri = job_file.job.tracking.uri or f"sqlite:///{job_file.folder / 'mlflow.db'}"
         self.shown_uri = without_password(self.uri)
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._ready = threading.Event()
         self._failure: str | None = None
+        self._unreached: str | None = None
+        self._late: deque[Callable[[], None]] = deque()
         self._link: RunLink | None = None
         self._run_id = ""
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -88,6 +97,18 @@ class Tracker:
         batch = [Metric(name, float(value), now, round) for name, value in figures.items()]
         self._tasks.put(lambda: self._client.log_batch(self._run_id, metrics=batch))
 
+    def log_missing(self, rounds: Mapping[int, Mapping[str, float]]) -> None:
+        """Queue figures of rounds that MLflow has not got, after an interruption."""
+
+        def log() -> None:
+            history = self._client.get_metric_history(self._run_id, "seconds_round")
+            there = {metric.step for metric in history}
+            for round, figures in rounds.items():
+                if round not in there:
+                    self.log_round(round, figures)
+
+        self._tasks.put(log)
+
     def log_file(self, path: Path) -> None:
         """Queue a file to be kept with the run."""
         self._tasks.put(lambda: self._client.log_artifact(self._run_id, str(path)))
@@ -109,7 +130,7 @@ class Tracker:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             return f"MLflow at {self.shown_uri} did not take all figures within {timeout_s:g} s"
-        return self._failure
+        return self._unreached or self._failure
 
     def _work(self) -> None:
         for attempt in range(_ATTEMPTS):
@@ -127,12 +148,28 @@ class Tracker:
                     break
         self._ready.set()
         while (task := self._tasks.get()) is not None:
-            if self._link is None:
-                continue
+            if self._link is not None:
+                self._late.append(task)
+                self._write()
+        end = time.monotonic() + PATIENCE_S
+        while self._late and time.monotonic() < end:
+            time.sleep(1)
+            self._write()
+
+    def _write(self) -> None:
+        """Everything that waits, in order. What MLflow refuses is given up; while it cannot be reached
+        things wait."""
+        while self._late:
             try:
-                task()
+                self._late[0]()
             except Exception as error:  # noqa: BLE001
-                self._failure = f"MLflow at {self.shown_uri} failed: {_reason(error)}"
+                said = f"MLflow at {self.shown_uri} failed: {_reason(error)}"
+                if _unreachable(error):
+                    self._unreached = said
+                    return
+                self._failure = said
+            self._late.popleft()
+        self._unreached = None
 
     def _open(self) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -148,6 +185,11 @@ class Tracker:
         self._client = mlflow.MlflowClient(self.uri)
         job = self._file.job
         name = job.tracking.experiment or job.name
+        if self._resumed:
+            self._run_id = self._client.get_run(self._resumed).info.run_id
+            self._client.update_run(self._run_id, status="RUNNING")
+            self._link = RunLink(self.shown_uri, name, self._run_id)
+            return
         found = self._client.get_experiment_by_name(name)
         experiment = (
             found.experiment_id
@@ -276,6 +318,14 @@ def _artifacts(uri: str) -> str | None:
     """Beside a SQLite file; a server decides for itself."""
     path = uri.removeprefix("sqlite:///")
     return str(Path(path).absolute().parent / "mlartifacts") if path != uri else None
+
+
+def _unreachable(error: Exception) -> bool:
+    """Whether MLflow may take the same later: a server that is away, a database that is busy or full."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"ConnectionError", "Timeout", "OperationalError", "OSError"}:
+        return True
+    return "API request to" in str(error) or "OperationalError" in str(error)
 
 
 def _reason(error: Exception) -> str:

@@ -37,11 +37,21 @@ class Loader(yaml.SafeLoader):
     """YAML's safe subset, in which 1e-5 is a number as in YAML 1.2, not a text."""
 
 
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+class Dumper(yaml.SafeDumper):
+    """Writes what `Loader` reads as it was: text that looks like 1e5 in quotes."""
+
+
+for kind in (Loader, Dumper):
+    kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
+
+
+def dump(content: Any) -> str:
+    """YAML text, keys in their order."""
+    return str(yaml.dump(content, Dumper=Dumper, sort_keys=False))
 
 
 @dataclass(frozen=True)
@@ -68,19 +78,32 @@ def read_section(
     """
     source = _source(path, kind, start, error)
     try:
-        content, lines = _parsed(source, path.name, kind, start)
-        overridden = [_override(content, text) for text in overrides]
+        return parse_section(source, path.name, model, kind, start, overrides)
+    except JobError as found:
+        raise error(found.what, found.mend) from None
+
+
+def parse_section(
+    source: str, name: str, model: type[S], kind: str, start: str, overrides: Sequence[str] = ()
+) -> YamlFile[S]:
+    """The same, of a text.
+
+    Args:
+        name: of the file it is from.
+
+    Raises:
+        JobError: names every fault at once.
+    """
+    content, lines = _parsed(source, name, kind, start)
+    overridden = [_override(content, text) for text in overrides]
+    try:
         section = model.model_validate(content)
     except ValidationError as found:
         faults = [
-            _describe(fault, content, lines, overridden, path.name, model)
-            for fault in found.errors()
+            _describe(fault, content, lines, overridden, name, model) for fault in found.errors()
         ]
-        raise error("\n".join(dict.fromkeys(faults))) from None
-    except JobError as found:
-        raise error(found.what, found.mend) from None
-    text = yaml.safe_dump(content, sort_keys=False) if overrides else source
-    return YamlFile(section, lines, text)
+        raise JobError("\n".join(dict.fromkeys(faults))) from None
+    return YamlFile(section, lines, dump(content) if overrides else source)
 
 
 def _source(path: Path, kind: str, start: str, error: type[BlindsumError]) -> str:

@@ -7,13 +7,14 @@ structure, not one of its measurements.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from blindsum.platform.labels import MAX_SCALED
 from blindsum.platform.preparation.recipe import AssayTask, Quorum
 from blindsum.platform.preparation.tables import Dropped, Tables
 
@@ -64,10 +65,14 @@ def structures_of(tables: Tables, standard: pd.DataFrame, report: Report) -> pd.
 
 
 def labels_of(
-    tables: Tables, compounds: pd.DataFrame, recipe_tasks: Mapping[str, AssayTask],
-    quorum: Quorum, report: Report,
-) -> pd.DataFrame:  # fmt: skip
-    """One row for each structure and task: columns structure, task, value, side."""
+    tables: Tables, compounds: pd.DataFrame, shared: Collection[str], quorum: Quorum, report: Report
+) -> pd.DataFrame:
+    """One row for each structure and task: columns structure, task, value, side.
+
+    Args:
+        compounds: as `structures_of` gives them.
+        shared: names of the tasks that all silos share.
+    """
     measured, dropped = tables.measurements, report.dropped_measurements
     report.measurements = len(measured)
 
@@ -84,82 +89,111 @@ def labels_of(
         [(assay, task) for assay, tasks in tables.of_assay.items() for task in tasks],
         columns=["assay", "task"],
     )
-    measured = measured.merge(feeds, on="assay")
-    parts = []
-    for name, of_task in measured.groupby("task", sort=False):
-        found = _of_task(of_task, tables.tasks[str(name)], dropped)
-        if _below(found, tables.tasks[str(name)], quorum):
-            shared = name in recipe_tasks
-            report.dropped_tasks[f"below quorum, {'shared: left empty' if shared else 'own'}"] += 1
-            dropped["of a task below its quorum"] += len(found)
-            continue
-        parts.append(found)
-    columns = ["structure", "task", "value", "side"]
-    labels = (
-        pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    measured = measured.merge(feeds, on="assay").merge(_settings(tables.tasks), on="task")
+    measured_tasks = set(measured["task"])
+    keep(_credible(measured), "out of the credible range")
+    regression = measured["regression"].astype(bool)
+    found = pd.concat(
+        [_classes(measured[~regression], dropped), _numbers(measured[regression], dropped)],
+        ignore_index=True,
     )
-    with_labels, with_measurements = set(labels["task"]), set(measured["task"])
-    never = set(tables.tasks) - with_measurements
-    report.dropped_tasks["without a measurement"] += len(never)
-    report.shared_tasks = sum(name in with_labels for name in recipe_tasks)
+    labels = _above_quorum(found, tables.tasks, shared, quorum, report)
+    report.dropped_tasks["without a measurement"] += len(set(tables.tasks) - measured_tasks)
+    with_labels = set(labels["task"])
+    report.shared_tasks = sum(name in with_labels for name in shared)
     report.private_tasks = len(with_labels) - report.shared_tasks
     report.records, report.labels = labels["structure"].nunique(), len(labels)
     return labels
 
 
-def _of_task(measured: pd.DataFrame, task: AssayTask, dropped: Dropped) -> pd.DataFrame:
-    low = -np.inf if task.low is None else task.low
-    high = np.inf if task.high is None else task.high
-    credible = measured["value"].between(low, high)
-    dropped["out of the credible range"] += int((~credible).sum())
-    measured, before = measured[credible], dropped.total()
-    if task.kind == "regression":
-        found = _numbers(measured, dropped)
-    else:
-        found = _classes(measured, task.threshold, dropped)
-    lost = dropped.total() - before
-    dropped["one label for several of a structure"] += len(measured) - lost - len(found)
-    return found
+def _settings(tasks: dict[str, AssayTask]) -> pd.DataFrame:
+    rows = [
+        (name, t.kind == "regression", t.threshold, t.low, t.high, t.center, t.scale)
+        for name, t in tasks.items()
+    ]
+    names = ["task", "regression", "threshold", "low", "high", "center", "scale"]
+    frame = pd.DataFrame(rows, columns=names)
+    return frame.astype({name: float for name in names[2:]})
 
 
-def _classes(measured: pd.DataFrame, threshold: float | None, dropped: Dropped) -> pd.DataFrame:
-    """0 or 1. A number beyond a threshold by its qualifier alone is known; one on its side is not."""
-    value, side = measured["value"], measured["side"]
-    if threshold is None:
-        known = value.isin((0, 1)) & (side == 0)
-        dropped["neither 0 nor 1"] += int((~known).sum())
-        label = value
-    else:
-        label = (value >= threshold).astype(float)
-        # "> 5" with a threshold of 6 may be either; so may "< 6.5".
-        known = (side == 0) | ((side > 0) & (label == 1)) | ((side < 0) & (value <= threshold))
-        label = label.where(side >= 0, 0.0)
-        dropped["on both sides of the threshold"] += int((~known).sum())
-    found = measured.assign(value=label, side=0.0)[known]
-    classes = found.groupby("structure")["value"].transform("nunique")
+def _credible(measured: pd.DataFrame) -> pd.Series:
+    """Between low and high, and of regression not so far that a job would refuse the table."""
+    value = measured["value"]
+    between = (value >= measured["low"].fillna(-np.inf)) & (
+        value <= measured["high"].fillna(np.inf)
+    )
+    scaled = (value - measured["center"]).abs() / measured["scale"]
+    return between & ((scaled <= MAX_SCALED) | ~measured["regression"].astype(bool))
+
+
+_KEYS = ["task", "structure"]
+
+
+def _classes(measured: pd.DataFrame, dropped: Dropped) -> pd.DataFrame:
+    """0 or 1, where a number and its qualifier say which; one class for each structure, or none."""
+    value, side, threshold = measured["value"], measured["side"], measured["threshold"]
+    bare = threshold.isna()
+    binary = value.isin((0, 1)) & (side == 0)
+    dropped["neither 0 nor 1"] += int((bare & ~binary).sum())
+    reaches = value >= threshold
+    # "> 5" with a threshold of 6 may be either; so may "< 6.5", and "<= 6" where 6 counts as 1.
+    below = (value < threshold) | ((value == threshold) & ~measured["inclusive"].astype(bool))
+    known = (side == 0) | ((side > 0) & reaches) | ((side < 0) & below)
+    dropped["on both sides of the threshold"] += int((~bare & ~known).sum())
+    label = value.where(bare, (reaches & (side >= 0)).astype(float))
+    found = measured[[*_KEYS]].assign(value=label, side=0.0)[binary.where(bare, known)]
+    classes = found.groupby(_KEYS, sort=False)["value"].transform("nunique")
     dropped["contradicted by another"] += int((classes > 1).sum())
-    return found[classes == 1].drop_duplicates("structure")
+    return _one_each(found[classes == 1], dropped)
 
 
 def _numbers(measured: pd.DataFrame, dropped: Dropped) -> pd.DataFrame:
     """The median of what was measured exactly; else the tightest bound, if all are on one side."""
-    exact = measured[measured["side"] == 0]
-    medians = exact.groupby(["structure", "task"], as_index=False)["value"].median()
-    bounds = measured[(measured["side"] != 0) & ~measured["structure"].isin(exact["structure"])]
-    sides = bounds.groupby("structure")["side"].transform("nunique")
+    measured = measured[[*_KEYS, "value", "side"]]
+    exact = measured["side"] == 0
+    has_exact = exact.groupby([measured["task"], measured["structure"]]).transform("any")
+    medians = measured[exact].groupby(_KEYS, as_index=False)["value"].median()
+    dropped[_MERGED] += int(has_exact.sum()) - len(medians)
+    bounds = measured[~has_exact]
+    sides = bounds.groupby(_KEYS)["side"].transform("nunique")
     dropped["contradicted by another"] += int((sides > 1).sum())
     bounds = bounds[sides == 1]
-    above = bounds[bounds["side"] > 0].groupby(["structure", "task"], as_index=False)["value"].max()
-    below = bounds[bounds["side"] < 0].groupby(["structure", "task"], as_index=False)["value"].min()
+    tightest = bounds.assign(tight=bounds["value"] * bounds["side"]).sort_values("tight")
     return pd.concat(
-        [medians.assign(side=0.0), above.assign(side=1.0), below.assign(side=-1.0)],
+        [medians.assign(side=0.0), _one_each(tightest.drop(columns="tight"), dropped, "last")],
         ignore_index=True,
     )
 
 
-def _below(found: pd.DataFrame, task: AssayTask, quorum: Quorum) -> bool:
-    if task.kind == "binary":
-        positive = int((found["value"] == 1).sum())
-        return min(positive, len(found) - positive) < quorum.classes
-    exact = int((found["side"] == 0).sum())
-    return len(found) < quorum.values or exact < quorum.uncensored
+_MERGED = "one label for several of a structure"
+
+
+def _one_each(
+    found: pd.DataFrame, dropped: Dropped, which: Literal["first", "last"] = "first"
+) -> pd.DataFrame:
+    one = found.drop_duplicates(_KEYS, keep=which)
+    dropped[_MERGED] += len(found) - len(one)
+    return one
+
+
+def _above_quorum(
+    found: pd.DataFrame, tasks: dict[str, AssayTask], shared: Collection[str], quorum: Quorum,
+    report: Report,
+) -> pd.DataFrame:  # fmt: skip
+    counts = found.groupby("task").agg(
+        records=("value", "size"), positive=("value", lambda v: int((v == 1).sum())),
+        exact=("side", lambda s: int((s == 0).sum())),
+    )  # fmt: skip
+    below = []
+    for name, row in counts.iterrows():
+        if tasks[str(name)].kind == "binary":
+            few = min(row["positive"], row["records"] - row["positive"]) < quorum.classes
+        else:
+            few = row["records"] < quorum.values or row["exact"] < quorum.uncensored
+        if few:
+            below.append(name)
+            left = "shared: left empty" if name in shared else "own"
+            report.dropped_tasks[f"below quorum, {left}"] += 1
+    gone = found["task"].isin(below)
+    report.dropped_measurements["of a task below its quorum"] += int(gone.sum())
+    return found[~gone].reset_index(drop=True)

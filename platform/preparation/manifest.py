@@ -21,6 +21,7 @@ from blindsum.platform.preparation.recipe import Recipe
 from blindsum.platform.preparation.secret import Secret
 from blindsum.platform.preparation.stages import (
     RDKIT,
+    STEPS,
     DescriptorValues,
     Fingerprints,
     Standardise,
@@ -49,11 +50,17 @@ def manifest_of(recipe: Recipe, secret: Secret) -> Manifest:
         # To nine digits: the last ones differ between processors.
         of_records = [{k: f"{v:.9g}" for k, v in row.items()} for row in features]
     folds = [secret.fold(s, recipe.folds.count) for s in found["scaffold"].to_pylist()]
+    agreed = recipe.model_dump(mode="json", exclude={"quorum": True, "folds": {"held_out"}})
     digests = {
-        "structures": _digest(standard.drop_columns("scaffold").to_pylist()),
+        "recipe": _digest(agreed), "structures": _digest(standard.drop_columns("scaffold").to_pylist()),
         "features": _digest(of_records), "folds": _digest(folds), "secret": secret.digest,
     }  # fmt: skip
-    return {"rdkit": RDKIT, "recipe": recipe.model_dump(mode="json"), "digests": digests}
+    return {
+        "rdkit": RDKIT,
+        "steps": STEPS,
+        "recipe": recipe.model_dump(mode="json"),
+        "digests": digests,
+    }
 
 
 def prepared(manifest: Manifest) -> Prepared:
@@ -71,7 +78,7 @@ def read_manifest(path: Path) -> Manifest:
         found = json.loads(path.read_text(encoding="utf-8"))
         prepared(found)
         Recipe.model_validate_json(json.dumps(found["recipe"]))
-        str(found["rdkit"])
+        str(found["rdkit"]), str(found["steps"])
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
             f"{path} is no manifest of a preparation", "Give another silo's manifest.json."
@@ -84,7 +91,7 @@ def differences(mine: Manifest, other: Manifest) -> list[str]:
     found = [
         f"{key}: {here!r} here, {there!r} there"
         for key, here, there in _settings(mine["recipe"], other["recipe"], "")
-        if not key.startswith("quorum")  # each silo's own affair: other tasks stay empty
+        if not key.startswith(("quorum", "folds.held_out"))  # a silo's own affair; the job's
     ]
     if mine["digests"]["secret"] != other["digests"]["secret"]:
         found.append("the secret: one of the files is not the consortium's")
@@ -93,7 +100,8 @@ def differences(mine: Manifest, other: Manifest) -> list[str]:
         if mine["digests"][stage] != other["digests"][stage] and not settled:
             found.append(
                 f"{stage}: the settings are the same and reference molecules came out otherwise "
-                f"(RDKit {mine['rdkit']} here, {other['rdkit']} there)"
+                f"(RDKit {mine['rdkit']} here, {other['rdkit']} there; preparation's version "
+                f"{mine['steps']} and {other['steps']})"
             )
     return found
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
-import yaml
 
 from blindsum.platform.contract import Fingerprint, Tasks
 from blindsum.platform.data import PREPARED
@@ -36,6 +36,7 @@ from blindsum.platform.preparation.recipe import (
     as_tasks,
 )
 from blindsum.platform.preparation.secret import Secret
+from blindsum.platform.yaml_file import dump
 
 _SIDES = {-1.0: "<", 0.0: "=", 1.0: ">"}
 
@@ -66,24 +67,20 @@ def records_table(
         columns[FINGERPRINT] = pa.array(lists, pa.list_(pa.int32()))
     else:
         columns |= {n: features[n].combine_chunks() for n in features.column_names if n != "text"}
-    row = {structure: i for i, structure in enumerate(structures)}
-    by_task = dict(tuple(labels.groupby("task")))
+    places = pd.Series(np.arange(len(structures)), index=structures)
+    by_task = dict(tuple(labels.assign(row=labels["structure"].map(places)).groupby("task")))
     for name, task in tasks.items():
+        found = by_task.get(name)
         values = np.full(len(structures), np.nan, np.float32)
-        sides: list[str | None] = [None] * len(structures)
-        for structure, value, side in _labels(by_task.get(name)):
-            values[row[structure]] = value
-            sides[row[structure]] = _SIDES[side]
+        if found is not None:
+            values[found["row"]] = found["value"]
         columns[name] = pa.array(values, pa.float32(), from_pandas=True)
         if task.kind == "regression":
+            sides = np.full(len(structures), None, object)
+            if found is not None:
+                sides[found["row"]] = found["side"].map(_SIDES)
             columns[name + SIDE] = pa.array(sides, pa.string())
     return pa.table(columns)
-
-
-def _labels(frame: pd.DataFrame | None) -> Any:
-    if frame is None:
-        return ()
-    return zip(frame["structure"], frame["value"], frame["side"], strict=True)
 
 
 def data_section(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
@@ -124,18 +121,14 @@ def write_output(
     """
     metadata = {PREPARED: json.dumps(manifest["digests"])}
     texts = {
-        "data.yaml": yaml.safe_dump({"data": data_section(recipe, manifest)}, sort_keys=False),
+        "data.yaml": dump({"data": data_section(recipe, manifest)}),
         "manifest.json": json.dumps(manifest, indent=1),
         "report.json": json.dumps(report.as_dict(), indent=1),
     }
     if own:
-        texts["private_tasks.yaml"] = yaml.safe_dump(
-            _plain(as_tasks(own)), sort_keys=False, allow_unicode=True
-        )
+        texts["private_tasks.yaml"] = dump(_plain(as_tasks(own)))
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not own:
-            (folder / "private_tasks.yaml").unlink(missing_ok=True)
         partial = _opened(folder / "records.parquet.partial")
         with open(partial, "wb") as file:
             with_metadata = table.replace_schema_metadata(metadata)
@@ -145,13 +138,20 @@ def write_output(
                 file.write(text)
         for name in ["records.parquet", *texts]:
             (folder / f"{name}.partial").replace(folder / name)
+        if not own:
+            (folder / "private_tasks.yaml").unlink(missing_ok=True)
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise DataError(
             f"{folder} cannot be written: {reason}",
             "Mend it and prepare again: what was computed is kept.",
         ) from None
+    finally:
+        with suppress(OSError):
+            for name in ["records.parquet", *texts]:
+                (folder / f"{name}.partial").unlink(missing_ok=True)
 
 
 def _opened(path: Path) -> int:
-    return os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    path.unlink(missing_ok=True)  # one that was left keeps its mode
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

@@ -6,12 +6,14 @@ own files, columns and assays, and never leave it.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from blindsum.platform.contract import Descriptors, Ecfp, Positive, Section, Task, Tasks
+from blindsum.platform.features import descriptor_scaling
 from blindsum.platform.yaml_file import read_section
 
 COMPOUND, FOLD, FINGERPRINT = "compounds", "fold", "fingerprint"
@@ -107,7 +109,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _columns_of_their_own(self) -> Recipe:
-        if taken := reserved(self.tasks, self):
+        if taken := doubled(self.tasks, self):
             raise ValueError(f"tasks: {taken[0]!r} is the name of another column")
         return self
 
@@ -158,13 +160,13 @@ class Sources(Section):
         return self
 
 
-def reserved(tasks: dict[str, AssayTask], recipe: Recipe) -> list[str]:
-    """Names of tasks that are also other columns of the prepared table."""
-    taken = {COMPOUND, FOLD, FINGERPRINT}
+def doubled(tasks: dict[str, AssayTask], recipe: Recipe) -> list[str]:
+    """Columns that the prepared table would have twice, with those tasks."""
+    columns = [COMPOUND, FOLD, FINGERPRINT, *tasks]
     if recipe.features.kind == "descriptors":
-        taken |= set(recipe.features.descriptors)
-    taken |= {name + SIDE for name in {*tasks, *recipe.tasks}}
-    return [name for name in tasks if name in taken]
+        columns += recipe.features.descriptors
+    columns += [name + SIDE for name, task in tasks.items() if task.kind == "regression"]
+    return [name for name, count in Counter(columns).items() if count > 1]
 
 
 def as_tasks(tasks: dict[str, AssayTask]) -> Tasks:
@@ -174,7 +176,10 @@ def as_tasks(tasks: dict[str, AssayTask]) -> Tasks:
 
 def load_recipe(path: Path) -> Recipe:
     """Raises JobError: the file cannot be read, or a setting is wrong."""
-    return read_section(path, Recipe, "recipe", "See docs/preparation.md.").section
+    recipe = read_section(path, Recipe, "recipe", "See docs/preparation.md.").section
+    if recipe.features.kind == "descriptors":
+        descriptor_scaling(recipe.features)
+    return recipe
 
 
 def load_sources(path: Path) -> Sources:

@@ -24,6 +24,9 @@ rdBase.DisableLog("rdApp.*")
 
 RDKIT = rdBase.rdkitVersion
 
+STEPS = 1
+"""Raised with every change of what a stage makes of the same text: kept results are then made anew."""
+
 UNPARSABLE, TOO_LARGE, FAILED = "unparsable", "too large", "RDKit failed"
 
 
@@ -45,13 +48,13 @@ class Stage(Protocol):
 
 
 def _key(name: str, settings: str) -> str:
-    content = json.dumps([name, settings, RDKIT])
+    content = json.dumps([name, settings, RDKIT, STEPS])
     return f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 class Standardise:
     """SMILES to `structure` (canonical SMILES, null where there is none), `dropped` (why, null where not)
-    and `scaffold` (Bemis-Murcko; an acyclic molecule's own structure)."""
+    and `scaffold` (Bemis-Murcko, flat: stereoisomers are one series; an acyclic molecule's own, flat too)."""
 
     SCHEMA = pa.schema(
         [("text", pa.string()), ("structure", pa.string()), ("dropped", pa.string()),
@@ -99,10 +102,15 @@ class Standardise:
             if again is None or again.GetNumAtoms() == 0:
                 return None, FAILED, None
             structure = Chem.MolToSmiles(again)
-            scaffold = Chem.MolToSmiles(MurckoScaffold.GetScaffoldForMol(again))  # type: ignore[no-untyped-call]
+            Chem.RemoveStereochemistry(again)
+            for atom in again.GetAtoms():
+                atom.SetIsotope(0)
+            flat = Chem.MolToSmiles(again)
+            core = MurckoScaffold.GetScaffoldForMol(again)  # type: ignore[no-untyped-call]
+            scaffold = Chem.MolToSmiles(core)
         except (ValueError, RuntimeError):  # RDKit's for what it cannot sanitise
             return None, FAILED, None
-        return structure, None, scaffold or structure
+        return structure, None, scaffold or flat
 
 
 class Fingerprints:

@@ -1,6 +1,6 @@
 """A silo's own tables, read into one form: compounds, measurements, tasks.
 
-Messages name files and columns, and never a compound, an assay or a number.
+Messages name files and columns (of a wide table, columns are assays), and never a compound or a number.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from blindsum.platform.data import read_table
 from blindsum.platform.errors import DataError
 from blindsum.platform.labels import SIDES
 from blindsum.platform.paths import resolve
-from blindsum.platform.preparation.recipe import AssayTask, Recipe, Sources, Wide, reserved
+from blindsum.platform.preparation.recipe import AssayTask, Recipe, Sources, Wide, doubled
 
 Dropped = Counter[str]
 """How many were dropped, by reason."""
@@ -30,7 +31,7 @@ TEXT, WHOLE, NUMBER = "text", "text or whole numbers", "numbers"
 @dataclass(frozen=True)
 class Tables:
     """`compounds`: columns compound, smiles. `measurements`: compound, assay, value (float64, NaN where
-    missing), side (-1, 0, 1). `tasks`: by name; `of_assay`: which tasks an assay feeds. Private to the silo.
+    missing), side (-1, 0, 1), inclusive (of <= and >=). `tasks`: by name; `of_assay`: which tasks an assay feeds. Private to the silo.
     """
 
     compounds: pd.DataFrame
@@ -77,7 +78,7 @@ def _long(sources: Sources, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     measurements = pd.DataFrame(
         {
             "compound": _text(table[measured.compound]), "assay": _text(table[measured.assay]),
-            "value": _numbers(table[measured.value]), "side": _sides(side, len(table), path),
+            "value": _numbers(table[measured.value]), **_sides(side, len(table), path),
         }
     )  # fmt: skip
     return compounds, measurements
@@ -102,9 +103,8 @@ def _wide(
     for assay in of_assay:
         side = table[said.qualifiers[assay]] if assay in said.qualifiers else None
         part = pd.DataFrame(
-            {"compound": rows, "value": _numbers(table[assay]),
-             "side": _sides(side, len(table), path)}
-        )  # fmt: skip
+            {"compound": rows, "value": _numbers(table[assay]), **_sides(side, len(table), path)}
+        )
         part.insert(1, "assay", assay)
         parts.append(part[part["value"].notna()])
     return compounds, pd.concat(parts, ignore_index=True)
@@ -120,20 +120,25 @@ def _assays(
             raise DataError("there is no task", "Name shared ones in the recipe, or give assays.")
         return tasks, {name: [name] for name in tasks}
     path = resolve(sources.assays, str(folder))
-    table = read_table(path)
-    settings = set(AssayTask.model_fields)
-    strange = set(table.column_names) - {"assay", "task", *settings}
-    if strange or "assay" not in table.column_names:
+    table = read_table(path, ("assay", "task", "kind"))
+    settings, names = set(AssayTask.model_fields), table.column_names
+    if not table.num_rows:
+        raise DataError(f"{path.name} has no rows", "Name assays, or leave the assay table out.")
+    if (
+        set(names) - {"assay", "task", *settings}
+        or names.count("assay") != 1
+        or len(set(names)) < len(names)
+    ):
         raise DataError(
-            f"{path.name} has other columns than assay, task, {', '.join(sorted(settings))}, or none "
-            "named assay",
+            f"{path.name} has other columns than assay, task, {', '.join(sorted(settings))}, some "
+            "twice, or none named assay",
             "Rename or remove them.",
         )
     of_assay: dict[str, list[str]] = {}
     for number, row in enumerate(table.to_pylist(), 1):
-        given = {k: v for k, v in row.items() if v is not None and v != ""}
-        assay = str(given.pop("assay", ""))
-        name = str(given.pop("task", assay))
+        given = {k: v for k, v in row.items() if not (pd.isna(v) or v == "")}
+        assay = str(given.pop("assay", "")).strip()
+        name = str(given.pop("task", "")).strip() or assay
         if not assay or not name or name in of_assay.get(assay, ()):
             raise DataError(
                 f"{path.name}, row {number}: no assay, or the same assay and task again"
@@ -156,8 +161,7 @@ def _assays(
             raise DataError(f"{path.name}, row {number}: {where}: {message}") from None
         if tasks.setdefault(name, task) != task:
             raise DataError(f"{path.name}, row {number}: the task has other settings further up")
-    own = {name: task for name, task in tasks.items() if name not in recipe.tasks}
-    if reserved(own, recipe):
+    if doubled(tasks, recipe):
         raise DataError(
             f"{path.name}: a task has the name of another column of the prepared table",
             "Rename the task.",
@@ -171,12 +175,12 @@ def _columns(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
     Raises:
         DataError: unreadable file, missing column, wrong type.
     """
-    table = read_table(path)
+    table = read_table(path, [name for name, kind in wanted.items() if kind != NUMBER])
     for name, expected in wanted.items():
         if table.column_names.count(name) != 1:
             raise DataError(
                 f"{path.name}: column '{name}' is missing, or there twice",
-                "Name it so in the sources file. (The first line of a CSV must hold the names.)",
+                "Name it so in the sources file. (A CSV has commas, and names in its first line.)",
             )
         kind = table.schema.field(name).type
         if not _fits(kind, expected):
@@ -184,7 +188,14 @@ def _columns(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
             if expected == NUMBER:
                 mend = "Qualifiers such as > go into a column of their own; empty means missing."
             raise DataError(f"{path.name}: column '{name}' is {kind}, expected {expected}", mend)
-    frame: pd.DataFrame = table.select(list(wanted)).to_pandas()
+    chosen = table.select(list(wanted))
+    for i, (name, expected) in enumerate(wanted.items()):
+        if expected != NUMBER:  # in Arrow: pandas makes floats of whole numbers with gaps
+            chosen = chosen.set_column(i, name, pc.cast(chosen[name], pa.string()))
+    try:
+        frame: pd.DataFrame = chosen.to_pandas()
+    except (pa.ArrowException, UnicodeError):
+        raise DataError(f"{path.name} holds text that is not UTF-8", "Convert the file.") from None
     return frame
 
 
@@ -201,10 +212,7 @@ def _fits(kind: pa.DataType, expected: str) -> bool:
 
 def _text(column: pd.Series) -> Sequence[str]:
     """Text, empty where missing."""
-    return [
-        "" if pd.isna(v) else str(int(v)) if isinstance(v, float) else str(v).strip()
-        for v in column
-    ]
+    return ["" if pd.isna(v) else str(v).strip() for v in column]
 
 
 def _numbers(column: pd.Series) -> np.ndarray:
@@ -213,14 +221,17 @@ def _numbers(column: pd.Series) -> np.ndarray:
     return found
 
 
-def _sides(column: pd.Series | None, rows: int, path: Path) -> np.ndarray:
+def _sides(column: pd.Series | None, rows: int, path: Path) -> dict[str, np.ndarray]:
     if column is None:
-        return np.zeros(rows)
-    said = column.fillna("").astype(str).str.strip().replace({"<=": "<", ">=": ">"})
+        return {"side": np.zeros(rows), "inclusive": np.zeros(rows, np.bool_)}
+    text = column.fillna("").astype(str).str.strip()
+    said = text.replace({"<=": "<", ">=": ">"})
     if set(said) - set(SIDES):
         raise DataError(
             f"{path.name}: column '{column.name}' has qualifiers other than <, <=, =, >= and >",
             "Correct them, or leave them empty.",
         )
-    found: np.ndarray = said.map(SIDES).to_numpy(dtype=np.float64)
-    return found
+    return {
+        "side": said.map(SIDES).to_numpy(dtype=np.float64),
+        "inclusive": text.isin(("<=", ">=")).to_numpy(),
+    }

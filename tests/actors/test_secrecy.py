@@ -16,7 +16,8 @@ import ray
 from blindsum.actors import federation as federation_module
 from blindsum.actors.aggregator import Aggregator
 from blindsum.actors.federation import Federation
-from blindsum.actors.silo import Silo, as_actor
+from blindsum.actors.silo import Silo
+from blindsum.actors.silo_actor import as_actor
 from blindsum.he.exchange import Exchange
 from blindsum.he.packing import pack
 from tests.actors.test_silo import Consortium, PostedSilo

@@ -86,16 +86,17 @@ def _all_listen_on_loopback(family: Sequence[psutil.Process]) -> None:
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
 
 
-def test_an_interrupted_run_leaves_no_process_and_nothing_half_written(
+def test_an_interrupted_run_leaves_no_process_nothing_half_written_and_can_go_on(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
-    """Ctrl-C and SIGTERM, to two runs at a time: starting Ray is most of what this takes."""
-    told = make_job()
+    """Ctrl-C, SIGTERM and SIGKILL, to three runs at a time: starting Ray is most of what this takes."""
+    told = make_job("privacy.noise_multiplier=3")
     runs = []
-    for how in (signal.SIGINT, signal.SIGTERM):
+    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         folder = tmp_path / how.name.lower()
         folder.mkdir()
-        job_file, fifo = blocking_job(_moved(told, folder), folder)
+        silos = 3 if how == signal.SIGKILL else 2  # every silo's process takes seconds to start
+        job_file, fifo = blocking_job(_moved(told, folder, silos), folder)
         runs.append((how, job_file, fifo, start("run", job_file.path)))
     for how, job_file, fifo, process in runs:
         assert fifo.read_text().split()[0].isdigit()  # returns once a silo is in its second round
@@ -103,16 +104,60 @@ def test_an_interrupted_run_leaves_no_process_and_nothing_half_written(
         # A terminal's Ctrl-C goes to the whole group, a job manager's SIGTERM to the command alone.
         (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
         _, err = process.communicate(timeout=120)
+        if how == signal.SIGKILL:
+            fifo.unlink()  # nothing stops it this time
+            _goes_on(job_file, [p for p in family if _is_silo(p)])
+            continue
         assert process.returncode == 130, err
         assert "interrupted" in err and "Traceback" not in err
         assert not survivors(family)
         _check_what_is_left(job_file)
 
 
-def _moved(told: JobFile, folder: Path) -> JobFile:
+def _is_silo(process: psutil.Process) -> bool:
+    try:
+        return process.cmdline()[:1] == ["ray::Silo"]
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _goes_on(job_file: JobFile, silos: Sequence[psutil.Process]) -> None:
+    """The driver is gone without a word: its silos end too, and the run goes on from its first round,
+    without a silo whose state is gone."""
+    assert not survivors(silos)
+    (folder,) = (job_file.folder / "runs").iterdir()
+    (kept,) = (job_file.folder / "state" / "cedar" / "checkpoints" / folder.name).iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    done = blindsum("resume", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    rounds = [(line["round"], line["attempt"]) for line in lines if line["event"] == "round"]
+    # A silo may have been stopped before it charged, never after it sent.
+    assert rounds in ([(2, 2), (3, 1)], [(2, 1), (3, 1)])
+    assert lines[-1]["status"] == "FINISHED" and lines[-1]["rounds"] == 3
+    assert lines[-1]["lost"] == {"cedar": 2}
+    for name in ("alder", "birch"):
+        state = job_file.folder / "state" / name
+        entries = ledger_of(state, name).entries()
+        assert [e.kind for e in entries].count("reserve") == 1
+        charges = [(e.round, e.attempt) for e in entries if e.kind == "charge"]
+        assert charges[0] == (1, 1) and charges[-2:] == rounds and len(set(charges)) == len(charges)
+        assert lines[-1]["epsilon"][name] == entries[-1].epsilon
+        assert not (state / "checkpoints" / folder.name).exists()
+    client = mlflow.MlflowClient(f"sqlite:///{job_file.folder}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("trial").experiment_id])
+    assert run.info.status == "FINISHED" and lines[-1]["mlflow_run"] == run.info.run_id
+    steps = [m.step for m in client.get_metric_history(run.info.run_id, "accuracy")]
+    assert steps == [1, 2, 3]
+    again = blindsum("resume", folder)
+    assert again.returncode == 1 and "has ended" in again.stderr
+
+
+def _moved(told: JobFile, folder: Path, silos: int) -> JobFile:
     """The same job from another folder, with ledgers of its own."""
     content = yaml.safe_load(told.text)
-    content["silos"] = content["silos"][:2]  # every silo's process takes seconds to start
+    content["silos"] = content["silos"][:silos]
+    content["quorum"] = 2
     for silo in content["silos"]:
         silo["data"] = str(told.folder / silo["data"])
         silo["state"] = str(folder / "state" / silo["name"])

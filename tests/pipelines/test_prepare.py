@@ -13,7 +13,7 @@ import ray
 import yaml
 from typer.testing import CliRunner
 
-from blindsum.pipelines import stage_cache
+from blindsum.pipelines import stage_cache, terminal
 from blindsum.pipelines.cli import app
 from blindsum.pipelines.prepare import prepare
 from blindsum.pipelines.stage_cache import StageCache
@@ -94,15 +94,15 @@ def test_a_job_refuses_a_table_that_was_prepared_otherwise(secret: Path, tmp_pat
     content = yaml.safe_load((out / "data.yaml").read_text())["data"]
     content["prepared"]["features"] = "0" * 16
     path = out / "records.parquet"
-    with pytest.raises(DataError, match="not prepared as data.prepared says: features differ"):
+    with pytest.raises(DataError, match="otherwise than data.prepared says: by other features"):
         load_data(path, DataSection.model_validate(content), tmp_path / "r")
     content["prepared"]["secret"] = "0" * 16
-    with pytest.raises(DataError, match="says: secret differ"):
+    with pytest.raises(DataError, match="says: by other secret"):
         load_data(path, DataSection.model_validate(content), tmp_path / "r")
     bare = tmp_path / "bare.parquet"
     table = pyarrow.parquet.read_table(path)
     pyarrow.parquet.write_table(table.replace_schema_metadata(None), bare)
-    with pytest.raises(DataError, match="says: all differ"):
+    with pytest.raises(DataError, match="was not written by blindsum prepare"):
         load_data(bare, DataSection.model_validate(content), tmp_path / "r")
     del content["prepared"]
     positions = [[*row, 4096] for row in table["fingerprint"].to_pylist()]
@@ -164,12 +164,19 @@ def test_results_are_kept_and_what_is_damaged_is_computed_again(tmp_path: Path) 
         if pyarrow.parquet.read_table(part).num_rows == 2:
             part.write_bytes(part.read_bytes()[:100])
     assert cache.missing(["C", "CC", "CCC"]) == ["C", "CC"]
-    left = tmp_path / "cache" / "work-999999999-0.arrow"  # of a run that was killed
+    (part,) = [p for p in cache._folder.glob("part-*")]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 3] ^= 1
+    part.write_bytes(content)
+    assert cache.missing(["CCC"]) == ["CCC"]
+    left = (
+        tmp_path / "cache" / f"work-{stage_cache._HOST}-999999999-0.arrow"
+    )  # of a run that was killed
     left.write_text(CANARY)
     cache.run(["CCCC"], 1, lambda _: None)
     assert not left.exists()
     other = StageCache(Standardise(Structures(tautomer=True)), tmp_path / "cache")
-    assert other.missing(["CCC"]) == ["CCC"]
+    assert other.missing(["CCCC"]) == ["CCCC"]
 
 
 @pytest.mark.usefixtures("cluster")
@@ -197,7 +204,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_the_command_reports_counts_and_names_what_differs(secret: Path, tmp_path: Path) -> None:
+def test_the_command_reports_counts_and_names_what_differs(
+    secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "keep_stdout", lambda: None)  # of this process it is the runner's
+
     def run(recipe: Path, *more: str) -> tuple[int, str]:
         told = ["prepare", str(recipe), str(EXAMPLE / "alder.yaml"), "--secret", str(secret)]
         found = CliRunner().invoke(app, [*told, "--out", str(tmp_path / "out"), *more])

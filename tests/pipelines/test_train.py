@@ -15,8 +15,9 @@ import torch
 import yaml
 from matplotlib import image
 
+from blindsum.pipelines.run import Run
 from blindsum.pipelines.terminal import JsonLines, Quiet
-from blindsum.pipelines.train import Run, train
+from blindsum.pipelines.train import train
 from blindsum.platform.errors import BlindsumError, SiloLost, TrackingError
 from blindsum.platform.job_file import JobFile, load_job
 from blindsum.platform.models import digest, get_parameters

@@ -12,8 +12,9 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional
 
-from blindsum.platform.clipping import BookKeeping, Ghost, clipped_sum
+from blindsum.platform.clipping import BookKeeping, clipped_sum
 from blindsum.platform.errors import ModelError
+from blindsum.platform.ghost import Ghost
 from blindsum.platform.random_source import add_gaussian, cryptographic_generator
 
 FEATURES, CLASSES = 48, 3

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from blindsum.platform.errors import DataError
 from blindsum.platform.preparation.assemble import Report, labels_of, structures_of
@@ -26,13 +29,15 @@ Rows = list[tuple[str, float, int]]
 
 
 def labels(
-    task: AssayTask, rows: Rows, quorum: Quorum | None = None
+    task: AssayTask, rows: Rows, quorum: Quorum | None = None, inclusive: bool = False
 ) -> tuple[dict[str, tuple[float, float]], Report]:
     """By structure, value and side. A quorum of one of each class is met by two more structures."""
     measured = pd.DataFrame(rows, columns=["compound", "value", "side"]).assign(assay="x")
+    measured["inclusive"] = inclusive
     fill = [("p", 1.0 if task.threshold is None else 99.0), ("n", 0.0)]
     more = pd.DataFrame(
-        [(n, v, 0, "x") for n, v in fill], columns=["compound", "value", "side", "assay"]
+        [(n, v, 0, "x", False) for n, v in fill],
+        columns=["compound", "value", "side", "assay", "inclusive"],
     )
     measured = pd.concat([measured, more], ignore_index=True)
     names = sorted(set(measured["compound"]))
@@ -57,6 +62,18 @@ def test_a_threshold_and_a_qualifier_give_a_class_only_where_both_agree(
     found, report = labels(AssayTask(threshold=6.0), [("a", value, side)])
     assert found.get("a", (None, 0))[0] == label
     assert report.dropped_measurements["on both sides of the threshold"] == (label is None)
+
+
+def test_at_most_the_threshold_may_be_the_threshold() -> None:
+    found, report = labels(AssayTask(threshold=6.0), [("a", 6.0, -1), ("b", 5.9, -1)], None, True)
+    assert found == {"b": (0.0, 0.0)}
+    assert report.dropped_measurements["on both sides of the threshold"] == 1
+
+
+def test_numbers_that_a_job_would_refuse_are_not_credible() -> None:
+    task = AssayTask(kind="regression", center=5.0, scale=2.0)
+    found, report = labels(task, [("a", 204, 0), ("b", 206, 0), ("c", 1e300, 1)])
+    assert set(found) == {"a"} and report.dropped_measurements["out of the credible range"] == 2
 
 
 def test_a_structure_has_one_class_or_none() -> None:
@@ -169,6 +186,35 @@ def test_long_tables_are_read(tmp_path: Path) -> None:
     assert "private" in repr(found)
 
 
+def test_names_are_text_whatever_they_look_like(tmp_path: Path) -> None:
+    """Nothing becomes a float on the way, and nothing loses its zeros or keeps its blanks."""
+    large = 2**53 + 1
+    files = {
+        "compounds": f"compound,smiles\n001,C\n{large},CC\n1E05,CCC\n",
+        "activities": f"compound,assay,value,q\n001,07,5,\n{large},07,6,\n,07,6,\nA1,07,1,\n",
+        "assays": "assay,task,kind,threshold\n 07 ,shared ,,\n07,1e5,binary,5\n",
+    }  # fmt: skip
+    found = read(written(tmp_path, **files))
+    assert found.compounds["compound"].tolist() == ["001", str(large), "1E05"]
+    assert found.measurements["compound"].tolist() == ["001", str(large), "", "A1"]
+    assert found.of_assay == {"07": ["shared", "1e5"]}
+    table = pa.table({"compound": pa.array([large, None], pa.int64()), "smiles": ["C", "CC"]})
+    pyarrow.parquet.write_table(table, tmp_path / "c.parquet")
+    of_ints = read(tmp_path, compounds={"file": "c.parquet"})
+    assert of_ints.compounds["compound"].tolist() == [str(large), ""]
+
+
+def test_no_column_of_the_prepared_table_is_there_twice(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="name of another column"):
+        Recipe.model_validate({
+            "features": {"kind": "ecfp"}, "tasks": {"a": {"kind": "regression"}, "a_side": {}},
+        })  # fmt: skip
+    recipe = Recipe.model_validate({"features": {"kind": "ecfp"}, "tasks": {"a_side": {}}})
+    said = Sources.model_validate({**LONG, "assays": "assays.csv"})
+    with pytest.raises(DataError, match="name of another column"):
+        read_tables(said, recipe, written(tmp_path, assays="assay,task,kind\n7,a,regression\n"))
+
+
 def test_a_wide_table_gives_the_same_as_long_ones(tmp_path: Path) -> None:
     wide = {"file": "wide.csv", "compound": "id", "qualifiers": {"7": "q"}}
     text = "id,smiles,7,q\nx,CCO,5,\ny,CC,6,>\nz,CCC,,\n"
@@ -187,7 +233,9 @@ def test_a_wide_table_gives_the_same_as_long_ones(tmp_path: Path) -> None:
         ({"compounds": "compound,smiles\n"}, "has no rows"),
         ({"activities": f"compound,assay,value,q\n1,7,>5 {CANARY},\n"}, "'value' is string, expected numbers. Qualifiers such as"),
         ({"activities": f"compound,assay,value,q\n1,7,5,{CANARY}\n"}, "qualifiers other than"),
-        ({"activities": "compound,assay,value,q\n1.5,7,5,\n"}, "'compound' is double, expected text or whole"),
+        ({"assays": "assay,task\n"}, "assays.csv has no rows"),
+        ({"assays": "assay,task,task\n7,a,b\n"}, "some twice"),
+        ({"activities": "compound;assay;value;q\n1;7;5;\n"}, "is missing, or there twice. Name it so in the sources file. (A CSV has commas"),
         ({"assays": f"assay,task,color\n7,{CANARY},x\n"}, "other columns than assay, task"),
         ({"assays": f"assay,task,kind\n7,{CANARY},sort of\n"}, "assays.csv, row 1: kind: Input should be"),
         ({"assays": "assay,task,threshold\n7,shared,5\n"}, "settings of a shared task stand in the recipe"),

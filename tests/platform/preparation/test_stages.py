@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rdkit import Chem
 
@@ -23,6 +24,7 @@ from blindsum.platform.preparation.stages import (
     Fingerprints,
     Standardise,
 )
+from blindsum.platform.yaml_file import Loader, dump
 
 SECRET, OTHER = Secret(bytes(range(32))), Secret(bytes(32))
 ECFP = {"kind": "ecfp", "bits": 1024}
@@ -82,6 +84,13 @@ def test_standard_structures_of_the_reference_are_their_own_standard() -> None:
     first = [r["structure"] for r in standard(*text.splitlines()) if r["structure"]]
     assert len(first) > 130
     assert [r["structure"] for r in standard(*first)] == first
+
+
+def test_isomers_of_a_molecule_are_one_series() -> None:
+    texts = ("CCN1CCC[C@H]1Cc1ccccc1", "CCN1CCC[C@@H]1Cc1ccccc1", "CCN1CCCC1Cc1ccccc1")
+    assert len({r["structure"] for r in standard(*texts)}) == 3
+    assert len({r["scaffold"] for r in standard(*texts)}) == 1
+    assert len({r["scaffold"] for r in standard(r"F/C=C/F", r"F/C=C\F")}) == 1
 
 
 def test_acyclic_molecules_have_a_fold_of_their_own() -> None:
@@ -147,6 +156,8 @@ def test_equal_preparations_do_not_differ_and_quorums_may() -> None:
         ({"features": {**ECFP, "bits": 2048}}, "features.bits: 1024 here, 2048 there"),
         ({"features": {**ECFP, "chirality": True}}, "features.chirality: False here, True there"),
         ({"folds": {"count": 10}}, "folds.count: 5 here, 10 there"),
+        ({"structures": {"max_heavy_atoms": 90}}, "structures.max_heavy_atoms: 100 here, 90 there"),
+        ({"tasks": {"a": {"threshold": 6.0}}}, "tasks.a.threshold: None here, 6.0 there"),
         ({"tasks": {"b": {}}}, "tasks.b"),
     ],
 )
@@ -155,8 +166,9 @@ def test_the_setting_that_differs_is_named(other: dict[str, object], said: str) 
     found = differences(mine, theirs)
     assert any(said in line for line in found)
     assert not any("RDKit" in line or "secret" in line for line in found)
-    if "tasks" not in other:
-        changed = next(iter(other))
+    assert mine["digests"]["recipe"] != theirs["digests"]["recipe"]
+    changed = next(iter(other))
+    if changed != "tasks" and "heavy" not in said:  # nor too large for any reference molecule
         assert mine["digests"][changed] != theirs["digests"][changed]
 
 
@@ -219,6 +231,12 @@ def test_a_wrong_recipe_is_named_by_its_line(text: str, said: str, tmp_path: Pat
     with pytest.raises(JobError) as error:
         load_recipe(path)
     assert said in str(error.value)
+
+
+@given(st.dictionaries(st.text(min_size=1), st.text(), min_size=1))
+@example({"1e5": "24269e4312618685", "no": "0x1F", "12E3": "1_0.5e1"})
+def test_what_is_written_as_yaml_is_read_as_it_was(content: dict[str, str]) -> None:
+    assert yaml.load(dump(content), Loader=Loader) == content
 
 
 def test_wrong_sources_are_named(tmp_path: Path) -> None:

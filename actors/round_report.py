@@ -1,0 +1,49 @@
+"""What the driver knows of a round that ended. Public."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from blindsum.actors.messages import ApplyReport, TotalReport, TrainReport
+from blindsum.platform.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """One round of the whole consortium. `phases` are seconds, the slowest silo's each;
+    `roster` are the silos in it, `epsilon` is spent so far, `ledgers` the ledgers' heads, by silo; `range` is what update
+    values were cut to, `clip_norm` the job's as it was in this round (None without differential
+    privacy), `metrics_epsilon` what was spent on held-out records, where they have a budget."""
+
+    round: int
+    attempt: int
+    range: float
+    metrics: Metrics
+    model_digest: str
+    epsilon: Mapping[str, float]
+    up_bytes: int
+    down_bytes: int
+    seconds: float
+    phases: Mapping[str, float]
+    roster: tuple[str, ...] = ()
+    ledgers: Mapping[str, str] = field(default_factory=dict)
+    clip_norm: float | None = None
+    metrics_epsilon: float | None = None
+
+
+def phases_of(
+    trained: list[TrainReport], closed: list[TotalReport], applied: list[ApplyReport],
+    counts_closed: list[TotalReport],
+) -> dict[str, float]:  # fmt: skip
+    """Seconds of each phase: the slowest silo's, the slowest aggregator's."""
+    return {
+        "charge": max(t.charge_s for t in trained),
+        "train": max(t.train_s for t in trained),
+        "send": max(t.send_s for t in trained),
+        "add": max(t.add_s for t in closed),
+        "total": max(t.total_s for t in closed),
+        "decrypt": max(a.decrypt_s for a in applied),
+        "apply": max(a.apply_s for a in applied),
+        "metrics": max(a.send_s for a in applied) + max(t.total_s for t in counts_closed),
+    }

@@ -1,0 +1,26 @@
+"""A silo as a Ray actor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from blindsum.actors.silo import Silo
+
+
+def as_actor(silo: type[Silo]) -> Any:
+    """The Ray actor class of a silo class.
+
+    `release` has a thread of its own and may overtake: it must answer while the silo trains,
+    and while calls before it wait for a total that never comes. The others run one at a time,
+    each started by the arrival of what it needs.
+    """
+    options: dict[str, Any] = {
+        "concurrency_groups": {"release": 1},
+        "allow_out_of_order_execution": True,
+    }
+    return ray.remote(**options)(silo)
+
+
+SiloActor = as_actor(Silo)

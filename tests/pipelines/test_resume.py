@@ -1,0 +1,104 @@
+"""Interrupted runs that go on: with the same model as if nothing had been, or the same accounting."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+import yaml
+
+from blindsum.actors.round_report import RoundReport
+from blindsum.pipelines.run import Run
+from blindsum.pipelines.run_log import NAME, RunLog, read_log
+from blindsum.pipelines.terminal import Quiet
+from blindsum.pipelines.train import train
+from blindsum.platform.errors import BlindsumError, JobError, SiloLost
+from blindsum.platform.job_file import JobFile
+from tests.conftest import MakeJob
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's
+
+NO_NOISE = (
+    "privacy={noise: none}", "training.rounds=5", "training.local_steps=1",
+    "server={optimizer: momentum, learning_rate: 0.5}", "encryption.adapt_range=true",
+    "encryption.range=64",
+)  # fmt: skip
+
+
+class KillingSilo(Quiet):
+    """Kills one silo's process when a round has ended."""
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        if report.round == self._after:
+            found = psutil.process_iter(["cmdline"])
+            silos = [p for p in found if (p.info["cmdline"] or [])[:1] == ["ray::Silo"]]
+            assert len(silos) == 2
+            silos[1].kill()
+
+
+def interrupted(job_file: JobFile, after: int) -> Run:
+    seen: list[Run] = []
+    with pytest.raises(SiloLost, match=f"round {after + 1}: its process died"):
+        train(job_file, None, KillingSilo(after), seen.append)
+    return seen[0]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_without_noise_a_continued_run_ends_with_the_very_model(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    """Model, momentum, random numbers, range: all go on where they were, in the same MLflow run."""
+    two = yaml.safe_load(make_job().text)["silos"][
+        :2
+    ]  # every silo's process takes seconds to start
+    job_file = make_job(f"silos={json.dumps(two)}", *NO_NOISE)
+    whole = train(job_file, None, Quiet())
+    broken = interrupted(job_file, after=3)
+    assert broken.status == "FAILED" and len(broken.reports) == 3
+    kept_by_silos = tmp_path / "state" / "alder" / "checkpoints" / broken.name
+    assert len(list(kept_by_silos.iterdir())) == 2
+    assert all(p.stat().st_mode & 0o777 == 0o600 for p in kept_by_silos.iterdir())
+    kept = read_log(broken.folder)
+    assert kept.standing.round == 3 and kept.standing.range != 64
+    assert kept.reports == broken.reports
+    ended = train(kept.job_file, None, Quiet(), kept=kept)
+    assert ended.status == "FINISHED" and ended.name == broken.name
+    assert [r.model_digest for r in ended.reports] == [r.model_digest for r in whole.reports]
+    assert [r.range for r in ended.reports] == [r.range for r in whole.reports]
+    assert ended.model and ended.model.read_bytes() == whole.model.read_bytes()  # type: ignore[union-attr]
+    assert ended.run_id == broken.run_id and not kept_by_silos.exists()
+    client = mlflow.MlflowClient(ended.tracking_uri)
+    assert client.get_run(ended.run_id).info.status == "FINISHED"
+    for name in ("accuracy", "seconds_round"):
+        steps = [m.step for m in client.get_metric_history(ended.run_id, name)]
+        assert sorted(steps) == [1, 2, 3, 4, 5]
+    summary = json.loads((ended.folder / "summary.json").read_text())
+    assert summary["rounds"] == 5 and summary["status"] == "FINISHED"
+
+
+def test_a_log_is_whole_lines_and_one_process_has_it(make_job: MakeJob, tmp_path: Path) -> None:
+    job_file = make_job()
+    folder = tmp_path / "runs" / "one"
+    log = RunLog(folder, "one", job_file)
+    log.open("mlflow-1")
+    assert (folder / NAME).stat().st_mode & 0o777 == 0o600
+    with pytest.raises(BlindsumError, match="another process is running one"):
+        RunLog(folder, "one", job_file).open("mlflow-1")
+    log.close()
+    with (folder / NAME).open("a") as file:
+        file.write('{"report": {"rou')  # as a crash cuts it
+    again = RunLog(folder, "one", job_file)
+    again.open("mlflow-1")
+    again.close()
+    kept = read_log(folder)
+    assert kept.name == "one" and kept.mlflow_run == "mlflow-1" and kept.reports == []
+    assert kept.job_file.job == job_file.job and kept.job_file.folder == job_file.folder
+    with pytest.raises(JobError, match="there is no run to go on with"):
+        read_log(tmp_path)
+    (folder / NAME).write_text("nonsense\n")
+    with pytest.raises(JobError, match="cannot be read"):
+        read_log(folder)

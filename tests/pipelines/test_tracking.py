@@ -1,0 +1,57 @@
+"""An MLflow that cannot be written for a while: another process has its database."""
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from blindsum.platform import tracking
+from blindsum.platform.tracking import Tracker
+from tests.conftest import MakeJob
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's
+
+
+def test_figures_wait_for_an_mlflow_that_is_away_and_arrive_in_order(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker(make_job(), "run")
+    link = tracker.ready(90)
+    tracker.log_round(1, {"accuracy": 0.5})
+    written, away = threading.Event(), threading.Event()
+    tracker._tasks.put(written.set)
+    assert written.wait(60)
+
+    def noticed(error: Exception) -> bool:
+        away.set()
+        return unreachable(error)
+
+    unreachable = tracking._unreachable
+    monkeypatch.setattr(tracking, "_unreachable", noticed)
+    other = sqlite3.connect(tmp_path / "mlflow.db")
+    other.execute("BEGIN EXCLUSIVE")
+    tracker.log_round(2, {"accuracy": 0.6})
+    tracker.log_round(3, {"accuracy": 0.7})
+    tracker._tasks.put(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    assert away.wait(90)
+    other.rollback()
+    other.close()
+    failed = tracker.finish("FINISHED", "all rounds", {})
+    history = tracker._client.get_metric_history(link.run_id, "accuracy")
+    assert [(m.step, m.value) for m in history] == [(1, 0.5), (2, 0.6), (3, 0.7)]
+    assert tracker._client.get_run(link.run_id).info.status == "FINISHED"
+    assert failed is not None and "ZeroDivisionError" in failed  # what it refuses is given up
+
+
+def test_what_never_arrives_is_said(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blindsum.platform.tracking.PATIENCE_S", 0.0)
+    tracker = Tracker(make_job(), "run")
+    tracker.ready(90)
+
+    def away() -> None:
+        raise ConnectionError("nobody there")
+
+    tracker._tasks.put(away)
+    failed = tracker.finish("FINISHED", "all rounds", {})
+    assert failed is not None and "nobody there" in failed
