@@ -141,7 +141,7 @@ class Federation:
         if at.range:
             self._range = at.range
         self._clipping, self._metrics_epsilon = at.clipping, at.metrics_epsilon
-        self.retries, self.lost = at.retries, {**at.lost, **self.lost}
+        self.retries, self.lost = at.retries, {**self.lost, **at.lost}
         last = max(i.charged for i in inspections.values())
         if last[0] == at.round + 1:  # begun and charged when the run was interrupted
             self._charged[last[0]] = last[1]

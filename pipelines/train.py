@@ -50,6 +50,8 @@ def train(
     """
     run = _interrupted(kept) if kept else _new_run(job_file)
     log = RunLog(run.folder, run.name, job_file)
+    if kept:
+        log.open(kept.mlflow_run)  # first of all: another process may have it
     observer.stage("starting Ray")
     ahead = threading.Thread(
         target=importlib.import_module, args=("blindsum.actors.federation",), daemon=True
@@ -110,7 +112,8 @@ def _start(run: Run, tracker: Tracker, observer: Observer, log: RunLog) -> Feder
     run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
     link = tracker.ready()
     run.tracking_uri, run.experiment, run.run_id = link.uri, link.experiment, link.run_id
-    log.open(run.run_id)
+    if not run.standing:
+        log.open(run.run_id)
     observer.stage("silos exchange keys")
     federation.exchange_keys()
     run.startup_s = run.seconds

@@ -1,7 +1,8 @@
 """What a silo needs to go on with an interrupted run: its newest rounds, in its own state folder.
 
-    checkpoints/RUN/round-N.npz    model and server optimizer after round N, the private head, and in runs
-                                   without privacy the state of the random numbers
+    checkpoints/RUN/round-N.state    model and server optimizer after round N, the private head, and in runs
+                                     without privacy the state of the random numbers: SHA-256 of a
+                                     NumPy archive, and the archive
 
 A file is whole or not there; the two newest are kept, and none once the run has ended well. The state of
 a cryptographic generator is never written: a continued run draws fresh noise. Keys are not written
@@ -10,6 +11,7 @@ either: a continued run has a key ceremony of its own, under the same identities
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -27,8 +29,7 @@ import torch
 from blindsum.platform.errors import DataError, FederationError
 from blindsum.platform.models import Vector, digest
 
-KEPT = 2
-"""Silos may be one round apart when a run is interrupted."""
+_DIGEST = 32
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Checkpoints:
     def rounds(self) -> dict[int, str]:
         """Digests of the models that can be read, by round."""
         found = {}
-        for path in sorted(self._folder.glob("round-*.npz")):
+        for path in sorted(self._folder.glob("round-*.state")):
             number = re.fullmatch(r"round-(\d+)", path.stem)
             if number and (kept := self._read(path)):
                 found[kept.round] = digest(kept.model)
@@ -90,8 +91,7 @@ class Checkpoints:
         arrays |= {f"optimizer_{i}": one for i, one in enumerate(checkpoint.optimizer)}
         arrays |= {f"head_{i}": one for i, one in enumerate(checkpoint.head)}
         said = {
-            "round": checkpoint.round, "digest": digest(checkpoint.model),
-            "optimizer": len(checkpoint.optimizer), "head": len(checkpoint.head),
+            "round": checkpoint.round, "optimizer": len(checkpoint.optimizer), "head": len(checkpoint.head),
             "random": checkpoint.random,
         }  # fmt: skip
         content = io.BytesIO()
@@ -103,12 +103,13 @@ class Checkpoints:
             partial.unlink(missing_ok=True)
             opened = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             with open(opened, "wb") as file:
+                file.write(hashlib.sha256(content.getbuffer()).digest())
                 file.write(content.getbuffer())
             partial.replace(path)
-            for old in self._folder.glob("round-*.npz"):
+            for old in self._folder.glob("round-*.state"):
                 number = re.fullmatch(r"round-(\d+)", old.stem)
                 if number and int(number[1]) not in (checkpoint.round, checkpoint.round - 1):
-                    old.unlink(missing_ok=True)
+                    old.unlink(missing_ok=True)  # silos may be one round apart, and no more
         except OSError as error:
             raise DataError(
                 f"this silo's checkpoint cannot be written in {self._folder}: "
@@ -135,11 +136,14 @@ class Checkpoints:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _path(self, round: int) -> Path:
-        return self._folder / f"round-{round}.npz"
+        return self._folder / f"round-{round}.state"
 
     def _read(self, path: Path) -> Checkpoint | None:
         try:
-            with np.load(path, allow_pickle=False) as file:
+            whole = path.read_bytes()
+            if hashlib.sha256(whole[_DIGEST:]).digest() != whole[:_DIGEST]:
+                return None
+            with np.load(io.BytesIO(whole[_DIGEST:]), allow_pickle=False) as file:
                 said = json.loads(file["said"].tobytes())
                 found = Checkpoint(
                     said["round"], file["model"],
@@ -148,4 +152,4 @@ class Checkpoints:
                 )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
-        return found if digest(found.model) == said["digest"] else None
+        return found

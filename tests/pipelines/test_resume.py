@@ -88,6 +88,9 @@ def test_a_log_is_whole_lines_and_one_process_has_it(make_job: MakeJob, tmp_path
     assert (folder / NAME).stat().st_mode & 0o777 == 0o600
     with pytest.raises(BlindsumError, match="another process is running one"):
         RunLog(folder, "one", job_file).open("mlflow-1")
+    with pytest.raises(BlindsumError, match="another process is running one"):
+        train(job_file, None, Quiet(), kept=read_log(folder))  # before MLflow or a silo is touched
+    assert not (tmp_path / "mlflow.db").exists()
     log.close()
     with (folder / NAME).open("a") as file:
         file.write('{"report": {"rou')  # as a crash cuts it

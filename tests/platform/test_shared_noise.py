@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from blindsum.platform.errors import JobError, PrivacyError
-from blindsum.platform.privacy import plan, spent_epsilon
+from blindsum.platform.privacy import metrics_plan, plan, spent_epsilon
 from blindsum.platform.random_source import cryptographic_generator, normals
 from blindsum.platform.shared_noise import (
     LEAST_UNITS,
@@ -18,6 +18,7 @@ from blindsum.platform.shared_noise import (
     share_deviation,
     shared_range,
 )
+from blindsum.platform.statement import privacy_statement
 from tests.conftest import MakeJob
 
 
@@ -142,3 +143,16 @@ def test_jobs_under_which_the_claim_would_not_hold_are_refused(
     settings: list[Any] = ["privacy.noise=shared", "training.local_steps=1", change]
     with pytest.raises(JobError, match=said):
         make_job(*settings)
+
+
+def test_noise_made_together_is_enough_with_the_quorum_alone(make_job: MakeJob) -> None:
+    """Each silo's share is that of a roster of the quorum's size, however many take part."""
+    told = ("privacy.noise=shared", "training.local_steps=1", "privacy.metrics_epsilon=2")
+    whole, fewer = make_job(*told).job, make_job(*told, "quorum=2").job
+    for of in (lambda job: plan(job, "alder"), metrics_plan):
+        all_silos, quorum = of(whole), of(fewer)
+        assert all_silos and quorum and quorum.epsilon_planned == all_silos.epsilon_planned
+        # S / sqrt(n - t): of three silos and of two, where one may collude.
+        assert quorum.share == pytest.approx(all_silos.share * math.sqrt(2))
+    statement = str(privacy_statement(fewer, {}))
+    assert "at least 1 must add their share" in statement and "at least 2 of 3" in statement
