@@ -9,8 +9,9 @@ assays on all silos' held-out records together, of the same model settings and n
 
 JSON: arms.<name>.auroc_mean, auroc_sd (over seeds), seconds_per_round. Arms: pooled, local, federated_sgd
 (plain averaging), federated (server momentum), federated_dp_1, _3, _8, and of real runs on Ray with one seed
-federated_plain and federated_encrypted (encryption.scheme none and ckks, no privacy), with their phases; and
-encryption.{auroc_difference,share_of_round}.
+federated_plain and federated_encrypted (encryption.scheme none and ckks, no privacy), with their phases,
+federated_dp_plain and federated_dp_encrypted (the same with DP-SGD in every silo, and 12 bits a value); and
+encryption.{auroc_difference,share_of_round}, share_of_round_under_dp.
 """
 
 from __future__ import annotations
@@ -140,11 +141,16 @@ def pooled(job: Job, members: Sequence[Member]) -> nn.Module:
     )  # fmt: skip
 
 
+DP_ROUNDS = (
+    "privacy={noise: local, epsilon: 8, delta: 1.0e-4}", "encryption.bits=12", "training.rounds=20",
+)  # fmt: skip
+
+
 def real(
-    folder: Path, tasks: Sequence[str], scheme: str, members: Sequence[Member]
+    folder: Path, tasks: Sequence[str], scheme: str, members: Sequence[Member], *overrides: str
 ) -> dict[str, Any]:
     """A run on Ray, with its model's AUROC and its rounds' seconds by phase."""
-    job_file = job_of(folder, tasks, f"encryption.scheme={scheme}")
+    job_file = job_of(folder, tasks, f"encryption.scheme={scheme}", *overrides)
     run = train(job_file, None, Quiet())
     model = model_of(job_file.job)
     if run.model is None:
@@ -184,6 +190,12 @@ def main() -> None:
             for name, scheme in (("federated_plain", "none"), ("federated_encrypted", "ckks")):
                 arms[name] = real(folder, tasks, scheme, members)
                 console.print(name, arms[name])
+            for name, scheme in (
+                ("federated_dp_plain", "none"),
+                ("federated_dp_encrypted", "ckks"),
+            ):
+                arms[name] = real(folder, tasks, scheme, members, *DP_ROUNDS)
+                console.print(name, arms[name])
             encrypted = arms["federated_encrypted"]
             apart = encrypted["auroc_mean"] - arms["federated_plain"]["auroc_mean"]
             rest = encrypted["phases"]["train"] + encrypted["phases"]["apply"]
@@ -194,6 +206,10 @@ def main() -> None:
                 "share_of_round_against_plain": 1
                 - arms["federated_plain"]["seconds_per_round"] / encrypted["seconds_per_round"],
             }
+            plain, under_dp = arms["federated_dp_plain"], arms["federated_dp_encrypted"]
+            tree["encryption"]["share_of_round_under_dp"] = (
+                1 - plain["seconds_per_round"] / under_dp["seconds_per_round"]
+            )
             console.print(tree["encryption"])
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)

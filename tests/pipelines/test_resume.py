@@ -7,8 +7,10 @@ import mlflow
 import psutil
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from blindsum.actors.round_report import RoundReport
+from blindsum.pipelines.cli import app
 from blindsum.pipelines.run import Run
 from blindsum.pipelines.run_log import NAME, RunLog, read_log
 from blindsum.pipelines.terminal import Quiet
@@ -100,6 +102,11 @@ def test_a_log_is_whole_lines_and_one_process_has_it(make_job: MakeJob, tmp_path
     kept = read_log(folder)
     assert kept.name == "one" and kept.mlflow_run == "mlflow-1" and kept.reports == []
     assert kept.job_file.job == job_file.job and kept.job_file.folder == job_file.folder
+    again.open("mlflow-1")
+    again.end()
+    again.close()
+    found = CliRunner().invoke(app, ["resume", str(folder)])
+    assert found.exit_code == 1 and "one has ended well" in str(found.exception)
     with pytest.raises(JobError, match="there is no run to go on with"):
         read_log(tmp_path)
     (folder / NAME).write_text("nonsense\n")
