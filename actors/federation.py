@@ -91,9 +91,8 @@ class Federation:
         self._clipping = 1.0  # of the job's clip norm
         self._metrics_epsilon: float | None = None
         self._standing = standing
-        self._charged: dict[
-            int, int
-        ] = {}  # attempts of a round that an interrupted run has charged
+        # By round, the attempts that an interrupted run has charged.
+        self._charged: dict[int, int] = {}
         self._pending: dict[str, list[ObjectRef[Any]]] = {}
         self._keys_due = False
         self.retries = 0  # attempts beyond each round's first: charged, and without a model

@@ -47,9 +47,14 @@ def draw_run(
                     for spent in epsilon.values()}  # fmt: skip
         for spent, silos in distinct.items():
             label = "every silo" if len(silos) == len(epsilon) else ", ".join(silos)
+            if not spent:  # lost before a round ended
+                continue
+            lost = len(spent) < len(rounds)
+            label += f", until round {rounds[len(spent) - 1]}" if lost else ""
             below.plot(
-                rounds[: len(spent)], spent, color=ORANGE, marker="o", markersize=3, label=label
-            )
+                rounds[: len(spent)], spent, color=GREY if lost else ORANGE, label=label,
+                marker="x" if lost else "o", markersize=7 if lost else 3, zorder=3 if lost else 2,
+            )  # fmt: skip
         for limit in sorted(set(budget.values())):
             below.axhline(limit, color=GREY, linestyle=":", label=f"budget {limit:g}")
         below.set_ylim(0, 1.15 * max(budget.values()))

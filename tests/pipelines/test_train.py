@@ -16,6 +16,7 @@ import yaml
 from matplotlib import image
 
 from blindsum.pipelines.run import Run
+from blindsum.pipelines.run_log import read_log
 from blindsum.pipelines.terminal import JsonLines, Quiet
 from blindsum.pipelines.train import train
 from blindsum.platform.errors import BlindsumError, SiloLost, TrackingError
@@ -181,13 +182,20 @@ def test_a_folder_without_room_fails_the_run_and_mlflow_keeps_the_model(
     def full(path: Path, content: bytes) -> Path:
         raise OSError(errno.ENOSPC, "")
 
+    job_file = make_job("training.rounds=1")
     monkeypatch.setattr("blindsum.pipelines.train._write", full)
     finished: list[Run] = []
     with pytest.raises(BlindsumError, match="No space left on device. Make room"):
-        train(make_job("training.rounds=1"), None, Quiet(), finished.append)
+        train(job_file, None, Quiet(), finished.append)
     found, logged = client(finished[0])
     assert logged.info.status == "FAILED" and "No space left" in logged.data.tags["blindsum.ended"]
     assert len(found.search_logged_models([logged.info.experiment_id])) == 1
+    monkeypatch.undo()  # there is room again: nothing is trained or charged for saving
+    monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path / "home"))
+    ended = train(job_file, None, Quiet(), kept=read_log(finished[0].folder))
+    assert ended.status == "FINISHED" and ended.model and ended.model.exists()
+    entries = ledger_of(tmp_path / "state" / "alder", "alder").entries()
+    assert [e.kind for e in entries] == ["reserve", "charge"]
 
 
 def test_an_unreachable_tracking_server_is_refused(make_job: MakeJob) -> None:
