@@ -2,57 +2,35 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blindsum.pipelines.terminal import console, show_error
+from blindsum.pipelines import ledger_cli
+from blindsum.pipelines.cli_options import (
+    AddressOption,
+    JobArgument,
+    JsonOption,
+    SetOption,
+    SiloOption,
+    interruptible,
+)
+from blindsum.pipelines.terminal import show_error
 from blindsum.platform.errors import BlindsumError, JobError, without_values
 from blindsum.platform.job_file import JobFile, load_job
 
 if TYPE_CHECKING:
     from blindsum.pipelines.run_log import Kept
 
-P = ParamSpec("P")
-
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
     help="Train one model over data that cannot leave its owners.",
 )  # fmt: skip
-
-JobArgument = Annotated[Path, typer.Argument(help="The job file.", metavar="JOB.YAML")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.rounds=5."),
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(help="Ray cluster to join (auto, HOST:PORT). Default: a local Ray of our own."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, on stdout.")]
-
-
-def interruptible(command: Callable[P, None]) -> Callable[P, None]:
-    """Say that Ctrl-C was heard, and end with the shell's status for it."""
-
-    @functools.wraps(command)
-    def call(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            console.print("interrupted")
-            raise typer.Exit(130) from None
-
-    return call
-
-
-SiloOption = Annotated[str, typer.Option("--silo", help="The silo's name in the job file.")]
+app.add_typer(ledger_cli.app, name="ledger")
 
 
 @app.command()
@@ -301,68 +279,6 @@ def secret(path: Annotated[Path, typer.Argument(help="File to write.", metavar="
 
     make_secret(path)
     typer.echo(f"wrote {path}: for the silos alone, not for the server or the job", err=True)
-
-
-ledger_app = typer.Typer(
-    no_args_is_help=True, help="What a silo's data has spent; run by its owner, on its machine."
-)
-app.add_typer(ledger_app, name="ledger")
-
-
-@ledger_app.command("show")
-def ledger_show(job: JobArgument, silo: SiloOption) -> None:
-    """Print every job's spend, and each table's over all jobs."""
-    from blindsum.pipelines import ledger
-
-    ledger.show(ledger.open_ledger(load_job(job, []), silo))
-
-
-@ledger_app.command("verify")
-def ledger_verify(
-    job: JobArgument,
-    silo: SiloOption,
-    head: Annotated[
-        str | None, typer.Option("--head", help="A head kept earlier, which must still be there.")
-    ] = None,
-) -> None:
-    """Check every hash and every signature."""
-    from blindsum.pipelines import ledger
-
-    ledger.verify(ledger.open_ledger(load_job(job, []), silo), head)
-
-
-@ledger_app.command("export")
-def ledger_export(
-    job: JobArgument,
-    silo: SiloOption,
-    to: Annotated[Path, typer.Option("--to", help="JSON file to write.")],
-) -> None:
-    """Write all entries, with hashes and signatures, to a JSON file."""
-    from blindsum.pipelines import ledger
-
-    ledger.export(ledger.open_ledger(load_job(job, []), silo), to)
-
-
-@ledger_app.command("limit")
-def ledger_limit(
-    job: JobArgument,
-    silo: SiloOption,
-    epsilon: Annotated[float, typer.Option("--epsilon", help="For each table, over all jobs.")],
-    delta: Annotated[float, typer.Option("--delta")] = 1e-5,
-) -> None:
-    """Put a lifetime budget in force: jobs that would pass it are refused."""
-    from blindsum.pipelines import ledger
-
-    ledger.set_limit(ledger.open_ledger(load_job(job, []), silo, make=True), epsilon, delta)
-
-
-@ledger_app.command("adopt")
-def ledger_adopt(job: JobArgument, silo: SiloOption) -> None:
-    """Go on with a ledger that another identity, or an earlier version, wrote."""
-    from blindsum.pipelines import ledger
-
-    adopted = ledger.open_ledger(load_job(job, []), silo, adopt=True)
-    typer.echo(f"{adopted.path} goes on under this silo's identity", err=True)
 
 
 def _version(wanted: bool) -> None:
