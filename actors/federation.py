@@ -27,7 +27,7 @@ from blindsum.actors.messages import (
     TotalReport,
     TrainReport,
 )
-from blindsum.actors.placement import ONCE, pinned, silo_options
+from blindsum.actors.placement import aggregator_options, pinned, silo_options
 from blindsum.actors.policy import metrics_exchange
 from blindsum.actors.recovery import Recovery, recovery
 from blindsum.actors.round_report import RoundReport, phases_of
@@ -46,6 +46,7 @@ from blindsum.platform.job import Job
 from blindsum.platform.metrics import Metrics, count_values
 from blindsum.platform.models import digest
 from blindsum.platform.privacy import plan, update_range
+from blindsum.platform.structured_log import Log
 
 T = TypeVar("T")
 _AGGREGATOR = "the aggregator"  # a blank in it: no silo has such a name
@@ -61,6 +62,7 @@ class Federation:
         folder: the job file's folder, on the silos' nodes.
         interrupted: set by a signal's handler (`blindsum.actors.waiting`).
         standing: where an interrupted run stood, to go on from there.
+        log: of the driver's events.
         silo_actor, aggregator_actor: Ray actor classes of the same shape, for tests and
             benchmarks that look inside.
     """
@@ -69,19 +71,23 @@ class Federation:
         self, job: Job, run: str, folder: str,
         silo_actor: Any = SiloActor, aggregator_actor: Any = AggregatorActor,
         interrupted: threading.Event | None = None, standing: Standing | None = None,
+        log: Log | None = None,
     ) -> None:  # fmt: skip
         self.job, self.run = job, run
+        self._log = log or Log(job=job.name, run=run)
         self._waiting = Waiting(interrupted or threading.Event())
         self.parameters = Parameters.derive(
             len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
         )
-        options = silo_options(job.roster, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        self.lost = dict(standing.lost) if standing else {}  # silos, by the round they were lost in
+        roster = [name for name in job.roster if name not in self.lost]
+        options = silo_options(roster, ray.cluster_resources())  # type: ignore[no-untyped-call]
         threads = None if pinned(options) else max(1, (os.cpu_count() or 1) // len(job.silos))
         self._silos = {
             name: silo_actor.options(**options[name]).remote(
                 SiloSpec(job, run, name, folder, threads, standing is not None)
             )
-            for name in job.roster
+            for name in roster
         }
         self._aggregator_actor = aggregator_actor
         self._aggregators: list[Any] = []
@@ -96,7 +102,6 @@ class Federation:
         self._pending: dict[str, list[ObjectRef[Any]]] = {}
         self._keys_due = False
         self.retries = 0  # attempts beyond each round's first: charged, and without a model
-        self.lost: dict[str, int] = {}  # silos, by the round they were lost in
 
     @property
     def roster(self) -> tuple[str, ...]:
@@ -140,7 +145,7 @@ class Federation:
         if at.range:
             self._range = at.range
         self._clipping, self._metrics_epsilon = at.clipping, at.metrics_epsilon
-        self.retries, self.lost = at.retries, {**self.lost, **at.lost}
+        self.retries = at.retries
         last = max(i.charged for i in inspections.values())
         if last[0] == at.round + 1:  # begun and charged when the run was interrupted
             self._charged[last[0]] = last[1]
@@ -168,9 +173,12 @@ class Federation:
         if not self._aggregators:
             chunks = self.parameters.chunks(self._values)
             of = self.job.encryption.aggregators or -(-chunks // CHUNKS_PER_AGGREGATOR)
-            actor = self._aggregator_actor.options(**ONCE)
-            keep = self.job.encryption.verify
-            self._aggregators = [actor.remote(index, of, keep) for index in range(of)]
+            here = ray.get_runtime_context().get_node_id()
+            options = aggregator_options(of, ray.nodes(), here)  # type: ignore[no-untyped-call]
+            self._aggregators = [
+                self._aggregator_actor.options(**one).remote(index, of, self.job.encryption.verify)
+                for index, one in enumerate(options)
+            ]
         introductions = self._told("introduce", "introduce themselves")
         met = {one.silo: one.identity for one in introductions}
         self._waiting.gather(
@@ -196,6 +204,10 @@ class Federation:
                 break
             except BlindsumError as error:
                 found = recovery(error, self.roster, self.job.least_silos, failures)
+                self._log.say(
+                    "attempt failed", round=number, attempt=attempt, silo=error.silo or "",
+                    error=type(error).__name__, said=error.what,
+                )  # fmt: skip
                 if found is None:
                     raise error.located(round=number) from None
                 self._recover(found, number)

@@ -17,6 +17,7 @@ from blindsum.platform.errors import (
     DataError,
     LedgerError,
     SiloLost,
+    SiloRefused,
     TotalRefused,
 )
 
@@ -26,8 +27,9 @@ MOST_REFUSED = 1
 MOST_AGGREGATORS = 2
 """Lost aggregators in one round that another attempt may follow."""
 
-_AT_A_SILO = (SiloLost, LedgerError, DataError)
-"""That one silo is gone, or cannot go on: a full disk, a ledger. Not that it refuses what it was told."""
+_AT_A_SILO = (SiloLost, SiloRefused, LedgerError, DataError)
+"""That one silo is gone, was refused, or cannot go on: a full disk, a ledger. Not that it refuses what it was
+told."""
 
 
 @dataclass(frozen=True)

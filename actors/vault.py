@@ -17,7 +17,14 @@ from blindsum.he.keys import Agreement, Contribution, Introduction, KeyCeremony,
 from blindsum.he.packing import Integers
 from blindsum.he.parameters import Parameters
 from blindsum.he.upload import decrypt_parts, encrypt_parts, sum_again
-from blindsum.platform.errors import EncryptionError, KeyRefused, LedgerError, TotalRefused
+from blindsum.platform.errors import (
+    EncryptionError,
+    KeyRefused,
+    LedgerError,
+    SiloRefused,
+    TotalRefused,
+    UploadRefused,
+)
 
 
 def open_identity(state: Path) -> Identity:
@@ -94,6 +101,11 @@ class Vault:
         self._keys = keys
         del self._ceremony  # and the keys that opened what was sealed to this silo
 
+    @property
+    def identities(self) -> dict[str, bytes]:
+        """Public identities of the silos in the newest ceremony."""
+        return dict(self._identities)
+
     # -- exchanges -----------------------------------------------------------------------
 
     def connect(self, channel: Channel) -> None:
@@ -103,16 +115,22 @@ class Vault:
         """Mask, encrypt, sign and send this silo's upload; returns its bytes.
 
         Raises:
-            UploadRefused: an aggregator refused it.
+            SiloRefused: an aggregator refused it.
         """
         keys, cipher, channel = self._ready(exchange)
         masks = keys.seeds.open(exchange)
         sent = 0
         frames = encrypt_parts(exchange, self._silo, digits, cipher, masks, self._identity)
-        for part, frame in zip(exchange.parts, frames, strict=True):
-            channel.send(shard(part.index, len(exchange.parts), channel.aggregators), frame)
-            sent += frame.size
-        channel.settle()
+        try:
+            for part, frame in zip(exchange.parts, frames, strict=True):
+                channel.send(shard(part.index, len(exchange.parts), channel.aggregators), frame)
+                sent += frame.size
+            channel.settle()
+        except UploadRefused as error:
+            raise SiloRefused(
+                f"its upload was refused: {error.what}",
+                "It was damaged on its way, or this silo makes others than it should.",
+            ) from None
         return sent
 
     def receive(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,6 +52,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         "namespace": "blindsum",
     }
     logging.getLogger("ray").setLevel(logging.ERROR)
+    _quieten_listener()
     try:
         if address is None:
             ray.init(
@@ -73,15 +76,52 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _quieten_listener() -> None:
+    """Under TLS, Ray 2.60's thread that listens for other workers' messages connects without it, and its
+    traceback would reach the user. What it would have said is withheld here anyway."""
+    before = threading.excepthook
+    if getattr(before, "quiet", False):
+        return
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if failed.thread is None or failed.thread.name != "ray_listen_error_messages":
+            before(failed)
+
+    hook.quiet = True  # type: ignore[attr-defined]
+    threading.excepthook = hook
+
+
 def _require_listener(address: str) -> None:
     """Ray would try for minutes to reach a port that nobody listens on."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10) as connection:
+            _require_alike(connection, address)
     except OSError as error:
         raise ClusterError(
             f"nothing answers at {address!r} ({error.strerror or type(error).__name__})",
             "Start the cluster, or correct --address; without it a local Ray is used.",
         ) from None
+
+
+def _require_alike(connection: socket.socket, address: str) -> None:
+    """With TLS on one side alone, Ray would try for minutes, and not say why."""
+    ours = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # Ray verifies
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.wrap_socket(connection).close()
+        theirs = True
+    except (ssl.SSLError, ConnectionError, TimeoutError):
+        theirs = False
+    if ours != theirs:
+        raise ClusterError(
+            f"{address!r} {'wants' if theirs else 'does not speak'} TLS, and RAY_USE_TLS is "
+            f"{'not set' if theirs else 'set'} here",
+            "Set RAY_USE_TLS and the certificates as on the cluster's nodes: blindsum certificates node."
+            if theirs
+            else "Unset RAY_USE_TLS, or start the cluster with it.",
+        )

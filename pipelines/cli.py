@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blindsum.pipelines import ledger_cli
+from blindsum.pipelines import audit_log_cli, certificates_cli, ledger_cli, submit_cli
 from blindsum.pipelines.cli_options import (
     AddressOption,
     JobArgument,
     JsonOption,
+    LinesOption,
     SetOption,
     SiloOption,
     interruptible,
@@ -31,6 +32,10 @@ app = typer.Typer(
     help="Train one model over data that cannot leave its owners.",
 )  # fmt: skip
 app.add_typer(ledger_cli.app, name="ledger")
+app.add_typer(audit_log_cli.app, name="audit-log")
+app.command("submit")(submit_cli.submit)
+app.add_typer(submit_cli.app, name="job")
+app.add_typer(certificates_cli.app, name="certificates")
 
 
 @app.command()
@@ -40,9 +45,10 @@ def run(
     set_: SetOption = None,
     address: AddressOption = None,
     json: JsonOption = False,
+    lines: LinesOption = False,
 ) -> None:
     """Train: start the silos, run the rounds, save the model."""
-    _train(load_job(job, set_ or []), address, json)
+    _train(load_job(job, set_ or []), address, json, lines)
 
 
 @app.command()
@@ -51,6 +57,7 @@ def resume(
     run_folder: Annotated[Path, typer.Argument(help="The run's folder: runs/NAME.", metavar="RUN")],
     address: AddressOption = None,
     json: JsonOption = False,
+    lines: LinesOption = False,
 ) -> None:
     """Go on with an interrupted run, from its last round that ended."""
     from blindsum.pipelines.run_log import read_log
@@ -58,16 +65,18 @@ def resume(
     kept = read_log(run_folder.absolute())
     if kept.ended:
         raise JobError(f"{kept.name} has ended well", "Start a new run.")
-    _train(kept.job_file, address, json, kept)
+    _train(kept.job_file, address, json, lines, kept)
 
 
-def _train(job_file: JobFile, address: str | None, json: bool, kept: Kept | None = None) -> None:
+def _train(
+    job_file: JobFile, address: str | None, json: bool, lines: bool, kept: Kept | None = None
+) -> None:
     from blindsum.pipelines import terminal
     from blindsum.pipelines.run import Run
     from blindsum.pipelines.train import train
 
     terminal.keep_stdout()
-    shown = terminal.observer(json)
+    shown = terminal.observer(json, lines)
     seen: list[Run] = []
     try:
         train(job_file, address, shown, seen.append, kept=kept)
@@ -302,6 +311,12 @@ def main() -> None:
         app()
     except BlindsumError as error:
         show_error(error)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        show_error(JobError(
+            f"the module {error.name!r} is not installed for {sys.executable}",
+            "Install Blindsum with all that it needs; for a cluster's nodes: blindsum submit --ship all.",
+        ))  # fmt: skip
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the driver's tracebacks may quote what it holds
         show_error(without_values(error))

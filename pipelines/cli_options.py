@@ -23,6 +23,9 @@ AddressOption = Annotated[
     typer.Option(help="Ray cluster to join (auto, HOST:PORT). Default: a local Ray of our own."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, on stdout.")]
+LinesOption = Annotated[
+    bool, typer.Option("--lines", help="A line for each round, for a log that someone follows.")
+]
 SiloOption = Annotated[str, typer.Option("--silo", help="The silo's name in the job file.")]
 
 

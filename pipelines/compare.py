@@ -19,6 +19,7 @@ from scipy import stats
 from blindsum.platform.errors import JobError, TrackingError
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.paths import state_folder
+from blindsum.platform.tracking import tracking_uri
 
 CONFIDENCE = 0.95
 LEAST_RATIO = 0.01
@@ -130,7 +131,7 @@ def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    uri = job_file.job.tracking.uri or f"sqlite:///{job_file.folder / 'mlflow.db'}"
+    uri = tracking_uri(job_file)
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not path.exists():  # MLflow would make an empty one
         raise TrackingError(f"there is no MLflow database {path}", "Run the job first.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from blindsum.platform.errors import JobError
 from blindsum.platform.job_file import JobFile
+from blindsum.platform.paths import results_folder
 
 
 def silo_folder(job_file: JobFile) -> str:
@@ -31,7 +32,8 @@ def runs_folder(job_file: JobFile) -> Path:
         JobError: nothing can be written there.
     """
     try:
-        folder = (job_file.folder / Path(job_file.job.runs or ".").expanduser()).absolute()
+        base = results_folder(job_file.folder)
+        folder = (base / Path(job_file.job.runs or ".").expanduser()).absolute()
         existing = next(p for p in (folder, *folder.parents) if p.exists())
     except (OSError, RuntimeError, ValueError):
         raise JobError(f"runs: {job_file.job.runs!r} is not a path") from None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not be
     from blindsum.actors.messages import Inspection, Standing
     from blindsum.actors.round_report import RoundReport
     from blindsum.platform.held_out import HeldOut
+    from blindsum.platform.privacy import PrivacyPlan
     from blindsum.platform.task_metrics import TaskFigures
     from blindsum.platform.tracking import Status
 
@@ -68,9 +69,23 @@ class Run:
         """Seconds since the run was started."""
         return time.monotonic() - self.started
 
+    @property
+    def plans(self) -> dict[str, PrivacyPlan | None]:
+        """What each silo may spend in this run. One that was lost before the run was resumed tells no
+        plan: it follows from the job."""
+        return {
+            name: self.inspections[name].plan if name in self.inspections else self._plan(name)
+            for name in self.job_file.job.roster if name in {*self.inspections, *self.lost}
+        }  # fmt: skip
+
+    def _plan(self, silo: str) -> PrivacyPlan | None:
+        from blindsum.platform.privacy import plan
+
+        return plan(self.job_file.job, silo) if self.job_file.job.private else None
+
     def budget(self, silo: str) -> float | None:
         """Epsilon that the silo may spend in this run; None without differential privacy."""
-        plan = self.inspections[silo].plan
+        plan = self.plans[silo]
         return plan.epsilon if plan else None
 
     def held_out(self) -> tuple[int, HeldOut | TaskFigures] | None:
@@ -83,7 +98,7 @@ class Run:
         found = self.held_out()
         reached = found[1].line() if found else "no round was evaluated"
         spent = self.epsilon()
-        delta = next((i.plan.delta for i in self.inspections.values() if i.plan), 0.0)
+        delta = next((plan.delta for plan in self.plans.values() if plan), 0.0)
         privacy = (
             f"epsilon at most {max(spent.values()):.3g}, delta {delta:g}"
             if spent
@@ -113,8 +128,8 @@ class Run:
                     plan.delta,
                 ),
             )
-            for name, i in self.inspections.items()
-            if (plan := i.plan) and self.announced
+            for name, plan in self.plans.items()
+            if plan and self.announced
         }  # fmt: skip
 
     def summary(self) -> dict[str, object]:
@@ -127,7 +142,7 @@ class Run:
             "metrics_epsilon": last.metrics_epsilon if last else None,
             "rounds_announced": self.announced, "retries": self.retries, "lost": self.lost,
             "epsilon": self.epsilon(),
-            "delta": next((i.plan.delta for i in self.inspections.values() if i.plan), None),
+            "delta": next((plan.delta for plan in self.plans.values() if plan), None),
             "up_bytes": sum(r.up_bytes for r in self.reports),
             "down_bytes": sum(r.down_bytes for r in self.reports),
             "startup_s": round(self.startup_s, 3), "seconds": round(self.seconds, 3),

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job import Job
 from blindsum.platform.job_file import JobFile
+from blindsum.platform.paths import SUBMITTED_VARIABLE
 from blindsum.platform.yaml_file import parse_section
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ def read_log(folder: Path) -> Kept:
         ) from None
     content = [found for line in lines if (found := _parsed(line))]
     try:
-        path = Path(content[0]["path"])
         text = content[0]["text"]
+        path = _found(Path(content[0]["path"]))
         job = parse_section(text, path.name, Job, "job", "").section
         rounds = [line for line in content[1:] if "report" in line]
         reports = [_report(line) for line in rounds]
@@ -144,6 +145,12 @@ def read_log(folder: Path) -> Kept:
         )  # fmt: skip
     except (IndexError, KeyError, TypeError):
         raise JobError(f"{folder / NAME} cannot be read", "Start a new run.") from None
+
+
+def _found(path: Path) -> Path:
+    """A submitted job's folder goes with it: one that goes on brings its files along anew."""
+    here = Path.cwd() / path.name
+    return here if SUBMITTED_VARIABLE in os.environ and here.is_file() else path
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from blindsum.pipelines.terminal import console
 from blindsum.pipelines.train import train
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job_file import JobFile, load_job
+from blindsum.platform.tracking import tracking_uri
 
 Arm = Literal["federated", "local", "pooled"]
 ARMS: tuple[Arm, ...] = ("federated", "local", "pooled")
@@ -217,7 +218,7 @@ def _opened(job_file: JobFile, digest: str) -> tuple[str, set[str]]:
     tracker.finish("FINISHED", "a sweep's parent", {})
     import mlflow
 
-    uri = job_file.job.tracking.uri or f"sqlite:///{job_file.folder / 'mlflow.db'}"
+    uri = tracking_uri(job_file)
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name(link.experiment)
     runs = client.search_runs(
@@ -229,5 +230,5 @@ def _opened(job_file: JobFile, digest: str) -> tuple[str, set[str]]:
 def _closed(job_file: JobFile, parent: str, well: bool) -> None:
     import mlflow
 
-    uri = job_file.job.tracking.uri or f"sqlite:///{job_file.folder / 'mlflow.db'}"
+    uri = tracking_uri(job_file)
     mlflow.MlflowClient(uri).set_terminated(parent, "FINISHED" if well else "FAILED")

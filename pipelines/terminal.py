@@ -2,6 +2,7 @@
 
     on a terminal    progress while it runs, a summary at the end    (stderr)
     elsewhere        the summary alone                               (stderr)
+    with --lines     a line for each round                           (stderr)
     with --json      one JSON object a line: planned, round, end      (stdout)
 
 Errors go to stderr, one message each. Nothing here knows a record or a key.
@@ -109,6 +110,21 @@ class Quiet:
         """Nothing is open."""
 
 
+class Lines(Quiet):
+    """A line for each stage and round, for a log that someone follows."""
+
+    def stage(self, text: str) -> None:
+        console.print(text)
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        found = report.metrics.held_out
+        score = f"{found.line()}, " if found else ""
+        spent = f"epsilon {max(report.epsilon.values()):.3f}, " if report.epsilon else ""
+        console.print(
+            f"round {report.round} of {run.rounds_planned}: {score}{spent}{report.seconds:.2f} s"
+        )
+
+
 class JsonLines:
     """One JSON object a line on stdout, for machines."""
 
@@ -120,7 +136,7 @@ class JsonLines:
         emit(
             "planned", run=run.name, rounds=run.rounds_planned, startup_s=round(run.startup_s, 3),
             warnings=warnings(job),
-            silos={n: plan_figures(i.plan) for n, i in run.inspections.items()},
+            silos={n: plan_figures(plan) for n, plan in run.plans.items()},
         )  # fmt: skip
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
@@ -138,13 +154,15 @@ class JsonLines:
         """Nothing is open."""
 
 
-Shown = Progressing | Quiet | JsonLines
+Shown = Progressing | Quiet | Lines | JsonLines
 
 
-def observer(as_json: bool) -> Shown:
+def observer(as_json: bool, lines: bool = False) -> Shown:
     """The right one for where the output goes."""
     if as_json:
         return JsonLines()
+    if lines:
+        return Lines()
     return Progressing() if console.is_terminal else Quiet()
 
 
@@ -299,7 +317,7 @@ def _privacy_line(run: Run) -> str:
     if len(figures) == 1:
         ((epsilon, budget),) = figures
         spent = {f"every silo {epsilon:.3f} of {budget:g}"}
-    plan = next(i.plan for i in run.inspections.values() if i.plan)
+    plan = next(plan for plan in run.plans.values() if plan)
     metrics_epsilon = run.reports[-1].metrics_epsilon
     held_out = f"; held-out records {metrics_epsilon:.3f}" if metrics_epsilon else ""
     begun = ""

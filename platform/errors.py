@@ -13,6 +13,7 @@
     │   └── TotalRefused      a total that is no sum of the roster's uploads
     ├── FederationError       a round cannot be completed
     │   ├── SiloLost          one or more silos died or missed their deadline
+    │   ├── SiloRefused       a silo's upload was refused by an aggregator
     │   ├── AggregatorLost    an aggregator died
     │   └── ModelsDiffer      silos disagree about the model after a round
     ├── ClusterError          Ray cannot be started, joined, or has no place for a silo
@@ -124,6 +125,10 @@ class SiloLost(FederationError):
     """One or more silos, named in `silo` with commas, died or missed their deadline."""
 
 
+class SiloRefused(FederationError):
+    """A silo's upload was refused by an aggregator; the sum is unharmed."""
+
+
 class AggregatorLost(FederationError):
     """An aggregator died: a sum was lost with it, and no secret."""
 
@@ -168,7 +173,7 @@ def guarded(method: F) -> F:
 
     Stops private values from travelling inside the messages or the chained context of
     library errors, which Ray would pickle, print and log. The method's object gives the
-    silo's name, if it has a `name`.
+    silo's name, if it has a `name`, and is told of the error, if it has `note_refusal`.
     """
     inner = cast(Callable[..., Any], method)
 
@@ -181,6 +186,9 @@ def guarded(method: F) -> F:
             failure = pickle.loads(pickle.dumps(error))  # leaves traceback and context behind
         except Exception as error:  # noqa: BLE001 - whatever it is, its values stay here
             failure = without_values(error)
-        raise failure.located(silo=getattr(self, "name", None))
+        failure.located(silo=getattr(self, "name", None))
+        if note := getattr(self, "note_refusal", None):
+            note(failure)
+        raise failure
 
     return cast(F, call)

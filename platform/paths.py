@@ -10,6 +10,8 @@ from blindsum.platform.errors import LedgerError
 from blindsum.platform.job import SiloSection
 
 HOME_VARIABLE = "BLINDSUM_HOME"
+RESULTS_VARIABLE = "BLINDSUM_RESULTS"
+SUBMITTED_VARIABLE = "BLINDSUM_SUBMITTED"
 
 
 def resolve(path: str, folder: str) -> Path:
@@ -40,8 +42,20 @@ def state_folder(silo: SiloSection) -> Path:
     """
     if silo.state:
         return Path(silo.state).expanduser().absolute()
+    return _home() / "silos" / silo.name
+
+
+def _home() -> Path:
     home = Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".blindsum")
-    return home.expanduser().absolute() / "silos" / silo.name
+    return home.expanduser().absolute()
+
+
+def results_folder(folder: Path) -> Path:
+    """Where a run's results start from: where BLINDSUM_RESULTS says, or else beside the job file; of a
+    submitted job in the home of who runs it, since its own folder does not outlive it."""
+    if said := os.environ.get(RESULTS_VARIABLE):
+        return Path(said).expanduser().absolute()
+    return _home() if SUBMITTED_VARIABLE in os.environ else folder
 
 
 def import_from(folder: str) -> None:

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit, urlunsplit
 from blindsum.platform.errors import TrackingError
 from blindsum.platform.job import Job
 from blindsum.platform.job_file import JobFile
+from blindsum.platform.paths import results_folder
 from blindsum.platform.privacy import describe
 from blindsum.platform.releases import metrics_guarantee
 
@@ -47,6 +48,13 @@ class RunLink:
     run_id: str
 
 
+def tracking_uri(job_file: JobFile) -> str:
+    """Where a job's figures go: what it says, or else a SQLite file with its results."""
+    if said := job_file.job.tracking.uri:
+        return said
+    return f"sqlite:///{results_folder(job_file.folder) / 'mlflow.db'}"
+
+
 class Tracker:
     """Writes one MLflow run from a thread of its own.
 
@@ -62,7 +70,7 @@ class Tracker:
     ) -> None:  # fmt: skip
         self._file, self._run, self._resumed = job_file, run, run_id
         self._tags = dict(tags or {})
-        self.uri = job_file.job.tracking.uri or f"sqlite:///{job_file.folder / 'mlflow.db'}"
+        self.uri = tracking_uri(job_file)
         self.shown_uri = without_password(self.uri)
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._ready = threading.Event()
@@ -182,6 +190,8 @@ class Tracker:
         for name in ("mlflow", "alembic", "urllib3"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
+        if path := self.uri.removeprefix("sqlite:///") if self.uri.startswith("sqlite:///") else "":
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._client = mlflow.MlflowClient(self.uri)
         job = self._file.job
         name = job.tracking.experiment or job.name

@@ -7,6 +7,7 @@ import os
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
+os.environ["RAY_metrics_report_interval_ms"] = "1000"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # every port on 127.0.0.1
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -38,11 +39,14 @@ MakeJob = Callable[..., JobFile]
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the two processes that run the tests, one runs all that need the cluster: there is one."""
+    """Of the two processes that run the tests, one runs all that need the cluster: there is one. Likewise
+    the nodes of their own."""
     for item in items:
-        if "cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
+        for shared in ("cluster", "lan"):
+            if shared in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(shared))
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +122,7 @@ def cluster() -> Iterator[Any]:
     ray_cluster = Cluster()
     store = 150 * 2**20
     ray_cluster.add_node(
-        num_cpus=2, object_store_memory=store, resources={f"silo:{name}": 1 for name in ("alder", "birch", "elm", "fir", "hazel")},
+        num_cpus=2, object_store_memory=store, resources={f"silo:{name}": 1 for name in ("alder", "birch", "elm", "fir", "hazel", "oak")},
         include_dashboard=False,
     )  # fmt: skip
     ray_cluster.add_node(num_cpus=2, object_store_memory=store, resources={"silo:cedar": 1})

@@ -17,6 +17,7 @@ from blindsum.platform.errors import (
     LedgerError,
     ModelsDiffer,
     SiloLost,
+    SiloRefused,
     TotalRefused,
     UploadRefused,
 )
@@ -25,7 +26,7 @@ from tests.conftest import MakeJob
 ROSTER = ("alder", "birch", "cedar")
 
 
-@pytest.mark.parametrize("kind", [SiloLost, LedgerError, DataError])
+@pytest.mark.parametrize("kind", [SiloLost, SiloRefused, LedgerError, DataError])
 @pytest.mark.parametrize(
     ("silos", "quorum", "without"),
     [("birch", 2, ("birch",)), ("birch", 3, None), ("birch, cedar", 2, None), ("birch, cedar", 1, ("birch", "cedar")),

@@ -33,7 +33,11 @@ def test_an_identity_lasts_and_only_its_owner_can_read_it(tmp_path: Path) -> Non
         Identity(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a key", pem(x25519.X25519PrivateKey.generate())])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a key", pem(x25519.X25519PrivateKey.generate())],
+    ids=["nothing", "words", "another kind of key"],  # the same in every process of tests
+)
 def test_a_file_that_holds_no_identity_is_refused_and_left_alone(
     tmp_path: Path, content: bytes
 ) -> None:

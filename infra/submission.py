@@ -1,0 +1,322 @@
+"""A job on a Ray cluster, through Ray's job submission.
+
+What travels: the job file, the module of its `model.factory`, and this installation's code as a wheel unless the
+nodes have it. Tables do not: each silo reads its own, on its own node.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from blindsum.actors.placement import driver_place
+from blindsum.infra.wheel import make_wheel, requirements
+from blindsum.platform.errors import ClusterError, JobError
+from blindsum.platform.job import Job
+from blindsum.platform.job_file import JobFile
+from blindsum.platform.paths import SUBMITTED_VARIABLE
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+Ship = Literal["code", "all", "nothing"]
+"""What of this installation goes to the nodes: its own code, or that with all it needs, or neither."""
+
+STOP_WAIT_S = 120
+"""How long Ray waits for a stopped job to save its model; Ray's own 3 s would cut that short."""
+
+LEFT_OUT = (
+    ".git", ".gitignore", ".venv", "runs", "state", "silos", "mlartifacts", "*.db", "*.sqlite*", "*.pem",
+)  # fmt: skip
+"""Of a folder that is sent whole: results, states, keys."""
+
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+STOPPED_STATUS = 130
+"""Exit status of a stopped job: as after Ctrl-C."""
+
+PATIENCE_S = 120
+"""How long who follows a job waits for a cluster that does not answer."""
+
+_POLL_S = 1.0
+ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+
+
+class Unanswered(ClusterError):
+    """The cluster cannot be reached."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that Ray took. `status` is Ray's: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED; `exit_status` is
+    the command's, None while it runs."""
+
+    id: str
+    name: str
+    status: str
+    exit_status: int | None
+    started: float | None
+    ended: float | None
+    message: str = ""
+
+    @property
+    def over(self) -> bool:
+        return self.status in ENDED
+
+
+class Cluster:
+    """The job server of a Ray cluster.
+
+    Args:
+        address: as `http://HOST:8265`, or https behind a proxy with TLS.
+        ca: certificate to verify an https address with; by default the system's.
+
+    A token is taken from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token.
+
+    Raises:
+        ClusterError: nothing answers there, or the token is refused.
+    """
+
+    def __init__(self, address: str, ca: Path | None = None) -> None:
+        if not address.startswith(("http://", "https://")):
+            raise ClusterError(
+                f"{address!r} is not the address of a cluster's job server",
+                "It begins with http:// or https://, with the port of Ray's dashboard: "
+                "http://HOST:8265.",
+            )
+        if ca is not None and not ca.is_file():
+            raise ClusterError(f"there is no certificate {ca}")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.job_submission import JobSubmissionClient
+
+        for module in ("dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
+            logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)  # they set their own
+        self._address = address
+        if ca is not None:
+            os.environ["REQUESTS_CA_BUNDLE"] = str(ca)  # not all of Ray's clients can be told
+        with self._explained(), _without(*ADDRESSES):
+            self._client: JobSubmissionClient = JobSubmissionClient(address)
+
+    def submit(
+        self, job_file: JobFile, *, ship: Ship = "code", with_folder: bool = False,
+        resume: str | None = None, python: str = "python", json: bool = False,
+    ) -> Submitted:  # fmt: skip
+        """Have the cluster run a job, on a node without a silo where there is one.
+
+        Args:
+            ship: see `Ship`.
+            with_folder: send the job's whole folder, tables and all: for simulations.
+            resume: folder of an interrupted run on the driver's node, to go on with.
+            python: the nodes' interpreter.
+
+        Raises:
+            JobError: the job's paths mean nothing on another machine.
+            ClusterError: Ray refused the job.
+        """
+        if not with_folder:
+            require_portable(job_file.job)
+        command = ["resume", resume] if resume else ["run", job_file.path.name]
+        command += ["--address", "auto", "--json" if json else "--lines"]
+        number = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + os.urandom(3).hex()
+        with tempfile.TemporaryDirectory(prefix="blindsum-") as made, self._explained():
+            folder = _folder(job_file, Path(made), with_folder)
+            environment: dict[str, Any] = {
+                "working_dir": str(folder),
+                "env_vars": {
+                    "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+                    SUBMITTED_VARIABLE: "1",
+                },
+            }
+            if ship != "nothing":
+                environment["py_modules"] = [str(make_wheel(Path(made)))]
+            if ship == "all":
+                environment["pip"] = {"packages": requirements(), "pip_check": False}
+            found = self._client.submit_job(
+                entrypoint=shlex.join([python, "-m", "blindsum", *command]),
+                runtime_env=environment, submission_id=f"{job_file.job.name}-{number}",
+                metadata={"blindsum.job": job_file.job.name},
+                entrypoint_resources=self._driver_node(),
+            )  # fmt: skip
+        return self.job(found)
+
+    def job(self, id: str) -> Submitted:
+        """A job by its id. Raises ClusterError if there is none."""
+        with self._explained():
+            return _submitted(self._client.get_job_info(id))
+
+    def jobs(self) -> list[Submitted]:
+        """Blindsum's jobs on the cluster, the newest first."""
+        with self._explained():
+            found = self._client.list_jobs()
+        ours = [_submitted(one) for one in found if "blindsum.job" in (one.metadata or {})]
+        return sorted(ours, key=lambda one: one.started or 0.0, reverse=True)
+
+    def logs(self, id: str) -> str:
+        """All that a job has said so far."""
+        with self._explained():
+            return str(self._client.get_job_logs(id))
+
+    def follow(self, id: str) -> Iterator[str]:
+        """What a job says, as it says it, until it has ended. Bridges PATIENCE_S without an answer."""
+        said, answered = 0, time.monotonic()
+        while True:
+            try:
+                over = self.job(id).over
+                text = self.logs(id)
+                answered = time.monotonic()
+            except Unanswered:
+                if time.monotonic() - answered > PATIENCE_S:
+                    raise
+                over, text = False, ""
+            if len(text) > said:
+                yield text[said:]
+                said = len(text)
+            if over:
+                return
+            time.sleep(_POLL_S + said / 1e6)  # the whole text comes each time
+
+    def stop(self, id: str) -> Submitted:
+        """End a job as SIGTERM does: its last model is saved. Waits until it has ended."""
+        with self._explained():
+            self._client.stop_job(id)
+        end = time.monotonic() + STOP_WAIT_S + 10
+        while not (found := self.job(id)).over and time.monotonic() < end:
+            time.sleep(_POLL_S)
+        return found
+
+    def _driver_node(self) -> dict[str, float] | None:
+        """A resource of the node that the driver is to run on: the head, or one without a silo."""
+        from ray.util.state import list_nodes
+
+        with _without(*ADDRESSES):
+            nodes = list_nodes(address=self._address, limit=10_000)
+        live = [n for n in nodes if n.state == "ALIVE"]
+        return driver_place([(n.is_head_node, n.node_ip, n.resources_total or {}) for n in live])
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Ray's and the network's errors in a reader's words."""
+        import requests
+        from ray.exceptions import AuthenticationError
+        from ray.util.state.exception import RayStateApiException
+
+        try:
+            yield
+        except AuthenticationError:
+            raise no_token(self._address) from None
+        except (ConnectionError, requests.exceptions.RequestException) as error:
+            if "CERTIFICATE" in str(error).upper() or self._unverified():
+                raise ClusterError(
+                    f"{self._address} has no certificate that holds here",
+                    "Give the certificate that signed it: --ca FILE.",
+                ) from None
+            raise Unanswered(
+                f"{self._address} does not answer",
+                "Is the cluster up, and is its dashboard at this address?",
+            ) from None
+        except (RuntimeError, RayStateApiException) as error:
+            raise refusal(self._address, str(error)) from None
+        except OSError as error:  # shutil.Error is one
+            raise ClusterError(
+                f"what is to be sent cannot be gathered: {error.strerror or type(error).__name__}"
+                f"{f' ({error.filename})' if error.filename else ''}",
+                "Make room in the temporary folder, or mend what cannot be read in the job's.",
+            ) from None
+
+    def _unverified(self) -> bool:
+        """Whether it is the certificate: Ray's client says of every failure that it failed to connect."""
+        import requests
+
+        if not self._address.startswith("https://"):
+            return False
+        try:
+            requests.get(self._address, timeout=10)
+        except requests.exceptions.SSLError:
+            return True
+        except requests.exceptions.RequestException:
+            return False
+        return False
+
+
+def refusal(address: str, text: str) -> ClusterError:
+    """What a person is told of what Ray's job server answered."""
+    found = re.match(r"Request failed with status code (\d+)", text)
+    status = found[1] if found else ""
+    if status in ("401", "403"):
+        return no_token(address)
+    if status == "404":
+        return ClusterError(f"{address} knows no such job", "See: blindsum job list.")
+    lines = [line for line in text.splitlines() if line.strip()]
+    return ClusterError(
+        f"Ray refused at {address}: {lines[-1][:300] if lines else 'no reason given'}"
+    )
+
+
+def no_token(address: str) -> ClusterError:
+    return ClusterError(
+        f"{address} refuses this token, or wants one",
+        "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.",
+    )
+
+
+def require_portable(job: Job) -> None:
+    """Every silo's table lies on its own node: a path must mean the same there.
+
+    Raises:
+        JobError: names the silos whose paths do not.
+    """
+    relative = [
+        f"silos.{silo.name}.{key}"
+        for silo in job.silos for key in ("data", "private_tasks")
+        if (path := getattr(silo, key)) and not path.startswith(("/", "~"))
+    ]  # fmt: skip
+    if relative:
+        raise JobError(
+            f"{', '.join(relative)}: a path relative to the job file means nothing on another machine",
+            "Write the path on the silo's own node, from / or ~. To simulate with all tables sent "
+            "along: --with-folder.",
+        )
+
+
+@contextmanager
+def _without(*variables: str) -> Iterator[None]:
+    """To Ray's client they would count more than the address that the user gave."""
+    kept = {name: os.environ.pop(name) for name in variables if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _folder(job_file: JobFile, made: Path, whole: bool) -> Path:
+    folder = made / "job"
+    made.mkdir(parents=True, exist_ok=True)
+    if whole:
+        shutil.copytree(job_file.folder, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    else:
+        folder.mkdir()
+        factory = getattr(job_file.job.model, "factory", None)
+        module = job_file.folder / f"{str(factory).partition(':')[0]}.py"
+        if factory and module.is_file():
+            shutil.copy(module, folder)
+    (folder / job_file.path.name).write_text(job_file.text, encoding="utf-8")
+    return folder
+
+
+def _submitted(found: Any) -> Submitted:
+    status = str(getattr(found.status, "value", found.status))
+    code = found.driver_exit_code
+    if code is None and status in ENDED:
+        code = {"SUCCEEDED": 0, "STOPPED": STOPPED_STATUS}.get(status, 1)
+    started, ended = (t / 1000 if t else None for t in (found.start_time, found.end_time))
+    name = (found.metadata or {}).get("blindsum.job", "")
+    return Submitted(found.submission_id, name, status, code, started, ended, found.message or "")

@@ -1,0 +1,94 @@
+"""This installation as a wheel, for nodes that lack it, and what it needs, pinned.
+
+Ray installs a wheel among `py_modules` with pip on every node, with what the wheel says that it needs; so this
+one says nothing, and `requirements` go to the runtime environment's `pip`, where nodes that have them in place
+download nothing. Ray knows a wheel by its file's name alone: the name has a digest of the content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.resources import files
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from blindsum.platform.errors import ClusterError
+
+DISTRIBUTION = "blindsum"
+
+
+def make_wheel(folder: Path) -> Path:
+    """Write this installation's own code as a wheel, and give its path.
+
+    Raises:
+        ClusterError: the folder cannot be written.
+    """
+    from wheel.wheelfile import WheelFile
+
+    content = folder / "content"
+    try:
+        shutil.copytree(
+            str(files(DISTRIBUTION)), content / DISTRIBUTION,
+            ignore=shutil.ignore_patterns("__pycache__", "*.pyc"),
+        )  # fmt: skip
+        version = f"{Version(distribution(DISTRIBUTION).version).public}+{_digest(content)}"
+        info = content / f"{DISTRIBUTION}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {version}\n"
+        )
+        (info / "WHEEL").write_text(
+            "Wheel-Version: 1.0\nGenerator: blindsum\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        path = folder / f"{DISTRIBUTION}-{version}-py3-none-any.whl"
+        with WheelFile(str(path), "w") as wheel:
+            wheel.write_files(str(content))
+    except OSError as error:
+        raise ClusterError(
+            f"the wheel cannot be made in {folder}: {error.strerror}", "Make room there."
+        ) from None
+    shutil.rmtree(content)
+    return path
+
+
+def requirements() -> list[str]:
+    """All that Blindsum needs, and what that needs, at the versions that are installed here. Not Ray,
+    nor what it alone needs: a node's Ray is the cluster's."""
+    pins: dict[str, str] = {}
+    open_: list[tuple[str, frozenset[str]]] = [
+        (text, frozenset()) for text in distribution(DISTRIBUTION).requires or []
+    ]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while open_:
+        text, extras = open_.pop()
+        needed = Requirement(text)
+        wanted = any(
+            needed.marker is None or needed.marker.evaluate({"extra": extra})
+            for extra in ("", *extras)
+        )
+        key = (str(canonicalize_name(needed.name)), frozenset(needed.extras))
+        if not wanted or key in seen or key[0] == "ray":
+            continue
+        seen.add(key)
+        try:
+            found = distribution(needed.name)
+        except PackageNotFoundError:
+            continue  # an optional one that its package does without
+        # Not what a local build adds, "+cpu": registries do not have it.
+        pins[key[0]] = f"{key[0]}=={Version(found.version).public}"
+        open_ += [(needs, key[1]) for needs in found.requires or []]
+    return [pins[name] for name in sorted(pins)]
+
+
+def _digest(content: Path) -> str:
+    """Of all names and contents: 12 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in content.rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(content)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
