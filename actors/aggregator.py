@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 import ray
 
 from blindsum.actors.channel import shard
 from blindsum.actors.messages import AddReport, TotalReport
+from blindsum.actors.shell import shell
 from blindsum.he.cipher import Adder, adder
 from blindsum.he.exchange import Exchange, Part
 from blindsum.he.wire import Receipt, read_upload, write_total
-from blindsum.platform.errors import FederationError, UploadRefused, guarded
+from blindsum.platform.errors import BlindsumError, FederationError, UploadRefused, guarded
+from blindsum.platform.structured_log import Log
 
 
 class Aggregator:
@@ -28,6 +31,7 @@ class Aggregator:
 
     def __init__(self, index: int = 0, of: int = 1, keep: bool = False) -> None:
         self._index, self._of, self._keep = index, of, keep
+        self._log = Log(who=f"aggregator {index + 1} of {of}")
         self._identities: dict[str, bytes] = {}
         self._exchange: Exchange | None = None
         self._last = (0, 0, "")
@@ -124,6 +128,7 @@ class Aggregator:
         ]
         size = sum(frame.size for frame in frames)
         report = TotalReport(exchange.roster, size, self._add_s, time.perf_counter() - started)
+        self._say("added", bytes_down=size)
         self._exchange, self._closed = None, self._frames
         self._proofs = list(self._receipts.values())
         if following:
@@ -141,6 +146,15 @@ class Aggregator:
         """Every signed frame of the sum that was closed last, so that a silo can sum again."""
         return self._closed
 
+    def note_refusal(self, error: BlindsumError) -> None:
+        """Say in this process's log what was refused."""
+        self._say("refused", error=type(error).__name__, said=error.what)
+
+    def _say(self, event: str, **public: object) -> None:
+        if e := self._exchange:
+            public |= {"run": e.job, "round": e.round, "attempt": e.attempt, "purpose": e.purpose}
+        self._log.say(event, **public)
+
     def _parts(self, exchange: Exchange) -> list[Part]:
         count = len(exchange.parts)
         return [p for p in exchange.parts if shard(p.index, count, self._of) == self._index]
@@ -151,4 +165,4 @@ class Aggregator:
         return self._exchange
 
 
-AggregatorActor = ray.remote(Aggregator)
+AggregatorActor: Any = ray.remote(shell(Aggregator))

@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 import torch
 
+from blindsum.actors.books import Books
 from blindsum.actors.channel import Channel, RayChannel
 from blindsum.actors.messages import ApplyReport, Inspection, Release, SiloSpec, TrainReport
 from blindsum.actors.policy import Policy, metrics_exchange
@@ -29,10 +30,15 @@ from blindsum.he.parameters import Parameters
 from blindsum.platform.approval import require_approved
 from blindsum.platform.checkpoint import Checkpoint, Checkpoints, set_state, state_of
 from blindsum.platform.data import SiloData, load_data
-from blindsum.platform.errors import FederationError, LedgerError, guarded
+from blindsum.platform.errors import (
+    AggregatorLost,
+    BlindsumError,
+    FederationError,
+    LedgerError,
+    guarded,
+)
 from blindsum.platform.features import feature_count
 from blindsum.platform.labels import load_private_tasks
-from blindsum.platform.ledger import Ledger, Lifetime
 from blindsum.platform.losses import record_loss
 from blindsum.platform.metrics import Counting, Metrics, Tally
 from blindsum.platform.models import (
@@ -44,15 +50,12 @@ from blindsum.platform.models import (
     set_parameters,
 )
 from blindsum.platform.paths import import_from, require_usable, resolve, state_folder
-from blindsum.platform.privacy import Accountant, greatest_sum, metrics_plan, plan, update_range
+from blindsum.platform.privacy import greatest_sum, plan, update_range
 from blindsum.platform.private_head import PrivateHead
 from blindsum.platform.random_source import cryptographic_generator, seeded_generator
 from blindsum.platform.server_optimizer import ServerOptimizer
 from blindsum.platform.shared_noise import noised_integers, require_fine
 from blindsum.platform.training import LocalTrainer
-
-PRECOMPUTED = 300
-"""Rounds whose epsilon is computed at the start; later ones cost about 10 ms each."""
 
 
 class Silo:
@@ -63,8 +66,8 @@ class Silo:
         self._spec, self._job = spec, spec.job
         self._section = spec.job.silo(spec.name)
         self._vault: Vault | None = None
-        self._ledger: Ledger | None = None
-        self._last_attempt = (0, 0)
+        self._books: Books | None = None
+        self._last_attempt = self._announced = (0, 0)
         self._pending: Exchange | None = None
         self._pending_metrics: Exchange | None = None
         self._round = 0
@@ -73,7 +76,8 @@ class Silo:
 
     @guarded
     def inspect(self) -> Inspection:
-        """Plan the spend, load the data, build the model. Writes nothing but rejected rows.
+        """Plan the spend, load the data, build the model. Writes nothing but rejected rows, and into the audit
+        log if it refuses.
 
         Raises:
             DataError, ModelError, PrivacyError, LedgerError: this silo cannot take part.
@@ -86,15 +90,15 @@ class Silo:
         terms = f"{self._parameters.digest}\n{job.model_dump_json()}"
         self._terms = hashlib.sha256(terms.encode()).hexdigest()
         self._plan = plan(job, self.name)
-        self._accountant = Accountant(self._plan) if self._plan and job.private else None
-        held_out = metrics_plan(job)
-        self._metrics_accountant = Accountant(held_out) if held_out and job.private else None
         self._range = update_range(job, self._plan)
         if self._plan and self._plan.share:
             require_fine(self._plan.share, self._range, self._parameters.limit)
         self._policy = Policy(job, self._spec.run, self.name, self._parameters, self._range)
         self._state = state_folder(section)
         require_usable(self._state)
+        run = self._spec.run
+        resumed = self._spec.resumed
+        self._books = self._books or Books(job, run, self.name, self._state, self._plan, resumed)
         require_approved(self._state, job)
         import_from(self._spec.folder)
         own = load_private_tasks(section, job, self._spec.folder)
@@ -121,26 +125,17 @@ class Silo:
         self._counting = Counting(job, self._plan, self._data, self._random, own)
         self._head = PrivateHead(self._model, self._state / "models" / self._spec.run)
         self._checkpoints = Checkpoints(self._state / "checkpoints" / self._spec.run)
-        ledger, lifetime = self._state / "ledger.sqlite", Lifetime(0, 0.0, 0.0)
-        if ledger.exists():
-            opened = Ledger(ledger, self.name, open_identity(self._state))
-            try:
-                lifetime = opened.lifetime(self._data.fingerprint)
-                if self._spec.resumed:
-                    self._last_attempt = self._begun(opened) or (0, 0)
-                elif self._plan and self._accountant:
-                    opened.require_lifetime(self._data.fingerprint, self._plan, held_out)
-            finally:
-                opened.close()
+        lifetime, self._last_attempt = self._books.inspect(self._data.fingerprint)
         kept = {0: self._model_digest, **(self._checkpoints.rounds() if self._spec.resumed else {})}
         return Inspection(
             self.name, self._plan if job.private else None, self._global.size,
-            self._model_digest, str(ledger), lifetime, kept, self._last_attempt,
+            self._model_digest, str(self._books.path), lifetime, kept, self._last_attempt,
         )  # fmt: skip
 
-    def _begun(self, ledger: Ledger) -> tuple[int, int] | None:
-        plan = self._plan if self._accountant else None
-        return ledger.goes_on(self._spec.run, self._data.fingerprint, plan)
+    def note_refusal(self, error: BlindsumError) -> None:
+        """Keep in the audit log why this silo did not do what it was told."""
+        if self._books and not isinstance(error, AggregatorLost):
+            self._books.refuses(error, *self._announced)
 
     @guarded
     def restore(self, round: int) -> str:
@@ -188,7 +183,7 @@ class Silo:
         if self._vault is None:
             job = self._job
             identity = open_identity(self._state)
-            self._ledger = Ledger(self._state / "ledger.sqlite", self.name, identity)
+            self._written().open(identity)
             pins = {silo.name: silo.identity for silo in job.silos if silo.identity}
             self._vault = Vault(
                 self._spec.run, self._terms, self.name, self._policy.allows_roster, self._parameters,
@@ -226,19 +221,7 @@ class Silo:
         """
         self._keyed().finish(agreements)
         self._keyed().connect(self._channel(aggregators))
-        if self._accountant and self._plan:
-            # Ahead of the rounds: none of them should wait for a composition.
-            for rounds in range(1, min(self._plan.rounds_within_budget, PRECOMPUTED) + 1):
-                self._accountant.epsilon_after(rounds)
-        begun = self._round or self._last_attempt != (0, 0)
-        if self._ledger is None or begun or (self._spec.resumed and self._begun(self._ledger)):
-            return  # rotated keys, or an interrupted run: the plan is reserved already
-        if self._plan and self._accountant:
-            self._ledger.reserve(
-                self._spec.run, self._data.fingerprint, self._plan, self._counting.plan
-            )
-        else:
-            self._ledger.unprotected(self._spec.run, self._data.fingerprint)
+        self._written().join(self._keyed().identities, self._data.fingerprint)
 
     def _channel(self, aggregators: Sequence[Any]) -> Channel:
         return RayChannel(aggregators)
@@ -254,9 +237,10 @@ class Silo:
             BudgetExceeded: the charge would pass the budget; nothing was trained.
             LedgerError: the charge could not be committed; nothing was trained.
             FederationError: the exchange is not the next one of this job.
-            UploadRefused: an aggregator refused what was sent.
+            SiloRefused: an aggregator refused what was sent.
         """
-        if (exchange.round, exchange.attempt) <= self._last_attempt:
+        self._announced = (exchange.round, exchange.attempt)
+        if self._announced <= self._last_attempt:
             raise FederationError(
                 f"attempt {exchange.attempt} of round {exchange.round} was announced again",
                 "An update is never made or sent twice.",
@@ -269,7 +253,7 @@ class Silo:
         self._last_attempt = (exchange.round, exchange.attempt)
         self._head.at(exchange.round)
         started = time.perf_counter()
-        epsilon, metrics_epsilon = self._charge(exchange)
+        epsilon, metrics_epsilon = self._written().charge(exchange)
         charged = time.perf_counter()
         update = self._trainer.train(self._global, exchange.clipping)
         require_finite(update)
@@ -288,12 +272,13 @@ class Silo:
             self._tally.large += quantised.large
             return quantised.integers
 
+        self._written().sends(exchange)
         sent = self._keyed().send(exchange, digits)
         self._pending = exchange
         return TrainReport(
             self.name, epsilon, sent, charged - started, trained - charged,
             time.perf_counter() - trained,
-            self._ledger.chain.head() if self._ledger else "", metrics_epsilon,
+            self._written().head, metrics_epsilon,
         )  # fmt: skip
 
     @guarded
@@ -338,6 +323,7 @@ class Silo:
         if counts != metrics_exchange(exchange, counted.size):
             raise FederationError("the announced metrics exchange is not the update's")
         self._pending_metrics = counts
+        self._written().sends(counts)
         sent = self._keyed().send(counts, lambda where: counted[where])
         return ApplyReport(
             self.name, self._model_digest, sent, decrypted - started, applied - decrypted,
@@ -374,18 +360,6 @@ class Silo:
         vector = self._recent.get(round)
         return None if vector is None else Release(round, vector)
 
-    def _charge(self, exchange: Exchange) -> tuple[float | None, float | None]:
-        """Epsilon so far of training records, and of held-out ones where they have a budget."""
-        if self._ledger is None:
-            raise LedgerError("training was asked for before the ledger was opened")
-        attempt = self._spec.run, exchange.round, exchange.attempt
-        epsilon = metrics_epsilon = None
-        if self._accountant is not None:
-            epsilon = self._ledger.charge(*attempt, self._accountant)
-        if self._metrics_accountant is not None and self._job.evaluates(exchange.round):
-            metrics_epsilon = self._ledger.charge(*attempt, self._metrics_accountant, "held-out")
-        return epsilon, metrics_epsilon
-
     def _undo(self) -> None:
         """Back to the model before the last total, for another attempt of its round."""
         self._round -= 1
@@ -393,6 +367,11 @@ class Silo:
         self._recent = {self._round: self._global}
         self._optimizer, self._model_digest = self._before
         set_parameters(self._model, self._global)
+
+    def _written(self) -> Books:
+        if self._books is None:
+            raise LedgerError("this silo was asked to take part before it was inspected")
+        return self._books
 
     def _keyed(self) -> Vault:
         if self._vault is None:

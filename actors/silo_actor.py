@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from blindsum.actors.shell import shell
 from blindsum.actors.silo import Silo
 
 
@@ -20,7 +21,7 @@ def as_actor(silo: type[Silo]) -> Any:
         "concurrency_groups": {"release": 1},
         "allow_out_of_order_execution": True,
     }
-    return ray.remote(**options)(silo)
+    return ray.remote(**options)(shell(silo))
 
 
 SiloActor = as_actor(Silo)

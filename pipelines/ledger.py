@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from pathlib import Path
 
 from rich.table import Table
 
 from blindsum.actors.vault import open_identity
-from blindsum.he.identity import fingerprint
 from blindsum.pipelines.terminal import console
 from blindsum.platform.errors import LedgerError
 from blindsum.platform.job_file import JobFile
@@ -89,42 +86,6 @@ def show(ledger: Ledger) -> None:
         else "lifetime limit: none (blindsum ledger limit)"
     )
     console.print(f"head: {ledger.chain.head()}")
-
-
-def verify(ledger: Ledger, head: str | None) -> None:
-    """Check every hash and signature; print who signed.
-
-    Raises:
-        LedgerError: names the first entry that does not fit.
-    """
-    found = ledger.chain.verify(thorough=True, head=head)
-    console.print(f"{found.entries} entries, every hash and signature holds")
-    if found.unsigned:
-        console.print(
-            f"the oldest {found.unsigned} are unsigned; the first signature vouches for them"
-        )
-    for public in found.signers:
-        console.print(f"signed by {fingerprint(public)}", soft_wrap=True)
-    if head is None:
-        console.print(
-            "whether newer entries were cut off shows --head, from blindsum.ledger.SILO in a run's MLflow tags"
-        )
-
-
-def export(ledger: Ledger, to: Path) -> None:
-    """Write all entries with hashes, signatures and signers to a new JSON file.
-
-    Raises:
-        LedgerError: the file is there already or cannot be written.
-    """
-    content = json.dumps({"ledger": str(ledger.path), "entries": ledger.chain.export()}, indent=1)
-    try:
-        with to.open("x", encoding="utf-8") as file:
-            file.write(content)
-    except FileExistsError:
-        raise LedgerError(f"{to} is there already", "Name another file.") from None
-    except OSError as error:
-        raise LedgerError(f"{to} cannot be written: {error.strerror}") from None
 
 
 def set_limit(ledger: Ledger, epsilon: float, delta: float) -> None:

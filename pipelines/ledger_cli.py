@@ -32,9 +32,10 @@ def verify(
     ] = None,
 ) -> None:
     """Check every hash and every signature."""
-    from blindsum.pipelines import ledger
+    from blindsum.pipelines import chains, ledger
 
-    ledger.verify(ledger.open_ledger(load_job(job, []), silo), head)
+    opened = ledger.open_ledger(load_job(job, []), silo)
+    chains.verify(opened.chain, head, "blindsum.ledger.SILO in a run's MLflow tags")
 
 
 @app.command("export")
@@ -44,9 +45,10 @@ def export(
     to: Annotated[Path, typer.Option("--to", help="JSON file to write.")],
 ) -> None:
     """Write all entries, with hashes and signatures, to a JSON file."""
-    from blindsum.pipelines import ledger
+    from blindsum.pipelines import chains, ledger
 
-    ledger.export(ledger.open_ledger(load_job(job, []), silo), to)
+    opened = ledger.open_ledger(load_job(job, []), silo)
+    chains.export(opened.chain, "ledger", opened.path, to)
 
 
 @app.command("limit")

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,10 @@ from blindsum.pipelines.figures import figures
 from blindsum.pipelines.folders import runs_folder, silo_folder
 from blindsum.pipelines.run import Observer, Run
 from blindsum.pipelines.run_log import Kept, RunLog
+from blindsum.pipelines.watched import Watched
 from blindsum.platform.errors import BlindsumError, BudgetExceeded, without_values
 from blindsum.platform.job_file import JobFile
+from blindsum.platform.structured_log import Log
 
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
     from blindsum.actors.federation import Federation
@@ -52,10 +54,10 @@ def train(
     log = RunLog(run.folder, run.name, job_file)
     if kept:
         log.open(kept.mlflow_run)  # first of all: another process may have it
+    told = Log(job=job_file.job.name, run=run.name)
+    observer = watched = Watched(observer, run, told)
     observer.stage("starting Ray")
-    ahead = threading.Thread(
-        target=importlib.import_module, args=("blindsum.actors.federation",), daemon=True
-    )
+    ahead = threading.Thread(target=_import_ahead, daemon=True)
     ahead.start()
     # Twice: Ray, once started, puts a handler of its own in place.
     heard = run.interrupted
@@ -69,7 +71,7 @@ def train(
         )  # fmt: skip
         federation: Federation | None = None
         try:
-            federation = _start(run, tracker, observer, log)
+            federation = _start(run, tracker, observer, log, told)
             if kept:
                 tracker.log_missing(kept.figures)
             _rounds(run, federation, tracker, observer, log)
@@ -90,6 +92,7 @@ def train(
                 if run.status == "FINISHED":
                     log.end()
                 log.close()
+                watched.end()
                 finished(run)
     if run.unsaved:
         raise BlindsumError(
@@ -98,17 +101,22 @@ def train(
     return run
 
 
-def _start(run: Run, tracker: Tracker, observer: Observer, log: RunLog) -> Federation:
+def _import_ahead() -> None:
+    with suppress(ImportError):  # who needs it next says what is missing
+        importlib.import_module("blindsum.actors.federation")
+
+
+def _start(run: Run, tracker: Tracker, observer: Observer, log: RunLog, told: Log) -> Federation:
     from blindsum.actors.federation import Federation
 
     job = run.job_file.job
     observer.stage("silos read their data and plan their spend")
     federation = Federation(
         job, run.name, silo_folder(run.job_file), interrupted=run.interrupted,
-        standing=run.standing,
+        standing=run.standing, log=told,
     )  # fmt: skip
     run.inspections = federation.inspect()
-    plans = [i.plan for i in run.inspections.values() if i.plan]
+    plans = [plan for plan in run.plans.values() if plan]
     run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
     link = tracker.ready()
     run.tracking_uri, run.experiment, run.run_id = link.uri, link.experiment, link.run_id
@@ -175,9 +183,9 @@ def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
     tags |= {f"blindsum.lost.{silo}": f"in round {round}" for silo, round in run.lost.items()}
     tags |= {f"blindsum.epsilon.{silo}": f"{e:.6g}" for silo, e in run.epsilon().items()}
     tags |= {
-        f"privacy.noise_multiplier.{silo}": f"{i.plan.noise_multiplier:.6g}"
-        for silo, i in run.inspections.items()
-        if i.plan
+        f"privacy.noise_multiplier.{silo}": f"{plan.noise_multiplier:.6g}"
+        for silo, plan in run.plans.items()
+        if plan
     }
     if run.reports:
         heads = {silo: h for report in run.reports for silo, h in report.ledgers.items()}
@@ -232,9 +240,7 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
         {s: b for s in job.roster if (b := run.budget(s)) is not None},
     )  # fmt: skip
     tracker.log_file(curves)
-    stated = privacy_statement(
-        job, {n: i.plan for n, i in run.inspections.items()}, run.epsilon(), run.headline()
-    )
+    stated = privacy_statement(job, run.plans, run.epsilon(), run.headline())
     page = as_page(stated, run.name).encode()
     content_json = json.dumps({"run": run.name, **stated}, indent=2).encode()
     tracker.log_file(_write(run.folder / "privacy-statement.json", content_json))

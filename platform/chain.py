@@ -67,12 +67,20 @@ class Verified:
 class Chain:
     """The table in one file, made with mode 0600 if missing.
 
+    Args:
+        called: what the file is, in messages.
+        mend: what to do with a broken one.
+
     Raises:
         LedgerError: the file cannot be opened, is no such table, or the chain is broken.
     """
 
-    def __init__(self, path: Path, signer: Signer) -> None:
+    def __init__(
+        self, path: Path, signer: Signer, called: str = "ledger",
+        mend: str = "Restore the ledger from a backup; without it the spend cannot be known.",
+    ) -> None:  # fmt: skip
         self._path, self._signer = path, signer
+        self._called, self._mend = called, mend
         with self.explained():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -82,6 +90,7 @@ class Chain:
             )
             self.db.execute("PRAGMA journal_mode = WAL")  # one flush to disk per entry
             self.db.execute("PRAGMA synchronous = FULL")
+            self.db.execute("PRAGMA cache_size = -256")  # kB: what is appended is not read again
             self.db.executescript(_SCHEMA)
             columns = {row[1] for row in self.db.execute("PRAGMA table_info(entries)")}
             if "signature" not in columns:  # an earlier version's
@@ -113,7 +122,7 @@ class Chain:
             "SELECT hash FROM entries WHERE number = ?", self._seen[:1]
         ).fetchone()
         if (kept or (_FIRST,))[0] != self._seen[1]:
-            raise self._broken(f"entry {self._seen[0]}", "was changed while the ledger was open")
+            raise self._broken(f"entry {self._seen[0]}", "was changed while it was open")
         hash_, public = _hash(content, previous), self._signer.public
         self.db.execute("INSERT OR IGNORE INTO signers (public) VALUES (?)", (public,))
         (signer,) = self.db.execute(
@@ -206,16 +215,16 @@ class Chain:
         number, _, kept = head.partition(":")
         if not re.fullmatch(r"[0-9]{1,18}:[0-9a-f]{64}", head):
             raise LedgerError(
-                f"{head[:20]!r} is not a ledger's head",
-                "It is a number, a colon and 64 hexadecimal digits, as ledger show prints it.",
+                f"{head[:20]!r} is not the head of this {self._called}",
+                "It is a number, a colon and 64 hexadecimal digits, as it was printed.",
             )
         if int(number) > len(hashes) or [_FIRST, *hashes][int(number)] != kept:
             raise self._broken(f"the entry {number} that was once the newest", "is not there")
 
     def _broken(self, what: str, how: str) -> LedgerError:
         return LedgerError(
-            f"{what} of the ledger {self._path} {how}",
-            "Restore the ledger from a backup; without it the spend cannot be known.",
+            f"{what} of the {self._called} {self._path} {how}",
+            self._mend,
         )
 
     @contextmanager
@@ -225,9 +234,9 @@ class Chain:
             yield
         except (sqlite3.Error, OSError) as error:
             raise LedgerError(
-                f"the ledger {self._path} cannot be used: {error}",
+                f"the {self._called} {self._path} cannot be used: {error}",
                 "Check that the disk has room and the folder is writable, and that the file is "
-                "this silo's ledger. Without it nothing is trained or sent.",
+                f"this silo's {self._called}. Without it nothing is trained or sent.",
             ) from None
 
 

@@ -29,6 +29,7 @@ from blindsum.platform.privacy import ACCOUNTANT, UNIT, Accountant, PrivacyPlan
 Kind = Literal[
     "reserve", "charge", "reserve held-out", "charge held-out", "unprotected", "limit", "identity"
 ]
+_OF_JOB = "json_extract(content, '$.job') = ? AND json_extract(content, '$.kind') = ?"
 Records = Literal["", "held-out"]
 """Which records a charge is for: those of training, or those held out. None is both in a job."""
 
@@ -183,17 +184,16 @@ class Ledger:
             LedgerError: nothing is reserved, this attempt is charged already, or the disk fails.
         """
         kind: Kind = "charge held-out" if records else "charge"
-        with self._appending(job) as of_job:
-            reserved = next((e for e in of_job if e.kind == f"reserve {records}".strip()), None)
+        with self.chain.transaction():
+            reserved = self._reserved(job, f"reserve {records}".strip())
             if reserved is None:
                 raise LedgerError(f"job {job} has reserved no plan in {self.path}")
-            charged = [(e.round, e.attempt) for e in of_job if e.kind == kind]
-            if (round, attempt) in charged:
+            charges, again = self._charges(job, kind, round, attempt)
+            if again:
                 raise LedgerError(
                     f"attempt {attempt} of round {round} is charged already",
                     "An attempt is never run twice; a new one needs a new number.",
                 )
-            charges = len(charged)
             epsilon, budget = accountant.epsilon_after(charges + 1), reserved.epsilon or 0.0
             if epsilon > budget:
                 raise BudgetExceeded(
@@ -314,6 +314,22 @@ class Ledger:
 
     def close(self) -> None:
         self.chain.close()
+
+    def _reserved(self, job: str, kind: str) -> Entry | None:
+        found = self.chain.db.execute(
+            f"SELECT content FROM entries WHERE {_OF_JOB} ORDER BY number LIMIT 1", (job, kind)
+        ).fetchone()
+        return Entry(**json.loads(found[0])) if found else None
+
+    def _charges(self, job: str, kind: str, round: int, attempt: int) -> tuple[int, bool]:
+        """How many there are, and whether that attempt is among them. Counted where they are: a long job's
+        entries would take more memory, and longer, with every round."""
+        count, again = self.chain.db.execute(
+            "SELECT count(*), total(json_extract(content, '$.round') = ? AND "
+            f"json_extract(content, '$.attempt') = ?) FROM entries WHERE {_OF_JOB}",
+            (round, attempt, job, kind),
+        ).fetchone()
+        return count, bool(again)
 
     @contextmanager
     def _appending(self, job: str) -> Iterator[list[Entry]]:

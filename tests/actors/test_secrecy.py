@@ -4,6 +4,7 @@ Silos write their secrets to files; everything that reaches the driver (each ans
 gives it) and the aggregator (each argument) is scanned for any stretch of them.
 """
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import as_actor
 from blindsum.he.exchange import Exchange
 from blindsum.he.packing import pack
+from blindsum.platform.structured_log import PUBLIC
 from tests.actors.test_silo import Consortium, PostedSilo
 from tests.conftest import MakeJob
 
@@ -150,6 +152,43 @@ def test_driver_and_aggregator_receive_no_secret(
     }  # fmt: skip
     assert found(tmp_path, to_driver) == set()
     assert found(tmp_path, to_aggregator) == set()
+    said = logs_of_nodes()
+    assert {line["silo"] for line in said if line["event"] == "charged"} >= {
+        "alder",
+        "birch",
+        "cedar",
+    }
+    assert all(line.keys() <= PUBLIC for line in said)
+    assert recorded(tmp_path, json.dumps(said)) == set()
+    assert found(tmp_path, json.dumps(said).encode()) == set()
+    for secret in (tmp_path / "secrets").rglob("*"):
+        if secret.is_file() and secret.parent.name in ("key", "seed", "identity"):
+            assert secret.read_bytes()[:WINDOW].hex() not in json.dumps(said)
+    one = max(values_of_records(tmp_path), key=len)
+    assert recorded(tmp_path, f"a row: {one}") == {one}
+
+
+def logs_of_nodes() -> list[dict[str, Any]]:
+    """All lines that actors of this session wrote for machines, from Ray's own files."""
+    session = Path(ray._private.worker._global_node.get_session_dir_path())  # type: ignore[union-attr]
+    text = "".join(p.read_text() for p in (session / "logs").glob("worker-*.err"))
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def values_of_records(folder: Path) -> set[str]:
+    """As text, those that are long enough to be told from other numbers."""
+    values: set[str] = set()
+    for path in (folder / "secrets" / "record").iterdir():
+        content = path.read_bytes()
+        for kind in (np.float32, np.float64):
+            numbers = np.frombuffer(content[: len(content) // 8 * 8], kind)
+            values |= {repr(float(n)) for n in numbers}
+    return {value for value in values if len(value) > 8}
+
+
+def recorded(folder: Path, text: str) -> set[str]:
+    """Values of records that stand in a text."""
+    return {value for value in values_of_records(folder) if value in text}
 
 
 def test_the_scan_finds_updates_where_nothing_is_encrypted(

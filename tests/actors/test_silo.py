@@ -218,8 +218,8 @@ def test_a_silo_killed_at_any_step_has_charged_what_it_may_have_sent(
         if step == "reserved":
             die()
         elif step == "committing":
-            silo._ledger.chain.append = lambda content: (
-                Chain.append(silo._ledger.chain, content), die()
+            silo._books.ledger.chain.append = lambda content: (
+                Chain.append(silo._books.ledger.chain, content), die()
             )  # fmt: skip
         elif step == "charged":
             silo._trainer.train = die
@@ -250,7 +250,7 @@ def test_nothing_is_trained_when_the_charge_fails(
     with pytest.raises(BudgetExceeded, match="round 2 would spend epsilon") as caught:
         silo.train(consortium.exchange(2))
     assert caught.value.silo == "alder"
-    silo._ledger.chain.db.execute("PRAGMA query_only = 1")  # type: ignore[union-attr]
+    silo._books.ledger.chain.db.execute("PRAGMA query_only = 1")  # type: ignore[union-attr]
     with pytest.raises(LedgerError, match="cannot be used"):
         silo.train(consortium.exchange(2, attempt=2))
 

@@ -22,6 +22,7 @@ from blindsum.pipelines.train import train
 from blindsum.platform.errors import BlindsumError, SiloLost, TrackingError
 from blindsum.platform.job_file import JobFile, load_job
 from blindsum.platform.models import digest, get_parameters
+from blindsum.platform.structured_log import PUBLIC
 from blindsum.platform.tracking import Tracker, flatten, without_password
 from tests.conftest import MakeJob, ledger_of
 
@@ -103,6 +104,10 @@ def test_a_run_leaves_model_figures_and_ledgers(
     assert digest(weights) == run.reports[-1].model_digest
     summary = json.loads((run.folder / "summary.json").read_text())
     assert summary["status"] == "FINISHED" and summary["rounds"] == planned
+    said = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    assert [one["event"] for one in said] == ["planned"] + ["round"] * planned + ["ended"]
+    assert {(one["job"], one["run"]) for one in said} == {("trial", run.name)}
+    assert all(one.keys() <= PUBLIC for one in said)
     _check_tracking(run, job_file)
 
 
@@ -182,7 +187,8 @@ def test_a_folder_without_room_fails_the_run_and_mlflow_keeps_the_model(
     def full(path: Path, content: bytes) -> Path:
         raise OSError(errno.ENOSPC, "")
 
-    job_file = make_job("training.rounds=1")
+    two = yaml.safe_load(make_job().text)["silos"][:2]  # every silo takes seconds to start
+    job_file = make_job("training.rounds=1", f"silos={json.dumps(two)}")
     monkeypatch.setattr("blindsum.pipelines.train._write", full)
     finished: list[Run] = []
     with pytest.raises(BlindsumError, match="No space left on device. Make room"):

@@ -274,7 +274,7 @@ def test_entries_cut_off_from_the_end_are_missed_by_a_head_kept_elsewhere(
     again.chain.verify(thorough=True, head=early)
     with pytest.raises(LedgerError, match="entry 2 that was once the newest"):
         again.chain.verify(head=head)
-    with pytest.raises(LedgerError, match="is not a ledger's head"):
+    with pytest.raises(LedgerError, match="is not the head of this ledger"):
         again.chain.verify(head="nonsense")
 
 
@@ -483,7 +483,7 @@ def test_no_more_entries_than_were_adopted_may_be_unsigned(
 def test_what_is_no_head_is_refused(tmp_path: Path, head: str) -> None:
     chain = open_ledger(tmp_path).chain
     chain.verify(head=chain.head())
-    with pytest.raises(LedgerError, match="is not a ledger's head"):
+    with pytest.raises(LedgerError, match="is not the head of this ledger"):
         chain.verify(head=head)
     with pytest.raises(LedgerError, match="that was once the newest"):
         chain.verify(head="0:" + "1" * 64)

@@ -1,0 +1,111 @@
+"""What a silo writes down, and that it is there before what it tells of."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blindsum.he.identity import Identity, fingerprint
+from blindsum.platform.approval import approve, job_digest
+from blindsum.platform.audit_log import AuditLog, Event
+from blindsum.platform.errors import BlindsumError, FederationError, JobError, LedgerError
+from tests.actors.test_silo import NO_NOISE, Consortium
+from tests.conftest import MakeJob, ledger_of
+
+
+def events(tmp_path: Path, silo: str = "alder") -> list[Event]:
+    state = tmp_path / "state" / silo
+    log = AuditLog(state / "audit.sqlite", silo, Identity(state / "identity.pem"))
+    assert log.chain.verify(thorough=True).entries == len(log.events())
+    return log.events()
+
+
+@pytest.mark.parametrize("privacy", ["privacy.epsilon=8", NO_NOISE])
+def test_a_round_leaves_what_was_joined_charged_and_sent(
+    make_job: MakeJob, tmp_path: Path, privacy: str
+) -> None:
+    consortium = Consortium(make_job(privacy))
+    consortium.round(1)
+    joined, charged, update, metrics = events(tmp_path)
+    assert [e.kind for e in (joined, charged, update, metrics)] == [
+        "joined",
+        "charged",
+        "sent",
+        "sent",
+    ]
+    assert {e.job for e in events(tmp_path)} == {"run-1"}
+    assert joined.detail["job_digest"] == job_digest(make_job(privacy).job)
+    keys = {n: fingerprint(s._vault._identity.public) for n, s in consortium.silos.items()}
+    assert joined.detail["identities"] == keys
+    assert (charged.round, charged.attempt) == (1, 1)
+    assert (charged.detail["epsilon"] is None) == (privacy == NO_NOISE)
+    assert charged.detail["ledger"].startswith("1:" if privacy == NO_NOISE else "2:")
+    assert (update.detail["purpose"], metrics.detail["purpose"]) == ("update", "metrics")
+    assert update.detail["roster"] == ["alder", "birch", "cedar"]
+    content = json.dumps([vars(e) for e in events(tmp_path)])
+    for value in consortium.silos["alder"]._data.train.features.ravel():
+        assert repr(float(value)) not in content or len(repr(float(value))) < 6
+
+
+@pytest.mark.parametrize("privacy", ["privacy.epsilon=8", NO_NOISE])
+def test_keys_made_anew_before_the_first_charge_reserve_nothing_twice(
+    make_job: MakeJob, tmp_path: Path, privacy: str
+) -> None:
+    consortium = Consortium(make_job(privacy))
+    consortium.aggregators[0]._identities = {}
+    consortium.exchange_keys()
+    consortium.round(1)
+    kinds = [e.kind for e in ledger_of(tmp_path / "state" / "alder", "alder").entries()]
+    assert kinds == (["unprotected"] if privacy == NO_NOISE else ["reserve", "charge"])
+    assert [e.kind for e in events(tmp_path)][:2] == ["joined", "joined"]
+
+
+@pytest.mark.parametrize("purpose", ["update", "metrics"])
+def test_nothing_is_sent_that_cannot_be_noted(make_job: MakeJob, purpose: str) -> None:
+    """Send first and note later, and this fails."""
+    consortium = Consortium(make_job())
+    silo: Any = consortium.silos["alder"]
+    exchange = consortium.exchange()
+    totals = consortium.sum(exchange, consortium.train(exchange)) if purpose == "metrics" else []
+    silo._books._audit.chain.db.execute("PRAGMA query_only = 1")
+    with pytest.raises(LedgerError, match="the audit log .* cannot be used"):
+        if purpose == "update":
+            silo.train(exchange)
+        else:
+            silo.apply(exchange, consortium.counts(exchange), [], *totals)
+    assert silo.taken() == []
+
+
+def test_refusals_are_kept_with_their_reason(make_job: MakeJob, tmp_path: Path) -> None:
+    consortium = Consortium(make_job())
+    consortium.round(1)
+    with pytest.raises(FederationError, match="announced again"):
+        consortium.silos["alder"].train(consortium.exchange(1))
+    with pytest.raises(FederationError, match="the announced roster"):
+        consortium.silos["alder"].train(replace(consortium.exchange(2), roster=("alder", "oak")))
+    again, roster = events(tmp_path)[-2:]
+    assert (again.kind, again.round, again.detail["error"]) == ("refused", 1, "FederationError")
+    assert "announced again" in again.detail["said"]
+    assert (roster.kind, roster.round) == ("refused", 2)
+
+
+def test_a_job_that_the_owner_has_not_approved_stands_in_the_log(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    approve(tmp_path / "state" / "alder", make_job("seed=99").job, "a digest")
+    with pytest.raises(JobError, match="has approved other jobs"):
+        Consortium(make_job())
+    (refused,) = events(tmp_path)
+    assert refused.kind == "refused" and "has approved other jobs" in refused.detail["said"]
+
+
+def test_a_log_that_was_changed_keeps_the_silo_out(make_job: MakeJob, tmp_path: Path) -> None:
+    Consortium(make_job()).round(1)
+    path = tmp_path / "state" / "alder" / "audit.sqlite"
+    log = AuditLog(path, "alder", Identity(tmp_path / "state" / "alder" / "identity.pem"))
+    log.chain.db.executescript("DROP TRIGGER no_delete; DELETE FROM entries WHERE number = 2;")
+    log.close()
+    with pytest.raises(BlindsumError, match="the audit log"):
+        Consortium(make_job(), run="run-2")

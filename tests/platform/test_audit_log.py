@@ -1,0 +1,78 @@
+"""The audit log: append-only, signed, and found out when it was changed."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from blindsum.he.identity import Identity
+from blindsum.platform.audit_log import AuditLog
+from blindsum.platform.errors import LedgerError
+
+
+def open_log(folder: Path) -> AuditLog:
+    identity = Identity(folder / "identity.pem")
+    return AuditLog(folder / "audit.sqlite", "alder", identity, now=lambda: 1.0)
+
+
+def three_events(folder: Path) -> AuditLog:
+    log = open_log(folder)
+    log.note("joined", "run", roster=["alder", "birch"])
+    log.note("charged", "run", 1, 1, epsilon=0.5)
+    log.note("sent", "run", 1, 1, purpose="update")
+    return log
+
+
+def test_events_come_back_in_order_and_over_restarts(tmp_path: Path) -> None:
+    three_events(tmp_path).close()
+    log = open_log(tmp_path)
+    log.note("refused", "run", 2, 1, error="FederationError", said="no")
+    found = log.events()
+    assert [(e.kind, e.round, e.attempt, e.silo) for e in found] == [
+        ("joined", 0, 0, "alder"), ("charged", 1, 1, "alder"), ("sent", 1, 1, "alder"),
+        ("refused", 2, 1, "alder"),
+    ]  # fmt: skip
+    assert (
+        found[1].detail == {"epsilon": 0.5}
+        and (tmp_path / "audit.sqlite").stat().st_mode & 0o777 == 0o600
+    )
+    assert log.chain.verify(thorough=True).entries == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE entries SET content = replace(content, '0.5', '0.1') WHERE number = 2",
+        "DELETE FROM entries WHERE number = 2",
+        "UPDATE entries SET signature = zeroblob(64) WHERE number = 3",
+        "INSERT INTO entries SELECT 4, content, hash, hash || 'x', signature, signer FROM entries WHERE number = 3",
+    ],
+)
+def test_a_change_is_found_when_the_log_is_next_opened(tmp_path: Path, change: str) -> None:
+    three_events(tmp_path).close()
+    path = tmp_path / "audit.sqlite"
+    db = sqlite3.connect(path)
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        db.execute("DELETE FROM entries")
+    db.executescript("DROP TRIGGER no_update; DROP TRIGGER no_delete;")
+    db.executescript(f"{change};")
+    db.close()
+    with pytest.raises(LedgerError, match=f"the audit log {path}"):
+        open_log(tmp_path)
+
+
+def test_a_log_that_another_identity_wrote_is_refused(tmp_path: Path) -> None:
+    """Whoever removes a log and writes another one anew lacks the silo's keys."""
+    three_events(tmp_path).close()
+    (tmp_path / "identity.pem").unlink()
+    with pytest.raises(LedgerError, match="is not signed by this silo's identity"):
+        open_log(tmp_path)
+
+
+def test_entries_cut_off_are_found_by_a_head_kept_earlier(tmp_path: Path) -> None:
+    log = three_events(tmp_path)
+    head = log.chain.head()
+    log.chain.db.executescript("DROP TRIGGER no_delete; DELETE FROM entries WHERE number = 3;")
+    assert log.chain.verify(thorough=True).entries == 2
+    with pytest.raises(LedgerError, match="the entry 3 that was once the newest of the audit log"):
+        log.chain.verify(head=head)

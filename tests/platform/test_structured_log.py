@@ -1,0 +1,49 @@
+"""Lines for machines: whole, bound to who says them, and of public names alone."""
+
+import io
+import json
+from contextlib import suppress
+
+from blindsum.platform import structured_log
+from blindsum.platform.structured_log import Log
+
+
+def test_a_line_says_who_where_and_when_and_nothing_that_is_not_public() -> None:
+    stream = io.StringIO()
+    log = Log(job="trial", run="run-1", silo="alder")
+    log.say("before anything is said to anywhere")
+    log.to(stream)
+    log.say("charged", round=2, attempt=1, epsilon=0.5, record=[1.5], secret=b"key", smiles="CCO")
+    line = json.loads(stream.getvalue())
+    assert line.pop("time").endswith("Z")
+    assert line == {
+        "event": "charged", "job": "trial", "run": "run-1", "silo": "alder", "round": 2, "attempt": 1,
+        "epsilon": 0.5, "level": "info",
+    }  # fmt: skip
+
+
+def test_a_log_that_cannot_be_written_ends_nothing() -> None:
+    log, closed = Log(run="run-1"), io.StringIO()
+    closed.close()
+    log.to(closed)
+    log.say("round", round=1)
+    full = open("/dev/full", "w")  # noqa: SIM115 - what it holds cannot be written at its end either
+    log.to(full)
+    log.say("round", round=1)
+    with suppress(OSError):
+        full.close()
+
+
+def test_a_process_says_all_where_it_is_told_to() -> None:
+    stream = io.StringIO()
+    structured_log.start(stream)
+    try:
+        Log(silo="alder").say("joined")
+        Log(silo="birch").say("joined")
+    finally:
+        structured_log.stop()
+    Log(silo="cedar").say("joined")
+    assert [json.loads(line)["silo"] for line in stream.getvalue().splitlines()] == [
+        "alder",
+        "birch",
+    ]
