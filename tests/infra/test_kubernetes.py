@@ -1,0 +1,222 @@
+"""Manifests against KubeRay's and Kubernetes' own schemas, and against each other."""
+
+import copy
+import json
+import lzma
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+KUBERAY = Path(__file__).parent / "schemas/kuberay-1.7.0.json.xz"
+FILES = sorted([*(ROOT / "infra/kubernetes").glob("*.yaml"), ROOT / "infra/mlflow/kubernetes.yaml"])
+KUBERNETES = "1.30"
+
+
+def closed(schema: Any) -> Any:
+    """As the API server prunes: names that a schema does not list are errors, not news."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: closed(value) for key, value in schema.items()}
+    if made.get("x-kubernetes-int-or-string"):
+        made.pop("type", None)
+    if isinstance(made.get("properties"), dict) and not made.get(
+        "x-kubernetes-preserve-unknown-fields"
+    ):
+        made.setdefault("additionalProperties", False)
+    return made
+
+
+@pytest.fixture(scope="module")
+def kuberay() -> dict[str, Any]:
+    schemas = json.loads(lzma.decompress(KUBERAY.read_bytes()))
+    for schema in schemas.values():
+        schema["properties"]["metadata"] = {"x-kubernetes-preserve-unknown-fields": True}
+    return {kind: closed(schema) for kind, schema in schemas.items()}
+
+
+def documents() -> Iterator[dict[str, Any]]:
+    for path in FILES:
+        yield from yaml.safe_load_all(path.read_text())
+
+
+def of_kind(kind: str) -> list[dict[str, Any]]:
+    return [one for one in documents() if one["kind"] == kind]
+
+
+def pods() -> Iterator[tuple[str, dict[str, Any]]]:
+    (cluster,), (job,) = of_kind("RayCluster"), of_kind("RayJob")
+    yield "head", cluster["spec"]["headGroupSpec"]["template"]["spec"]
+    for group in cluster["spec"]["workerGroupSpecs"]:
+        yield group["groupName"], group["template"]["spec"]
+    yield "submitter", job["spec"]["submitterPodTemplate"]["spec"]
+    for one in of_kind("Pod"):
+        yield one["metadata"]["name"], one["spec"]
+    for kind in ("StatefulSet", "Deployment"):
+        for one in of_kind(kind):
+            yield one["metadata"]["name"], one["spec"]["template"]["spec"]
+
+
+def test_every_manifest_is_what_its_kind_allows(kuberay: dict[str, Any]) -> None:
+    seen = set()
+    for one in documents():
+        seen.add(one["kind"])
+        if one["apiVersion"] == "ray.io/v1":
+            jsonschema.validate(one, kuberay[one["kind"]])
+        else:
+            kubernetes_validate.validate(one, KUBERNETES, strict=True)
+        assert one["kind"] == "Namespace" or one["metadata"]["namespace"] == "blindsum"
+    assert seen >= {"RayCluster", "RayJob", "NetworkPolicy", "StatefulSet", "Deployment"}
+
+
+def test_the_schemas_find_what_is_wrong(kuberay: dict[str, Any]) -> None:
+    (cluster,) = of_kind("RayCluster")
+    for change in (
+        lambda c: c["spec"].update(authOption={"mode": "token"}),
+        lambda c: c["spec"]["authOptions"].update(mode="on"),
+        lambda c: c["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0].update(imag="x"),
+        lambda c: c["spec"]["workerGroupSpecs"][0].update(replicas="one"),
+        lambda c: c["spec"].pop("headGroupSpec"),
+    ):
+        broken = copy.deepcopy(cluster)
+        change(broken)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken, kuberay["RayCluster"])
+
+
+def test_every_silo_has_a_node_a_table_and_a_state_of_its_own() -> None:
+    (cluster,) = of_kind("RayCluster")
+    claims = {one["metadata"]["name"] for one in of_kind("PersistentVolumeClaim")}
+    for group in cluster["spec"]["workerGroupSpecs"]:
+        name, pod = group["groupName"], group["template"]["spec"]
+        # KubeRay puts the value into a shell's command line: one word of JSON is left of it
+        (said,) = shlex.split(group["rayStartParams"]["resources"])
+        assert json.loads(said) == {f"silo:{name}": 1}
+        assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (1, 1, 1)
+        assert pod["nodeSelector"] == {"blindsum/silo": name}
+        used = {
+            v["persistentVolumeClaim"]["claimName"]
+            for v in pod["volumes"]
+            if "persistentVolumeClaim" in v
+        }
+        assert used == {f"data-{name}", f"state-{name}"} <= claims
+        mounts = {m["name"]: m for m in pod["containers"][0]["volumeMounts"]}
+        assert mounts["data"]["readOnly"] and mounts["data"]["mountPath"] == f"/data/{name}"
+    head = cluster["spec"]["headGroupSpec"]
+    assert "resources" not in head["rayStartParams"] and head["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_a_token_is_wanted_and_no_secret_stands_in_a_manifest() -> None:
+    (cluster,) = of_kind("RayCluster")
+    assert cluster["spec"]["authOptions"] == {"mode": "token", "secretName": "blindsum-ray"}
+    assert not of_kind("Secret")
+    for _, pod in pods():
+        for container in pod["containers"]:
+            for variable in container.get("env", []):
+                secret = re.search("PASSWORD|TOKEN|SECRET|KEY", variable["name"])
+                assert not secret or "secretKeyRef" in variable["valueFrom"]
+
+
+def test_pods_may_do_no_more_than_they_must() -> None:
+    names = []
+    for name, pod in pods():
+        names.append(name)
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+            }  # fmt: skip
+            assert {"limits", "requests"} == set(container["resources"])
+    assert names == [
+        "head",
+        "alder",
+        "birch",
+        "cedar",
+        "submitter",
+        "load-alder",
+        "postgres",
+        "mlflow",
+    ]
+
+
+def allowed(
+    policies: list[dict[str, Any]], source: dict[str, str], target: dict[str, str]
+) -> set[int]:
+    """TCP ports that a pod may call another pod of the namespace on, by labels; first ports of ranges."""
+
+    def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+        return selector.get("matchLabels", {}).items() <= labels.items()
+
+    def ports(of: dict[str, str], to: dict[str, str], way: str, peers: str) -> set[int]:
+        found: set[int] = set()
+        for policy in policies:
+            if selects(policy["spec"]["podSelector"], of):
+                for rule in policy["spec"].get(way, []):
+                    if any(
+                        "namespaceSelector" not in p and selects(p["podSelector"], to)
+                        for p in rule[peers]
+                    ):
+                        found |= {p["port"] for p in rule["ports"] if p["protocol"] == "TCP"}
+        return found
+
+    return ports(source, target, "egress", "to") & ports(target, source, "ingress", "from")
+
+
+def test_policies_let_pass_what_must_and_no_silo_to_another() -> None:
+    policies = of_kind("NetworkPolicy")
+    ray = {"ray.io/cluster": "blindsum"}
+    head = ray | {"ray.io/node-type": "head"}
+    alder = ray | {"ray.io/node-type": "worker", "ray.io/group": "alder"}
+    birch = alder | {"ray.io/group": "birch"}
+    submitter = {"ray.io/originated-from-crd": "RayJob"}
+    between = {6380, 6381, 52365, 52366, 52367, 10002}
+    assert allowed(policies, alder, head) == between | {6379}
+    assert allowed(policies, head, alder) == between
+    assert allowed(policies, alder, birch) == set()
+    assert allowed(policies, submitter, head) == {8265}
+    assert allowed(policies, head, {"app": "mlflow"}) == {5000}
+    assert allowed(policies, {"app": "mlflow"}, {"app": "postgres"}) == {5432}
+    for source in (alder, head, submitter, {"app": "other"}):
+        assert allowed(policies, source, {"app": "postgres"}) == set()
+    for source in (alder, submitter, {"app": "other"}):
+        assert allowed(policies, source, {"app": "mlflow"}) == set()
+    everything = [
+        p for p in policies if p["spec"]["podSelector"] == {} and "ingress" not in p["spec"]
+    ]
+    assert any(set(p["spec"]["policyTypes"]) == {"Ingress", "Egress"} for p in everything)
+    (cluster,) = of_kind("RayCluster")
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    for group in groups:
+        told = group["rayStartParams"]
+        fixed = {
+            int(v)
+            for k, v in told.items()
+            if k.endswith("-port") and k not in ("max-worker-port", "metrics-export-port")
+        }
+        assert fixed == between
+
+
+def test_the_container_file_takes_what_there_is() -> None:
+    text = (ROOT / "infra/container/Containerfile").read_text()
+    rooms = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
+    named = {name for line in rooms for name in line.split()}
+    assert all((ROOT / name).exists() for name in named)
+    assert {"platform", "actors", "he", "pipelines", "infra", "src", "constraints.txt"} <= named
+    images = {c["image"] for _, pod in pods() for c in pod["containers"]}
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version and images == {f"blindsum:{version[1]}", "postgres:15"}
+    ray = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    (cluster,) = of_kind("RayCluster")
+    assert ray and cluster["spec"]["rayVersion"] == ray[1]
+    assert "USER 1000" in text and "://" not in text

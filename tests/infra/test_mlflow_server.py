@@ -1,0 +1,118 @@
+"""MLflow on PostgreSQL, as infra/mlflow starts it: a run's figures and model get there and stay there."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import psycopg
+import pytest
+import torch
+
+from blindsum.platform.tracking import Tracker
+from tests.conftest import MakeJob
+
+SERVER = Path(__file__).resolve().parents[2] / "infra/mlflow/blindsum-mlflow"
+NOBODY = 65534
+PASSWORD = "a password"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def binary(name: str) -> str:
+    """Of the system's PostgreSQL; Debian keeps its servers apart."""
+    kept = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    found = shutil.which(name) or (str(kept[-1]) if kept else None)
+    assert found, f"{name} is missing: install PostgreSQL (Debian: apt-get install postgresql)"
+    return found
+
+
+@pytest.fixture
+def database() -> Iterator[dict[str, str]]:
+    """A PostgreSQL of the test's own; where it is, as psql is told."""
+    folder, port = Path(tempfile.mkdtemp(prefix="blindsum-pg-")), free_port()
+    # PostgreSQL refuses to be run by root.
+    owner = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.getuid() == 0 else {}
+    if owner:
+        os.chown(folder, NOBODY, NOBODY)
+    (folder / "password").write_text(PASSWORD)
+    (folder / "password").chmod(0o644)
+    data = folder / "data"
+    commands = (
+        [binary("initdb"), "-D", data, "-U", "mlflow", "-A", "scram-sha-256",
+         f"--pwfile={folder / 'password'}"],
+        [binary("pg_ctl"), "-D", data, "-w", "-l", folder / "log", "-o",
+         f"-c listen_addresses=127.0.0.1 -p {port} -k {folder} -c fsync=off", "start"],
+    )  # fmt: skip
+    for command in commands:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, **owner)  # type: ignore[call-overload]
+    where = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "mlflow", "PGPASSWORD": PASSWORD}
+    try:
+        with psycopg.connect(
+            host="127.0.0.1", port=port, user="mlflow", password=PASSWORD, dbname="postgres",
+            autocommit=True,
+        ) as db:  # fmt: skip
+            db.execute("CREATE DATABASE mlflow")
+        yield where | {"PGDATABASE": "mlflow"}
+    finally:
+        stop = [binary("pg_ctl"), "-D", data, "-m", "immediate", "stop"]
+        subprocess.run(stop, check=True, stdout=subprocess.DEVNULL, cwd=folder, **owner)  # type: ignore[call-overload]
+        shutil.rmtree(folder)
+
+
+def served(database: dict[str, str], artifacts: Path, port: int) -> subprocess.Popen[bytes]:
+    said = database | {"MLFLOW_ARTIFACTS": str(artifacts), "MLFLOW_PORT": str(port)}
+    said |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        [str(SERVER)], env=os.environ | said, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True, cwd=artifacts,
+    )  # fmt: skip
+    end = time.monotonic() + 90
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+            return process
+        except OSError:
+            assert process.poll() is None and time.monotonic() < end, "MLflow did not start"
+            time.sleep(0.3)
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's
+def test_a_runs_figures_and_model_get_into_database_and_folder(
+    make_job: MakeJob, tmp_path: Path, database: dict[str, str]
+) -> None:
+    port = free_port()
+    artifacts = tmp_path / "artifacts"
+    artifacts.mkdir()
+    server = served(database, artifacts, port)
+    with open(f"/proc/{server.pid}/cmdline", "rb") as line:
+        assert PASSWORD.encode() not in line.read()
+    try:
+        tracker = Tracker(make_job(f"tracking.uri=http://127.0.0.1:{port}"), "run-1")
+        link = tracker.ready()
+        for round in (1, 2, 3):
+            tracker.log_round(round, {"seconds_round": 0.5, "epsilon_spent": 0.1 * round})
+        tracker.log_model(torch.nn.Linear(4, 2), 4, 3)
+        assert tracker.finish("FINISHED", "all rounds", {}) is None
+        logged = mlflow.MlflowClient(f"http://127.0.0.1:{port}").get_run(link.run_id)
+        assert logged.info.status == "FINISHED" and logged.data.metrics["epsilon_spent"] == 0.1 * 3
+    finally:
+        server.terminate()
+        server.wait(30)
+    with psycopg.connect(
+        host="127.0.0.1", port=database["PGPORT"], user="mlflow", password=PASSWORD, dbname="mlflow"
+    ) as db:
+        asked = db.execute("SELECT count(*) FROM metrics WHERE key = 'seconds_round'")
+        assert asked.fetchone() == (3,)
+    assert list(artifacts.rglob("MLmodel"))
