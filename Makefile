@@ -35,6 +35,8 @@ bench: setup
 	$(BIN)/python benchmarks/dp_settings.py --json build/dp_settings.json
 	$(BIN)/python benchmarks/audit.py --json build/audit.json
 	$(BIN)/python benchmarks/recovery.py --json build/recovery.json
+	$(BIN)/python benchmarks/soak.py --json build/soak.json --plot build/soak.svg
+	$(BIN)/python benchmarks/sizing.py --json build/sizing.json
 	$(BIN)/python benchmarks/prepare.py --json build/prepare.json
 	$(BIN)/python benchmarks/encryption.py --json build/encryption.json
 	$(BIN)/python benchmarks/encryption.py --scale --json build/scale.json --plot build/scale.svg
