@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from blindsum.pipelines.cli_options import JobArgument, JsonOption, SiloOption
+from blindsum.pipelines.cli_options import (
+    ExportOption,
+    HeadOption,
+    JobArgument,
+    JsonOption,
+    SiloOption,
+)
 from blindsum.pipelines.terminal import console, emit
 from blindsum.platform.audit_log import AuditLog, Event
 from blindsum.platform.errors import LedgerError
@@ -44,9 +50,7 @@ def show(
 def verify(
     job: JobArgument,
     silo: SiloOption,
-    head: Annotated[
-        str | None, typer.Option("--head", help="A head kept earlier, which must still be there.")
-    ] = None,
+    head: HeadOption = None,
 ) -> None:
     """Check every hash and every signature."""
     from blindsum.pipelines import chains
@@ -58,7 +62,7 @@ def verify(
 def export(
     job: JobArgument,
     silo: SiloOption,
-    to: Annotated[Path, typer.Option("--to", help="JSON file to write.")],
+    to: ExportOption,
 ) -> None:
     """Write all events, with hashes and signatures, to a JSON file."""
     from blindsum.pipelines import chains

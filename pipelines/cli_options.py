@@ -26,6 +26,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line
 LinesOption = Annotated[
     bool, typer.Option("--lines", help="A line for each round, for a log that someone follows.")
 ]
+HeadOption = Annotated[
+    str | None, typer.Option("--head", help="A head kept earlier, which must still be there.")
+]
+ExportOption = Annotated[Path, typer.Option("--to", help="JSON file to write.")]
 SiloOption = Annotated[str, typer.Option("--silo", help="The silo's name in the job file.")]
 
 

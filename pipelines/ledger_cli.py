@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from blindsum.pipelines.cli_options import JobArgument, SiloOption
+from blindsum.pipelines.cli_options import ExportOption, HeadOption, JobArgument, SiloOption
 from blindsum.platform.job_file import load_job
 
 app = typer.Typer(
@@ -15,7 +14,7 @@ app = typer.Typer(
 )
 
 
-@app.command("show")
+@app.command()
 def show(job: JobArgument, silo: SiloOption) -> None:
     """Print every job's spend, and each table's over all jobs."""
     from blindsum.pipelines import ledger
@@ -23,13 +22,11 @@ def show(job: JobArgument, silo: SiloOption) -> None:
     ledger.show(ledger.open_ledger(load_job(job, []), silo))
 
 
-@app.command("verify")
+@app.command()
 def verify(
     job: JobArgument,
     silo: SiloOption,
-    head: Annotated[
-        str | None, typer.Option("--head", help="A head kept earlier, which must still be there.")
-    ] = None,
+    head: HeadOption = None,
 ) -> None:
     """Check every hash and every signature."""
     from blindsum.pipelines import chains, ledger
@@ -38,11 +35,11 @@ def verify(
     chains.verify(opened.chain, head, "blindsum.ledger.SILO in a run's MLflow tags")
 
 
-@app.command("export")
+@app.command()
 def export(
     job: JobArgument,
     silo: SiloOption,
-    to: Annotated[Path, typer.Option("--to", help="JSON file to write.")],
+    to: ExportOption,
 ) -> None:
     """Write all entries, with hashes and signatures, to a JSON file."""
     from blindsum.pipelines import chains, ledger
@@ -51,7 +48,7 @@ def export(
     chains.export(opened.chain, "ledger", opened.path, to)
 
 
-@app.command("limit")
+@app.command()
 def limit(
     job: JobArgument,
     silo: SiloOption,
@@ -64,7 +61,7 @@ def limit(
     ledger.set_limit(ledger.open_ledger(load_job(job, []), silo, make=True), epsilon, delta)
 
 
-@app.command("adopt")
+@app.command()
 def adopt(job: JobArgument, silo: SiloOption) -> None:
     """Go on with a ledger that another identity, or an earlier version, wrote."""
     from blindsum.pipelines import ledger

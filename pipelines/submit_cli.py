@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from dataclasses import asdict
+from json import dumps as json_text
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,6 +123,26 @@ def logs(
         return
     _follow(cluster, id)
     _end_as(cluster.job(id))
+
+
+@app.command()
+def wheel(
+    folder: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="FOLDER")],
+) -> None:
+    """Write what submit sends, for ray job submit: a wheel, and what it needs as requirements.txt."""
+    from blindsum.infra.wheel import make_wheel, requirements
+
+    made = make_wheel(folder)
+    needs = folder / "requirements.txt"
+    try:
+        needs.write_text("\n".join(requirements()) + "\n")
+    except OSError as error:
+        raise JobError(f"{needs} cannot be written: {error.strerror}") from None
+    environment = {"py_modules": [str(made.absolute())], "pip": str(needs.absolute())}
+    typer.echo(
+        f"wrote {folder}; where nodes lack both: ray job submit --runtime-env-json", err=True
+    )
+    typer.echo(json_text(environment))
 
 
 @app.command()

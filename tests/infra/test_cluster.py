@@ -9,7 +9,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,6 +133,16 @@ class Followed:
             assert line, self.text
             self.text += line
 
+    def until_silent(self, seconds: float) -> None:
+        """Until it has said nothing for so long."""
+        while True:
+            try:
+                line = self._lines.get(timeout=seconds)
+            except queue.Empty:
+                return
+            assert line, self.text
+            self.text += line
+
     def end(self) -> int:
         """Its exit status, as --follow gives it on."""
         while line := self._lines.get(timeout=120):
@@ -158,7 +167,7 @@ def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops
 
     # a short cut is bridged by TCP: nothing is lost
     lan.cut("cedar")
-    time.sleep(1.5)  # how long it is
+    log.until_silent(1.5)
     lan.heal("cedar")
     log.until(f"round {log.round() + 3} of 80")
     assert "lost" not in log.text

@@ -6,8 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,21 +70,21 @@ def database() -> Iterator[dict[str, str]]:
         shutil.rmtree(folder)
 
 
-def served(database: dict[str, str], artifacts: Path, port: int) -> subprocess.Popen[bytes]:
+def served(database: dict[str, str], artifacts: Path, port: int) -> subprocess.Popen[str]:
     said = database | {"MLFLOW_ARTIFACTS": str(artifacts), "MLFLOW_PORT": str(port)}
     said |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     process = subprocess.Popen(
-        [str(SERVER)], env=os.environ | said, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True, cwd=artifacts,
+        [str(SERVER)], env=os.environ | said, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, cwd=artifacts, text=True,
     )  # fmt: skip
-    end = time.monotonic() + 90
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+    said_so_far = []
+    for line in process.stdout or ():
+        said_so_far.append(line)
+        if "Application startup complete" in line:
+            # what it says from now on must be read, or it waits
+            threading.Thread(target=process.communicate, daemon=True).start()
             return process
-        except OSError:
-            assert process.poll() is None and time.monotonic() < end, "MLflow did not start"
-            time.sleep(0.3)
+    raise AssertionError("".join(said_so_far)[-2000:])
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's

@@ -1,5 +1,6 @@
 """What goes to a cluster, and what a person is told who cannot reach one."""
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -41,6 +42,14 @@ def test_the_wheel_is_this_code_needs_nothing_and_is_named_by_its_content(tmp_pa
         check=True, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(target)},
     )  # fmt: skip
     assert found.stdout.startswith(str(target))
+
+
+def test_the_command_writes_what_plain_job_submission_takes(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["job", "wheel", str(tmp_path)])
+    assert done.exit_code == 0
+    environment = json.loads(done.stdout.splitlines()[-1])
+    assert environment["py_modules"] == [str(next(tmp_path.glob("*.whl")))]
+    assert Path(environment["pip"]).read_text().splitlines() == requirements()
 
 
 def test_what_is_needed_is_pinned_as_it_is_here() -> None:

@@ -32,6 +32,10 @@ def test_a_log_that_cannot_be_written_ends_nothing() -> None:
     log.say("round", round=1)
     with suppress(OSError):
         full.close()
+    stream = io.StringIO()
+    log.to(stream)
+    log.say("round", round=2)
+    assert json.loads(stream.getvalue())["round"] == 2
 
 
 def test_a_process_says_all_where_it_is_told_to() -> None:
