@@ -36,7 +36,7 @@ def make_wheel(folder: Path) -> Path:
             str(files(DISTRIBUTION)), content / DISTRIBUTION,
             ignore=shutil.ignore_patterns("__pycache__", "*.pyc"),
         )  # fmt: skip
-        version = f"{Version(distribution(DISTRIBUTION).version).public}+{_digest(content)}"
+        version = f"{Version(distribution(DISTRIBUTION).version).public}+{digest_of(content)}"
         info = content / f"{DISTRIBUTION}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(
@@ -85,7 +85,7 @@ def requirements() -> list[str]:
     return [pins[name] for name in sorted(pins)]
 
 
-def _digest(content: Path) -> str:
+def digest_of(content: Path) -> str:
     """Of all names and contents: 12 hexadecimal digits."""
     digest = hashlib.sha256()
     for path in sorted(p for p in content.rglob("*") if p.is_file()):

@@ -1,6 +1,7 @@
 """What goes to a cluster, and what a person is told who cannot reach one."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,7 +12,7 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from blindsum.infra.submission import Cluster, _folder, refusal, require_portable
-from blindsum.infra.wheel import make_wheel, requirements
+from blindsum.infra.wheel import digest_of, make_wheel, requirements
 from blindsum.pipelines.cli import app
 from blindsum.pipelines.run_log import RunLog, read_log
 from blindsum.platform.errors import ClusterError, JobError
@@ -27,6 +28,15 @@ def test_the_wheel_is_this_code_needs_nothing_and_is_named_by_its_content(tmp_pa
     """Ray fetches a wheel that it knows by name from its cache, whatever is in it."""
     first, second = make_wheel(tmp_path / "a"), make_wheel(tmp_path / "b")
     assert first.name == second.name and "+" in first.name
+    for content in ("one", "another"):
+        (tmp_path / content).mkdir()
+        (tmp_path / content / "a.py").write_text(content)
+    assert digest_of(tmp_path / "one") != digest_of(tmp_path / "another")
+    with zipfile.ZipFile(first) as archive:
+        archive.extractall(tmp_path / "whole")
+    for info in (tmp_path / "whole").glob("*.dist-info"):
+        shutil.rmtree(info)
+    assert f"+{digest_of(tmp_path / 'whole')}-" in first.name
     with zipfile.ZipFile(first) as archive:
         names = archive.namelist()
         (metadata,) = (n for n in names if n.endswith("METADATA"))
