@@ -17,7 +17,7 @@ from blindsum.platform.privacy import Accountant, PrivacyPlan, metrics_plan
 from blindsum.platform.structured_log import Log
 
 PRECOMPUTED = 300
-"""Rounds whose epsilon is computed at the start; later ones cost about 10 ms each."""
+"""Rounds whose epsilon is computed at the start; later ones cost about 25 ms each."""
 
 LEDGER, AUDIT_LOG = "ledger.sqlite", "audit.sqlite"
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from json import dumps as json_text
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.table import Table
@@ -18,7 +18,7 @@ from blindsum.platform.errors import JobError
 from blindsum.platform.job_file import load_job
 
 if TYPE_CHECKING:
-    from blindsum.infra.submission import Cluster, Submitted
+    from blindsum.infra.submission import Cluster, Ship, Submitted
 
 app = typer.Typer(no_args_is_help=True, help="Jobs that were submitted to a Ray cluster.")
 
@@ -62,8 +62,8 @@ def submit(
     job_file = load_job(job, set_ or [])
     cluster = _cluster(address, ca)
     found = cluster.submit(
-        job_file, ship="all" if ship == "all" else "code" if ship == "code" else "nothing",
-        with_folder=with_folder, resume=resume, python=python, json=json,
+        job_file, ship=cast("Ship", ship), with_folder=with_folder, resume=resume, python=python,
+        json=json,
     )  # fmt: skip
     if no_wait:
         typer.echo(found.id)

@@ -90,7 +90,9 @@ class Chain:
             )
             self.db.execute("PRAGMA journal_mode = WAL")  # one flush to disk per entry
             self.db.execute("PRAGMA synchronous = FULL")
-            self.db.execute("PRAGMA cache_size = -256")  # kB: what is appended is not read again
+            self.db.execute(
+                "PRAGMA cache_size = -256"
+            )  # kB: reading goes through the system's own cache
             self.db.executescript(_SCHEMA)
             columns = {row[1] for row in self.db.execute("PRAGMA table_info(entries)")}
             if "signature" not in columns:  # an earlier version's

@@ -179,6 +179,7 @@ def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops
     lan.kill("elm")
     log.until("elm; 2 of 4 are left", timeout_s=60)
     log.until(f"round {log.round() + 2} of 200")
+
     # a job manager's stop, which is SIGTERM: as Ctrl-C
     done = blindsum("job", "stop", id, "--address", lan.jobs)
     assert done.stdout == f"{id}: STOPPED\n", done.stderr
