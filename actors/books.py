@@ -7,12 +7,13 @@ from pathlib import Path
 
 from blindsum.actors.vault import open_identity
 from blindsum.he.exchange import Exchange
-from blindsum.he.identity import Identity, fingerprint
-from blindsum.platform.approval import job_digest
+from blindsum.he.identity import fingerprint
+from blindsum.platform.approval import Approval, Approvals, job_digest
 from blindsum.platform.audit_log import AuditLog
 from blindsum.platform.errors import BlindsumError, LedgerError
 from blindsum.platform.job import Job
-from blindsum.platform.ledger import Ledger, Lifetime
+from blindsum.platform.ledger import Ledger
+from blindsum.platform.ledger_entries import Attempt, Dataset, Lifetime
 from blindsum.platform.privacy import Accountant, PrivacyPlan, metrics_plan
 from blindsum.platform.structured_log import Log
 
@@ -23,86 +24,113 @@ LEDGER, AUDIT_LOG = "ledger.sqlite", "audit.sqlite"
 
 
 class Books:
-    """One silo's, in one run.
+    """One silo's, in one run. Ledger and audit log are opened at once.
 
     Args:
-        plan: of the training records; None without differential privacy.
+        state: the folder of ledger, identity and approvals.
         resumed: the run was interrupted, and may have charged already.
+
+    Raises:
+        KeyRefused, LedgerError: identity, ledger or audit log cannot be used or trusted.
     """
 
-    def __init__(
-        self, job: Job, run: str, silo: str, state: Path, plan: PrivacyPlan | None, resumed: bool
-    ) -> None:
+    def __init__(self, job: Job, run: str, silo: str, state: Path, resumed: bool) -> None:
         self._job, self._run, self._silo, self._state = job, run, silo, state
         self._resumed = resumed
-        held_out = metrics_plan(job)
-        self._plan = plan if job.private else None
-        self._held_out = held_out if job.private else None
-        self._of_records = Accountant(self._plan) if self._plan else None
-        self._of_held_out = Accountant(self._held_out) if self._held_out else None
-        self.ledger: Ledger | None = None
-        self._audit: AuditLog | None = None
+        self._plan: PrivacyPlan | None = None
+        self._held_out: PrivacyPlan | None = None
+        self._of_records: Accountant | None = None
+        self._of_held_out: Accountant | None = None
+        self._dataset = Dataset("")
+        self._approved = False
         self._log = Log(job=job.name, run=run, silo=silo)
-        self._reserved = False
+        self.joined = False
+        self.identity = open_identity(state)
+        self._audit = AuditLog(state / AUDIT_LOG, silo, self.identity)
+        self.ledger = Ledger(state / LEDGER, silo, self.identity)
 
-    @property
-    def path(self) -> Path:
-        return self._state / LEDGER
+    def begin_inspection(self) -> None:
+        """Note that a job wants this silo's table, before the table is read.
 
-    def inspect(self, dataset: str) -> tuple[Lifetime, tuple[int, int]]:
-        """What past jobs spent on a table, and the last round and attempt that this run charged: (0, 0)
-        if none. Writes nothing.
+        Raises:
+            LedgerError: it cannot be noted; nothing is read.
+        """
+        self._note("inspected", job_digest=job_digest(self._job))
+
+    def approved(self) -> Approval:
+        """The owner's approval of this run. Raises ConsentError if there is none."""
+        self._approved = True
+        return Approvals(self.ledger).of(self._run, self._job)
+
+    def inspect(
+        self, name: str | None, fingerprints: tuple[str, ...], plan: PrivacyPlan | None
+    ) -> tuple[Lifetime, Attempt]:
+        """What past jobs spent on a table, and the last attempt that this run noted. Spends nothing.
+
+        Args:
+            name: under which the owner knows the table; None without an owner's file.
+            fingerprints: of its records; the newest first.
+            plan: of the training records; None without differential privacy.
 
         Raises:
             LedgerError: the plan would pass the lifetime limit, or the ledger cannot be trusted.
         """
-        if not self.path.exists():
-            return Lifetime(0, 0.0, 0.0), (0, 0)
-        opened = Ledger(self.path, self._silo, open_identity(self._state))
-        try:
-            begun = (0, 0)
-            if self._resumed:
-                begun = opened.goes_on(self._run, dataset, self._plan) or begun
-            elif self._plan:
-                opened.require_lifetime(dataset, self._plan, self._held_out)
-            return opened.lifetime(dataset), begun
-        finally:
-            opened.close()
+        self._plan = plan if self._job.private else None
+        self._held_out = metrics_plan(self._job) if self._job.private else None
+        self._of_records = Accountant(self._plan) if self._plan else None
+        self._of_held_out = Accountant(self._held_out) if self._held_out else None
+        known = {*fingerprints, *self.ledger.names_of(fingerprints)}
+        own = f"dataset:{name}" if name else fingerprints[0]
+        self._dataset = Dataset(own, frozenset(known), fingerprints[0])
+        begun = None
+        if self._resumed:
+            begun = self.ledger.goes_on(self._run, self._dataset, self._plan)
+            self.joined = begun is not None
+        elif self._plan:
+            self.ledger.require_lifetime(self._dataset, self._plan, self._held_out)
+        return self.ledger.lifetime(self._dataset), begun or Attempt()
 
-    def open(self, identity: Identity) -> None:
-        """Open ledger and audit log for the run."""
-        if self.ledger is None:
-            self.ledger = Ledger(self.path, self._silo, identity)
-            self._audit = AuditLog(self._state / AUDIT_LOG, self._silo, identity)
-
-    def join(self, identities: dict[str, bytes], dataset: str) -> None:
-        """A key ceremony has ended: note who was in it, and reserve the whole plan if the run is new."""
+    def join(self, identities: dict[str, bytes]) -> None:
+        """A key ceremony has ended: note who was in it. If the run is new, use up its approval and
+        reserve the whole plan, in one transaction."""
         if self._of_records and self._plan:
             # Ahead of the rounds: none of them should wait for a composition.
             for rounds in range(1, min(self._plan.rounds_within_budget, PRECOMPUTED) + 1):
                 self._of_records.epsilon_after(rounds)
-        ledger = self._opened()
         known = {name: fingerprint(identity) for name, identity in identities.items()}
         digest = job_digest(self._job)
         self._note("joined", job_digest=digest, roster=list(known), identities=known)
-        if self._reserved or (self._resumed and ledger.goes_on(self._run, dataset, self._plan)):
+        if self.joined:
             return  # rotated keys, or an interrupted run: the plan is reserved already
         if self._plan:
-            ledger.reserve(self._run, dataset, self._plan, self._held_out)
+            self.ledger.reserve(
+                self._run, self._dataset, self._plan, self._held_out, self._use_approval
+            )
         else:
-            ledger.unprotected(self._run, dataset)
-        self._reserved = True
+            self.ledger.unprotected(self._run, self._dataset, self._use_approval)
+        self.joined = True
+
+    def _use_approval(self) -> None:
+        if self._approved:
+            Approvals(self.ledger).use(self._run, self._job)
 
     def charge(self, exchange: Exchange) -> tuple[float | None, float | None]:
         """Epsilon so far of training records, and of held-out ones where they have a budget."""
-        ledger = self._opened()
+        if not self.joined:
+            raise LedgerError("training was asked for before this silo joined the run")
         attempt = self._run, exchange.round, exchange.attempt
         epsilon = held_out = None
-        if self._of_records is not None:
-            epsilon = ledger.charge(*attempt, self._of_records)
+        if self._of_records is None:
+            self.ledger.attempt(*attempt, exchange.roster)
+        else:
+            epsilon = self.ledger.charge(
+                *attempt, self._of_records, "", exchange.roster, self._dataset
+            )
         try:
             if self._of_held_out is not None and self._job.evaluates(exchange.round):
-                held_out = ledger.charge(*attempt, self._of_held_out, "held-out")
+                held_out = self.ledger.charge(
+                    *attempt, self._of_held_out, "held-out", exchange.roster, self._dataset
+                )
         finally:
             self._note("charged", exchange, epsilon=epsilon, held_out=held_out, ledger=self.head)
         return epsilon, held_out
@@ -118,29 +146,28 @@ class Books:
             roster=list(exchange.roster),
         )  # fmt: skip
 
-    def refuses(self, error: BlindsumError, round: int, attempt: int) -> None:
-        """Note why this silo did not do what it was told. That must not hide the reason itself."""
+    def refuses(self, error: BlindsumError, round: int, attempt: int, logged: bool) -> None:
+        """Note why this silo did not do what it was told. That must not hide the reason itself.
+
+        Args:
+            logged: whether the text may stand in the process's log, which others read.
+        """
+        kind = type(error).__name__
         with suppress(BlindsumError):
-            if self._audit is None:
-                identity = open_identity(self._state)
-                self._audit = AuditLog(self._state / AUDIT_LOG, self._silo, identity)
-            kind = type(error).__name__
             self._audit.note("refused", self._run, round, attempt, error=kind, said=error.what)
-            self._log.say("refused", round=round, attempt=attempt, error=kind, said=error.what)
+        said = {"said": error.what} if logged else {}
+        self._log.say("refused", round=round, attempt=attempt, error=kind, **said)
+
+    @property
+    def path(self) -> Path:
+        return self.ledger.path
 
     @property
     def head(self) -> str:
         """The ledger's."""
-        return self.ledger.chain.head() if self.ledger else ""
+        return self.ledger.chain.head()
 
     def _note(self, kind: str, exchange: Exchange | None = None, **detail: object) -> None:
         round, attempt = (exchange.round, exchange.attempt) if exchange else (0, 0)
-        if self._audit is None:
-            raise LedgerError("an event came before the audit log was opened")
         self._audit.note(kind, self._run, round, attempt, **detail)  # type: ignore[arg-type]
         self._log.say(kind, round=round, attempt=attempt, **detail)
-
-    def _opened(self) -> Ledger:
-        if self.ledger is None:
-            raise LedgerError("training was asked for before the ledger was opened")
-        return self.ledger

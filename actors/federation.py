@@ -28,15 +28,13 @@ from blindsum.actors.messages import (
     TrainReport,
 )
 from blindsum.actors.placement import aggregator_options, pinned, silo_options
-from blindsum.actors.policy import metrics_exchange
+from blindsum.actors.policy import Course, metrics_exchange, next_course
 from blindsum.actors.recovery import Recovery, recovery
 from blindsum.actors.round_report import RoundReport, phases_of
 from blindsum.actors.silo_actor import SiloActor
 from blindsum.actors.waiting import Waiting
 from blindsum.he.exchange import Exchange
-from blindsum.he.packing import adapted_range
 from blindsum.he.parameters import Parameters
-from blindsum.platform.adaptive_clipping import next_clipping
 from blindsum.platform.errors import (
     BlindsumError,
     FederationError,
@@ -219,7 +217,15 @@ class Federation:
         """Part from what is lost. What is due for the next attempt is done as a part of it: that may
         fail too."""
         self.retries += 1
-        for name in how.without:
+        # All that are gone at once: the roster shrinks once a round.
+        gone = (
+            [n for n in self._waiting.dead(self._pending) if n in self._silos]
+            if how.without
+            else []
+        )
+        if len(self._silos) - len({*how.without, *gone}) < self.job.least_silos:
+            gone = []
+        for name in dict.fromkeys([*how.without, *gone]):
             self.lost[name] = number
             ray.kill(self._silos.pop(name), no_restart=True)  # the late one must not wake up
         if how.aggregators:
@@ -239,16 +245,10 @@ class Federation:
             self._keys_due = False
 
     def _adapt(self, metrics: Metrics) -> None:
-        """Clip norm and range of the next round, from this one's public figures."""
-        privacy = self.job.privacy
-        if privacy.noise != "none" and privacy.clip_quantile and metrics.unclipped is not None:
-            self._clipping = next_clipping(self._clipping, metrics.unclipped, privacy.clip_quantile)
-            if privacy.noise == "shared":
-                self._range = self._first_range * self._clipping
-        if self.job.adapts_range:
-            self._range = adapted_range(
-                self._range, self._first_range, metrics.saturated, metrics.large
-            )
+        """Clip norm and range of the next round, as every silo reckons them."""
+        course = Course(self._range, self._clipping)
+        following = next_course(course, self.job, self._first_range, metrics)
+        self._range, self._clipping = following.range, following.clipping
 
     def _attempt(self, number: int, attempt: int) -> RoundReport:
         """All calls are submitted at once and Ray starts each when its inputs are there; then
@@ -264,17 +264,17 @@ class Federation:
         totalling, totals, uploads = self._close(update, training, counts)
         applying = self._of_silos("apply", update, counts, uploads, *totals)
         totalling_counts, count_totals, count_uploads = self._close(counts, applying, None)
-        reader = self.roster[0]
-        reading = {
-            reader: self._silos[reader].read_metrics.remote(counts, count_uploads, *count_totals)
-        }
+        reading = self._of_silos("read_metrics", counts, count_uploads, *count_totals)
         self._pending = _by_name(opened, training, totalling, applying, totalling_counts, reading)
         self._waiting.gather(opened, "expect uploads", self.job.deadlines.start_s)
         trained = self._answers(training, TrainReport, "train")
         closed = self._answers(totalling, TotalReport, "add")
         applied = self._answers(applying, ApplyReport, "apply the total")
         counts_closed = self._answers(totalling_counts, TotalReport, "add metrics")
-        (metrics,) = self._answers(reading, Metrics, "read the metrics")
+        read = self._answers(reading, Metrics, "read the metrics")
+        metrics = read[0]
+        if len({repr(one) for one in read}) > 1:
+            raise ModelsDiffer("the silos read different metrics", "Do not go on with this run.")
         self._model = self._same((a.model_digest for a in applied), "model", number)
         seconds = time.perf_counter() - started
         held_out = [t.metrics_epsilon for t in trained if t.metrics_epsilon is not None]
@@ -285,7 +285,7 @@ class Federation:
             {t.silo: t.epsilon for t in trained if t.epsilon is not None},
             up_bytes=sum(t.upload_bytes for t in trained) + sum(a.upload_bytes for a in applied),
             down_bytes=len(applied) * sum(t.total_bytes for t in closed)
-            + sum(t.total_bytes for t in counts_closed),
+            + len(read) * sum(t.total_bytes for t in counts_closed),
             seconds=seconds, phases=phases_of(trained, closed, applied, counts_closed),
             roster=self.roster, ledgers={t.silo: t.ledger for t in trained},
             clip_norm=None if privacy.noise == "none" else privacy.clip_norm * update.clipping,
@@ -357,7 +357,13 @@ class Federation:
 
     def _answers(self, refs: Mapping[str, ObjectRef[Any]], kind: type[T], doing: str) -> list[T]:
         answers = self._waiting.gather(refs, doing, self.job.deadlines.round_s)
-        return [answer for answer in answers.values() if isinstance(answer, kind)]
+        for name, answer in answers.items():
+            if not isinstance(answer, kind):
+                raise FederationError(
+                    f"'{name}' answered with something else than a {kind.__name__} when asked to {doing}",
+                    "All silos must run the same version of blindsum.",
+                )
+        return list(answers.values())
 
     def _each(self, method: str, doing: str, deadline_s: float) -> dict[str, Any]:
         return self._waiting.gather(self._of_silos(method), doing, deadline_s)

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from blindsum.he.exchange import STRICT, RunName, SiloName
+from blindsum.platform.job import Job
 
 if TYPE_CHECKING:  # the aggregator needs these messages, and neither torch nor opacus
-    from blindsum.platform.job import Job
-    from blindsum.platform.ledger import Lifetime
+    from blindsum.platform.ledger_entries import Lifetime
     from blindsum.platform.models import Vector
     from blindsum.platform.privacy import PrivacyPlan
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=STRICT)
 class SiloSpec:
     """What a silo is told when it starts.
 
@@ -26,27 +31,32 @@ class SiloSpec:
     """
 
     job: Job
-    run: str
-    name: str
-    folder: str
-    threads: int | None = None
+    run: RunName
+    name: SiloName
+    folder: Annotated[str, Field(max_length=4096)]
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     resumed: bool = False
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A silo whose data and model meet the job. `lifetime` counts the dataset's past jobs. Of an
-    interrupted run: digests of the models it has `kept`, by round, and the last round and attempt that it
-    `charged`."""
+    """A silo whose data and model meet the job.
+
+    `owned` says that an owner's file is in force there: consent is asked, and limits bind. Without one
+    `ledger` is the ledger's path and `lifetime` counts the dataset's past jobs; with one the silo
+    keeps both to itself. Of an interrupted run: digests of the models it has `kept`, by round, and
+    the last round and attempt that it `charged`.
+    """
 
     silo: str
     plan: PrivacyPlan | None
     parameters: int
     model_digest: str
     ledger: str
-    lifetime: Lifetime
+    lifetime: Lifetime | None
     kept: Mapping[int, str] = field(default_factory=dict)
     charged: tuple[int, int] = (0, 0)
+    owned: bool = False
 
 
 @dataclass(frozen=True)

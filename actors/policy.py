@@ -1,13 +1,32 @@
-"""A silo's own policy: it takes part only in what its job file says, whoever announces it."""
+"""A silo's own policy: it takes part only in what its job file says, whoever announces it.
+
+What moves between rounds moves by the silo's own reckoning: the roster only shrinks, at most once a
+round, and range and clip norm follow from the metrics' totals that the silo opened itself.
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
+
 from blindsum.he.exchange import Exchange
-from blindsum.he.packing import is_adapted
+from blindsum.he.packing import adapted_range
 from blindsum.he.parameters import Parameters
-from blindsum.platform.adaptive_clipping import is_adapted as is_adapted_clipping
+from blindsum.platform.adaptive_clipping import next_clipping
 from blindsum.platform.errors import FederationError
 from blindsum.platform.job import Job
+from blindsum.platform.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a silo expects of the next round: the `range` of update values, the `clipping` in units of
+    the job's clip norm, the `roster` of the newest attempt, and the last round in which it shrank."""
+
+    range: float
+    clipping: float = 1.0
+    roster: tuple[str, ...] = ()
+    shrank_in: int = 0
 
 
 class Policy:
@@ -20,7 +39,8 @@ class Policy:
 
     def __init__(self, job: Job, run: str, silo: str, parameters: Parameters, range: float) -> None:
         self._job, self._run, self._silo = job, run, silo
-        self._parameters, self._range = parameters, range
+        self._parameters, self._first_range = parameters, range
+        self.course = Course(range, roster=job.roster)
 
     def require(self, exchange: Exchange, purpose: str, values: int, model: str) -> None:
         """Raises FederationError if the exchange is none that this silo expects now.
@@ -33,31 +53,54 @@ class Policy:
         )  # fmt: skip
         got = (
             exchange.job, self.allows_roster(exchange.roster), exchange.parameters, exchange.purpose,
-            exchange.values, self._allows_clipping(exchange.clipping), self._allows(exchange),
+            exchange.values, _same(exchange.clipping, self.course.clipping),
+            exchange.range is not None and _same(exchange.range, self.course.range),
             exchange.model,
         )  # fmt: skip
         if got != expected:
             names = ("run", "roster", "parameters", "purpose", "size", "clipping", "range", "model")
             wrong = next(n for n, a, b in zip(names, got, expected, strict=True) if a != b)
             raise FederationError(f"the announced {wrong} is not the one of this silo's job")
+        if exchange.roster != self.course.roster and self.course.shrank_in == exchange.round:
+            raise FederationError(
+                f"the roster was to shrink twice in round {exchange.round}",
+                "The difference of two rosters' sums belongs to the silos that are left out.",
+            )
 
     def allows_roster(self, roster: tuple[str, ...]) -> bool:
-        """All of the job's silos, or at least its quorum of them with this one, in the job's order."""
-        ordered = tuple(name for name in self._job.roster if name in roster)
+        """The newest roster or part of it, in the job's order, with this silo and the job's quorum."""
+        ordered = tuple(name for name in self.course.roster if name in roster)
         return roster == ordered and self._silo in roster and len(roster) >= self._job.least_silos
 
-    def _allows_clipping(self, clipping: float) -> bool:
-        """The job's clip norm, or where it adapts, one not too far from it."""
-        adapts = self._job.privacy.noise != "none" and self._job.privacy.clip_quantile is not None
-        return is_adapted_clipping(clipping) if adapts else clipping == 1.0
+    def takes(self, exchange: Exchange) -> None:
+        """An attempt that was allowed begins."""
+        if exchange.roster != self.course.roster:
+            self.course = replace(self.course, roster=exchange.roster, shrank_in=exchange.round)
 
-    def _allows(self, exchange: Exchange) -> bool:
-        """The job's range, which under shared noise goes with the clip norm; or where it adapts,
-        that range doubled or halved a few times."""
-        if exchange.range is None or not self._job.adapts_range:
-            scaled = exchange.clipping if self._job.privacy.noise == "shared" else 1.0
-            return exchange.range == self._range * scaled
-        return is_adapted(exchange.range, self._range)
+    def goes_on(self, round: int, roster: tuple[str, ...]) -> None:
+        """An interrupted run is gone on with, after an attempt of that round with that roster."""
+        if roster and roster != self.course.roster:
+            self.course = replace(self.course, roster=roster, shrank_in=round)
+
+    def follow(self, metrics: Metrics) -> None:
+        """Range and clip norm of the next round, from metrics that this silo opened."""
+        self.course = next_course(self.course, self._job, self._first_range, metrics)
+
+
+def next_course(course: Course, job: Job, first_range: float, metrics: Metrics) -> Course:
+    """What every silo and the driver reckon from one round's public figures.
+
+    Args:
+        first_range: of the first round.
+    """
+    range, clipping, privacy = course.range, course.clipping, job.privacy
+    if privacy.noise != "none" and privacy.clip_quantile and metrics.unclipped is not None:
+        clipping = next_clipping(clipping, metrics.unclipped, privacy.clip_quantile)
+        if privacy.noise == "shared":
+            range = first_range * clipping
+    if job.adapts_range:
+        range = adapted_range(range, first_range, metrics.saturated, metrics.large)
+    return replace(course, range=range, clipping=clipping)
 
 
 def metrics_exchange(update: Exchange, values: int) -> Exchange:
@@ -66,3 +109,8 @@ def metrics_exchange(update: Exchange, values: int) -> Exchange:
         update.job, update.round, update.attempt, "metrics", update.roster, values, None,
         update.parameters.of_counts, update.model,
     )  # fmt: skip
+
+
+def _same(announced: float, reckoned: float) -> bool:
+    """To the last bits, in which two machines' exponential functions may differ."""
+    return math.isclose(announced, reckoned, rel_tol=1e-9)

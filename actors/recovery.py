@@ -58,6 +58,9 @@ def recovery(
         return Recovery(keys=True, aggregators=True) if again else None
     if not isinstance(error, _AT_A_SILO) or error.silo is None:
         return None
+    if failures["left out"]:
+        return None  # silos let the roster shrink once a round
+    failures["left out"] = 1
     without = tuple(name for name in error.silo.split(", ") if name in roster)
     enough = without and len(roster) - len(without) >= quorum
     return Recovery(without) if enough else None

@@ -1,6 +1,6 @@
 """One data owner: its data, model, ledger and keys. A plain class; `SiloActor` is its shell.
 
-Whatever a method returns is pickled out of the silo, so methods return messages from
+Whatever comes in is checked by its type first (`blindsum.actors.door`). Whatever a method returns is pickled out of the silo, so methods return messages from
 `actors.messages` and of the key ceremony, and nothing else. Ciphertext goes to the aggregators
 through the vault.
 """
@@ -8,9 +8,11 @@ through the vault.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,16 +20,17 @@ import pyarrow as pa
 import ray
 import torch
 
+from blindsum.actors.admission import Admission
 from blindsum.actors.books import Books
 from blindsum.actors.channel import Channel, RayChannel
+from blindsum.actors.door import checked, checked_all, checked_round, checked_spec
 from blindsum.actors.messages import ApplyReport, Inspection, Release, SiloSpec, TrainReport
 from blindsum.actors.policy import Policy, metrics_exchange
-from blindsum.actors.vault import Vault, open_identity
+from blindsum.actors.vault import Vault
 from blindsum.he.exchange import Exchange
 from blindsum.he.keys import Agreement, Contribution, Introduction
-from blindsum.he.packing import Integers, quantise, require_finite
+from blindsum.he.packing import Integers, quantise, require_finite, square_sum
 from blindsum.he.parameters import Parameters
-from blindsum.platform.approval import require_approved
 from blindsum.platform.checkpoint import Checkpoint, Checkpoints, set_state, state_of
 from blindsum.platform.data import SiloData, load_data
 from blindsum.platform.errors import (
@@ -49,10 +52,10 @@ from blindsum.platform.models import (
     initial_digest,
     set_parameters,
 )
-from blindsum.platform.paths import import_from, require_usable, resolve, state_folder
 from blindsum.platform.privacy import greatest_sum, plan, update_range
 from blindsum.platform.private_head import PrivateHead
 from blindsum.platform.random_source import cryptographic_generator, seeded_generator
+from blindsum.platform.reach import held_to, honest_reach
 from blindsum.platform.server_optimizer import ServerOptimizer
 from blindsum.platform.shared_noise import noised_integers, require_fine
 from blindsum.platform.training import LocalTrainer
@@ -62,11 +65,11 @@ class Silo:
     """One silo in one run. Methods are called in the order they stand in."""
 
     def __init__(self, spec: SiloSpec) -> None:
-        self.name = spec.name
-        self._spec, self._job = spec, spec.job
+        self._spec = spec = checked_spec(spec)
+        self.name, self._job = spec.name, spec.job
         self._section = spec.job.silo(spec.name)
+        self._admission = Admission(spec)
         self._vault: Vault | None = None
-        self._books: Books | None = None
         self._last_attempt = self._announced = (0, 0)
         self._pending: Exchange | None = None
         self._pending_metrics: Exchange | None = None
@@ -76,11 +79,13 @@ class Silo:
 
     @guarded
     def inspect(self) -> Inspection:
-        """Plan the spend, load the data, build the model. Writes nothing but rejected rows, and into the audit
-        log if it refuses.
+        """Plan the spend, load the data, build the model. Spends nothing; the audit log says that the
+        job was here before the table is read.
 
         Raises:
-            DataError, ModelError, PrivacyError, LedgerError: this silo cannot take part.
+            CannotTakePart: it does not take part. On a machine with an owner's file, that is all
+                the driver is told.
+            ConsentError, DataError, ModelError, PrivacyError, LedgerError: without one, why.
         """
         job, section = self._job, self._section
         self._parameters = Parameters.derive(
@@ -94,20 +99,10 @@ class Silo:
         if self._plan and self._plan.share:
             require_fine(self._plan.share, self._range, self._parameters.limit)
         self._policy = Policy(job, self._spec.run, self.name, self._parameters, self._range)
-        self._state = state_folder(section)
-        require_usable(self._state)
-        run = self._spec.run
-        resumed = self._spec.resumed
-        self._books = self._books or Books(job, run, self.name, self._state, self._plan, resumed)
-        require_approved(self._state, job)
-        import_from(self._spec.folder)
-        own = load_private_tasks(section, job, self._spec.folder)
-        self._data: SiloData = load_data(
-            resolve(section.data, self._spec.folder),
-            job.data,
-            self._state / "rejected_rows.txt",
-            own,
-        )
+        places, books = self._admission.admit()
+        self._state, of_run = places.state, places.of_run(self._spec.run)
+        own = load_private_tasks(section, job, places.private_tasks)
+        self._data: SiloData = load_data(places.table, job.data, of_run / "rejected_rows.txt", own)
         self._model = build_model(
             job.model, feature_count(job.data.features), job.data.outputs, seed=job.seed,
             private=self._plan is not None, own=len(own) if job.has_private_tasks else None,
@@ -115,7 +110,7 @@ class Silo:
         self._global: Vector = get_parameters(self._model)
         self._recent = {0: self._global}
         self._model_digest = initial_digest(self._model)
-        require_approved(self._state, job, self._model_digest)
+        self._admission.require_weights(self._model_digest)
         self._optimizer = ServerOptimizer(job.server, self._global.size)
         self._random = self._generator()
         self._trainer = LocalTrainer(
@@ -123,27 +118,36 @@ class Silo:
             record_loss(job.data, own),
         )  # fmt: skip
         self._counting = Counting(job, self._plan, self._data, self._random, own)
-        self._head = PrivateHead(self._model, self._state / "models" / self._spec.run)
-        self._checkpoints = Checkpoints(self._state / "checkpoints" / self._spec.run)
-        lifetime, self._last_attempt = self._books.inspect(self._data.fingerprint)
+        self._head = PrivateHead(self._model, of_run)
+        self._checkpoints = Checkpoints(of_run)
+        fingerprints = (self._data.fingerprint, *self._data.earlier)
+        lifetime, last = books.inspect(places.dataset, fingerprints, self._plan)
+        self._last_attempt = (last.round, last.attempt)
+        self._policy.goes_on(last.round, last.roster)
         kept = {0: self._model_digest, **(self._checkpoints.rounds() if self._spec.resumed else {})}
+        owned = places.owner is not None
         return Inspection(
-            self.name, self._plan if job.private else None, self._global.size,
-            self._model_digest, str(self._books.path), lifetime, kept, self._last_attempt,
+            self.name, self._plan if job.private else None, self._global.size, self._model_digest,
+            "" if owned else str(books.path), None if owned else lifetime, kept, self._last_attempt,
+            owned,
         )  # fmt: skip
 
-    def note_refusal(self, error: BlindsumError) -> None:
-        """Keep in the audit log why this silo did not do what it was told."""
-        if self._books and not isinstance(error, AggregatorLost):
-            self._books.refuses(error, *self._announced)
+    def note_refusal(self, error: BlindsumError) -> BlindsumError:
+        """Keep in the audit log why this silo did not do what it was told; gives what leaves of it."""
+        books = self._admission.books
+        if books and not isinstance(error, AggregatorLost):
+            books.refuses(error, *self._announced, logged=self._admission.owner is None)
+        return self._admission.outward(error, begun=bool(books and books.joined))
 
     @guarded
     def restore(self, round: int) -> str:
         """Go back to where this silo stood after a round; returns its model's digest.
 
-        Raises: FederationError, where its state after that round is not there.
+        Raises: FederationError, where its state after that round is not there, or this silo never
+            joined the run.
         """
-        if round:
+        if checked_round(round):
+            self._require_joined()
             kept = self._checkpoints.read(round)
             self._global = kept.model
             self._optimizer.state, self._head.state = kept.optimizer, kept.head
@@ -152,17 +156,27 @@ class Silo:
             self._round, self._recent = round, {round: kept.model}
             set_parameters(self._model, kept.model)
             self._model_digest = digest(kept.model)
+            self._policy.course = replace(
+                self._policy.course, range=kept.range, clipping=kept.clipping
+            )
         return self._model_digest
 
     def _keep(self) -> None:
         random = None if self._job.private else state_of(self._random)
         self._checkpoints.write(
-            Checkpoint(self._round, self._global, self._optimizer.state, self._head.state, random)
-        )
+            Checkpoint(
+                self._round, self._global, self._optimizer.state, self._head.state, random,
+                self._policy.course.range, self._policy.course.clipping,
+            )
+        )  # fmt: skip
 
     @guarded
     def forget(self) -> None:
-        """The run has ended well: nothing of it is needed to go on."""
+        """The run has ended well: nothing of it is needed to go on.
+
+        Raises: FederationError, if this silo never joined the run.
+        """
+        self._require_joined()
         self._checkpoints.drop()
 
     def _generator(self) -> np.random.Generator:
@@ -181,9 +195,7 @@ class Silo:
             LedgerError, KeyRefused: the state folder cannot be used or trusted.
         """
         if self._vault is None:
-            job = self._job
-            identity = open_identity(self._state)
-            self._written().open(identity)
+            job, identity = self._job, self._written().identity
             pins = {silo.name: silo.identity for silo in job.silos if silo.identity}
             self._vault = Vault(
                 self._spec.run, self._terms, self.name, self._policy.allows_roster, self._parameters,
@@ -198,7 +210,7 @@ class Silo:
         Raises:
             KeyRefused: an introduction is not the one that its silo made.
         """
-        return self._keyed().contribute(introductions)
+        return self._keyed().contribute(checked_all(introductions, Introduction))
 
     @guarded
     def agree(self, contributions: tuple[Contribution, ...]) -> Agreement:
@@ -207,7 +219,7 @@ class Silo:
         Raises:
             KeyRefused: something is missing, stale, swapped or forged.
         """
-        return self._keyed().agree(contributions)
+        return self._keyed().agree(checked_all(contributions, Contribution))
 
     @guarded
     def finish(self, agreements: tuple[Agreement, ...], aggregators: Sequence[Any]) -> None:
@@ -219,9 +231,9 @@ class Silo:
         Raises:
             KeyRefused: a silo signed another ceremony.
         """
-        self._keyed().finish(agreements)
+        self._keyed().finish(checked_all(agreements, Agreement))
         self._keyed().connect(self._channel(aggregators))
-        self._written().join(self._keyed().identities, self._data.fingerprint)
+        self._written().join(self._keyed().identities)
 
     def _channel(self, aggregators: Sequence[Any]) -> Channel:
         return RayChannel(aggregators)
@@ -239,6 +251,7 @@ class Silo:
             FederationError: the exchange is not the next one of this job.
             SiloRefused: an aggregator refused what was sent.
         """
+        exchange = checked(exchange, Exchange)
         self._announced = (exchange.round, exchange.attempt)
         if self._announced <= self._last_attempt:
             raise FederationError(
@@ -251,6 +264,7 @@ class Silo:
         if exchange.round != self._round + 1:
             raise FederationError(f"round {exchange.round} was announced after {self._round}")
         self._last_attempt = (exchange.round, exchange.attempt)
+        self._policy.takes(exchange)
         self._head.at(exchange.round)
         started = time.perf_counter()
         epsilon, metrics_epsilon = self._written().charge(exchange)
@@ -299,25 +313,30 @@ class Silo:
                 given up with it.
             UploadRefused: this silo summed the uploads again, and found another total.
         """
-        if exchange != self._pending:
-            raise FederationError("a total came for an exchange this silo did not send to")
+        if checked(exchange, Exchange) != self._pending:
+            raise FederationError("received a total for an exchange that this silo took no part in")
+        counts = checked(counts, Exchange)
         self._pending = None
         started = time.perf_counter()
-        unit = (exchange.range or self._range) / self._parameters.limit * self._trainer.scale
+        silos, unit = len(exchange.roster), (exchange.range or self._range) / self._parameters.limit
+        step = unit * self._trainer.scale / silos
         mean = np.empty(exchange.values, np.float64)
+        squares = 0
         for where, summed in self._keyed().receive(exchange, totals, uploads):
-            np.multiply(summed, unit / len(exchange.roster), out=mean[where])
+            np.multiply(summed, step, out=mean[where])
+            squares += square_sum(summed)
+        reach = honest_reach(self._job, self._plan, silos, exchange.values, unit, exchange.clipping)
+        held_to(mean, abs(step) * math.sqrt(squares), reach)
         decrypted = time.perf_counter()
-        self._before = copy(self._optimizer), self._model_digest
+        self._before = copy(self._optimizer), self._model_digest, self._policy.course
         self._global = self._optimizer.apply(self._global, mean)
         self._round = exchange.round
         self._recent = {self._round - 1: self._recent[self._round - 1], self._round: self._global}
         set_parameters(self._model, self._global)
         self._model_digest = digest(self._global)
-        counted = self._counting.counts(self._model, exchange.round, self._tally)
-        if self._job.evaluates(self._round):
+        counted = self._counting.counts(self._model, exchange.round, self._tally, exchange.roster)
+        if self._counting.evaluates(self._round, exchange.roster):
             self._head.keep(self._round, self._counting.by_task)
-        self._keep()
         # One figure for applying and evaluating: evaluation alone would tell the fold's size.
         applied = time.perf_counter()
         if counts != metrics_exchange(exchange, counted.size):
@@ -340,24 +359,30 @@ class Silo:
             FederationError: this is not the metrics total that this silo sent to.
             TotalRefused, UploadRefused: as in `apply`.
         """
-        if exchange != self._pending_metrics:
-            raise FederationError("a metrics total came that this silo did not send to")
+        if checked(exchange, Exchange) != self._pending_metrics:
+            raise FederationError("received a metrics total that this silo took no part in")
         self._pending_metrics = None
         counts = [part for _, part in self._keyed().receive(exchange, totals, uploads)]
         values = self._global.size * len(exchange.roster)
-        return self._counting.summarise(
-            np.concatenate(counts), exchange.round, values, len(exchange.roster)
+        metrics = self._counting.summarise(
+            np.concatenate(counts), exchange.round, values, exchange.roster
         )
+        # Every silo opens them and reckons for itself: range and clip norm are nobody's to announce.
+        self._policy.follow(metrics)
+        self._keep()
+        return metrics
 
     @guarded
     @ray.method(concurrency_group="release")
     def release(self, round: int) -> Release | None:
-        """The model after that round, of the two newest: a release under the charged budget.
+        """The model after that round, of the two newest: a release under the charged budget. None
+        before this silo has joined the run.
 
         Answers at any time, in a thread of its own: an interrupted run must get its last
         model from silos that are deep in their training.
         """
-        vector = self._recent.get(round)
+        books = self._admission.books
+        vector = self._recent.get(checked_round(round)) if books and books.joined else None
         return None if vector is None else Release(round, vector)
 
     def _undo(self) -> None:
@@ -365,13 +390,21 @@ class Silo:
         self._round -= 1
         self._global = self._recent[self._round]
         self._recent = {self._round: self._global}
-        self._optimizer, self._model_digest = self._before
+        self._optimizer, self._model_digest, course = self._before
+        # The roster does not grow back.
+        self._policy.course = replace(
+            self._policy.course, range=course.range, clipping=course.clipping
+        )
         set_parameters(self._model, self._global)
 
     def _written(self) -> Books:
-        if self._books is None:
+        if self._admission.places is None or self._admission.books is None:
             raise LedgerError("this silo was asked to take part before it was inspected")
-        return self._books
+        return self._admission.books
+
+    def _require_joined(self) -> None:
+        if not self._written().joined:
+            raise FederationError("this silo has never joined that run")
 
     def _keyed(self) -> Vault:
         if self._vault is None:

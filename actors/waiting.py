@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray import ObjectRef
+from ray.exceptions import RayActorError, RayError
 
 from blindsum.actors.answers import fetch
 from blindsum.platform.errors import AggregatorLost, FederationError, SiloLost
@@ -61,6 +62,21 @@ class Waiting:
             done, waiting = self._wait(waiting, len(waiting), end)
             if not done:
                 raise late([names[ref] for ref in waiting], "end the attempt", deadline_s)
+
+    def dead(self, refs: Mapping[str, list[ObjectRef[Any]]]) -> list[str]:
+        """Those of whom a call has ended because their process is gone."""
+        found = []
+        for name, of in refs.items():
+            done, _ = ray.wait(of, num_returns=len(of), timeout=0) if of else ([], [])
+            for ref in done:
+                try:
+                    ray.get(ref)
+                except RayActorError:
+                    found.append(name)
+                    break
+                except RayError:
+                    continue
+        return found
 
     def _wait(
         self, refs: list[ObjectRef[Any]], count: int, end: float

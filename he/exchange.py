@@ -5,13 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from dataclasses import dataclass as plain_dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
-from blindsum.he.parameters import Parameters
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from blindsum.he.parameters import MAX_SILOS, Parameters
 
 Purpose = Literal["update", "metrics"]
+STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
+"""A run's name: it becomes the name of a folder at every silo, and never a path."""
+
+SiloName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+Number = Annotated[int, Field(ge=1, le=10_000_000)]
+Factor = Annotated[float, Field(gt=1e-30, lt=1e30)]
 
 PART_CHUNKS = 64
 """Chunks that travel together under one signature: 2 MB. What a silo and an aggregator hold
@@ -21,7 +34,7 @@ GROUP_CHUNKS = 8
 """Chunks that are quantised, packed and encrypted in one go: their integers stay in the cache."""
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class Part:
     """A range of an exchange's chunks: `chunks` of them from chunk `first` on."""
 
@@ -40,7 +53,7 @@ class Part:
             yield slice(start, stop), exchange.slice(self.first + start, self.first + stop)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Exchange:
     """One sum over one roster: what every upload and total of it must match.
 
@@ -52,16 +65,16 @@ class Exchange:
     have masks that do not cancel, and open nothing.
     """
 
-    job: str
-    round: int
-    attempt: int
+    job: RunName
+    round: Number
+    attempt: Number
     purpose: Purpose
-    roster: tuple[str, ...]
-    values: int
-    range: float | None
+    roster: Annotated[tuple[SiloName, ...], Field(min_length=2, max_length=MAX_SILOS)]
+    values: Annotated[int, Field(ge=1, lt=2**40)]
+    range: Factor | None
     parameters: Parameters
-    model: str = ""
-    clipping: float = 1.0
+    model: Digest = ""
+    clipping: Factor = 1.0
 
     @property
     def chunks(self) -> int:

@@ -24,14 +24,19 @@ import hmac
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field, replace
+from typing import Annotated
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, hpke
 from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from blindsum.he.cipher import SecretKey, generate_secret_key
+from blindsum.he.exchange import STRICT, Digest, RunName, SiloName
 from blindsum.he.identity import Identity, fingerprint, verify
 from blindsum.he.masks import SEED_BYTES, PairSeeds
 from blindsum.platform.errors import KeyRefused
@@ -39,50 +44,54 @@ from blindsum.platform.errors import KeyRefused
 _SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
 
 
-@dataclass(frozen=True)
+Bytes = Annotated[bytes, Field(max_length=65_536)]
+Sealed = Annotated[Mapping[SiloName, Bytes], Field(max_length=64)]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Introduction:
     """A silo's public keys for one ceremony, signed by its identity. Public."""
 
-    job: str
-    silo: str
-    identity: bytes  # Ed25519 and ML-DSA-65, 1,984 bytes
-    mlkem: bytes  # ML-KEM-768 encapsulation key, 1,184 bytes
-    x25519: bytes  # 32 bytes
-    signature: bytes = b""
+    job: RunName
+    silo: SiloName
+    identity: Bytes  # Ed25519 and ML-DSA-65, 1,984 bytes
+    mlkem: Bytes  # ML-KEM-768 encapsulation key, 1,184 bytes
+    x25519: Bytes  # 32 bytes
+    signature: Bytes = b""
 
     def signed_content(self) -> bytes:
         parts = [self.identity, self.mlkem, self.x25519]
         return _message("introduction", self.job, self.silo, *(part.hex() for part in parts))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Contribution:
     """What one silo sealed to each of the others. Public: only they can open it."""
 
-    silo: str
-    transcript: str
-    sealed: Mapping[str, bytes]
-    signature: bytes = b""
+    silo: SiloName
+    transcript: Digest
+    sealed: Sealed
+    signature: Bytes = b""
 
     def signed_content(self) -> bytes:
         sealed = [f"{to} {hashlib.sha256(text).hexdigest()}" for to, text in self.sealed.items()]
         return _message("contribution", self.silo, self.transcript, *sorted(sealed))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Agreement:
     """A silo's signature on the whole ceremony, and its proof that it holds the secret."""
 
-    silo: str
-    transcript: str
-    proof: str
-    signature: bytes = b""
+    silo: SiloName
+    transcript: Digest
+    proof: Digest
+    signature: Bytes = b""
 
     def signed_content(self) -> bytes:
         return _message("agreement", self.silo, self.transcript, self.proof)
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class Keys:
     """What a silo has after the ceremony. `verifiers` draws who sums again (HMAC key)."""
 

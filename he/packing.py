@@ -93,8 +93,9 @@ def _not_finite() -> EncryptionError:
     )
 
 
-MAX_DOUBLINGS = 20
-"""How far a range may move from the job's, in doublings or halvings."""
+MAX_DOUBLINGS = 10
+"""How far a range may move from the job's, in doublings or halvings, however silos count: one that
+lies about its counts moves everybody's range by this much and no further."""
 
 
 def adapted_range(range: float, job_range: float, saturated: float, large: float) -> float:
@@ -108,10 +109,13 @@ def adapted_range(range: float, job_range: float, saturated: float, large: float
     return max(range / 2, math.ldexp(job_range, -MAX_DOUBLINGS)) if large < 1e-5 else range
 
 
-def is_adapted(range: float, job_range: float) -> bool:
-    """Whether `adapted_range` can have led there from the job's range."""
-    fraction, exponent = math.frexp(range / job_range)
-    return fraction == 0.5 and abs(exponent - 1) <= MAX_DOUBLINGS
+def square_sum(integers: Integers) -> int:
+    """The exact sum of the squares of at most 2^17 integers below 2^37 in magnitude.
+
+    Exact, so that silos on different processors hold a total to the same bound, bit by bit.
+    """
+    high, low = integers >> 15, integers & 0x7FFF
+    return (int(high @ high) << 30) + (int(high @ low) << 16) + int(low @ low)
 
 
 def pack(integers: Integers, parameters: Parameters) -> Integers:

@@ -33,7 +33,7 @@ from blindsum.platform.labels import load_private_tasks
 from blindsum.platform.losses import record_loss
 from blindsum.platform.metrics import Counting, Tally
 from blindsum.platform.models import build_model, get_parameters, set_parameters
-from blindsum.platform.paths import import_from, resolve, state_folder
+from blindsum.platform.paths import import_from, silo_places, state_folder
 from blindsum.platform.privacy import PrivacyPlan, plan
 from blindsum.platform.private_head import PrivateHead
 from blindsum.platform.random_source import cryptographic_generator, seeded_generator
@@ -98,7 +98,7 @@ def baseline(
     try:
         counts, epsilon = (_local if arm == "local" else _pooled)(job, members, run, done)
         of_all = Counting(_exact(job), None, members[0].data, np.random.default_rng())
-        metrics = of_all.summarise(counts, job.training.rounds, 1, len(names))
+        metrics = of_all.summarise(counts, job.training.rounds, 2**62, job.roster)
     except BaseException:
         tracker.finish("FAILED", "the baseline did not end", {})
         raise
@@ -130,11 +130,11 @@ def _tags(job: Job, arm: Arm, silo: str | None) -> dict[str, str]:
 
 def member_of(job_file: JobFile, name: str) -> Member:
     job, section = job_file.job, job_file.silo(name)
-    folder, state = str(job_file.folder), state_folder(section)
     try:
-        own = load_private_tasks(section, job, folder)
-        table = resolve(section.data, folder)
-        data = load_data(table, job.data, state / "rejected_rows.txt", own)
+        places = silo_places(section, str(job_file.folder))
+        own = load_private_tasks(section, job, places.private_tasks)
+        rejects = places.of_run("baseline") / "rejected_rows.txt"
+        data = load_data(places.table, job.data, rejects, own)
     except BlindsumError as error:
         raise error.located(silo=name) from None
     return Member(name, data, own)
@@ -149,9 +149,9 @@ def _local(
         own = _alone(plan(job, member.name))
         model = trained(job, member, own, member.name, done)
         counting = Counting(_exact(job), None, member.data, np.random.default_rng(), member.own)
-        counts = counting.counts(model, job.training.rounds, Tally())
+        counts = counting.counts(model, job.training.rounds, Tally(), job.roster)
         total = counts if total is None else total + counts
-        head = PrivateHead(model, state_folder(job.silo(member.name)) / "models" / run)
+        head = PrivateHead(model, state_folder(job.silo(member.name)) / "runs" / run)
         head.keep(job.training.rounds, counting.by_task)
         epsilons += [own.epsilon_planned] if own else []
     if total is None:
@@ -174,7 +174,7 @@ def _pooled(
         chosen = [*range(job.data.outputs), *range(first, last)]
         first = last
         counting = Counting(_exact(job), None, member.data, np.random.default_rng(), member.own)
-        counts = counting.counts(_Outputs(model, chosen), job.training.rounds, Tally())
+        counts = counting.counts(_Outputs(model, chosen), job.training.rounds, Tally(), job.roster)
         total = counts if not total.size else total + counts
     return total, own.epsilon_planned if own else None
 

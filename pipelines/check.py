@@ -13,7 +13,7 @@ from blindsum.he.cipher import chunk_bytes
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.folders import runs_folder, silo_folder
-from blindsum.pipelines.terminal import console, emit, plan_figures, size, warnings
+from blindsum.pipelines.terminal import console, emit, plan_figures, show_warnings, size, warnings
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.metrics import count_values
@@ -56,7 +56,7 @@ def check(job_file: JobFile, address: str | None) -> Checked:
         inspections, parameters,
         min([job.training.rounds, *(p.rounds_within_budget for p in plans)]),
         up_bytes=len(job.silos) * (update + metrics) * fresh,
-        down_bytes=(len(job.silos) * update + metrics) * summed,
+        down_bytes=len(job.silos) * (update + metrics) * summed,
     )  # fmt: skip
 
 
@@ -95,9 +95,13 @@ def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]
 def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     """Print what the run would spend and send."""
     job, parameters = job_file.job, checked.parameters
-    found = warnings(job)
+    found = warnings(job, checked.inspections)
     first = next(iter(checked.inspections.values()))
-    stated = privacy_statement(job, {n: i.plan for n, i in checked.inspections.items()})
+    stated = privacy_statement(
+        job,
+        {n: i.plan for n, i in checked.inspections.items()},
+        owned={n: i.owned for n, i in checked.inspections.items()},
+    )
     values = first.parameters
     if as_json:
         emit(
@@ -115,8 +119,8 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
                     "spent by past jobs"):  # fmt: skip
         table.add_column(heading)
     for name, i in checked.inspections.items():
-        past = "nothing"
-        if i.lifetime.jobs:
+        past = "nothing" if i.lifetime else "kept by the silo"
+        if i.lifetime and i.lifetime.jobs:
             spent = _lifetime(i)["epsilon"]
             past = f"{spent}, delta {i.lifetime.delta:g}, in {i.lifetime.jobs}"
         if i.plan is None:
@@ -148,13 +152,14 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             f"{', and that range adapts' if job.adapts_range else ''}"
         )
     console.print(f"held-out metrics: {metrics_guarantee(job)}")
-    for text in found:
-        console.print(f"[bold red]not private:[/] {text}")
+    show_warnings(found)
     console.print(f"\n[bold]{job_file.path.name} would run.[/]  blindsum run {job_file.path}")
 
 
 def _lifetime(inspection: Inspection) -> dict[str, object]:
     """What past jobs spent on the same table; after one without privacy, without bound."""
     past = inspection.lifetime
+    if past is None:
+        return {"kept by": "the silo"}
     epsilon = round(past.epsilon, 6) if math.isfinite(past.epsilon) else "unbounded"
     return {"jobs": past.jobs, "epsilon": epsilon, "delta": past.delta}

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blindsum.pipelines import audit_log_cli, certificates_cli, ledger_cli, submit_cli
+from blindsum.pipelines import (
+    audit_log_cli,
+    certificates_cli,
+    ledger_cli,
+    silo_cli,
+    submit_cli,
+)
 from blindsum.pipelines.cli_options import (
     AddressOption,
     JobArgument,
@@ -33,6 +39,8 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(ledger_cli.app, name="ledger")
 app.add_typer(audit_log_cli.app, name="audit-log")
+app.add_typer(silo_cli.app, name="silo")
+app.command("approve")(silo_cli.approve)
 app.command("submit")(submit_cli.submit)
 app.add_typer(submit_cli.app, name="job")
 app.add_typer(certificates_cli.app, name="certificates")
@@ -132,26 +140,6 @@ def identity(
 
     opened = open_identity(state_folder(load_job(job, []).silo(silo)))
     typer.echo(fingerprint(opened.public))
-
-
-@app.command()
-def approve(job: JobArgument, silo: SiloOption, set_: SetOption = None) -> None:
-    """Have a silo on this machine take part in this job; from then on, in approved jobs alone."""
-    from blindsum.platform.approval import approve as approve_job
-    from blindsum.platform.features import feature_count
-    from blindsum.platform.models import build_model, initial_digest
-    from blindsum.platform.paths import import_from, state_folder
-
-    job_file = load_job(job, set_ or [])
-    told = job_file.job
-    import_from(str(job_file.folder))
-    model = build_model(
-        told.model, feature_count(told.data.features), told.data.outputs,
-        seed=told.seed, private=told.privacy.noise != "none",
-        own=0 if told.has_private_tasks else None,
-    )  # fmt: skip
-    digest = approve_job(state_folder(job_file.silo(silo)), told, initial_digest(model))
-    typer.echo(f"approved {digest}")
 
 
 @app.command()

@@ -253,7 +253,7 @@ def gains_by_task(
     Raises:
         JobError: the silo has no figures of a local and of another run.
     """
-    folder = state_folder(job_file.silo(silo)) / "models"
+    folder = state_folder(job_file.silo(silo)) / "runs"
     trials = [*comparison.trials, *(t for t in comparison.alone if t.silo == silo)]
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for trial in trials:

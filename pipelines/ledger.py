@@ -12,6 +12,7 @@ from blindsum.pipelines.terminal import console
 from blindsum.platform.errors import LedgerError
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.ledger import Ledger
+from blindsum.platform.ledger_entries import Dataset
 from blindsum.platform.lifetime import Limit
 from blindsum.platform.paths import state_folder
 
@@ -75,7 +76,10 @@ def show(ledger: Ledger) -> None:
     ):  # fmt: skip
         tables.add_column(heading)
     for dataset in dict.fromkeys(e.dataset for e in entries if e.dataset):
-        past, as_one = ledger.lifetime(dataset), ledger.lifetime_epsilon(dataset, delta)
+        past, as_one = (
+            ledger.lifetime(Dataset(dataset)),
+            ledger.lifetime_epsilon(Dataset(dataset), delta),
+        )
         tables.add_row(
             dataset[:12], str(past.jobs), _number(past.epsilon), f"{past.delta:g}", _number(as_one)
         )

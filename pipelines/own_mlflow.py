@@ -27,7 +27,7 @@ def keep_by_task(state: Path, experiment: str, trials: Sequence[Trial]) -> Path 
     from mlflow.entities import Metric
     from mlflow.exceptions import MlflowException
 
-    found = [t for t in trials if (state / "models" / t.name / "tasks.csv").exists()]
+    found = [t for t in trials if (state / "runs" / t.name / "tasks.csv").exists()]
     if not found:
         return None
     path = state / "mlflow.db"
@@ -49,7 +49,7 @@ def keep_by_task(state: Path, experiment: str, trials: Sequence[Trial]) -> Path 
             now = int(time.time() * 1000)
             metrics = [
                 Metric(f"{figure}.{_name(row['task'])}", float(value), now, int(row["round"]))
-                for row in _rows(state / "models" / trial.name / "tasks.csv")
+                for row in _rows(state / "runs" / trial.name / "tasks.csv")
                 for figure, value in row.items()
                 if figure not in ("round", "task") and value
             ]

@@ -150,5 +150,6 @@ class Run:
             "model_digest": last.model_digest if last else None,
             "tracking_uri": self.tracking_uri, "experiment": self.experiment,
             "mlflow_run": self.run_id, "tracking_failure": self.tracking_failure,
-            "ledgers": {name: i.ledger for name, i in self.inspections.items() if i.plan},
+            "ledgers": {name: i.ledger for name, i in self.inspections.items() if i.ledger},
+            "consent_enforced": {name: i.owned for name, i in self.inspections.items()},
         }  # fmt: skip

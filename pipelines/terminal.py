@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -29,6 +29,7 @@ from blindsum.platform.job import Job
 from blindsum.platform.releases import metrics_guarantee
 
 if TYPE_CHECKING:
+    from blindsum.actors.messages import Inspection
     from blindsum.actors.round_report import RoundReport
     from blindsum.pipelines.baseline import Baseline
     from blindsum.pipelines.run import Run
@@ -38,9 +39,18 @@ if not console.is_terminal:
     console = Console(stderr=True, highlight=False, width=120)
 
 
-def warnings(job: Job) -> list[str]:
-    """What a reader must not overlook."""
+def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> list[str]:
+    """What a reader must not overlook.
+
+    Args:
+        inspections: of the silos; those without an owner's file are named.
+    """
     found = []
+    if open_ := [name for name, one in (inspections or {}).items() if not one.owned]:
+        found.append(
+            f"owners' consent and lifetime limits are not enforced at {', '.join(open_)}: no owner's "
+            "file there (blindsum silo init). Right for a simulation alone"
+        )
     if job.privacy.noise == "none":
         found.append("no differential privacy: the model may reveal training records")
     elif not job.private:
@@ -51,6 +61,12 @@ def warnings(job: Job) -> list[str]:
     if job.encryption.scheme == "none":
         found.append("no encryption: the aggregator's process sees every silo's update")
     return found
+
+
+def show_warnings(found: list[str]) -> None:
+    """Every warning on a line of its own."""
+    for text in found:
+        console.print(f"[bold red]warning:[/] {text}")
 
 
 class Progressing:
@@ -70,8 +86,7 @@ class Progressing:
 
     def planned(self, run: Run) -> None:
         job = run.job_file.job
-        for text in warnings(job):
-            console.print(f"[bold red]not private:[/] {text}")
+        show_warnings(warnings(job, run.inspections))
         if run.rounds_planned < job.training.rounds:
             console.print(f"the budget covers {run.rounds_planned} of {job.training.rounds} rounds")
         self._bar.update(self._task, description="rounds", total=run.rounds_planned)
@@ -96,8 +111,7 @@ class Quiet:
     def planned(self, run: Run) -> None:
         """Say only what must not be overlooked."""
         job = run.job_file.job
-        for text in warnings(job):
-            console.print(f"not private: {text}")
+        show_warnings(warnings(job, run.inspections))
 
     def round(self, run: Run, report: RoundReport) -> None:
         """Say nothing."""
@@ -135,7 +149,7 @@ class JsonLines:
         job = run.job_file.job
         emit(
             "planned", run=run.name, rounds=run.rounds_planned, startup_s=round(run.startup_s, 3),
-            warnings=warnings(job),
+            warnings=warnings(job, run.inspections),
             silos={n: plan_figures(plan) for n, plan in run.plans.items()},
         )  # fmt: skip
 
@@ -234,11 +248,10 @@ def show_end(run: Run) -> None:
     if run.run_id:
         table.add_row("MLflow", f"experiment {run.experiment}, run {run.run_id}")
     for name, inspection in run.inspections.items():
-        if inspection.plan and run.reports:
+        if inspection.plan and run.reports and inspection.ledger:
             table.add_row(f"ledger {name}", inspection.ledger)
     console.print(table)
-    for text in warnings(job):
-        console.print(f"[bold red]not private:[/] {text}")
+    show_warnings(warnings(job, run.inspections))
     if run.tracking_failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")
     if run.run_id and run.reports:

@@ -183,6 +183,10 @@ def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
     tags |= {f"blindsum.lost.{silo}": f"in round {round}" for silo, round in run.lost.items()}
     tags |= {f"blindsum.epsilon.{silo}": f"{e:.6g}" for silo, e in run.epsilon().items()}
     tags |= {
+        f"blindsum.consent.{silo}": "enforced" if one.owned else "NOT ENFORCED: no owner's file"
+        for silo, one in run.inspections.items()
+    }
+    tags |= {
         f"privacy.noise_multiplier.{silo}": f"{plan.noise_multiplier:.6g}"
         for silo, plan in run.plans.items()
         if plan
@@ -240,7 +244,8 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
         {s: b for s in job.roster if (b := run.budget(s)) is not None},
     )  # fmt: skip
     tracker.log_file(curves)
-    stated = privacy_statement(job, run.plans, run.epsilon(), run.headline())
+    owned = {name: i.owned for name, i in run.inspections.items()}
+    stated = privacy_statement(job, run.plans, run.epsilon(), run.headline(), owned)
     page = as_page(stated, run.name).encode()
     content_json = json.dumps({"run": run.name, **stated}, indent=2).encode()
     tracker.log_file(_write(run.folder / "privacy-statement.json", content_json))

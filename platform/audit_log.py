@@ -18,7 +18,8 @@ from blindsum.platform.chain import Chain, Signer
 from blindsum.platform.errors import LedgerError
 
 MEND = "Keep it, and move it away to begin a new one."
-Kind = Literal["joined", "charged", "sent", "refused"]
+EARLIER = ("joined", "charged", "sent", "refused")
+Kind = Literal["inspected", "joined", "charged", "sent", "refused"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Event:
     """One line of the log. `time` is seconds since 1970, UTC; `job` the run's name; round and attempt are 0
     outside rounds. `detail`, by kind:
 
+    inspected: the job's digest, before the table is read
     joined: the job's digest, the roster and its identities' fingerprints, once all have signed
     charged: epsilon so far, and the ledger's head
     sent: purpose and digest of the exchange, and its roster
@@ -58,7 +60,7 @@ class AuditLog:
         self, path: Path, silo: str, signer: Signer, now: Callable[[], float] = time.time
     ) -> None:
         self.path, self._silo, self._now = path, silo, now
-        self.chain = Chain(path, signer, "audit log", MEND)
+        self.chain = Chain(path, signer, "audit log", MEND, EARLIER)
         found = self.chain.verified
         if found.entries and signer.public not in found.signers[-1:]:
             raise LedgerError(

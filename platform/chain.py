@@ -1,7 +1,8 @@
 """An append-only table in SQLite whose rows are hash-chained and signed.
 
-A row's hash covers its content and the hash before it (as in Haber and Stornetta, 1991); its
-signature is over the hash, and so vouches for all that came before. Rows cut off from the end leave
+A row's hash covers what the file is, the row's content and the hash before it (as in Haber and
+Stornetta, 1991); its signature is over the hash, and so vouches for all that came before. A file of
+one kind in place of another has no hash that holds. Rows cut off from the end leave
 a chain that verifies: compare its head with one kept elsewhere.
 """
 
@@ -12,7 +13,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +69,10 @@ class Chain:
     """The table in one file, made with mode 0600 if missing.
 
     Args:
-        called: what the file is, in messages.
+        called: what the file is, in messages and in every hash.
         mend: what to do with a broken one.
+        earlier: kinds of entries that a file of an earlier version, whose hashes did not cover what
+            the file is, may begin with.
 
     Raises:
         LedgerError: the file cannot be opened, is no such table, or the chain is broken.
@@ -78,7 +81,9 @@ class Chain:
     def __init__(
         self, path: Path, signer: Signer, called: str = "ledger",
         mend: str = "Restore the ledger from a backup; without it the spend cannot be known.",
+        earlier: Collection[str] = (),
     ) -> None:  # fmt: skip
+        self._earlier = frozenset(earlier)
         self._path, self._signer = path, signer
         self._called, self._mend = called, mend
         with self.explained():
@@ -125,7 +130,7 @@ class Chain:
         ).fetchone()
         if (kept or (_FIRST,))[0] != self._seen[1]:
             raise self._broken(f"entry {self._seen[0]}", "was changed while it was open")
-        hash_, public = _hash(content, previous), self._signer.public
+        hash_, public = self._hash(content, previous), self._signer.public
         self.db.execute("INSERT OR IGNORE INTO signers (public) VALUES (?)", (public,))
         (signer,) = self.db.execute(
             "SELECT number FROM signers WHERE public = ?", (public,)
@@ -161,10 +166,12 @@ class Chain:
                 "ORDER BY number"
             ).fetchall()
             known = dict(self.db.execute("SELECT number, public FROM signers").fetchall())
-        previous, unsigned = _FIRST, 0
+        previous, unsigned, old = _FIRST, 0, True
         signers: list[bytes] = []
         for expected, (number, content, before, hash_, signature, signer) in enumerate(rows, 1):
-            if (number, before, hash_) != (expected, previous, _hash(content, previous)):
+            old = old and self._is_earlier(content, previous, hash_)
+            fits = old or hash_ == self._hash(content, previous)
+            if (number, before) != (expected, previous) or not fits:
                 raise self._broken(f"entry {expected}", "was changed, removed or moved")
             previous = hash_
             if signature is None:
@@ -206,6 +213,18 @@ class Chain:
         checked = self.db.execute("PRAGMA integrity_check").fetchall()
         if ours != theirs or checked != [("ok",)]:
             raise self._broken("the structure", "is not the one that was made")
+
+    def _hash(self, content: str, previous: str) -> str:
+        return hashlib.sha256(f"{self._called}\n{previous}\n{content}".encode()).hexdigest()
+
+    def _is_earlier(self, content: str, previous: str, hash_: str) -> bool:
+        """Whether an earlier version wrote that row, into a file of this kind."""
+        if hash_ != hashlib.sha256(f"{previous}\n{content}".encode()).hexdigest():
+            return False
+        try:
+            return json.loads(content)["kind"] in self._earlier
+        except (ValueError, TypeError, KeyError):
+            return False
 
     def _last(self) -> tuple[int, str]:
         number, hash_ = self.db.execute(
@@ -249,7 +268,3 @@ def _adopted(content: str) -> int:
         return int(entry["round"]) if entry["kind"] == "identity" else 0
     except (ValueError, TypeError, KeyError):
         return 0
-
-
-def _hash(content: str, previous: str) -> str:
-    return hashlib.sha256(f"{previous}\n{content}".encode()).hexdigest()

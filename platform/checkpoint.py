@@ -1,6 +1,6 @@
 """What a silo needs to go on with an interrupted run: its newest rounds, in its own state folder.
 
-    checkpoints/RUN/round-N.state    model and server optimizer after round N, the private head, and in runs
+    runs/RUN/round-N.state           model and server optimizer after round N, the private head, and in runs
                                      without privacy the state of the random numbers: SHA-256 of a
                                      NumPy archive, and the archive
 
@@ -16,8 +16,8 @@ import io
 import json
 import os
 import re
-import shutil
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,16 @@ _DIGEST = 32
 @dataclass(frozen=True)
 class Checkpoint:
     """A silo after a round. `optimizer` and `head` are arrays; `random` the state of a seeded generator
-    and of torch's, None under privacy. Private to the silo."""
+    and of torch's, None under privacy; `range` and `clipping` are of the next round. Private to the
+    silo."""
 
     round: int
     model: Vector
     optimizer: tuple[npt.NDArray[np.float64], ...]
     head: tuple[npt.NDArray[np.float32], ...]
     random: dict[str, Any] | None
+    range: float = 0.0
+    clipping: float = 1.0
 
     def __repr__(self) -> str:
         return f"Checkpoint(round {self.round}, private)"
@@ -92,7 +95,7 @@ class Checkpoints:
         arrays |= {f"head_{i}": one for i, one in enumerate(checkpoint.head)}
         said = {
             "round": checkpoint.round, "optimizer": len(checkpoint.optimizer), "head": len(checkpoint.head),
-            "random": checkpoint.random,
+            "random": checkpoint.random, "range": checkpoint.range, "clipping": checkpoint.clipping,
         }  # fmt: skip
         content = io.BytesIO()
         np.savez(content, said=np.frombuffer(json.dumps(said).encode(), np.uint8), **arrays)
@@ -132,8 +135,12 @@ class Checkpoints:
         return found
 
     def drop(self) -> None:
-        """The run has ended well."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """The run has ended well. Removes what `write` wrote, file by file, and nothing else."""
+        with suppress(OSError):
+            for path in self._folder.iterdir():
+                if re.fullmatch(r"round-\d+\.(state|partial)", path.name):
+                    path.unlink(missing_ok=True)
+            self._folder.rmdir()  # unless it holds the silo's own model
 
     def _path(self, round: int) -> Path:
         return self._folder / f"round-{round}.state"
@@ -149,6 +156,7 @@ class Checkpoints:
                     said["round"], file["model"],
                     tuple(file[f"optimizer_{i}"] for i in range(said["optimizer"])),
                     tuple(file[f"head_{i}"] for i in range(said["head"])), said["random"],
+                    said["range"], said["clipping"],
                 )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None

@@ -19,6 +19,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_us
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+"""Of a job, a silo or a dataset: it may stand in messages, tags and names of files."""
+
 
 class Section(BaseModel):
     """Common rules: no unknown keys, no silent conversions, immutable."""
@@ -73,12 +76,17 @@ class Fingerprint(Section):
     bits: int = Field(ge=64, le=65536)
 
 
+Fraction = Annotated[float, Field(ge=0.01, le=0.9)]
+"""Of records that are held out. A fraction near 0 or 1 would let an empty fold answer questions about
+single records."""
+
+
 class ScaffoldFolds(Section):
     """A chemical series (Bemis-Murcko scaffold) lies in one fold, the same in every silo."""
 
     kind: Literal["scaffold"]
     salt: str = Field(min_length=1, description="Public constant; changing it moves records.")
-    test_fraction: float = Field(0.2, gt=0, lt=1)
+    test_fraction: Fraction = 0.2
 
 
 class HashFolds(Section):
@@ -86,8 +94,11 @@ class HashFolds(Section):
 
     kind: Literal["hash"]
     column: str
+    key: Literal["text", "integer"] = Field(
+        "text", description="Type of the keys, the same in every silo: 00017 is not 17."
+    )
     salt: str = Field(min_length=1)
-    test_fraction: float = Field(0.2, gt=0, lt=1)
+    test_fraction: Fraction = 0.2
 
 
 class ColumnFolds(Section):

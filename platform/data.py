@@ -7,7 +7,6 @@ silo's own state folder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ import pyarrow.parquet
 from blindsum.platform.contract import DataSection, Prepared, Tasks
 from blindsum.platform.errors import DataError
 from blindsum.platform.features import featurise, needed_columns
+from blindsum.platform.fingerprint import fingerprints
 from blindsum.platform.fold import Fold, Stored
 from blindsum.platform.folds import in_test_fold
 from blindsum.platform.labels import (
@@ -41,14 +41,16 @@ PREPARED = b"blindsum.prepared"
 class SiloData:
     """One silo's folds. Private to the silo.
 
-    `fingerprint` is a digest of the used columns in which the order of rows does not count:
-    the ledger knows the dataset by it. `dropped` counts molecules that RDKit cannot read.
+    `fingerprint` is a digest of the used columns in which neither the order of rows nor the program
+    that wrote the file counts: the ledger knows the dataset by it. `earlier` are digests of the same
+    records as earlier versions computed them. `dropped` counts molecules that RDKit cannot read.
     """
 
     train: Fold
     test: Fold
     fingerprint: str
     dropped: int
+    earlier: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return "SiloData(private)"
@@ -83,6 +85,7 @@ def load_data(
         Fold(features[test], labels[test]),
         usable.fingerprint,
         usable.dropped,
+        usable.earlier,
     )
     for name, fold in (("train", data.train), ("test", data.test)):
         if len(fold) == 0:
@@ -119,10 +122,12 @@ class _Usable:
     features: Stored
     fingerprint: str
     dropped: int
+    earlier: tuple[str, ...]
 
 
 def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Usable:
-    table = read_table(path)
+    text_keys = contract.folds.kind == "hash" and contract.folds.key == "text"
+    table = read_table(path, [contract.folds.column] if text_keys else ())  # type: ignore[union-attr]
     if table.num_rows == 0:
         raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
     numeric, text = needed_columns(contract.features)
@@ -143,8 +148,10 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
         _require(table, name, "text", path, _is_text)
     for name in keys if folds.kind == "column" and folds.held_out is not None else []:
         _require(table, name, "an integer", path, _is_integer)
-    for name in keys if folds.kind == "hash" else []:
-        _require(table, name, "text or an integer", path, lambda t: _is_text(t) or _is_integer(t))
+    if folds.kind == "hash":
+        fits = _is_text if folds.key == "text" else _is_integer
+        expected = "text" if folds.key == "text" else "an integer"
+        _require(table, folds.column, f"{expected} (data.folds.key)", path, fits)
     if target:
         is_text = isinstance(target.classes[0], str)
         _require(
@@ -159,7 +166,7 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
     table = table.select(used).combine_chunks()
     _refuse_missing(table.select(gapless), path)
     try:
-        fingerprint = _fingerprint(table)
+        fingerprint, earlier = fingerprints(table)
         made = featurise(table, contract.features)
     except (pa.ArrowException, UnicodeError, OverflowError) as error:
         raise DataError(
@@ -176,7 +183,9 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
             f"that RDKit cannot read; their rows are listed in {rejects} at the silo",
             "Mend or remove them, or set data.unparsable: drop to train without them.",
         )
-    return _Usable(table.filter(pa.array(made.usable)), made.features, fingerprint, dropped)
+    return _Usable(
+        table.filter(pa.array(made.usable)), made.features, fingerprint, dropped, earlier
+    )
 
 
 def read_table(path: Path, texts: Collection[str] = ()) -> pa.Table:
@@ -314,28 +323,6 @@ def _refuse_missing(table: pa.Table, path: Path) -> None:
                 f"{path.name}: column '{name}' has missing, NaN or infinite values",
                 "Fill or remove those records.",
             )
-
-
-def _fingerprint(table: pa.Table) -> str:
-    """SHA-256 of the sorted records, hex. Private: it would confirm a guess of the table."""
-    ordered = table.select(sorted(table.column_names))
-    for i, name in enumerate(ordered.column_names):
-        if _is_positions(ordered.schema.field(name).type):  # Arrow does not sort by lists
-            texts = pc.cast(ordered.column(name).combine_chunks(), pa.list_(pa.string()))
-            ordered = ordered.set_column(i, name, pc.binary_join(texts, " "))
-    ordered = ordered.sort_by([(name, "ascending") for name in ordered.column_names])
-    digest = hashlib.sha256()
-    for name in ordered.column_names:
-        digest.update(f"{name}\0".encode())
-        values = ordered.column(name).combine_chunks()
-        if _is_number(values.type):
-            values = pc.cast(values, pa.float64(), safe=False)
-        sink = pa.BufferOutputStream()
-        batch = pa.record_batch([values], names=["values"])
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        digest.update(memoryview(sink.getvalue()))
-    return digest.hexdigest()
 
 
 def _report_rejects(usable: npt.NDArray[np.bool_], path: Path) -> None:

@@ -7,6 +7,8 @@
     ├── PrivacyError          the privacy plan is impossible
     │   └── BudgetExceeded    a charge would pass the silo's budget
     ├── LedgerError           the ledger cannot be read, written or trusted
+    ├── ConsentError          a silo's owner has not agreed to this job, run, name or table
+    ├── CannotTakePart        a silo takes no part; only its owner is told why
     ├── EncryptionError       parameters, encoding or decryption
     │   ├── KeyRefused        a wrong, missing, stale or swapped key or identity
     │   ├── UploadRefused     a malformed, forged, foreign or replayed upload
@@ -101,6 +103,15 @@ class LedgerError(BlindsumError):
     """The ledger cannot be read, written or trusted."""
 
 
+class ConsentError(BlindsumError):
+    """A silo's owner has not agreed: to this job, this run, this name or this table."""
+
+
+class CannotTakePart(BlindsumError):
+    """A silo takes no part. The reason stands in the silo's own audit log and nowhere else: an
+    answer that differs with the records would answer questions about them."""
+
+
 class EncryptionError(BlindsumError):
     """Parameters, encoding or decryption of an encrypted sum."""
 
@@ -173,7 +184,8 @@ def guarded(method: F) -> F:
 
     Stops private values from travelling inside the messages or the chained context of
     library errors, which Ray would pickle, print and log. The method's object gives the
-    silo's name, if it has a `name`, and is told of the error, if it has `note_refusal`.
+    silo's name, if it has a `name`. If it has `note_refusal`, that is told of the error, and what
+    it returns in its place is raised.
     """
     inner = cast(Callable[..., Any], method)
 
@@ -188,7 +200,7 @@ def guarded(method: F) -> F:
             failure = without_values(error)
         failure.located(silo=getattr(self, "name", None))
         if note := getattr(self, "note_refusal", None):
-            note(failure)
+            failure = note(failure) or failure
         raise failure
 
     return cast(F, call)

@@ -136,6 +136,18 @@ class ClassCounting:
         per_class = np.bincount(fold.labels, minlength=self._classes) * self._weight
         return np.concatenate([sums, per_class])
 
+    def possible(self, counts: Counts, silos: int) -> bool:
+        """Whether honest silos' counts can have that sum. Of noised ones, anything can."""
+        if self.plan:
+            return True
+        correct, wrong, loss, dropped = (int(c) for c in counts[:SUMS])
+        records, most = correct + wrong, MAX_LOSS / LOSS_UNIT
+        return (
+            min(correct, wrong, loss, dropped, int(counts[SUMS:].min())) >= 0
+            and int(counts[SUMS:].sum()) == records
+            and loss <= records * most + silos
+        )
+
     def figures(self, counts: Counts, silos: int) -> HeldOut:
         """The consortium's, from counts summed over that many silos."""
         sums = counts * self._units

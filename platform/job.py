@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from blindsum.platform.contract import DataSection, Positive, Section
+from blindsum.platform.contract import DataSection, Name, Positive, Section
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 MAX_STEPS = 1_000_000
 RESERVED = ("aggregator", "driver", "check")
 

@@ -16,7 +16,6 @@ from pydantic import TypeAdapter, ValidationError
 from blindsum.platform.contract import Target, Task, Tasks
 from blindsum.platform.errors import DataError
 from blindsum.platform.job import Job, SiloSection
-from blindsum.platform.paths import resolve
 from blindsum.platform.yaml_file import Loader
 
 Labels = npt.NDArray[Any]
@@ -108,16 +107,22 @@ def task_columns(tasks: Tasks) -> tuple[list[str], list[str]]:
     return list(tasks), [t.qualifier for t in tasks.values() if t.qualifier]
 
 
-def load_private_tasks(section: SiloSection, job: Job, folder: str) -> Tasks:
-    """A silo's own tasks; none if it has no file of them. Raises DataError as `read_private_tasks`."""
-    if section.private_tasks is None:
+def load_private_tasks(section: SiloSection, job: Job, path: Path | None) -> Tasks:
+    """A silo's own tasks; none if it has no file of them.
+
+    Args:
+        path: the file, as `blindsum.platform.paths.silo_places` finds it.
+
+    Raises: DataError, as `read_private_tasks`.
+    """
+    if section.private_tasks is None or path is None:
         if not job.data.outputs:
             raise DataError(
                 "this silo has no task at all", "Give it private_tasks, or the job data.tasks."
             )
         return {}
     known = {*(job.data.tasks or ()), *job.data.inputs}
-    return read_private_tasks(resolve(section.private_tasks, folder), known)
+    return read_private_tasks(path, known)
 
 
 def read_private_tasks(path: Path, known: Collection[str]) -> Tasks:

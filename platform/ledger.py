@@ -13,54 +13,29 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from blindsum.platform.chain import Chain, Signer
 from blindsum.platform.errors import BudgetExceeded, LedgerError
+from blindsum.platform.ledger_entries import (
+    EARLIER,
+    Attempt,
+    Dataset,
+    Entry,
+    Kind,
+    Lifetime,
+    Records,
+)
 from blindsum.platform.lifetime import Divergences, Limit, nothing, round_divergences
 from blindsum.platform.privacy import ACCOUNTANT, UNIT, Accountant, PrivacyPlan
 
-Kind = Literal[
-    "reserve", "charge", "reserve held-out", "charge held-out", "unprotected", "limit", "identity"
-]
 _OF_JOB = "json_extract(content, '$.job') = ? AND json_extract(content, '$.kind') = ?"
-Records = Literal["", "held-out"]
-"""Which records a charge is for: those of training, or those held out. None is both in a job."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the ledger. `time` is seconds since 1970, UTC."""
-
-    kind: Kind
-    time: float
-    job: str
-    silo: str
-    dataset: str
-    round: int
-    attempt: int
-    epsilon: float | None  # None: without bound
-    delta: float
-    plan: dict[str, Any] | None = None
-
-    def canonical(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Lifetime:
-    """What a dataset has spent over all jobs, by basic composition (Dwork and Roth, 2014,
-    theorem 3.16): epsilons and deltas add up."""
-
-    jobs: int
-    epsilon: float
-    delta: float
 
 
 class Ledger:
@@ -80,14 +55,14 @@ class Ledger:
         self, path: Path, silo: str, signer: Signer, now: Callable[[], float] = time.time,
         adopt: bool = False,
     ) -> None:  # fmt: skip
-        self.path, self._silo, self._now = path, silo, now
-        self.chain = Chain(path, signer)
+        self.path, self.silo, self._now = path, silo, now
+        self.chain = Chain(path, signer, earlier=EARLIER)
         state = self.chain.verified
         if adopt:
             with self.chain.transaction():
                 # The number of entries that nothing signed: no others may lose their signatures.
                 unsigned = state.unsigned if not state.signers else 0
-                self._append(Entry("identity", now(), "", silo, "", unsigned, 0, 0.0, 0.0))
+                self.append_within(Entry("identity", now(), "", silo, "", unsigned, 0, 0.0, 0.0))
         elif state.entries and signer.public not in state.signers[-1:]:
             how = "signed by another identity than this silo's" if state.signers else "not signed"
             raise LedgerError(
@@ -105,10 +80,39 @@ class Ledger:
             ).fetchall()
         return [Entry(**json.loads(content)) for (content,) in rows]
 
+    def of_kind(self, kind: Kind) -> list[Entry]:
+        """All entries of one kind, oldest first."""
+        with self.chain.explained():
+            rows = self.chain.db.execute(
+                "SELECT content FROM entries WHERE json_extract(content, '$.kind') = ? ORDER BY number",
+                (kind,),
+            ).fetchall()
+        return [Entry(**json.loads(content)) for (content,) in rows]
+
+    def names_of(self, fingerprints: Collection[str]) -> frozenset[str]:
+        """Every name under which a table of one of those fingerprints was reserved."""
+        begun = [e for kind in ("reserve", "unprotected") for e in self.of_kind(kind)]
+        return frozenset(
+            e.dataset for e in begun if e.plan and e.plan.get("fingerprint") in fingerprints
+        )
+
+    def append(self, entry: Entry) -> None:
+        """Write one entry to disk."""
+        with self.chain.transaction():
+            self.append_within(entry)
+
+    def append_within(self, entry: Entry) -> None:
+        """Write one entry, inside a transaction that is under way."""
+        self.chain.append(entry.canonical())
+
     def reserve(
-        self, job: str, dataset: str, plan: PrivacyPlan, held_out: PrivacyPlan | None = None
-    ) -> None:
+        self, job: str, dataset: Dataset, plan: PrivacyPlan, held_out: PrivacyPlan | None = None,
+        first: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         """Record the whole plan before the job's first charge, and that for held-out records.
+
+        Args:
+            first: called inside the transaction, before anything is written: uses up an approval.
 
         Raises:
             LedgerError: this job has reserved already, or the plan would pass the lifetime limit.
@@ -120,38 +124,46 @@ class Ledger:
                     f"job {job} has already reserved its plan in {self.path}",
                     "A job's number is used once: start a new run.",
                 )
+            first()
             reserved: list[tuple[Kind, PrivacyPlan]] = [("reserve", plan)]
             reserved += [("reserve held-out", held_out)] if held_out else []
             for kind, one in reserved:
-                self._append(
+                self.append_within(
                     Entry(
-                        kind, self._now(), job, self._silo, dataset, 0, 0, one.epsilon, one.delta,
-                        asdict(one) | {"accountant": ACCOUNTANT, "unit": UNIT},
+                        kind, self._now(), job, self.silo, dataset.name, 0, 0, one.epsilon,
+                        one.delta, asdict(one) | {"accountant": ACCOUNTANT, "unit": UNIT}
+                        | {"fingerprint": dataset.fingerprint},
                     )
                 )  # fmt: skip
 
-    def goes_on(self, job: str, dataset: str, plan: PrivacyPlan | None) -> tuple[int, int] | None:
-        """Whether an interrupted job may go on, and the round and attempt that it charged last.
+    def goes_on(self, job: str, dataset: Dataset, plan: PrivacyPlan | None) -> Attempt | None:
+        """Whether an interrupted job may go on, and the attempt that it noted last.
 
         Returns:
-            (0, 0) if it charged none yet, None if it has not reserved its plan yet.
+            None if it has not reserved its plan yet.
 
         Raises:
             LedgerError: it was begun on another table or with another plan.
         """
-        of_job = self.entries(job)
+        of_job = [e for e in self.entries(job) if e.kind != "begun"]
         if not of_job:
             return None
         first = of_job[0]
-        same = first.kind == ("reserve" if plan else "unprotected") and first.dataset == dataset
+        same = first.kind == ("reserve" if plan else "unprotected") and first.dataset in dataset
         if not same or (plan and first.plan is not None and _plan_of(first.plan) != plan):
             raise LedgerError(
                 f"job {job} was begun on another table, or with another plan",
                 "Put table and job file back as they were, or start a new run.",
             )
-        return max([(0, 0), *((e.round, e.attempt) for e in of_job if e.kind == "charge")])
+        noted = [e for e in of_job if e.kind in ("charge", "attempt")]
+        if not noted:
+            return Attempt()
+        last = max(noted, key=lambda e: (e.round, e.attempt))
+        return Attempt(last.round, last.attempt, tuple(last.roster or ()))
 
-    def unprotected(self, job: str, dataset: str) -> None:
+    def unprotected(
+        self, job: str, dataset: Dataset, first: Callable[[], None] = lambda: None
+    ) -> None:
         """Record that a job trains on this dataset without differential privacy.
 
         Its spend has no bound, and no later job can make it smaller.
@@ -166,14 +178,45 @@ class Ledger:
                     "without differential privacy has none",
                     "Set privacy.noise, or train on another table.",
                 )
-            self._append(
-                Entry("unprotected", self._now(), job, self._silo, dataset, 0, 0, None, 1.0)
+            first()
+            self.append_within(
+                Entry(
+                    "unprotected",
+                    self._now(),
+                    job,
+                    self.silo,
+                    dataset.name,
+                    0,
+                    0,
+                    None,
+                    1.0,
+                    {"fingerprint": dataset.fingerprint},
+                )
             )
 
+    def attempt(self, job: str, round: int, attempt: int, roster: Sequence[str]) -> None:
+        """Note an attempt of a job without differential privacy: it is never made twice either."""
+        with self.chain.transaction():
+            entry = Entry(
+                "attempt", self._now(), job, self.silo, "", round, attempt, None, 1.0,
+                roster=list(roster),
+            )  # fmt: skip
+            if self._charges(job, "attempt", round, attempt)[1]:
+                raise LedgerError(
+                    f"attempt {attempt} of round {round} was made already",
+                    "An attempt is never run twice; a new one needs a new number.",
+                )
+            self.append_within(entry)
+
     def charge(
-        self, job: str, round: int, attempt: int, accountant: Accountant, records: Records = ""
-    ) -> float:
+        self, job: str, round: int, attempt: int, accountant: Accountant, records: Records = "",
+        roster: Sequence[str] = (), dataset: Dataset | None = None,
+    ) -> float:  # fmt: skip
         """Commit one round's spend to disk, before anything is trained for it.
+
+        Args:
+            roster: the silos of this attempt.
+            dataset: by default the one that was reserved, under that name alone.
 
         Returns:
             Epsilon of the job after this round, at the plan's delta.
@@ -205,20 +248,21 @@ class Ledger:
                 )
             limit = self.limit()
             entry = Entry(
-                kind, self._now(), job, self._silo, reserved.dataset, round, attempt, epsilon,
-                reserved.delta,
+                kind, self._now(), job, self.silo, reserved.dataset, round, attempt, epsilon,
+                reserved.delta, roster=list(roster),
             )  # fmt: skip
-            if limit and not limit.holds(self._spent(reserved.dataset, also=entry)):
+            spent_by = dataset or Dataset(reserved.dataset)
+            if limit and not limit.holds(self._spent(spent_by, also=entry)):
                 raise BudgetExceeded(
                     f"round {round} would pass the lifetime limit of epsilon {limit.epsilon:g} at "
                     f"delta {limit.delta:g} in {self.path}",
                     "The limit was lowered, or more was spent than this plan foresaw. Nothing was "
                     "trained or sent for this round.",
                 )
-            self._append(entry)
+            self.append_within(entry)
         return epsilon
 
-    def lifetime(self, dataset: str) -> Lifetime:
+    def lifetime(self, dataset: Dataset) -> Lifetime:
         """What this dataset has spent in all jobs so far; epsilon is infinite after a job
         without differential privacy. Plans reserved but never charged do not count: nothing
         was released for them. Of a job's training and held-out records the larger spend counts:
@@ -226,7 +270,7 @@ class Ledger:
         kinds = ("charge", "charge held-out", "unprotected")
         jobs: dict[str, tuple[float, float]] = {}
         for e in self.entries():
-            if e.kind in kinds and e.dataset == dataset:
+            if e.kind in kinds and e.dataset in dataset:
                 epsilon, delta = jobs.get(e.job, (0.0, 0.0))
                 spent = math.inf if e.epsilon is None else e.epsilon
                 jobs[e.job] = max(epsilon, spent), max(delta, e.delta)
@@ -249,19 +293,19 @@ class Ledger:
     def set_limit(self, limit: Limit) -> None:
         """Put a lifetime budget in force. A later one replaces it: what was spent stays spent."""
         with self._appending(""):
-            self._append(
+            self.append_within(
                 Entry(
-                    "limit", self._now(), "", self._silo, "", 0, 0, limit.epsilon, limit.delta
+                    "limit", self._now(), "", self.silo, "", 0, 0, limit.epsilon, limit.delta
                 )
             )  # fmt: skip
 
-    def lifetime_epsilon(self, dataset: str, delta: float) -> float:
+    def lifetime_epsilon(self, dataset: Dataset, delta: float) -> float:
         """The least limit at that delta that covers what the dataset has spent."""
         if math.isinf(self.lifetime(dataset).epsilon):
             return math.inf
         return Limit(0.0, delta).epsilon_of(self._spent(dataset))
 
-    def _spent(self, dataset: str, also: Entry | None = None) -> Divergences:
+    def _spent(self, dataset: Dataset, also: Entry | None = None) -> Divergences:
         """Renyi divergences of all charges of the dataset, and of one more, `also`.
 
         Of each job the greater ones of training and of held-out records: a record is in one.
@@ -272,17 +316,17 @@ class Ledger:
             records = "held-out" if entry.kind.endswith("held-out") else ""
             if entry.kind.startswith("reserve") and entry.plan is not None:
                 plans[entry.job, records] = round_divergences(_plan_of(entry.plan))
-            if entry.dataset == dataset and entry.kind.startswith("charge"):
+            if entry.dataset in dataset and entry.kind.startswith("charge"):
                 of_job = jobs.setdefault(entry.job, {})
                 of_job[records] = of_job.get(records, nothing()) + plans[entry.job, records]
-            if entry.dataset == dataset and entry.kind == "unprotected":
+            if entry.dataset in dataset and entry.kind == "unprotected":
                 spent = spent + math.inf
         for of_job in jobs.values():
             spent = spent + np.maximum(*[of_job.get(r, nothing()) for r in ("", "held-out")])
         return spent
 
     def require_lifetime(
-        self, dataset: str, plan: PrivacyPlan, held_out: PrivacyPlan | None = None
+        self, dataset: Dataset, plan: PrivacyPlan, held_out: PrivacyPlan | None = None
     ) -> None:
         """Raises LedgerError if those plans would pass the lifetime limit in force."""
         limit = self.limit()
@@ -336,9 +380,6 @@ class Ledger:
         """Check and append in one transaction that no other process can interleave with."""
         with self.chain.transaction():
             yield self.entries(job)
-
-    def _append(self, entry: Entry) -> None:
-        self.chain.append(entry.canonical())
 
 
 def _plan_of(recorded: dict[str, Any]) -> PrivacyPlan:

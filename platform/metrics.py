@@ -7,6 +7,7 @@ of held-out records what `held_out` counts of classes, or `task_metrics` of task
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from blindsum.platform import held_out, task_metrics
 from blindsum.platform.contract import Tasks
 from blindsum.platform.data import SiloData
+from blindsum.platform.errors import FederationError
 from blindsum.platform.held_out import UNITS, ClassCounting, Counts, HeldOut
 from blindsum.platform.job import Job
 from blindsum.platform.privacy import PrivacyPlan
@@ -90,7 +92,16 @@ class Counting:
         of_held_out = self._of_held_out
         return of_held_out.latest if isinstance(of_held_out, TaskCounting) else {}
 
-    def counts(self, model: nn.Module, round: int, tally: Tally) -> Counts:
+    def evaluates(self, round: int, roster: Sequence[str]) -> bool:
+        """Whether held-out records are counted after that round.
+
+        Exact counts are given over all silos of the job or not at all: the difference of two rosters'
+        counts would be one silo's. Noised ones are charged and may be of fewer.
+        """
+        whole = tuple(roster) == self._job.roster
+        return self._job.evaluates(round) and (whole or self.plan is not None)
+
+    def counts(self, model: nn.Module, round: int, tally: Tally, roster: Sequence[str]) -> Counts:
         """What the silo sends of that round, int64 [count_values]."""
         counts = np.zeros(count_values(self._job), np.int64)
         counts[:2] = tally.saturated, tally.large
@@ -98,17 +109,27 @@ class Counting:
             share = self._unclipped_share
             unclipped = np.array([tally.unclipped])
             counts[2] = noised_integers(unclipped, math.inf, share, share / UNITS, self._random)[0]
-        if self._job.evaluates(round):
+        if self.evaluates(round, roster):
             counts[OF_UPDATE:] = self._of_held_out.counts(model)
         return counts
 
-    def summarise(self, counts: Counts, round: int, update_values: int, silos: int) -> Metrics:
+    def summarise(
+        self, counts: Counts, round: int, update_values: int, roster: Sequence[str]
+    ) -> Metrics:
         """The consortium's metrics from summed counts.
 
         Args:
             update_values: values in all silos' updates together, for the shares of them.
-            silos: that counted.
+            roster: the silos that counted.
+
+        Raises:
+            FederationError: no honest silos' counts have that sum.
         """
+        silos = len(roster)
+        _require_possible(0 <= counts[1] <= update_values and 0 <= counts[0] <= counts[1])
+        evaluated = self.evaluates(round, roster)
+        if evaluated:
+            _require_possible(self._of_held_out.possible(counts[OF_UPDATE:], silos))
         unclipped = None
         if self._unclipped_share:
             training = self._job.training
@@ -118,9 +139,15 @@ class Counting:
             saturated=int(counts[0]) / update_values,
             large=int(counts[1]) / update_values,
             unclipped=unclipped,
-            held_out=self._of_held_out.figures(counts[OF_UPDATE:], silos)
-            if self._job.evaluates(round)
-            else None,
+            held_out=self._of_held_out.figures(counts[OF_UPDATE:], silos) if evaluated else None,
+        )
+
+
+def _require_possible(possible: bool) -> None:
+    if not possible:
+        raise FederationError(
+            "the counts of all silos together are not possible: one of them lies about its own",
+            "Nothing says which. Do not go on with this run.",
         )
 
 

@@ -1,13 +1,20 @@
-"""Where things lie: data relative to the job file, state in the silo owner's home."""
+"""Where things lie: what is the owner's where the owner says, and else beside the job file.
+
+On a machine with an owner's file (`blindsum.platform.owner`) nothing that a driver says leads to a
+path. Without one, tables are found relative to the job file, and state in BLINDSUM_HOME or the home
+of the user who runs the silo.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from blindsum.platform.errors import LedgerError
+from blindsum.platform.errors import ConsentError, LedgerError
 from blindsum.platform.job import SiloSection
+from blindsum.platform.owner import Owner, find_owner
 
 HOME_VARIABLE = "BLINDSUM_HOME"
 RESULTS_VARIABLE = "BLINDSUM_RESULTS"
@@ -34,12 +41,71 @@ def require_usable(folder: Path) -> None:
         )
 
 
-def state_folder(silo: SiloSection) -> Path:
-    """The silo's own folder: ledger, identity, rejected rows.
+@dataclass(frozen=True)
+class SiloPlaces:
+    """Where one silo of a job finds what is its own. Private to the silo.
 
-    In the home of whoever runs the silo, not beside the job: a ledger must outlive a checkout
-    or a job's temporary working directory. BLINDSUM_HOME moves it.
+    `state` is the folder of ledger, identity and approvals; `dataset` the name under which the owner
+    knows the table, None without an owner's file.
     """
+
+    owner: Owner | None
+    state: Path
+    table: Path
+    private_tasks: Path | None
+    dataset: str | None
+
+    def of_run(self, run: str) -> Path:
+        """The folder of what one run leaves at this silo: no other run's, and not the ledger's."""
+        return self.state / "runs" / run
+
+
+def silo_places(silo: SiloSection, folder: str) -> SiloPlaces:
+    """Where a silo of a job finds what is its own on this machine.
+
+    Args:
+        folder: the job file's. Not looked at where there is an owner's file.
+
+    Raises:
+        ConsentError: the owner's file does not allow this name, table or state folder, or cannot
+            be trusted.
+    """
+    owner = find_owner()
+    if owner is None:
+        tasks = silo.private_tasks
+        return SiloPlaces(
+            None, state_folder(silo), resolve(silo.data, folder),
+            resolve(tasks, folder) if tasks else None, None,
+        )  # fmt: skip
+    state = state_folder(silo)
+    dataset = owner.dataset(silo.data)
+    if (silo.private_tasks is None) != (dataset.private_tasks is None):
+        raise ConsentError(
+            f"dataset {silo.data!r} has {'no ' if dataset.private_tasks is None else ''}private_tasks "
+            f"in {owner.path}, and the job says otherwise",
+            "Agree on silos.NAME.private_tasks; the file itself is the owner's to name.",
+        )
+    tasks = dataset.private_tasks
+    return SiloPlaces(owner, state, Path(dataset.path), Path(tasks) if tasks else None, silo.data)
+
+
+def state_folder(silo: SiloSection) -> Path:
+    """The silo's own folder: ledger, identity, approvals, and what runs left there.
+
+    Where the owner's file says. Without one in the home of whoever runs the silo, not beside the
+    job: a ledger must outlive a checkout or a job's temporary working directory.
+
+    Raises:
+        ConsentError: the owner's file does not allow that name, or the job names another folder.
+    """
+    if owner := find_owner():
+        owner.require_name(silo.name)
+        if silo.state and Path(silo.state).expanduser().absolute() != owner.state:
+            raise ConsentError(
+                f"the job wants silo '{silo.name}' to keep its state elsewhere than {owner.path} says",
+                "Leave silos.NAME.state out: it is the owner's to say.",
+            )
+        return owner.state
     if silo.state:
         return Path(silo.state).expanduser().absolute()
     return _home() / "silos" / silo.name

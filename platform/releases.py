@@ -30,9 +30,13 @@ RELEASES = {
     ),
     "molecules dropped as unreadable": "as held-out counts",
     "epsilon spent and left, by silo": "depends on the job file alone",
-    "past spend on the same table, by silo": "tells the driver that the table was used before",
+    "past spend on the same table, by silo": (
+        "tells the driver that the table was used before; withheld where there is an owner's file"
+    ),
     "head of the ledger, by silo": "a hash, and how many entries the ledger has",
-    "refusal of a plan, by silo": "tells the driver the silo's lifetime limit and what is left of it",
+    "refusal of a plan, by silo": (
+        "with an owner's file only that the silo takes no part; else the reason, with the limit in it"
+    ),
     "ciphertext sizes and seconds, by silo": "not protected: a network sees them",
 }
 """Released figure: its guarantee. SECURITY.md shows this table."""

@@ -43,6 +43,7 @@ def privacy_statement(
     plans: Mapping[str, PrivacyPlan | None],
     spent: Mapping[str, float] | None = None,
     utility: str = "",
+    owned: Mapping[str, bool] | None = None,
 ) -> Statement:
     """The statement, by heading.
 
@@ -50,9 +51,10 @@ def privacy_statement(
         plans: every silo's plan.
         spent: epsilon spent by silo, an upper bound; None before a run.
         utility: what came out, in a line.
+        owned: whether an owner's file is in force, by silo.
     """
     section = job.privacy
-    trust = _trust(job)
+    trust = _trust(job) | _consent(owned or {})
     if section.noise == "none" or not job.private:
         return _unprotected(job, trust)
     described = describe(section)
@@ -176,6 +178,17 @@ def _trust(job: Job) -> dict[str, str]:
         "yes" if job.encryption.verify else "no: aggregators are trusted not to alter totals"
     )
     return found
+
+
+def _consent(owned: Mapping[str, bool]) -> dict[str, str]:
+    if not owned:
+        return {}
+    open_ = [name for name, one in owned.items() if not one]
+    return {
+        "owners' consent and lifetime limits": f"NOT ENFORCED at {', '.join(open_)}: no owner's file"
+        if open_
+        else "enforced at every silo"
+    }
 
 
 def as_page(statement: Statement, title: str) -> str:

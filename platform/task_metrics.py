@@ -127,6 +127,20 @@ class TaskCounting:
                 sums.append(sum(cut) / UNIT)
         return np.rint(sums).astype(np.int64)
 
+    def possible(self, counts: npt.NDArray[np.int64], silos: int) -> bool:
+        """Whether honest silos' counts can have that sum."""
+        records, loss, dropped, binary, *rest = (int(c) for c in counts)
+        of_binary, measured, of_measured = rest[:4], rest[4], rest[5:]
+        tasks = silos * len(self._shared)
+        most = int(MOST / UNIT)
+        return (
+            min(records, loss, dropped, binary, measured) >= 0
+            and loss <= (records + silos) * most * max(len(self._shared), 1)
+            and binary + measured <= tasks
+            and all(-silos <= c <= binary * int(1 / UNIT) + tasks for c in of_binary)
+            and all(abs(c) <= measured * most + tasks for c in of_measured)
+        )
+
     def figures(self, counts: npt.NDArray[np.int64], silos: int) -> TaskFigures:
         """The consortium's, from summed counts; `silos` of them, which does not matter here."""
         records, loss, dropped, binary, *rest = (int(c) for c in counts)

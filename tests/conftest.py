@@ -52,6 +52,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path / "home"))
+    # A developer's own owner's file is no part of a test.
+    monkeypatch.setattr(
+        "blindsum.platform.owner.places", lambda: (tmp_path / "owner" / "silo.yaml",)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +94,7 @@ def job_content(tmp_path: Path) -> dict[str, Any]:
         "data": {
             "features": {"kind": "columns", "columns": copy.deepcopy(COLUMNS)},
             "target": {"column": "diagnosis", "classes": ["malignant", "benign"]},
-            "folds": {"kind": "hash", "column": "patient", "salt": "t", "test_fraction": 0.25},
+            "folds": {"kind": "hash", "column": "patient", "key": "integer", "salt": "t", "test_fraction": 0.25},
         },
         "model": {"kind": "linear"},
         "training": {

@@ -111,8 +111,8 @@ def as_page(found: Audit, run: str) -> str:
         "<h2>A server that plants the first layer</h2>",
         f"<p>This silo refuses it: {html.escape(found.planted)}.</p>"
         if found.planted
-        else "<p class=bad>This silo would accept it: its owner has approved no job (blindsum "
-        "approve).</p>",
+        else "<p class=bad>This silo would accept it: this machine has no owner's file (blindsum "
+        "silo init).</p>",
         "<h2>Every attack</h2>", _all(found.findings.evidence),
         "<h2>What was not tested</h2>",
         "<ul>" + "".join(f"<li>{html.escape(one)}</li>" for one in found.findings.not_tested) + "</ul>",

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from blindsum.actors.books import Books
 from blindsum.he.parameters import Parameters
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.audit import generator, key_recovery, membership, protocol
@@ -31,12 +32,13 @@ from blindsum.pipelines.audit.shadows import mislabelled, shadows
 from blindsum.pipelines.audit.stacked import Recipe, stackable
 from blindsum.pipelines.audit.tradeoff import MOST_STEPS, tradeoff
 from blindsum.pipelines.audit.victim import Victim
-from blindsum.platform.approval import require_approved
+from blindsum.platform.approval import require_weights
 from blindsum.platform.data import load_data, load_molecules
-from blindsum.platform.errors import JobError, PrivacyError
+from blindsum.platform.errors import ConsentError, JobError, PrivacyError
 from blindsum.platform.job import Job, LocalNoise
 from blindsum.platform.job_file import JobFile
-from blindsum.platform.paths import import_from, require_usable, resolve, state_folder
+from blindsum.platform.owner import find_owner
+from blindsum.platform.paths import import_from, require_usable, silo_places
 from blindsum.platform.privacy import plan
 
 ASSUMED = LocalNoise(noise="local", epsilon=8.0, delta=1e-5)
@@ -71,12 +73,12 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
             "the audit attacks jobs with a target of classes, and this one has tasks",
             "Audit the same data with one task as data.target.",
         )
-    state = state_folder(section)
+    places = silo_places(section, str(job_file.folder))
+    state = places.state
     require_usable(state)
-    require_approved(state, job)
     import_from(str(job_file.folder))
     watcher.stage("reading the silo's data")
-    table = resolve(section.data, str(job_file.folder)), job.data, state / "rejected_rows.txt"
+    table = places.table, job.data, places.of_run("audit") / "rejected_rows.txt"
     data, molecules = load_data(*table), load_molecules(*table)
     planned = plan(job, silo) or plan(job.model_copy(update={"privacy": ASSUMED}), silo)
     if planned is None:
@@ -156,9 +158,12 @@ def _cryptography(found: Audit, watcher: Watcher) -> None:
 
 def _planted_is_refused(state: Path, job: Job) -> str:
     """What this very silo says when the job's model comes with other weights; empty: nothing."""
+    if find_owner() is None:
+        return ""
+    books = Books(job, "audit", job.roster[0], state, False)
     try:
-        require_approved(state, job, "0" * 64)
-    except JobError as error:
+        require_weights(books.approved(), "0" * 64)
+    except ConsentError as error:
         return error.what
     return ""
 

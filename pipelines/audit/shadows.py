@@ -24,7 +24,7 @@ from blindsum.pipelines.audit.stacked import Recipe, Stack
 from blindsum.platform.data import SiloData, load_data
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job import Job
-from blindsum.platform.paths import resolve, state_folder
+from blindsum.platform.paths import silo_places
 
 SHARD = 16
 CANARIES = 0.05
@@ -48,10 +48,8 @@ def train_shard(shard: Shard) -> None:
     """Train and write one shard, in a worker."""
     torch.set_num_threads(1)
     section = shard.job.silo(shard.silo)
-    data = load_data(
-        resolve(section.data, shard.folder), shard.job.data,
-        state_folder(section) / "rejected_rows.txt",
-    )  # fmt: skip
+    places = silo_places(section, shard.folder)
+    data = load_data(places.table, shard.job.data, places.of_run("audit") / "rejected_rows.txt")
     count = min(SHARD, shard.models - shard.first)
     members = memberships(len(data.train), shard.models)[shard.first : shard.first + count]
     labels = torch.from_numpy(mislabelled(shard.job, data)[0])

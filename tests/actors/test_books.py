@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from blindsum.he.identity import Identity, fingerprint
-from blindsum.platform.approval import approve, job_digest
+from blindsum.platform.approval import job_digest
 from blindsum.platform.audit_log import AuditLog, Event
-from blindsum.platform.errors import BlindsumError, FederationError, JobError, LedgerError
+from blindsum.platform.errors import BlindsumError, FederationError, LedgerError
 from tests.actors.test_silo import NO_NOISE, Consortium
 from tests.conftest import MakeJob, ledger_of
 
@@ -28,8 +28,9 @@ def test_a_round_leaves_what_was_joined_charged_and_sent(
 ) -> None:
     consortium = Consortium(make_job(privacy))
     consortium.round(1)
-    joined, charged, update, metrics = events(tmp_path)
-    assert [e.kind for e in (joined, charged, update, metrics)] == [
+    inspected, joined, charged, update, metrics = events(tmp_path)
+    assert [e.kind for e in (inspected, joined, charged, update, metrics)] == [
+        "inspected",
         "joined",
         "charged",
         "sent",
@@ -41,7 +42,7 @@ def test_a_round_leaves_what_was_joined_charged_and_sent(
     assert joined.detail["identities"] == keys
     assert (charged.round, charged.attempt) == (1, 1)
     assert (charged.detail["epsilon"] is None) == (privacy == NO_NOISE)
-    assert charged.detail["ledger"].startswith("1:" if privacy == NO_NOISE else "2:")
+    assert charged.detail["ledger"].startswith("2:")
     assert (update.detail["purpose"], metrics.detail["purpose"]) == ("update", "metrics")
     assert update.detail["roster"] == ["alder", "birch", "cedar"]
     content = json.dumps([vars(e) for e in events(tmp_path)])
@@ -58,8 +59,8 @@ def test_keys_made_anew_before_the_first_charge_reserve_nothing_twice(
     consortium.exchange_keys()
     consortium.round(1)
     kinds = [e.kind for e in ledger_of(tmp_path / "state" / "alder", "alder").entries()]
-    assert kinds == (["unprotected"] if privacy == NO_NOISE else ["reserve", "charge"])
-    assert [e.kind for e in events(tmp_path)][:2] == ["joined", "joined"]
+    assert kinds == (["unprotected", "attempt"] if privacy == NO_NOISE else ["reserve", "charge"])
+    assert [e.kind for e in events(tmp_path)][:3] == ["inspected", "joined", "joined"]
 
 
 @pytest.mark.parametrize("purpose", ["update", "metrics"])
@@ -72,12 +73,12 @@ def test_nothing_is_sent_that_cannot_be_noted(make_job: MakeJob, purpose: str) -
     real = silo._trainer.train
 
     def trained(*arguments: Any) -> Any:  # the charge is noted, and nothing from then on
-        silo._books._audit.chain.db.execute("PRAGMA query_only = 1")
+        silo._admission.books._audit.chain.db.execute("PRAGMA query_only = 1")
         return real(*arguments)
 
     silo._trainer.train = trained
     if purpose == "metrics":
-        silo._books._audit.chain.db.execute("PRAGMA query_only = 1")
+        silo._admission.books._audit.chain.db.execute("PRAGMA query_only = 1")
     with pytest.raises(LedgerError, match="the audit log .* cannot be used"):
         if purpose == "update":
             silo.train(exchange)
@@ -97,16 +98,6 @@ def test_refusals_are_kept_with_their_reason(make_job: MakeJob, tmp_path: Path) 
     assert (again.kind, again.round, again.detail["error"]) == ("refused", 1, "FederationError")
     assert "announced again" in again.detail["said"]
     assert (roster.kind, roster.round) == ("refused", 2)
-
-
-def test_a_job_that_the_owner_has_not_approved_stands_in_the_log(
-    make_job: MakeJob, tmp_path: Path
-) -> None:
-    approve(tmp_path / "state" / "alder", make_job("seed=99").job, "a digest")
-    with pytest.raises(JobError, match="has approved other jobs"):
-        Consortium(make_job())
-    (refused,) = events(tmp_path)
-    assert refused.kind == "refused" and "has approved other jobs" in refused.detail["said"]
 
 
 def test_a_log_that_was_changed_keeps_the_silo_out(make_job: MakeJob, tmp_path: Path) -> None:

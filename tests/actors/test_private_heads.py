@@ -45,7 +45,7 @@ def test_the_trunk_is_shared_and_no_head_leaves(consortium: JobFile, tmp_path: P
     assert metrics.held_out.score.value > 0.9
     said = f"{made.inspections}{metrics}{consortium.job}"
     assert "secret" not in said
-    kept = tmp_path / "state" / "birch" / "models" / "run-1"
+    kept = tmp_path / "state" / "birch" / "runs" / "run-1"
     lines = (kept / "tasks.csv").read_text().splitlines()
     assert [line.split(",")[1] for line in lines[1:]] == [
         "hit", *(f"secret-birch-{i}" for i in range(3))
@@ -53,7 +53,7 @@ def test_the_trunk_is_shared_and_no_head_leaves(consortium: JobFile, tmp_path: P
     assert torch.load(kept / "model.pt")["private.weight"].shape == (3, 8)
     for path in (kept / "tasks.csv", kept / "model.pt"):
         assert path.stat().st_mode & 0o777 == 0o600
-    other = torch.load(tmp_path / "state" / "alder" / "models" / "run-1" / "model.pt")
+    other = torch.load(tmp_path / "state" / "alder" / "runs" / "run-1" / "model.pt")
     assert torch.equal(other["shared.weight"], torch.load(kept / "model.pt")["shared.weight"])
 
 
@@ -73,15 +73,16 @@ def test_another_attempt_starts_from_the_same_head(consortium: JobFile) -> None:
 def test_a_silo_without_any_task_cannot_take_part(consortium: JobFile) -> None:
     job = consortium.job
     only = job.model_copy(update={"data": job.data.model_copy(update={"tasks": None})})
-    folder = str(consortium.folder)
-    assert len(load_private_tasks(only.silo("birch"), only, folder)) == 3
+    birch = only.silo("birch")
+    assert len(load_private_tasks(birch, only, consortium.folder / str(birch.private_tasks))) == 3
     with pytest.raises(DataError, match="no task at all"):
-        load_private_tasks(only.silo("cedar"), only, folder)
+        load_private_tasks(only.silo("cedar"), only, None)
 
 
 def test_a_folder_without_room_is_named(consortium: JobFile, tmp_path: Path) -> None:
     made = Consortium(consortium)
-    place = tmp_path / "state" / "birch" / "models"
+    place = tmp_path / "state" / "birch" / "runs" / "run-1"
+    place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text("in the way")
     with pytest.raises(DataError, match=f"own model and figures cannot be written in {place}"):
         made.round(1)

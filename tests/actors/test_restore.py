@@ -15,10 +15,7 @@ from tests.conftest import MakeJob
 
 def after_rounds(consortium: Consortium, rounds: int) -> Consortium:
     for number in range(1, rounds + 1):
-        exchange = consortium.exchange(number)
-        totals = consortium.sum(exchange, consortium.train(exchange))
-        consortium.apply(exchange, totals)
-        consortium.model = consortium.silos["alder"]._model_digest
+        consortium.round(number)
     return consortium
 
 
@@ -35,7 +32,7 @@ def test_a_silo_goes_back_to_its_newest_rounds(
     momentum = "server={optimizer: momentum, learning_rate: 0.5}"
     consortium = after_rounds(Consortium(make_job(privacy, momentum)), 3)
     before = consortium.silos["alder"]
-    folder = tmp_path / "state" / "alder" / "checkpoints" / "run-1"
+    folder = tmp_path / "state" / "alder" / "runs" / "run-1"
     assert sorted(p.name for p in folder.iterdir()) == ["round-2.state", "round-3.state"]
     assert {p.stat().st_mode & 0o777 for p in folder.iterdir()} == {0o600}
     kept = Checkpoints(folder).read(3)
@@ -44,7 +41,7 @@ def test_a_silo_goes_back_to_its_newest_rounds(
     silo = again(consortium)
     found = silo.inspect()
     assert set(found.kept) == {0, 2, 3} and found.kept[3] == before._model_digest
-    assert found.charged == ((3, 1) if privacy != NO_NOISE else (0, 0))
+    assert found.charged == (3, 1)
     assert silo.restore(3) == before._model_digest
     np.testing.assert_array_equal(silo._optimizer.state[0], before._optimizer.state[0])
     if privacy == NO_NOISE:
@@ -57,7 +54,7 @@ def test_a_silo_goes_back_to_its_newest_rounds(
 
 def test_a_damaged_checkpoint_is_none(make_job: MakeJob, tmp_path: Path) -> None:
     consortium = after_rounds(Consortium(make_job()), 2)
-    folder = tmp_path / "state" / "alder" / "checkpoints" / "run-1"
+    folder = tmp_path / "state" / "alder" / "runs" / "run-1"
     content = bytearray((folder / "round-2.state").read_bytes())
     content[len(content) // 2] ^= 1
     (folder / "round-2.state").write_bytes(content)

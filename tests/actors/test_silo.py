@@ -18,13 +18,13 @@ from blindsum.actors.silo import Silo, metrics_exchange
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
 from blindsum.he.wire import check_receipt
-from blindsum.platform.approval import approve
+from blindsum.platform.audit_log import AuditLog
 from blindsum.platform.chain import Chain
 from blindsum.platform.errors import (
     BudgetExceeded,
+    DataError,
     EncryptionError,
     FederationError,
-    JobError,
     KeyRefused,
     LedgerError,
     PrivacyError,
@@ -99,6 +99,11 @@ class Consortium:
         for aggregator in self.aggregators:
             aggregator.meet({card.silo: card.identity for card in cards})
 
+    def exchange_keys_anew(self) -> None:
+        """With the silos that are left, and a new aggregator."""
+        self.aggregators = [Aggregator()]
+        self.exchange_keys()
+
     @property
     def aggregator(self) -> Aggregator:
         return self.aggregators[0]
@@ -107,7 +112,7 @@ class Consortium:
         first = next(iter(self.silos.values()))
         return Exchange(
             self.run, number, attempt, "update", tuple(self.silos), self.values,
-            first._range, first._parameters, self.model,
+            first._policy.course.range, first._parameters, self.model, first._policy.course.clipping,
         )  # fmt: skip
 
     def counts(self, exchange: Exchange) -> Exchange:
@@ -139,7 +144,9 @@ class Consortium:
         counted = self.sum(counts, self.apply(exchange, total))
         (self.model,) = {silo._model_digest for silo in self.silos.values()}
         uploads = [aggregator.uploads() for aggregator in self.aggregators]
-        return next(iter(self.silos.values())).read_metrics(counts, uploads, *counted)
+        read = [s.read_metrics(counts, uploads, *counted) for s in self.silos.values()]
+        assert len({repr(one) for one in read}) == 1
+        return read[0]
 
     def models(self) -> list[np.ndarray]:
         return [silo._global for silo in self.silos.values()]
@@ -148,7 +155,7 @@ class Consortium:
 def test_encrypted_plaintext_and_float_runs_agree(make_job: MakeJob, tmp_path: Path) -> None:
     """Same seeds: encrypted equals plaintext bit for bit, and float averaging within the step."""
     encrypted = Consortium(make_job(NO_NOISE))
-    plain = Consortium(make_job(NO_NOISE, "encryption.scheme=none"))
+    plain = Consortium(make_job(NO_NOISE, "encryption.scheme=none"), run="run-2")
     for number in (1, 2, 3):
         oracle = _float_round(plain)
         before = encrypted.round(number)
@@ -218,8 +225,8 @@ def test_a_silo_killed_at_any_step_has_charged_what_it_may_have_sent(
         if step == "reserved":
             die()
         elif step == "committing":
-            silo._books.ledger.chain.append = lambda content: (
-                Chain.append(silo._books.ledger.chain, content), die()
+            silo._admission.books.ledger.chain.append = lambda content: (
+                Chain.append(silo._admission.books.ledger.chain, content), die()
             )  # fmt: skip
         elif step == "charged":
             silo._trainer.train = die
@@ -250,7 +257,7 @@ def test_nothing_is_trained_when_the_charge_fails(
     with pytest.raises(BudgetExceeded, match="round 2 would spend epsilon") as caught:
         silo.train(consortium.exchange(2))
     assert caught.value.silo == "alder"
-    silo._books.ledger.chain.db.execute("PRAGMA query_only = 1")  # type: ignore[union-attr]
+    silo._admission.books.ledger.chain.db.execute("PRAGMA query_only = 1")  # type: ignore[union-attr]
     with pytest.raises(LedgerError, match="cannot be used"):
         silo.train(consortium.exchange(2, attempt=2))
 
@@ -313,10 +320,13 @@ def test_the_clip_norm_adapts_within_bounds_and_the_same_for_all(make_job: MakeJ
     metrics = consortium.round(1)
     assert metrics.unclipped is not None and consortium.silos["alder"]._tally.unclipped != 0
     exchange = consortium.exchange(2)
+    assert exchange.range and exchange.clipping != 1.0
+    for strange in ({"clipping": 1.0}, {"clipping": 2.0, "range": exchange.range * 2}):
+        with pytest.raises(FederationError, match="announced clipping is not"):
+            consortium.silos["alder"].train(replace(exchange, **strange))
     with pytest.raises(FederationError, match="announced range is not"):
-        consortium.silos["alder"].train(replace(exchange, clipping=2.0))
-    assert exchange.range
-    consortium.silos["alder"].train(replace(exchange, clipping=2.0, range=exchange.range * 2))
+        consortium.silos["alder"].train(replace(exchange, range=exchange.range * 2))
+    consortium.silos["alder"].train(exchange)
 
 
 def _named_run(silo: Silo) -> Exchange:
@@ -338,7 +348,7 @@ def test_totals_that_are_not_the_rosters_are_refused(make_job: MakeJob) -> None:
         other.add(uploads[0])
     total = consortium.sum(exchange, uploads)
     stale = replace(exchange, attempt=2)
-    with pytest.raises(FederationError, match="did not send to"):
+    with pytest.raises(FederationError, match="took no part in"):
         alder.apply(stale, consortium.counts(stale), [], *total)
     before = alder._global
     with pytest.raises(TotalRefused, match="another schema"):
@@ -411,7 +421,7 @@ def test_several_aggregators_share_the_sum_by_range(
     assert [len(aggregator._adder._sums) for aggregator in consortium.aggregators] == [2, 1, 1]  # type: ignore[attr-defined]
     totals = [a.total(exchange, None)[1] for a in consortium.aggregators]
     consortium.apply(exchange, totals)
-    plain = Consortium(make_job(NO_NOISE, model, "encryption.scheme=none"))
+    plain = Consortium(make_job(NO_NOISE, model, "encryption.scheme=none"), run="run-2")
     plain.apply(plain.exchange(), plain.sum(plain.exchange(), plain.train(plain.exchange())))
     np.testing.assert_array_equal(consortium.models()[0], plain.models()[0])
 
@@ -529,7 +539,7 @@ def test_whoever_reads_the_metrics_sums_them_again(make_job: MakeJob) -> None:
 def test_values_that_the_range_cut_are_counted_over_all_silos(make_job: MakeJob) -> None:
     cut = Consortium(make_job(NO_NOISE, "encryption.range=0.000001")).round(1)
     assert cut.saturated > 0.9 and cut.large >= cut.saturated
-    assert Consortium(make_job(NO_NOISE, "encryption.range=100")).round(1).large == 0
+    assert Consortium(make_job(NO_NOISE, "encryption.range=100"), run="run-2").round(1).large == 0
 
 
 def test_under_shared_noise_a_round_is_one_step_on_all_records(make_job: MakeJob) -> None:
@@ -586,6 +596,9 @@ def test_a_silo_adds_its_share_to_what_it_sends(
     )
     exchange = consortium.exchange()
     assert exchange.range
+    silo._policy.course = replace(
+        silo._policy.course, clipping=clipping, range=exchange.range * clipping
+    )
     silo.train(replace(exchange, clipping=clipping, range=exchange.range * clipping))
     unit = silo._range * clipping / silo._parameters.limit
     noise = sent[0] * unit - sums[0]
@@ -622,14 +635,15 @@ def test_a_new_ceremony_gives_the_old_keys_up_and_keeps_the_roster(make_job: Mak
 def test_a_silo_takes_part_at_ranges_that_can_have_come_from_its_jobs(make_job: MakeJob) -> None:
     consortium = Consortium(make_job("encryption.range=0.5"))
     silo = consortium.silos["alder"]
-    for strange in (0.3, 0.5 * 2**30, None, float("nan")):
+    for strange in (0.3, 0.5 * 2**30, None, 0.25, 1.0):
         with pytest.raises(FederationError, match="announced range is not"):
             silo.train(replace(consortium.exchange(), range=strange))
     fixed = Consortium(make_job("encryption.adapt_range=false"), run="run-2").silos["birch"]
     other = replace(consortium.exchange(), job="run-2", range=2.0)
     with pytest.raises(FederationError, match="announced range is not"):
         fixed.train(other)
-    silo.train(replace(consortium.exchange(), range=2.0))
+    silo._policy.course = replace(silo._policy.course, range=1.0)
+    silo.train(replace(consortium.exchange(), range=1.0))
 
 
 def test_a_pinned_identity_is_checked_and_may_not_change_within_a_run(
@@ -652,7 +666,7 @@ def test_metrics_are_read_once_and_only_for_the_round_that_was_applied(
     consortium = Consortium(make_job())
     consortium.round(1)
     alder = consortium.silos["alder"]
-    with pytest.raises(FederationError, match="did not send to"):
+    with pytest.raises(FederationError, match="took no part in"):
         alder.read_metrics(consortium.counts(consortium.exchange(1)), [])
 
 
@@ -692,14 +706,27 @@ def test_training_before_the_ceremony_is_refused(make_job: MakeJob) -> None:
         "r", 1, 1, "update", job_file.job.roster, silo._global.size, 1.0, silo._parameters,
         silo._model_digest,
     )  # fmt: skip
-    with pytest.raises(LedgerError, match="before the ledger was opened"):
+    with pytest.raises(LedgerError, match="before this silo joined"):
         silo.train(exchange)
 
 
-def test_inspecting_writes_nothing(make_job: MakeJob, tmp_path: Path) -> None:
+def test_an_inspection_is_noted_before_the_table_is_read(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read first and note later, and this fails."""
     job_file = make_job()
-    Silo(SiloSpec(job_file.job, "r", "alder", str(job_file.folder), 1)).inspect()
-    assert not (tmp_path / "state").exists()
+    silo = Silo(SiloSpec(job_file.job, "r", "alder", str(job_file.folder), 1))
+    state, seen = tmp_path / "state" / "alder", []
+
+    def reads(*_: Any) -> Any:
+        log = AuditLog(state / "audit.sqlite", "alder", Identity(state / "identity.pem"))
+        seen.extend(event.kind for event in log.events())
+        raise DataError("enough")
+
+    monkeypatch.setattr("blindsum.actors.silo.load_data", reads)
+    with pytest.raises(DataError, match="enough"):
+        silo.inspect()
+    assert seen == ["inspected"]
 
 
 def test_a_silo_with_an_impossible_plan_names_itself(make_job: MakeJob) -> None:
@@ -739,25 +766,4 @@ def test_a_seeded_test_run_repeats_and_is_nowhere_called_private(
     noiseless.round(1)
     assert not np.array_equal(models[0], noiseless.models()[0])
     kinds = [e.kind for e in ledger_of(tmp_path / "state" / "alder", "alder").entries()]
-    assert kinds == ["unprotected"] * 3
-
-
-def test_a_silo_whose_owner_approved_jobs_takes_part_in_those_alone(
-    make_job: MakeJob, tmp_path: Path
-) -> None:
-    """What a lying driver would change: another pin, another budget, another roster."""
-    agreed = make_job()
-    state = tmp_path / "state" / "birch"
-    weights = Silo(SiloSpec(agreed.job, "r", "birch", str(agreed.folder), 1)).inspect().model_digest
-    approve(state, agreed.job, weights)
-    Consortium(agreed).round(1)
-    for change in ("privacy.epsilon=4", f"silos.alder.identity={'ab' * 32}", "seed=5"):
-        with pytest.raises(JobError, match="silo 'birch': .* has approved other jobs"):
-            Consortium(make_job(change), run="run-2")
-    planted = make_job("seed=5")
-    approve(state, planted.job, weights)
-    with pytest.raises(JobError, match="initial weights are not those that this silo's owner"):
-        Consortium(planted, run="run-3")
-    (state / "approved_jobs.txt").write_bytes(b"\xff")
-    with pytest.raises(JobError, match="cannot be read"):
-        Consortium(agreed, run="run-4")
+    assert kinds == ["unprotected", "attempt"] * 3

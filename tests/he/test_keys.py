@@ -188,7 +188,7 @@ def test_agreements_that_are_forged_missing_or_prove_nothing_are_refused(tmp_pat
     said = contributions(silos)
     a, b = (one.agree(said) for one in silos)
     with pytest.raises(KeyRefused, match="signature of the agreement of 'b'"):
-        silos[0].finish((a, replace(b, proof="00")))
+        silos[0].finish((a, replace(b, proof="00" * 32)))
     with pytest.raises(KeyRefused, match="signature of the agreement of 'b'"):
         silos[0].finish((a, a))
     with pytest.raises(KeyRefused, match="lacks a silo's agreement"):

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from blindsum.he.packing import (
     adapted_range,
-    is_adapted,
     pack,
     quantise,
     require_finite,
+    square_sum,
     unpack,
 )
 from blindsum.he.parameters import RING_DEGREE, Parameters
@@ -134,10 +134,14 @@ def test_the_range_follows_public_shares_and_stays_near_the_jobs() -> None:
     low = high = 0.3
     for _ in range(40):
         low, high = adapted_range(low, 0.3, 0, 0), adapted_range(high, 0.3, 1, 1)
-        assert is_adapted(low, 0.3) and is_adapted(high, 0.3)
-    assert low == 0.3 * 2**-20 and high == 0.3 * 2**20
-    for strange in (0.31, 0.9, 0.3 * 2**21, 0.3 * 2**-21, -0.3, 0.0, np.inf, np.nan):
-        assert not is_adapted(strange, 0.3)
+    assert low == 0.3 * 2**-10 and high == 0.3 * 2**10
+
+
+def test_squares_are_summed_exactly() -> None:
+    random = np.random.default_rng(0)
+    for greatest in (1, 1 << 15, 1 << 22, 1 << 36):
+        integers = random.integers(-greatest, greatest + 1, 5000)
+        assert square_sum(integers) == sum(int(i) ** 2 for i in integers)
 
 
 def test_a_range_that_is_too_wide_or_too_narrow_is_found_in_a_few_rounds() -> None:

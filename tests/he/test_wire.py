@@ -84,7 +84,7 @@ def test_parts_cover_every_value_once_and_are_bounded() -> None:
         ({"range": 2.0}, "range 2.0"),
         ({"range": None}, "range None"),
         ({"parameters": Parameters.derive(2, 18)}, "parameters"),
-        ({"model": "of another round"}, "model of another"),
+        ({"model": "ab" * 32}, "model abab"),
     ],
 )
 def test_replayed_and_foreign_uploads_are_refused(identities, public, changes, reason) -> None:  # type: ignore[no-untyped-def]

@@ -21,8 +21,8 @@ from blindsum.pipelines.cli import app
 from blindsum.pipelines.run_log import read_log
 from blindsum.pipelines.terminal import Quiet, console
 from blindsum.pipelines.train import train
-from blindsum.platform.approval import job_digest
-from blindsum.platform.errors import JobError, LedgerError
+from blindsum.platform.approval import Approvals, job_digest
+from blindsum.platform.errors import BlindsumError, JobError, LedgerError
 from blindsum.platform.job_file import JobFile, load_job
 from tests.actors.test_silo import Consortium
 from tests.conftest import MakeJob, ledger_of
@@ -143,7 +143,7 @@ def _goes_on(job_file: JobFile, silos: Sequence[psutil.Process]) -> None:
     without a silo whose state is gone."""
     assert not survivors(silos)
     (folder,) = (job_file.folder / "runs").iterdir()
-    (kept,) = (job_file.folder / "state" / "cedar" / "checkpoints" / folder.name).iterdir()
+    (kept,) = (job_file.folder / "state" / "cedar" / "runs" / folder.name).iterdir()
     kept.write_bytes(kept.read_bytes()[:-1])
     (job_file.folder / "fifo").unlink()  # nothing stops its training any more
     begun = read_log(folder)
@@ -154,7 +154,8 @@ def _goes_on(job_file: JobFile, silos: Sequence[psutil.Process]) -> None:
     assert rounds in ([(1, 1), (2, 2), (3, 1)], [(1, 1), (2, 1), (3, 1)])
     client = mlflow.MlflowClient(f"sqlite:///{job_file.folder}/mlflow.db")
     history = client.get_metric_history(run.run_id, "accuracy")
-    assert sorted(m.step for m in history) == [1, 2, 3]
+    # Exact figures stop once a silo is left out: their difference would be cedar's own.
+    assert sorted(m.step for m in history) == [1]
     for name in ("alder", "birch"):
         entries = ledger_of(job_file.folder / "state" / name, name).entries()
         charges = [(e.round, e.attempt) for e in entries if e.kind == "charge"]
@@ -202,7 +203,9 @@ def test_check_says_what_would_be_spent_and_sent_and_trains_nothing(
     figures = json.loads(blindsum("check", path, "--json").stdout)
     assert figures["silos"]["alder"]["plan"]["epsilon_planned"] <= 3
     assert figures["up_bytes_per_round"] > 6 * 30_000
-    assert not (tmp_path / "state").exists() and not (tmp_path / "mlflow.db").exists()
+    assert "owners' consent and lifetime limits are not enforced at alder, birch" in done.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+    assert ledger_of(tmp_path / "state" / "alder", "alder").entries() == []
 
 
 def test_check_names_every_silo_at_fault(make_job: MakeJob, tables: dict[str, Path]) -> None:
@@ -221,10 +224,10 @@ def test_what_is_not_private_is_said_aloud(make_job: MakeJob) -> None:
         "check", path, "--set", "privacy={noise: none}", "--set", "encryption.scheme=none"
     )
     assert done.returncode == 0
-    assert "not private: no differential privacy" in done.stderr
-    assert "not private: no encryption" in done.stderr
+    assert "warning: no differential privacy" in done.stderr
+    assert "warning: no encryption" in done.stderr
     done = blindsum("check", path, "--set", "privacy.test_seed=3")
-    assert "not private: privacy.test_seed is set" in done.stderr and "unbounded" in done.stderr
+    assert "warning: privacy.test_seed is set" in done.stderr and "unbounded" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -278,18 +281,32 @@ def test_an_identity_is_made_once_and_its_fingerprint_can_be_pinned(
         load_job(path, ["silos.birch.identity=abc"])
 
 
-def test_an_owner_approves_the_job_that_was_read(make_job: MakeJob, tmp_path: Path) -> None:
-    runner, path = CliRunner(), make_job().path
+def test_an_owner_approves_the_job_that_was_read(
+    make_job: MakeJob, tables: dict[str, Path], tmp_path: Path
+) -> None:
+    runner = CliRunner()
+    path = make_job().path
+    refused = runner.invoke(app, ["approve", str(path), "--silo", "birch"])
+    assert "no owner's file" in str(refused.exception)
+    state = tmp_path / "owned"
+    wrote = runner.invoke(app, [
+        "silo", "init", "birch", "--dataset", f"tumours={tables['birch']}", "--state", str(state),
+    ])  # fmt: skip
+    assert wrote.exit_code == 0, wrote.exception
+    again = runner.invoke(app, ["silo", "init", "birch", "--dataset", "tumours=/x"])
+    assert "is there already" in str(again.exception)
+    assert "tumours" in runner.invoke(app, ["silo", "show"]).stdout
+    text = path.read_text().replace(f"state: {tmp_path}/state/birch", "")
+    path.write_text(text.replace("data: birch.parquet", "data: tumours"))
     done = runner.invoke(app, ["approve", str(path), "--silo", "birch", "--set", "seed=9"])
-    assert done.exit_code == 0 and done.stdout.startswith("approved ")
-    approved = tmp_path / "state" / "birch" / "approved_jobs.txt"
-    assert approved.stat().st_mode & 0o777 == 0o600
-    assert job_digest(load_job(path, ["seed=9"]).job) in approved.read_text()
-    refused = blindsum("check", path)
-    assert (
-        refused.returncode == 1 and "silo 'birch': this silo's owner has approved" in refused.stderr
-    )
-    assert blindsum("check", path, "--set", "seed=9").returncode == 0
+    assert done.exit_code == 0 and done.stdout.startswith("approved "), done.exception
+    given = Approvals(ledger_of(state, "birch")).all()
+    assert [(one.job, one.runs) for one in given] == [
+        (job_digest(load_job(path, ["seed=9"]).job), 1)
+    ]
+    for bad in (["--runs", "0"], ["--until", "2020-01-01"], ["--until", "soon"]):
+        wrong = runner.invoke(app, ["approve", str(path), "--silo", "birch", *bad])
+        assert isinstance(wrong.exception, BlindsumError)
 
 
 def test_a_silos_owner_sees_checks_exports_and_limits_the_ledger(
@@ -312,7 +329,9 @@ def test_a_silos_owner_sees_checks_exports_and_limits_the_ledger(
     assert Identity.holds(public, bytes.fromhex(entries[1]["signature"]), hash_.encode())
     assert (
         hash_
-        == hashlib.sha256(f"{entries[0]['hash']}\n{entries[1]['content']}".encode()).hexdigest()
+        == hashlib.sha256(
+            f"ledger\n{entries[0]['hash']}\n{entries[1]['content']}".encode()
+        ).hexdigest()
     )
     runner.invoke(app, ["ledger", "limit", *of_birch, "--epsilon", "0.5"], catch_exceptions=False)
     with pytest.raises(LedgerError, match="silo 'birch': the plan would pass the lifetime limit"):

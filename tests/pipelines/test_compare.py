@@ -112,7 +112,7 @@ def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_pa
     with pytest.raises(JobError, match="has no figures by task of a local and of another run"):
         gains_by_task(assays, "birch", found)
     # A silo's own figures by task, as a federated run leaves them there.
-    own = tmp_path / "state" / "birch" / "models"
+    own = tmp_path / "state" / "birch" / "runs"
     (own / pooled.run).mkdir()
     (own / pooled.run / "tasks.csv").write_text("round,task,auroc\n6,hit,0.9\n6,own,0.8\n")
     gains = gains_by_task(assays, "birch", found)

@@ -61,7 +61,7 @@ def test_without_noise_a_continued_run_ends_with_the_very_model(
     whole = train(job_file, None, Quiet())
     broken = interrupted(job_file, after=3)
     assert broken.status == "FAILED" and len(broken.reports) == 3
-    kept_by_silos = tmp_path / "state" / "alder" / "checkpoints" / broken.name
+    kept_by_silos = tmp_path / "state" / "alder" / "runs" / broken.name
     assert len(list(kept_by_silos.iterdir())) == 2
     assert all(p.stat().st_mode & 0o777 == 0o600 for p in kept_by_silos.iterdir())
     kept = read_log(broken.folder)

@@ -92,7 +92,8 @@ def test_a_run_leaves_model_figures_and_ledgers(
     )
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["event"] for line in lines] == ["planned"] + ["round"] * planned
-    assert lines[0]["warnings"] == []
+    (unenforced,) = lines[0]["warnings"]
+    assert "not enforced at alder, birch, cedar: no owner's file there" in unenforced
 
     for name in job_file.job.roster:
         entries = ledger_of(tmp_path / "state" / name, name).entries()

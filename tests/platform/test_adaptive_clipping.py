@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from blindsum.platform.adaptive_clipping import MOST, is_adapted, next_clipping
+from blindsum.platform.adaptive_clipping import MOST, next_clipping
 from blindsum.platform.data import SiloData
 from blindsum.platform.fold import Fold
 from blindsum.platform.job import Job
@@ -56,9 +56,9 @@ def test_the_unclipped_are_counted_with_noise_that_all_steps_have(make_job: Make
     counting = Counting(job, own, SiloData(one, one, "", 0), cryptographic_generator())
     shares = []
     for _ in range(300):
-        counts = counting.counts(model, 1, Tally(unclipped=-3.0))
+        counts = counting.counts(model, 1, Tally(unclipped=-3.0), job.roster)
         # three silos of 22 expected records, two steps
-        shares.append((counting.summarise(counts, 1, 10, 3).unclipped - 0.5) * 3 * 22 * 2)
+        shares.append((counting.summarise(counts, 1, 10, job.roster).unclipped - 0.5) * 3 * 22 * 2)
     assert np.std(shares) == pytest.approx(own.count_noise * math.sqrt(2), rel=0.15)
     assert np.mean(shares) == pytest.approx(-3.0, abs=5 * np.std(shares) / math.sqrt(300))
 
@@ -72,10 +72,7 @@ def test_the_clip_norm_finds_its_quantile_and_stays_within_reach() -> None:
     low = high = 1.0
     for _ in range(400):
         low, high = next_clipping(low, 1e9, 0.1), next_clipping(high, -1e9, 0.9)
-        assert is_adapted(low) and is_adapted(high)
     assert low == 1 / MOST and high == MOST
-    for strange in (0.0, -1.0, MOST * 2, float("nan")):
-        assert not is_adapted(strange)
 
 
 def test_clip_norm_and_noise_move_together(make_job: MakeJob) -> None:

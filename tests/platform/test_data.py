@@ -83,7 +83,7 @@ def test_the_fingerprint_knows_the_records_and_not_their_order(
         (lambda t: t.set_column(5, "diagnosis", pa.array([1] * len(t))),
          "column 'diagnosis' is int64, expected text"),
         (lambda t: t.set_column(4, "patient", pa.array([0.5] * len(t))),
-         "column 'patient' is double, expected text or an integer"),
+         "column 'patient' is double, expected an integer (data.folds.key)"),
         (lambda t: t.slice(0, 0), "has no records"),
         (lambda t: t.set_column(4, "patient", pa.array([7] * len(t))), "fold of alder.parquet is empty"),
     ],

@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blindsum.he.identity import Identity
+from blindsum.platform.audit_log import AuditLog
 from blindsum.platform.errors import BudgetExceeded, LedgerError
 from blindsum.platform.ledger import Ledger
+from blindsum.platform.ledger_entries import Dataset
 from blindsum.platform.lifetime import ORDERS, Limit, nothing, round_divergences
 from blindsum.platform.privacy import Accountant, PrivacyPlan
 
 SIGMA = 3.0
-DATASET = "a dataset's fingerprint"
+DATASET = Dataset("a dataset's fingerprint")
 
 
 def privacy_plan(epsilon: float = 1.0) -> PrivacyPlan:
@@ -83,7 +86,7 @@ def test_budgets_last_across_jobs(tmp_path: Path, accountant: Accountant) -> Non
     lifetime = open_ledger(tmp_path).lifetime(DATASET)
     assert lifetime.jobs == 2 and lifetime.delta == pytest.approx(2e-5)
     assert lifetime.epsilon == pytest.approx(2 * accountant.epsilon_after(1))
-    assert open_ledger(tmp_path).lifetime("another dataset").jobs == 0
+    assert open_ledger(tmp_path).lifetime(Dataset("another dataset")).jobs == 0
 
 
 def test_an_attempt_is_charged_once_and_only_after_a_reservation(
@@ -108,7 +111,7 @@ def test_a_charge_is_on_disk_when_charge_returns(tmp_path: Path, accountant: Acc
         ledger.reserve("job", DATASET, privacy_plan())
         ledger.charge("job", 1, 1, accountant)
         ledger.chain.db.execute("BEGIN IMMEDIATE")
-        ledger._append(ledger.entries()[-1])  # begun, never committed
+        ledger.append_within(ledger.entries()[-1])  # begun, never committed
         os.kill(os.getpid(), signal.SIGKILL)
 
     child = multiprocessing.get_context("fork").Process(target=charge_and_die, args=(None,))
@@ -205,7 +208,6 @@ def test_a_job_without_privacy_leaves_an_unbounded_spend(
 def rewritten(path: Path, budget: str, signer: Identity | None) -> None:
     """What someone who can write the file does: other contents, a chain that fits, and another's
     signatures or none."""
-    from blindsum.platform.chain import _hash
 
     with sqlite3.connect(path) as db:
         for trigger in ("no_update", "no_delete"):
@@ -215,7 +217,7 @@ def rewritten(path: Path, budget: str, signer: Identity | None) -> None:
         previous = "0" * 64
         for number, content in db.execute("SELECT number, content FROM entries").fetchall():
             changed = content.replace('"epsilon": 1.0', budget)
-            hash_ = _hash(changed, previous)
+            hash_ = sha256(f"ledger\n{previous}\n{changed}".encode()).hexdigest()
             signature = signer.sign(hash_.encode()) if signer else None
             db.execute(
                 "UPDATE entries SET content = ?, previous = ?, hash = ?, signature = ? "
@@ -324,7 +326,7 @@ def test_a_lifetime_limit_refuses_plans_and_charges_over_all_jobs(
         ledger.charge("second", number, 1, lax)
     with pytest.raises(BudgetExceeded, match="would pass the lifetime limit"):
         ledger.charge("second", 11, 1, lax)
-    ledger.reserve("elsewhere", "another dataset", short)  # a limit is for each table
+    ledger.reserve("elsewhere", Dataset("another dataset"), short)  # a limit is for each table
     with pytest.raises(LedgerError, match=r"past jobs spent .* Nothing of this plan fits"):
         ledger.reserve("third", DATASET, short)
     with pytest.raises(LedgerError, match="without differential privacy has none"):
@@ -503,3 +505,56 @@ def test_an_index_that_hides_the_limit_is_found(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(LedgerError, match="structure of the ledger"):
         open_ledger(tmp_path)
+
+
+def test_a_file_of_one_kind_is_none_of_another(tmp_path: Path) -> None:
+    """An audit log copied over the ledger once opened as a ledger without a limit."""
+    signer = Identity(tmp_path / "identity.pem")
+    log = AuditLog(tmp_path / "audit.sqlite", "alder", signer)
+    log.note("joined", "run-1")
+    log.close()
+    with pytest.raises(LedgerError, match="was changed, removed or moved"):
+        Ledger(tmp_path / "audit.sqlite", "alder", signer)
+    ledger = Ledger(tmp_path / "ledger.sqlite", "alder", signer)
+    ledger.set_limit(Limit(1.0, 1e-5))
+    ledger.close()
+    with pytest.raises(LedgerError, match="was changed, removed or moved"):
+        AuditLog(tmp_path / "ledger.sqlite", "alder", signer)
+
+
+@pytest.mark.parametrize(("kind", "opens"), [("limit", True), ("joined", False)])
+def test_a_ledger_of_an_earlier_version_goes_on_and_an_audit_log_does_not(
+    tmp_path: Path, kind: str, opens: bool
+) -> None:
+    """Their hashes did not cover what the file is."""
+    signer = Identity(tmp_path / "identity.pem")
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(path, "alder", signer)
+    ledger.set_limit(Limit(1.0, 1e-5))
+    ledger.close()
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TRIGGER no_update")
+        (content,) = db.execute("SELECT content FROM entries").fetchone()
+        content = content.replace('"kind": "limit"', f'"kind": "{kind}"')
+        hash_ = sha256(f"{'0' * 64}\n{content}".encode()).hexdigest()
+        db.execute(
+            "UPDATE entries SET content = ?, hash = ?, signature = ?",
+            (content, hash_, signer.sign(hash_.encode())),
+        )
+        db.execute(TRIGGER)
+    db.close()
+    if not opens:
+        with pytest.raises(LedgerError, match="was changed, removed or moved"):
+            Ledger(path, "alder", signer)
+        return
+    again = Ledger(path, "alder", signer)
+    assert again.limit() == Limit(1.0, 1e-5)
+    again.set_limit(Limit(2.0, 1e-5))
+    again.close()
+    assert Ledger(path, "alder", signer).limit() == Limit(2.0, 1e-5)
+
+
+TRIGGER = (
+    "CREATE TRIGGER no_update BEFORE UPDATE ON entries\n"
+    "    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+)

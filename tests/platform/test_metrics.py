@@ -44,9 +44,9 @@ def linear() -> nn.Module:
 def test_summed_counts_are_the_pooled_metrics(make_job: MakeJob) -> None:
     job, model = make_job().job, linear()
     folds = [fold(n, n) for n in (30, 17, 45)]
-    counts = [counting(job, f, 1).counts(model, 1, Tally(2, 4)) for f in folds]
+    counts = [counting(job, f, 1).counts(model, 1, Tally(2, 4), job.roster) for f in folds]
     metrics = counting(job, folds[0]).summarise(
-        np.sum(counts, axis=0), 1, update_values=60, silos=3
+        np.sum(counts, axis=0), 1, update_values=60, roster=job.roster
     )
     features = np.concatenate([one.features for one in folds])
     labels = np.concatenate([one.labels for one in folds])
@@ -62,9 +62,10 @@ def test_summed_counts_are_the_pooled_metrics(make_job: MakeJob) -> None:
 
 
 def test_a_model_that_overflowed_counts_as_lost_not_as_an_error(make_job: MakeJob) -> None:
-    model, one = linear(), counting(make_job().job, fold(20, 1))
+    job, model = make_job().job, linear()
+    one = counting(job, fold(20, 1))
     set_parameters(model, np.full(10, np.nan, np.float32))
-    metrics = one.summarise(one.counts(model, 1, Tally()), 1, 10, 1)
+    metrics = one.summarise(one.counts(model, 1, Tally(), job.roster), 1, 10, job.roster)
     assert metrics.held_out and metrics.held_out.loss == MAX_LOSS
 
 
@@ -72,8 +73,11 @@ def test_held_out_records_are_looked_at_in_the_rounds_that_the_job_says(make_job
     job = make_job("training.rounds=5", "privacy.metrics_every=2").job
     assert [r for r in range(1, 6) if job.evaluates(r)] == [2, 4, 5]
     one = counting(job, fold(20, 1))
-    assert not one.counts(linear(), 1, Tally()).any()
-    assert one.summarise(one.counts(linear(), 1, Tally()), 1, 10, 1).held_out is None
+    assert not one.counts(linear(), 1, Tally(), job.roster).any()
+    assert (
+        one.summarise(one.counts(linear(), 1, Tally(), job.roster), 1, 10, job.roster).held_out
+        is None
+    )
 
 
 @settings(
@@ -113,7 +117,9 @@ def test_noise_on_held_out_counts_has_the_planned_deviation(
     assert planned.share == pytest.approx(whole / math.sqrt(2) if shared else whole)
     one = counting(job, fold(60, 3), 2)
     drawn = (
-        np.array([one.counts(model, 2, Tally())[3:] for _ in range(400)]) * planned.share / UNITS
+        np.array([one.counts(model, 2, Tally(), job.roster)[3:] for _ in range(400)])
+        * planned.share
+        / UNITS
     )
     exact = one._of_held_out._sums(model)
     np.testing.assert_allclose(drawn.mean(0), exact, atol=5 * planned.share / 20)
@@ -134,8 +140,8 @@ def test_the_noise_on_the_accuracy_is_said(make_job: MakeJob) -> None:
     ones = [counting(job, fold(400, seed)) for seed in (1, 2, 3)]
 
     def evaluated() -> tuple[float, float]:
-        summed = np.sum([one.counts(model, 2, Tally()) for one in ones], axis=0)
-        found = ones[0].summarise(summed, 2, 30, 3).held_out
+        summed = np.sum([one.counts(model, 2, Tally(), job.roster) for one in ones], axis=0)
+        found = ones[0].summarise(summed, 2, 30, job.roster).held_out
         assert found
         return found.accuracy, found.deviation
 

@@ -10,7 +10,6 @@ from blindsum.pipelines.audit import command, outcome
 from blindsum.pipelines.audit.evidence import DEFENCES, Evidence, Figure, proportion
 from blindsum.pipelines.audit.memorisation import Reading
 from blindsum.pipelines.audit.shadows import mislabelled
-from blindsum.platform.approval import approve
 from blindsum.platform.data import load_data
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job_file import JobFile
@@ -127,16 +126,6 @@ def test_limits_are_finite_and_of_figures_that_there_are(make_job: MakeJob) -> N
     assert outcome.exceeded(found, {"server.x.y": 1.0})
 
 
-def test_a_silo_is_audited_for_jobs_that_its_owner_approved(
-    make_job: MakeJob, tmp_path: Path
-) -> None:
-    approve(tmp_path / "state" / "birch", make_job("seed=8").job, "ab" * 32)
-    with pytest.raises(JobError, match="approved other jobs"):
-        command.run_audit(make_job(), "birch", True, [], True)
-    with pytest.raises(JobError, match="no silo 'oak'"):
-        command.run_audit(make_job(), "oak", True, [], True)
-
-
 @pytest.mark.usefixtures("cluster", "tiny")
 def test_what_a_model_does_not_allow_is_said_and_a_planted_layer_refused(
     make_job: MakeJob, tmp_path: Path
@@ -146,7 +135,6 @@ def test_what_a_model_does_not_allow_is_said_and_a_planted_layer_refused(
         "    return nn.Sequential(nn.Tanh(), nn.Dropout(0.2), nn.Linear(features, outputs))\n"
     )
     job_file = make_job("model={kind: factory, factory: 'dropping:build'}")
-    approve(tmp_path / "state" / "birch", job_file.job, "ab" * 32)
     command.run_audit(job_file, "birch", True, [], True)
     assert not (tmp_path / "mlflow.db").exists(), "nothing goes to MLflow unasked"
     (written,) = (tmp_path / "runs").glob("*/audit.json")
@@ -156,8 +144,7 @@ def test_what_a_model_does_not_allow_is_said_and_a_planted_layer_refused(
                    "shadow models are made of fully connected"):  # fmt: skip
         assert reason in said
     assert {e["attack"] for e in found["evidence"]} >= {"matching", "candidates"}
-    assert "not those that this silo's owner approved" in found["planted_weights"]
-    assert found["gate"]["server.planted_weights_accepted"] == 0
+    assert found["gate"]["server.planted_weights_accepted"] == 1, "nobody's consent is asked here"
 
 
 def test_an_interval_is_the_exact_binomial_one() -> None:

@@ -1,0 +1,114 @@
+"""Whether a silo takes part in a job at all, and with what: its owner's word, before a table is read.
+
+On a machine with an owner's file, name, table, state folder and approvals come from the owner's side
+alone, and whoever is refused is told nothing but that. Without one, nobody's consent is asked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blindsum.actors.books import Books
+from blindsum.actors.messages import SiloSpec
+from blindsum.platform.approval import Approval, require_weights
+from blindsum.platform.approved_code import import_approved
+from blindsum.platform.errors import (
+    BlindsumError,
+    BudgetExceeded,
+    CannotTakePart,
+    ConsentError,
+    DataError,
+    LedgerError,
+    ModelError,
+    Unexpected,
+)
+from blindsum.platform.job import Job
+from blindsum.platform.owner import Owner, find_owner
+from blindsum.platform.paths import SiloPlaces, import_from, require_usable, silo_places
+
+_OF_THE_SILO = (BudgetExceeded, ConsentError, DataError, LedgerError, ModelError, Unexpected)
+"""Errors whose text may tell something of the silo: its paths, columns, limits."""
+
+WHERE = "The reason stands in the silo's own audit log: blindsum audit-log show, on its machine."
+
+
+class Admission:
+    """One silo's way into one run.
+
+    `owner` is the machine's owner's file, None in a simulation; `places` and `books` are there once
+    `admit` has found them.
+    """
+
+    def __init__(self, spec: SiloSpec) -> None:
+        self._spec = spec
+        self.owner: Owner | None = None
+        self.places: SiloPlaces | None = None
+        self.books: Books | None = None
+        self._approval: Approval | None = None
+
+    def admit(self) -> tuple[SiloPlaces, Books]:
+        """Ask the owner's file and the approvals; note the inspection. No table is read yet.
+
+        Raises:
+            ConsentError: the owner has not agreed.
+            KeyRefused, LedgerError: the state folder cannot be used or trusted.
+        """
+        spec = self._spec
+        self.owner = find_owner()
+        if self.owner:
+            # Refusals are noted from here on, those of the name among them.
+            self.books = self._open(self.owner.state)
+        places = silo_places(spec.job.silo(spec.name), spec.folder)
+        books = self.books = self.books or self._open(places.state)
+        books.begin_inspection()
+        if self.owner:
+            self._ask(books, self.owner)
+        if self._approval and self._approval.code:
+            import_approved(places.state, self._approval.id, self._approval.code)
+        elif not self._approval:
+            import_from(spec.folder)
+        self.places = places
+        return places, books
+
+    def _open(self, state: Path) -> Books:
+        require_usable(state)
+        spec = self._spec
+        return Books(spec.job, spec.run, spec.name, state, spec.resumed)
+
+    def _ask(self, books: Books, owner: Owner) -> None:
+        job = self._spec.job
+        if owner.file.approved_jobs_only or job.privacy.noise == "shared":
+            self._approval = books.approved()
+        if job.privacy.noise == "shared":
+            _require_pins(job, self._spec.name)
+
+    def require_weights(self, digest: str) -> None:
+        """Raises ConsentError unless the owner approved these initial weights, where one is asked."""
+        if self._approval:
+            require_weights(self._approval, digest)
+
+    def outward(self, error: BlindsumError, begun: bool) -> BlindsumError:
+        """What the driver is told in place of an error.
+
+        Args:
+            begun: the silo has joined the run: from then on the kind of an error decides how the
+                federation goes on, and only its text is withheld.
+        """
+        if self.owner is None:
+            return error
+        if not begun:
+            return CannotTakePart("it cannot take part", WHERE, silo=error.silo)
+        if isinstance(error, _OF_THE_SILO):
+            return type(error)("it cannot go on", WHERE, silo=error.silo, round=error.round)
+        return error
+
+
+def _require_pins(job: Job, name: str) -> None:
+    """Under shared noise a silo's own share protects its records too little by itself: whoever plays
+    the other silos would see them under that share alone."""
+    open_ = [s.name for s in job.silos if s.name != name and s.identity is None]
+    if open_:
+        raise ConsentError(
+            f"privacy.noise is shared, and the identities of {', '.join(open_)} are not pinned",
+            "Agree on silos.NAME.identity for every silo (blindsum identity), or use noise: local.",
+        )
