@@ -22,6 +22,7 @@ from rdkit.Chem import rdFingerprintGenerator
 from blindsum.platform.contract import Columns, Descriptors, Ecfp, Fingerprint, Scaling
 from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.fold import Stored, bits
+from blindsum.platform.molecules import read_molecule
 
 Section = Columns | Descriptors | Ecfp | Fingerprint
 
@@ -129,7 +130,7 @@ def featurise(table: pa.Table, section: Section) -> Featurised:
     usable = np.zeros(table.num_rows, np.bool_)
     found = []
     for row, smiles in enumerate(table.column(section.smiles).to_pylist()):
-        molecule = Chem.MolFromSmiles(smiles) if len(smiles) <= MAX_SMILES else None
+        molecule = read_molecule(smiles) if len(smiles) <= MAX_SMILES else None
         if molecule is None or molecule.GetNumAtoms() == 0:
             continue
         values = compute(molecule)

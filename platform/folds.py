@@ -17,6 +17,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from blindsum.platform.contract import Columns, DataSection, Fingerprint
 from blindsum.platform.errors import DataError
+from blindsum.platform.molecules import read_molecule
 
 
 def in_test_fold(table: pa.Table, contract: DataSection) -> npt.NDArray[np.bool_]:
@@ -48,9 +49,10 @@ def in_test_fold(table: pa.Table, contract: DataSection) -> npt.NDArray[np.bool_
 def scaffold_key(smiles: str) -> str:
     """The Bemis-Murcko scaffold (J. Med. Chem. 1996, 39, 2887) as canonical SMILES.
 
-    Acyclic molecules have none: they are keyed by themselves, not all thrown into one fold.
+    Acyclic molecules have none: they are keyed by themselves, not all thrown into one fold. Atom-map
+    numbers do not count.
     """
-    molecule = Chem.MolFromSmiles(smiles)
+    molecule = read_molecule(smiles)
     scaffold = Chem.MolToSmiles(MurckoScaffold.GetScaffoldForMol(molecule))  # type: ignore[no-untyped-call]
     return scaffold or Chem.MolToSmiles(molecule)
 

@@ -18,13 +18,14 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from blindsum.platform.features import MAX_SMILES, descriptors, ecfp
+from blindsum.platform.molecules import read_molecule
 from blindsum.platform.preparation.recipe import PermutedEcfp, PlainDescriptors, Structures
 
 rdBase.DisableLog("rdApp.*")
 
 RDKIT = rdBase.rdkitVersion
 
-STEPS = 1
+STEPS = 2
 """Raised with every change of what a stage makes of the same text: kept results are then made anew."""
 
 UNPARSABLE, TOO_LARGE, FAILED = "unparsable", "too large", "RDKit failed"
@@ -80,7 +81,7 @@ class Standardise:
         said = self._settings
         if len(text) > MAX_SMILES:
             return None, TOO_LARGE, None
-        molecule = Chem.MolFromSmiles(text)
+        molecule = read_molecule(text)
         if molecule is None or molecule.GetNumAtoms() == 0:
             return None, UNPARSABLE, None
         try:

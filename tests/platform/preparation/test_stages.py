@@ -58,6 +58,25 @@ def test_molecules_are_standardised(text: str, structure: str) -> None:
     }  # fmt: skip
 
 
+def test_atom_map_numbers_make_no_other_structure() -> None:
+    """Nor does the centre that numbers make of a carbon with two equal ends."""
+    rows = standard(
+        "[CH3:1][OH:2]", "CO", "[CH3:1][C@H:2]([CH3:3])O", "CC(C)O", "[CH2:9]1CC1C", "CC1CC1"
+    )
+    for mapped, plain in zip(rows[::2], rows[1::2], strict=True):
+        assert mapped["structure"] == plain["structure"] is not None
+        assert mapped["scaffold"] == plain["scaffold"]
+
+
+def test_folds_and_the_order_of_bits_are_those_of_every_version() -> None:
+    """Golden values: another byte order or another text under the key moves records and bits."""
+    keys = ("c1ccccc1", "CO", "CC(C)O", "O=c1[nH]c(=O)c2[nH]cnc2[nH]1", "")
+    assert [SECRET.fold(key, 5) for key in keys] == [4, 0, 1, 3, 3]
+    assert [SECRET.fold(key, 100) for key in keys] == [88, 8, 20, 72, 71]
+    assert SECRET.order(12).tolist() == [9, 0, 7, 4, 3, 2, 6, 10, 11, 1, 8, 5]
+    assert SECRET.digest == "4265f3c45a72a442"
+
+
 def test_settings_of_structures_do_what_they_say() -> None:
     acid, deuterated, enol, chiral = "CC(=O)[O-]", "[2H]C", "CC(O)=CC(C)=O", "C[C@H](N)C(=O)O"
     assert standard(acid, neutralise=False)[0]["structure"] == "CC(=O)[O-]"
