@@ -33,6 +33,11 @@ rdBase.DisableLog("rdApp.*")
 MAX_SMILES = 1000
 """Longer texts count as unreadable: descriptors of huge molecules take minutes, or crash."""
 
+MAX_ATOMS, MAX_WALKS = 300, 30_000
+"""Larger molecules have no descriptors and count as unreadable, in every silo alike: a limit in seconds
+would drop on one machine what it keeps on another. `MAX_ATOMS` counts heavy atoms, and hydrogens written
+as atoms. `MAX_WALKS` counts walks of four bonds, which the Chi and Kappa indices follow one by one."""
+
 CLIP = 5.0
 """Scaled features are cut to [-CLIP, CLIP]: one odd record cannot swamp a clipped gradient."""
 
@@ -177,7 +182,8 @@ def _descriptors(section: Descriptors) -> _Compute:
 
 
 def descriptors(names: Sequence[str]) -> Callable[[Chem.Mol], list[float]]:
-    """Gives a molecule's RDKit descriptors, unscaled."""
+    """Gives a molecule's RDKit descriptors, unscaled; NaN where there is none, or the molecule is too
+    large for them."""
     functions = dict(rdkit_descriptors.descList)
 
     def one(name: str, molecule: Chem.Mol) -> float:
@@ -187,9 +193,20 @@ def descriptors(names: Sequence[str]) -> Callable[[Chem.Mol], list[float]]:
             return float("nan")
 
     def compute(molecule: Chem.Mol) -> list[float]:
+        if _too_large(molecule):
+            return [float("nan")] * len(names)
         return [one(name, molecule) for name in names]
 
     return compute
+
+
+def _too_large(molecule: Chem.Mol) -> bool:
+    """Whether a descriptor could take longer than a good part of a second."""
+    if molecule.GetNumAtoms() > MAX_ATOMS:
+        return True
+    # A walk of four bonds is two walks of two from the atom in its middle.
+    walks_of_two = [sum(n.GetDegree() for n in a.GetNeighbors()) for a in molecule.GetAtoms()]
+    return sum(count * count for count in walks_of_two) > MAX_WALKS
 
 
 def ecfp(section: Ecfp) -> _Compute:

@@ -14,7 +14,7 @@ from rdkit.Chem import rdFingerprintGenerator
 from blindsum.platform.contract import Columns, Descriptors, Ecfp, Scaling
 from blindsum.platform.data import load_data
 from blindsum.platform.errors import JobError
-from blindsum.platform.features import CLIP, PUBLIC_SCALING, feature_count, featurise
+from blindsum.platform.features import CLIP, PUBLIC_SCALING, descriptors, feature_count, featurise
 from blindsum.platform.fold import dense
 from blindsum.platform.folds import fraction, scaffold_key
 from blindsum.platform.job_file import load_job
@@ -42,6 +42,41 @@ def test_fingerprints_are_rdkits() -> None:
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=256)
     expected = [generator.GetFingerprintAsNumPy(Chem.MolFromSmiles(s)) for s in SMILES]
     np.testing.assert_array_equal(dense(made.features), np.array(expected, np.float32))
+
+
+def iron_clique(atoms: int) -> str:
+    """Every atom bound to every other: few atoms, very many paths."""
+    molecule = Chem.RWMol()
+    for atom in range(atoms):
+        molecule.AddAtom(Chem.Atom("Fe"))
+        for other in range(atom):
+            molecule.AddBond(atom, other, Chem.BondType.SINGLE)
+    return str(Chem.MolToSmiles(molecule, canonical=False))
+
+
+def test_molecules_too_large_for_a_descriptor_are_unusable_and_cost_no_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ipc takes 23 s for a chain of 900 carbons and Chi4n a minute for 14 atoms, all bound to all."""
+    computed: list[int] = []
+    count = "HeavyAtomCount", lambda m: computed.append(m.GetNumAtoms()) or m.GetNumAtoms()
+    monkeypatch.setattr(rdkit_descriptors, "descList", [count])
+    one = descriptors(["HeavyAtomCount"])
+    assert Chem.MolFromSmiles(iron_clique(14)).GetNumAtoms() == 14
+    for text in ("C" * 900, "C" * 301, iron_clique(9), iron_clique(14)):
+        assert np.isnan(one(Chem.MolFromSmiles(text))).all()
+    assert computed == []
+    # The largest of 41,000 in a public screen (222 atoms, 9,300 walks), ferrocene and C60 are well within.
+    ferrocene = "[Fe]12345678(C9C1C2C3C49)C1C5C6C7C81"
+    for text in ("C" * 300, "C(C)(C)" * 90, iron_clique(8), ferrocene):
+        assert np.isfinite(one(Chem.MolFromSmiles(text))).all()
+
+
+def test_a_molecule_too_large_for_descriptors_is_counted_and_still_has_a_fingerprint() -> None:
+    texts = ["CCO", "C" * 301]
+    section = Descriptors(kind="descriptors", descriptors={"Ipc": Scaling(center=0, scale=1)})
+    assert featurise(table(texts), section).usable.tolist() == [True, False]
+    assert featurise(table(texts), Ecfp(kind="ecfp")).usable.all()
 
 
 def test_an_outlier_is_cut() -> None:
