@@ -206,7 +206,7 @@ def _too_large(molecule: Chem.Mol) -> bool:
         return True
     # A walk of four bonds is two walks of two from the atom in its middle.
     walks_of_two = [sum(n.GetDegree() for n in a.GetNeighbors()) for a in molecule.GetAtoms()]
-    return sum(count * count for count in walks_of_two) > MAX_WALKS
+    return bool(sum(count * count for count in walks_of_two) > MAX_WALKS)
 
 
 def ecfp(section: Ecfp) -> _Compute:

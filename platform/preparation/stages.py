@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from blindsum.platform.features import MAX_SMILES, descriptors, ecfp
-from blindsum.platform.molecules import read_molecule
+from blindsum.platform.molecules import read_molecule, write_molecule
 from blindsum.platform.preparation.recipe import PermutedEcfp, PlainDescriptors, Structures
 
 rdBase.DisableLog("rdApp.*")
@@ -29,6 +30,11 @@ STEPS = 2
 """Raised with every change of what a stage makes of the same text: kept results are then made anew."""
 
 UNPARSABLE, TOO_LARGE, FAILED = "unparsable", "too large", "RDKit failed"
+UNREADABLE_STEREO = "enhanced stereo that RDKit cannot make one of"
+
+
+MAX_STEREO_GROUPS = 12
+"""Up to here RDKit finds one way to write a molecule's stereo groups (in 0.2 s); beyond, it keeps the one given."""
 
 
 class Stage(Protocol):
@@ -54,7 +60,8 @@ def _key(name: str, settings: str) -> str:
 
 
 class Standardise:
-    """SMILES to `structure` (canonical SMILES, null where there is none), `dropped` (why, null where not)
+    """SMILES to `structure` (canonical SMILES; of racemates and other enhanced stereo, canonical CXSMILES;
+    null where there is none), `dropped` (why, null where not)
     and `scaffold` (Bemis-Murcko, flat: stereoisomers are one series; an acyclic molecule's own, flat too)."""
 
     SCHEMA = pa.schema(
@@ -98,11 +105,13 @@ class Standardise:
                 molecule = rdMolStandardize.TautomerEnumerator().Canonicalize(molecule)
             if not said.stereo:
                 Chem.RemoveStereochemistry(molecule)
-            structure = Chem.MolToSmiles(molecule)
+            if said.stereo and _unreadable_stereo(molecule, text):
+                return None, UNREADABLE_STEREO, None
+            structure = write_molecule(molecule)
             again = Chem.MolFromSmiles(structure)
             if again is None or again.GetNumAtoms() == 0:
                 return None, FAILED, None
-            structure = Chem.MolToSmiles(again)
+            structure = write_molecule(again)
             Chem.RemoveStereochemistry(again)
             for atom in again.GetAtoms():
                 atom.SetIsotope(0)
@@ -112,6 +121,19 @@ class Standardise:
         except (ValueError, RuntimeError):  # RDKit's for what it cannot sanitise
             return None, FAILED, None
         return structure, None, scaffold or flat
+
+
+_LABELS, _RACEMIC = re.compile(r"\$.*?\$"), re.compile(r"[|,]r[,|:]")
+
+
+def _unreadable_stereo(molecule: Chem.Mol, text: str) -> bool:
+    """Whether a text's stereo would be read as another's: RDKit leaves out the racemic flag of CXSMILES
+    (`|r|`), and does not bring so many groups into one form."""
+    if len(molecule.GetStereoGroups()) > MAX_STEREO_GROUPS:
+        return True
+    extension = "".join(text.split(maxsplit=1)[1:])
+    flagged = extension.startswith("|") and _RACEMIC.search(_LABELS.sub("", extension))
+    return bool(flagged and "@" in text)
 
 
 class Fingerprints:

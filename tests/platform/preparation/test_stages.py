@@ -14,12 +14,19 @@ from rdkit import Chem
 from blindsum.platform.errors import DataError, JobError, KeyRefused
 from blindsum.platform.preparation import manifest as manifest_module
 from blindsum.platform.preparation.manifest import differences, manifest_of, read_manifest
-from blindsum.platform.preparation.recipe import Recipe, Structures, load_recipe, load_sources
+from blindsum.platform.preparation.recipe import (
+    PermutedEcfp,
+    Recipe,
+    Structures,
+    load_recipe,
+    load_sources,
+)
 from blindsum.platform.preparation.secret import Secret, make_secret, read_secret
 from blindsum.platform.preparation.stages import (
     FAILED,
     TOO_LARGE,
     UNPARSABLE,
+    UNREADABLE_STEREO,
     DescriptorValues,
     Fingerprints,
     Standardise,
@@ -110,6 +117,48 @@ def test_isomers_of_a_molecule_are_one_series() -> None:
     assert len({r["structure"] for r in standard(*texts)}) == 3
     assert len({r["scaffold"] for r in standard(*texts)}) == 1
     assert len({r["scaffold"] for r in standard(r"F/C=C/F", r"F/C=C\F")}) == 1
+
+
+def test_a_racemate_is_neither_of_its_enantiomers_and_lies_in_their_fold() -> None:
+    rows = standard(
+        "C[C@H](O)c1ccccc1 |&1:1|", "C[C@@H](O)c1ccccc1 |&1:1|", "O[C@@H](C)c1ccccc1 |&3:1|",
+        "C[C@H](O)c1ccccc1 |o1:1|", "C[C@H](O)c1ccccc1 |a:1|", "C[C@H](O)c1ccccc1",
+        "C[C@@H](O)c1ccccc1", "CC(O)c1ccccc1",
+    )  # fmt: skip
+    racemates = {row["structure"] for row in rows[:3]}
+    assert racemates == {"C[C@H](O)c1ccccc1 |&1:1|"}
+    assert rows[4]["structure"] == rows[5]["structure"]
+    assert len({row["structure"] for row in rows}) == 5
+    assert {row["scaffold"] for row in rows} == {"c1ccccc1"}
+    assert [standard(str(r["structure"]))[0]["structure"] for r in rows] == [
+        r["structure"] for r in rows
+    ]
+    assert (
+        len({r["structure"] for r in standard(*(str(r["text"]) for r in rows), stereo=False)}) == 1
+    )
+
+
+def test_enhanced_stereo_survives_salts_charges_and_atom_maps_and_settles_meso_forms() -> None:
+    rows = standard(
+        "[Na+].C[C@H](F)C(=O)[O-] |&1:2|", "C[C@@H](F)C(=O)O |&1:1|",
+        "[CH3:1][C@H:2]([F:3])C(=O)O |&1:1|",
+        "O[C@H](Cl)[C@@H](O)Cl |&1:1,3|", "O[C@H](Cl)[C@@H](O)Cl",  # meso: its own mirror image
+        "C[C@H](O)[C@@H](N)C(=O)O |&1:3|", "C[C@H](O)[C@H](N)C(=O)O |&1:3|",
+    )  # fmt: skip
+    found = [row["structure"] for row in rows]
+    assert len(set(found[:3])) == 1 and found[0] is not None
+    assert found[3] == found[4] and found[5] == found[6]
+    chiral = PermutedEcfp(kind="ecfp", bits=64, chirality=True)
+    assert len(Fingerprints(chiral).compute([str(text) for text in found])) == 7
+
+
+def test_stereo_that_would_be_read_as_anothers_is_dropped() -> None:
+    chain = "C" + "[C@H](F)C(C)(C)" * 13 + "Cl"
+    centres = [a.GetIdx() for a in Chem.MolFromSmiles(chain).GetAtoms() if a.HasProp("_CIPCode")]
+    groups = ",".join(f"&{i}:{place}" for i, place in enumerate(centres, 1))
+    rows = standard("C[C@H](O)F |r|", f"{chain} |{groups}|", "CCO |r|", "C[C@H](O)F |$;A,r,B;;$|")
+    assert [r["dropped"] for r in rows] == [UNREADABLE_STEREO, UNREADABLE_STEREO, None, None]
+    assert standard("C[C@H](O)F |r|", stereo=False)[0]["structure"] == "CC(O)F"
 
 
 def test_acyclic_molecules_have_a_fold_of_their_own() -> None:
