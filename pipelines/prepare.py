@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from rich.markup import escape
 from rich.table import Table
 
 from blindsum.infra.ray_session import ray_session
@@ -138,6 +139,7 @@ def show_report(report: Report, as_json: bool = False) -> None:
         *(("", n, f"compounds dropped: {why}") for why, n in report.dropped_compounds.items()),
         ("labels", report.labels, f"of {report.measurements} measurements"),
         *(("", n, f"measurements dropped: {why}") for why, n in report.dropped_measurements.items()),
+        *(("", n, f"of these in {escape(unit)}, which does not convert") for unit, n in report.dropped_units.most_common(10)),
         ("tasks", report.shared_tasks + report.private_tasks,
          f"{report.shared_tasks} shared, {report.private_tasks} of this silo alone"),
         *(("", n, f"tasks: {why}") for why, n in report.dropped_tasks.items()),

@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from blindsum.platform.labels import MAX_SCALED
+from blindsum.platform.preparation.conversion import FAULTS, OTHER_UNIT, converted
 from blindsum.platform.preparation.recipe import AssayTask, Quorum
+from blindsum.platform.preparation.relations import ABOUT
 from blindsum.platform.preparation.tables import Dropped, Tables
 
 
@@ -33,13 +35,32 @@ class Report:
     dropped_compounds: Dropped = field(default_factory=Counter)
     dropped_measurements: Dropped = field(default_factory=Counter)
     dropped_tasks: Dropped = field(default_factory=Counter)
+    dropped_units: Dropped = field(default_factory=Counter)
+    """By unit, how many were in one that does not convert."""
+    rejected: list[pd.DataFrame] = field(default_factory=list, repr=False)
+    """Columns row, assay, reason: measurements whose relation or unit was at fault. Never among the counts."""
 
     def as_dict(self) -> dict[str, Any]:
         """By name; reasons that nothing was dropped for are left out."""
         return {
             name: {k: v for k, v in value.items() if v} if isinstance(value, Counter) else value
             for name, value in vars(self).items()
+            if name != "rejected"
         }
+
+    def reject(self, measured: pd.DataFrame, reason: str) -> None:
+        """Count measurements and note their rows."""
+        self.dropped_measurements[reason] += len(measured)
+        if reason == OTHER_UNIT:
+            self.dropped_units.update(measured["unit"].tolist())
+        if len(measured):
+            self.rejected.append(measured[["row", "assay"]].assign(reason=reason))
+
+    def rejected_rows(self) -> pd.DataFrame:
+        """Each once, in the file's order."""
+        if not self.rejected:
+            return pd.DataFrame(columns=["row", "assay", "reason"])
+        return pd.concat(self.rejected).drop_duplicates().sort_values(["row", "assay"])
 
 
 def structures_of(tables: Tables, standard: pd.DataFrame, report: Report) -> pd.DataFrame:
@@ -72,6 +93,9 @@ def labels_of(
     Args:
         compounds: as `structures_of` gives them.
         shared: names of the tasks that all silos share.
+
+    Raises:
+        DataError: measurements have units, and their task does not say what its numbers are in.
     """
     measured, dropped = tables.measurements, report.dropped_measurements
     report.measurements = len(measured)
@@ -91,6 +115,12 @@ def labels_of(
     )
     measured = measured.merge(feeds, on="assay").merge(_settings(tables.tasks), on="task")
     measured_tasks = set(measured["task"])
+    about = measured["side"].isna()
+    report.reject(measured[about], ABOUT)
+    made = converted(measured[~about].reset_index(drop=True), tables.tasks, set(shared))
+    for reason in FAULTS:
+        report.reject(made.measured[made.reasons == reason], reason)
+    measured = made.measured[made.reasons == ""]
     keep(_credible(measured), "out of the credible range")
     regression = measured["regression"].astype(bool)
     found = pd.concat(
@@ -108,10 +138,11 @@ def labels_of(
 
 def _settings(tasks: dict[str, AssayTask]) -> pd.DataFrame:
     rows = [
-        (name, t.kind == "regression", t.threshold, t.low, t.high, t.center, t.scale)
+        (name, t.kind == "regression", t.threshold, t.low, t.high, t.center, t.scale,
+         -1.0 if t.direction == "low" else 1.0)
         for name, t in tasks.items()
-    ]
-    names = ["task", "regression", "threshold", "low", "high", "center", "scale"]
+    ]  # fmt: skip
+    names = ["task", "regression", "threshold", "low", "high", "center", "scale", "sign"]
     frame = pd.DataFrame(rows, columns=names)
     return frame.astype({name: float for name in names[2:]})
 
@@ -131,7 +162,8 @@ _KEYS = ["task", "structure"]
 
 def _classes(measured: pd.DataFrame, dropped: Dropped) -> pd.DataFrame:
     """0 or 1, where a number and its qualifier say which; one class for each structure, or none."""
-    value, side, threshold = measured["value"], measured["side"], measured["threshold"]
+    sign = measured["sign"]  # with direction low, everything is its own mirror image
+    value, side, threshold = (measured[name] * sign for name in ("value", "side", "threshold"))
     bare = threshold.isna()
     binary = value.isin((0, 1)) & (side == 0)
     dropped["neither 0 nor 1"] += int((bare & ~binary).sum())

@@ -5,6 +5,7 @@ private_tasks.yaml   its own tasks, for `silos.NAME.private_tasks`; only if it h
 data.yaml            the job's data section, the same from every silo
 manifest.json        settings and digests, to compare with other silos; public in the consortium
 report.json          what was dropped and why, in counts
+rejected_rows.csv    rows whose relation or unit was at fault; only if there are some. The silo's alone
 """
 
 from __future__ import annotations
@@ -127,6 +128,9 @@ def write_output(
     }
     if own:
         texts["private_tasks.yaml"] = dump(_plain(as_tasks(own)))
+    rejected = report.rejected_rows()
+    if len(rejected):
+        texts["rejected_rows.csv"] = rejected.to_csv(index=False)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = _opened(folder / "records.parquet.partial")
@@ -138,8 +142,8 @@ def write_output(
                 file.write(text)
         for name in ["records.parquet", *texts]:
             (folder / f"{name}.partial").replace(folder / name)
-        if not own:
-            (folder / "private_tasks.yaml").unlink(missing_ok=True)
+        for name in {"private_tasks.yaml", "rejected_rows.csv"} - set(texts):  # of an earlier run
+            (folder / name).unlink(missing_ok=True)
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise DataError(

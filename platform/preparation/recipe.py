@@ -10,10 +10,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from blindsum.platform.contract import Descriptors, Ecfp, Positive, Section, Task, Tasks
 from blindsum.platform.features import descriptor_scaling
+from blindsum.platform.preparation.units import MOLAR, Unit, canonical, unit_of
 from blindsum.platform.yaml_file import read_section
 
 COMPOUND, FOLD, FINGERPRINT = "compounds", "fold", "fingerprint"
@@ -66,10 +67,25 @@ class Quorum(Section):
     uncensored: int = Field(25, ge=1, description="Of those, measured exactly.")
 
 
+def _spelt(text: str) -> str:
+    """Its one spelling: recipes that mean the same unit have one digest."""
+    if not (found := canonical(text)):
+        raise ValueError("write a unit, such as nM, ug/mL or %")
+    return found
+
+
 class AssayTask(Section):
-    """A task's labels: the measured number or, with a threshold, whether it is at least that."""
+    """A task's labels: the measured number or, with a threshold, whether it is at least that (at most,
+    where direction is low). Every number here is in `unit` or, with a transform, in what that makes."""
 
     kind: Literal["binary", "regression"] = "binary"
+    unit: Annotated[str, AfterValidator(_spelt)] | None = Field(
+        None, description="What numbers are converted to."
+    )
+    transform: Literal["p_molar"] | None = Field(None, description="-log10 of mol/L, as in pIC50.")
+    direction: Literal["high", "low"] = Field(
+        "high", description="With low, 1 stands for numbers up to the threshold."
+    )
     weight: Positive = 1.0
     center: float = Field(0.0, allow_inf_nan=False)
     scale: Positive = 1.0
@@ -85,7 +101,25 @@ class AssayTask(Section):
             raise ValueError("center and scale are of regression tasks")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError("low is above high")
+        if self.direction == "low" and self.threshold is None:
+            raise ValueError("direction is of tasks with a threshold")
+        if self.unit and self.transform:
+            raise ValueError("give unit or transform: p_molar takes any concentration")
+        if (self.unit or self.transform) and not self.numeric:
+            raise ValueError("unit and transform are of regression, or go with a threshold")
         return self
+
+    @property
+    def numeric(self) -> bool:
+        """Whether labels come from numbers; else they are 0 and 1 as they stand."""
+        return self.kind == "regression" or self.threshold is not None
+
+    @property
+    def target(self) -> Unit | None:
+        """What measurements are converted to, before a transform; None where their units do not count."""
+        if self.transform == "p_molar":
+            return MOLAR
+        return unit_of(self.unit) if self.unit else None
 
     def task(self, name: str) -> Task:
         """As the job file has it."""
@@ -114,6 +148,10 @@ class Recipe(Section):
         return self
 
 
+UNITLESS = "none"
+"""In sources, in place of a unit: numbers that have none, such as pIC50."""
+
+
 class Compounds(Section):
     """The structure table: one row for each compound."""
 
@@ -130,6 +168,16 @@ class Activities(Section):
     assay: str = "assay"
     value: str = "value"
     qualifier: str | None = Field(None, description="Column of <, = and >; empty is =.")
+    unit: str | None = Field(None, description="Column of units.")
+    one_unit: str | None = Field(
+        None, description="In place of unit: that of every number; none where they have none."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Activities:
+        if self.unit is not None and self.one_unit is not None:
+            raise ValueError("give unit or one_unit")
+        return self
 
 
 class Wide(Section):
@@ -139,6 +187,14 @@ class Wide(Section):
     smiles: str = "smiles"
     compound: str | None = None
     qualifiers: dict[str, str] = Field({}, description="By assay, the column of <, = and >.")
+    units: dict[str, str] = Field({}, description="By assay, the unit of its numbers, or none.")
+    unit_columns: dict[str, str] = Field({}, description="By assay, the column of its units.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Wide:
+        if set(self.units) & set(self.unit_columns):
+            raise ValueError("an assay stands in units or in unit_columns")
+        return self
 
 
 class Sources(Section):

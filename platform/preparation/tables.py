@@ -5,8 +5,9 @@ Messages name files and columns (of a wide table, columns are assays), and never
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,17 @@ from pydantic import ValidationError
 
 from blindsum.platform.data import read_table
 from blindsum.platform.errors import DataError
-from blindsum.platform.labels import SIDES
 from blindsum.platform.paths import resolve
-from blindsum.platform.preparation.recipe import AssayTask, Recipe, Sources, Wide, doubled
+from blindsum.platform.preparation.recipe import (
+    UNITLESS,
+    AssayTask,
+    Recipe,
+    Sources,
+    Wide,
+    doubled,
+)
+from blindsum.platform.preparation.relations import sides
+from blindsum.platform.preparation.units import canonical
 
 Dropped = Counter[str]
 """How many were dropped, by reason."""
@@ -31,7 +40,9 @@ TEXT, WHOLE, NUMBER = "text", "text or whole numbers", "numbers"
 @dataclass(frozen=True)
 class Tables:
     """`compounds`: columns compound, smiles. `measurements`: compound, assay, value (float64, NaN where
-    missing), side (-1, 0, 1), inclusive (of <= and >=). `tasks`: by name; `of_assay`: which tasks an assay feeds. Private to the silo.
+    missing), side (-1, 0, 1, NaN for about), inclusive (of <= and >=), unit (one spelling, empty where there
+    is none), row (in the file, from 1). `tasks`: by name; `of_assay`: which tasks an assay feeds. Private to
+    the silo.
     """
 
     compounds: pd.DataFrame
@@ -53,8 +64,14 @@ def read_tables(sources: Sources, recipe: Recipe, folder: Path) -> Tables:
     assays = _assays(sources, recipe, folder)
     if sources.wide is not None:
         compounds, measurements = _wide(sources.wide, folder, assays[1])
+        with_units = {a for a, unit in sources.wide.units.items() if unit != UNITLESS}
+        with_units |= set(sources.wide.unit_columns)
     else:
         compounds, measurements = _long(sources, folder)
+        said = sources.activities
+        unit = said and (said.unit or said.one_unit)
+        with_units = set(assays[1]) if unit and unit != UNITLESS else set()
+    _require_units(*assays, set(measurements["assay"]) - with_units)
     if not len(compounds):
         raise DataError("the structure table has no rows", "Check compounds.file.")
     return Tables(compounds, measurements, *assays)
@@ -71,14 +88,20 @@ def _long(sources: Sources, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     path = resolve(measured.file, str(folder))
     wanted = {measured.compound: WHOLE, measured.assay: WHOLE, measured.value: NUMBER}
-    if measured.qualifier:
-        wanted[measured.qualifier] = TEXT
-    table = _columns(path, wanted)
+    for column in (measured.qualifier, measured.unit):
+        if column:
+            wanted[column] = TEXT
+    mend = (
+        "Write activities.unit: {}. If the numbers have no unit, write activities.one_unit: none."
+    )
+    table = _columns(path, wanted, None if measured.unit or measured.one_unit else mend)
+    unit = table[measured.unit] if measured.unit else measured.one_unit
     side = table[measured.qualifier] if measured.qualifier else None
     measurements = pd.DataFrame(
         {
             "compound": _text(table[measured.compound]), "assay": _text(table[measured.assay]),
-            "value": _numbers(table[measured.value]), **_sides(side, len(table), path),
+            "value": _numbers(table[measured.value]), **sides(side, len(table), path),
+            "unit": _units(unit, len(table)), "row": np.arange(1, len(table) + 1),
         }
     )  # fmt: skip
     return compounds, measurements
@@ -90,11 +113,21 @@ def _wide(
     path = resolve(said.file, str(folder))
     wanted = {said.smiles: TEXT, **({said.compound: WHOLE} if said.compound else {})}
     wanted |= dict.fromkeys(of_assay, NUMBER)
-    unknown = set(said.qualifiers) - set(of_assay)
-    if unknown:
-        raise DataError("wide.qualifiers names assays that are not among the columns used")
-    wanted |= dict.fromkeys(said.qualifiers.values(), TEXT)
-    table = _columns(path, wanted)
+    for key, named in (
+        ("qualifiers", said.qualifiers), ("units", said.units), ("unit_columns", said.unit_columns),
+    ):  # fmt: skip
+        if set(named) - set(of_assay):
+            raise DataError(
+                f"wide.{key} names assays that are not among the columns used",
+                "Correct their names, or take them out.",
+            )
+    wanted |= dict.fromkeys([*said.qualifiers.values(), *said.unit_columns.values()], TEXT)
+    mend = (
+        "Write wide.unit_columns: {{ASSAY: {}}}. If the numbers have no unit, write wide.units: "
+        "{{ASSAY: none}} for every assay."
+    )
+    all_said = set(of_assay) <= {*said.units, *said.unit_columns}
+    table = _columns(path, wanted, None if all_said else mend)
     rows = np.arange(len(table)).astype(str)
     name = _text(table[said.compound]) if said.compound else rows
     # Rows are told apart by their number: a compound may stand in several.
@@ -102,9 +135,14 @@ def _wide(
     parts = []
     for assay in of_assay:
         side = table[said.qualifiers[assay]] if assay in said.qualifiers else None
+        column = said.unit_columns.get(assay)
+        unit = table[column] if column else said.units.get(assay)
         part = pd.DataFrame(
-            {"compound": rows, "value": _numbers(table[assay]), **_sides(side, len(table), path)}
-        )
+            {
+                "compound": rows, "value": _numbers(table[assay]), **sides(side, len(table), path),
+                "unit": _units(unit, len(table)), "row": np.arange(1, len(table) + 1),
+            }
+        )  # fmt: skip
         part.insert(1, "assay", assay)
         parts.append(part[part["value"].notna()])
     return compounds, pd.concat(parts, ignore_index=True)
@@ -120,7 +158,7 @@ def _assays(
             raise DataError("there is no task", "Name shared ones in the recipe, or give assays.")
         return tasks, {name: [name] for name in tasks}
     path = resolve(sources.assays, str(folder))
-    table = read_table(path, ("assay", "task", "kind"))
+    table = read_table(path, ("assay", "task", "kind", "unit", "transform", "direction"))
     settings, names = set(AssayTask.model_fields), table.column_names
     if not table.num_rows:
         raise DataError(f"{path.name} has no rows", "Name assays, or leave the assay table out.")
@@ -169,11 +207,14 @@ def _assays(
     return tasks, of_assay
 
 
-def _columns(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
+def _columns(path: Path, wanted: dict[str, str], unit_mend: str | None = None) -> pd.DataFrame:
     """The named columns, each checked for its kind.
 
+    Args:
+        unit_mend: what to do about units in a column that is not named; None where there may be some.
+
     Raises:
-        DataError: unreadable file, missing column, wrong type.
+        DataError: unreadable file, missing column, wrong type, several units that nobody named.
     """
     table = read_table(path, [name for name, kind in wanted.items() if kind != NUMBER])
     for name, expected in wanted.items():
@@ -188,6 +229,8 @@ def _columns(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
             if expected == NUMBER:
                 mend = "Qualifiers such as > go into a column of their own; empty means missing."
             raise DataError(f"{path.name}: column '{name}' is {kind}, expected {expected}", mend)
+    if unit_mend:
+        _refuse_unnamed_units(table, wanted, path, unit_mend)
     chosen = table.select(list(wanted))
     for i, (name, expected) in enumerate(wanted.items()):
         if expected != NUMBER:  # in Arrow: pandas makes floats of whole numbers with gaps
@@ -221,17 +264,39 @@ def _numbers(column: pd.Series) -> np.ndarray:
     return found
 
 
-def _sides(column: pd.Series | None, rows: int, path: Path) -> dict[str, np.ndarray]:
-    if column is None:
-        return {"side": np.zeros(rows), "inclusive": np.zeros(rows, np.bool_)}
-    text = column.fillna("").astype(str).str.strip()
-    said = text.replace({"<=": "<", ">=": ">"})
-    if set(said) - set(SIDES):
-        raise DataError(
-            f"{path.name}: column '{column.name}' has qualifiers other than <, <=, =, >= and >",
-            "Correct them, or leave them empty.",
-        )
-    return {
-        "side": said.map(SIDES).to_numpy(dtype=np.float64),
-        "inclusive": text.isin(("<=", ">=")).to_numpy(),
-    }
+def _units(said: pd.Series | str | None, rows: int) -> Sequence[str]:
+    """One spelling for each row, empty where there is none."""
+    if not isinstance(said, pd.Series):
+        return [canonical(said) if said and said != UNITLESS else ""] * rows
+    text = said.fillna("").astype(str)
+    spelt = {one: canonical(one) for one in text.unique()}
+    return list(text.map(spelt))
+
+
+def _require_units(
+    tasks: dict[str, AssayTask], of_assay: dict[str, list[str]], unitless: set[str]
+) -> None:
+    """Raises DataError: a task's numbers are in a unit, and the sources say none for what feeds it."""
+    for name in (t for assay, names in of_assay.items() if assay in unitless for t in names):
+        if tasks[name].target is not None:
+            raise DataError(
+                f"task '{name}' has a unit or a transform, and by the sources its measurements have no unit",
+                "Write activities.unit (a column) or activities.one_unit; for a wide table, wide.units or "
+                "wide.unit_columns.",
+            )
+
+
+_UNIT_LIKE = re.compile(r"(^|[^a-z])(units?|uom)([^a-z]|$)", re.IGNORECASE)
+
+
+def _refuse_unnamed_units(table: pa.Table, named: Collection[str], path: Path, mend: str) -> None:
+    """Raises DataError: a column that nobody named holds several units. Merged, their numbers are noise."""
+    for name in [n for n in table.column_names if n not in named]:
+        kind = table.schema.field(name).type if table.column_names.count(name) == 1 else pa.null()
+        if not _UNIT_LIKE.search(name) or not _fits(kind, TEXT) or pa.types.is_null(kind):
+            continue
+        if len({canonical(text or "") for text in table[name].unique().to_pylist()} - {""}) > 1:
+            raise DataError(
+                f"{path.name}: column '{name}' holds several units, and the sources do not name it",
+                mend.format(name),
+            )

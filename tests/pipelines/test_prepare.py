@@ -113,6 +113,43 @@ def test_a_job_refuses_a_table_that_was_prepared_otherwise(secret: Path, tmp_pat
         load_data(bare, DataSection.model_validate(content), tmp_path / "r")
 
 
+@pytest.mark.usefixtures("cluster")
+def test_rows_at_fault_are_listed_for_the_silo_and_in_nothing_that_leaves_it(
+    secret: Path, tmp_path: Path
+) -> None:
+    """A ChEMBL export with several units and relations, and a racemate beside its enantiomer."""
+    (tmp_path / "compounds.csv").write_text(
+        "compound,smiles\n1,C[C@H](O)c1ccccc1\n2,C[C@H](O)c1ccccc1 |&1:1|\n3,CCO\n4,[CH3:1][OH:2]\n5,CO\n"
+    )
+    text = f"1,7,100,nM,'='\n2,7,50,uM,=\n3,7,10,uM,>>\n3,7,5,{CANARY},=\n4,7,1,uM,~\n5,7,32.042,ug/mL,\n"
+    (tmp_path / "activities.csv").write_text(
+        f"compound,assay,value,standard_units,standard_relation\n{text}"
+    )
+    recipe, sources, out = (tmp_path / name for name in ("recipe.yaml", "sources.yaml", "out"))
+    recipe.write_text(
+        "features: {kind: ecfp, bits: 64}\ntasks: {'7': {kind: regression, transform: p_molar}}\n"
+        "quorum: {classes: 1, values: 1, uncensored: 1}\n"
+    )
+    told = "compounds: {file: compounds.csv}\nactivities: {file: activities.csv, %s}\n"
+    sources.write_text(told % "unit: standard_units, qualifier: standard_relation")
+    prepare(recipe, sources, secret, out, quiet=True)
+    rows = pyarrow.parquet.read_table(out / "records.parquet").to_pylist()
+    found = {"+".join(row["compounds"]): (round(row["7"], 3), row["7_side"]) for row in rows}
+    assert found == {"1": (7, "="), "2": (4.301, "="), "3": (5, "<"), "4+5": (3, "=")}
+    listed = out / "rejected_rows.csv"
+    assert listed.stat().st_mode & 0o777 == 0o600
+    assert listed.read_text().splitlines() == [
+        "row,assay,reason", "4,7,in a unit that does not convert", "5,7,about a number (~)",
+    ]  # fmt: skip
+    assert json.loads((out / "report.json").read_text())["dropped_units"] == {CANARY: 1}
+    for name in ("data.yaml", "manifest.json"):
+        assert CANARY not in (out / name).read_text() and "row" not in (out / name).read_text()
+    (tmp_path / "activities.csv").write_text("compound,assay,value\n1,7,100\n")
+    sources.write_text(told % "one_unit: nM")
+    prepare(recipe, sources, secret, out, quiet=True)
+    assert not listed.exists()
+
+
 class Fragile(Standardise):
     """Kills its process at one molecule, as RDKit may."""
 

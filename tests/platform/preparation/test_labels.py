@@ -39,7 +39,7 @@ def labels(
         [(n, v, 0, "x", False) for n, v in fill],
         columns=["compound", "value", "side", "assay", "inclusive"],
     )
-    measured = pd.concat([measured, more], ignore_index=True)
+    measured = pd.concat([measured, more], ignore_index=True).assign(unit="", row=1)
     names = sorted(set(measured["compound"]))
     compounds = pd.DataFrame({"compound": names, "structure": names, "name": names})
     tables = Tables(compounds, measured, {"t": task}, {"x": ["t"]})
@@ -68,6 +68,19 @@ def test_at_most_the_threshold_may_be_the_threshold() -> None:
     found, report = labels(AssayTask(threshold=6.0), [("a", 6.0, -1), ("b", 5.9, -1)], None, True)
     assert found == {"b": (0.0, 0.0)}
     assert report.dropped_measurements["on both sides of the threshold"] == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "side", "inclusive", "label"),
+    [(6.0, 0, False, 1), (6.1, 0, False, 0), (5.0, -1, False, 1), (6.0, -1, False, 1),
+     (6.0, 1, False, 0), (6.0, 1, True, None), (6.0, -1, True, 1), (5.0, 1, False, None), (7.0, -1, False, None)],
+)  # fmt: skip
+def test_with_direction_low_one_stands_for_numbers_up_to_the_threshold(
+    value: float, side: int, inclusive: bool, label: float | None
+) -> None:
+    task = AssayTask(threshold=6.0, direction="low")
+    found, _ = labels(task, [("a", value, side)], None, inclusive)
+    assert found.get("a", (None, 0))[0] == label
 
 
 def test_numbers_that_a_job_would_refuse_are_not_credible() -> None:

@@ -1,0 +1,44 @@
+"""Relations of measurements: `<`, `=`, `>` and the other ways in which exports write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from blindsum.platform.errors import DataError
+
+ABOUT = "about a number (~)"
+"""Why a measurement is dropped: it is neither the number nor a bound."""
+
+_BELOW, _EXACT, _ABOVE, _ABOUT = -1.0, 0.0, 1.0, float("nan")
+
+_SIDES = {
+    "": _EXACT, "=": _EXACT, "==": _EXACT,
+    "<": _BELOW, "<<": _BELOW, "<<<": _BELOW, "<=": _BELOW, "=<": _BELOW, "≤": _BELOW,
+    ">": _ABOVE, ">>": _ABOVE, ">>>": _ABOVE, ">=": _ABOVE, "=>": _ABOVE, "≥": _ABOVE,
+    "~": _ABOUT, "≈": _ABOUT, "~=": _ABOUT,
+}  # fmt: skip
+_INCLUSIVE = ("<=", "=<", "≤", ">=", "=>", "≥")
+
+
+def sides(column: pd.Series | None, rows: int, path: Path) -> dict[str, np.ndarray]:
+    """`side`: -1, 0 or 1 where the true value lies below, at or above the number, NaN where it is about
+    the number; `inclusive`: whether a bound may be the value itself. Quotes around a relation are taken off.
+
+    Raises:
+        DataError: a relation is none of those known.
+    """
+    if column is None:
+        return {"side": np.zeros(rows), "inclusive": np.zeros(rows, np.bool_)}
+    text = column.fillna("").astype(str).str.strip().str.strip("'\"").str.strip()
+    if set(text) - set(_SIDES):
+        raise DataError(
+            f"{path.name}: column '{column.name}' has qualifiers other than <, <<, <=, =, >=, >>, > and ~",
+            "Correct them, or leave them empty.",
+        )
+    return {
+        "side": text.map(_SIDES).to_numpy(dtype=np.float64),
+        "inclusive": text.isin(_INCLUSIVE).to_numpy(),
+    }
