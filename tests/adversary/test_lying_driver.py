@@ -149,6 +149,24 @@ def test_consent_and_limit_cannot_be_looked_up_elsewhere(
     assert len(said) == 5 and "has not approved" in said[0].detail["said"]
 
 
+def test_a_machine_acts_under_its_own_names_on_its_own_tables(
+    make_job: MakeJob, machine: Machine, tmp_path: Path
+) -> None:
+    """Also where its owner lets any job in."""
+    machine.write(approved_jobs_only=False)
+    job = owned_job(make_job)
+    assert tried(job.job, folder=str(job.folder)) == "accepted"
+    for name, field, value in (
+        ("alder-2", "name", "alder-2"),
+        ("alder", "data", str(tmp_path / "alder.parquet")),
+        ("alder", "data", "other"),
+        ("alder", "state", str(tmp_path / "elsewhere")),
+    ):
+        content = job.job.model_dump()
+        content["silos"][0][field] = value
+        assert tried(Job(**content), name=name, folder=str(job.folder)) == "refused", field
+
+
 def audit_log(machine: Machine) -> list[Any]:
     from blindsum.actors.vault import open_identity
     from blindsum.platform.audit_log import AuditLog
