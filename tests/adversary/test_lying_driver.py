@@ -1,17 +1,22 @@
 """A driver that lies: about names, paths, jobs and rosters, to silos of the shipped code."""
 
+import importlib
 import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 import pytest
+from typer.testing import CliRunner
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo import Silo
 from blindsum.he.exchange import Exchange
+from blindsum.pipelines.cli import app
 from blindsum.platform.errors import (
     BlindsumError,
     CannotTakePart,
@@ -347,3 +352,68 @@ def test_exact_counts_are_of_all_silos_or_of_none(make_job: MakeJob, noised: boo
     del consortium.silos["cedar"]
     consortium.exchange_keys_anew()
     assert (consortium.round(2).held_out is None) != noised
+
+
+FACTORY = """from torch import nn
+
+def build(features, outputs):
+    return nn.Linear(features, outputs)
+"""
+
+
+@pytest.fixture
+def own_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
+@pytest.mark.usefixtures("own_imports")
+def test_a_factorys_code_is_the_owners_copy(
+    make_job: MakeJob, machine: Machine, tmp_path: Path
+) -> None:
+    """A driver's module of the same name, first on the path, once ran in the silo."""
+    module = tmp_path / "approved_net.py"
+    module.write_text(FACTORY)
+    job_file = owned_job(make_job, "model={kind: factory, factory: 'approved_net:build'}")
+    job_file.path.write_text(job_file.text)
+    done = CliRunner().invoke(app, ["approve", str(job_file.path), "--silo", "alder"])
+    assert done.exit_code == 0 and "approved_net.py, SHA-256" in done.stdout, done.exception
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (evil / "approved_net.py").write_text("raise SystemExit('the driver's code ran')\n")
+    sys.path.insert(0, str(evil))
+    sys.modules.pop("approved_net", None)
+    module.write_text("raise SystemExit('the job folder's code ran')\n")
+    assert tried(job_file.job, folder=str(tmp_path)) == "accepted"
+    assert str(sys.modules["approved_net"].__file__).startswith(str(machine.state))
+    (kept,) = (machine.state / "approved").rglob("approved_net.py")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    kept.write_text(FACTORY + "# changed\n")
+    assert tried(job_file.job, folder=str(tmp_path)) == "refused"
+    last = [e.detail["said"] for e in audit_log(machine) if e.kind == "refused"][-1]
+    assert "is not the one that this silo's owner approved" in last
+    sys.modules.pop("approved_net", None)
+
+
+@pytest.mark.usefixtures("own_imports")
+def test_a_module_beside_the_job_replaces_no_installed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put first on the path, it would."""
+    from blindsum.platform.paths import import_from
+
+    (tmp_path / "wave.py").write_text("planted = True\n")
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    import_from(str(tmp_path))
+    assert not hasattr(importlib.import_module("wave"), "planted")
+
+
+def test_a_silos_process_leaves_no_core_dump() -> None:
+    asked = (
+        "import resource; from blindsum.actors.shell import shell\n"
+        "class One: pass\n"
+        "shell(One)(); print(resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "(0, 0)"
