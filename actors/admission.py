@@ -24,7 +24,7 @@ from blindsum.platform.errors import (
 )
 from blindsum.platform.job import Job
 from blindsum.platform.owner import Owner, find_owner
-from blindsum.platform.paths import SiloPlaces, import_from, require_usable, silo_places
+from blindsum.platform.paths import SiloPlaces, import_from, places_under, require_usable
 
 _OF_THE_SILO = (BudgetExceeded, ConsentError, DataError, LedgerError, ModelError, Unexpected)
 """Errors whose text may tell something of the silo: its paths, columns, limits."""
@@ -58,7 +58,7 @@ class Admission:
         if self.owner:
             # Refusals are noted from here on, those of the name among them.
             self.books = self._open(self.owner.state)
-        places = silo_places(spec.job.silo(spec.name), spec.folder)
+        places = places_under(self.owner, spec.job.silo(spec.name), spec.folder)
         books = self.books = self.books or self._open(places.state)
         books.begin_inspection()
         if self.owner:
@@ -77,7 +77,7 @@ class Admission:
 
     def _ask(self, books: Books, owner: Owner) -> None:
         job = self._spec.job
-        if owner.file.approved_jobs_only or job.privacy.noise == "shared":
+        if asks_for_approval(owner, job):
             self._approval = books.approved()
         if job.privacy.noise == "shared":
             _require_pins(job, self._spec.name)
@@ -101,6 +101,11 @@ class Admission:
         if isinstance(error, _OF_THE_SILO):
             return type(error)("it cannot go on", WHERE, silo=error.silo, round=error.round)
         return error
+
+
+def asks_for_approval(owner: Owner, job: Job) -> bool:
+    """Whether a machine with that owner's file takes part only if its owner approved the job."""
+    return owner.file.approved_jobs_only or job.privacy.noise == "shared"
 
 
 def _require_pins(job: Job, name: str) -> None:

@@ -218,11 +218,9 @@ class Federation:
         fail too."""
         self.retries += 1
         # All that are gone at once: the roster shrinks once a round.
-        gone = (
-            [n for n in self._waiting.dead(self._pending) if n in self._silos]
-            if how.without
-            else []
-        )
+        others = {n: silo for n, silo in self._silos.items() if n not in how.without}
+        pings = {n: silo.ping.remote() for n, silo in others.items()} if how.without else {}
+        gone = self._waiting.dead(pings)
         if len(self._silos) - len({*how.without, *gone}) < self.job.least_silos:
             gone = []
         for name in dict.fromkeys([*how.without, *gone]):
@@ -245,7 +243,7 @@ class Federation:
             self._keys_due = False
 
     def _adapt(self, metrics: Metrics) -> None:
-        """Clip norm and range of the next round, as every silo reckons them."""
+        """Clip norm and range of the next round, as every silo computes them."""
         course = Course(self._range, self._clipping)
         following = next_course(course, self.job, self._first_range, metrics)
         self._range, self._clipping = following.range, following.clipping

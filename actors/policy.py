@@ -1,7 +1,7 @@
 """A silo's own policy: it takes part only in what its job file says, whoever announces it.
 
-What moves between rounds moves by the silo's own reckoning: the roster only shrinks, at most once a
-round, and range and clip norm follow from the metrics' totals that the silo opened itself.
+What changes between rounds is checked against the silo's own state: the roster only shrinks, at most
+once a round, and range and clip norm follow from the metrics' totals that the silo opened itself.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Policy:
 
 
 def next_course(course: Course, job: Job, first_range: float, metrics: Metrics) -> Course:
-    """What every silo and the driver reckon from one round's public figures.
+    """What every silo and the driver compute from one round's public figures.
 
     Args:
         first_range: of the first round.
@@ -111,6 +111,6 @@ def metrics_exchange(update: Exchange, values: int) -> Exchange:
     )  # fmt: skip
 
 
-def _same(announced: float, reckoned: float) -> bool:
+def _same(announced: float, computed: float) -> bool:
     """To the last bits, in which two machines' exponential functions may differ."""
-    return math.isclose(announced, reckoned, rel_tol=1e-9)
+    return math.isclose(announced, computed, rel_tol=1e-9)

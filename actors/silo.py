@@ -23,13 +23,14 @@ import torch
 from blindsum.actors.admission import Admission
 from blindsum.actors.books import Books
 from blindsum.actors.channel import Channel, RayChannel
+from blindsum.actors.digitiser import Digitiser
 from blindsum.actors.door import checked, checked_all, checked_round, checked_spec
 from blindsum.actors.messages import ApplyReport, Inspection, Release, SiloSpec, TrainReport
 from blindsum.actors.policy import Policy, metrics_exchange
 from blindsum.actors.vault import Vault
 from blindsum.he.exchange import Exchange
 from blindsum.he.keys import Agreement, Contribution, Introduction
-from blindsum.he.packing import Integers, quantise, require_finite, square_sum
+from blindsum.he.packing import require_finite, square_sum
 from blindsum.he.parameters import Parameters
 from blindsum.platform.checkpoint import Checkpoint, Checkpoints, set_state, state_of
 from blindsum.platform.data import SiloData, load_data
@@ -52,12 +53,12 @@ from blindsum.platform.models import (
     initial_digest,
     set_parameters,
 )
-from blindsum.platform.privacy import greatest_sum, plan, update_range
+from blindsum.platform.privacy import plan, update_range
 from blindsum.platform.private_head import PrivateHead
-from blindsum.platform.random_source import cryptographic_generator, seeded_generator
+from blindsum.platform.random_source import generator_of
 from blindsum.platform.reach import held_to, honest_reach
 from blindsum.platform.server_optimizer import ServerOptimizer
-from blindsum.platform.shared_noise import noised_integers, require_fine
+from blindsum.platform.shared_noise import require_fine
 from blindsum.platform.training import LocalTrainer
 
 
@@ -112,11 +113,12 @@ class Silo:
         self._model_digest = initial_digest(self._model)
         self._admission.require_weights(self._model_digest)
         self._optimizer = ServerOptimizer(job.server, self._global.size)
-        self._random = self._generator()
+        self._random = generator_of(job, self.name)
         self._trainer = LocalTrainer(
             self._model, self._data.train, job.training, self._plan, self._random,
             record_loss(job.data, own),
         )  # fmt: skip
+        self._digitiser = Digitiser(job, self._plan, self._parameters, self._random)
         self._counting = Counting(job, self._plan, self._data, self._random, own)
         self._head = PrivateHead(self._model, of_run)
         self._checkpoints = Checkpoints(of_run)
@@ -178,14 +180,6 @@ class Silo:
         """
         self._require_joined()
         self._checkpoints.drop()
-
-    def _generator(self) -> np.random.Generator:
-        """Noise and samples. Never from a seed, but in a run that says it is not private."""
-        if self._job.private:
-            return cryptographic_generator()
-        section = self._job.privacy
-        seed = None if section.noise == "none" else section.test_seed
-        return seeded_generator(self._job.seed if seed is None else seed, self.name)
 
     @guarded
     def introduce(self) -> Introduction:
@@ -274,18 +268,7 @@ class Silo:
         trained = time.perf_counter()
         self._tally = Tally(unclipped=self._trainer.unclipped)
         bound = exchange.range or self._range
-
-        def digits(where: slice) -> Integers:
-            if self._plan and self._plan.share:
-                unit = bound / self._parameters.limit
-                cut = greatest_sum(self._job) * exchange.clipping
-                share = self._plan.share * exchange.clipping
-                return noised_integers(update[where], cut, share, unit, self._random)
-            quantised = quantise(update[where], bound, self._parameters, self._random)
-            self._tally.saturated += quantised.saturated
-            self._tally.large += quantised.large
-            return quantised.integers
-
+        digits = self._digitiser.digits(update, exchange, bound, self._tally)
         self._written().sends(exchange)
         sent = self._keyed().send(exchange, digits)
         self._pending = exchange
@@ -367,7 +350,7 @@ class Silo:
         metrics = self._counting.summarise(
             np.concatenate(counts), exchange.round, values, exchange.roster
         )
-        # Every silo opens them and reckons for itself: range and clip norm are nobody's to announce.
+        # Every silo opens them and computes range and clip norm itself: nobody announces them.
         self._policy.follow(metrics)
         self._keep()
         return metrics
@@ -384,6 +367,10 @@ class Silo:
         books = self._admission.books
         vector = self._recent.get(checked_round(round)) if books and books.joined else None
         return None if vector is None else Release(round, vector)
+
+    @ray.method(concurrency_group="release")
+    def ping(self) -> None:
+        """A sign of life, at any time."""
 
     def _undo(self) -> None:
         """Back to the model before the last total, for another attempt of its round."""

@@ -150,7 +150,7 @@ class Vault:
         """
         keys, cipher, channel = self._ready(exchange)
         frames = [frame for one in totals for frame in one]
-        # Metrics have one reader, who sums them again itself.
+        # Metrics are small: every silo sums them again.
         drawn = keys.verifier(exchange.roster, exchange.digest) == self._silo
         if self._verify and (drawn or exchange.purpose == "metrics"):
             sent = (frame for one in uploads for frame in channel.fetch(one))

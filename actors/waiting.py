@@ -15,6 +15,8 @@ from blindsum.actors.answers import fetch
 from blindsum.platform.errors import AggregatorLost, FederationError, SiloLost
 
 POLL_S = 1.0
+DEAD_TOGETHER_S = 3.0
+"""Ray notices a killed process within about 2 s."""
 
 
 class Waiting:
@@ -63,19 +65,23 @@ class Waiting:
             if not done:
                 raise late([names[ref] for ref in waiting], "end the attempt", deadline_s)
 
-    def dead(self, refs: Mapping[str, list[ObjectRef[Any]]]) -> list[str]:
-        """Those of whom a call has ended because their process is gone."""
+    def dead(self, pings: Mapping[str, ObjectRef[Any]]) -> list[str]:
+        """Those whose process is gone, of some that were asked for a sign of life.
+
+        Whoever gives none within DEAD_TOGETHER_S counts as alive: a deadline will tell.
+        """
+        names = {ref: name for name, ref in pings.items()}
+        if not names:
+            return []
+        done, _ = ray.wait(list(names), num_returns=len(names), timeout=DEAD_TOGETHER_S)
         found = []
-        for name, of in refs.items():
-            done, _ = ray.wait(of, num_returns=len(of), timeout=0) if of else ([], [])
-            for ref in done:
-                try:
-                    ray.get(ref)
-                except RayActorError:
-                    found.append(name)
-                    break
-                except RayError:
-                    continue
+        for ref in done:
+            try:
+                ray.get(ref)
+            except RayActorError:
+                found.append(names[ref])
+            except RayError:
+                continue
         return found
 
     def _wait(

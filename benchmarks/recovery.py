@@ -52,7 +52,7 @@ def job_in(folder: Path) -> JobFile:
         "data": {
             "features": {"kind": "columns", "columns": columns},
             "target": {"column": "digit", "classes": list(range(10))},
-            "folds": {"kind": "hash", "column": "id", "salt": "recovery"},
+            "folds": {"kind": "hash", "column": "id", "key": "integer", "salt": "recovery"},
         },
         "model": {"kind": "mlp", "hidden": [256]},
         "training": {

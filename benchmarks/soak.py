@@ -100,7 +100,7 @@ def digits_in(folder: Path, silos: int, rounds: int) -> JobFile:
                 "columns": {f"p{i}": {"center": 8, "scale": 4} for i in range(64)},
             },
             "target": {"column": "digit", "classes": list(range(10))},
-            "folds": {"kind": "hash", "column": "id", "salt": "soak"},
+            "folds": {"kind": "hash", "column": "id", "key": "integer", "salt": "soak"},
         },
         "model": {"kind": "mlp", "hidden": [64]},
         "training": {

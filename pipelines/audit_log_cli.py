@@ -100,6 +100,8 @@ def _table(run: str, events: list[Event]) -> Table:
 
 def _detail(event: Event) -> str:
     said = event.detail
+    if event.kind == "inspected":
+        return f"job {said['job_digest'][:12]}"
     if event.kind == "joined":
         return f"{', '.join(said['roster'])}; job {said['job_digest'][:12]}"
     if event.kind == "charged":

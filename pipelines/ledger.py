@@ -57,17 +57,18 @@ def show(ledger: Ledger) -> None:
     entries = ledger.entries()
     for name in dict.fromkeys(e.job for e in entries if e.job):
         of_job = [e for e in entries if e.job == name]
-        last, charges = of_job[-1], sum(e.kind == "charge" for e in of_job)
-        private = last.kind != "unprotected"
+        charges = sum(e.kind in ("charge", "attempt") for e in of_job)
+        begun = next(e for e in of_job if e.kind in ("reserve", "unprotected"))
+        private = begun.kind == "reserve"
         noised = any(e.kind == "reserve held-out" for e in of_job)
         spent, held_out = (
             f"{max([e.epsilon or 0.0 for e in of_job if e.kind == kind], default=0.0):.4g}"
             for kind in ("charge", "charge held-out")
         )
         jobs.add_row(
-            name, time.strftime("%Y-%m-%d %H:%M", time.gmtime(of_job[0].time)), last.dataset[:12],
+            name, time.strftime("%Y-%m-%d %H:%M", time.gmtime(of_job[0].time)), _table(begun.dataset),
             str(charges), spent if private else "unbounded", held_out if noised else "exact, no bound",
-            f"{last.delta:g}" if private else "",
+            f"{begun.delta:g}" if private else "",
         )  # fmt: skip
     console.print(jobs)
     tables = Table(title="tables, over all jobs", title_justify="left", box=None)
@@ -81,7 +82,11 @@ def show(ledger: Ledger) -> None:
             ledger.lifetime_epsilon(Dataset(dataset), delta),
         )
         tables.add_row(
-            dataset[:12], str(past.jobs), _number(past.epsilon), f"{past.delta:g}", _number(as_one)
+            _table(dataset),
+            str(past.jobs),
+            _number(past.epsilon),
+            f"{past.delta:g}",
+            _number(as_one),
         )
     console.print(tables)
     console.print(
@@ -105,6 +110,11 @@ def set_limit(ledger: Ledger, epsilon: float, delta: float) -> None:
         )
     ledger.set_limit(Limit(epsilon, delta))
     console.print(f"in force for each table in {ledger.path}: epsilon {epsilon:g}, delta {delta:g}")
+
+
+def _table(dataset: str) -> str:
+    """The owner's name for a table, or the beginning of its fingerprint."""
+    return dataset.removeprefix("dataset:") if ":" in dataset else dataset[:12]
 
 
 def _number(value: float) -> str:

@@ -61,7 +61,12 @@ class SiloPlaces:
 
 
 def silo_places(silo: SiloSection, folder: str) -> SiloPlaces:
-    """Where a silo of a job finds what is its own on this machine.
+    """Where a silo of a job finds what is its own on this machine. Raises as `places_under`."""
+    return places_under(find_owner(), silo, folder)
+
+
+def places_under(owner: Owner | None, silo: SiloSection, folder: str) -> SiloPlaces:
+    """The same, under an owner's file that was read already.
 
     Args:
         folder: the job file's. Not looked at where there is an owner's file.
@@ -70,14 +75,13 @@ def silo_places(silo: SiloSection, folder: str) -> SiloPlaces:
         ConsentError: the owner's file does not allow this name, table or state folder, or cannot
             be trusted.
     """
-    owner = find_owner()
+    state = _state_under(owner, silo)
     if owner is None:
         tasks = silo.private_tasks
         return SiloPlaces(
-            None, state_folder(silo), resolve(silo.data, folder),
+            None, state, resolve(silo.data, folder),
             resolve(tasks, folder) if tasks else None, None,
         )  # fmt: skip
-    state = state_folder(silo)
     dataset = owner.dataset(silo.data)
     if (silo.private_tasks is None) != (dataset.private_tasks is None):
         raise ConsentError(
@@ -98,7 +102,11 @@ def state_folder(silo: SiloSection) -> Path:
     Raises:
         ConsentError: the owner's file does not allow that name, or the job names another folder.
     """
-    if owner := find_owner():
+    return _state_under(find_owner(), silo)
+
+
+def _state_under(owner: Owner | None, silo: SiloSection) -> Path:
+    if owner is not None:
         owner.require_name(silo.name)
         if silo.state and Path(silo.state).expanduser().absolute() != owner.state:
             raise ConsentError(

@@ -17,6 +17,8 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from randomgen import AESCounter
 
+from blindsum.platform.job import Job
+
 _BLOCK = 1 << 15  # values drawn at a time: temporaries stay in the cache
 _FRACTION = (1 << 52) - 1  # of an IEEE 754 double
 _ODD_TWO_TO_FOUR = 0x400 << 52 | 1  # the exponent of 2 to 4, and an odd fraction
@@ -32,6 +34,15 @@ def seeded_generator(seed: int, *labels: str | int) -> np.random.Generator:
     """A reproducible generator, for runs without privacy and for stochastic rounding there."""
     text = "\0".join(str(part) for part in (seed, *labels))
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()))
+
+
+def generator_of(job: Job, silo: str) -> np.random.Generator:
+    """A silo's noise and samples. Never from a seed, but in a run that says it is not private."""
+    if job.private:
+        return cryptographic_generator()
+    section = job.privacy
+    seed = None if section.noise == "none" else section.test_seed
+    return seeded_generator(job.seed if seed is None else seed, silo)
 
 
 def normal_blocks(count: int, random: np.random.Generator) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -126,7 +126,7 @@ def cluster() -> Iterator[Any]:
     ray_cluster = Cluster()
     store = 150 * 2**20
     ray_cluster.add_node(
-        num_cpus=2, object_store_memory=store, resources={f"silo:{name}": 1 for name in ("alder", "birch", "elm", "fir", "hazel", "oak")},
+        num_cpus=2, object_store_memory=store, resources={f"silo:{name}": 1 for name in ("alder", "birch", "elm", "fir", "gum", "hazel", "oak")},
         include_dashboard=False,
     )  # fmt: skip
     ray_cluster.add_node(num_cpus=2, object_store_memory=store, resources={"silo:cedar": 1})

@@ -168,7 +168,7 @@ def _show(found: Audit, report: Path, private: Path) -> None:
     )
     if not found.planted:
         console.print(
-            "[bold red]planted weights would be accepted:[/] this machine has no owner's file"
+            "[bold red]planted weights would be accepted:[/] no approval of its owner is asked for"
         )
     for text in found.findings.not_tested:
         console.print(f"not tested: {text}")

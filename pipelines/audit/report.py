@@ -111,7 +111,7 @@ def as_page(found: Audit, run: str) -> str:
         "<h2>A server that plants the first layer</h2>",
         f"<p>This silo refuses it: {html.escape(found.planted)}.</p>"
         if found.planted
-        else "<p class=bad>This silo would accept it: this machine has no owner's file (blindsum "
+        else "<p class=bad>This silo would accept it: no approval of its owner is asked for (blindsum "
         "silo init).</p>",
         "<h2>Every attack</h2>", _all(found.findings.evidence),
         "<h2>What was not tested</h2>",

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from blindsum.actors.admission import asks_for_approval
 from blindsum.actors.books import Books
 from blindsum.he.parameters import Parameters
 from blindsum.infra.ray_session import ray_session
@@ -93,7 +94,7 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
     found.molecules = molecules[0] if molecules else []
     _implementation(found, watcher)
     _cryptography(found, watcher)
-    found.planted = _planted_is_refused(state, job)
+    found.planted = _planted_is_refused(state, job, silo)
     _reconstruction(found, victim, watcher)
     _candidates(found, victim, watcher)
     _generator(found, victim, watcher)
@@ -156,11 +157,12 @@ def _cryptography(found: Audit, watcher: Watcher) -> None:
     watcher.step()
 
 
-def _planted_is_refused(state: Path, job: Job) -> str:
+def _planted_is_refused(state: Path, job: Job, silo: str) -> str:
     """What this very silo says when the job's model comes with other weights; empty: nothing."""
-    if find_owner() is None:
+    owner = find_owner()
+    if owner is None or not asks_for_approval(owner, job):
         return ""
-    books = Books(job, "audit", job.roster[0], state, False)
+    books = Books(job, "audit", silo, state, False)
     try:
         require_weights(books.approved(), "0" * 64)
     except ConsentError as error:

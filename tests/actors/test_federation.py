@@ -6,6 +6,7 @@ import resource
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -209,11 +210,12 @@ def charged(one: Federation, silo: str, tmp_path: Path) -> list[tuple[int, int]]
     return [(e.round, e.attempt) for e in entries if e.kind == "charge"]
 
 
-def killing(fifo: str) -> threading.Thread:
-    """Kills the process that announces itself there."""
+def killing(fifo: str, others: Sequence[int] = ()) -> threading.Thread:
+    """Kills the process that announces itself there, and others with it."""
 
     def watch() -> None:
-        os.kill(int(Path(fifo).read_text()), signal.SIGKILL)
+        for process in {int(Path(fifo).read_text()), *others}:
+            os.kill(process, signal.SIGKILL)
 
     killer = threading.Thread(target=watch, daemon=True)
     killer.start()
@@ -226,9 +228,9 @@ def test_a_run_goes_on_without_whatever_is_lost_down_to_its_quorum(
     """Aggregators before, in and after their sums; silos before training, with everything sent, with the
     total opened, with a full disk, a spoiled
     upload, too slow: each for real, one a round. Every attempt is charged."""
-    names = ("alder", "birch", "cedar", "elm", "fir", "hazel", "oak")
+    names = ("alder", "birch", "cedar", "elm", "fir", "gum", "hazel", "oak")
     for i, name in enumerate(names):
-        rows = breast_cancer.take(np.arange(i * 81, (i + 1) * 81))
+        rows = breast_cancer.take(np.arange(i * 71, (i + 1) * 71))
         pyarrow.parquet.write_table(rows, tmp_path / f"{name}.parquet")
     silos = [
         {"name": n, "data": f"{n}.parquet", "state": str(tmp_path / "state" / n)} for n in names
@@ -243,7 +245,7 @@ def test_a_run_goes_on_without_whatever_is_lost_down_to_its_quorum(
         report = one.run_round(round)
         assert report.attempt == 2 and report.roster == names and not one.lost
     left = list(names)
-    for round, silo, where in ((5, "birch", "train"), (6, "cedar", "upload"), (7, "elm", "apply")):
+    for round, silo, where in ((5, "birch", "train"), (6, "cedar", "upload")):
         ray.get(one._silos[silo].stop_at.remote(round, fifo, where))
         killer = killing(fifo)
         report = one.run_round(round)
@@ -251,6 +253,14 @@ def test_a_run_goes_on_without_whatever_is_lost_down_to_its_quorum(
         left.remove(silo)
         assert report.attempt == 2 and report.roster == one.roster == tuple(left)
         assert one.lost[silo] == round and set(report.epsilon) == set(left)
+    # Two that die together leave together: a roster shrinks once a round.
+    processes = ray.get([one._silos[name].process.remote() for name in ("elm", "gum")])
+    ray.get(one._silos["elm"].stop_at.remote(7, fifo, "apply"))
+    killer = killing(fifo, processes)
+    report = one.run_round(7)
+    killer.join()
+    assert report.attempt == 2 and report.roster == ("alder", "fir", "hazel", "oak")
+    assert one.lost["elm"] == one.lost["gum"] == 7
     ray.get(one._silos["fir"].fill_the_disk.remote())
     report = one.run_round(8)
     assert report.roster == ("alder", "hazel", "oak") and one.lost["fir"] == 8

@@ -17,9 +17,12 @@ from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo import Silo
 from blindsum.he.exchange import Exchange
 from blindsum.pipelines.cli import app
+from blindsum.platform.approval import Approvals
 from blindsum.platform.errors import (
     BlindsumError,
+    BudgetExceeded,
     CannotTakePart,
+    ConsentError,
     FederationError,
     JobError,
 )
@@ -230,6 +233,23 @@ def test_an_approval_is_used_up(
     assert "have used it" in said[0] and "initial weights are not" in said[-1]
 
 
+def test_an_approval_ends(make_job: MakeJob, machine: Machine) -> None:
+    job = owned_job(make_job).job
+    ledger = machine.ledger()
+    clock = [1000.0]
+    approvals = Approvals(ledger, lambda: clock[0])
+    given = approvals.give(job, "ab" * 32, 5, 2000.0)
+    assert approvals.of("run-1", job) == given
+    approvals.use("run-1", job)
+    clock[0] = 2000.0
+    with pytest.raises(ConsentError, match="was for 5 runs until"):
+        approvals.of("run-2", job)
+    assert approvals.of("run-1", job) == given, "a run that began goes on"
+    with pytest.raises(ConsentError, match="of no use"):
+        approvals.give(job, "ab" * 32, 1, 1999.0)
+    ledger.close()
+
+
 def test_two_runs_cannot_share_the_last_approval(
     make_job: MakeJob, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +301,50 @@ def test_shared_noise_needs_every_identity_pinned(make_job: MakeJob, machine: Ma
     tried(pinned.job, folder=str(pinned.folder))
     last = [e.detail["said"] for e in audit_log(machine) if e.kind == "refused"][-1]
     assert "initial weights" in last
+
+
+def test_spend_is_known_under_another_name_for_the_same_records(
+    make_job: MakeJob, machine: Machine, tables: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_file = owned_job(make_job)
+    machine.approve(job_file.job, weights_of(job_file, machine), runs=5)
+    OwnedAlder(job_file, machine, "run-1", monkeypatch).round(1)
+    machine.write(datasets={"renamed": {"path": str(tables["alder"])}}, approved_jobs_only=False)
+    again = make_job("silos.alder.data=renamed", "silos.alder.state=null")
+    monkeypatch.setattr("blindsum.platform.owner.places", lambda: (machine.path,))
+    silo = Silo(spec(again.job, "run-2", folder=str(again.folder)))
+    silo.inspect()
+    books = silo._written()
+    assert books._dataset.name == "dataset:renamed" and "dataset:tumours" in books._dataset
+    assert books.ledger.lifetime(books._dataset).jobs == 1
+
+
+def test_once_a_run_goes_the_text_of_an_error_stays_at_home(
+    make_job: MakeJob, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kind decides how the federation goes on; what it says names paths and limits."""
+    job_file = owned_job(make_job, "training.rounds=1")
+    machine.approve(job_file.job, weights_of(job_file, machine))
+    consortium = OwnedAlder(job_file, machine, "run-1", monkeypatch)
+    consortium.round(1)
+    with pytest.raises(BudgetExceeded) as caught:
+        consortium.silos["alder"].train(consortium.exchange(2))
+    assert str(caught.value).startswith("silo 'alder': it cannot go on. The reason stands in")
+    assert "round 2 would spend epsilon" in audit_log(machine)[-1].detail["said"]
+    inspection = consortium.inspections["alder"]
+    assert (inspection.owned, inspection.ledger, inspection.lifetime) == (True, "", None)
+
+
+def test_the_audit_says_whether_planted_weights_are_refused(
+    make_job: MakeJob, machine: Machine
+) -> None:
+    from blindsum.pipelines.audit.run import _planted_is_refused
+
+    job = owned_job(make_job).job
+    machine.approve(job, "ab" * 32)
+    assert "not those that" in _planted_is_refused(machine.state, job, "alder")
+    machine.write(approved_jobs_only=False)
+    assert _planted_is_refused(machine.state, job, "alder") == ""
 
 
 @pytest.mark.parametrize("change", ["mode", "folder", "link", "yaml", "same"])

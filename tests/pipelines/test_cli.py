@@ -309,6 +309,25 @@ def test_an_owner_approves_the_job_that_was_read(
         assert isinstance(wrong.exception, BlindsumError)
 
 
+def test_a_silos_owner_reads_the_audit_log_and_what_had_no_privacy(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    runner, of_birch = CliRunner(), [str(make_job().path), "--silo", "birch"]
+    Consortium(make_job("privacy={noise: none}"), "run-1").round(1)
+    Consortium(make_job(), "run-2").round(1)
+    with console.capture() as said:
+        shown = runner.invoke(app, ["audit-log", "show", *of_birch], catch_exceptions=False)
+        assert runner.invoke(app, ["audit-log", "verify", *of_birch]).exit_code == 0
+    assert shown.exit_code == 0
+    for part in ("inspected", "joined", "charged", "sent", "no privacy", "every hash"):
+        assert part in said.get()
+    with console.capture() as said:
+        runner.invoke(app, ["ledger", "show", *of_birch], catch_exceptions=False)
+    first, second = (line for line in said.get().splitlines() if line.strip().startswith("run-"))
+    assert "unbounded" in first and "0.0001" not in first
+    assert "unbounded" not in second and "0.0001" in second
+
+
 def test_a_silos_owner_sees_checks_exports_and_limits_the_ledger(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
