@@ -112,7 +112,8 @@ def test_an_interrupted_run_leaves_no_process_nothing_half_written_and_can_go_on
         job_file, fifo = blocking_job(_moved(told, folder, silos), folder)
         runs.append((how, job_file, fifo, start("run", job_file.path)))
     for how, job_file, fifo, process in runs:
-        assert announced(fifo, process)  # returns once a silo is in its second round
+        heard = announced(fifo, process)  # returns once a silo is in its second round
+        assert heard, process.communicate(timeout=60)
         family = psutil.Process(process.pid).children(recursive=True)
         # A terminal's Ctrl-C goes to the whole group, the others to the command alone.
         (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
