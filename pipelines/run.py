@@ -97,6 +97,10 @@ class Run:
         """One line: what came out, at which spend."""
         found = self.held_out()
         reached = found[1].line() if found else "no round was evaluated"
+        if found and found[0] < len(self.reports):
+            reached += (
+                f" after round {found[0]} of {len(self.reports)}, the last that was evaluated"
+            )
         spent = self.epsilon()
         delta = next((plan.delta for plan in self.plans.values() if plan), 0.0)
         privacy = (

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job import Job
 from blindsum.platform.releases import metrics_guarantee
 
@@ -196,7 +197,18 @@ def emit(event: str, **content: Any) -> None:
         stream.write(json.dumps({"event": event, **content}) + "\n")
         stream.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _silence(stream)
+    except OSError as error:
+        _silence(stream)
+        raise BlindsumError(
+            f"the output cannot be written: {os.strerror(error.errno or 0)}",
+            "Make room, or send it elsewhere.",
+        ) from None
+
+
+def _silence(stream: TextIO) -> None:
+    """What is still in the stream's buffer must not fail again when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def plan_figures(plan: Any) -> dict[str, float] | None:
@@ -306,9 +318,16 @@ def size(count: float) -> str:
 
 
 def _lost_line(run: Run, silos: list[str], left: int) -> str:
-    return (
+    job = run.job_file.job
+    said = (
         f"[yellow]lost in round {run.announced}:[/] {', '.join(silos)}; {left} of "
-        f"{len(run.job_file.job.silos)} are left, quorum {run.job_file.job.least_silos}"
+        f"{len(job.silos)} are left, quorum {job.least_silos}"
+    )
+    if left < job.least_silos or (job.privacy.noise != "none" and job.privacy.metrics_epsilon):
+        return said
+    return (
+        f"{said}. Held-out figures stop here: exact counts of fewer silos would show the lost one's "
+        "own. With privacy.metrics_epsilon they go on."
     )
 
 

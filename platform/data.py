@@ -202,7 +202,9 @@ def read_table(path: Path, texts: Collection[str] = ()) -> pa.Table:
     try:
         if path.name.endswith((".csv", ".csv.gz")):
             kinds = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
-            return pyarrow.csv.read_csv(path, convert_options=kinds)
+            table = pyarrow.csv.read_csv(path, convert_options=kinds)
+            _ = table.column_names  # decodes the header: a ValueError where it is not UTF-8
+            return table
         # Not read_table, which makes columns of folder names such as `site=3`.
         with pyarrow.parquet.ParquetFile(path) as file:
             return file.read()

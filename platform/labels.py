@@ -61,7 +61,13 @@ def task_labels(table: pa.Table, tasks: Tasks, path: Path) -> Labels:
     """
     labels = np.zeros((table.num_rows, 2, len(tasks)), np.float32)
     for i, (name, task) in enumerate(tasks.items()):
-        values = table.column(name).cast(pa.float64()).to_numpy().astype(np.float64)
+        try:
+            values = table.column(name).cast(pa.float64()).to_numpy().astype(np.float64)
+        except pa.ArrowException:
+            raise DataError(
+                f"{path.name}: column '{name}' has integers beyond 2^53, which a float cannot hold",
+                "A label of that size is as a rule an identifier: name another column.",
+            ) from None
         known = values[~np.isnan(values)]
         if task.kind == "binary":
             if not np.isin(known, (0.0, 1.0)).all():

@@ -72,7 +72,7 @@ def privacy_statement(
         } | {
             "composition": "all rounds and all attempts of the job, charged before each",
             "over jobs": "each job has its own budget; a limit over jobs holds where the silo's "
-            "owner has set one, for all that has an epsilon (exact held-out counts have none)",
+            "machine has an owner's file and its owner has set one, for all that has an epsilon (exact held-out counts have none)",
             "held-out records": metrics_guarantee(job),
         } | _held_out(job),
         "Utility": {"held-out": utility or "not measured before a run"},

@@ -17,6 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from blindsum.he.identity import Identity
+from blindsum.pipelines import terminal
 from blindsum.pipelines.cli import app
 from blindsum.pipelines.run_log import read_log
 from blindsum.pipelines.terminal import Quiet, console
@@ -157,6 +158,8 @@ def _goes_on(job_file: JobFile, silos: Sequence[psutil.Process]) -> None:
     history = client.get_metric_history(run.run_id, "accuracy")
     # Exact figures stop once a silo is left out: their difference would be cedar's own.
     assert sorted(m.step for m in history) == [1]
+    assert "after round 1 of 3, the last that was evaluated" in run.headline()
+    assert "Held-out figures stop here" in terminal._lost_line(run, ["cedar"], 2)
     for name in ("alder", "birch"):
         entries = ledger_of(job_file.folder / "state" / name, name).entries()
         charges = [(e.round, e.attempt) for e in entries if e.kind == "charge"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blindsum.pipelines import terminal
-from blindsum.platform.errors import LedgerError
+from blindsum.platform.errors import BlindsumError, LedgerError
 from blindsum.platform.paths import require_usable
 
 
@@ -19,6 +19,14 @@ def test_a_reader_that_went_away_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
         for number in range(3):
             terminal.emit("round", round=number)
         assert not stream.closed
+
+
+def test_a_full_disk_behind_the_output_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once "a fault in Blindsum"."""
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr(terminal, "_kept", stream)
+        with pytest.raises(BlindsumError, match="cannot be written: No space left on device"):
+            terminal.emit("check", job="x")
 
 
 def test_events_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,11 +9,12 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from blindsum.platform.contract import DataSection
-from blindsum.platform.data import SiloData, load_data, load_molecules
+from blindsum.platform.contract import DataSection, Task
+from blindsum.platform.data import SiloData, load_data, load_molecules, read_table
 from blindsum.platform.errors import DataError
 from blindsum.platform.features import featurise
 from blindsum.platform.fold import dense
+from blindsum.platform.labels import task_labels
 from tests.conftest import MakeJob
 
 CANARY = "C1CANARY7"
@@ -177,3 +178,19 @@ def test_molecules_stand_in_the_order_of_the_folds(make_job: MakeJob, tmp_path: 
         of_names = dense(featurise(pa.table({"smiles": names}), contract.features).features)
         np.testing.assert_array_equal(of_names, fold.features)
     assert load_molecules(path, make_job().job.data, tmp_path / "rejected") is None
+
+
+def test_a_header_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    """Once a UnicodeDecodeError of ours."""
+    path = tmp_path / "latin.csv"
+    path.write_bytes("durée,patient\n1.0,a\n".encode("latin-1"))
+    with pytest.raises(DataError, match="cannot be read as CSV") as caught:
+        read_table(path)
+    assert "UTF-8" in str(caught.value)
+
+
+def test_a_label_beyond_what_a_float_holds_is_named_and_not_shown(tmp_path: Path) -> None:
+    table = pa.table({"hit": pa.array([0, 2**60 + 1])})
+    with pytest.raises(DataError, match="column 'hit' has integers beyond 2.53") as caught:
+        task_labels(table, {"hit": Task()}, tmp_path / "t.parquet")
+    assert str(2**60 + 1) not in str(caught.value)
