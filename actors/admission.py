@@ -6,6 +6,7 @@ alone, and whoever is refused is told nothing but that. Without one, nobody's co
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from blindsum.actors.books import Books
@@ -62,6 +63,7 @@ class Admission:
         books = self.books = self.books or self._open(places.state)
         books.begin_inspection()
         if self.owner:
+            _require_own_installation()
             self._ask(books, self.owner)
         if self._approval and self._approval.code:
             import_approved(places.state, self._approval.id, self._approval.code)
@@ -101,6 +103,30 @@ class Admission:
         if isinstance(error, _OF_THE_SILO):
             return type(error)("it cannot go on", WHERE, silo=error.silo, round=error.round)
         return error
+
+
+_SHIPPED = "runtime_resources"
+"""Ray unpacks what travels with a job (`working_dir`, `py_modules`, `pip`) into a folder of that name."""
+
+
+def _require_own_installation() -> None:
+    """A silo runs what its owner installed. Ray puts what came with a job ahead of it on the path.
+
+    It catches a driver's mistake: code that is already running here could lie about itself.
+
+    Raises:
+        ConsentError: a module that came with the job was imported.
+    """
+    shipped = sorted(
+        name for name, module in list(sys.modules.items())
+        if _SHIPPED in Path(getattr(module, "__file__", None) or "").parts
+    )  # fmt: skip
+    if shipped:
+        raise ConsentError(
+            f"{len(shipped)} modules that came with the job run in this silo, {shipped[0]} first",
+            "A silo runs its own installation alone: submit with --ship nothing.",
+        )
+    sys.path[:] = [entry for entry in sys.path if _SHIPPED not in Path(entry).parts]
 
 
 def asks_for_approval(owner: Owner, job: Job) -> bool:

@@ -19,6 +19,11 @@ HEAD = "node:__internal_head__"
 ONCE: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
 
 
+def offers_silo(resources: Iterable[str]) -> bool:
+    """Whether a node, or a cluster, with those resources has a silo's own machine in it."""
+    return any(resource.startswith(PREFIX) for resource in resources)
+
+
 def silo_options(roster: Iterable[str], offered: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     """Ray options per silo.
 
@@ -33,7 +38,7 @@ def silo_options(roster: Iterable[str], offered: Mapping[str, float]) -> dict[st
         ClusterError: names the missing resources, at once rather than after a hang.
     """
     names = list(roster)
-    if not any(resource.startswith(PREFIX) for resource in offered):
+    if not offers_silo(offered):
         return {name: dict(ONCE) for name in names}
     missing = [PREFIX + name for name in names if offered.get(PREFIX + name, 0) <= 0]
     if missing:
@@ -56,7 +61,7 @@ def aggregator_options(
     """
     live = [(str(node["NodeID"]), list(node["Resources"])) for node in nodes if node["Alive"]]
     free = sorted(
-        ((id, offers) for id, offers in live if not any(r.startswith(PREFIX) for r in offers)),
+        ((id, offers) for id, offers in live if not offers_silo(offers)),
         key=lambda one: (one[0] != here, one[0]),
     )
     # The resource that Ray gives each node under its address. Ray's own soft affinity was seen to put an
@@ -76,7 +81,7 @@ def driver_place(nodes: Sequence[tuple[bool, str, Iterable[str]]]) -> dict[str, 
     """
     free = [
         (head, address) for head, address, offers in nodes
-        if not any(r.startswith(PREFIX) for r in offers)
+        if not offers_silo(offers)
     ]  # fmt: skip
     if not free or any(head for head, _ in free):
         return None

@@ -1,7 +1,7 @@
 """A job on a Ray cluster, through Ray's job submission.
 
-What travels: the job file, the module of its `model.factory`, and this installation's code as a wheel unless the
-nodes have it. Tables do not: each silo reads its own, on its own node.
+What travels: the job file, the sources of its `model.factory`, and this installation's code as a wheel where no
+node is a silo's own. Tables do not: each silo reads its own, on its own node.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import shlex
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from blindsum.actors.placement import driver_place
+from blindsum.actors.placement import driver_place, offers_silo
+from blindsum.infra.bundle import write_bundle
 from blindsum.infra.wheel import make_wheel, requirements
 from blindsum.platform.errors import ClusterError, JobError
-from blindsum.platform.job import Job
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.paths import SUBMITTED_VARIABLE
 
@@ -34,11 +33,6 @@ Ship = Literal["code", "all", "nothing"]
 
 STOP_WAIT_S = 120
 """How long Ray waits for a stopped job to save its model; Ray's own 3 s would cut that short."""
-
-LEFT_OUT = (
-    ".git", ".gitignore", ".venv", "runs", "state", "silos", "mlartifacts", "*.db", "*.sqlite*", "*.pem",
-)  # fmt: skip
-"""Of a folder that is sent whole: results, states, keys."""
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED_STATUS = 130
@@ -107,14 +101,15 @@ class Cluster:
             self._client: JobSubmissionClient = JobSubmissionClient(address)
 
     def submit(
-        self, job_file: JobFile, *, ship: Ship = "code", with_folder: bool = False,
+        self, job_file: JobFile, *, ship: Ship | None = None, with_folder: bool = False,
         resume: str | None = None, python: str = "python", json: bool = False,
     ) -> Submitted:  # fmt: skip
         """Have the cluster run a job, on a node without a silo where there is one.
 
         Args:
-            ship: see `Ship`.
-            with_folder: send the job's whole folder, tables and all: for simulations.
+            ship: see `Ship`. None is "nothing" where a node offers `silo:NAME`, so that an owner's
+                machine runs what its owner installed, and "code" elsewhere.
+            with_folder: send the tables that the job names, too: for simulations.
             resume: folder of an interrupted run on the driver's node, to go on with.
             python: the nodes' interpreter.
 
@@ -123,12 +118,15 @@ class Cluster:
             ClusterError: Ray refused the job.
         """
         if not with_folder:
-            require_portable(job_file.job)
+            require_portable(job_file)
         command = ["resume", resume] if resume else ["run", job_file.path.name]
         command += ["--address", "auto", "--json" if json else "--lines"]
+        nodes = self._nodes()
+        if ship is None:
+            ship = "nothing" if any(offers_silo(offers) for *_, offers in nodes) else "code"
         number = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + os.urandom(3).hex()
         with tempfile.TemporaryDirectory(prefix="blindsum-") as made, self._explained():
-            folder = _folder(job_file, Path(made), with_folder)
+            folder = write_bundle(job_file, Path(made) / "job", with_tables=with_folder)
             environment: dict[str, Any] = {
                 "working_dir": str(folder),
                 "env_vars": {
@@ -144,7 +142,7 @@ class Cluster:
                 entrypoint=shlex.join([python, "-m", "blindsum", *command]),
                 runtime_env=environment, submission_id=f"{job_file.job.name}-{number}",
                 metadata={"blindsum.job": job_file.job.name},
-                entrypoint_resources=self._driver_node(),
+                entrypoint_resources=driver_place(nodes),
             )  # fmt: skip
         return self.job(found)
 
@@ -193,14 +191,14 @@ class Cluster:
             time.sleep(_POLL_S)
         return found
 
-    def _driver_node(self) -> dict[str, float] | None:
-        """A resource of the node that the driver is to run on: the head, or one without a silo."""
+    def _nodes(self) -> list[tuple[bool, str, dict[str, float]]]:
+        """Of each live node, whether it is the head, its address, and its resources."""
         from ray.util.state import list_nodes
 
-        with _without(*ADDRESSES):
+        with self._explained(), _without(*ADDRESSES):
             nodes = list_nodes(address=self._address, limit=10_000)
         live = [n for n in nodes if n.state == "ALIVE"]
-        return driver_place([(n.is_head_node, n.node_ip, n.resources_total or {}) for n in live])
+        return [(n.is_head_node, n.node_ip, n.resources_total or {}) for n in live]
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -268,22 +266,24 @@ def no_token(address: str) -> ClusterError:
     )
 
 
-def require_portable(job: Job) -> None:
-    """Every silo's table lies on its own node: a path must mean the same there.
+def require_portable(job_file: JobFile) -> None:
+    """Every silo's table lies on its own node: what names it must mean the same there. A path from /
+    or ~ does, and so does the name of a dataset in the owner's file.
 
     Raises:
         JobError: names the silos whose paths do not.
     """
     relative = [
         f"silos.{silo.name}.{key}"
-        for silo in job.silos for key in ("data", "private_tasks")
+        for silo in job_file.job.silos for key in ("data", "private_tasks")
         if (path := getattr(silo, key)) and not path.startswith(("/", "~"))
+        and ("/" in path or (job_file.folder / path).exists())
     ]  # fmt: skip
     if relative:
         raise JobError(
             f"{', '.join(relative)}: a path relative to the job file means nothing on another machine",
-            "Write the path on the silo's own node, from / or ~. To simulate with all tables sent "
-            "along: --with-folder.",
+            "Write the path on the silo's own node, from / or ~, or the dataset's name in the "
+            "owner's file. To simulate with the tables sent along: --with-folder.",
         )
 
 
@@ -295,21 +295,6 @@ def _without(*variables: str) -> Iterator[None]:
         yield
     finally:
         os.environ.update(kept)
-
-
-def _folder(job_file: JobFile, made: Path, whole: bool) -> Path:
-    folder = made / "job"
-    made.mkdir(parents=True, exist_ok=True)
-    if whole:
-        shutil.copytree(job_file.folder, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    else:
-        folder.mkdir()
-        factory = getattr(job_file.job.model, "factory", None)
-        module = job_file.folder / f"{str(factory).partition(':')[0]}.py"
-        if factory and module.is_file():
-            shutil.copy(module, folder)
-    (folder / job_file.path.name).write_text(job_file.text, encoding="utf-8")
-    return folder
 
 
 def _submitted(found: Any) -> Submitted:

@@ -32,6 +32,7 @@ from blindsum.platform.job_file import JobFile
 from blindsum.platform.labels import load_private_tasks
 from blindsum.platform.losses import record_loss
 from blindsum.platform.metrics import Counting, Tally
+from blindsum.platform.mlflow_uri import sqlite_file
 from blindsum.platform.models import build_model, get_parameters, set_parameters
 from blindsum.platform.paths import import_from, silo_places, state_folder
 from blindsum.platform.privacy import PrivacyPlan, plan
@@ -84,7 +85,7 @@ def baseline(
     started, job = time.monotonic(), job_file.job
     if silo is not None and arm == "pooled":
         raise JobError("pooled is of all silos' records", "Leave out --silo, or take local.")
-    if job.tracking.uri and not job.tracking.uri.startswith("sqlite:") and not publish:
+    if job.tracking.uri and not sqlite_file(job.tracking.uri) and not publish:
         raise JobError(
             "this job's MLflow is a server, and a baseline's exact figures are for who owns the records",
             "Give --set tracking.uri=sqlite:////path/to/mlflow.db, or --publish to leave them there.",

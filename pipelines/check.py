@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from shlex import quote
 
 from rich.table import Table
 
@@ -153,7 +154,9 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         )
     console.print(f"held-out metrics: {metrics_guarantee(job)}")
     show_warnings(found)
-    console.print(f"\n[bold]{job_file.path.name} would run.[/]  blindsum run {job_file.path}")
+    console.print(
+        f"\n[bold]{job_file.path.name} would run.[/]  blindsum run {quote(str(job_file.path))}"
+    )
 
 
 def _lifetime(inspection: Inspection) -> dict[str, object]:

@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -125,7 +126,7 @@ def init(
         raise JobError(f"{path} is there already", "Name another file.") from None
     except OSError as error:
         raise JobError(f"{path} cannot be written: {error.strerror}") from None
-    typer.echo(f"wrote {path}; edit it, then: blindsum check {path}", err=True)
+    typer.echo(f"wrote {path}; edit it, then: blindsum check {quote(str(path))}", err=True)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from scipy import stats
 
 from blindsum.platform.errors import JobError, TrackingError
 from blindsum.platform.job_file import JobFile
+from blindsum.platform.mlflow_uri import open_client, sqlite_file
 from blindsum.platform.paths import state_folder
 from blindsum.platform.tracking import tracking_uri
 
@@ -128,15 +129,14 @@ def compare(job_file: JobFile, experiment: str | None, names: Sequence[str]) -> 
 
 
 def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(job_file)
-    path = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not path.exists():  # MLflow would make an empty one
+    path = sqlite_file(uri)
+    if path and not path.exists():  # MLflow would make an empty one
         raise TrackingError(f"there is no MLflow database {path}", "Run the job first.")
     try:
-        client = mlflow.MlflowClient(uri)
+        client = open_client(uri)
         found = client.get_experiment_by_name(experiment)
         runs = (
             client.search_runs(

@@ -28,6 +28,7 @@ from blindsum.pipelines.page import PAGE, embedded
 from blindsum.pipelines.terminal import console, emit, size
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job_file import JobFile
+from blindsum.platform.mlflow_uri import sqlite_uri
 from blindsum.platform.paths import state_folder
 from blindsum.platform.tracking import Tracker
 
@@ -82,7 +83,8 @@ def run_compare(
     show(comparison)
     console.print(f"page: {path}", soft_wrap=True)
     if own_mlflow:
-        console.print(f"figures by task, for {silo} alone: sqlite:///{own_mlflow}", soft_wrap=True)
+        uri = sqlite_uri(own_mlflow)
+        console.print(f"figures by task, for {silo} alone: {uri}", soft_wrap=True)
     if failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {failure}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from blindsum.pipelines.compare import Trial
 from blindsum.platform.errors import TrackingError
+from blindsum.platform.mlflow_uri import open_client, sqlite_uri
 
 
 def keep_by_task(state: Path, experiment: str, trials: Sequence[Trial]) -> Path | None:
@@ -23,7 +24,6 @@ def keep_by_task(state: Path, experiment: str, trials: Sequence[Trial]) -> Path 
     Raises:
         TrackingError: it cannot be written.
     """
-    import mlflow
     from mlflow.entities import Metric
     from mlflow.exceptions import MlflowException
 
@@ -33,12 +33,12 @@ def keep_by_task(state: Path, experiment: str, trials: Sequence[Trial]) -> Path 
     path = state / "mlflow.db"
     path.touch(mode=0o600)
     try:
-        client = mlflow.MlflowClient(f"sqlite:///{path}")
+        client = open_client(sqlite_uri(path))
         known = client.get_experiment_by_name(experiment)
         of = (
             known.experiment_id
             if known
-            else client.create_experiment(experiment, str(state / "mlartifacts"))
+            else client.create_experiment(experiment, (state / "mlartifacts").as_uri())
         )
         there = {run.info.run_name for run in client.search_runs([of], max_results=5000)}
         for trial in found:

@@ -42,8 +42,12 @@ def submit(
     ca: CaOption = None,
     set_: SetOption = None,
     ship: Annotated[
-        str, typer.Option(metavar="code|all|nothing", help="What of Blindsum the nodes lack.")
-    ] = "code",
+        str | None,
+        typer.Option(
+            metavar="code|all|nothing",
+            help="What of Blindsum the nodes lack. Default: code; nothing where a node offers silo:NAME.",
+        ),
+    ] = None,
     with_folder: Annotated[
         bool, typer.Option("--with-folder", help="Simulation: send the tables to all nodes, too.")
     ] = False,
@@ -55,14 +59,14 @@ def submit(
     json: JsonOption = False,
 ) -> None:
     """Run a job on a Ray cluster, through Ray's job submission; ends with the job's exit status."""
-    if ship not in ("code", "all", "nothing"):
+    if ship not in (None, "code", "all", "nothing"):
         raise JobError(f"there is no --ship {ship!r}", "Take code, all or nothing.")
     if resume and set_:
         raise JobError("--set has no effect on a run that goes on", "Its job is the one it began.")
     job_file = load_job(job, set_ or [])
     cluster = _cluster(address, ca)
     found = cluster.submit(
-        job_file, ship=cast("Ship", ship), with_folder=with_folder, resume=resume, python=python,
+        job_file, ship=cast("Ship | None", ship), with_folder=with_folder, resume=resume, python=python,
         json=json,
     )  # fmt: skip
     if no_wait:

@@ -24,6 +24,7 @@ from blindsum.pipelines.terminal import console
 from blindsum.pipelines.train import train
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job_file import JobFile, load_job
+from blindsum.platform.mlflow_uri import open_client
 from blindsum.platform.tracking import tracking_uri
 
 Arm = Literal["federated", "local", "pooled"]
@@ -216,10 +217,8 @@ def _opened(job_file: JobFile, digest: str) -> tuple[str, set[str]]:
     tracker = Tracker(job_file, f"{job_file.job.name}-sweep-{digest[:6]}", {TAG: "parent"})
     link = tracker.ready()
     tracker.finish("FINISHED", "a sweep's parent", {})
-    import mlflow
-
     uri = tracking_uri(job_file)
-    client = mlflow.MlflowClient(uri)
+    client = open_client(uri)
     experiment = client.get_experiment_by_name(link.experiment)
     runs = client.search_runs(
         [experiment.experiment_id], "attributes.status = 'FINISHED'", max_results=5000
@@ -228,7 +227,5 @@ def _opened(job_file: JobFile, digest: str) -> tuple[str, set[str]]:
 
 
 def _closed(job_file: JobFile, parent: str, well: bool) -> None:
-    import mlflow
-
     uri = tracking_uri(job_file)
-    mlflow.MlflowClient(uri).set_terminated(parent, "FINISHED" if well else "FAILED")
+    open_client(uri).set_terminated(parent, "FINISHED" if well else "FAILED")

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, Group
@@ -219,7 +220,7 @@ def plan_figures(plan: Any) -> dict[str, float] | None:
 def show_end(run: Run) -> None:
     """The closing summary: what came out, where it is, what to type next."""
     if run.run_id and run.status != "FINISHED":
-        console.print(f"go on with it: blindsum resume {run.folder}", soft_wrap=True)
+        console.print(f"go on with it: blindsum resume {quote(str(run.folder))}", soft_wrap=True)
     if not run.reports:
         return  # nothing came out: the error says it all
     job = run.job_file.job
@@ -270,7 +271,9 @@ def show_end(run: Run) -> None:
         console.print("\nLook at it, and compare it with other runs:")
         beside = Path(sys.executable).with_name("mlflow")
         mlflow = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
-        console.print(Text(f"  {mlflow} ui --backend-store-uri {run.tracking_uri}"), soft_wrap=True)
+        console.print(
+            Text(f"  {mlflow} ui --backend-store-uri {quote(run.tracking_uri)}"), soft_wrap=True
+        )
 
 
 @contextmanager

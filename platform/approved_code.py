@@ -27,7 +27,7 @@ def imported_from(folder: Path, build: Callable[[], Any], module: str) -> dict[s
     """Call `build`, and give the SHA-256 of every file that it imported from the job's folder.
 
     Args:
-        module: the factory's; recorded as installed where it lies elsewhere.
+        module: the factory's; where it lies elsewhere, its whole package is recorded as installed.
     """
     before = set(sys.modules)
     build()
@@ -39,7 +39,7 @@ def imported_from(folder: Path, build: Callable[[], Any], module: str) -> dict[s
         if path and mine and (name not in before or name == module) and name != "__main__":
             found[str(path.relative_to(root))] = _digest(path)
     if not found and (path := _source(sys.modules.get(module))):
-        found[INSTALLED + module] = _digest(path)
+        found[INSTALLED + module] = _package_digest(path, module)
     return found
 
 
@@ -86,7 +86,10 @@ def import_approved(state: Path, approval: str, code: Mapping[str, str]) -> None
         else:
             path = folder / name
             names.add(Path(name).parts[0].removesuffix(".py"))
-        if path is None or not path.is_file() or _digest(path) != digest:
+        intact = path is not None and path.is_file() and digest == (
+            _package_digest(path.resolve(), module) if name.startswith(INSTALLED) else _digest(path)
+        )  # fmt: skip
+        if not intact:
             raise ConsentError(
                 f"the code of model.factory ({module}) is not the one that this silo's owner approved",
                 "Read it, and approve the job again: blindsum approve JOB --silo NAME.",
@@ -118,6 +121,19 @@ def _kept(state: Path, approval: str) -> Path:
 def _source(module: ModuleType | None) -> Path | None:
     file = getattr(module, "__file__", None)
     return Path(file).resolve() if file and str(file).endswith(".py") else None
+
+
+def _package_digest(path: Path, module: str) -> str:
+    """SHA-256 over every source file of the package that an installed module is of: what the factory
+    does may stand in any of them."""
+    if "." not in module and path.name != "__init__.py":
+        return _digest(path)
+    depth = module.count(".") + (path.name == "__init__.py")
+    root = path.parents[depth - 1]
+    outer = hashlib.sha256()
+    for one in sorted(root.rglob("*.py")):
+        outer.update(f"{one.relative_to(root)} {_digest(one)}\n".encode())
+    return outer.hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -116,10 +116,11 @@ def _state_under(owner: Owner | None, silo: SiloSection) -> Path:
         return owner.state
     if silo.state:
         return Path(silo.state).expanduser().absolute()
-    return _home() / "silos" / silo.name
+    return home_folder() / "silos" / silo.name
 
 
-def _home() -> Path:
+def home_folder() -> Path:
+    """Where what is nobody's in particular lies on this machine: BLINDSUM_HOME, or else ~/.blindsum."""
     home = Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".blindsum")
     return home.expanduser().absolute()
 
@@ -129,7 +130,7 @@ def results_folder(folder: Path) -> Path:
     submitted job in the home of who runs it, since its own folder does not outlive it."""
     if said := os.environ.get(RESULTS_VARIABLE):
         return Path(said).expanduser().absolute()
-    return _home() if SUBMITTED_VARIABLE in os.environ else folder
+    return home_folder() if SUBMITTED_VARIABLE in os.environ else folder
 
 
 def import_from(folder: str) -> None:

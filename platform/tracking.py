@@ -25,6 +25,7 @@ from urllib.parse import urlsplit, urlunsplit
 from blindsum.platform.errors import TrackingError
 from blindsum.platform.job import Job
 from blindsum.platform.job_file import JobFile
+from blindsum.platform.mlflow_uri import open_client, sqlite_file, sqlite_uri
 from blindsum.platform.paths import results_folder
 from blindsum.platform.privacy import describe
 from blindsum.platform.releases import metrics_guarantee
@@ -52,7 +53,7 @@ def tracking_uri(job_file: JobFile) -> str:
     """Where a job's figures go: what it says, or else a SQLite file with its results."""
     if said := job_file.job.tracking.uri:
         return said
-    return f"sqlite:///{results_folder(job_file.folder) / 'mlflow.db'}"
+    return sqlite_uri(results_folder(job_file.folder) / "mlflow.db")
 
 
 class Tracker:
@@ -183,16 +184,15 @@ class Tracker:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        import mlflow
         from mlflow.entities import Param, RunTag
 
         # After the import, which sets levels of its own.
         for name in ("mlflow", "alembic", "urllib3"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
-        if path := self.uri.removeprefix("sqlite:///") if self.uri.startswith("sqlite:///") else "":
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._client = mlflow.MlflowClient(self.uri)
+        if path := sqlite_file(self.uri):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._client = open_client(self.uri)
         job = self._file.job
         name = job.tracking.experiment or job.name
         if self._resumed:
@@ -326,8 +326,8 @@ def code_commit() -> str | None:
 
 def _artifacts(uri: str) -> str | None:
     """Beside a SQLite file; a server decides for itself."""
-    path = uri.removeprefix("sqlite:///")
-    return str(Path(path).absolute().parent / "mlartifacts") if path != uri else None
+    path = sqlite_file(uri)
+    return (path.absolute().parent / "mlartifacts").as_uri() if path else None
 
 
 def _unreachable(error: Exception) -> bool:

@@ -425,13 +425,6 @@ def build(features, outputs):
 """
 
 
-@pytest.fixture
-def own_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-
-
 @pytest.mark.usefixtures("own_imports")
 def test_a_factorys_code_is_the_owners_copy(
     make_job: MakeJob, machine: Machine, tmp_path: Path

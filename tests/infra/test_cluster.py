@@ -103,7 +103,7 @@ def where(lan: Lan) -> dict[str, set[str]]:
 
 def started(lan: Lan, job: Path, *options: str) -> str:
     """Submit without waiting; the job's id."""
-    done = blindsum("submit", job, "--address", lan.jobs, "--no-wait", *options)
+    done = blindsum("submit", job, "--address", lan.jobs, "--ship", "code", "--no-wait", *options)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -197,7 +197,9 @@ def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops
         known |= {6379, 8265, 10001, 44217, 44227} if name == "head" else set()
         assert lan.listening(name) <= known
 
-    done = blindsum("submit", told, "--address", lan.jobs, "--json", "--resume", folder)
+    done = blindsum(
+        "submit", told, "--address", lan.jobs, "--ship", "code", "--json", "--resume", folder
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines() if line[:8] == '{"event"']
     end = events[-1]
@@ -279,10 +281,14 @@ def test_a_silo_without_a_node_is_named_at_once_behind_a_proxy_that_is_verified(
         address = f"https://127.0.0.1:{proxy.server_address[1]}"
         done = blindsum("job", "list", "--address", address)
         assert done.returncode == 1 and "has no certificate that holds here" in done.stderr
-        done = blindsum("submit", path, "--address", address, "--ca", certificate / "ca.crt")
+        submit = "submit", path, "--address", address, "--ca", certificate / "ca.crt"
+        done = blindsum(*submit, "--ship", "code")
         assert done.returncode == 1, done.stderr
         assert "error: no live node offers silo:oak" in done.stdout
         assert "Traceback" not in done.stdout
+        # by default nothing is shipped to silos' own machines, and these have no Blindsum
+        done = blindsum(*submit)
+        assert done.returncode == 1 and "No module named blindsum" in done.stdout
         unknown = "job", "status", "another", "--address", address, "--ca", certificate / "ca.crt"
         assert "knows no such job" in blindsum(*unknown).stderr
         proxy.shutdown()

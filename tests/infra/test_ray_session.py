@@ -1,10 +1,17 @@
 """Joining a cluster: what does not fit is said at once, where Ray would try for minutes."""
 
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
-from blindsum.infra.ray_session import _require_listener
+from blindsum.infra.ray_session import _private_folder, _require_listener
 from blindsum.platform.errors import ClusterError
 
 
@@ -16,3 +23,48 @@ def test_tls_on_one_side_alone_is_said_at_once(
     monkeypatch.setenv("RAY_USE_TLS", "1")
     with pytest.raises(ClusterError, match="does not speak TLS, and RAY_USE_TLS is set here"):
         _require_listener(cluster.address)
+
+
+def test_what_ray_writes_of_a_run_lies_in_the_users_own_folder_and_goes_with_it(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silos' logs and spilled objects among it: Ray's default place is open to every user."""
+    asked = (
+        "import os, stat, sys, ray\n"
+        "from pathlib import Path\n"
+        "from blindsum.infra.ray_session import ray_session\n"
+        "with ray_session(None):\n"
+        "    worker = Path(ray._private.worker._global_node.get_session_dir_path())\n"
+        "    home = next(p for p in worker.parents if p.name.startswith(f'ray-{os.getuid()}-'))\n"
+        "    print(home.parent, oct(stat.S_IMODE(home.stat().st_mode)))\n"
+        "print(home.exists())\n"
+    )
+    home, elsewhere = tempfile.mkdtemp(prefix="b", dir="/tmp"), str(tmp_path_factory.mktemp("t"))
+    done = subprocess.run(
+        [sys.executable, "-c", asked], check=True, capture_output=True, text=True,
+        env=os.environ | {"BLINDSUM_HOME": home, "TMPDIR": elsewhere},
+    )  # fmt: skip
+    os.rmdir(home)
+    assert done.stdout.split() == [home, "0o700", "False"]
+    # Ray's sockets would not fit below this one
+    monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path_factory.mktemp("a-home-with-a-long-name")))
+    made = Path(_private_folder())
+    made.rmdir()
+    assert made.parent == Path("/tmp")
+
+
+def test_an_address_that_means_a_silent_port_is_named_with_what_it_means(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray takes this machine's own address for 127.0.0.1, and waited for minutes."""
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    monkeypatch.setattr(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setattr(ray._private.worker, "_global_node", None)
+    with socket.create_server(("127.0.0.1", 0)) as loopback:
+        port = loopback.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", "auto"):
+            monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+            with pytest.raises(
+                ClusterError, match="which .* means here.*listens on 127.0.0.1 alone"
+            ):
+                _require_listener(address)

@@ -11,17 +11,15 @@ import pytest
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
-from blindsum.infra.submission import Cluster, _folder, refusal, require_portable
+from blindsum.infra.bundle import write_bundle
+from blindsum.infra.submission import Cluster, refusal, require_portable
 from blindsum.infra.wheel import digest_of, make_wheel, requirements
 from blindsum.pipelines.cli import app
 from blindsum.pipelines.run_log import RunLog, read_log
 from blindsum.platform.errors import ClusterError, JobError
+from blindsum.platform.job_file import JobFile, load_job
 from blindsum.platform.paths import results_folder
-from tests.conftest import MakeJob
-
-FACTORY = (
-    "import torch\n\ndef make(features, outputs):\n    return torch.nn.Linear(features, outputs)\n"
-)
+from tests.conftest import SILOS, MakeJob
 
 
 def test_the_wheel_is_this_code_needs_nothing_and_is_named_by_its_content(tmp_path: Path) -> None:
@@ -72,22 +70,71 @@ def test_what_is_needed_is_pinned_as_it_is_here() -> None:
     assert all("==" in pin and "+" not in pin and "@" not in pin for pin in pins)
 
 
-def test_a_job_travels_without_tables_unless_it_is_a_simulation(
-    make_job: MakeJob, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    made = tmp_path_factory.mktemp("sent")
+def sent(job_file: JobFile, folder: Path, *, with_tables: bool) -> set[str]:
+    """What travels, relative to the folder it arrives in."""
+    made = write_bundle(job_file, folder, with_tables=with_tables)
+    assert (made / "job.yaml").read_text() == job_file.text
+    return {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def crowded(make_job: MakeJob) -> JobFile:
+    """A job whose folder holds what people keep beside a job: helpers, keys, results."""
+    job_file = make_job("privacy={noise: none}", "model={kind: factory, factory: own.net:make}")
+    sources = {
+        "own/__init__.py": "", "own/net.py": "import torch\nfrom . import parts\nimport helper\n",
+        "own/parts.py": "from own.deep.er import x\n", "own/deep/er.py": "x = 1\n",
+        "helper.py": "import os\n", "unrelated.py": "", "own/unused.py": "",
+    }  # fmt: skip
+    others = (
+        ".env", "secret", "token", "tls/ca.key", "state/alder/identity.pem", "runs/one/model.pt",
+        "mlflow.db", "another.parquet", ".git/config",
+    )  # fmt: skip
+    for name in (*sources, *others):
+        path = job_file.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(sources.get(name, "x"))
+    return job_file
+
+
+SOURCES = {"own/__init__.py", "own/net.py", "own/parts.py", "own/deep/er.py", "helper.py"}
+TABLES = {"alder.parquet", "birch.parquet", "cedar.parquet"}
+
+
+def test_nothing_travels_but_what_the_job_names(crowded: JobFile, tmp_path: Path) -> None:
+    assert sent(crowded, tmp_path / "a" / "job", with_tables=False) == {"job.yaml", *SOURCES}
+    assert sent(crowded, tmp_path / "b" / "job", with_tables=True) == {
+        "job.yaml", *SOURCES, *TABLES,
+    }  # fmt: skip
+
+
+def test_tables_are_sent_from_the_jobs_own_folder_alone(make_job: MakeJob, tmp_path: Path) -> None:
+    job_file = make_job()
+    (job_file.folder / "birch.parquet").unlink()
+    outside = job_file.path.read_text().replace("alder.parquet", "../alder.parquet")
+    job_file.path.write_text(outside)
+    with pytest.raises(JobError, match=r"silos\.alder\.data, silos\.birch\.data: no such file"):
+        write_bundle(load_job(job_file.path), tmp_path / "sent" / "job", with_tables=True)
+
+
+def test_a_factory_that_cannot_be_read_is_named(make_job: MakeJob, tmp_path: Path) -> None:
     job_file = make_job("privacy={noise: none}", "model={kind: factory, factory: own:make}")
-    (job_file.folder / "own.py").write_text(FACTORY)
-    sent = _folder(job_file, made / "without", whole=False)
-    assert sorted(p.name for p in sent.iterdir()) == ["job.yaml", "own.py"]
-    assert (sent / "job.yaml").read_text() == job_file.text
-    whole = _folder(job_file, made / "with", whole=True)
-    assert {"job.yaml", "own.py", "alder.parquet"} <= {p.name for p in whole.iterdir()}
+    (job_file.folder / "own.py").write_text("def make(:\n")
+    with pytest.raises(JobError, match=r"own\.py of model\.factory is not readable Python"):
+        write_bundle(job_file, tmp_path / "sent" / "job", with_tables=False)
 
 
 def test_paths_that_mean_nothing_elsewhere_are_refused(make_job: MakeJob) -> None:
     with pytest.raises(JobError, match="silos.alder.data, silos.birch.data, silos.cedar.data"):
-        require_portable(make_job().job)
+        require_portable(make_job())
+
+
+def test_a_datasets_name_in_the_owners_file_means_the_same_on_its_node(make_job: MakeJob) -> None:
+    job_file = make_job()
+    for name in SILOS:
+        (job_file.folder / f"{name}.parquet").unlink()
+    job_file.path.write_text(job_file.path.read_text().replace(".parquet", ""))
+    require_portable(load_job(job_file.path))
 
 
 @pytest.mark.parametrize(
@@ -127,20 +174,6 @@ def test_a_submitted_run_that_goes_on_takes_the_files_it_brought(
     monkeypatch.setenv("BLINDSUM_SUBMITTED", "1")
     found = read_log(here / "run").job_file
     assert found.folder == here and found.job.training.rounds == 9
-
-
-def test_keys_and_results_are_left_out_of_a_folder_that_is_sent_whole(
-    make_job: MakeJob, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    job_file = make_job()
-    for name in ("state/alder/identity.pem", "runs/one/model.pt", "mlflow.db", "other.pem"):
-        path = job_file.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    sent = _folder(job_file, tmp_path_factory.mktemp("sent"), whole=True)
-    assert {p.name for p in sent.rglob("*") if p.is_file()} == {
-        "job.yaml", "alder.parquet", "birch.parquet", "cedar.parquet",
-    }  # fmt: skip
 
 
 def test_who_cannot_reach_a_cluster_is_told_why(tmp_path: Path, make_job: MakeJob) -> None:
