@@ -1,10 +1,17 @@
-"""Uploads and totals as Arrow IPC streams: typed, signed, and nothing else.
+"""Uploads and totals as plain bytes: typed, signed, and nothing else.
 
-A frame is one part of an upload or of a total: a record batch with a row for each ciphertext,
-its chunk index and its bytes, and a JSON header in the schema's metadata. The header of
-an upload is under its silo's signature and holds the digest of the chunks, so that a frame is
-checked whole before any of it is added, and `Receipt`, header and signature, proves to anyone
-what a silo sent.
+A frame is one part of an upload or of a total:
+
+    8 bytes    "blindsum"
+    4 bytes    format, uint32, little-endian
+    4 bytes    length of the head, uint32, little-endian
+    head       JSON (UTF-8), padded with blanks so that the chunks begin at a multiple of 64
+    chunks     the ciphertexts of the part, in order
+
+The header of an upload is under its silo's signature and holds the digest of the chunks, so that a
+frame is checked whole before any of it is added, and `Receipt`, header and signature, proves to
+anyone what a silo sent. Frames were Arrow streams once: Arrow 25 ends the process on some that are
+malformed, so that whoever may send one could end an aggregator (tests/fuzz).
 
 A total is not signed: its masks cancel for the sum over the whole roster and for nothing
 else, and whoever wants to know that nothing was added to it sums the uploads again
@@ -15,10 +22,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import struct
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,9 +36,14 @@ from blindsum.he.exchange import PART_CHUNKS, Exchange, Part
 from blindsum.he.identity import Identity, verify
 from blindsum.platform.errors import KeyRefused, UploadRefused
 
-_HEADER = b"blindsum"
-_FORMAT = 4
+_FORMAT = 5
 _TOTAL = "total"
+_PREFIX = struct.Struct("<8sII")
+_MAGIC = b"blindsum"
+_ALIGNED = 64
+
+_MAX_HEAD = 1 << 16
+"""Bytes of a head, at most: roster, signature, padding."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ def write_upload(
     """Frame and sign one part of a silo's upload, uint8 [part.chunks, bytes]."""
     header = Header.of(exchange, part.index, silo, _digest(chunks))
     signature = identity.sign(header.signed_content())
-    return _write({"header": asdict(header), "signature": signature.hex()}, part, chunks)
+    return _write({"header": asdict(header), "signature": signature.hex()}, chunks)
 
 
 def read_upload(frame: pa.Buffer, exchange: Exchange, identities: Mapping[str, bytes]) -> Upload:
@@ -147,7 +158,7 @@ def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str,
 
 def write_total(exchange: Exchange, part: Part, chunks: Chunks) -> pa.Buffer:
     """Frame one part of the sum, uint8 [part.chunks, bytes]."""
-    return _write({_TOTAL: exchange.digest.hex(), "part": part.index}, part, chunks)
+    return _write({_TOTAL: exchange.digest.hex(), "part": part.index}, chunks)
 
 
 def read_total(frame: pa.Buffer, exchange: Exchange, part: Part) -> Chunks:
@@ -172,109 +183,71 @@ def _receipt(metadata: Mapping[str, Any]) -> Receipt:
         raise UploadRefused("an upload without a complete signed header") from None
 
 
-def _schema(chunk: int) -> pa.Schema:
-    return pa.schema(
-        [
-            pa.field("index", pa.int32(), nullable=False),
-            pa.field("chunk", pa.binary(chunk), nullable=False),
-        ]
-    )
+def _head(metadata: Mapping[str, Any]) -> bytes:
+    text = json.dumps(metadata).encode()
+    return text + b" " * (-(_PREFIX.size + len(text)) % _ALIGNED)
 
 
-def _write(metadata: Mapping[str, Any], part: Part, chunks: Chunks) -> pa.Buffer:
-    rows, size = chunks.shape
-    schema = _schema(size).with_metadata({_HEADER: json.dumps(metadata).encode()})
-    content = pa.py_buffer(np.ascontiguousarray(chunks))
-    batch = pa.record_batch(
-        [
-            pa.array(np.arange(part.first, part.first + rows, dtype=np.int32)),
-            pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), rows, [None, content]),
-        ],
-        schema=schema,
-    )
-    buffer = pa.allocate_buffer(_size(schema, batch))  # at once: a growing one copies again
-    with pa.FixedSizeBufferWriter(buffer) as sink, pa.ipc.new_stream(sink, schema) as writer:
-        writer.write_batch(batch)
+def _write(metadata: Mapping[str, Any], chunks: Chunks) -> pa.Buffer:
+    head = _PREFIX.pack(_MAGIC, _FORMAT, len(_head(metadata))) + _head(metadata)
+    buffer = pa.allocate_buffer(len(head) + chunks.nbytes)
+    content = np.frombuffer(buffer, np.uint8)
+    content[: len(head)] = np.frombuffer(head, np.uint8)
+    content[len(head) :] = chunks.reshape(-1)
     return buffer
 
 
-def _size(schema: pa.Schema, batch: pa.RecordBatch) -> int:
-    counting = pa.MockOutputStream()
-    with pa.ipc.new_stream(counting, schema) as writer:
-        writer.write_batch(batch)
-    return int(counting.size())
-
-
 class _Frame:
-    """A frame whose schema and metadata were read, and nothing else yet.
+    """A frame whose head was read, and nothing else yet.
 
-    The body is taken only if it has the size and layout that this module writes for the rows
-    that are due: a compressed one could unfold to any size, and what follows could be anything.
+    Args:
+        chunk: bytes of one ciphertext.
 
     Raises:
-        UploadRefused: the frame is larger than any part, or of another schema.
+        UploadRefused: the frame is larger than any part, or its head is not as `_write` makes it.
     """
 
     def __init__(self, frame: pa.Buffer, chunk: int) -> None:
         self._chunk = chunk
         if not isinstance(frame, pa.Buffer):
             raise UploadRefused("something came that is not a frame")
-        if frame.size > PART_CHUNKS * (chunk + 8) + _MAX_HEAD:
+        if frame.size > PART_CHUNKS * chunk + _PREFIX.size + _MAX_HEAD:
             raise UploadRefused(f"a frame of {frame.size} bytes, larger than any part")
-        with _malformed():
-            self._stream = pa.BufferReader(frame)
-            schema = pa.ipc.read_schema(pa.ipc.read_message(self._stream))
-            metadata = json.loads((schema.metadata or {})[_HEADER])
-        if not schema.equals(_schema(chunk)) or not isinstance(metadata, dict):
+        self._content = np.frombuffer(frame, np.uint8) if frame.size else np.zeros(0, np.uint8)
+        self._start, self.metadata = self._read_head()
+
+    def _read_head(self) -> tuple[int, dict[str, Any]]:
+        prefix = self._content[: _PREFIX.size].tobytes()
+        magic, format, size = _PREFIX.unpack(prefix.ljust(_PREFIX.size, b"\0"))
+        if magic != _MAGIC or size > _MAX_HEAD:
+            raise UploadRefused("something came that is not a frame of ciphertexts")
+        if format != _FORMAT:
             raise UploadRefused(
-                "a frame of another schema", "Its ciphertexts are not of this job's parameters."
+                f"a frame of format {format} came in place of {_FORMAT}",
+                "All silos must run the same version of blindsum.",
             )
-        self._schema, self.metadata = schema, metadata
+        start = _PREFIX.size + size
+        head = self._content[_PREFIX.size : start].tobytes()
+        try:
+            metadata = json.loads(head)
+        except RecursionError:
+            raise UploadRefused("a frame whose head is nested too deep") from None
+        except ValueError:
+            raise UploadRefused("a frame whose head cannot be read") from None
+        if not isinstance(metadata, dict) or _head(metadata) != head:
+            raise UploadRefused("a frame whose head is not written as it is due")
+        return start, metadata
 
     def chunks(self, part: Part, what: str) -> Chunks:
         """The chunks of that part, a view into the frame.
 
         Raises:
-            UploadRefused: the body is not exactly those chunks in order.
+            UploadRefused: the frame does not hold exactly so many bytes.
         """
-        with _malformed():
-            message = pa.ipc.read_message(self._stream)
-            rest = self._stream.read()
-        head, size = _layout(part.chunks, self._chunk)
-        if message.metadata.to_pybytes() != head or message.body.size != size or rest != _END:
-            raise UploadRefused(f"{what} is not exactly its {part.chunks} chunks and their indices")
-        with _malformed():
-            batch = pa.ipc.read_record_batch(message, self._schema)
-        indices, column = batch.columns
-        if not np.array_equal(indices.to_numpy(), np.arange(part.first, part.first + part.chunks)):
-            raise UploadRefused(f"the chunks of {what} are not those from {part.first} in order")
-        return np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, self._chunk)
-
-
-_MAX_HEAD = 1 << 16
-"""Bytes of a frame beside its chunks and their indices, at most: roster, signature, padding."""
-
-_END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream
-
-
-@lru_cache(maxsize=256)
-def _layout(rows: int, chunk: int) -> tuple[bytes, int]:
-    """Metadata and size of the body of a batch of that many rows, as `_write` makes it."""
-    chunks = np.zeros((rows, chunk), np.uint8)
-    stream = pa.BufferReader(_write({}, Part(0, 0, rows), chunks))
-    pa.ipc.read_message(stream)
-    message = pa.ipc.read_message(stream)
-    return message.metadata.to_pybytes(), message.body.size
-
-
-@contextmanager
-def _malformed() -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError, EOFError, StopIteration, KeyError, ValueError, TypeError):
-        raise UploadRefused("a frame that is not a complete Arrow stream of ciphertexts") from None
-    except RecursionError:
-        raise UploadRefused("a frame whose header is nested too deep") from None
+        body = self._content[self._start :]
+        if body.size != part.chunks * self._chunk:
+            raise UploadRefused(f"{what} is not exactly its {part.chunks} chunks")
+        return body.reshape(part.chunks, self._chunk)
 
 
 def _digest(chunks: Chunks) -> str:

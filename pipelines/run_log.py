@@ -19,7 +19,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from pydantic import TypeAdapter
 
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job import Job
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from blindsum.actors.round_report import RoundReport
 
 NAME = "rounds.jsonl"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,8 @@ def read_log(folder: Path) -> Kept:
 
     try:
         lines = (folder / NAME).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise _unreadable(folder) from None
     except OSError:
         raise JobError(
             f"there is no run to go on with in {folder}",
@@ -137,14 +142,18 @@ def read_log(folder: Path) -> Kept:
         job = parse_section(text, path.name, Job, "job", "").section
         rounds = [line for line in content[1:] if "report" in line]
         reports = [_report(line) for line in rounds]
-        at = Standing(**rounds[-1]["standing"]) if rounds else Standing()
+        at = _built(Standing, rounds[-1]["standing"]) if rounds else Standing()
         figures = {line["report"]["round"]: line["figures"] for line in rounds}
         return Kept(
             content[0]["run"], folder, JobFile(job, path, text), content[0]["mlflow_run"], reports,
             figures, at, any("ended" in line for line in content),
         )  # fmt: skip
-    except (IndexError, KeyError, TypeError):
-        raise JobError(f"{folder / NAME} cannot be read", "Start a new run.") from None
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError):
+        raise _unreadable(folder) from None
+
+
+def _unreadable(folder: Path) -> JobError:
+    return JobError(f"{folder / NAME} cannot be read", "Start a new run.")
 
 
 def _found(path: Path) -> Path:
@@ -156,7 +165,7 @@ def _found(path: Path) -> Path:
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -171,7 +180,12 @@ def _report(line: dict[str, Any]) -> RoundReport:
     kinds: dict[str, Any] = {"HeldOut": HeldOut, "TaskFigures": TaskFigures}
     metrics = dict(said["metrics"])
     if metrics["held_out"] is not None:
-        metrics["held_out"] = kinds[line["held_out"]](**metrics["held_out"])
+        metrics["held_out"] = _built(kinds[line["held_out"]], metrics["held_out"])
     known = {field.name for field in dataclasses.fields(RoundReport)}
     fields = {name: value for name, value in said.items() if name in known}
-    return RoundReport(**fields | {"metrics": Metrics(**metrics), "roster": tuple(said["roster"])})
+    return _built(RoundReport, fields | {"metrics": _built(Metrics, metrics)})
+
+
+def _built(kind: type[T], said: dict[str, Any]) -> T:
+    """Raises ValueError (of which pydantic's is one) where a field is missing or of another type."""
+    return TypeAdapter(kind).validate_python(said)

@@ -253,9 +253,12 @@ class Chain:
         """SQLite's and the disk's errors in a reader's words."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+            # SQLite quotes what it chokes on, and that need not be text.
+            quoting = isinstance(error, UnicodeDecodeError)
             raise LedgerError(
-                f"the {self._called} {self._path} cannot be used: {error}",
+                f"the {self._called} {self._path} cannot be used: "
+                f"{'its content is damaged' if quoting else error}",
                 "Check that the disk has room and the folder is writable, and that the file is "
                 f"this silo's {self._called}. Without it nothing is trained or sent.",
             ) from None

@@ -223,4 +223,5 @@ def ecfp(section: Ecfp) -> _Compute:
 
 
 def _scaled(values: npt.NDArray[np.float64], scaling: Scaling) -> npt.NDArray[np.float64]:
-    return np.clip((values - scaling.center) / scaling.scale, -CLIP, CLIP)
+    with np.errstate(over="ignore"):  # infinity is beyond CLIP like any other number
+        return np.clip((values - scaling.center) / scaling.scale, -CLIP, CLIP)

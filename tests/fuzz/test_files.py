@@ -1,0 +1,169 @@
+"""Files that a disk, an editor or a stranger changed: one message of ours, no value in it, nothing lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from blindsum.actors.messages import Standing
+from blindsum.actors.round_report import RoundReport
+from blindsum.he.identity import Identity
+from blindsum.pipelines.run_log import RunLog, read_log
+from blindsum.platform.audit_log import AuditLog
+from blindsum.platform.checkpoint import Checkpoint, Checkpoints
+from blindsum.platform.data import load_data
+from blindsum.platform.job_file import load_job
+from blindsum.platform.labels import read_private_tasks
+from blindsum.platform.ledger import Ledger
+from blindsum.platform.lifetime import Limit
+from blindsum.platform.metrics import Metrics
+from blindsum.platform.owner import OwnerFile
+from blindsum.platform.preparation.recipe import load_recipe, load_sources
+from blindsum.platform.yaml_file import read_section
+from tests.conftest import MakeJob
+from tests.fuzz.mutation import COUNT, mutants, said_of
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "csv.gz"])
+def test_tables(kind: str, make_job: MakeJob, tmp_path: Path) -> None:
+    contract = make_job().job.data
+    table = pyarrow.parquet.read_table(tmp_path / "alder.parquet").slice(0, 60)
+    # values that would be known again in a message
+    radius = pa.array(np.linspace(7.123456, 8.654321, table.num_rows))
+    table = table.set_column(table.column_names.index("mean_radius"), "mean_radius", radius)
+    path, rejects = tmp_path / f"mutant.{kind}", tmp_path / "rejected_rows.txt"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        with (
+            pa.CompressedOutputStream(path, "gzip") if kind == "csv.gz" else path.open("wb") as file
+        ):
+            pyarrow.csv.write_csv(table, file)
+    content, read = path.read_bytes(), 0
+    known = {repr(value) for value in radius.to_pylist()}
+    for mutant in mutants(content):
+        path.write_bytes(mutant)
+        said = said_of(lambda: load_data(path, contract, rejects))
+        read += said is None
+        assert said is None or not any(value in said for value in known), said
+        assert path.read_bytes() == mutant
+    assert read, "some changes do no harm"
+
+
+def test_jobs(make_job: MakeJob, tmp_path: Path) -> None:
+    content = make_job().path.read_bytes()
+    path = tmp_path / "mutant.yaml"
+    for mutant in mutants(content):
+        path.write_bytes(mutant)
+        said_of(lambda: load_job(path))
+        assert path.read_bytes() == mutant
+
+
+OWNER = b"""names: [alder]
+state: /srv/blindsum/alder
+datasets:
+  solubility: {path: /data/solubility.parquet, private_tasks: /data/own.yaml}
+approved_jobs_only: true
+"""
+
+
+def test_owners_files(tmp_path: Path) -> None:
+    path = tmp_path / "silo.yaml"
+    for mutant in mutants(OWNER):
+        path.write_bytes(mutant)
+        said_of(lambda: read_section(path, OwnerFile, "owner's file", ""))
+
+
+TASKS = b"""assay_a: {kind: binary}
+assay_b: {kind: regression, center: 5.0, scale: 1.5}
+"""
+
+
+def test_private_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    for mutant in mutants(TASKS):
+        path.write_bytes(mutant)
+        said = said_of(lambda: read_private_tasks(path, {"known"}))
+        assert said is None or "assay" not in said
+
+
+PREPARE = Path(__file__).parents[2] / "examples/assays/prepare"
+
+
+def test_recipes_and_sources(tmp_path: Path) -> None:
+    path = tmp_path / "mutant.yaml"
+    for example, read in (("recipe.yaml", load_recipe), ("alder.yaml", load_sources)):
+        for mutant in mutants((PREPARE / example).read_bytes(), COUNT // 2):
+            path.write_bytes(mutant)
+            said_of(lambda read=read: read(path))  # type: ignore[misc]
+
+
+def test_run_logs(make_job: MakeJob, tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run", "run", make_job())
+    log.open("mlflow-run")
+    metrics = Metrics(0.0, 0.01, None, None)
+    log.round(
+        RoundReport(
+            1, 1, 0.5, metrics, "d" * 64, {"alder": 1.0}, 10, 10, 0.1, {"train": 0.1},
+            ("alder", "birch", "cedar"),
+        ),
+        {"accuracy": 0.9}, Standing(1, "d" * 64, 0.5),
+    )  # fmt: skip
+    log.close()
+    (path,) = (tmp_path / "run").glob("*.jsonl")
+    for mutant in mutants(path.read_bytes()):
+        path.write_bytes(mutant)
+        said_of(lambda: read_log(path.parent))
+        assert path.read_bytes() == mutant
+
+
+def test_checkpoints(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path / "run")
+    kept.write(Checkpoint(3, np.ones(8, np.float32), (np.ones(8),), (), None, 1.0, 1.0))
+    path = tmp_path / "run" / "round-3.state"
+    content = path.read_bytes()
+    for mutant in mutants(content):
+        path.write_bytes(mutant)
+        if mutant != content:
+            assert kept.rounds() == {}
+            assert said_of(lambda: kept.read(3))
+
+
+@pytest.mark.parametrize("kind", ["ledger", "audit"])
+def test_chains(kind: str, tmp_path: Path) -> None:
+    """What opens has every entry that it had, or a beginning of them: never other ones."""
+    identity = Identity(tmp_path / "identity.pem")
+    path = tmp_path / f"{kind}.sqlite"
+
+    def entries(number: int = 0) -> list[Any]:
+        """All entries, after so many more."""
+        found: list[Any]
+        if kind == "ledger":
+            ledger = Ledger(path, "alder", identity)
+            for i in range(number):
+                ledger.set_limit(Limit(9.0 + i, 1e-4))
+            found = ledger.entries()
+            ledger.close()
+            return found
+        log = AuditLog(path, "alder", identity)
+        for i in range(number):
+            log.note("inspected", f"run-{i}", digest="d" * 64)
+        found = log.events()
+        log.close()
+        return found
+
+    expected = entries(4)
+    content = path.read_bytes()
+    for mutant in mutants(content):
+        for beside in tmp_path.glob(f"{kind}.sqlite-*"):
+            beside.unlink()
+        path.write_bytes(mutant)
+        found: list[Any] = []
+        if said_of(lambda found=found: found.extend(entries())) is None:  # type: ignore[misc]
+            assert found == expected[: len(found)]
