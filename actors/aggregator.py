@@ -12,9 +12,9 @@ import ray
 from blindsum.actors.channel import shard
 from blindsum.actors.messages import AddReport, TotalReport
 from blindsum.actors.shell import shell
-from blindsum.he.cipher import Adder, adder
 from blindsum.he.exchange import Exchange, Part
-from blindsum.he.wire import Receipt, read_upload, write_total
+from blindsum.he.upload import Sum
+from blindsum.he.wire import Receipt, read_upload
 from blindsum.platform.errors import BlindsumError, FederationError, UploadRefused, guarded
 from blindsum.platform.structured_log import Log
 
@@ -66,7 +66,7 @@ class Aggregator:
             )
         self._last = now
         self._exchange = exchange
-        self._adder: Adder = adder(exchange.parameters)
+        self._sum = Sum(exchange)
         self._receipts: dict[tuple[str, int], Receipt] = {}
         self._frames = []
         self._add_s = 0.0
@@ -88,7 +88,7 @@ class Aggregator:
             raise UploadRefused(
                 f"silo '{upload.silo}' has sent part {upload.part.index} to this sum already"
             )
-        self._adder.add(upload.part.first, upload.chunks)
+        self._sum.add(upload)
         self._receipts[key] = upload.receipt
         if self._keep:
             self._frames.append(frame)
@@ -122,10 +122,7 @@ class Aggregator:
         ]
         if missing:
             raise UploadRefused(f"no valid upload came from {', '.join(missing)}")
-        frames = [
-            write_total(exchange, part, self._adder.total(part.first, part.chunks))
-            for part in parts
-        ]
+        frames = [self._sum.frame(part) for part in parts]
         size = sum(frame.size for frame in frames)
         report = TotalReport(exchange.roster, size, self._add_s, time.perf_counter() - started)
         self._say("added", bytes_down=size)

@@ -99,6 +99,7 @@ class Federation:
         self._charged: dict[int, int] = {}
         self._pending: dict[str, list[ObjectRef[Any]]] = {}
         self._keys_due = False
+        self._keeps = job.encryption.verify == "keep"
         self.retries = 0  # attempts beyond each round's first: charged, and without a model
 
     @property
@@ -174,7 +175,7 @@ class Federation:
             here = ray.get_runtime_context().get_node_id()
             options = aggregator_options(of, ray.nodes(), here)  # type: ignore[no-untyped-call]
             self._aggregators = [
-                self._aggregator_actor.options(**one).remote(index, of, self.job.encryption.verify)
+                self._aggregator_actor.options(**one).remote(index, of, self._keeps)
                 for index, one in enumerate(options)
             ]
         introductions = self._told("introduce", "introduce themselves")
@@ -344,12 +345,12 @@ class Federation:
         following: Exchange | None,
     ) -> tuple[dict[str, ObjectRef[Any]], list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Have the aggregators close a sum once all silos have sent; returns references to
-        their reports, to the total's frames, and to the uploads where those are verified."""
+        their reports, to the total's frames, and to the uploads where those are kept."""
         pairs = self._of_aggregators("total", exchange, following, *sending.values())
         reports = {name: report for name, (report, _) in pairs.items()}
         totals = [frames for _, frames in pairs.values()]
         uploads: list[ObjectRef[Any]] = []
-        if self.job.encryption.verify:
+        if self._keeps:
             uploads = list(self._of_aggregators("uploads", *reports.values()).values())
         return reports, totals, uploads
 

@@ -52,7 +52,10 @@ def recovery(
     """
     failures[type(error).__name__] += 1
     if isinstance(error, TotalRefused):
-        return Recovery(keys=True) if failures["TotalRefused"] <= MOST_REFUSED else None
+        if failures["TotalRefused"] <= MOST_REFUSED:
+            return Recovery(keys=True)
+        error.mend = "It happened again under new keys: an aggregator alters sums. End this run."
+        return None
     if isinstance(error, AggregatorLost):
         again = failures["AggregatorLost"] <= MOST_AGGREGATORS
         return Recovery(keys=True, aggregators=True) if again else None

@@ -193,7 +193,7 @@ class Silo:
             pins = {silo.name: silo.identity for silo in job.silos if silo.identity}
             self._vault = Vault(
                 self._spec.run, self._terms, self.name, self._policy.allows_roster, self._parameters,
-                identity, pins, job.encryption.verify,
+                identity, pins, job.encryption.verify == "keep",
             )  # fmt: skip
         return self._vault.introduce()
 
@@ -257,6 +257,7 @@ class Silo:
         self._policy.require(exchange, "update", self._global.size, self._model_digest)
         if exchange.round != self._round + 1:
             raise FederationError(f"round {exchange.round} was announced after {self._round}")
+        self._keyed().require(exchange)  # before anything is charged
         self._last_attempt = (exchange.round, exchange.attempt)
         self._policy.takes(exchange)
         self._head.at(exchange.round)
@@ -287,20 +288,20 @@ class Silo:
 
         Args:
             counts: the metrics exchange that follows.
-            uploads: references to the frames that each aggregator got, where totals are
-                verified; empty otherwise.
+            uploads: references to the frames that each aggregator got, where they are kept;
+                empty otherwise.
             totals: the total's frames, from each aggregator.
 
         Raises:
-            TotalRefused: the total is no sum of one upload of each silo; this silo's keys are
-                given up with it.
-            UploadRefused: this silo summed the uploads again, and found another total.
+            TotalRefused: the total is not the sum of one upload of each silo; this silo's keys
+                are given up with it.
         """
         if checked(exchange, Exchange) != self._pending:
             raise FederationError("received a total for an exchange that this silo took no part in")
         counts = checked(counts, Exchange)
         self._pending = None
         started = time.perf_counter()
+        stood = self._keyed().mark()
         silos, unit = len(exchange.roster), (exchange.range or self._range) / self._parameters.limit
         step = unit * self._trainer.scale / silos
         mean = np.empty(exchange.values, np.float64)
@@ -311,7 +312,7 @@ class Silo:
         reach = honest_reach(self._job, self._plan, silos, exchange.values, unit, exchange.clipping)
         held_to(mean, abs(step) * math.sqrt(squares), reach)
         decrypted = time.perf_counter()
-        self._before = copy(self._optimizer), self._model_digest, self._policy.course
+        self._before = copy(self._optimizer), self._model_digest, self._policy.course, stood
         self._global = self._optimizer.apply(self._global, mean)
         self._round = exchange.round
         self._recent = {self._round - 1: self._recent[self._round - 1], self._round: self._global}
@@ -340,7 +341,7 @@ class Silo:
 
         Raises:
             FederationError: this is not the metrics total that this silo sent to.
-            TotalRefused, UploadRefused: as in `apply`.
+            TotalRefused: as in `apply`.
         """
         if checked(exchange, Exchange) != self._pending_metrics:
             raise FederationError("received a metrics total that this silo took no part in")
@@ -377,7 +378,8 @@ class Silo:
         self._round -= 1
         self._global = self._recent[self._round]
         self._recent = {self._round: self._global}
-        self._optimizer, self._model_digest, course = self._before
+        self._optimizer, self._model_digest, course, stood = self._before
+        self._keyed().back_to(stood)
         # The roster does not grow back.
         self._policy.course = replace(
             self._policy.course, range=course.range, clipping=course.clipping

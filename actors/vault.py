@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,12 @@ from blindsum.he.cipher import Cipher, CkksCipher, PlainCipher
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
 from blindsum.he.keys import Agreement, Contribution, Introduction, KeyCeremony, Keys
+from blindsum.he.masks import hash_of
 from blindsum.he.packing import Integers
 from blindsum.he.parameters import Parameters
 from blindsum.he.upload import decrypt_parts, encrypt_parts, sum_again
 from blindsum.platform.errors import (
+    BlindsumError,
     EncryptionError,
     KeyRefused,
     LedgerError,
@@ -50,17 +53,19 @@ class Vault:
         terms: digest of what all silos must agree on.
         allows: whether this silo takes part in that roster.
         pins: fingerprints of silos' identities that the job file names.
-        verify: totals are summed again by the silo that the secret draws.
+        keep: aggregators keep the uploads, so that of a refused total the silo that the secret
+            draws can say who cheated.
     """
 
     def __init__(
         self, run: str, terms: str, silo: str, allows: Callable[[tuple[str, ...]], bool],
         parameters: Parameters,
-        identity: Identity, pins: Mapping[str, str], verify: bool,
+        identity: Identity, pins: Mapping[str, str], keep: bool,
     ) -> None:  # fmt: skip
         self._run, self._terms, self._silo, self._allows = run, terms, silo, allows
         self._parameters, self._identity, self._pins = parameters, identity, pins
-        self._verify = verify
+        self._keep = keep
+        self._view = b""
         self._identities: dict[str, bytes] = {}
         self._keys: Keys | None = None
         self._ciphers: dict[str, Cipher] = {}
@@ -98,7 +103,7 @@ class Vault:
             of.digest: CkksCipher(of, keys.secret) if encrypted else PlainCipher()
             for of in (self._parameters, self._parameters.of_counts)
         }
-        self._keys = keys
+        self._keys, self._view = keys, keys.ceremony
         del self._ceremony  # and the keys that opened what was sealed to this silo
 
     @property
@@ -118,7 +123,7 @@ class Vault:
             SiloRefused: an aggregator refused it.
         """
         keys, cipher, channel = self._ready(exchange)
-        masks = keys.seeds.open(exchange)
+        masks = keys.seeds.open(exchange, keys.hashing, self._view)
         sent = 0
         frames = encrypt_parts(exchange, self._silo, digits, cipher, masks, self._identity)
         try:
@@ -140,26 +145,47 @@ class Vault:
 
         Args:
             totals: frames from each aggregator, in their order.
-            uploads: references to what each aggregator was sent, if totals are verified.
+            uploads: references to what each aggregator was sent, if uploads are kept.
 
         Raises:
-            UploadRefused: this silo summed the uploads again, and the total is another.
-            TotalRefused: the total is malformed or no sum of the roster's uploads. This
-                silo's keys are given up with it: each refusal tells an active aggregator a
-                little about the key.
+            TotalRefused: the total is malformed or not the sum of the roster's uploads. This
+                silo's keys are given up with it.
         """
         keys, cipher, channel = self._ready(exchange)
         frames = [frame for one in totals for frame in one]
-        # Metrics are small: every silo sums them again.
-        drawn = keys.verifier(exchange.roster, exchange.digest) == self._silo
-        if self._verify and (drawn or exchange.purpose == "metrics"):
-            sent = (frame for one in uploads for frame in channel.fetch(one))
-            sum_again(exchange, sent, frames, self._identities)
+        hashing = hash_of(exchange, keys.hashing, self._view)
         try:
-            yield from decrypt_parts(exchange, frames, cipher)
+            yield from decrypt_parts(exchange, frames, cipher, hashing)
         except EncryptionError as error:
             self._forget()
-            raise TotalRefused(error.what, error.mend) from None
+            drawn = keys.verifier(exchange.roster, exchange.digest) == self._silo
+            who = self._cheat(exchange, channel, uploads, frames) if self._keep and drawn else ""
+            raise TotalRefused(error.what + who, error.mend) from None
+        self._view = hashlib.sha256(self._view + exchange.digest).digest()
+
+    def _cheat(
+        self, exchange: Exchange, channel: Channel, uploads: Sequence[Any], frames: list[pa.Buffer]
+    ) -> str:
+        """Who made a total refused, from the uploads that the silos signed."""
+        try:
+            sent = (frame for one in uploads for frame in channel.fetch(one))
+            sum_again(exchange, sent, frames, self._identities)
+        except BlindsumError as error:
+            return f" (summed again from the signed uploads: {error.what})"
+        return " (it is the sum of the signed uploads: a silo hashed other reals than it sent)"
+
+    def require(self, exchange: Exchange) -> None:
+        """Raises KeyRefused unless this silo could send to that exchange now."""
+        self._ready(exchange)
+
+    def mark(self) -> tuple[bytes, bytes]:
+        """Where this silo stands in what it accepted; `back_to` takes it."""
+        return (self._keys.ceremony if self._keys else b""), self._view
+
+    def back_to(self, mark: tuple[bytes, bytes]) -> None:
+        """Forget what was accepted since, unless a new ceremony began meanwhile."""
+        if self._keys and self._keys.ceremony == mark[0]:
+            self._view = mark[1]
 
     def _forget(self) -> None:
         self._keys, self._ciphers = None, {}

@@ -12,6 +12,9 @@ Arms, one after the other in this process, on one core, in CPU time per value:
 
 `encrypt_ns` covers quantising to a serialised, signed frame with masks; `load_ns` checking a
 frame and loading its ciphertexts; `add_ns` adding them; `decrypt_ns` loading the total to floats.
+`verify_ns` is the part of `encrypt_ns` that hashes what is sent, `verify_total_ns` the part of
+`decrypt_ns` that hashes the total, `verify_share` what the first is of a silo's encrypt path; an
+aggregator adds two words an upload.
 Every sum is compared with the sum of the integers, bit for bit. A run's figures are medians over
 its silos' uploads and three totals, the first of each left out; each arm runs three times, in
 turns with the others, in a process of its own, and the median counts (64 silos of 4,194,304
@@ -40,15 +43,15 @@ from randomgen import AESCounter
 from rich.console import Console
 from rich.table import Table
 
-from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
+from blindsum.he.cipher import CkksCipher, generate_secret_key
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
 from blindsum.he.keys import KeyCeremony
-from blindsum.he.masks import PairSeeds
+from blindsum.he.masks import PairSeeds, hash_of
 from blindsum.he.packing import Integers, quantise
 from blindsum.he.parameters import Parameters
-from blindsum.he.upload import decrypt_parts, encrypt_parts
-from blindsum.he.wire import read_upload, write_total
+from blindsum.he.upload import Sum, decrypt_parts, encrypt_parts
+from blindsum.he.wire import read_upload
 
 SIZES = (262_144, 4_194_304)
 SILOS = (3, 8, 64)
@@ -106,9 +109,11 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
     parameters = Parameters.derive(silos, bits)
     roster = tuple(f"silo{i:02}" for i in range(silos))
     exchange = Exchange("bench", 1, 1, "update", roster, values, BOUND, parameters)
-    cipher, adder = CkksCipher(parameters, generate_secret_key()), CkksAdder(parameters)
+    cipher, total = CkksCipher(parameters, generate_secret_key()), Sum(exchange)
     clock, uploads, expected = Clock(), [], np.zeros(values, np.int64)
+    adder: Any = total.adder
     adder._evaluator = Timed(adder._evaluator, "add_inplace", clock, "add")
+    key = os.urandom(32)
     public = {name: identity.public for name in roster}
     up_bytes = 0
     for index, (name, own) in enumerate(zip(roster, seeds(roster), strict=True)):
@@ -123,53 +128,53 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
             return integers
 
         started = time.process_time()
-        masks: Any = Timed(own.open(exchange), "apply", clock, "mask")
+        opened: Any = own.open(exchange, key)
+        opened._hashing = Timed(opened._hashing, "add", clock, "verify")
+        masks: Any = Timed(opened, "apply", clock, "mask")
         sealing: Any = Timed(cipher, "encrypt", clock, "encrypt")
         up_bytes = 0
         frames = encrypt_parts(exchange, name, digits, sealing, masks, identity)
         for frame in frames:
             up_bytes += frame.size
             with clock("aside"), clock("load"):
-                upload = read_upload(frame, exchange, public)
-                adder.add(upload.part.first, upload.chunks)
+                total.add(read_upload(frame, exchange, public))
         whole = time.process_time() - started
         spent = clock.take()
-        spent["encrypt"] -= spent["mask"]  # masks are applied inside it
+        spent["encrypt"] -= spent["mask"]  # masks are applied inside it, and hash what they mask
+        spent["mask"] -= spent["verify"]
         spent["load"] -= spent.get("add", 0.0)
         spent["whole"] = whole - spent.pop("aside")
         spent["pack, sign"] = spent["whole"] - sum(
-            spent[s] for s in ("quantise", "mask", "encrypt")
+            spent[s] for s in ("quantise", "mask", "encrypt", "verify")
         )
         uploads.append(spent)
-    return _totals(exchange, cipher, adder, clock, uploads, expected) | {
+    return _totals(exchange, cipher, total, key, clock, uploads, expected) | {
         "up_bytes": up_bytes / values, "bits": bits, "digits": parameters.digits,
     }  # fmt: skip
 
 
 def _totals(
-    exchange: Exchange, cipher: CkksCipher, adder: CkksAdder, clock: Clock,
+    exchange: Exchange, cipher: CkksCipher, total: Sum, key: bytes, clock: Clock,
     uploads: list[dict[str, float]], expected: Integers,
 ) -> dict[str, Any]:  # fmt: skip
     values, parameters = exchange.values, exchange.parameters
     with clock("total"):
-        frames = [
-            write_total(exchange, part, adder.total(part.first, part.chunks))
-            for part in exchange.parts
-        ]
+        frames = [total.frame(part) for part in exchange.parts]
     made = clock.take()
     decrypted, opening = [], Timed(cipher, "decrypt", clock, "decrypt")
     unit = BOUND / parameters.limit / len(exchange.roster)
     for _ in range(REPEATS + 1):
         result = np.empty(values, np.float32)
         started = time.process_time()
-        for where, digits in decrypt_parts(exchange, frames, opening):
+        hashing: Any = Timed(hash_of(exchange, key), "add", clock, "verify")
+        for where, digits in decrypt_parts(exchange, frames, opening, hashing):
             np.multiply(digits, unit, out=result[where], casting="unsafe")
             with clock("aside"):
                 if (digits != expected[where]).any():
                     raise SystemExit("a decoded sum differs from the sum of the integers")
         spent = clock.take()
         spent["whole"] = time.process_time() - started - spent.pop("aside")
-        spent["unpack"] = spent["whole"] - spent["decrypt"]
+        spent["unpack"] = spent["whole"] - spent["decrypt"] - spent["verify"]
         decrypted.append(spent)
     uploads, decrypted = uploads[1:], decrypted[1:]  # the first ones warm the process up
     per_value = 1e9 / values
@@ -177,12 +182,16 @@ def _totals(
     def median(runs: list[dict[str, float]], stage: str) -> float:
         return statistics.median(one[stage] for one in runs) * per_value
 
-    stages = {s: median(uploads, s) for s in ("quantise", "mask", "encrypt", "pack, sign")}
+    stages = {
+        s: median(uploads, s) for s in ("quantise", "mask", "encrypt", "verify", "pack, sign")
+    }
     stages |= {"total": made["total"] * per_value}
     stages |= {stage: median(decrypted, stage) for stage in ("decrypt", "unpack")}
     return {
         "encrypt_ns": median(uploads, "whole"), "load_ns": median(uploads, "load"),
         "add_ns": median(uploads, "add"), "decrypt_ns": median(decrypted, "whole"),
+        "verify_ns": median(uploads, "verify"), "verify_total_ns": median(decrypted, "verify"),
+        "verify_share": median(uploads, "verify") / median(uploads, "whole"),
         "down_bytes": sum(frame.size for frame in frames) / values, "stages": stages,
     }  # fmt: skip
 
@@ -323,6 +332,7 @@ def show(values: int, silos: int, cell: dict[str, Any]) -> None:
     console.print(table)
     for arm in ("blindsum_b12", "blindsum_b19"):
         stages = "  ".join(f"{k} {v:.1f}" for k, v in cell[arm]["stages"].items())
+        console.print(f"  {arm}: checking is {cell[arm]['verify_share']:.1%} of encrypting")
         console.print(f"  {arm} ({cell[arm]['bits']} bits, {cell[arm]['digits']} digits): {stages}")
 
 

@@ -27,11 +27,11 @@ from blindsum.he.coefficients import SUM_BYTES
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
 from blindsum.he.keys import KeyCeremony, Keys
-from blindsum.he.masks import PairSeeds
+from blindsum.he.masks import PairSeeds, hash_of
 from blindsum.he.packing import quantise
 from blindsum.he.parameters import Parameters
-from blindsum.he.upload import decrypt_parts, encrypt_parts
-from blindsum.he.wire import read_upload, write_total
+from blindsum.he.upload import Sum, decrypt_parts, encrypt_parts
+from blindsum.he.wire import read_upload
 
 VALUES = 100_000_000
 BOUND = 0.1
@@ -132,13 +132,14 @@ def silo(
         return integers
 
     cipher = CkksCipher(parameters, keys.secret)
-    masks = keys.seeds.open(exchange)
+    masks = keys.seeds.open(exchange, keys.hashing)
     for frame in encrypt_parts(exchange, name, digits, cipher, masks, identity):
         up.send_bytes(frame)
     frames = (pa.py_buffer(up.recv_bytes()) for _ in exchange.parts)
     mean = np.empty(exchange.values, np.float32)
     unit = BOUND / parameters.limit / len(exchange.roster)
-    for where, summed in decrypt_parts(exchange, frames, cipher):
+    hashing = hash_of(exchange, keys.hashing)
+    for where, summed in decrypt_parts(exchange, frames, cipher, hashing):
         np.multiply(summed, unit, out=mean[where], casting="unsafe")
     digest = hashlib.sha256(mean).hexdigest()
     report.send({"digits": shown, "mean": mean[:CHECKED], "digest": digest, "peak_mb": peak()})
@@ -148,15 +149,14 @@ def aggregator(
     exchange: Exchange, public: dict[str, bytes], ends: list[Connection], report: Connection
 ) -> None:
     """The aggregator's process: adds what arrives, and sends every silo the same total."""
-    adder = CkksAdder(exchange.parameters)
+    total = Sum(exchange)
     missing = len(ends) * len(exchange.parts)
     while missing:
         for end in wait(ends):
-            upload = read_upload(pa.py_buffer(end.recv_bytes()), exchange, public)
-            adder.add(upload.part.first, upload.chunks)
+            total.add(read_upload(pa.py_buffer(end.recv_bytes()), exchange, public))
             missing -= 1
     for part in exchange.parts:
-        frame = write_total(exchange, part, adder.total(part.first, part.chunks))
+        frame = total.frame(part)
         for end in ends:
             end.send_bytes(frame)
     report.send({"peak_mb": peak()})

@@ -93,14 +93,17 @@ class Agreement:
 
 @plain_dataclass(frozen=True)
 class Keys:
-    """What a silo has after the ceremony. `verifiers` draws who sums again (HMAC key)."""
+    """What a silo has after the ceremony. `hashing` is the key of totals' hashes, `verifiers` draws
+    who looks for the one that cheated (HMAC key); `ceremony` is the digest that all silos signed."""
 
     secret: SecretKey
     seeds: PairSeeds
+    hashing: bytes = field(repr=False)
     verifiers: bytes = field(repr=False)
+    ceremony: bytes
 
     def verifier(self, roster: tuple[str, ...], exchange: bytes) -> str:
-        """The silo that sums that exchange again: no one without the secret can foresee it."""
+        """The silo that looks who cheated: no one without the secret can foresee it."""
         drawn = hmac.digest(self.verifiers, exchange, "sha256")
         return roster[int.from_bytes(drawn, "big") % len(roster)]
 
@@ -208,8 +211,11 @@ class KeyCeremony:
             raise KeyRefused("the keys of this ceremony were taken up before", "Begin another.")
         # Given out once: two sets of the same seeds could each open the same masks.
         self._secret = self._seeds = None
-        verifiers = hashlib.sha256(b"blindsum verifiers" + secret.content).digest()
-        return Keys(secret, PairSeeds(self._silo, seeds), verifiers)
+        hashing, verifiers = (
+            hashlib.sha256(b"blindsum " + of + secret.content).digest()
+            for of in (b"hashing", b"verifiers")
+        )
+        return Keys(secret, PairSeeds(self._silo, seeds), hashing, verifiers, self._digest)
 
     def _check(self, introductions: tuple[Introduction, ...]) -> None:
         if self.introduction not in introductions:

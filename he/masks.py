@@ -2,7 +2,7 @@
 
 Silos i < j share a seed to which both contributed (`blindsum.he.keys`). For one exchange
 
-    key    = HKDF-SHA256(seed, salt = digest of the exchange, info)          RFC 5869
+    key    = HKDF-SHA256(seed, salt of the exchange, info)                   RFC 5869
     stream = ChaCha20(key), one 64-bit word for each packed real              RFC 8439
 
 i adds the stream's words to its packed reals mod 2^K, and j subtracts them. One upload's reals
@@ -12,11 +12,14 @@ secure aggregation", CCS 2017, section 4, on a complete graph). An aggregator th
 with all but two silos learns those two's sum and nothing else.
 
 A stream used twice would show the difference of two updates. The digest holds job, round,
-attempt, purpose and roster, and `PairSeeds.open` gives each stream once.
+attempt, purpose and roster, and `PairSeeds.open` gives each stream once. Into the salt goes, beside
+the digest, what the silo accepted before (`view`): between silos that were shown anything different,
+nothing cancels.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +30,7 @@ from cryptography.hazmat.primitives.ciphers import algorithms
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from blindsum.he.exchange import Exchange
+from blindsum.he.linear_hash import FOLDS, NO_WORDS, PRIME, LinearHash, Words, added, elements
 from blindsum.he.packing import Integers, centred
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.platform.errors import EncryptionError, KeyRefused
@@ -43,8 +47,12 @@ class PairSeeds:
         self._seeds = dict(seeds)
         self._opened: set[bytes] = set()
 
-    def open(self, exchange: Exchange) -> MaskStream:
+    def open(self, exchange: Exchange, key: bytes = b"", view: bytes = b"") -> MaskStream:
         """The masks of this silo's upload to that exchange, once.
+
+        Args:
+            key: what the silos' secret gives for hashing.
+            view: digest of what this silo accepted before in the run.
 
         Raises:
             KeyRefused: a silo of the roster has no seed here, or this silo is not in it.
@@ -63,24 +71,36 @@ class PairSeeds:
             )
         self._opened.add(exchange.digest)
         mine = exchange.roster.index(self._silo)
-        added: list[Any] = []
-        subtracted: list[Any] = []
+        salt = salt_of(exchange, view)
+        hashing = hash_of(exchange, key, view)
+        words = NO_WORDS if mine else hashing.offset
+        plus: list[Any] = []
+        minus: list[Any] = []
         for name in others:
-            stream = _stream(self._seeds[name], exchange)
-            (added if mine < exchange.roster.index(name) else subtracted).append(stream)
-        return MaskStream(exchange.parameters, exchange.chunks, added, subtracted)
+            first, seed = mine < exchange.roster.index(name), self._seeds[name]
+            (plus if first else minus).append(_stream(seed, salt))
+            pads = [int(pad) for pad in elements(seed, salt, b"blindsum hash mask", FOLDS)]
+            words = added(words, tuple(pad if first else PRIME - pad for pad in pads))
+        return MaskStream(exchange.parameters, exchange.chunks, plus, minus, hashing, words)
 
     def __reduce__(self) -> str:
         raise KeyRefused("mask seeds were about to be pickled", "They never leave their silo.")
 
 
 class MaskStream:
-    """Masks for one upload's packed reals, first chunk to last. Every word is used once."""
+    """Masks for one upload's packed reals, first chunk to last. Every word is used once.
+
+    Args:
+        hashing: takes in what is masked.
+        words: what hides the hash.
+    """
 
     def __init__(
-        self, parameters: Parameters, chunks: int, added: list[Any], subtracted: list[Any]
-    ) -> None:
+        self, parameters: Parameters, chunks: int, added: list[Any], subtracted: list[Any],
+        hashing: LinearHash | None = None, words: Words = NO_WORDS,
+    ) -> None:  # fmt: skip
         self._parameters, self._left = parameters, chunks
+        self._hashing, self._offset = hashing, words
         self._added, self._subtracted = added, subtracted
         self._zeros = bytes(_WORD * RING_DEGREE)
         self._bytes = bytearray(_WORD * RING_DEGREE)
@@ -101,14 +121,36 @@ class MaskStream:
                 row += self._next(stream)
             for stream in self._subtracted:
                 row -= self._next(stream)
-        return centred(masked, self._parameters)
+        found = centred(masked, self._parameters)
+        self.hash(found)
+        return found
+
+    def hash(self, reals: Integers) -> None:
+        """Take in what is uploaded, where that is not what `apply` gave: without encryption."""
+        if self._hashing:
+            self._hashing.add(reals)
+
+    @property
+    def words(self) -> Words:
+        """The hidden hash of all that was uploaded. Raises EncryptionError while some is missing."""
+        return added(self._hashing.words, self._offset) if self._hashing else self._offset
 
     def _next(self, stream: Any) -> np.ndarray[Any, Any]:
         stream.update_into(self._zeros, self._bytes)
         return self._words
 
 
-def _stream(seed: bytes, exchange: Exchange) -> Any:
-    key = HKDF(hashes.SHA256(), 32, salt=exchange.digest, info=b"blindsum mask").derive(seed)
+def salt_of(exchange: Exchange, view: bytes) -> bytes:
+    """What masks and hash of an exchange are derived with, 32 bytes."""
+    return hashlib.sha256(exchange.digest + view).digest()
+
+
+def hash_of(exchange: Exchange, key: bytes, view: bytes = b"") -> LinearHash:
+    """A fresh hash of that exchange's total, for who has the silos' secret and accepted the same."""
+    return LinearHash(key, salt_of(exchange, view), exchange.chunks)
+
+
+def _stream(seed: bytes, salt: bytes) -> Any:
+    key = HKDF(hashes.SHA256(), 32, salt=salt, info=b"blindsum mask").derive(seed)
     # A key of its own for each exchange: the nonce may be constant.
     return StreamCipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 
-from blindsum.he.cipher import Cipher, adder, chunk_bytes
+from blindsum.he.cipher import Adder, Cipher, adder, chunk_bytes
 from blindsum.he.exchange import Exchange, Part
 from blindsum.he.identity import Identity
+from blindsum.he.linear_hash import NO_WORDS, LinearHash, Words, added, read
 from blindsum.he.masks import MaskStream
 from blindsum.he.packing import Integers, pack, unpack
-from blindsum.he.wire import read_total, read_upload, write_upload
-from blindsum.platform.errors import UploadRefused
+from blindsum.he.wire import Upload, read_total, read_upload, write_total, write_upload
+from blindsum.platform.errors import EncryptionError, UploadRefused
 
 
 def encrypt_parts(
@@ -39,23 +40,55 @@ def encrypt_parts(
         for rows, where in part.groups(exchange):
             packed = pack(digits(where), exchange.parameters)
             chunks[rows] = cipher.encrypt(packed, masks)
-        yield write_upload(exchange, part, silo, chunks, identity)
+        last = part.index == len(exchange.parts) - 1
+        words = masks.words if last else NO_WORDS
+        yield write_upload(exchange, part, silo, chunks, identity, words)
+
+
+class Sum:
+    """An aggregator's side of one exchange: uploads in, the total's frames out."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.adder: Adder = adder(exchange.parameters)
+        self.words: Words = NO_WORDS
+
+    def add(self, upload: Upload) -> None:
+        """Add a part that passed every check. Raises UploadRefused, and the sum is as it was."""
+        self.adder.add(upload.part.first, upload.chunks)
+        if check := upload.receipt.header.check:
+            self.words = added(self.words, read(check))
+
+    def frame(self, part: Part) -> pa.Buffer:
+        """One part of the total; it is forgotten here."""
+        chunks = self.adder.total(part.first, part.chunks)
+        return write_total(self._exchange, part, chunks, self.words)
 
 
 def decrypt_parts(
-    exchange: Exchange, frames: Iterable[pa.Buffer], cipher: Cipher
+    exchange: Exchange, frames: Iterable[pa.Buffer], cipher: Cipher, hashing: LinearHash
 ) -> Iterator[tuple[slice, Integers]]:
     """The summed integers, int64, range by range, of a total's frames in order.
+
+    Nothing of it may be used before the last range was followed by the end: only then has the
+    total been checked.
 
     Raises:
         UploadRefused: a frame is malformed, of another exchange, or missing.
         EncryptionError: the total is not the sum of one upload of each silo.
     """
+    words = NO_WORDS
     for part, frame in _parts_of_total(exchange, frames):
-        chunks = read_total(frame, exchange, part)
+        chunks, words = read_total(frame, exchange, part)
         for rows, where in part.groups(exchange):
             packed = cipher.decrypt(chunks[rows])
+            hashing.add(packed)
             yield where, unpack(packed, where.stop - where.start, exchange.parameters)
+    if not hashing.holds(words):
+        raise EncryptionError(
+            "the total is not the sum of what the silos sent; nothing was released",
+            "An aggregator altered it, or silos were shown different things.",
+        )
 
 
 def sum_again(
@@ -84,7 +117,7 @@ def sum_again(
         raise UploadRefused("the uploads are not all there to be summed again")
     for part, frame in _parts_of_total(exchange, totals):
         ours = adding.total(part.first, part.chunks)
-        if (ours != read_total(frame, exchange, part)).any():
+        if (ours != read_total(frame, exchange, part)[0]).any():
             raise UploadRefused(
                 "the aggregator's total is not the sum of the uploads that the silos signed",
                 "The aggregator altered it. Do not go on with this aggregator.",

@@ -13,9 +13,8 @@ frame is checked whole before any of it is added, and `Receipt`, header and sign
 anyone what a silo sent. Frames were Arrow streams once: Arrow 25 ends the process on some that are
 malformed, so that whoever may send one could end an aggregator (tests/fuzz).
 
-A total is not signed: its masks cancel for the sum over the whole roster and for nothing
-else, and whoever wants to know that nothing was added to it sums the uploads again
-(`blindsum.he.upload.sum_again`).
+A total is not signed: with its last part come the words by which every silo checks that it is the
+sum of what the roster's silos hashed (`blindsum.he.linear_hash`).
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from blindsum.he.cipher import chunk_bytes
 from blindsum.he.coefficients import Chunks
 from blindsum.he.exchange import PART_CHUNKS, Exchange, Part
 from blindsum.he.identity import Identity, verify
+from blindsum.he.linear_hash import NO_WORDS, Words, read, written
 from blindsum.platform.errors import KeyRefused, UploadRefused
 
 _FORMAT = 5
@@ -64,13 +64,14 @@ class Header:
     part: int
     silo: str
     chunks: str  # SHA-256 over the chunks' own SHA-256 digests, hex
+    check: str  # in the last part: words of `blindsum.he.linear_hash` for the whole upload, hex
 
     @classmethod
-    def of(cls, exchange: Exchange, part: int, silo: str, chunks: str) -> Header:
+    def of(cls, exchange: Exchange, part: int, silo: str, chunks: str, check: str) -> Header:
         return cls(
             _FORMAT, exchange.job, exchange.round, exchange.attempt, exchange.purpose,
             exchange.roster, exchange.values, exchange.range, exchange.parameters.digest,
-            exchange.model, exchange.clipping, part, silo, chunks,
+            exchange.model, exchange.clipping, part, silo, chunks, check,
         )  # fmt: skip
 
     def signed_content(self) -> bytes:
@@ -99,10 +100,16 @@ class Upload:
 
 
 def write_upload(
-    exchange: Exchange, part: Part, silo: str, chunks: Chunks, identity: Identity
-) -> pa.Buffer:
-    """Frame and sign one part of a silo's upload, uint8 [part.chunks, bytes]."""
-    header = Header.of(exchange, part.index, silo, _digest(chunks))
+    exchange: Exchange, part: Part, silo: str, chunks: Chunks, identity: Identity,
+    words: Words = NO_WORDS,
+) -> pa.Buffer:  # fmt: skip
+    """Frame and sign one part of a silo's upload, uint8 [part.chunks, bytes].
+
+    Args:
+        words: of the whole upload; they travel with its last part.
+    """
+    check = _check(exchange, part.index, words)
+    header = Header.of(exchange, part.index, silo, _digest(chunks), check)
     signature = identity.sign(header.signed_content())
     return _write({"header": asdict(header), "signature": signature.hex()}, chunks)
 
@@ -131,7 +138,7 @@ def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str,
         UploadRefused: it did not. The message names the first thing that differs.
     """
     header = receipt.header
-    expected = Header.of(exchange, header.part, header.silo, header.chunks)
+    expected = Header.of(exchange, header.part, header.silo, header.chunks, header.check)
     for name, value in asdict(expected).items():
         got = getattr(header, name)
         if got != value or type(got) is not type(value):
@@ -146,6 +153,10 @@ def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str,
             f"part {_short(header.part)} came of silo '{header.silo}', "
             f"there are {len(exchange.parts)}"
         )
+    if header.check or header.part == len(exchange.parts) - 1:
+        words = read(header.check)
+        if header.check != _check(exchange, header.part, words):
+            raise UploadRefused("check words came with a part that is not the last")
     try:
         verify(
             identities[header.silo], receipt.signature, header.signed_content(),
@@ -156,21 +167,36 @@ def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str,
     return exchange.parts[header.part]
 
 
-def write_total(exchange: Exchange, part: Part, chunks: Chunks) -> pa.Buffer:
-    """Frame one part of the sum, uint8 [part.chunks, bytes]."""
-    return _write({_TOTAL: exchange.digest.hex(), "part": part.index}, chunks)
+def write_total(
+    exchange: Exchange, part: Part, chunks: Chunks, words: Words = NO_WORDS
+) -> pa.Buffer:
+    """Frame one part of the sum, uint8 [part.chunks, bytes].
+
+    Args:
+        words: the sum of the uploads' words; they travel with the last part.
+    """
+    check = _check(exchange, part.index, words)
+    return _write({_TOTAL: exchange.digest.hex(), "part": part.index, "check": check}, chunks)
 
 
-def read_total(frame: pa.Buffer, exchange: Exchange, part: Part) -> Chunks:
-    """The chunks of that part of the sum, a view into the received buffer.
+def read_total(frame: pa.Buffer, exchange: Exchange, part: Part) -> tuple[Chunks, Words]:
+    """The chunks of that part of the sum, a view into the received buffer, and its words.
 
     Raises:
         UploadRefused: it is malformed, or another exchange's or part's.
     """
     content = _Frame(frame, chunk_bytes(exchange.parameters)[1])
+    check = content.metadata.pop("check", "")
     if content.metadata != {_TOTAL: exchange.digest.hex(), "part": part.index}:
         raise UploadRefused("a frame came that is not this part of this exchange's total")
-    return content.chunks(part, f"part {part.index} of the total")
+    words = read(check) if check or part.index == len(exchange.parts) - 1 else NO_WORDS
+    if check != _check(exchange, part.index, words):
+        raise UploadRefused("check words came with a part that is not the last")
+    return content.chunks(part, f"part {part.index} of the total"), words
+
+
+def _check(exchange: Exchange, part: int, words: Words) -> str:
+    return written(words) if part == len(exchange.parts) - 1 else ""
 
 
 def _receipt(metadata: Mapping[str, Any]) -> Receipt:

@@ -170,8 +170,10 @@ class EncryptionSection(Section):
         description="Double or halve the range between rounds, from public figures alone; not "
         "where the noise is shared.",
     )
-    verify: bool = Field(
-        False, description="A random silo sums the uploads again before anyone uses the total."
+    verify: Literal["hash", "keep"] = Field(
+        "hash",
+        description="Every silo checks every total by its hash; keep: aggregators also keep the "
+        "signed uploads, from which a silo says who cheated where the check fails.",
     )
     aggregators: int | None = Field(
         None, ge=1, le=64, description="Actors that share the sum; default: by the model's size."

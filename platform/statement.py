@@ -174,8 +174,8 @@ def _trust(job: Job) -> dict[str, str]:
         )
     pinned = sum(silo.identity is not None for silo in job.silos)
     found["identities pinned in the job file"] = f"{pinned} of {n}"
-    found["totals summed again"] = (
-        "yes" if job.encryption.verify else "no: aggregators are trusted not to alter totals"
+    found["totals"] = "every silo checks that each is the sum of what the silos sent" + (
+        "; signed uploads are kept as evidence" if job.encryption.verify == "keep" else ""
     )
     return found
 

@@ -5,7 +5,7 @@ signatures, frames) and its own aggregator's, on made-up integers.
 
     opened in the shared-key design    with the key that all silos share, and no masks
     opened here                        the same upload, masked: uniform
-    doubled, dropped, amplified, replayed, altered    what the silos, or the aggregator, refuse
+    doubled, dropped, amplified, replayed, altered, added to    what the silos, or the aggregator, refuse
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import tenseal.sealapi as seal
 from scipy import stats
 
 from blindsum.actors.aggregator import Aggregator
 from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
+from blindsum.he.coefficients import make_context
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
-from blindsum.he.masks import MaskStream, PairSeeds
+from blindsum.he.masks import MaskStream, PairSeeds, hash_of
 from blindsum.he.packing import Integers, pack
 from blindsum.he.parameters import Parameters
-from blindsum.he.upload import decrypt_parts, encrypt_parts
-from blindsum.he.wire import read_upload, write_total
+from blindsum.he.upload import Sum, decrypt_parts, encrypt_parts
+from blindsum.he.wire import read_upload
 from blindsum.pipelines.audit.victim import digits
 from blindsum.platform.errors import BlindsumError
 
@@ -51,6 +54,7 @@ class Consortium:
         self.identities = {name: Identity(folder / f"{name}.pem") for name in self.roster}
         self.public = {name: one.public for name, one in self.identities.items()}
         self.cipher = CkksCipher(parameters, generate_secret_key())
+        self.hashing = random.bytes(32)
         self.integers = random.integers(
             -parameters.limit, parameters.limit + 1, (parameters.silos, VALUES)
         )
@@ -65,7 +69,7 @@ class Consortium:
             for name, vector in zip(self.roster, self.integers, strict=True)
             for frame in encrypt_parts(
                 exchange, name, lambda where, v=vector: v[where], self.cipher,  # type: ignore[misc]
-                self.seeds[name].open(exchange), self.identities[name],
+                self.seeds[name].open(exchange, self.hashing), self.identities[name],
             )
         ]  # fmt: skip
 
@@ -77,7 +81,9 @@ class Consortium:
 
     def opened(self, exchange: Exchange, totals: list[pa.Buffer]) -> Integers:
         """What a silo reads from a total."""
-        return np.concatenate([part for _, part in decrypt_parts(exchange, totals, self.cipher)])
+        hashing = hash_of(exchange, self.hashing)
+        parts = decrypt_parts(exchange, totals, self.cipher, hashing)
+        return np.concatenate([part for _, part in parts])
 
 
 def refusals(parameters: Parameters) -> dict[str, str]:
@@ -100,6 +106,9 @@ def refusals(parameters: Parameters) -> dict[str, str]:
             "replayed past the aggregator": lambda: one.opened(
                 second, _forged(one, second, [*later[1:]], first, uploads[:1])
             ),
+            "added to by the aggregator": lambda: one.opened(
+                first, _forged(one, first, uploads, adding=True)
+            ),
             "sent twice": lambda: [one_.add(later[0]) for one_ in [one.aggregator(second)] * 2],
             "altered by a bit": lambda: one.aggregator(second).add(_flipped(later[0])),
         }
@@ -116,17 +125,19 @@ def _refused(attempt: Callable[[], object]) -> str:
 
 def _forged(
     one: Consortium, exchange: Exchange, uploads: list[pa.Buffer],
-    other: Exchange | None = None, others: list[pa.Buffer] | None = None,
+    other: Exchange | None = None, others: list[pa.Buffer] | None = None, adding: bool = False,
 ) -> list[pa.Buffer]:  # fmt: skip
     """A total of whatever uploads, by an aggregator that skips every check of its own."""
-    adder = CkksAdder(one.parameters)
+    made = Sum(exchange)
     for of, frames in ((exchange, uploads), (other or exchange, others or [])):
         for frame in frames:
-            upload = read_upload(frame, of, one.public)
-            adder.add(upload.part.first, upload.chunks)
-    return [
-        write_total(exchange, part, adder.total(part.first, part.chunks)) for part in exchange.parts
-    ]
+            made.add(read_upload(frame, of, one.public))
+    if adding:  # a plaintext, which takes no key: CKKS is malleable
+        adder: Any = made.adder
+        plain = seal.Plaintext()
+        seal.CKKSEncoder(make_context()).encode(1000.0, float(one.parameters.scale), plain)
+        adder._evaluator.add_plain_inplace(adder._sums[0], plain)
+    return [made.frame(part) for part in exchange.parts]
 
 
 def _flipped(frame: pa.Buffer) -> pa.Buffer:

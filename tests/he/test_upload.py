@@ -11,13 +11,16 @@ import tenseal.sealapi as seal
 from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
 from blindsum.he.exchange import PART_CHUNKS, Exchange
 from blindsum.he.identity import Identity
+from blindsum.he.masks import hash_of
+from blindsum.he.packing import Integers
 from blindsum.he.parameters import Parameters
-from blindsum.he.upload import decrypt_parts, encrypt_parts, sum_again
-from blindsum.he.wire import read_upload, write_total
+from blindsum.he.upload import Sum, decrypt_parts, encrypt_parts, sum_again
+from blindsum.he.wire import read_upload
 from blindsum.platform.errors import EncryptionError, UploadRefused
 from tests.he.parties import exchange, pair_seeds, roster
 
 P = Parameters.derive(2, 12)
+KEY = b"k" * 32
 VALUES = (PART_CHUNKS + 2) * P.values_per_chunk - 5
 
 
@@ -39,23 +42,22 @@ class Sent:
                 name,
                 lambda where, v=vector: v[where],
                 self.cipher,
-                seeds[name].open(self.one),
+                seeds[name].open(self.one, KEY),
                 self.identities[name],
             )
         ]
         self.totals = self.total(self.frames)
 
     def total(self, frames: list[pa.Buffer], spoil: Any = None) -> list[pa.Buffer]:
-        adder = CkksAdder(P)
+        made = Sum(self.one)
         for frame in frames:
-            upload = read_upload(frame, self.one, self.public)
-            adder.add(upload.part.first, upload.chunks)
+            made.add(read_upload(frame, self.one, self.public))
         if spoil:
-            spoil(adder)
-        return [
-            write_total(self.one, part, adder.total(part.first, part.chunks))
-            for part in self.one.parts
-        ]
+            spoil(made.adder)
+        return [made.frame(part) for part in self.one.parts]
+
+    def opened(self, totals: list[pa.Buffer]) -> list[tuple[slice, Integers]]:
+        return list(decrypt_parts(self.one, totals, self.cipher, hash_of(self.one, KEY)))
 
 
 @pytest.fixture(scope="module")
@@ -66,20 +68,20 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Sent:
 def test_a_vector_of_several_parts_comes_back_summed(sent: Sent) -> None:
     assert len(sent.frames) == 4 and len(sent.totals) == 2
     summed = np.empty(VALUES, np.int64)
-    for where, integers in decrypt_parts(sent.one, sent.totals, sent.cipher):
+    for where, integers in sent.opened(sent.totals):
         summed[where] = integers
     np.testing.assert_array_equal(summed, sent.vectors.sum(axis=0))
 
 
 def test_a_total_that_lacks_a_part_is_refused(sent: Sent) -> None:
     with pytest.raises(UploadRefused, match="part 1 of the total is missing"):
-        list(decrypt_parts(sent.one, sent.totals[:1], sent.cipher))
+        sent.opened(sent.totals[:1])
     with pytest.raises(UploadRefused, match="more parts"):
-        list(decrypt_parts(sent.one, [*sent.totals, sent.totals[0]], sent.cipher))
+        sent.opened([*sent.totals, sent.totals[0]])
     with pytest.raises(UploadRefused, match="more parts"):
         sum_again(sent.one, sent.frames, [*sent.totals, sent.totals[0]], sent.public)
     with pytest.raises(UploadRefused, match="not this part"):
-        list(decrypt_parts(sent.one, sent.totals[::-1], sent.cipher))
+        sent.opened(sent.totals[::-1])
 
 
 def test_whoever_holds_the_uploads_can_sum_them_again(sent: Sent) -> None:
@@ -101,11 +103,14 @@ def shift(adder: CkksAdder) -> None:
     adder._evaluator.add_plain_inplace(adder._sums[0], plain)
 
 
-def test_an_aggregator_that_adds_to_the_sum_is_caught_by_summing_again(sent: Sent) -> None:
-    """Decryption alone does not notice: it is what `verify` is for."""
+def test_an_aggregator_that_adds_to_the_sum_is_caught(sent: Sent) -> None:
+    """Decryption alone does not notice: it is what the hash is for."""
     forged = sent.total(sent.frames, shift)
-    first = next(iter(decrypt_parts(sent.one, forged, sent.cipher)))[1]
+    parts = decrypt_parts(sent.one, forged, sent.cipher, hash_of(sent.one, KEY))
+    first = next(parts)[1]
     assert (first != sent.vectors.sum(axis=0)[: first.size]).any()
+    with pytest.raises(EncryptionError, match="not the sum of what the silos sent"):
+        list(parts)
     with pytest.raises(UploadRefused, match="not the sum of the uploads"):
         sum_again(sent.one, sent.frames, forged, sent.public)
 
@@ -115,4 +120,4 @@ def test_a_total_of_other_uploads_decrypts_to_nothing(sent: Sent, which: list[in
     """A single silo's upload as the total, one part missing, one doubled."""
     forged = sent.total([sent.frames[i] for i in which])
     with pytest.raises(EncryptionError, match="nothing was released"):
-        list(decrypt_parts(sent.one, forged, sent.cipher))
+        sent.opened(forged)

@@ -197,7 +197,7 @@ anything = st.recursive(
 )
 FIELDS = [
     "format", "job", "round", "attempt", "purpose", "roster", "values", "range", "parameters",
-    "model", "part", "silo", "chunks",
+    "model", "part", "silo", "chunks", "check",
 ]  # fmt: skip
 
 
@@ -233,8 +233,10 @@ def test_receipts_prove_what_a_silo_sent_and_to_what(identities, public) -> None
 
 def test_a_total_is_read_for_its_own_exchange_and_part_alone() -> None:
     part = exchange().parts[0]
-    total = write_total(exchange(), part, chunks(2, SUM_BYTES))
-    np.testing.assert_array_equal(read_total(total, exchange(), part), chunks(2, SUM_BYTES))
+    total = write_total(exchange(), part, chunks(2, SUM_BYTES), (5, 7))
+    read, words = read_total(total, exchange(), part)
+    np.testing.assert_array_equal(read, chunks(2, SUM_BYTES))
+    assert words == (5, 7)
     for other in (exchange(round=5), exchange(attempt=2), exchange(roster=("a", "c"))):
         with pytest.raises(UploadRefused, match="not this part of this exchange's total"):
             read_total(total, other, part)

@@ -56,7 +56,7 @@ def test_an_audit_leaves_a_report_and_keeps_records_in_the_silo(
     _check_evidence(figures)
     assert not any(x is None for x in figures["refusals"].values())
     assert [p["epsilon"] for p in figures["accuracy_by_epsilon"]] == [None, 1.0, 3.0, 8.0]
-    assert len(figures["refusals"]) == 8 and all(figures["refusals"].values())
+    assert len(figures["refusals"]) == 9 and all(figures["refusals"].values())
     assert figures["gate"]["server.planted_weights_accepted"] == 1, "no job is approved here"
     assert figures["gate"]["aggregator.key_recovery.share_of_the_key"] == 0
     assert report.stat().st_mode & 0o777 == 0o600

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from blindsum.he import upload
+from blindsum.he.linear_hash import LinearHash
 from blindsum.he.parameters import Parameters
 from blindsum.pipelines.audit import key_recovery, protocol
 from blindsum.pipelines.audit.victim import digits
@@ -26,17 +27,19 @@ def test_the_shared_key_opens_bare_uploads_and_masked_ones_look_uniform() -> Non
 def test_every_forgery_is_refused_and_an_accepted_one_would_be_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Take the check of the digits away, and the audit reports what was accepted."""
+    """Take the hash and the check of the digits away, and the audit reports what was accepted."""
     parameters = Parameters.derive(2)
     found = protocol.refusals(parameters)
-    assert len(found) == 8 and all(found.values())
+    assert len(found) == 9 and all(found.values())
 
     def lenient(packed: Any, values: int, parameters: Parameters) -> Any:
         return digits(packed, parameters)[:values]
 
     monkeypatch.setattr(upload, "unpack", lenient)
+    assert all(protocol.refusals(parameters).values()), "the hash is enough"
+    monkeypatch.setattr(LinearHash, "holds", lambda self, words: True)
     accepted = [name for name, refusal in protocol.refusals(parameters).items() if not refusal]
-    assert {"doubled", "dropped"} <= set(accepted)
+    assert {"doubled", "dropped", "added to by the aggregator"} <= set(accepted)
 
 
 def test_digits_are_those_of_the_product() -> None:

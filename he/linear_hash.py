@@ -1,0 +1,159 @@
+"""A keyed linear hash by which every silo finds out whether a total is the sum of the uploads.
+
+For one exchange the silos' shared secret, which no aggregator has, gives elements of the field of
+p = 2^61 - 1, by HKDF-SHA256 (RFC 5869) and ChaCha20 (RFC 8439), for each of two folds:
+
+    v_k   one for each packed real of a chunk
+    r_c   one for each chunk of the exchange
+    o     an offset
+
+A silo hashes the reals that it encrypts, masked and packed, x_ck:
+
+    h = sum over c of r_c * (sum over k of v_k * x_ck)  mod p
+
+and hides h under one-time masks that it shares with each other silo, which cancel in the sum over
+the roster; the roster's first silo also adds o. These words go into its signed header. The
+aggregator adds words as it adds ciphertexts, and the result must be o + h(total).
+
+- Reals are integers below 2^53 in magnitude, decrypted sums too, and the hash is linear over them:
+  an honest total always passes.
+- A total that differs in any real differs by integers below p that are not all zero, and passes,
+  with whatever words, only if a polynomial of degree two in r and v takes one value: probability at
+  most 2/p a fold (Schwartz, J. ACM 1980), 2^-120 for both.
+- The words are one-time tags (Wegman and Carter, JCSS 1981): masked by pads each of which is used
+  once, so they say nothing about r, v, o or any real to whoever lacks the pads.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers import Cipher as StreamCipher
+from cryptography.hazmat.primitives.ciphers import algorithms
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from blindsum.he.packing import Integers
+from blindsum.he.parameters import RING_DEGREE
+from blindsum.platform.errors import EncryptionError, UploadRefused
+
+PRIME = (1 << 61) - 1
+FOLDS = 2
+Words = tuple[int, ...]
+"""FOLDS elements of the field."""
+
+NO_WORDS: Words = (0,) * FOLDS
+_WRITTEN = re.compile(rf"[0-9a-f]{{{16 * FOLDS}}}")
+
+# Products of a real's and a multiplier's limbs, summed over a chunk, must stay below 2^53 to be
+# exact in doubles, in which numpy multiplies matrices: 18 + 21 + 12 bits.
+_REAL_LIMB, _LIMB = 18, 21
+_REAL_LIMBS, _LIMBS = 3, 3
+
+
+def added(one: Words, other: Words) -> Words:
+    """The sum, word by word."""
+    return tuple((a + b) % PRIME for a, b in zip(one, other, strict=True))
+
+
+def written(words: Words) -> str:
+    """As frames carry them: 16 hexadecimal digits a word."""
+    return "".join(f"{word:016x}" for word in words)
+
+
+def read(text: object) -> Words:
+    """Words as `written` writes them.
+
+    Raises:
+        UploadRefused: they are not.
+    """
+    if isinstance(text, str) and _WRITTEN.fullmatch(text):
+        words = tuple(int(text[at : at + 16], 16) for at in range(0, len(text), 16))
+        if max(words) < PRIME:
+            return words
+    raise UploadRefused("a frame whose check words are not elements of the field")
+
+
+def elements(key: bytes, salt: bytes, info: bytes, count: int) -> npt.NDArray[np.uint64]:
+    """Uniform elements of the field, uint64 [count], from a key and a salt that is used once."""
+    derived = HKDF(hashes.SHA256(), 32, salt=salt, info=info).derive(key)
+    # A key of its own for each salt: the nonce may be constant.
+    stream = StreamCipher(algorithms.ChaCha20(derived, bytes(16)), mode=None).encryptor()
+    found = np.zeros(0, np.uint64)
+    while found.size < count:
+        drawn = np.frombuffer(stream.update(bytes(8 * count)), "<u8") & np.uint64(PRIME)
+        found = np.concatenate([found, drawn[drawn != PRIME]])  # of 2^61, the one that is too many
+    return found[:count]
+
+
+class LinearHash:
+    """The hash of one exchange's packed reals, first chunk to last.
+
+    Args:
+        key: what the silos' secret gives for hashing, 32 bytes.
+        salt: of this exchange alone, 32 bytes.
+        chunks: of the exchange.
+    """
+
+    def __init__(self, key: bytes, salt: bytes, chunks: int) -> None:
+        each = RING_DEGREE + chunks + 1
+        drawn = elements(key, salt, b"blindsum linear hash", FOLDS * each).reshape(FOLDS, each)
+        self.offset: Words = tuple(int(word) for word in drawn[:, 0])
+        self._of_chunks = [[int(word) for word in row] for row in drawn[:, 1 + RING_DEGREE :].T]
+        of_reals = drawn[:, 1 : 1 + RING_DEGREE]
+        low = np.uint64((1 << _LIMB) - 1)
+        limbs = [of_reals >> np.uint64(_LIMB * i) & low for i in range(_LIMBS)]
+        # [N, limbs * FOLDS]
+        self._multipliers = np.concatenate(limbs).T.astype(np.float64)
+        self._done, self._words = 0, NO_WORDS
+
+    def add(self, packed: Integers) -> None:
+        """The next chunks' packed reals, int64 [rows, N], each below 2^53 in magnitude.
+
+        Raises:
+            EncryptionError: there are more chunks than the exchange has.
+        """
+        rows = len(packed)
+        if self._done + rows > len(self._of_chunks):
+            raise EncryptionError("more chunks were to be hashed than the exchange has")
+        limbs = np.empty((_REAL_LIMBS, *packed.shape))
+        low = (1 << _REAL_LIMB) - 1
+        for i, limb in enumerate(limbs[:-1]):
+            limb[:] = packed >> (_REAL_LIMB * i) & low
+        limbs[-1] = packed >> (_REAL_LIMB * (_REAL_LIMBS - 1))  # with the sign
+        products = (limbs.reshape(-1, packed.shape[1]) @ self._multipliers).astype(np.int64)
+        products = products.reshape(_REAL_LIMBS, rows, _LIMBS, FOLDS)
+        for row in range(rows):
+            of_chunk = self._of_chunks[self._done + row]
+            self._words = tuple(
+                (self._words[fold] + of_chunk[fold] * _joined(products[:, row, :, fold])) % PRIME
+                for fold in range(FOLDS)
+            )
+        self._done += rows
+
+    @property
+    def words(self) -> Words:
+        """The hash, once every chunk is in it.
+
+        Raises:
+            EncryptionError: chunks are missing.
+        """
+        if self._done != len(self._of_chunks):
+            raise EncryptionError("a hash was asked for before all chunks were in it")
+        return self._words
+
+    def holds(self, words: Words) -> bool:
+        """Whether these are the words of the total that was hashed."""
+        return words == added(self.words, self.offset)
+
+
+def _joined(limbs: Any) -> int:
+    """Sums of products of limbs, int64 [real limbs, limbs], as one integer."""
+    total = 0
+    for i, row in enumerate(limbs.tolist()):
+        for j, product in enumerate(row):
+            total += product << (_REAL_LIMB * i + _LIMB * j)
+    return total
