@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test fuzz lint bench clean
+.PHONY: setup demo test fuzz mutants lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -24,6 +24,9 @@ test: setup
 
 fuzz: setup
 	BLINDSUM_FUZZ=5000 $(BIN)/python -m pytest -n 2 tests/fuzz
+
+mutants: setup
+	$(BIN)/python tests/mutants.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """One data owner: its data, model, ledger and keys. A plain class; `SiloActor` is its shell.
 
-Whatever comes in is checked by its type first (`blindsum.actors.door`). Whatever a method returns is pickled out of the silo, so methods return messages from
-`actors.messages` and of the key ceremony, and nothing else. Ciphertext goes to the aggregators
-through the vault.
+Whatever comes in is checked by its type first (`blindsum.actors.door`). What a method returns is pickled
+out of the silo: messages of `actors.messages` and of the key ceremony, and nothing else. Ciphertext goes
+to the aggregators through the vault.
 """
 
 from __future__ import annotations
@@ -288,8 +288,7 @@ class Silo:
 
         Args:
             counts: the metrics exchange that follows.
-            uploads: references to the frames that each aggregator got, where they are kept;
-                empty otherwise.
+            uploads: references to each aggregator's frames, where they are kept; empty otherwise.
             totals: the total's frames, from each aggregator.
 
         Raises:

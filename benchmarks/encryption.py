@@ -47,6 +47,7 @@ from blindsum.he.cipher import CkksCipher, generate_secret_key
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
 from blindsum.he.keys import KeyCeremony
+from blindsum.he.linear_hash import HashKey
 from blindsum.he.masks import PairSeeds, hash_of
 from blindsum.he.packing import Integers, quantise
 from blindsum.he.parameters import Parameters
@@ -113,7 +114,7 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
     clock, uploads, expected = Clock(), [], np.zeros(values, np.int64)
     adder: Any = total.adder
     adder._evaluator = Timed(adder._evaluator, "add_inplace", clock, "add")
-    key = os.urandom(32)
+    key = HashKey(os.urandom(32))  # of the key ceremony
     public = {name: identity.public for name in roster}
     up_bytes = 0
     for index, (name, own) in enumerate(zip(roster, seeds(roster), strict=True)):
@@ -128,7 +129,8 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
             return integers
 
         started = time.process_time()
-        opened: Any = own.open(exchange, key)
+        with clock("verify"):  # and what opens the masks with it
+            opened: Any = own.open(exchange, key)
         opened._hashing = Timed(opened._hashing, "add", clock, "verify")
         masks: Any = Timed(opened, "apply", clock, "mask")
         sealing: Any = Timed(cipher, "encrypt", clock, "encrypt")
@@ -154,7 +156,7 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
 
 
 def _totals(
-    exchange: Exchange, cipher: CkksCipher, total: Sum, key: bytes, clock: Clock,
+    exchange: Exchange, cipher: CkksCipher, total: Sum, key: HashKey, clock: Clock,
     uploads: list[dict[str, float]], expected: Integers,
 ) -> dict[str, Any]:  # fmt: skip
     values, parameters = exchange.values, exchange.parameters
@@ -166,7 +168,8 @@ def _totals(
     for _ in range(REPEATS + 1):
         result = np.empty(values, np.float32)
         started = time.process_time()
-        hashing: Any = Timed(hash_of(exchange, key), "add", clock, "verify")
+        with clock("verify"):
+            hashing: Any = Timed(hash_of(exchange, key), "add", clock, "verify")
         for where, digits in decrypt_parts(exchange, frames, opening, hashing):
             np.multiply(digits, unit, out=result[where], casting="unsafe")
             with clock("aside"):

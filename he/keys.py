@@ -38,6 +38,7 @@ from pydantic.dataclasses import dataclass
 from blindsum.he.cipher import SecretKey, generate_secret_key
 from blindsum.he.exchange import STRICT, Digest, RunName, SiloName
 from blindsum.he.identity import Identity, fingerprint, verify
+from blindsum.he.linear_hash import HashKey
 from blindsum.he.masks import SEED_BYTES, PairSeeds
 from blindsum.platform.errors import KeyRefused
 
@@ -93,12 +94,12 @@ class Agreement:
 
 @plain_dataclass(frozen=True)
 class Keys:
-    """What a silo has after the ceremony. `hashing` is the key of totals' hashes, `verifiers` draws
+    """What a silo has after the ceremony. `hashing` is the key of totals' hash, `verifiers` draws
     who looks for the one that cheated (HMAC key); `ceremony` is the digest that all silos signed."""
 
     secret: SecretKey
     seeds: PairSeeds
-    hashing: bytes = field(repr=False)
+    hashing: HashKey
     verifiers: bytes = field(repr=False)
     ceremony: bytes
 
@@ -215,7 +216,7 @@ class KeyCeremony:
             hashlib.sha256(b"blindsum " + of + secret.content).digest()
             for of in (b"hashing", b"verifiers")
         )
-        return Keys(secret, PairSeeds(self._silo, seeds), hashing, verifiers, self._digest)
+        return Keys(secret, PairSeeds(self._silo, seeds), HashKey(hashing), verifiers, self._digest)
 
     def _check(self, introductions: tuple[Introduction, ...]) -> None:
         if self.introduction not in introductions:

@@ -1,11 +1,11 @@
 """A keyed linear hash by which every silo finds out whether a total is the sum of the uploads.
 
-For one exchange the silos' shared secret, which no aggregator has, gives elements of the field of
-p = 2^61 - 1, by HKDF-SHA256 (RFC 5869) and ChaCha20 (RFC 8439), for each of two folds:
+From the silos' shared secret, which no aggregator has, HKDF-SHA256 (RFC 5869) and ChaCha20 (RFC
+8439) give elements of the field of p = 2^61 - 1, for each of two folds:
 
-    v_k   one for each packed real of a chunk
-    r_c   one for each chunk of the exchange
-    o     an offset
+    v_k   one for each packed real of a chunk, for the length of a key ceremony
+    r_c   one for each chunk of an exchange, as long
+    o     an offset, for each exchange anew
 
 A silo hashes the reals that it encrypts, masked and packed, x_ck:
 
@@ -19,9 +19,12 @@ aggregator adds words as it adds ciphertexts, and the result must be o + h(total
   an honest total always passes.
 - A total that differs in any real differs by integers below p that are not all zero, and passes,
   with whatever words, only if a polynomial of degree two in r and v takes one value: probability at
-  most 2/p a fold (Schwartz, J. ACM 1980), 2^-120 for both.
-- The words are one-time tags (Wegman and Carter, JCSS 1981): masked by pads each of which is used
-  once, so they say nothing about r, v, o or any real to whoever lacks the pads.
+  most 2/p a fold (Schwartz, J. ACM 1980), 2^-120 for both. (Without encryption reals are not bounded,
+  and nothing is claimed.)
+- The words are tags of Wegman and Carter's (JCSS 1981): one universal hash, and for each message an
+  offset that is used once. Their sum is uniform for whoever lacks o, and one silo's words for whoever
+  lacks a pair's seed, so that r and v are as unknown after any number of exchanges as before. The first
+  total that fails ends the keys.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from blindsum.he.packing import Integers
 from blindsum.he.parameters import RING_DEGREE
-from blindsum.platform.errors import EncryptionError, UploadRefused
+from blindsum.platform.errors import EncryptionError, KeyRefused, UploadRefused
 
 PRIME = (1 << 61) - 1
 FOLDS = 2
@@ -77,38 +80,76 @@ def read(text: object) -> Words:
     raise UploadRefused("a frame whose check words are not elements of the field")
 
 
-def elements(key: bytes, salt: bytes, info: bytes, count: int) -> npt.NDArray[np.uint64]:
-    """Uniform elements of the field, uint64 [count], from a key and a salt that is used once."""
+def keystream(key: bytes, salt: bytes, info: bytes) -> Any:
+    """ChaCha20 under a key that HKDF-SHA256 derives; `update` gives its bytes for as many noughts.
+
+    Args:
+        salt: of one use: two streams of the same key, salt and info are the same.
+    """
     derived = HKDF(hashes.SHA256(), 32, salt=salt, info=info).derive(key)
     # A key of its own for each salt: the nonce may be constant.
-    stream = StreamCipher(algorithms.ChaCha20(derived, bytes(16)), mode=None).encryptor()
+    return StreamCipher(algorithms.ChaCha20(derived, bytes(16)), mode=None).encryptor()
+
+
+def elements(stream: Any, count: int) -> npt.NDArray[np.uint64]:
+    """The next uniform elements of the field, uint64 [count], of a keystream."""
     found = np.zeros(0, np.uint64)
     while found.size < count:
-        drawn = np.frombuffer(stream.update(bytes(8 * count)), "<u8") & np.uint64(PRIME)
+        drawn = np.frombuffer(stream.update(bytes(8 * (count - found.size))), "<u8")
+        drawn = drawn & np.uint64(PRIME)
         found = np.concatenate([found, drawn[drawn != PRIME]])  # of 2^61, the one that is too many
-    return found[:count]
+    return found
+
+
+def next_words(stream: Any) -> Words:
+    """The next FOLDS elements of a keystream."""
+    return tuple(elements(stream, FOLDS).tolist())
+
+
+class HashKey:
+    """What the silos' secret gives for hashing, for the length of a ceremony.
+
+    Args:
+        key: 32 bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        drawn = elements(keystream(key, b"", b"blindsum hash of reals"), FOLDS * RING_DEGREE)
+        low = np.uint64((1 << _LIMB) - 1)
+        rows = drawn.reshape(FOLDS, RING_DEGREE)
+        limbs = [rows >> np.uint64(_LIMB * i) & low for i in range(_LIMBS)]
+        self.of_reals = np.concatenate(limbs).T.astype(np.float64)
+        """Limbs of the multipliers of a chunk's reals, float64 [N, limbs * FOLDS]."""
+        self._chunks = keystream(key, b"", b"blindsum hash of chunks")
+        self._of_chunks: list[Words] = []
+
+    def of_chunks(self, chunks: int) -> list[Words]:
+        """Multipliers of so many chunks, or more."""
+        while len(self._of_chunks) < chunks:
+            self._of_chunks.append(next_words(self._chunks))
+        return self._of_chunks
+
+    def offset(self, salt: bytes) -> Words:
+        """The offset of one exchange."""
+        return next_words(keystream(self._key, salt, b"blindsum hash offset"))
+
+    def __reduce__(self) -> str:
+        raise KeyRefused("a hash's key was about to be pickled", "It never leaves its silo.")
 
 
 class LinearHash:
     """The hash of one exchange's packed reals, first chunk to last.
 
     Args:
-        key: what the silos' secret gives for hashing, 32 bytes.
         salt: of this exchange alone, 32 bytes.
         chunks: of the exchange.
     """
 
-    def __init__(self, key: bytes, salt: bytes, chunks: int) -> None:
-        each = RING_DEGREE + chunks + 1
-        drawn = elements(key, salt, b"blindsum linear hash", FOLDS * each).reshape(FOLDS, each)
-        self.offset: Words = tuple(int(word) for word in drawn[:, 0])
-        self._of_chunks = [[int(word) for word in row] for row in drawn[:, 1 + RING_DEGREE :].T]
-        of_reals = drawn[:, 1 : 1 + RING_DEGREE]
-        low = np.uint64((1 << _LIMB) - 1)
-        limbs = [of_reals >> np.uint64(_LIMB * i) & low for i in range(_LIMBS)]
-        # [N, limbs * FOLDS]
-        self._multipliers = np.concatenate(limbs).T.astype(np.float64)
-        self._done, self._words = 0, NO_WORDS
+    def __init__(self, key: HashKey, salt: bytes, chunks: int) -> None:
+        self.offset = key.offset(salt)
+        self._multipliers, self._of_chunks = key.of_reals, key.of_chunks(chunks)
+        self._chunks, self._done, self._words = chunks, 0, NO_WORDS
 
     def add(self, packed: Integers) -> None:
         """The next chunks' packed reals, int64 [rows, N], each below 2^53 in magnitude.
@@ -117,7 +158,7 @@ class LinearHash:
             EncryptionError: there are more chunks than the exchange has.
         """
         rows = len(packed)
-        if self._done + rows > len(self._of_chunks):
+        if self._done + rows > self._chunks:
             raise EncryptionError("more chunks were to be hashed than the exchange has")
         limbs = np.empty((_REAL_LIMBS, *packed.shape))
         low = (1 << _REAL_LIMB) - 1
@@ -141,7 +182,7 @@ class LinearHash:
         Raises:
             EncryptionError: chunks are missing.
         """
-        if self._done != len(self._of_chunks):
+        if self._done != self._chunks:
             raise EncryptionError("a hash was asked for before all chunks were in it")
         return self._words
 

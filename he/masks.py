@@ -4,6 +4,7 @@ Silos i < j share a seed to which both contributed (`blindsum.he.keys`). For one
 
     key    = HKDF-SHA256(seed, salt of the exchange, info)                   RFC 5869
     stream = ChaCha20(key), one 64-bit word for each packed real              RFC 8439
+             (after the two that hide the upload's hash: `blindsum.he.linear_hash`)
 
 i adds the stream's words to its packed reals mod 2^K, and j subtracts them. One upload's reals
 are then uniform in K bits for whoever lacks one of its seeds, even with the secret key; and
@@ -24,13 +25,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers import Cipher as StreamCipher
-from cryptography.hazmat.primitives.ciphers import algorithms
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from blindsum.he.exchange import Exchange
-from blindsum.he.linear_hash import FOLDS, NO_WORDS, PRIME, LinearHash, Words, added, elements
+from blindsum.he.linear_hash import (
+    NO_WORDS,
+    PRIME,
+    HashKey,
+    LinearHash,
+    Words,
+    added,
+    keystream,
+    next_words,
+)
 from blindsum.he.packing import Integers, centred
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.platform.errors import EncryptionError, KeyRefused
@@ -47,11 +53,11 @@ class PairSeeds:
         self._seeds = dict(seeds)
         self._opened: set[bytes] = set()
 
-    def open(self, exchange: Exchange, key: bytes = b"", view: bytes = b"") -> MaskStream:
+    def open(self, exchange: Exchange, key: HashKey | None = None, view: bytes = b"") -> MaskStream:
         """The masks of this silo's upload to that exchange, once.
 
         Args:
-            key: what the silos' secret gives for hashing.
+            key: of the hash of what is masked; without one there is none.
             view: digest of what this silo accepted before in the run.
 
         Raises:
@@ -72,15 +78,16 @@ class PairSeeds:
         self._opened.add(exchange.digest)
         mine = exchange.roster.index(self._silo)
         salt = salt_of(exchange, view)
-        hashing = hash_of(exchange, key, view)
-        words = NO_WORDS if mine else hashing.offset
+        hashing = hash_of(exchange, key, view) if key else None
+        words = NO_WORDS if mine or hashing is None else hashing.offset
         plus: list[Any] = []
         minus: list[Any] = []
         for name in others:
-            first, seed = mine < exchange.roster.index(name), self._seeds[name]
-            (plus if first else minus).append(_stream(seed, salt))
-            pads = [int(pad) for pad in elements(seed, salt, b"blindsum hash mask", FOLDS)]
+            first = mine < exchange.roster.index(name)
+            stream = keystream(self._seeds[name], salt, b"blindsum mask")
+            pads = next_words(stream)  # what follows them in the stream masks reals
             words = added(words, tuple(pad if first else PRIME - pad for pad in pads))
+            (plus if first else minus).append(stream)
         return MaskStream(exchange.parameters, exchange.chunks, plus, minus, hashing, words)
 
     def __reduce__(self) -> str:
@@ -145,12 +152,6 @@ def salt_of(exchange: Exchange, view: bytes) -> bytes:
     return hashlib.sha256(exchange.digest + view).digest()
 
 
-def hash_of(exchange: Exchange, key: bytes, view: bytes = b"") -> LinearHash:
+def hash_of(exchange: Exchange, key: HashKey, view: bytes = b"") -> LinearHash:
     """A fresh hash of that exchange's total, for who has the silos' secret and accepted the same."""
     return LinearHash(key, salt_of(exchange, view), exchange.chunks)
-
-
-def _stream(seed: bytes, salt: bytes) -> Any:
-    key = HKDF(hashes.SHA256(), 32, salt=salt, info=b"blindsum mask").derive(seed)
-    # A key of its own for each exchange: the nonce may be constant.
-    return StreamCipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()

@@ -74,7 +74,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             )  # fmt: skip
         else:
             ray.init(address, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+    except Exception as error:  # noqa: BLE001 - Ray raises that itself where a node starts too slowly
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
         where = f"joined at {address!r}" if address else "started on this machine"
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ClusterError(

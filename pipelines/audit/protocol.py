@@ -26,6 +26,7 @@ from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
 from blindsum.he.coefficients import make_context
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
+from blindsum.he.linear_hash import HashKey
 from blindsum.he.masks import MaskStream, PairSeeds, hash_of
 from blindsum.he.packing import Integers, pack
 from blindsum.he.parameters import Parameters
@@ -54,7 +55,7 @@ class Consortium:
         self.identities = {name: Identity(folder / f"{name}.pem") for name in self.roster}
         self.public = {name: one.public for name, one in self.identities.items()}
         self.cipher = CkksCipher(parameters, generate_secret_key())
-        self.hashing = random.bytes(32)
+        self.hashing = HashKey(random.bytes(32))
         self.integers = random.integers(
             -parameters.limit, parameters.limit + 1, (parameters.silos, VALUES)
         )

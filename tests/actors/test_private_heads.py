@@ -8,10 +8,12 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from blindsum.actors.messages import SiloSpec
 from blindsum.platform.errors import DataError
+from blindsum.platform.job import Job, SharedNoise
 from blindsum.platform.job_file import JobFile
 from blindsum.platform.labels import load_private_tasks
-from tests.actors.test_silo import Consortium
+from tests.actors.test_silo import Consortium, PostedSilo
 from tests.conftest import SILOS, MakeJob
 
 
@@ -86,3 +88,25 @@ def test_a_folder_without_room_is_named(consortium: JobFile, tmp_path: Path) -> 
     place.write_text("in the way")
     with pytest.raises(DataError, match=f"own model and figures cannot be written in {place}"):
         made.round(1)
+
+
+def test_a_private_head_moves_under_all_of_the_noise(consortium: JobFile, tmp_path: Path) -> None:
+    """Its step is seen by what is shared in later rounds. Of an empty sample it is noise alone."""
+    shared = {
+        "privacy": SharedNoise(noise="shared", epsilon=3, delta=1e-4, clip_norm=1.0),
+        "training": consortium.job.training.model_copy(update={"local_steps": 1, "learning_rate": 2.0}),
+    }  # fmt: skip
+    job = Job.model_validate(consortium.job.model_copy(update=shared).model_dump())
+    silo = PostedSilo(SiloSpec(job, "run-1", "birch", str(consortium.folder), 1))
+    silo.inspect()
+    silo._trainer._sample = lambda: np.zeros(0, np.int64)  # type: ignore[method-assign]
+    steps = []
+    for _ in range(40):
+        before = [p.detach().clone() for p in silo._head._own]
+        silo._trainer.train(silo._global)
+        moved = zip(silo._head._own, before, strict=True)
+        steps.append(torch.cat([(p - old).detach().ravel() for p, old in moved]))
+    drawn, plan = torch.cat(steps), silo._plan
+    assert plan is not None
+    expected = silo._trainer._rate * plan.update_noise * plan.clip_norm
+    assert abs(float(drawn.std()) / expected - 1) < 5 / np.sqrt(2 * len(drawn))

@@ -32,7 +32,8 @@ from blindsum.platform.errors import (
     UploadRefused,
 )
 from blindsum.platform.job_file import JobFile
-from blindsum.platform.metrics import Metrics, count_values
+from blindsum.platform.metrics import Metrics, Tally, count_values
+from blindsum.platform.privacy import greatest_sum
 from blindsum.platform.random_source import normals, seeded_generator
 from tests.conftest import MakeJob, ledger_of
 
@@ -501,6 +502,54 @@ def test_where_uploads_are_kept_the_drawn_silo_says_who_cheated(make_job: MakeJo
             silo.apply(exchange, consortium.counts(exchange), [aggregator.uploads()], *forged)
         said[name] = "not the sum of the uploads that the silos signed" in str(caught.value)
     assert said == {name: name == drawn for name in said}
+
+
+@pytest.mark.parametrize("noise", [(NO_NOISE,), SHARED, ()])
+def test_an_update_that_is_no_number_is_never_sent(
+    make_job: MakeJob, noise: tuple[str, ...]
+) -> None:
+    """Rounded to integers it would look like any other."""
+    consortium = Consortium(make_job(*noise))
+    silo = consortium.silos["alder"]
+    trained = np.zeros(consortium.values, np.float32)
+    trained[-1] = np.nan
+    silo._trainer.train = lambda start, clipping: trained  # type: ignore[method-assign]
+    with pytest.raises(EncryptionError, match="NaN or infinite"):
+        silo.train(consortium.exchange())
+    assert silo.taken() == []
+
+
+def test_coordinates_are_cut_at_the_rounds_clip_norm(make_job: MakeJob) -> None:
+    """A record moves no coordinate further than that: the noise is in proportion to it."""
+    silo = Consortium(make_job(*SHARED, "privacy.clip_norm=1")).silos["alder"]
+    exchange, plan = Consortium(make_job(*SHARED), run="run-2").exchange(), silo._plan
+    assert plan is not None
+    huge = np.full(exchange.values, 1e9, np.float32)
+    unit = silo._range / silo._parameters.limit
+    for clipping in (1.0, 0.25):
+        announced = replace(exchange, clipping=clipping)
+        digits = silo._digitiser.digits(huge, announced, silo._range, Tally())
+        sent = digits(slice(0, exchange.values)) * unit
+        cut, share = greatest_sum(silo._job) * clipping, plan.share * clipping
+        assert abs(float(np.median(sent)) - cut) < 10 * share / np.sqrt(len(sent)) + unit
+        assert sent.max() <= cut + 10 * share
+
+
+def test_an_attempt_that_only_one_silo_ended_is_taken_back_by_it(make_job: MakeJob) -> None:
+    """What it accepted goes into its masks: they would not cancel with the others'."""
+    consortium = Consortium(make_job())
+    exchange = consortium.exchange(1)
+    total = consortium.sum(exchange, consortium.train(exchange))
+    ahead = consortium.silos["alder"]
+    ahead.apply(exchange, consortium.counts(exchange), [], *total)
+    ahead.taken()
+    assert consortium.round(1, attempt=2).held_out
+
+
+def test_a_silo_takes_part_in_no_roster_without_itself(make_job: MakeJob) -> None:
+    policy = Consortium(make_job("quorum=2")).silos["alder"]._policy
+    assert policy.allows_roster(("alder", "birch")) and not policy.allows_roster(("birch", "cedar"))
+    assert not policy.allows_roster(("birch", "alder")) and not policy.allows_roster(("alder",))
 
 
 def test_values_that_the_range_cut_are_counted_over_all_silos(make_job: MakeJob) -> None:

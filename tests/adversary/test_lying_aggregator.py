@@ -160,7 +160,9 @@ def test_without_the_hash_those_attacks_succeed(
     consortium, exchange, uploads = second_round(make_job(LARGE))
     forged = attack(Lie(consortium, exchange, uploads))
     monkeypatch.setattr(LinearHash, "holds", lambda self, words: True)
+    before = consortium.models()[0].copy()
     consortium.apply(exchange, forged)
+    assert (consortium.models()[0] != before).any(), "a total that nobody sent was applied"
 
 
 @pytest.mark.parametrize("checked", [True, False])

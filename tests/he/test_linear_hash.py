@@ -1,6 +1,7 @@
 """The hash by which silos check totals, against whole numbers."""
 
 import hashlib
+import pickle
 
 import numpy as np
 import pytest
@@ -11,23 +12,25 @@ from blindsum.he.linear_hash import (
     FOLDS,
     NO_WORDS,
     PRIME,
+    HashKey,
     LinearHash,
     added,
     elements,
+    keystream,
     read,
     written,
 )
 from blindsum.he.masks import hash_of
 from blindsum.he.packing import Integers
 from blindsum.he.parameters import RING_DEGREE, Parameters
-from blindsum.platform.errors import EncryptionError, UploadRefused
+from blindsum.platform.errors import EncryptionError, KeyRefused, UploadRefused
 from tests.he.parties import exchange, pair_seeds
 
-KEY, SALT = b"k" * 32, b"s" * 32
+KEY, SALT = HashKey(b"k" * 32), b"s" * 32
 GREATEST = 2**53 - 1
 
 
-def hashed(reals: Integers, key: bytes = KEY, salt: bytes = SALT) -> tuple[int, ...]:
+def hashed(reals: Integers, key: HashKey = KEY, salt: bytes = SALT) -> tuple[int, ...]:
     one = LinearHash(key, salt, len(reals))
     one.add(reals)
     return one.words
@@ -47,10 +50,11 @@ def reals(seed: int, chunks: int, greatest: int = GREATEST) -> Integers:
 )
 def test_it_is_what_the_docstring_says(seed: int, chunks: int, greatest: int) -> None:
     packed = reals(seed, chunks, greatest)
-    each = RING_DEGREE + chunks + 1
-    drawn = elements(KEY, SALT, b"blindsum linear hash", FOLDS * each).reshape(FOLDS, each).tolist()
+    drawn = elements(keystream(b"k" * 32, b"", b"blindsum hash of reals"), FOLDS * RING_DEGREE)
+    rows = elements(keystream(b"k" * 32, b"", b"blindsum hash of chunks"), FOLDS * chunks)
     for fold, word in enumerate(hashed(packed)):
-        of_reals, of_chunks = drawn[fold][1 : 1 + RING_DEGREE], drawn[fold][1 + RING_DEGREE :]
+        of_reals = drawn.reshape(FOLDS, -1)[fold].tolist()
+        of_chunks = rows.reshape(-1, FOLDS)[:, fold].tolist()
         sums = [sum(v * x for v, x in zip(of_reals, row, strict=True)) for row in packed.tolist()]
         assert word == sum(r * s for r, s in zip(of_chunks, sums, strict=True)) % PRIME
 
@@ -63,7 +67,8 @@ def test_every_real_of_every_chunk_counts_and_so_does_its_place() -> None:
         changed[row, at] += by if abs(int(changed[row, at]) + by) <= GREATEST else -by
         assert all(a != b for a, b in zip(hashed(changed), honest, strict=True))
     assert hashed(packed[::-1]) != honest and hashed(packed[:, ::-1]) != honest
-    assert hashed(packed, key=b"o" * 32) != honest and hashed(packed, salt=b"o" * 32) != honest
+    assert hashed(packed, key=HashKey(b"o" * 32)) != honest
+    assert KEY.offset(SALT) != KEY.offset(b"o" * 32), "every exchange has an offset of its own"
 
 
 def test_parts_may_come_in_any_size_and_none_may_be_missing_or_too_many() -> None:
@@ -105,18 +110,25 @@ def test_the_silos_words_add_up_to_the_totals_and_say_nothing_alone(silos: int) 
         assert masks.words != alone[0][0]
 
 
+def test_the_key_cannot_be_pickled() -> None:
+    with pytest.raises(KeyRefused, match="about to be pickled"):
+        pickle.dumps(KEY)
+
+
 def test_elements_are_uniform_and_every_version_draws_the_same() -> None:
-    drawn = elements(KEY, SALT, b"test", 200_000)
+    drawn = elements(keystream(b"k" * 32, SALT, b"test"), 200_000)
     assert int(drawn.max()) < PRIME
     counts = np.bincount((drawn >> np.uint64(53)).astype(np.int64), minlength=256)
     expected = len(drawn) / 256
     assert ((counts - expected) ** 2 / expected).sum() < 360  # chi-squared, 255: p = 2e-5
     assert hashlib.sha256(drawn.tobytes()).hexdigest() == GOLDEN_ELEMENTS
     assert written(hashed(np.arange(2 * RING_DEGREE).reshape(2, -1) - 99)) == GOLDEN_WORDS
+    assert written(KEY.offset(SALT)) == GOLDEN_OFFSET
 
 
 GOLDEN_ELEMENTS = "b1f4bebcf9f447d42a1c9a3b6c16f3fcadc32b563cade2f333b1e3b64499e72a"
-GOLDEN_WORDS = "1a326cdf17d947b2048d8cf4c222fe83"
+GOLDEN_OFFSET = "08f97cc6874fc362073cf409d6122d27"
+GOLDEN_WORDS = "0f678b3efc466037139cfc6145fa8fcd"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import tenseal.sealapi as seal
 from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
 from blindsum.he.exchange import PART_CHUNKS, Exchange
 from blindsum.he.identity import Identity
+from blindsum.he.linear_hash import HashKey
 from blindsum.he.masks import hash_of
 from blindsum.he.packing import Integers
 from blindsum.he.parameters import Parameters
@@ -20,7 +21,7 @@ from blindsum.platform.errors import EncryptionError, UploadRefused
 from tests.he.parties import exchange, pair_seeds, roster
 
 P = Parameters.derive(2, 12)
-KEY = b"k" * 32
+KEY = HashKey(b"k" * 32)
 VALUES = (PART_CHUNKS + 2) * P.values_per_chunk - 5
 
 

@@ -3,7 +3,7 @@
 import itertools
 import json
 import struct
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from blindsum.he.exchange import PART_CHUNKS, Exchange, Part
 from blindsum.he.identity import Identity
 from blindsum.he.parameters import Parameters
 from blindsum.he.wire import (
+    Header,
     Receipt,
     check_receipt,
     read_total,
@@ -61,6 +62,15 @@ def test_an_upload_arrives_as_it_was_signed(identities, public) -> None:  # type
     upload = read_upload(signed(identities, "a"), exchange(), public)
     assert upload.silo == "a" and upload.part == Part(0, 0, 2)
     np.testing.assert_array_equal(upload.chunks, chunks(2))
+
+
+def test_the_check_costs_few_bytes(identities) -> None:  # type: ignore[no-untyped-def]
+    """At most 64 a silo and exchange, for an exchange of one part."""
+    with_words = asdict(Header.of(exchange(), 0, "a", "0" * 64, "f" * 32))
+    without = {name: value for name, value in with_words.items() if name != "check"}
+    assert len(json.dumps(with_words)) - len(json.dumps(without)) == 45
+    one, other = signed(identities, "a"), chunks(2).nbytes
+    assert (one.size - other) % 64 == 0
 
 
 def test_parts_cover_every_value_once_and_are_bounded() -> None:

@@ -37,6 +37,16 @@ def test_local_count_and_sum_together_are_the_planned_mechanism(make_job: MakeJo
     assert found == pytest.approx(1 / own.noise_multiplier)
 
 
+def test_each_silos_count_has_the_updates_noise_at_least(make_job: MakeJob) -> None:
+    """Many silos share the count's noise, and each alone would have less: the update's would have to
+    make up for it, without bound."""
+    own = plan(
+        make_job(ADAPTIVE, "privacy.epsilon=0.5", "training.expected_batch_size=2").job, "alder"
+    )
+    assert own and own.count_noise >= own.noise_multiplier
+    assert own.update_noise <= 1.16 * own.noise_multiplier
+
+
 def test_shared_count_and_sum_hold_for_the_strictest_silo_too(make_job: MakeJob) -> None:
     job = make_job(ADAPTIVE, *SHARED, "silos.birch.epsilon=1").job
     plans = {name: plan(job, name) for name in job.roster}

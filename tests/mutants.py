@@ -1,0 +1,179 @@
+"""Protections taken out one at a time, by name: the tests must notice each.
+
+    python tests/mutants.py              all of them; `make mutants`
+    python tests/mutants.py NAME ...     those whose name contains one of the words
+
+Not a part of the suite: a mutant takes as long as the tests that are to kill it. Each is tried on a
+copy of the checkout, which has to pass the same tests unchanged first.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old` becomes `new` in `file`, once; `tests` are pytest's arguments."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+SILO, HE = "tests/actors/test_silo.py", "tests/he"
+LIES = "tests/adversary/test_lying_aggregator.py"
+DRIVER = "tests/adversary/test_lying_driver.py"
+
+MUTANTS = (
+    Mutant("noise halved", "platform/training.py", "self._plan.update_noise * self._clip_norm,",
+           "self._plan.update_noise * self._clip_norm / 2,", "tests/platform/test_training.py"),
+    Mutant("a fixed batch for a Poisson sample", "platform/training.py",
+           "return np.flatnonzero(drawn)", "return np.arange(int(drawn.sum()))", "tests/platform/test_training.py"),
+    Mutant("the true size as divisor", "platform/training.py",
+           "return self._training.learning_rate / self._training.expected_batch_size",
+           "return self._training.learning_rate / (len(self._data) * self._training.sampling_rate + 1)",
+           "tests/platform/test_training.py"),
+    Mutant("a private head without noise", "platform/training.py",
+           "            self._noise(one)\n", "", "tests/actors/test_private_heads.py tests/platform/test_training.py"),
+    Mutant("coordinates not cut", "platform/shared_noise.py", "noised += np.clip(sums, -cut, cut)",
+           "noised += sums", "tests/platform/test_shared_noise.py"),
+    Mutant("the cut not scaled by the adaptive clip factor", "actors/digitiser.py",
+           "cut = greatest_sum(self._job) * clipping", "cut = greatest_sum(self._job)", SILO),
+    Mutant("the floor of the count's noise dropped", "platform/privacy.py",
+           "count_noise=max(own_noise, own.noise_multiplier)", "count_noise=own_noise",
+           "tests/platform/test_adaptive_clipping.py tests/platform/test_privacy.py"),
+    Mutant("one step too few in the accounting", "platform/privacy.py",
+           "rounds * self._plan.steps_per_round)", "rounds * self._plan.steps_per_round - 1)",
+           "tests/platform/test_privacy.py tests/platform/test_ledger.py"),
+    Mutant("a charge after training", "actors/silo.py",
+           "        epsilon, metrics_epsilon = self._written().charge(exchange)\n"
+           "        charged = time.perf_counter()\n"
+           "        update = self._trainer.train(self._global, exchange.clipping)\n",
+           "        charged = time.perf_counter()\n"
+           "        update = self._trainer.train(self._global, exchange.clipping)\n"
+           "        epsilon, metrics_epsilon = self._written().charge(exchange)\n", SILO),
+    Mutant("require_finite dropped", "actors/silo.py", "        require_finite(update)\n", "", SILO),
+    Mutant("masks without the roster", "he/masks.py",
+           "return hashlib.sha256(exchange.digest + view).digest()",
+           "return hashlib.sha256(exchange.job.encode() + bytes([exchange.round, exchange.attempt]) + view).digest()",
+           f"{HE}/test_masks.py {HE}/test_linear_hash.py"),
+    Mutant("a silo outside the roster is allowed", "actors/policy.py", "self._silo in roster and ", "",
+           f"{SILO} {DRIVER}"),
+    Mutant("an approval that is not asked", "actors/admission.py",
+           "self._approval = books.approved()", "pass", DRIVER),
+    Mutant("a name not checked", "platform/owner.py", "if name not in self.file.names:", "if False:", DRIVER),
+    Mutant("a receipt not checked", "he/wire.py",
+           "        verify(\n", "        (lambda *_: None)(\n", f"{HE}/test_wire.py"),
+    Mutant("sys.path.insert for append", "platform/paths.py", "sys.path.append(folder)",
+           "sys.path.insert(0, folder)", DRIVER),
+    Mutant("byte order of the fold rule", "platform/folds.py", '"big") / 2**64', '"little") / 2**64',
+           "tests/platform/test_features_and_folds.py"),
+    Mutant("modules that came with the job", "actors/admission.py",
+           "            _require_own_installation()\n", "", "tests/adversary/test_shipped_code.py"),
+    Mutant("an installed factory by its own file", "platform/approved_code.py",
+           "    outer = hashlib.sha256()\n    for one in sorted(root",
+           "    return _digest(path)\n    outer = hashlib.sha256()\n    for one in sorted(root",
+           "tests/adversary/test_shipped_code.py"),
+    Mutant("the whole folder is sent", "infra/bundle.py", "    named = factory_sources(job_file)\n",
+           "    named = [p.relative_to(job_file.folder) for p in job_file.folder.rglob('*') if p.is_file()]\n",
+           "tests/infra/test_submission.py"),
+    Mutant("totals are not checked", "he/upload.py", "if not hashing.holds(words):", "if False:",
+           f"{LIES} {HE}/test_upload.py"),
+    Mutant("the hash without its offset", "he/linear_hash.py",
+           "return words == added(self.words, self.offset)", "return words == self.words",
+           f"{LIES} {HE}/test_linear_hash.py"),
+    Mutant("one multiplier for all chunks", "he/linear_hash.py",
+           "of_chunk = self._of_chunks[self._done + row]", "of_chunk = self._of_chunks[0]", f"{LIES} {HE}/test_linear_hash.py"),
+    Mutant("words that nothing hides", "he/masks.py",
+           "words = added(words, tuple(pad if first else PRIME - pad for pad in pads))", "pass",
+           f"{HE}/test_linear_hash.py"),
+    Mutant("masks without what was accepted before", "he/masks.py",
+           "hashlib.sha256(exchange.digest + view)", "hashlib.sha256(exchange.digest)", f"{LIES} {HE}/test_linear_hash.py"),
+    Mutant("keys are kept after a refusal", "actors/vault.py",
+           "            self._forget()\n            drawn", "            drawn", LIES),
+    Mutant("a charge before keys are asked for", "actors/silo.py",
+           "        self._keyed().require(exchange)  # before anything is charged\n", "", LIES),
+    Mutant("what was accepted is not taken back", "actors/vault.py",
+           "            self._view = mark[1]\n", "            pass\n", f"{SILO} {LIES}"),
+    Mutant("heads with anything in them", "he/wire.py",
+           " or _head(metadata) != head:", ":", f"{HE}/test_wire.py"),
+)  # fmt: skip
+
+
+def copied(into: Path) -> Path:
+    """The checkout's files, and nothing that is ignored."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
+        source, target = ROOT / name, into / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink():
+            target.symlink_to(os.readlink(source))
+        elif source.is_file():
+            shutil.copy(source, target)
+    return into
+
+
+def passes(folder: Path, tests: str) -> bool:
+    """Whether those tests pass on the copy."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        *tests.split(),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(folder / "src")}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, check=False, capture_output=True, text=True
+    )
+    if done.returncode not in (0, 1):
+        raise SystemExit(
+            f"pytest could not run {tests}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
+    return done.returncode == 0
+
+
+def main(words: list[str]) -> int:
+    """Try the mutants; the exit status is how many lived."""
+    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    lived = []
+    with tempfile.TemporaryDirectory(prefix="mutants-") as made:
+        folder = copied(Path(made))
+        for mutant in chosen:
+            path = folder / mutant.file
+            whole = path.read_text(encoding="utf-8")
+            if whole.count(mutant.old) != 1:
+                raise SystemExit(
+                    f"{mutant.name}: {mutant.file} has its text {whole.count(mutant.old)} times"
+                )
+            path.write_text(whole.replace(mutant.old, mutant.new), encoding="utf-8")
+            alive = passes(folder, mutant.tests)
+            path.write_text(whole, encoding="utf-8")
+            lived += [mutant.name] if alive else []
+            print(f"{'LIVED' if alive else 'died '}  {mutant.name}", flush=True)
+        for tests in dict.fromkeys(mutant.tests for mutant in chosen):
+            if not passes(folder, tests):
+                raise SystemExit(f"{tests} fail without any mutant, and so say nothing")
+    print(f"{len(chosen) - len(lived)} of {len(chosen)} died")
+    return len(lived)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
