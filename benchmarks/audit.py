@@ -40,6 +40,7 @@ from blindsum.pipelines.audit.closeness import class_mean, closeness, summary
 from blindsum.pipelines.audit.evidence import Defence
 from blindsum.pipelines.audit.gradient_matching import Effort, labels_from_bias, match
 from blindsum.pipelines.audit.imprint import planted, recovered
+from blindsum.pipelines.audit.labelling import WHOLE, Classes
 from blindsum.pipelines.audit.memorisation import Reading, memorised
 from blindsum.pipelines.audit.sparse_recovery import recover
 from blindsum.pipelines.audit.stacked import Recipe, Stack
@@ -174,7 +175,7 @@ def matching(arm: Defence, iterations: int) -> dict[str, float]:
             rows = slice(v * batch, (v + 1) * batch)
             x, y = torch.from_numpy(images[rows]), torch.from_numpy(labels[rows])
             update = update_of(model, x, y, own, arm, SILOS)
-            read = labels_from_bias(model, update.gradients[-1], batch, 64, spent)
+            read = labels_from_bias(model, update.gradients[-1], batch, 64, spent, Classes(10))
             found, _ = match(model, update.gradients, read, 64, spent)
             true = images[rows].astype(np.float64)
             guess = np.repeat(images.mean(0)[None].astype(np.float64), batch, axis=0)
@@ -213,10 +214,10 @@ def of_members(data: Fold, arm: Defence, rate: float) -> dict[str, Any]:
         said.append(stack.logits(torch.from_numpy(x)).double().numpy())
         of_others.append(stack.logits(torch.from_numpy(data.features[-held:])).double().numpy())
     logits, others = np.concatenate(said), np.concatenate(of_others)
-    seen = membership.Shadows(
-        membership.confidences(logits, labels)[0], members,
-        membership.confidences(others, data.labels[-held:])[1],
-    )  # fmt: skip
+    read, views = Classes(2), (WHOLE,)
+    own_view = read.observe(logits, labels, views)
+    population = read.observe(others, data.labels[-held:], views).losses[0]
+    seen = membership.Shadows(own_view.statistics[0], own_view.losses[0], members, population)
     figures: dict[str, Any] = {"accuracy": float((others.argmax(2) == data.labels[-held:]).mean())}
     for name, values in membership.scores(seen).items():
         own, inside = values[:, ~canaries], members[:, ~canaries]
@@ -244,7 +245,7 @@ def generated(arm: Defence, federations: int = 4) -> dict[str, float]:
         )
         others = known[labels[known] > 4]
         participant = generator.Participant(
-            Fold(images[others], labels[others]), wanted, 0.0, 1.0, rounds=rounds
+            Fold(images[others], labels[others]), Classes(10), wanted, 0.0, 1.0, rounds=rounds
         )
         pair = []
         for part, mine, twin in zip(sets, (a, b), (b, a), strict=True):

@@ -16,16 +16,19 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import nn
-from torch.nn import functional
 
 from blindsum.pipelines.audit.evidence import Figure, proportion
 from blindsum.platform.fold import Fold
+from blindsum.platform.losses import RecordLoss, classification
 from blindsum.platform.privacy import PrivacyPlan
+
+TINY = 1e-30
+"""Less than any gradient's square: a number beyond its qualifier has none."""
 
 
 def identify(
     model: nn.Module, fold: Fold, plan: PrivacyPlan, candidates: int = 256, *,
-    noise: bool = True, trials: int = 2000, seed: int = 0,
+    noise: bool = True, trials: int = 2000, seed: int = 0, loss: RecordLoss = classification,
 ) -> Figure:  # fmt: skip
     """How often the candidate is named; the floor is a guess among them.
 
@@ -34,7 +37,7 @@ def identify(
     """
     random = np.random.default_rng(seed)
     rows = random.permutation(len(fold))[:candidates]
-    gradients = _gradients(model, fold, rows, plan.clip_norm if noise else None)
+    gradients = _gradients(model, fold, rows, plan.clip_norm if noise else None, loss)
     gram = gradients @ gradients.T
     steps = plan.rounds_within_budget * plan.steps_per_round
     target = random.integers(0, len(rows), trials)
@@ -55,13 +58,13 @@ def identify(
             weight = stats.binom.logpmf(n, steps, plan.sampling_rate)
             likelihood = np.logaddexp(likelihood, fit + weight)
     else:
-        likelihood = products / np.sqrt(squared)
+        likelihood = products / np.sqrt(np.maximum(squared, TINY))
     hits = int((likelihood.argmax(1) == target).sum())
     return proportion(hits, trials, floor=1 / len(rows))
 
 
 def _gradients(
-    model: nn.Module, fold: Fold, rows: np.ndarray, clip_norm: float | None
+    model: nn.Module, fold: Fold, rows: np.ndarray, clip_norm: float | None, loss: RecordLoss
 ) -> np.ndarray:
     """Each candidate's gradient, float64 [K, parameters], clipped unless told otherwise."""
     model.train()
@@ -69,10 +72,8 @@ def _gradients(
     found = []
     for row in rows:
         features = torch.from_numpy(fold.features[row : row + 1])
-        loss = functional.cross_entropy(
-            model(features), torch.from_numpy(fold.labels[row : row + 1])
-        )
-        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]).double()
+        cost = loss(model(features), torch.from_numpy(fold.labels[row : row + 1])).sum()
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(cost, parameters)]).double()
         if clip_norm is not None:
             gradient = gradient * min(1.0, clip_norm / (float(gradient.norm()) + 1e-6))
         found.append(gradient.numpy())

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn import functional
 
 from blindsum.pipelines.audit.closeness import Closeness, class_mean, closeness, summary
 from blindsum.pipelines.audit.evidence import Figure
+from blindsum.pipelines.audit.labelling import Labelling
 from blindsum.pipelines.audit.scores import Records, is_binary
 from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.features import CLIP
@@ -50,6 +50,7 @@ class Participant:
     """What the attacker has and does. `low` and `high`: range of a feature; `binary`: bits."""
 
     own: Fold
+    labelling: Labelling
     wanted: int
     low: float
     high: float
@@ -87,8 +88,9 @@ def attack(victim: Victim, federations: int, rounds: int, *, noise: bool) -> Att
     """
     folds = (victim.data.train, victim.data.test)
     x = np.concatenate([fold.features for fold in folds])
-    y = np.concatenate([fold.labels for fold in folds])
-    wanted = int(np.bincount(y).argmax())
+    labels = np.concatenate([fold.labels for fold in folds])
+    y = victim.labelling.classes(labels)
+    wanted = int(np.bincount(y[y >= 0]).argmax()) if (y >= 0).any() else 0
     rounds = min(rounds, victim.plan.rounds_within_budget)
     binary = is_binary(x[:200])
     low, high = (0.0, 1.0) if binary else (-CLIP, CLIP)
@@ -96,23 +98,24 @@ def attack(victim: Victim, federations: int, rounds: int, *, noise: bool) -> Att
     for seed in range(federations):
         order = np.random.default_rng(seed).permutation(len(y))
         *sets, known, scored = np.split(order, [int(share * len(y)) for share in SHARES])
-        others = known[y[known] != wanted]
+        others = known[(y[known] != wanted) & (y[known] >= 0)]
         a, b, public, held_out = (
             x[part][y[part] == wanted].astype(np.float64) for part in (*sets, known, scored)
         )
         if min(map(len, (a, b, public, held_out))) < LEAST or len(others) < 2:
             return None
         participant = Participant(
-            Fold(x[others], y[others]), wanted, low, high, binary, rounds=rounds
-        )
+            Fold(x[others], labels[others]), victim.labelling, wanted, low, high, binary,
+            rounds=rounds,
+        )  # fmt: skip
         pair = []
         for part, own, twin in zip(sets, (a, b), (b, a), strict=True):
-            model, trainer = _silo(victim, Fold(x[part], y[part]), seed, noise)
+            model, trainer = _silo(victim, Fold(x[part], labels[part]), seed, noise)
             records = made(model, trainer, participant, victim.job.server, seed)
             pair.append(closeness(records, own, twin, held_out))
             anything = np.random.default_rng(seed).uniform(low, high, records.shape)
             anything = anything.round() if binary else anything
-            taken.append([_taken(model, one, wanted) for one in (records, anything)])
+            taken.append([_taken(model, one, participant) for one in (records, anything)])
         runs.append(pair)
         prior.append(closeness(x[others].astype(np.float64), a, b, held_out))
         real.append(closeness(public, a, b, held_out))
@@ -127,18 +130,20 @@ def _silo(victim: Victim, fold: Fold, seed: int, noise: bool) -> tuple[nn.Module
     """The job's model, and the silo's trainer of it on those records."""
     job = victim.job
     model = build_model(
-        job.model, victim.features, victim.classes, seed=job.seed + seed, private=False
+        job.model, victim.features, victim.outputs, seed=job.seed + seed, private=False
     )
     batch = max(job.training.sampling_rate * len(fold), 1.0)
     training = job.training.model_copy(update={"expected_batch_size": batch})
-    plan = victim.in_the_mean(batch / job.training.expected_batch_size) if noise else None
-    return model, LocalTrainer(model, fold, training, plan, cryptographic_generator())
+    share = batch / job.training.expected_batch_size
+    plan = victim.in_the_mean(share) if noise else victim.without_noise()
+    random, loss = cryptographic_generator(), victim.labelling.loss
+    return model, LocalTrainer(model, fold, training, plan, random, loss)
 
 
 @torch.no_grad()
-def _taken(model: nn.Module, records: Records, wanted: int) -> float:
+def _taken(model: nn.Module, records: Records, participant: Participant) -> float:
     said = model(torch.from_numpy(records.astype(np.float32)))
-    return float((said.argmax(1) == wanted).float().mean())
+    return float((participant.labelling.taken(said) == participant.wanted).float().mean())
 
 
 def _mean(scores: list[Closeness]) -> Closeness:
@@ -182,9 +187,9 @@ def made(
         update = victim.train(vector)
         set_parameters(model, vector)
         if round >= participant.rounds // 12:  # the model has to know the class a little
-            target = torch.full((64,), participant.wanted)
+            target = participant.labelling.of_class(participant.wanted, 64)
             for _ in range(participant.steps):
-                loss = functional.cross_entropy(model(blurred(draw(64))), target)
+                loss = participant.labelling.loss(model(blurred(draw(64))), target).mean()
                 gradients = torch.autograd.grad(loss, list(maker.parameters()))
                 for p, gradient in zip(maker.parameters(), gradients, strict=True):
                     p.grad = gradient
@@ -209,13 +214,14 @@ def _poisoned(
     y = torch.from_numpy(participant.own.labels)
     if len(pool):
         few = blurred(pool[torch.randperm(len(pool), generator=generator)[: 2 * participant.fakes]])
-        other = int(torch.mode(y).values)
-        x, y = torch.cat([x, few]), torch.cat([y, torch.full((len(few),), other)])
+        classes = participant.labelling.classes(participant.own.labels)
+        wrong = participant.labelling.of_class(int(np.bincount(classes).argmax()), len(few))
+        x, y = torch.cat([x, few]), torch.cat([y, wrong])
     optimizer = torch.optim.SGD(model.parameters(), lr=participant.rate, momentum=0.9)
     for _ in range(participant.passes):
         for rows in torch.randperm(len(y), generator=generator).split(32):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
-            functional.cross_entropy(model(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+            participant.labelling.loss(model(x[rows]), y[rows]).mean().backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)  # noise may throw the model far
             optimizer.step()
     return get_parameters(model)

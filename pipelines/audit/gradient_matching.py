@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn import functional
+
+from blindsum.pipelines.audit.labelling import Labelling
+from blindsum.platform.losses import RecordLoss, classification
 
 Parameters = dict[str, Tensor]
 
@@ -44,19 +46,19 @@ class Effort:
 
 def match(
     model: nn.Module, update: list[Tensor], labels: Tensor, features: int, effort: Effort,
-    local: Local | None = None, seed: int = 0,
+    local: Local | None = None, seed: int = 0, loss: RecordLoss = classification,
 ) -> tuple[Tensor, float]:  # fmt: skip
     """The records [B, features] that explain the update best, and their 1 - cosine.
 
     Args:
         update: by trainable parameter, a sum or mean of gradients, or of local steps taken off.
-        labels: int64 [B], as `labels_from_bias` gives them.
+        labels: [B, ...], as `labels_from_bias` gives them.
     """
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     start = {name: p.detach() for name, p in model.named_parameters()}
     target = torch.cat([one.flatten() for one in update])
     target = target / target.norm().clamp_min(1e-20)
-    explained = _explained(model, names, start, labels, local or Local())
+    explained = _explained(model, names, start, labels, local or Local(), loss)
     generator = torch.Generator().manual_seed(seed)
     shape = (effort.restarts, len(labels), features)
     span = effort.high - effort.low
@@ -73,10 +75,10 @@ def match(
 
     for _ in range(effort.iterations):
         optimizer.zero_grad()
-        loss = away()
+        cost = away()
         if effort.shape and effort.variation:
-            loss = loss + effort.variation * _variation(x, effort.shape)
-        (x.grad,) = torch.autograd.grad(loss.sum(), x)
+            cost = cost + effort.variation * _variation(x, effort.shape)
+        (x.grad,) = torch.autograd.grad(cost.sum(), x)
         x.grad.sign_()
         optimizer.step()
         schedule.step()
@@ -89,9 +91,10 @@ def match(
 
 
 def labels_from_bias(
-    model: nn.Module, bias: Tensor, records: int, features: int, effort: Effort, seed: int = 0
-) -> Tensor:
-    """Labels, int64 [B] in ascending order, from the last bias's gradient, [classes], a sum.
+    model: nn.Module, bias: Tensor, records: int, features: int, effort: Effort,
+    labelling: Labelling, seed: int = 0,
+) -> Tensor:  # fmt: skip
+    """Labels [B, ...] from the last bias's gradient, [outputs], a sum.
 
     What the model predicts on records the attacker makes up stands for what it predicted.
     """
@@ -100,23 +103,22 @@ def labels_from_bias(
         256, features, generator=generator
     )
     with torch.no_grad():
-        predicted = torch.softmax(model(made_up), 1).mean(0)
-    counts = records * predicted - bias
-    labels = []
-    for _ in range(records):
-        labels.append(int(counts.argmax()))
-        counts[labels[-1]] -= 1
-    return torch.tensor(sorted(labels))
+        return labelling.from_bias(model(made_up), bias, records)
 
 
 def _explained(
-    model: nn.Module, names: list[str], start: Parameters, labels: Tensor, local: Local
+    model: nn.Module,
+    names: list[str],
+    start: Parameters,
+    labels: Tensor,
+    local: Local,
+    record_loss: RecordLoss,
 ) -> Callable[[Tensor], Tensor]:
     """The flat update that records would have given, differentiable in the records."""
 
     def loss(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
         output = functional_call(model, parameters, (x,))
-        return functional.cross_entropy(output, y)
+        return record_loss(output, y).mean()
 
     def update(x: Tensor) -> Tensor:
         parameters, batch = dict(start), local.batch or len(labels)

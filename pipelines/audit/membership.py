@@ -3,10 +3,11 @@
 LiRA (Carlini, Chien, Nasr, Song, Terzis and Tramer, "Membership inference attacks from first
 principles", IEEE S&P 2022): a record's logit-scaled confidence log(p / (1 - p)) is Gaussian over
 models that were trained with it, and over models that were not; the score is the ratio of the two
-densities. Variances by record from 64 shadow models on, one for all records below. RMIA (Zarifzadeh,
+densities. Of a number, it is the error with its sign that is close to Gaussian; of many tasks, the log
+odds of p = exp(-mean loss). Variances by record from 64 shadow models on, one for all records below. RMIA (Zarifzadeh,
 Liu and Shokri, ICML 2024, equations 1 to 4) compares a record's gain with that of records from the
-population: strong with few shadow models. The weak arm is the confidence itself (Yeom et al., CSF
-2018). Every model is the target once, the others its shadows.
+population: strong with few shadow models; p is exp(-loss) there. The weak arm is the loss itself (Yeom
+et al., CSF 2018). Every model is the target once, the others its shadows.
 
 Legend: K models, N records, Z population records.
 """
@@ -17,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp
 from scipy.stats import norm
 
 from blindsum.pipelines.audit.evidence import Figure
@@ -27,62 +27,53 @@ Bools = npt.NDArray[np.bool_]
 BY_RECORD = 64
 """Shadow models from which variances are estimated record by record."""
 LEAST = 1e-2
+TINY = 1e-300
 
 
 @dataclass(frozen=True)
 class Shadows:
     """What K trained models say of N records and Z of the population.
 
-    `scaled` float64 [K, N] logit-scaled confidences, `members` bool [K, N], `population`
-    float64 [K, Z] confidences in the true label.
+    `statistics` float64 [K, N], close to Gaussian over models; `losses` float64 [K, N], nats;
+    `members` bool [K, N]; `population` float64 [K, Z], losses of the population's records.
     """
 
-    scaled: Reals
+    statistics: Reals
+    losses: Reals
     members: Bools
     population: Reals
 
 
-def confidences(logits: Reals, labels: npt.NDArray[np.int64]) -> tuple[Reals, Reals]:
-    """Logit-scaled and plain confidence in the label, [K, N] each, of logits [K, N, classes]."""
-    index = np.broadcast_to(labels[None, :, None], (*logits.shape[:2], 1))
-    true = np.take_along_axis(logits, index, 2)[..., 0]
-    others = logits.copy()
-    np.put_along_axis(others, index, -np.inf, 2)
-    scaled = true - logsumexp(others, axis=2)
-    return scaled, 1 / (1 + np.exp(-scaled))
-
-
 def scores(shadows: Shadows, by_record: bool | None = None) -> dict[str, Reals]:
     """Every attack's scores, float64 [K, N]: higher says member."""
-    models = len(shadows.scaled)
+    models = len(shadows.losses)
     by_record = models > BY_RECORD if by_record is None else by_record
     found: dict[str, list[Reals]] = {"lira": [], "rmia": [], "confidence": []}
-    plain = 1 / (1 + np.exp(-shadows.scaled))
+    plain, population = np.exp(-shadows.losses), np.exp(-shadows.population)
     for target in range(models):
         others = np.arange(models) != target
         found["lira"].append(_ratio(shadows, target, others, by_record))
-        mean = plain[others].mean(0)
-        population = shadows.population[target] / shadows.population[others].mean(0)
-        gain = plain[target] / mean
-        rank = np.searchsorted(np.sort(population), gain, side="right") / len(population)
+        gain = plain[target] / np.maximum(plain[others].mean(0), TINY)
+        of_others = population[target] / np.maximum(population[others].mean(0), TINY)
+        rank = np.searchsorted(np.sort(of_others), gain, side="right") / len(of_others)
         found["rmia"].append(rank + 1e-9 * gain)  # ties by the gain itself
-        found["confidence"].append(shadows.scaled[target])
+        found["confidence"].append(-shadows.losses[target])
     return {name: np.stack(one) for name, one in found.items()}
 
 
 def _ratio(shadows: Shadows, target: int, others: Bools, by_record: bool) -> Reals:
-    scaled, members = shadows.scaled[others], shadows.members[others]
+    statistics, members = shadows.statistics[others], shadows.members[others]
     log_densities = []
     for chosen in (members, ~members):
         count = np.maximum(chosen.sum(0), 1)
-        mean = np.where(chosen, scaled, 0).sum(0) / count
-        squared = np.where(chosen, (scaled - mean) ** 2, 0)
+        mean = np.where(chosen, statistics, 0).sum(0) / count
+        squared = np.where(chosen, (statistics - mean) ** 2, 0)
         if by_record:
             deviation = np.sqrt(squared.sum(0) / np.maximum(count - 1, 1))
         else:
             deviation = np.full(mean.shape, np.sqrt(squared.sum() / max(chosen.sum(), 1)))
         log_densities.append(
-            norm.logpdf(shadows.scaled[target], mean, np.maximum(deviation, LEAST))
+            norm.logpdf(shadows.statistics[target], mean, np.maximum(deviation, LEAST))
         )
     ratio: Reals = log_densities[0] - log_densities[1]
     return ratio
@@ -97,16 +88,26 @@ def tpr_at(scores: Reals, members: Bools, fpr: float) -> float:
 
 
 def rates(
-    scores: Reals, members: Bools, fpr: float, *, resamples: int = 100, seed: int = 0
-) -> Figure:
-    """TPR at that FPR over all targets together, with a bootstrap interval over the targets."""
+    scores: Reals, members: Bools, fpr: float, *, resamples: int = 100, seed: int = 0,
+    among: int = 1,
+) -> Figure:  # fmt: skip
+    """TPR at that FPR over all targets together, with a bootstrap interval over the targets.
+
+    Args:
+        among: how many rates the worst of is looked at: the interval holds for all together (Bonferroni;
+            of more than one, from the bootstrap's deviation, whose tails so few resamples do not show).
+    """
     random = np.random.default_rng(seed)
     drawn = [
         tpr_at(scores[rows].ravel(), members[rows].ravel(), fpr)
         for rows in random.integers(0, len(scores), (resamples, len(scores)))
     ]
-    low, high = np.quantile(drawn, (0.025, 0.975))
     value = tpr_at(scores.ravel(), members.ravel(), fpr)
+    if among == 1:
+        low, high = np.quantile(drawn, (0.025, 0.975))
+    else:
+        reach = norm.isf(0.025 / among) * np.std(drawn, ddof=1)
+        low, high = max(value - reach, 0.0), min(value + reach, 1.0)
     return Figure(value, float(low), float(high), floor=fpr)
 
 

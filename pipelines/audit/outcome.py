@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,6 +19,16 @@ from blindsum.pipelines.audit.tradeoff import Point
 from blindsum.platform.errors import JobError
 from blindsum.platform.job import Job
 from blindsum.platform.privacy import PrivacyPlan
+
+
+class Watcher(Protocol):
+    """Is told what the audit does."""
+
+    def stage(self, text: str, total: int | None = None) -> None:
+        """Something begins, of that many steps."""
+
+    def step(self) -> None:
+        """One step of it is done."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,8 @@ FULL = Depth(
 
 @dataclass
 class Audit:
-    """What was found about one silo. `examples`, `molecules` and `risks` are the silo's own."""
+    """What was found about one silo. `examples`, `molecules` and `risks` are the silo's own; `score` names
+    what `tradeoff` has."""
 
     job: Job
     silo: str
@@ -65,6 +76,7 @@ class Audit:
     exposures: dict[str, list[float]] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
     planted: str = ""
+    score: str = "accuracy"
     tradeoff: list[Point] = field(default_factory=list)
     molecules: list[str] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
@@ -105,7 +117,8 @@ class Audit:
             "defence_of_the_job": self.own, "plan": asdict(self.plan),
             "evidence": _rounded([one.as_dict() for one in self.findings.evidence]),
             "bounds": {k: {v: asdict(b) for v, b in d.items()} for k, d in self.bounds.items()},
-            "accuracy_by_epsilon": _rounded([asdict(point) for point in self.tradeoff], 2),
+            "score": self.score,
+            "score_by_epsilon": _rounded([asdict(point) for point in self.tradeoff], 2),
             "curves": _rounded(self.curves, 4), "refusals": self.refusals, "planted_weights": self.planted,
             "not_tested": self.findings.not_tested, "gate": self.gate(),
             "seconds": round(self.seconds, 1),

@@ -94,7 +94,7 @@ class Reconstruction:
 
     def __init__(self, victim: Victim, victims: int, seconds: float, iterations: int) -> None:
         self._victim, self._victims, self._seconds = victim, victims, seconds
-        self._train = victim.data.train
+        self._train, self._classes = victim.data.train, victim.labelling.classes
         binary = scores.is_binary(self._train.features[:200])
         self._effort = Effort(
             iterations=iterations, restarts=2,
@@ -178,7 +178,7 @@ class Reconstruction:
         true, guess, got = [], [], []
         for rows in chosen:
             one = self._pool[rows]
-            guessed = self._guess(self._train.labels[rows])
+            guessed = self._guess(self._classes(self._train.labels[rows]))
             found = self._attack(attack, checkpoint, rows.tolist(), defence, layers)
             true.append(one)
             guess.append(guessed)
@@ -237,11 +237,14 @@ class Reconstruction:
         features = self._train.width
         bias: Tensor = update.of(layers.last.bias, model)
         local = self._victim.local(batch)
-        labels = labels_from_bias(model, bias, batch, features, self._effort)
+        labelling = self._victim.labelling
+        labels = labels_from_bias(model, bias, batch, features, self._effort, labelling)
         # Every iteration takes all local steps, and goes back through them.
         iterations = max(self._effort.iterations // local.steps, min(300, self._effort.iterations))
         effort = replace(self._effort, iterations=iterations)
-        found, _ = match(model, update.gradients, labels, features, effort, local)
+        found, _ = match(
+            model, update.gradients, labels, features, effort, local, loss=labelling.loss
+        )
         return found.numpy().astype(np.float64)
 
     def _rounded(self, update: Update) -> Update:
@@ -251,12 +254,13 @@ class Reconstruction:
         integers, unit = encoded(update.gradients, parameters)
         return Update(decoded(integers, unit, update.gradients))
 
-    def _guess(self, labels: np.ndarray) -> Records:
-        """The mean of each label's class among the held-out records."""
+    def _guess(self, classes: np.ndarray) -> Records:
+        """The mean of each class among the held-out records."""
         held = self._victim.data.test
+        of_held = self._classes(held.labels)
         means = []
-        for label in labels:
-            of_class = held.features[held.labels == label]
+        for one in classes:
+            of_class = held.features[of_held == one]
             means.append((of_class if len(of_class) else held.features).mean(0))
         return np.stack(means).astype(np.float64)
 

@@ -54,6 +54,7 @@ ROWS = (
     Row("aggregator", "key recovery", "share of the key", "from published decryptions"),
     Row("aggregator", "upload opened", "values read", "with the silos' shared key leaked"),
     Row("outsider", "lira", "TPR at 1 % FPR", "who was trained on, by likelihood ratios"),
+    Row("outsider", "lira by task", "TPR at 1 % FPR", "the same, by the label of one task of many"),
     Row("outsider", "rmia", "TPR at 1 % FPR", "the same, relative to the population"),
     Row("outsider", "confidence", "TPR at 1 % FPR", "the same, by confidence alone (weak)"),
     Row("outsider", "candidates", "right candidate", "which of many records it was"),
@@ -94,8 +95,8 @@ def as_page(found: Audit, run: str) -> str:
         ]  # fmt: skip
     if found.tradeoff:
         parts += [
-            "<h2>What privacy costs</h2>", embedded(_costs(found.tradeoff, plan.epsilon)),
-            ("<p class=legend>Held-out accuracy of models trained on this silo's records alone, with "
+            "<h2>What privacy costs</h2>", embedded(_costs(found.tradeoff, plan.epsilon, found.score)),
+            (f"<p class=legend>Held-out {found.score} of models trained on this silo's records alone, with "
             f"the noise that reaches the mean of {len(job.silos)} silos of its kind; mean and 95 % "
             f"interval over {found.depth.models} models. <code>blindsum run</code> trains the real one.</p>"),
         ]  # fmt: skip
@@ -188,10 +189,16 @@ def _membership_rows(evidence: Iterable[Evidence]) -> list[tuple[str, ...]]:
         "canaries' TPR at 1 % FPR",
     )  # fmt: skip
     return [
-        (e.attack, NAMED[e.defence], *(_cell(e.figures[name]) for name in names))
+        (html.escape(_named(e)), NAMED[e.defence], *(_cell(e.figures.get(name)) for name in names))
         for e in evidence
         if e.adversary == "outsider" and names[0] in e.figures and e.defence in ("none", "dp")
     ]
+
+
+def _named(evidence: Evidence) -> str:
+    """The attack, and which task it reads."""
+    by_task = evidence.attack == "lira by task"
+    return f"lira, {evidence.setting}" if by_task else evidence.attack
 
 
 def _membership(found: Audit) -> Picture:
@@ -215,22 +222,22 @@ def _membership(found: Audit) -> Picture:
     return picture
 
 
-def _costs(points: Sequence[Point], planned: float) -> Picture:
+def _costs(points: Sequence[Point], planned: float, score: str) -> Picture:
     picture = Picture(figsize=(6.0, 3.0), layout="constrained")
     FigureCanvasAgg(picture)
     axes = picture.subplots()
     private = [p for p in points if p.epsilon is not None]
     epsilons = [p.epsilon or 0.0 for p in private]
     axes.errorbar(
-        epsilons, [p.accuracy.value for p in private], yerr=_reach([p.accuracy for p in private]),
+        epsilons, [p.score.value for p in private], yerr=_reach([p.score for p in private]),
         color=BLUE, marker="o", capsize=3, label="with privacy",
     )  # fmt: skip
-    for bare in (p.accuracy for p in points if p.epsilon is None):
+    for bare in (p.score for p in points if p.epsilon is None):
         axes.axhline(bare.value, color=ORANGE, label="without")
         (below,), (above,) = _reach([bare])
         axes.axhspan(bare.value - below, bare.value + above, color=ORANGE, alpha=0.12, linewidth=0)
     axes.axvline(planned, color=GREY, linestyle=":", label="the plan")
-    axes.set(xscale="log", xlabel="epsilon", ylabel="held-out accuracy")
+    axes.set(xscale="log", xlabel="epsilon", ylabel=f"held-out {score}")
     axes.set_xticks(epsilons, [f"{e:g}" for e in epsilons])
     axes.minorticks_off()
     _plain(axes)

@@ -7,34 +7,23 @@ private data and are not differentially private: whether to show it is the owner
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-import torch
 
 from blindsum.actors.admission import asks_for_approval
 from blindsum.actors.books import Books
 from blindsum.he.parameters import Parameters
-from blindsum.infra.ray_session import ray_session
-from blindsum.pipelines.audit import generator, key_recovery, membership, protocol
+from blindsum.pipelines.audit import generator, key_recovery, membership_attack, protocol
+from blindsum.pipelines.audit.audited import load_audited
 from blindsum.pipelines.audit.canaries import audit as audit_canaries
 from blindsum.pipelines.audit.candidates import identify
 from blindsum.pipelines.audit.evidence import Defence, Evidence, Figure, alike
 from blindsum.pipelines.audit.memorisation import memorised
-from blindsum.pipelines.audit.outcome import Audit, Depth
+from blindsum.pipelines.audit.outcome import Audit, Depth, Watcher
 from blindsum.pipelines.audit.reconstruction import Reconstruction
-from blindsum.pipelines.audit.shadows import mislabelled, shadows
-from blindsum.pipelines.audit.stacked import Recipe, stackable
 from blindsum.pipelines.audit.tradeoff import MOST_STEPS, tradeoff
 from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.approval import require_weights
-from blindsum.platform.data import load_data, load_molecules
 from blindsum.platform.errors import ConsentError, JobError, PrivacyError
 from blindsum.platform.job import Job, LocalNoise
 from blindsum.platform.job_file import JobFile
@@ -48,17 +37,6 @@ ASSUMED = LocalNoise(noise="local", epsilon=8.0, delta=1e-5)
 PRIVACY: tuple[Defence, ...] = ("none", "dp")
 OPEN: tuple[Defence, ...] = ("none", "dp")
 SEALED: tuple[Defence, ...] = ("encrypted", "both")
-FPRS = {"1 %": 0.01, "0.1 %": 0.001, "0": 0.0}
-
-
-class Watcher(Protocol):
-    """Is told what the audit does."""
-
-    def stage(self, text: str, total: int | None = None) -> None:
-        """Something begins, of that many steps."""
-
-    def step(self) -> None:
-        """One step of it is done."""
 
 
 def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit:
@@ -69,18 +47,13 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
     """
     started, job = time.monotonic(), job_file.job
     section = job_file.silo(silo)
-    if job.data.target is None:
-        raise JobError(
-            "the audit attacks jobs with a target of classes, and this one has tasks",
-            "Audit the same data with one task as data.target.",
-        )
     places = silo_places(section, str(job_file.folder))
     state = places.state
     require_usable(state)
     import_from(str(job_file.folder))
     watcher.stage("reading the silo's data")
-    table = places.table, job.data, places.of_run("audit") / "rejected_rows.txt"
-    data, molecules = load_data(*table), load_molecules(*table)
+    audited = load_audited(job, silo, places)
+    molecules = audited.molecules
     planned = plan(job, silo) or plan(job.model_copy(update={"privacy": ASSUMED}), silo)
     if planned is None:
         raise JobError("the audit needs a privacy plan")
@@ -90,7 +63,8 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
             f"this job's own privacy: it has none; arms with it assume epsilon {ASSUMED.epsilon:g} "
             f"at delta {ASSUMED.delta:g}"
         )
-    victim = Victim(job, silo, data, planned)
+    victim = Victim(job, silo, audited.data, planned)
+    _left_out(found, victim, audited.left_out)
     found.molecules = molecules[0] if molecules else []
     _implementation(found, watcher)
     _cryptography(found, watcher)
@@ -100,10 +74,20 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
     _generator(found, victim, watcher)
     _memorisation(found, [*molecules[0], *molecules[1]] if molecules else None, watcher)
     _tradeoff(found, victim, watcher)
-    _membership(found, victim, str(job_file.folder), state / "audit", watcher)
+    membership_attack.run(found, victim, str(job_file.folder), state / "audit", watcher)
     found.findings.not_tested += NOT_TESTED
     found.seconds = time.monotonic() - started
     return found
+
+
+def _left_out(found: Audit, victim: Victim, of_records: tuple[str, ...]) -> None:
+    found.findings.not_tested += of_records
+    found.score = victim.labelling.score_name
+    if victim.without_noise() is not None:
+        found.findings.not_tested.append(
+            "training without clipping: errors of numbers are not bounded, so the arms without privacy "
+            "that train have no noise, and the job's clip norm"
+        )
 
 
 NOT_TESTED = [
@@ -186,8 +170,9 @@ def _candidates(found: Audit, victim: Victim, watcher: Watcher) -> None:
     started = time.perf_counter()
     for defence in PRIVACY:
         figure = identify(
-            victim.model("fresh"), victim.data.train, found.plan, noise=defence == "dp"
-        )
+            victim.model("fresh"), victim.data.train, found.plan, noise=defence == "dp",
+            loss=victim.labelling.loss,
+        )  # fmt: skip
         found.findings.evidence += [
             Evidence(
                 "candidates", "outsider", same, "all updates", {"right candidate": figure},
@@ -201,6 +186,11 @@ def _candidates(found: Audit, victim: Victim, watcher: Watcher) -> None:
 
 def _generator(found: Audit, victim: Victim, watcher: Watcher) -> None:
     depth = found.depth
+    if not victim.labelling.has_classes:
+        found.findings.not_tested.append(
+            "a participant's generator: this job's tasks are numbers, and no class can be made"
+        )
+        return
     watcher.stage("training a generator as a participant", 2)
     for defence in PRIVACY:
         started = time.perf_counter()
@@ -268,79 +258,11 @@ def _tradeoff(found: Audit, victim: Victim, watcher: Watcher) -> None:
     points = tradeoff(victim, found.depth.models)
     if points is None:
         found.findings.not_tested.append(
-            f"accuracy against epsilon: a model takes more than {MOST_STEPS} steps"
+            f"{found.score} against epsilon: a model takes more than {MOST_STEPS} steps"
         )
         return
-    found.tradeoff = points
-
-
-def _membership(found: Audit, victim: Victim, folder: str, state: Path, watcher: Watcher) -> None:
-    job, models = found.job, found.depth.shadows
-    if not stackable(job):
+    if not points:
         found.findings.not_tested.append(
-            "membership inference: shadow models are made of fully connected models alone"
+            f"{found.score} against epsilon: too few of this silo's held-out records are labelled"
         )
-        return
-    canaries = mislabelled(job, victim.data)[1]
-    folds = (victim.data.train, victim.data.test)  # in their order, unlike the fingerprint
-    content = b"".join(f.features.tobytes() + f.labels.tobytes() for f in folds)
-    records = hashlib.sha256(content).hexdigest()
-    with ray_session(None):
-        for defence, recipe in _recipes(found).items():
-            shards = -(-models // 16)
-            watcher.stage(f"training shadow models, {defence}", shards)
-            started = time.perf_counter()
-            name = _digest(found, recipe, records)
-            seen = shadows(
-                job, found.silo, folder, victim.data, state / name, models, recipe, watcher.step
-            )
-            scored = membership.scores(seen)
-            found.curves[defence] = membership.curve(
-                scored["lira"][:, ~canaries], seen.members[:, ~canaries]
-            )
-            risk = membership.exposure(scored["lira"], seen.members)
-            counts = np.histogram(risk[~canaries], 20, (0, 1))[0]
-            found.exposures[defence] = [round(float(c), 3) for c in counts / counts.sum()]
-            if defence == ("dp" if job.private else "none"):
-                found.risks = np.where(canaries, np.nan, risk)  # those the audit spoilt itself
-            for attack, values in scored.items():
-                figures = _rates(values, seen.members, canaries)
-                found.findings.evidence += [
-                    Evidence(
-                        attack, "outsider", same, "trained", figures,
-                        f"{models} shadow models, each on half the silo's records",
-                        time.perf_counter() - started,
-                    )
-                    for same in alike(defence)
-                ]  # fmt: skip
-
-
-def _recipes(found: Audit) -> dict[Defence, Recipe]:
-    training, planned = found.job.training, found.plan
-    steps = planned.rounds_within_budget * planned.steps_per_round
-    bare = Recipe(
-        steps, training.sampling_rate, training.expected_batch_size / 2, training.learning_rate
-    )
-    private = Recipe(
-        bare.steps, bare.sampling_rate, bare.divisor, bare.learning_rate,
-        planned.clip_norm, planned.update_noise,
-    )  # fmt: skip
-    return {"none": bare, "dp": private}
-
-
-def _rates(scores: Any, members: Any, canaries: np.ndarray[Any, Any]) -> dict[str, Figure]:
-    own, inside = scores[:, ~canaries], members[:, ~canaries]
-    figures = {f"TPR at {n} FPR": membership.rates(own, inside, f) for n, f in FPRS.items()}
-    figures["precision at 0.1 % FPR"] = membership.precision(figures["TPR at 0.1 % FPR"], 0.001)
-    figures["canaries' TPR at 1 % FPR"] = membership.rates(
-        scores[:, canaries], members[:, canaries], 0.01
-    )
-    return figures
-
-
-def _digest(found: Audit, recipe: Recipe, records: str) -> str:
-    """A folder for shadow models: other data, settings or numbers of models get another."""
-    versions = [torch.__version__, version("blindsum"), version("rdkit")]
-    told = found.job.model_dump_json()
-    content = [told, asdict(recipe), found.depth.shadows, records, versions]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    found.tradeoff = points

@@ -19,14 +19,21 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
-from blindsum.pipelines.audit.membership import Shadows, confidences
+from blindsum.pipelines.audit.audited import load_audited
+from blindsum.pipelines.audit.labelling import labelling
+from blindsum.pipelines.audit.membership import Shadows
 from blindsum.pipelines.audit.stacked import Recipe, Stack
-from blindsum.platform.data import SiloData, load_data
+from blindsum.platform.data import SiloData
 from blindsum.platform.errors import BlindsumError
+from blindsum.platform.fold import Fold
 from blindsum.platform.job import Job
+from blindsum.platform.labels import Labels
 from blindsum.platform.paths import silo_places
 
 SHARD = 16
+FAR = 1e4
+"""Outputs are cut here."""
+
 CANARIES = 0.05
 """Share of the records that get a wrong label: they show what the attack finds of odd ones."""
 
@@ -48,34 +55,41 @@ def train_shard(shard: Shard) -> None:
     """Train and write one shard, in a worker."""
     torch.set_num_threads(1)
     section = shard.job.silo(shard.silo)
-    places = silo_places(section, shard.folder)
-    data = load_data(places.table, shard.job.data, places.of_run("audit") / "rejected_rows.txt")
+    data = load_audited(shard.job, shard.silo, silo_places(section, shard.folder)).data
     count = min(SHARD, shard.models - shard.first)
     members = memberships(len(data.train), shard.models)[shard.first : shard.first + count]
-    labels = torch.from_numpy(mislabelled(shard.job, data)[0])
+    read, labels = labelling(shard.job.data), mislabelled(shard.job, data)[0]
     features = torch.from_numpy(data.train.features)
-    stack = Stack(shard.job, features.shape[1], count)
+    stack = Stack(shard.job, features.shape[1], count, read.loss)
     # Seeded: these models are an attacker's, and nothing of theirs is released.
     generator = torch.Generator().manual_seed(shard.first + 1)
-    stack.train(features, labels, torch.from_numpy(members), shard.recipe, generator)
-    said = stack.logits(features).double().numpy()
-    of_others = stack.logits(torch.from_numpy(data.test.features)).double().numpy()
+    stack.train(
+        features, torch.from_numpy(labels), torch.from_numpy(members), shard.recipe, generator
+    )
+    views = read.views(data.train.labels)
+    said = read.observe(_said(stack, data.train), labels, views)
+    of_others = read.observe(_said(stack, data.test), data.test.labels, views)
     partial = Path(f"{shard.path}.partial")
     opened = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     with open(opened, "wb") as file:
         np.savez(
-            file, scaled=confidences(said, labels.numpy())[0],
-            population=confidences(of_others, data.test.labels)[1],
+            file, statistics=said.statistics, losses=said.losses, population=of_others.losses,
         )  # fmt: skip
         file.flush()
         os.fsync(file.fileno())
     partial.rename(shard.path)
 
 
+def _said(stack: Stack, fold: Fold) -> npt.NDArray[np.float64]:
+    """What the models say of a fold, finite: a model that ended in no numbers knows nothing."""
+    outputs = stack.logits(torch.from_numpy(fold.features)).double()
+    return outputs.nan_to_num(0.0, FAR, -FAR).clamp(-FAR, FAR).numpy()
+
+
 def _readable(path: str) -> bool:
     try:
         with np.load(path) as content:
-            return {"scaled", "population"} <= set(content.files)
+            return {"statistics", "losses", "population"} <= set(content.files)
     except (OSError, ValueError, zipfile.BadZipFile):
         return False
 
@@ -89,21 +103,22 @@ def memberships(records: int, models: int) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def mislabelled(job: Job, data: SiloData) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def mislabelled(job: Job, data: SiloData) -> tuple[Labels, npt.NDArray[np.bool_]]:
     """The training labels with the canaries' wrong, and which records are canaries."""
     random = np.random.default_rng(11)
-    classes, labels = job.data.outputs, data.train.labels.copy()
+    labels = data.train.labels.copy()
     canaries = np.zeros(len(labels), bool)
     canaries[random.permutation(len(labels))[: max(int(CANARIES * len(labels)), 1)]] = True
-    wrong = (labels + random.integers(1, classes, len(labels))) % classes
-    return np.where(canaries, wrong, labels), canaries
+    labels[canaries] = labelling(job.data).spoilt(labels[canaries], random)
+    return labels, canaries
 
 
 def shadows(
     job: Job, silo: str, folder: str, data: SiloData, into: Path, models: int, recipe: Recipe,
     trained: Callable[[], None],
-) -> Shadows:  # fmt: skip
-    """Train what is missing, and read all shards.
+) -> dict[str, Shadows]:  # fmt: skip
+    """Train what is missing, and read all shards: what the models say, by view of a record
+    (`blindsum.pipelines.audit.labelling.Labelling.views`). Records without a label in a view have NaN.
 
     Args:
         into: folder of this recipe's shards, in the silo's state folder.
@@ -141,9 +156,17 @@ def shadows(
             f"a worker that trained shadow models was lost ({type(error).__name__})",
             "Look at free memory, then run the audit again: it goes on with what is missing.",
         ) from None
+    statistics, losses, population = _read(shards)
+    members = memberships(len(data.train), models)
+    views = labelling(job.data).views(data.train.labels)
+    return {
+        view: Shadows(statistics[v], losses[v], members, population[v])
+        for v, view in enumerate(views)
+    }
+
+
+def _read(shards: list[Shard]) -> list[npt.NDArray[np.float64]]:
+    """Statistics and losses, [V, K, N], and the population's losses, [V, K, Z], of all shards."""
     read = [np.load(one.path) for one in shards]
-    return Shadows(
-        np.concatenate([one["scaled"] for one in read]),
-        memberships(len(data.train), models),
-        np.concatenate([one["population"] for one in read]),
-    )
+    names = ("statistics", "losses", "population")
+    return [np.concatenate([one[name] for one in read], axis=1) for name in names]

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from blindsum.platform.book_keeping import STABLE
 from blindsum.platform.job import Job, Linear, Mlp
+from blindsum.platform.losses import RecordLoss, classification
 from blindsum.platform.models import build_model
 
 
@@ -41,8 +41,10 @@ def stackable(job: Job) -> bool:
 class Stack:
     """K copies of the job's model, from its own initial weights: the attacker knows them."""
 
-    def __init__(self, job: Job, features: int, models: int) -> None:
-        outputs = job.data.outputs
+    def __init__(
+        self, job: Job, features: int, models: int, loss: RecordLoss = classification
+    ) -> None:
+        outputs, self._loss = job.data.outputs, loss
         model = build_model(job.model, features, outputs, seed=job.seed, private=False)
         layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
         self._relu = isinstance(job.model, Mlp) and job.model.activation == "relu"
@@ -50,7 +52,7 @@ class Stack:
         self.biases = [m.bias.detach().repeat(models, 1) for m in layers]  # [K, O]
 
     def logits(self, features: Tensor) -> Tensor:
-        """[K, N, classes] of records [N, I]."""
+        """[K, N, outputs] of records [N, I]."""
         return self._forward(features.expand(len(self.weights[0]), -1, -1))[-1]
 
     def train(
@@ -61,7 +63,7 @@ class Stack:
 
         Args:
             features: float32 [N, I].
-            labels: int64 [N].
+            labels: [N, ...], as the loss takes them.
             members: bool [K, N], which records each model is trained on.
         """
         for _ in range(recipe.steps):
@@ -89,8 +91,10 @@ class Stack:
     ) -> list[Tensor]:
         """Sums of the samples' gradients, of all weights and then of all biases."""
         *inputs, logits = self._forward(features)
-        d = torch.softmax(logits, -1) - functional.one_hot(labels, logits.shape[-1])
-        d = d * valid[..., None]
+        said = logits.flatten(0, 1).requires_grad_()
+        losses = self._loss(said, labels.flatten(0, 1)).sum()
+        (d,) = torch.autograd.grad(losses, said)
+        d = d.view_as(logits) * valid[..., None]
         outputs = [d]
         for i in range(len(self.weights) - 1, 0, -1):
             a = inputs[i]

@@ -1,4 +1,4 @@
-"""What privacy costs: held-out accuracy of the job's model against epsilon.
+"""What privacy costs: the job's model's held-out accuracy, AUROC or R2 against epsilon.
 
 Trained here on this silo's records alone, which stand for those of all silos (`Victim.in_the_mean`).
 """
@@ -25,30 +25,33 @@ MOST_STEPS = 2000
 
 @dataclass(frozen=True)
 class Point:
-    """Mean held-out accuracy at an epsilon (None: without privacy), with Student's interval."""
+    """Mean held-out score at an epsilon (None: without privacy), with Student's interval."""
 
     epsilon: float | None
-    accuracy: Figure
+    score: Figure
 
 
 def tradeoff(
     victim: Victim, repeats: int, done: Callable[[], None] = lambda: None
 ) -> list[Point] | None:
-    """Accuracy without privacy, at EPSILONS and at the plan's epsilon; None where a model takes more
-    than MOST_STEPS."""
+    """The score without privacy, at EPSILONS and at the plan's epsilon; none where too few held-out
+    records are labelled, None where a model takes more than MOST_STEPS."""
     plan = victim.plan
     if plan.rounds_within_budget * plan.steps_per_round > MOST_STEPS:
         return None
     points = []
     for epsilon, own in _plans(victim):
-        shares = [_accuracy(victim, own, seed) for seed in range(repeats)]
-        points.append(Point(epsilon, average(shares)))
+        scores = [_score(victim, own, seed) for seed in range(repeats)]
+        known = [score for score in scores if score is not None]
+        if len(known) < len(scores):
+            return []
+        points.append(Point(epsilon, average(known, least=victim.labelling.least)))
         done()
     return points
 
 
 def _plans(victim: Victim) -> Iterator[tuple[float | None, PrivacyPlan | None]]:
-    yield None, None
+    yield None, victim.without_noise()
     for epsilon in sorted({*EPSILONS, victim.plan.epsilon}):
         try:
             yield epsilon, victim.in_the_mean(epsilon=epsilon)
@@ -56,17 +59,19 @@ def _plans(victim: Victim) -> Iterator[tuple[float | None, PrivacyPlan | None]]:
             continue
 
 
-def _accuracy(victim: Victim, plan: PrivacyPlan | None, seed: int) -> float:
+def _score(victim: Victim, plan: PrivacyPlan | None, seed: int) -> float | None:
     job = victim.job
     model = build_model(
-        job.model, victim.features, victim.classes, seed=job.seed + seed, private=False
+        job.model, victim.features, victim.outputs, seed=job.seed + seed, private=False
     )
-    trainer = LocalTrainer(model, victim.data.train, job.training, plan, cryptographic_generator())
+    trainer = LocalTrainer(
+        model, victim.data.train, job.training, plan, cryptographic_generator(),
+        victim.labelling.loss,
+    )  # fmt: skip
     vector = get_parameters(model)
     server = ServerOptimizer(job.server, vector.size)
     for _ in range(victim.plan.rounds_within_budget):
         vector = server.apply(vector, trainer.train(vector).astype(np.float64))
     set_parameters(model, vector)
     held_out = victim.data.test
-    said = held_out.outputs(model).argmax(1).numpy()
-    return float((said == held_out.labels).mean())
+    return victim.labelling.score(held_out.outputs(model), held_out.labels)

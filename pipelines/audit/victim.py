@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
 from blindsum.he.exchange import Exchange
@@ -31,9 +30,11 @@ from blindsum.he.packing import Integers, pack, quantise
 from blindsum.he.parameters import Parameters
 from blindsum.pipelines.audit.evidence import Defence
 from blindsum.pipelines.audit.gradient_matching import Local
+from blindsum.pipelines.audit.labelling import labelling
 from blindsum.platform.clipping import clipped_sum
 from blindsum.platform.data import SiloData
 from blindsum.platform.job import Job
+from blindsum.platform.losses import RecordLoss, classification
 from blindsum.platform.models import build_model
 from blindsum.platform.privacy import PrivacyPlan, calibrate
 from blindsum.platform.random_source import add_gaussian, cryptographic_generator, seeded_generator
@@ -59,24 +60,35 @@ class Victim:
     def __init__(self, job: Job, silo: str, data: SiloData, plan: PrivacyPlan) -> None:
         self.job, self.silo, self.data, self.plan = job, silo, data, plan
         self.features = data.train.width
-        self.classes = job.data.outputs
+        self.outputs, self.labelling = job.data.outputs, labelling(job.data)
         self._models: dict[str, nn.Module] = {}
 
     def model(self, checkpoint: str) -> nn.Module:
         """The job's model, "fresh" or "trained" on the silo's records without privacy."""
         if checkpoint not in self._models:
             model = build_model(
-                self.job.model, self.features, self.classes, seed=self.job.seed, private=False
+                self.job.model, self.features, self.outputs, seed=self.job.seed, private=False
             )
             if checkpoint == "trained":
                 random = seeded_generator(self.job.seed, "audit")
-                trainer = LocalTrainer(model, self.data.train, self.job.training, None, random)
+                trainer = LocalTrainer(
+                    model, self.data.train, self.job.training, self.without_noise(), random,
+                    self.labelling.loss,
+                )  # fmt: skip
                 model.train()
                 steps = self.job.training.rounds * self.job.training.local_steps
                 for _ in range(min(steps, TRAINED_STEPS)):
                     trainer.step()
             self._models[checkpoint] = model
         return self._models[checkpoint]
+
+    def without_noise(self) -> PrivacyPlan | None:
+        """How the job trains without privacy: None, no clipping either. Errors of numbers are not bounded
+        as those of classes are: at a learning rate that is meant for clipped gradients training would
+        end in no numbers, so a private job's clip norm stays where it measures such."""
+        if self.labelling.bounded or not self.job.private:
+            return None
+        return replace(self.plan, noise_multiplier=0.0, share=0.0, count_noise=0.0)
 
     def plant(self, model: nn.Module) -> None:
         """Let a malicious server's model be the "planted" checkpoint."""
@@ -124,13 +136,14 @@ class Victim:
         features, labels = self.records(rows)
         return update_of(
             self.model(checkpoint), features, labels, self.plan, defence, len(self.job.silos),
-            self.job.encryption.bits, self.local(len(labels)),
+            self.job.encryption.bits, self.local(len(labels)), self.labelling.loss,
         )  # fmt: skip
 
 
 def update_of(
     model: nn.Module, features: Tensor, labels: Tensor, plan: PrivacyPlan, defence: Defence,
     silos: int, bits: int | None = None, local: Local | None = None,
+    record_loss: RecordLoss = classification,
 ) -> Update:  # fmt: skip
     """The mean over local steps of the sum of gradients over those records, as the attacker has it.
 
@@ -142,7 +155,9 @@ def update_of(
     trained = copy.deepcopy(model) if local.steps > 1 else model
     trained.train()
     parameters = [p for p in trained.parameters() if p.requires_grad]
-    clipped = clipped_sum(trained, features.shape[1]) if defence in ("dp", "both") else None
+    clipped = None
+    if defence in ("dp", "both"):
+        clipped = clipped_sum(trained, features.shape[1], record_loss, labels)
     sums = [torch.zeros_like(p) for p in parameters]
     for _ in range(local.steps):
         if clipped is not None:
@@ -150,13 +165,14 @@ def update_of(
             for one in step:
                 add_gaussian(one, plan.update_noise * plan.clip_norm, cryptographic_generator())
         else:
-            loss = functional.cross_entropy(trained(features), labels, reduction="sum")
+            loss = record_loss(trained(features), labels).sum()
             step = list(torch.autograd.grad(loss, parameters))
         with torch.no_grad():
             for whole, p, one in zip(sums, parameters, step, strict=True):
                 whole += one / local.steps
                 if local.steps > 1:
                     p.sub_(one, alpha=local.rate / max(len(labels), 1))
+    sums = [one.nan_to_num(0.0) for one in sums]  # steps that ended in no numbers
     if defence in ("encrypted", "both"):
         sums = _as_masked(sums, silos, bits)
     return Update([one.detach() for one in sums])

@@ -55,7 +55,7 @@ def test_an_audit_leaves_a_report_and_keeps_records_in_the_silo(
         assert heading in page
     _check_evidence(figures)
     assert not any(x is None for x in figures["refusals"].values())
-    assert [p["epsilon"] for p in figures["accuracy_by_epsilon"]] == [None, 1.0, 3.0, 8.0]
+    assert [p["epsilon"] for p in figures["score_by_epsilon"]] == [None, 1.0, 3.0, 8.0]
     assert len(figures["refusals"]) == 9 and all(figures["refusals"].values())
     assert figures["gate"]["server.planted_weights_accepted"] == 1, "no job is approved here"
     assert figures["gate"]["aggregator.key_recovery.share_of_the_key"] == 0

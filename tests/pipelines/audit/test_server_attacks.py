@@ -12,6 +12,7 @@ from blindsum.pipelines.audit import scores, victim
 from blindsum.pipelines.audit.closed_form import one_record
 from blindsum.pipelines.audit.gradient_matching import Effort, Local, labels_from_bias, match
 from blindsum.pipelines.audit.imprint import planted, recovered
+from blindsum.pipelines.audit.labelling import Classes
 from blindsum.pipelines.audit.sparse_recovery import recover
 from blindsum.platform import training
 from blindsum.platform.data import SiloData
@@ -111,7 +112,7 @@ def test_matching_finds_labels_and_records() -> None:
     x, y = torch.rand(3, 12), torch.tensor([0, 2, 2])  # two of one class: the hard case
     update = [g * 3 for g in gradient(model, x, y)]  # a sum over the batch
     effort = Effort(iterations=600, restarts=2)
-    assert labels_from_bias(model, update[-1], 3, 12, effort).tolist() == [0, 2, 2]
+    assert labels_from_bias(model, update[-1], 3, 12, effort, Classes(4)).tolist() == [0, 2, 2]
     got, apart = match(model, update, y, 12, effort)
     true = x.double().numpy()
     ordered = scores.paired(got.double().numpy(), true, np.zeros_like(true))

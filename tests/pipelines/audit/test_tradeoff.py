@@ -45,7 +45,7 @@ def test_more_noise_costs_more(make_job: MakeJob, tmp_path) -> None:  # type: ig
     points = tradeoff(victim, 3)
     assert points
     assert [p.epsilon for p in points] == [None, 0.02, 1.0, 3.0, 8.0]
-    by = {p.epsilon: p.accuracy.value for p in points}
+    by = {p.epsilon: p.score.value for p in points}
     assert by[None] > 0.85 and by[8.0] > 0.85 and by[0.02] < 0.85
     victim.plan = replace(victim.plan, rounds_within_budget=5000)
     assert tradeoff(victim, 1) is None

@@ -1,0 +1,72 @@
+"""The records that an audit attacks: a silo's own, with the labels that all silos know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from blindsum.platform.data import SiloData, load_data, load_molecules
+from blindsum.platform.errors import DataError, JobError
+from blindsum.platform.fold import Fold
+from blindsum.platform.job import Job
+from blindsum.platform.labels import load_private_tasks
+from blindsum.platform.paths import SiloPlaces
+
+Molecules = tuple[list[str], list[str]]
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A silo's folds; its molecules in the same order, if its records are such; and what is left out,
+    in words. Private to the silo."""
+
+    data: SiloData
+    molecules: Molecules | None
+    left_out: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return "Audited(private)"
+
+
+def load_audited(job: Job, silo: str, places: SiloPlaces) -> Audited:
+    """Read what is attacked. Of private tasks nothing is: what they train is a head that stays in the
+    silo, and the report may be shown to others.
+
+    Raises:
+        DataError: as `blindsum.platform.data.load_data`; or no record has a label of a shared task.
+        JobError: all tasks are private.
+    """
+    if not job.data.outputs:
+        raise JobError(
+            "all tasks of this job are private, and the audit attacks what silos train together",
+            "Audit a job with a shared task over the same data.",
+        )
+    table = places.table, job.data, places.of_run("audit") / "rejected_rows.txt"
+    own = load_private_tasks(job.silo(silo), job, places.private_tasks)
+    data, molecules = load_data(*table, own), load_molecules(*table)
+    if not own:
+        return Audited(data, molecules)
+    train, test = (_shared(fold, job.data.outputs) for fold in (data.train, data.test))
+    for name, (fold, _) in (("training", train), ("held-out", test)):
+        if not len(fold):
+            raise DataError(
+                f"no {name} record of this silo has a label of a task that all silos know",
+                "Audit another silo, or with labels of a shared task.",
+            )
+    if molecules:
+        kept = ([s for s, k in zip(one, mask, strict=True) if k]
+                for one, (_, mask) in zip(molecules, (train, test), strict=True))  # fmt: skip
+        molecules = next(kept), next(kept)
+    left_out = (
+        "this silo's private tasks, the head they train, and records labelled in them alone",
+    )
+    return Audited(replace(data, train=train[0], test=test[0]), molecules, left_out)
+
+
+def _shared(fold: Fold, tasks: int) -> tuple[Fold, npt.NDArray[np.bool_]]:
+    """The fold's records with a label of a shared task, those labels alone; and which they are."""
+    labels = fold.labels[:, :, :tasks]
+    known = np.asarray(np.isfinite(labels[:, 0]).any(1))
+    return Fold(fold.stored[known], labels[known]), known
