@@ -1,0 +1,58 @@
+"""Digests that silos of different machines and versions must agree on, pinned to their values.
+
+A value here changes when what it is over does. Then silos of both versions refuse each other, and
+approvals that owners gave no longer hold: say so in CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+from blindsum.he.exchange import Exchange
+from blindsum.he.parameters import Parameters
+from blindsum.platform.approval import job_digest
+from blindsum.platform.job import Job
+
+JOB = {
+    "name": "golden",
+    "silos": [{"name": "alder", "data": "a.parquet"}, {"name": "birch", "data": "b.parquet"}],
+    "data": {
+        "features": {"kind": "columns", "columns": {"x": {"center": 1.5, "scale": 2.0}}},
+        "target": {"column": "y", "classes": ["no", "yes"]},
+        "folds": {"kind": "hash", "column": "id", "salt": "s", "test_fraction": 0.25},
+    },
+    "model": {"kind": "mlp", "hidden": [8]},
+    "training": {"rounds": 3, "local_steps": 1, "sampling_rate": 0.2, "expected_batch_size": 22, "learning_rate": 0.5},
+    "privacy": {"noise": "shared", "epsilon": 3, "delta": 1e-4},
+}  # fmt: skip
+
+
+def test_a_job_s_digest() -> None:
+    """An owner's approval is for this digest."""
+    assert (
+        job_digest(Job.model_validate(JOB))
+        == "73a773c2daf74823040d8b07d7805221cd3e78914ab0a8f88d6ffab3b94e66fe"
+    )
+
+
+def test_the_parameters_digest() -> None:
+    """Uploads under other parameters are refused."""
+    assert (
+        Parameters.derive(3).digest
+        == "d2cd1819dc2fd729254f84cb3615be322e9626d89d93ef5732a1961af81080c8"
+    )
+    assert (
+        Parameters.derive(3).of_counts.digest
+        == "1ccd0801a3a313226237055ba674ec0552097f7de43a58b708805b8141bf5f41"
+    )
+    assert (
+        Parameters.derive(64, 12, scheme="none").digest
+        == "e7c3292ec1ef4c745cc15be99ba0cc420d250d9bfe1126c0547e8f2ced0e3ea8"
+    )
+
+
+def test_an_exchange_s_digest() -> None:
+    """Masks are drawn from it: silos that compute another do not cancel."""
+    one = Exchange(
+        "run-1", 4, 1, "update", ("alder", "birch", "cedar"), 515, 0.125, Parameters.derive(3),
+        "ab" * 32, 1.5,
+    )  # fmt: skip
+    assert one.digest.hex() == "30d37adece3dd79b1fb14b9d327549ca5860bc7a73565028966db1068a240ae2"
