@@ -11,8 +11,8 @@ import ray
 
 from blindsum.actors.channel import shard
 from blindsum.actors.messages import AddReport, TotalReport
-from blindsum.actors.shell import shell
-from blindsum.he.exchange import Exchange, Part
+from blindsum.actors.shell import Call, shell
+from blindsum.he.exchange import Exchange, Part, SiloName
 from blindsum.he.upload import Sum
 from blindsum.he.wire import Receipt, read_upload
 from blindsum.platform.errors import BlindsumError, FederationError, UploadRefused, guarded
@@ -58,6 +58,9 @@ class Aggregator:
         Raises:
             FederationError: this sum, or one after it, was opened before.
         """
+        self._begin(exchange)
+
+    def _begin(self, exchange: Exchange) -> None:
         # "update" comes after "metrics" in the alphabet, and before it in a round
         now = (exchange.round, exchange.attempt, "" if exchange.purpose == "update" else "m")
         if now <= self._last:
@@ -129,7 +132,7 @@ class Aggregator:
         self._exchange, self._closed = None, self._frames
         self._proofs = list(self._receipts.values())
         if following:
-            self.open(following)
+            self._begin(following)
         return report, frames
 
     @guarded
@@ -162,4 +165,17 @@ class Aggregator:
         return self._exchange
 
 
-AggregatorActor: Any = ray.remote(shell(Aggregator))
+CALLS = {
+    "meet": Call((dict[SiloName, bytes],), answers=False),
+    "open": Call((Exchange,), answers=False),
+    "add": Call(),
+    "total": Call((Exchange, Exchange | None), frames=True),
+}
+
+
+def as_aggregator(aggregator: type[Aggregator]) -> Any:
+    """The Ray actor class of an aggregator class."""
+    return ray.remote(shell(aggregator, CALLS))
+
+
+AggregatorActor = as_aggregator(Aggregator)

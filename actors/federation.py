@@ -11,29 +11,24 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import ray
 from ray import ObjectRef
 from ray.exceptions import RayError
 
 from blindsum.actors.aggregator import AggregatorActor
-from blindsum.actors.messages import (
-    ApplyReport,
-    Inspection,
-    Release,
-    SiloSpec,
-    Standing,
-    TotalReport,
-    TrainReport,
-)
+from blindsum.actors.codec import decoded, decoded_vector, encoded
+from blindsum.actors.messages import ApplyReport, SiloSpec, Standing, TotalReport, TrainReport
 from blindsum.actors.placement import aggregator_options, pinned, silo_options
 from blindsum.actors.policy import Course, metrics_exchange, next_course
 from blindsum.actors.recovery import Recovery, recovery
 from blindsum.actors.round_report import RoundReport, phases_of
 from blindsum.actors.silo_actor import SiloActor
+from blindsum.actors.silo_messages import Inspection, Release
 from blindsum.actors.waiting import Waiting
 from blindsum.he.exchange import Exchange
+from blindsum.he.keys import Agreement, Contribution, Introduction
 from blindsum.he.parameters import Parameters
 from blindsum.platform.errors import (
     BlindsumError,
@@ -83,7 +78,7 @@ class Federation:
         threads = None if pinned(options) else max(1, (os.cpu_count() or 1) // len(job.silos))
         self._silos = {
             name: silo_actor.options(**options[name]).remote(
-                SiloSpec(job, run, name, folder, threads, standing is not None)
+                encoded(SiloSpec(job, run, name, folder, threads, standing is not None))
             )
             for name in roster
         }
@@ -113,7 +108,8 @@ class Federation:
         Raises:
             BlindsumError: the first silo's reason why it cannot take part.
         """
-        inspections = self._each("inspect", "start", self.job.deadlines.start_s)
+        waited = self.job.deadlines.start_s
+        inspections = self._read(self._of_silos("inspect"), Inspection, "start", waited)
         first = next(iter(inspections.values()))
         self._values = first.parameters
         self._range = self._first_range = update_range(
@@ -122,7 +118,7 @@ class Federation:
         self._model = self._same((i.model_digest for i in inspections.values()), "initial weights")
         if self._standing:
             self._go_on(self._standing, inspections)
-        return cast(dict[str, Inspection], inspections)
+        return inspections
 
     def _go_on(self, at: Standing, inspections: Mapping[str, Inspection]) -> None:
         """Bring every silo back to where the run stood. Silos that cannot are lost, down to the quorum."""
@@ -137,9 +133,10 @@ class Federation:
         for name in behind:
             self.lost[name] = at.round + 1
             ray.kill(self._silos.pop(name), no_restart=True)
-        restored = self._waiting.gather(
-            self._of_silos("restore", at.round), "restore its state", self.job.deadlines.start_s
-        )
+        restored = self._read(
+            self._of_silos("restore", encoded(at.round)), str, "restore its state",
+            self.job.deadlines.start_s,
+        )  # fmt: skip
         self._model = self._same(restored.values(), "restored models", at.round or None)
         if at.range:
             self._range = at.range
@@ -178,14 +175,17 @@ class Federation:
                 self._aggregator_actor.options(**one).remote(index, of, self._keeps)
                 for index, one in enumerate(options)
             ]
-        introductions = self._told("introduce", "introduce themselves")
+        introductions = self._told("introduce", Introduction, "introduce themselves")
         met = {one.silo: one.identity for one in introductions}
         self._waiting.gather(
-            self._of_aggregators("meet", met), "meet the silos", self.job.deadlines.start_s
+            self._of_aggregators("meet", encoded(met)), "meet the silos", self.job.deadlines.start_s
         )
-        contributions = self._told("contribute", "contribute to the keys", introductions)
-        agreements = self._told("agree", "agree on the keys", contributions)
-        self._told("finish", "take up the keys", agreements, self._aggregators)
+        contributions = self._told(
+            "contribute", Contribution, "contribute to the keys", introductions
+        )
+        agreements = self._told("agree", Agreement, "agree on the keys", contributions)
+        finished = self._of_silos("finish", encoded(agreements), self._aggregators)
+        self._waiting.gather(finished, "take up the keys", self.job.deadlines.start_s)
 
     def run_round(self, number: int) -> RoundReport:
         """One round, in as many attempts as `blindsum.actors.recovery` allows: with fresh keys after a
@@ -258,12 +258,13 @@ class Federation:
             self.parameters, self._model, self._clipping,
         )  # fmt: skip
         counts = metrics_exchange(update, count_values(self.job))
-        opened = self._of_aggregators("open", update)
-        training = self._of_silos("train", update, *opened.values())
+        announced, following = encoded(update), encoded(counts)
+        opened = self._of_aggregators("open", announced)
+        training = self._of_silos("train", announced, *opened.values())
         totalling, totals, uploads = self._close(update, training, counts)
-        applying = self._of_silos("apply", update, counts, uploads, *totals)
+        applying = self._of_silos("apply", announced, following, uploads, *totals)
         totalling_counts, count_totals, count_uploads = self._close(counts, applying, None)
-        reading = self._of_silos("read_metrics", counts, count_uploads, *count_totals)
+        reading = self._of_silos("read_metrics", following, count_uploads, *count_totals)
         self._pending = _by_name(opened, training, totalling, applying, totalling_counts, reading)
         self._waiting.gather(opened, "expect uploads", self.job.deadlines.start_s)
         trained = self._answers(training, TrainReport, "train")
@@ -297,18 +298,18 @@ class Federation:
         Raises:
             FederationError: no living silo gives a model of that digest in time.
         """
-        waiting = [silo.release.remote(round) for silo in self._silos.values()]
+        waiting = [silo.release.remote(encoded(round)) for silo in self._silos.values()]
         end = time.monotonic() + timeout_s
         while waiting:
             done, waiting = ray.wait(waiting, timeout=max(0.0, end - time.monotonic()))
             if not done:
                 break
             try:
-                release = ray.get(done[0])
-            except RayError:
-                continue  # that silo is the one that was lost
-            if isinstance(release, Release) and digest(release.vector) == model_digest:
-                return release
+                of, vector = decoded_vector(ray.get(done[0]))
+            except (RayError, FederationError):
+                continue  # that silo is the one that was lost, or has none
+            if of == round and digest(vector) == model_digest:
+                return Release(round, vector)
         raise FederationError(f"no silo is left to give the model after round {round}")
 
     def close(self) -> None:
@@ -346,7 +347,8 @@ class Federation:
     ) -> tuple[dict[str, ObjectRef[Any]], list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Have the aggregators close a sum once all silos have sent; returns references to
         their reports, to the total's frames, and to the uploads where those are kept."""
-        pairs = self._of_aggregators("total", exchange, following, *sending.values())
+        told = encoded(exchange), encoded(following)
+        pairs = self._of_aggregators("total", *told, *sending.values())
         reports = {name: report for name, (report, _) in pairs.items()}
         totals = [frames for _, frames in pairs.values()]
         uploads: list[ObjectRef[Any]] = []
@@ -355,22 +357,27 @@ class Federation:
         return reports, totals, uploads
 
     def _answers(self, refs: Mapping[str, ObjectRef[Any]], kind: type[T], doing: str) -> list[T]:
-        answers = self._waiting.gather(refs, doing, self.job.deadlines.round_s)
-        for name, answer in answers.items():
-            if not isinstance(answer, kind):
+        return list(self._read(refs, kind, doing, self.job.deadlines.round_s).values())
+
+    def _read(
+        self, refs: Mapping[str, ObjectRef[Any]], kind: type[T], doing: str, deadline_s: float
+    ) -> dict[str, T]:
+        """Every answer, read as a message of that kind."""
+        found = {}
+        for name, content in self._waiting.gather(refs, doing, deadline_s).items():
+            try:
+                found[name] = decoded(content, kind)
+            except FederationError:
                 raise FederationError(
                     f"'{name}' answered with something else than a {kind.__name__} when asked to {doing}",
                     "All silos must run the same version of blindsum.",
-                )
-        return list(answers.values())
+                ) from None
+        return found
 
-    def _each(self, method: str, doing: str, deadline_s: float) -> dict[str, Any]:
-        return self._waiting.gather(self._of_silos(method), doing, deadline_s)
-
-    def _told(self, method: str, doing: str, *arguments: Any) -> tuple[Any, ...]:
+    def _told(self, method: str, kind: type[T], doing: str, *messages: Any) -> tuple[T, ...]:
         """One step of the key ceremony: what every silo answers, in the roster's order."""
-        refs = self._of_silos(method, *arguments)
-        return tuple(self._waiting.gather(refs, doing, self.job.deadlines.start_s).values())
+        refs = self._of_silos(method, *map(encoded, messages))
+        return tuple(self._read(refs, kind, doing, self.job.deadlines.start_s).values())
 
     def _same(self, digests: Iterable[str], what: str, round: int | None = None) -> str:
         found = set(digests)

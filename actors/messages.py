@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from blindsum.he.exchange import STRICT, RunName, SiloName
+from blindsum.he.exchange import STRICT, Digest, RunName, SiloName
 from blindsum.platform.job import Job
 
-if TYPE_CHECKING:  # the aggregator needs these messages, and neither torch nor opacus
-    from blindsum.platform.ledger_entries import Lifetime
-    from blindsum.platform.models import Vector
-    from blindsum.platform.privacy import PrivacyPlan
+Bytes = Annotated[int, Field(ge=0, le=2**60)]
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Epsilon = Annotated[float, Field(ge=0)] | None
 
 
 @checked_dataclass(frozen=True, config=STRICT)
@@ -39,27 +38,6 @@ class SiloSpec:
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """A silo whose data and model meet the job.
-
-    `owned` says that an owner's file is in force there: consent is asked, and limits bind. Without one
-    `ledger` is the ledger's path and `lifetime` counts the dataset's past jobs; with one the silo
-    keeps both to itself. Of an interrupted run: digests of the models it has `kept`, by round, and
-    the last round and attempt that it `charged`.
-    """
-
-    silo: str
-    plan: PrivacyPlan | None
-    parameters: int
-    model_digest: str
-    ledger: str
-    lifetime: Lifetime | None
-    kept: Mapping[int, str] = field(default_factory=dict)
-    charged: tuple[int, int] = (0, 0)
-    owned: bool = False
-
-
-@dataclass(frozen=True)
 class Standing:
     """Where a run stands after a round, beside what silos keep: public. `range` and `clipping` are of the
     next round; `retries` and `lost` as in the federation."""
@@ -73,57 +51,49 @@ class Standing:
     lost: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=STRICT)
 class TrainReport:
     """A silo charged its ledger, trained and sent. `epsilon` is the job's spend so far,
     `metrics_epsilon` that on held-out records, `ledger` the ledger's head (number and hash of its
     newest entry), `send_s` the time to mask, encrypt, sign and send, with the aggregators' adding
     in it."""
 
-    silo: str
-    epsilon: float | None
-    upload_bytes: int
-    charge_s: float
-    train_s: float
-    send_s: float
-    ledger: str = ""
-    metrics_epsilon: float | None = None
+    silo: SiloName
+    epsilon: Epsilon
+    upload_bytes: Bytes
+    charge_s: Seconds
+    train_s: Seconds
+    send_s: Seconds
+    ledger: Annotated[str, Field(max_length=128)] = ""
+    metrics_epsilon: Epsilon = None
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=STRICT)
 class AddReport:
     """An aggregator accepted one part of an upload."""
 
-    silo: str
-    upload_bytes: int
-    add_s: float
+    silo: SiloName
+    upload_bytes: Bytes
+    add_s: Seconds
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=STRICT)
 class TotalReport:
     """An aggregator closed a sum over exactly `roster`. `add_s` is its time for all uploads."""
 
-    roster: tuple[str, ...]
-    total_bytes: int
-    add_s: float
-    total_s: float
+    roster: Annotated[tuple[SiloName, ...], Field(max_length=64)]
+    total_bytes: Bytes
+    add_s: Seconds
+    total_s: Seconds
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=STRICT)
 class ApplyReport:
     """A silo decrypted the total and moved to the next model."""
 
-    silo: str
-    model_digest: str
-    upload_bytes: int
-    decrypt_s: float
-    apply_s: float
-    send_s: float
-
-
-@dataclass(frozen=True)
-class Release:
-    """A released model, float32 [parameters], and the round it is from."""
-
-    round: int
-    vector: Vector = field(repr=False)
+    silo: SiloName
+    model_digest: Digest
+    upload_bytes: Bytes
+    decrypt_s: Seconds
+    apply_s: Seconds
+    send_s: Seconds

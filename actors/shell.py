@@ -2,21 +2,65 @@
 
 from __future__ import annotations
 
+import functools
 import resource
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from blindsum.actors.codec import decoded, encoded
 from blindsum.platform import structured_log
+from blindsum.platform.errors import guarded
 
 
-def shell(inner: type) -> type:
-    """The class, in a process that writes its events into a file of its node's logs, and leaves no
-    core dump: a silo's memory holds records and keys."""
+@dataclass(frozen=True)
+class Call:
+    """How a method is called from another process: kinds of the messages that it takes first, as bytes,
+    whether it answers with one, and whether its answer has frames beside that. What comes after the
+    messages are Ray's own references, or nothing."""
+
+    takes: tuple[Any, ...] = ()
+    answers: bool = True
+    frames: bool = False
+
+
+def shell(inner: type, calls: Mapping[str, Call], takes: tuple[Any, ...] = ()) -> type:
+    """The class, called with bytes, in a process that writes its events into a file of its node's
+    logs, and leaves no core dump: a silo's memory holds records and keys.
+
+    Args:
+        calls: by method; others are as they were.
+        takes: kinds of the messages that the class itself is made from.
+    """
 
     class Shell(inner):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **named: Any) -> None:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             structured_log.start()
-            super().__init__(*arguments, **named)
+            super().__init__(*_read(arguments, takes), **named)
 
+        @guarded
+        def _taken(self, arguments: tuple[Any, ...], kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+            return _read(arguments, kinds)
+
+    for name, call in calls.items():
+        setattr(Shell, name, _by_bytes(getattr(inner, name), call))
     Shell.__name__ = Shell.__qualname__ = inner.__name__
     return Shell
+
+
+def _read(arguments: tuple[Any, ...], kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    messages = [decoded(*pair) for pair in zip(arguments, kinds, strict=False)]
+    return (*messages, *arguments[len(kinds) :])
+
+
+def _by_bytes(method: Callable[..., Any], call: Call) -> Callable[..., Any]:
+    @functools.wraps(method)  # with what Ray noted on it
+    def called(self: Any, *arguments: Any) -> Any:
+        answer = method(self, *self._taken(arguments, call.takes))
+        if call.frames:
+            report, frames = answer
+            return encoded(report), frames
+        return encoded(answer) if call.answers else answer
+
+    return called

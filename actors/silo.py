@@ -1,8 +1,7 @@
-"""One data owner: its data, model, ledger and keys. A plain class; `SiloActor` is its shell.
+"""One data owner: its data, model, ledger and keys. `SiloActor` is its shell.
 
-Whatever comes in is checked by its type first (`blindsum.actors.door`). What a method returns is pickled
-out of the silo: messages of `actors.messages` and of the key ceremony, and nothing else. Ciphertext goes
-to the aggregators through the vault.
+Whatever comes in is checked by its type first (`blindsum.actors.door`). What a method returns leaves the
+silo: messages, and nothing else. Ciphertext goes to the aggregators through the vault.
 """
 
 from __future__ import annotations
@@ -23,10 +22,12 @@ import torch
 from blindsum.actors.admission import Admission
 from blindsum.actors.books import Books
 from blindsum.actors.channel import Channel, RayChannel
+from blindsum.actors.codec import encoded_vector
 from blindsum.actors.digitiser import Digitiser
 from blindsum.actors.door import checked, checked_all, checked_round, checked_spec
-from blindsum.actors.messages import ApplyReport, Inspection, Release, SiloSpec, TrainReport
+from blindsum.actors.messages import ApplyReport, SiloSpec, TrainReport
 from blindsum.actors.policy import Policy, metrics_exchange
+from blindsum.actors.silo_messages import Inspection
 from blindsum.actors.vault import Vault
 from blindsum.he.exchange import Exchange
 from blindsum.he.keys import Agreement, Contribution, Introduction
@@ -357,16 +358,16 @@ class Silo:
 
     @guarded
     @ray.method(concurrency_group="release")
-    def release(self, round: int) -> Release | None:
-        """The model after that round, of the two newest: a release under the charged budget. None
-        before this silo has joined the run.
+    def release(self, round: int) -> bytes | None:
+        """The model after that round, of the two newest, as `encoded_vector` writes it: a release under
+        the charged budget. None before this silo has joined the run.
 
         Answers at any time, in a thread of its own: an interrupted run must get its last
         model from silos that are deep in their training.
         """
         books = self._admission.books
         vector = self._recent.get(checked_round(round)) if books and books.joined else None
-        return None if vector is None else Release(round, vector)
+        return None if vector is None else encoded_vector(round, vector)
 
     @ray.method(concurrency_group="release")
     def ping(self) -> None:

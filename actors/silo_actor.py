@@ -6,8 +6,24 @@ from typing import Any
 
 import ray
 
-from blindsum.actors.shell import shell
+from blindsum.actors.messages import SiloSpec
+from blindsum.actors.shell import Call, shell
 from blindsum.actors.silo import Silo
+from blindsum.he.exchange import Exchange
+from blindsum.he.keys import Agreement, Contribution, Introduction
+
+CALLS = {
+    "inspect": Call(),
+    "restore": Call((int,)),
+    "introduce": Call(),
+    "contribute": Call((tuple[Introduction, ...],)),
+    "agree": Call((tuple[Contribution, ...],)),
+    "finish": Call((tuple[Agreement, ...],), answers=False),
+    "train": Call((Exchange,)),
+    "apply": Call((Exchange, Exchange)),
+    "read_metrics": Call((Exchange,)),
+    "release": Call((int,), answers=False),
+}
 
 
 def as_actor(silo: type[Silo]) -> Any:
@@ -21,7 +37,7 @@ def as_actor(silo: type[Silo]) -> Any:
         "concurrency_groups": {"release": 1},
         "allow_out_of_order_execution": True,
     }
-    return ray.remote(**options)(shell(silo))
+    return ray.remote(**options)(shell(silo, CALLS, (SiloSpec,)))
 
 
 SiloActor = as_actor(Silo)

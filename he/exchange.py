@@ -16,7 +16,13 @@ from pydantic.dataclasses import dataclass
 from blindsum.he.parameters import MAX_SILOS, Parameters
 
 Purpose = Literal["update", "metrics"]
-STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+STRICT = ConfigDict(
+    strict=True,
+    extra="forbid",
+    arbitrary_types_allowed=True,
+    ser_json_bytes="base64",
+    val_json_bytes="base64",
+)
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
 """A run's name: it becomes the name of a folder at every silo, and never a path."""

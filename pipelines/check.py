@@ -9,7 +9,8 @@ from shlex import quote
 
 from rich.table import Table
 
-from blindsum.actors.messages import Inspection, SiloSpec
+from blindsum.actors.messages import SiloSpec
+from blindsum.actors.silo_messages import Inspection
 from blindsum.he.cipher import chunk_bytes
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.infra.ray_session import ray_session

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 from blindsum.platform.job_file import JobFile
 
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
-    from blindsum.actors.messages import Inspection, Standing
+    from blindsum.actors.messages import Standing
     from blindsum.actors.round_report import RoundReport
+    from blindsum.actors.silo_messages import Inspection
     from blindsum.platform.held_out import HeldOut
     from blindsum.platform.privacy import PrivacyPlan
     from blindsum.platform.task_metrics import TaskFigures

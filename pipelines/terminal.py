@@ -31,8 +31,8 @@ from blindsum.platform.job import Job
 from blindsum.platform.releases import metrics_guarantee
 
 if TYPE_CHECKING:
-    from blindsum.actors.messages import Inspection
     from blindsum.actors.round_report import RoundReport
+    from blindsum.actors.silo_messages import Inspection
     from blindsum.pipelines.baseline import Baseline
     from blindsum.pipelines.run import Run
 

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 import ray
 
-from blindsum.actors.aggregator import Aggregator
+from blindsum.actors.aggregator import Aggregator, as_aggregator
 from blindsum.actors.federation import Federation
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import as_actor
@@ -145,7 +145,7 @@ def federation(
     job_file: JobFile, run: str, aggregator: type[Aggregator] = WatchedAggregator
 ) -> Federation:
     return Federation(
-        job_file.job, run, str(job_file.folder), as_actor(WatchedSilo), ray.remote(aggregator)
+        job_file.job, run, str(job_file.folder), as_actor(WatchedSilo), as_aggregator(aggregator)
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from blindsum.actors import federation as federation_module
-from blindsum.actors.aggregator import Aggregator
+from blindsum.actors.aggregator import Aggregator, as_aggregator
 from blindsum.actors.federation import Federation
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import as_actor
@@ -111,7 +111,7 @@ def run_and_listen(job_file: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[byte
     monkeypatch.setattr(federation_module.ray, "get", listen)
     one = Federation(
         job_file.job, "run", str(job_file.folder),
-        as_actor(TellingSilo), ray.remote(ListeningAggregator),
+        as_actor(TellingSilo), as_aggregator(ListeningAggregator),
     )  # fmt: skip
     try:
         one.inspect()

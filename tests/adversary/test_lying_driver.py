@@ -470,7 +470,7 @@ def test_a_silos_process_leaves_no_core_dump() -> None:
     asked = (
         "import resource; from blindsum.actors.shell import shell\n"
         "class One: pass\n"
-        "shell(One)(); print(resource.getrlimit(resource.RLIMIT_CORE))"
+        "shell(One, {})(); print(resource.getrlimit(resource.RLIMIT_CORE))"
     )
     said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "(0, 0)"

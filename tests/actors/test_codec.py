@@ -1,0 +1,169 @@
+"""Control messages are bytes, read by their types; no object of another process is taken or given."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+
+from blindsum.actors.aggregator import CALLS as OF_AGGREGATORS
+from blindsum.actors.aggregator import Aggregator, as_aggregator
+from blindsum.actors.codec import decoded, decoded_vector, encoded, encoded_vector
+from blindsum.actors.federation import Federation
+from blindsum.actors.messages import ApplyReport, SiloSpec, TrainReport
+from blindsum.actors.shell import shell
+from blindsum.actors.silo import Silo
+from blindsum.actors.silo_actor import CALLS as OF_SILOS
+from blindsum.actors.silo_actor import as_actor
+from blindsum.actors.silo_messages import Inspection
+from blindsum.he.exchange import Exchange, SiloName
+from blindsum.he.identity import Identity
+from blindsum.he.keys import Agreement, Contribution, KeyCeremony
+from blindsum.he.parameters import Parameters
+from blindsum.platform.errors import FederationError
+from blindsum.platform.held_out import HeldOut
+from blindsum.platform.ledger_entries import Lifetime
+from blindsum.platform.metrics import Metrics
+from blindsum.platform.privacy import plan
+from blindsum.platform.task_metrics import TaskFigures
+from tests.conftest import MakeJob
+from tests.fuzz.mutation import mutants, said_of
+from tests.he.parties import exchange
+
+
+def messages(make_job: MakeJob, tmp_path: Path) -> list[Any]:
+    job = make_job().job
+    introduction = KeyCeremony(
+        "run", "terms", "alder", Identity(tmp_path / "identity.pem"), {}
+    ).introduction
+    nan = math.nan
+    figures = TaskFigures(9, 0.1, 0, 1, 0.7, 0.6, 0.5, 0.1, 0, nan, nan)
+    return [
+        SiloSpec(job, "run-1", "alder", str(tmp_path), 2, True),
+        exchange(Parameters.derive(3), 9, clipping=0.1 + 0.2),
+        introduction, Contribution("alder", "a" * 64, {"birch": b"\xff\0sealed"}, b"signed"),
+        Agreement("alder", "a" * 64, "b" * 64, b"\x80"),
+        Inspection("alder", plan(job, "alder"), 10, "c" * 64, "/l", Lifetime(1, 2.0, 1e-5), {3: "d"}, (4, 1)),
+        TrainReport("alder", 1.5, 9, 0.1, 0.2, 0.3, "7 abc", None),
+        ApplyReport("alder", "c" * 64, 9, 0.1, 0.2, 0.3),
+        Metrics(0.1, 0.2, None, HeldOut(9, 0.5, 0.1, 0.4, 0)), Metrics(0.1, 0.2, 0.3, None),
+        Metrics(0.1, 0.2, None, figures),
+    ]  # fmt: skip
+
+
+def test_every_message_comes_back_as_it_was(make_job: MakeJob, tmp_path: Path) -> None:
+    for message in messages(make_job, tmp_path):
+        again = decoded(encoded(message), type(message))
+        assert repr(again) == repr(message) and type(again) is type(message)
+    spec = messages(make_job, tmp_path)[0]
+    read = decoded(encoded(spec), SiloSpec)
+    assert read.job.model_dump_json() == spec.job.model_dump_json(), "the ceremony's terms"
+    several = (messages(make_job, tmp_path)[2],) * 2
+    assert decoded(encoded(several), tuple[type(several[0]), ...]) == several  # type: ignore[misc]
+    identities = {"alder": b"\0\xff" * 9}
+    assert decoded(encoded(identities), dict[SiloName, bytes]) == identities
+    assert decoded(encoded(7), int) == 7 and decoded(encoded(None), Exchange | None) is None  # type: ignore[arg-type]
+    round, vector = decoded_vector(encoded_vector(3, np.arange(5, dtype=np.float32)))
+    assert round == 3 and vector.tolist() == [0, 1, 2, 3, 4]
+    for bad in (None, b"1234567", b"12345678x", "text"):
+        with pytest.raises(FederationError, match="no model"):
+            decoded_vector(bad)
+
+
+def test_what_is_no_such_message_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    one = exchange(Parameters.derive(3), 9)
+    right = json.loads(encoded(one))
+    for field, value in (
+        ("job", "../up"), ("round", 0), ("round", 1.0), ("round", True), ("roster", ["Alder"]),
+        ("clipping", math.nan), ("range", math.inf), ("model", "x"), ("more", 1), ("purpose", "else"),
+    ):  # fmt: skip
+        with pytest.raises(FederationError, match="a malformed Exchange came"):
+            decoded(json.dumps(right | {field: value}).encode(), Exchange)
+    for nothing in (
+        one,
+        pickle.dumps(one),
+        None,
+        "text",
+        bytearray(b"{}"),
+        b"",
+        b"[" * 100_000,
+        b"x" * 2**25,
+    ):
+        with pytest.raises(FederationError):
+            decoded(nothing, Exchange)  # type: ignore[arg-type]
+
+
+def test_altered_messages(make_job: MakeJob, tmp_path: Path) -> None:
+    """One of our errors, or a message that meets its types."""
+    for message in messages(make_job, tmp_path):
+        for mutant in mutants(encoded(message)):
+            said_of(lambda: encoded(decoded(mutant, type(message))))  # noqa: B023
+
+
+def test_an_actor_takes_bytes_and_nothing_else(make_job: MakeJob, tmp_path: Path) -> None:
+    """As Ray hands it what another process sent."""
+    job_file = make_job()
+    spec = SiloSpec(job_file.job, "run-1", "alder", str(job_file.folder))
+    made = shell(Silo, OF_SILOS, (SiloSpec,))
+    with pytest.raises(FederationError, match="no SiloSpec came"):
+        made(spec)
+    silo = made(encoded(spec))
+    decoded(silo.inspect(), Inspection)
+    own = silo.introduce()
+    for sent in ((own,), [own], pickle.dumps((own,)), b"[]{}"):
+        with pytest.raises(FederationError):
+            silo.contribute(sent)
+    with pytest.raises(FederationError, match="something that is no Exchange came"):
+        silo.train(exchange(Parameters.derive(3), 9))
+
+
+def _typed(value: Any) -> bool:
+    """Whether it is bytes, nothing, or what Ray and Arrow make themselves."""
+    if isinstance(value, (list, tuple)):
+        return all(_typed(one) for one in value)
+    plain = (bytes, type(None), pa.Buffer, ray.ObjectRef, ray.actor.ActorHandle)
+    return isinstance(value, plain)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_nothing_but_bytes_frames_and_references_crosses(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every argument that the driver gives and every answer it gets, of a whole run."""
+    strange: list[str] = []
+    called: set[str] = set()
+    real_call, real_get = ray.actor.ActorMethod._remote, ray.get
+
+    def call(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        called.add(self._method_name)
+        strange.extend(f"{self._method_name} {type(a)}" for a in args or () if not _typed(a))
+        return real_call(self, args, kwargs, **options)
+
+    def get(refs: Any, **options: Any) -> Any:
+        found = real_get(refs, **options)
+        strange.extend([] if _typed(found) else [f"answer {type(found)}"])
+        return found
+
+    monkeypatch.setattr(ray.actor.ActorMethod, "_remote", call)
+    job_file = make_job()
+    one = Federation(
+        job_file.job, "plain", str(job_file.folder), as_actor(Silo), as_aggregator(Aggregator)
+    )
+    monkeypatch.setattr(ray, "get", get)
+    try:
+        one.inspect()
+        one.exchange_keys()
+        report = one.run_round(1)
+        assert one.release(1, report.model_digest).round == 1
+        one.forget()
+    finally:
+        one.close()
+    assert strange == []
+    assert called >= {*OF_SILOS, *OF_AGGREGATORS, "forget"} - {"restore", "add"}
