@@ -129,8 +129,9 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
             return integers
 
         started = time.process_time()
-        with clock("verify"):  # and what opens the masks with it
-            opened: Any = own.open(exchange, key)
+        opened: Any = own.open(exchange, key)
+        with clock("aside"), clock("opening"):  # what the hash adds to that
+            hash_of(exchange, key)
         opened._hashing = Timed(opened._hashing, "add", clock, "verify")
         masks: Any = Timed(opened, "apply", clock, "mask")
         sealing: Any = Timed(cipher, "encrypt", clock, "encrypt")
@@ -144,6 +145,7 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
         spent = clock.take()
         spent["encrypt"] -= spent["mask"]  # masks are applied inside it, and hash what they mask
         spent["mask"] -= spent["verify"]
+        spent["verify"] += spent.pop("opening")
         spent["load"] -= spent.get("add", 0.0)
         spent["whole"] = whole - spent.pop("aside")
         spent["pack, sign"] = spent["whole"] - sum(

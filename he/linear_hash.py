@@ -150,6 +150,10 @@ class LinearHash:
         self.offset = key.offset(salt)
         self._multipliers, self._of_chunks = key.of_reals, key.of_chunks(chunks)
         self._chunks, self._done, self._words = chunks, 0, NO_WORDS
+        self._limbs, self._part = (
+            np.empty((_REAL_LIMBS, RING_DEGREE)),
+            np.empty(RING_DEGREE, np.int64),
+        )
 
     def add(self, packed: Integers) -> None:
         """The next chunks' packed reals, int64 [rows, N], each below 2^53 in magnitude.
@@ -160,20 +164,27 @@ class LinearHash:
         rows = len(packed)
         if self._done + rows > self._chunks:
             raise EncryptionError("more chunks were to be hashed than the exchange has")
-        limbs = np.empty((_REAL_LIMBS, *packed.shape))
-        low = (1 << _REAL_LIMB) - 1
-        for i, limb in enumerate(limbs[:-1]):
-            limb[:] = packed >> (_REAL_LIMB * i) & low
-        limbs[-1] = packed >> (_REAL_LIMB * (_REAL_LIMBS - 1))  # with the sign
-        products = (limbs.reshape(-1, packed.shape[1]) @ self._multipliers).astype(np.int64)
-        products = products.reshape(_REAL_LIMBS, rows, _LIMBS, FOLDS)
-        for row in range(rows):
-            of_chunk = self._of_chunks[self._done + row]
+        # A row at a time: it stays in the cache, and its product is too small for BLAS to wake threads.
+        for row in packed:
+            products = self._products(row)
+            of_chunk = self._of_chunks[self._done]
             self._words = tuple(
-                (self._words[fold] + of_chunk[fold] * _joined(products[:, row, :, fold])) % PRIME
+                (self._words[fold] + of_chunk[fold] * _joined(products[:, :, fold])) % PRIME
                 for fold in range(FOLDS)
             )
-        self._done += rows
+            self._done += 1
+
+    def _products(self, row: Integers) -> Integers:
+        """Of a row's limbs with the multipliers', int64 [real limbs, limbs, FOLDS]."""
+        part, last = self._part, _REAL_LIMBS - 1
+        for i in range(last):
+            np.right_shift(row, _REAL_LIMB * i, out=part)
+            np.bitwise_and(part, (1 << _REAL_LIMB) - 1, out=part)
+            self._limbs[i] = part
+        np.right_shift(row, _REAL_LIMB * last, out=part)  # with the sign
+        self._limbs[last] = part
+        products = self._limbs @ self._multipliers
+        return products.astype(np.int64).reshape(_REAL_LIMBS, _LIMBS, FOLDS)
 
     @property
     def words(self) -> Words:
