@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -19,8 +20,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_us
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+_NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
+Name = Annotated[str, Field(pattern=_NAME)]
 """Of a job, a silo or a dataset: it may stand in messages, tags and names of files."""
+
+
+def is_name(text: str) -> bool:
+    """Whether that can name a dataset of an owner's file."""
+    return re.fullmatch(_NAME, text) is not None
 
 
 class Section(BaseModel):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from blindsum.platform.contract import is_name
 from blindsum.platform.errors import JobError
 from blindsum.platform.job import Job, SiloSection
 from blindsum.platform.yaml_file import Place, read_section
@@ -64,6 +65,8 @@ def _refuse_shared_files(job: Job, path: Path, lines: dict[Place, int]) -> None:
                 raise JobError(
                     f"{where}: silos.{silo.name}.{key}: {value!r} is not a path"
                 ) from None
+            if key == "data" and is_name(value) and not place.exists():
+                continue  # a dataset in an owner's file: each owner has its own of that name
             if place in seen:
                 raise JobError(
                     f"{where}: silos {seen[place]} and {silo.name} have the same {key}, {place}",

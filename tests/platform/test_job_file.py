@@ -171,3 +171,17 @@ def test_starter_and_example_are_valid(tmp_path: Path) -> None:
     starter = files("blindsum.pipelines").joinpath("starter.yaml").read_text()
     assert load_job(write(tmp_path, starter)).job.roster[0] == "hospital-a"
     assert load_job(ROOT / "examples/solubility/job.yaml").job.privacy.noise == "shared"
+
+
+def test_two_owners_may_name_their_datasets_alike_but_not_one_file_beside_the_job(
+    tmp_path: Path,
+) -> None:
+    content = job_content(tmp_path)
+    for silo in content["silos"]:
+        silo["data"] = "tumours"
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert {silo.data for silo in load_job(path).job.silos} == {"tumours"}
+    (tmp_path / "tumours").write_bytes(b"PAR1")
+    with pytest.raises(JobError, match="have the same data"):
+        load_job(path)
