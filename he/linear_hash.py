@@ -150,10 +150,8 @@ class LinearHash:
         self.offset = key.offset(salt)
         self._multipliers, self._of_chunks = key.of_reals, key.of_chunks(chunks)
         self._chunks, self._done, self._words = chunks, 0, NO_WORDS
-        self._limbs, self._part = (
-            np.empty((_REAL_LIMBS, RING_DEGREE)),
-            np.empty(RING_DEGREE, np.int64),
-        )
+        self._limbs = np.empty((0, _REAL_LIMBS, RING_DEGREE))  # memory, kept from call to call
+        self._part = np.empty(RING_DEGREE, np.int64)
 
     def add(self, packed: Integers) -> None:
         """The next chunks' packed reals, int64 [rows, N], each below 2^53 in magnitude.
@@ -164,9 +162,7 @@ class LinearHash:
         rows = len(packed)
         if self._done + rows > self._chunks:
             raise EncryptionError("more chunks were to be hashed than the exchange has")
-        # A row at a time: it stays in the cache, and its product is too small for BLAS to wake threads.
-        for row in packed:
-            products = self._products(row)
+        for products in self._products(packed):
             of_chunk = self._of_chunks[self._done]
             self._words = tuple(
                 (self._words[fold] + of_chunk[fold] * _joined(products[:, :, fold])) % PRIME
@@ -174,17 +170,20 @@ class LinearHash:
             )
             self._done += 1
 
-    def _products(self, row: Integers) -> Integers:
-        """Of a row's limbs with the multipliers', int64 [real limbs, limbs, FOLDS]."""
-        part, last = self._part, _REAL_LIMBS - 1
-        for i in range(last):
-            np.right_shift(row, _REAL_LIMB * i, out=part)
-            np.bitwise_and(part, (1 << _REAL_LIMB) - 1, out=part)
-            self._limbs[i] = part
-        np.right_shift(row, _REAL_LIMB * last, out=part)  # with the sign
-        self._limbs[last] = part
-        products = self._limbs @ self._multipliers
-        return products.astype(np.int64).reshape(_REAL_LIMBS, _LIMBS, FOLDS)
+    def _products(self, packed: Integers) -> Integers:
+        """Of each row's limbs with the multipliers', int64 [rows, real limbs, limbs, FOLDS]."""
+        if len(self._limbs) < len(packed):
+            self._limbs = np.empty((len(packed), _REAL_LIMBS, RING_DEGREE))
+        limbs, part, last = self._limbs[: len(packed)], self._part, _REAL_LIMBS - 1
+        for row, of_row in zip(packed, limbs, strict=True):  # a row stays in the cache
+            for i in range(last):
+                np.right_shift(row, _REAL_LIMB * i, out=part)
+                np.bitwise_and(part, (1 << _REAL_LIMB) - 1, out=part)
+                of_row[i] = part
+            np.right_shift(row, _REAL_LIMB * last, out=part)  # with the sign
+            of_row[last] = part
+        products = limbs.reshape(-1, RING_DEGREE) @ self._multipliers
+        return products.astype(np.int64).reshape(len(packed), _REAL_LIMBS, _LIMBS, FOLDS)
 
     @property
     def words(self) -> Words:
