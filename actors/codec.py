@@ -23,7 +23,7 @@ T = TypeVar("T")
 MOST_BYTES = 2**24
 """A key ceremony of 64 silos takes some 0.5 MB."""
 
-_BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+_BASE64 = ConfigDict(val_json_bytes="base64")
 
 
 def encoded(message: Any) -> bytes:

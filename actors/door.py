@@ -1,7 +1,8 @@
 """A silo's door: what comes from outside is checked by its type before anything else is done with it.
 
-A message that was unpickled was never built by its constructor, so it is built again here: every
-name by its pattern, every number by its range. `SiloSpec` is the driver's, `Exchange` and the
+An actor's shell reads messages from bytes (`blindsum.actors.codec`). Whoever calls a silo without one
+could hand it an object that no constructor built, so it is built again here: every name by its
+pattern, every number by its range. `SiloSpec` is the driver's, `Exchange` and the
 messages of the key ceremony are the driver's or come through it.
 """
 

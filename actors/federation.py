@@ -261,9 +261,11 @@ class Federation:
         announced, following = encoded(update), encoded(counts)
         opened = self._of_aggregators("open", announced)
         training = self._of_silos("train", announced, *opened.values())
-        totalling, totals, uploads = self._close(update, training, counts)
+        totalling, totals, uploads = self._close(announced, training, following)
         applying = self._of_silos("apply", announced, following, uploads, *totals)
-        totalling_counts, count_totals, count_uploads = self._close(counts, applying, None)
+        totalling_counts, count_totals, count_uploads = self._close(
+            following, applying, encoded(None)
+        )
         reading = self._of_silos("read_metrics", following, count_uploads, *count_totals)
         self._pending = _by_name(opened, training, totalling, applying, totalling_counts, reading)
         self._waiting.gather(opened, "expect uploads", self.job.deadlines.start_s)
@@ -341,14 +343,13 @@ class Federation:
 
     def _close(
         self,
-        exchange: Exchange,
+        exchange: bytes,
         sending: Mapping[str, ObjectRef[Any]],
-        following: Exchange | None,
+        following: bytes,
     ) -> tuple[dict[str, ObjectRef[Any]], list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Have the aggregators close a sum once all silos have sent; returns references to
         their reports, to the total's frames, and to the uploads where those are kept."""
-        told = encoded(exchange), encoded(following)
-        pairs = self._of_aggregators("total", *told, *sending.values())
+        pairs = self._of_aggregators("total", exchange, following, *sending.values())
         reports = {name: report for name, (report, _) in pairs.items()}
         totals = [frames for _, frames in pairs.values()]
         uploads: list[ObjectRef[Any]] = []

@@ -1,7 +1,7 @@
 """One data owner: its data, model, ledger and keys. `SiloActor` is its shell.
 
-Whatever comes in is checked by its type first (`blindsum.actors.door`). What a method returns leaves the
-silo: messages, and nothing else. Ciphertext goes to the aggregators through the vault.
+Whatever comes in is checked by its type first (`blindsum.actors.door`). What a method returns leaves
+the silo: messages alone. Ciphertext goes to the aggregators through the vault.
 """
 
 from __future__ import annotations
@@ -276,8 +276,7 @@ class Silo:
         self._pending = exchange
         return TrainReport(
             self.name, epsilon, sent, charged - started, trained - charged,
-            time.perf_counter() - trained,
-            self._written().head, metrics_epsilon,
+            time.perf_counter() - trained, self._written().head, metrics_epsilon,
         )  # fmt: skip
 
     @guarded
@@ -359,8 +358,8 @@ class Silo:
     @guarded
     @ray.method(concurrency_group="release")
     def release(self, round: int) -> bytes | None:
-        """The model after that round, of the two newest, as `encoded_vector` writes it: a release under
-        the charged budget. None before this silo has joined the run.
+        """The model after that round, of the two newest, as `encoded_vector` writes it: a release
+        under the charged budget. None before this silo has joined the run.
 
         Answers at any time, in a thread of its own: an interrupted run must get its last
         model from silos that are deep in their training.

@@ -36,6 +36,14 @@ LIES = "tests/adversary/test_lying_aggregator.py"
 DRIVER = "tests/adversary/test_lying_driver.py"
 
 MUTANTS = (
+    Mutant("an actor that takes objects", "actors/shell.py", "[decoded(*pair) for pair in",
+           "[decoded(*pair) if type(pair[0]) is bytes else pair[0] for pair in", "tests/actors/test_codec.py"),
+    Mutant("private tasks in the audit", "pipelines/audit/audited.py",
+           "labels = fold.labels[:, :, :tasks]", "labels = fold.labels",
+           "tests/pipelines/audit/test_labelling.py"),
+    Mutant("a clip norm dropped where numbers are measured", "pipelines/audit/victim.py",
+           "if self.labelling.bounded or not self.job.private:", "if True:",
+           "tests/pipelines/audit/test_labelling.py"),
     Mutant("noise halved", "platform/training.py", "self._plan.update_noise * self._clip_norm,",
            "self._plan.update_noise * self._clip_norm / 2,", "tests/platform/test_training.py"),
     Mutant("a fixed batch for a Poisson sample", "platform/training.py",

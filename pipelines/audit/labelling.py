@@ -211,31 +211,24 @@ class OfTasks:
         return (WHOLE, *(self._names[i] for i in most if counts[i]))
 
     def observe(self, outputs: Reals, labels: Labels, views: tuple[str, ...]) -> Observed:
-        losses = self._by_task(outputs, labels)
-        known = ~np.isnan(labels[:, 0])
-        weighted = np.where(known, losses, 0.0) * self._weights
-        whole = weighted.sum(2) / np.maximum((known * self._weights).sum(1), SURE)
         found, statistics = [], []
         for view in views:
             if view == WHOLE and len(self._tasks) > 1:
-                found.append(whole)
-                statistics.append(log_odds(whole))
-                continue
-            i = 0 if view == WHOLE else self._names.index(view)
-            found.append(losses[..., i])
-            statistics.append(self._statistic(outputs[..., i], labels[:, :, i], i))
+                weights = (~np.isnan(labels[:, 0]) * self._weights).sum(1)
+                losses = _losses(self.loss, outputs, labels) / np.maximum(weights, SURE)
+                statistics.append(log_odds(losses))
+            else:
+                i = 0 if view == WHOLE else self._names.index(view)
+                losses = self._of_one(outputs[..., i : i + 1], labels[:, :, i : i + 1], i)
+                statistics.append(self._statistic(outputs[..., i], labels[:, :, i], i))
+            found.append(losses)
         return Observed(np.stack(found), np.stack(statistics))
 
-    def _by_task(self, outputs: Reals, labels: Labels) -> Reals:
-        """Each task's own loss, float64 [K, N, tasks], NaN where it is not labelled."""
-        said = torch.from_numpy(outputs)
-        found = []
-        for i, (name, task) in enumerate(self._tasks.items()):
-            alone = MultiTask({name: task.model_copy(update={"weight": 1.0})})
-            own = torch.from_numpy(np.ascontiguousarray(labels[:, :, i : i + 1]))
-            losses = torch.stack([alone(model[:, i : i + 1], own) for model in said]).numpy()
-            found.append(np.where(np.isnan(labels[:, 0, i]), np.nan, losses))
-        return np.stack(found, axis=2)
+    def _of_one(self, outputs: Reals, labels: Labels, i: int) -> Reals:
+        """One task's own loss, float64 [K, N], NaN where it is not labelled."""
+        name = self._names[i]
+        alone = MultiTask({name: self._tasks[name].model_copy(update={"weight": 1.0})})
+        return np.where(np.isnan(labels[:, 0, 0]), np.nan, _losses(alone, outputs, labels))
 
     def _statistic(self, outputs: Reals, labels: Labels, i: int) -> Reals:
         """A logit towards the label; or what a number is off by, with its sign."""
@@ -255,3 +248,9 @@ class OfTasks:
         figures = by_task(outputs.numpy(), labels, self._tasks)
         found = [max(one[name], self.least) for one in figures.values() if name in one]
         return float(np.mean(found)) if found else None
+
+
+def _losses(loss: RecordLoss, outputs: Reals, labels: Labels) -> Reals:
+    """Float64 [K, N] of outputs [K, N, ...]: every model's loss on every record."""
+    known = torch.from_numpy(np.ascontiguousarray(labels))
+    return torch.stack([loss(model, known) for model in torch.from_numpy(outputs)]).numpy()

@@ -17,7 +17,9 @@ from blindsum.pipelines.audit.labelling import WHOLE, Classes, OfTasks, log_odds
 from blindsum.pipelines.audit.memorisation import Reading
 from blindsum.pipelines.audit.shadows import memberships
 from blindsum.pipelines.audit.stacked import Recipe, Stack
+from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.contract import Task
+from blindsum.platform.data import SiloData
 from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.fold import Fold
 from blindsum.platform.job_file import JobFile
@@ -199,6 +201,22 @@ def test_private_tasks_and_what_they_alone_label_stay_out(make_job: MakeJob) -> 
     pq.write_table(table, places.table)
     with pytest.raises(DataError, match="no training record of this silo has a label of a task"):
         load_audited(job_file.job, "birch", places)
+
+
+@pytest.mark.usefixtures("labelled")
+def test_a_private_job_that_measures_numbers_trains_clipped_without_noise(
+    make_job: MakeJob,
+) -> None:
+    for tasks, privacy, clipped in (
+        (TWO, (), True), ("{malignant: {kind: binary}}", (), False),
+        (TWO, ("privacy={noise: none}",), False),
+    ):  # fmt: skip
+        job = with_tasks(make_job, tasks, *privacy).job
+        fold = Fold(np.zeros((1, 4), np.float32), np.zeros((1, 2, job.data.outputs), np.float32))
+        planned = PrivacyPlan(3, 1e-5, 0.1, 1.0, 0.7, 3, 1, 1, 1.0)
+        bare = Victim(job, "birch", SiloData(fold, fold, "", 0), planned).without_noise()
+        assert (bare is not None) == clipped
+        assert bare is None or (bare.clip_norm, bare.update_noise) == (0.7, 0.0)
 
 
 CASES = {
