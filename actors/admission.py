@@ -11,8 +11,6 @@ from pathlib import Path
 
 from blindsum.actors.books import Books
 from blindsum.actors.messages import SiloSpec
-from blindsum.platform.approval import Approval, require_weights
-from blindsum.platform.approved_code import import_approved
 from blindsum.platform.errors import (
     BlindsumError,
     BudgetExceeded,
@@ -23,9 +21,11 @@ from blindsum.platform.errors import (
     ModelError,
     Unexpected,
 )
-from blindsum.platform.job import Job
-from blindsum.platform.owner import Owner, find_owner
-from blindsum.platform.paths import SiloPlaces, import_from, places_under, require_usable
+from blindsum.platform.job.owner import Owner, find_owner
+from blindsum.platform.job.paths import SiloPlaces, import_from, places_under, require_usable
+from blindsum.platform.job.schema import Job
+from blindsum.platform.state.approval import Approval, require_weights
+from blindsum.platform.state.approved_code import import_approved
 
 _OF_THE_SILO = (BudgetExceeded, ConsentError, DataError, LedgerError, ModelError, Unexpected)
 """Errors whose text may tell something of the silo: its paths, columns, limits."""

@@ -16,7 +16,7 @@ from blindsum.he.exchange import Exchange, Part, SiloName
 from blindsum.he.upload import Sum
 from blindsum.he.wire import Receipt, read_upload
 from blindsum.platform.errors import BlindsumError, FederationError, UploadRefused, guarded
-from blindsum.platform.structured_log import Log
+from blindsum.platform.events import Log
 
 
 class Aggregator:

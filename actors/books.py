@@ -8,14 +8,14 @@ from pathlib import Path
 from blindsum.actors.vault import open_identity
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import fingerprint
-from blindsum.platform.approval import Approval, Approvals, job_digest
-from blindsum.platform.audit_log import AuditLog
 from blindsum.platform.errors import BlindsumError, LedgerError
-from blindsum.platform.job import Job
-from blindsum.platform.ledger import Ledger
-from blindsum.platform.ledger_entries import Attempt, Dataset, Lifetime
-from blindsum.platform.privacy import Accountant, PrivacyPlan, metrics_plan
-from blindsum.platform.structured_log import Log
+from blindsum.platform.events import Log
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import Accountant, PrivacyPlan, metrics_plan
+from blindsum.platform.state.approval import Approval, Approvals, job_digest
+from blindsum.platform.state.audit_log import AuditLog
+from blindsum.platform.state.ledger import Ledger
+from blindsum.platform.state.ledger_entries import Attempt, Dataset, Lifetime
 
 PRECOMPUTED = 300
 """Rounds whose epsilon is computed at the start; later ones cost about 25 ms each."""

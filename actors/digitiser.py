@@ -9,11 +9,11 @@ import numpy as np
 from blindsum.he.exchange import Exchange
 from blindsum.he.packing import Integers, quantise
 from blindsum.he.parameters import Parameters
-from blindsum.platform.job import Job
-from blindsum.platform.metrics import Tally
-from blindsum.platform.models import Vector
-from blindsum.platform.privacy import PrivacyPlan, greatest_sum
-from blindsum.platform.shared_noise import noised_integers
+from blindsum.platform.evaluation.round_counts import Tally
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import PrivacyPlan, greatest_sum
+from blindsum.platform.privacy.shared_noise import noised_integers
+from blindsum.platform.training.models import Vector
 
 
 class Digitiser:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.platform.errors import FederationError, JobError
-from blindsum.platform.job import Job
+from blindsum.platform.job.schema import Job
 
 T = TypeVar("T")
 MAX_ROUND = 10_000_000

@@ -35,11 +35,11 @@ from blindsum.platform.errors import (
     FederationError,
     ModelsDiffer,
 )
-from blindsum.platform.job import Job
-from blindsum.platform.metrics import Metrics, count_values
-from blindsum.platform.models import digest
-from blindsum.platform.privacy import plan, update_range
-from blindsum.platform.structured_log import Log
+from blindsum.platform.evaluation.round_counts import Metrics, count_values
+from blindsum.platform.events import Log
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import plan, update_range
+from blindsum.platform.training.models import digest
 
 T = TypeVar("T")
 _AGGREGATOR = "the aggregator"  # a blank in it: no silo has such a name

@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from blindsum.he.exchange import STRICT, Digest, RunName, SiloName
-from blindsum.platform.job import Job
+from blindsum.platform.job.schema import Job
 
 Bytes = Annotated[int, Field(ge=0, le=2**60)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from blindsum.he.exchange import Exchange
 from blindsum.he.packing import adapted_range
 from blindsum.he.parameters import Parameters
-from blindsum.platform.adaptive_clipping import next_clipping
 from blindsum.platform.errors import FederationError
-from blindsum.platform.job import Job
-from blindsum.platform.metrics import Metrics
+from blindsum.platform.evaluation.round_counts import Metrics
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.adaptive_clipping import next_clipping
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blindsum.actors.codec import decoded, encoded
-from blindsum.platform import structured_log
+from blindsum.platform import events
 from blindsum.platform.errors import guarded
 
 
@@ -36,7 +36,7 @@ def shell(inner: type, calls: Mapping[str, Call], takes: tuple[Any, ...] = ()) -
     class Shell(inner):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **named: Any) -> None:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            structured_log.start()
+            events.start()
             super().__init__(*_read(arguments, takes), **named)
 
         @guarded

@@ -33,8 +33,8 @@ from blindsum.he.exchange import Exchange
 from blindsum.he.keys import Agreement, Contribution, Introduction
 from blindsum.he.packing import require_finite, square_sum
 from blindsum.he.parameters import Parameters
-from blindsum.platform.checkpoint import Checkpoint, Checkpoints, set_state, state_of
-from blindsum.platform.data import SiloData, load_data
+from blindsum.platform.data.features import feature_count
+from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.errors import (
     AggregatorLost,
     BlindsumError,
@@ -42,11 +42,17 @@ from blindsum.platform.errors import (
     LedgerError,
     guarded,
 )
-from blindsum.platform.features import feature_count
-from blindsum.platform.labels import load_private_tasks
-from blindsum.platform.losses import record_loss
-from blindsum.platform.metrics import Counting, Metrics, Tally
-from blindsum.platform.models import (
+from blindsum.platform.evaluation.round_counts import Counting, Metrics, Tally
+from blindsum.platform.job.private_tasks import load_private_tasks
+from blindsum.platform.privacy.plan import plan, update_range
+from blindsum.platform.privacy.randomness import generator_of
+from blindsum.platform.privacy.reach import held_to, honest_reach
+from blindsum.platform.privacy.shared_noise import require_fine
+from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints, set_state, state_of
+from blindsum.platform.state.private_head import PrivateHead
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.losses import record_loss
+from blindsum.platform.training.models import (
     Vector,
     build_model,
     digest,
@@ -54,13 +60,7 @@ from blindsum.platform.models import (
     initial_digest,
     set_parameters,
 )
-from blindsum.platform.privacy import plan, update_range
-from blindsum.platform.private_head import PrivateHead
-from blindsum.platform.random_source import generator_of
-from blindsum.platform.reach import held_to, honest_reach
-from blindsum.platform.server_optimizer import ServerOptimizer
-from blindsum.platform.shared_noise import require_fine
-from blindsum.platform.training import LocalTrainer
+from blindsum.platform.training.server_optimizer import ServerOptimizer
 
 
 class Silo:

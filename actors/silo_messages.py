@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from blindsum.platform.ledger_entries import Lifetime
-from blindsum.platform.models import Vector
-from blindsum.platform.privacy import PrivacyPlan
+from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.state.ledger_entries import Lifetime
+from blindsum.platform.training.models import Vector
 
 
 @dataclass(frozen=True)

@@ -35,23 +35,24 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
-from blindsum.pipelines.audit import generator, key_recovery, membership, scores, shadows
-from blindsum.pipelines.audit.closeness import class_mean, closeness, summary
+from blindsum.pipelines.audit import scores
+from blindsum.pipelines.audit.attacks import generator, key_recovery, membership, shadows
+from blindsum.pipelines.audit.attacks.closeness import class_mean, closeness, summary
+from blindsum.pipelines.audit.attacks.gradient_matching import Effort, labels_from_bias, match
+from blindsum.pipelines.audit.attacks.imprint import planted, recovered
+from blindsum.pipelines.audit.attacks.memorisation import Reading, memorised
+from blindsum.pipelines.audit.attacks.sparse_recovery import recover
+from blindsum.pipelines.audit.attacks.stacked import Recipe, Stack
 from blindsum.pipelines.audit.evidence import Defence
-from blindsum.pipelines.audit.gradient_matching import Effort, labels_from_bias, match
-from blindsum.pipelines.audit.imprint import planted, recovered
 from blindsum.pipelines.audit.labelling import WHOLE, Classes
-from blindsum.pipelines.audit.memorisation import Reading, memorised
-from blindsum.pipelines.audit.sparse_recovery import recover
-from blindsum.pipelines.audit.stacked import Recipe, Stack
 from blindsum.pipelines.audit.victim import update_of
-from blindsum.platform.contract import Ecfp
-from blindsum.platform.features import featurise
-from blindsum.platform.fold import Fold, dense
-from blindsum.platform.job import Job, ServerSection, TrainingSection
-from blindsum.platform.privacy import PrivacyPlan, calibrate
-from blindsum.platform.random_source import cryptographic_generator
-from blindsum.platform.training import LocalTrainer
+from blindsum.platform.data.features import featurise
+from blindsum.platform.data.records import Fold, dense
+from blindsum.platform.job.data_section import Ecfp
+from blindsum.platform.job.schema import Job, ServerSection, TrainingSection
+from blindsum.platform.privacy.plan import PrivacyPlan, calibrate
+from blindsum.platform.privacy.randomness import cryptographic_generator
+from blindsum.platform.training.local import LocalTrainer
 
 ARMS: tuple[Defence, ...] = ("none", "dp", "encrypted")
 EPSILON, DELTA, RATE, STEPS, SILOS, MODELS = 8.0, 1e-5, 0.0745, 400, 3, 128

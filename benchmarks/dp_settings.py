@@ -35,14 +35,14 @@ from torch import nn
 from utility import COLLUDERS, DELTA, SEEDS, TUNING, Task, figures, parts, records, sigma
 
 from blindsum.he.parameters import Parameters
-from blindsum.platform.adaptive_clipping import next_clipping
-from blindsum.platform.job import ServerSection, TrainingSection
-from blindsum.platform.models import get_parameters, set_parameters
-from blindsum.platform.privacy import PrivacyPlan
-from blindsum.platform.random_source import cryptographic_generator
-from blindsum.platform.server_optimizer import ServerOptimizer
-from blindsum.platform.shared_noise import noised_integers, share_deviation, shared_range
-from blindsum.platform.training import LocalTrainer
+from blindsum.platform.job.schema import ServerSection, TrainingSection
+from blindsum.platform.privacy.adaptive_clipping import next_clipping
+from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.randomness import cryptographic_generator
+from blindsum.platform.privacy.shared_noise import noised_integers, share_deviation, shared_range
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.models import get_parameters, set_parameters
+from blindsum.platform.training.server_optimizer import ServerOptimizer
 
 DATASETS, EPSILONS, SILOS, RATE, ROUNDS, QUANTILE = (
     ("digits", "breast_cancer"), (1.0, 3.0, 8.0), 8, 0.25, 40, 0.5,

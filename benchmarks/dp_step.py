@@ -36,11 +36,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from blindsum.platform.fold import Fold
-from blindsum.platform.job import TrainingSection
-from blindsum.platform.privacy import PrivacyPlan
-from blindsum.platform.random_source import cryptographic_generator
-from blindsum.platform.training import LocalTrainer
+from blindsum.platform.data.records import Fold
+from blindsum.platform.job.schema import TrainingSection
+from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.randomness import cryptographic_generator
+from blindsum.platform.training.local import LocalTrainer
 
 BATCH, RATE = 256, 0.05
 ARMS = ("sgd", "blindsum", "opacus_hooks", "opacus_ghost")

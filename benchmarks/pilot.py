@@ -36,19 +36,19 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from blindsum.pipelines.baseline import Member, member_of, together, trained
-from blindsum.pipelines.sweep import Quiet
-from blindsum.pipelines.train import train
-from blindsum.platform.features import feature_count
-from blindsum.platform.folds import fraction, scaffold_key
-from blindsum.platform.job import Job
-from blindsum.platform.job_file import JobFile, load_job
-from blindsum.platform.losses import record_loss
-from blindsum.platform.models import build_model, get_parameters, set_parameters
-from blindsum.platform.privacy import plan
-from blindsum.platform.random_source import cryptographic_generator, seeded_generator
-from blindsum.platform.server_optimizer import ServerOptimizer
-from blindsum.platform.training import LocalTrainer
+from blindsum.pipelines.comparison.baseline import Member, member_of, together, trained
+from blindsum.pipelines.comparison.sweep import Quiet
+from blindsum.pipelines.run.train import train
+from blindsum.platform.data.features import feature_count
+from blindsum.platform.data.split import fraction, scaffold_key
+from blindsum.platform.job.file import JobFile, load_job
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import plan
+from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.losses import record_loss
+from blindsum.platform.training.models import build_model, get_parameters, set_parameters
+from blindsum.platform.training.server_optimizer import ServerOptimizer
 
 SILOS = ("alder", "birch", "cedar")
 DELTA = 1e-4

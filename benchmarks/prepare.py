@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blindsum.infra.ray_session import ray_session
-from blindsum.pipelines.stage_cache import CHUNK, StageCache
-from blindsum.platform.data import read_table
-from blindsum.platform.preparation.recipe import Structures
-from blindsum.platform.preparation.stages import Standardise
+from blindsum.pipelines.preparation.stage_cache import CHUNK, StageCache
+from blindsum.platform.data.preparation.recipe import Structures
+from blindsum.platform.data.preparation.stages import Standardise
+from blindsum.platform.data.table import read_table
 
 
 def molecules(data: Path | None, column: str, count: int) -> list[str]:

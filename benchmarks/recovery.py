@@ -29,7 +29,7 @@ import yaml
 from sklearn.datasets import load_digits
 
 from blindsum.infra.ray_session import ray_session
-from blindsum.platform.job_file import JobFile, load_job
+from blindsum.platform.job.file import JobFile, load_job
 
 DEADLINE_S = 10.0
 SILOS = ("alder", "birch", "cedar", "elm")

@@ -37,7 +37,7 @@ from blindsum.actors.federation import Federation
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import as_actor
 from blindsum.infra.ray_session import ray_session
-from blindsum.platform.job import Job
+from blindsum.platform.job.schema import Job
 
 SILOS = ("alder", "birch", "cedar")
 SIZES = (2_000, 262_144)

@@ -20,7 +20,7 @@ import ray
 from soak import digits_in
 
 from blindsum.infra.ray_session import ray_session
-from blindsum.platform.job import Job
+from blindsum.platform.job.schema import Job
 
 HIDDEN = ([64], [1000, 1000], [2000, 2000], [3000, 3000])
 SILOS = 3

@@ -26,9 +26,9 @@ import ray
 import yaml
 from sklearn.datasets import load_digits
 
-from blindsum.pipelines.terminal import Quiet
-from blindsum.pipelines.train import train
-from blindsum.platform.job_file import JobFile, load_job
+from blindsum.pipelines.run.output import Quiet
+from blindsum.pipelines.run.train import train
+from blindsum.platform.job.file import JobFile, load_job
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples/solubility/job.yaml"
 EVERY = 5

@@ -46,21 +46,21 @@ from torch import nn
 
 from blindsum.he.packing import quantise
 from blindsum.he.parameters import Parameters
-from blindsum.platform.contract import Ecfp
-from blindsum.platform.features import featurise
-from blindsum.platform.fold import Fold, dense
-from blindsum.platform.job import ServerSection, TrainingSection
-from blindsum.platform.models import get_parameters, set_parameters
-from blindsum.platform.privacy import PrivacyPlan, calibrate
-from blindsum.platform.random_source import cryptographic_generator, seeded_generator
-from blindsum.platform.server_optimizer import ServerOptimizer
-from blindsum.platform.shared_noise import (
+from blindsum.platform.data.features import featurise
+from blindsum.platform.data.records import Fold, dense
+from blindsum.platform.job.data_section import Ecfp
+from blindsum.platform.job.schema import ServerSection, TrainingSection
+from blindsum.platform.privacy.plan import PrivacyPlan, calibrate
+from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
+from blindsum.platform.privacy.shared_noise import (
     noised_integers,
     require_fine,
     share_deviation,
     shared_range,
 )
-from blindsum.platform.training import LocalTrainer
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.models import get_parameters, set_parameters
+from blindsum.platform.training.server_optimizer import ServerOptimizer
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

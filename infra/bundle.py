@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from blindsum.platform.errors import JobError
-from blindsum.platform.job_file import JobFile
+from blindsum.platform.job.file import JobFile
 
 
 def write_bundle(job_file: JobFile, folder: Path, *, with_tables: bool) -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from blindsum.platform.errors import ClusterError
-from blindsum.platform.paths import home_folder
+from blindsum.platform.job.paths import home_folder
 
 OBJECT_STORE_BYTES = 512 * 2**20
 

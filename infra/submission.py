@@ -22,8 +22,8 @@ from blindsum.actors.placement import driver_place, offers_silo
 from blindsum.infra.bundle import write_bundle
 from blindsum.infra.wheel import make_wheel, requirements
 from blindsum.platform.errors import ClusterError, JobError
-from blindsum.platform.job_file import JobFile
-from blindsum.platform.paths import SUBMITTED_VARIABLE
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.paths import SUBMITTED_VARIABLE
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

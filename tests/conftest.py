@@ -24,8 +24,8 @@ import yaml
 from sklearn.datasets import load_breast_cancer
 
 from blindsum.he.identity import Identity
-from blindsum.platform.job_file import JobFile, load_job
-from blindsum.platform.ledger import Ledger
+from blindsum.platform.job.file import JobFile, load_job
+from blindsum.platform.state.ledger import Ledger
 
 SILOS = ("alder", "birch", "cedar")
 COLUMNS = {
@@ -54,7 +54,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path / "home"))
     # A developer's own owner's file is no part of a test.
     monkeypatch.setattr(
-        "blindsum.platform.owner.places", lambda: (tmp_path / "owner" / "silo.yaml",)
+        "blindsum.platform.job.owner.places", lambda: (tmp_path / "owner" / "silo.yaml",)
     )
 
 

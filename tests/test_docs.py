@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from blindsum.platform.contract import Section
-from blindsum.platform.job import Job
-from blindsum.platform.preparation.recipe import Recipe
-from blindsum.platform.releases import RELEASES
+from blindsum.platform.data.preparation.recipe import Recipe
+from blindsum.platform.job.data_section import DataSection, Section
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.releases import RELEASES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
@@ -23,7 +23,16 @@ def sections(kind: type[BaseModel] = Section) -> list[type[BaseModel]]:
     return [kind, *(s for child in kind.__subclasses__() for s in sections(child))]
 
 
-@pytest.mark.parametrize("section", [s for s in sections() if s.__module__ == Job.__module__])
+JOB_SECTIONS = [s for s in sections() if s.__module__ in (Job.__module__, DataSection.__module__)]
+
+
+def test_the_sections_of_the_job_file_are_found() -> None:
+    """After a move of modules the test below would check nothing."""
+    assert {"Job", "DataSection", "TrainingSection"} <= {s.__name__ for s in JOB_SECTIONS}
+    assert len(JOB_SECTIONS) >= 25
+
+
+@pytest.mark.parametrize("section", JOB_SECTIONS)
 def test_every_setting_is_explained(section: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "job-file.md").read_text()
     named = set(re.findall(r"[\w]+", " ".join(re.findall(r"`([^`]+)`", text))))
@@ -48,8 +57,28 @@ def test_every_release_stands_in_the_security_page() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", document.read_text())
-    assert all((document.parent / t).exists() for t in targets if "://" not in t)
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        page = document.parent / path if path else document
+        assert page.exists(), target
+        if anchor and page.suffix == ".md":
+            assert anchor in anchors(page), target
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as they are made of the headings' text."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_source_files_that_are_named_exist(document: Path) -> None:
+    rooms = "platform|actors|he|pipelines|infra|tests|benchmarks|examples|docs"
+    named = re.findall(rf"`((?:{rooms})/[\w/.*-]+)`", document.read_text())
+    missing = [path for path in named if not list(ROOT.glob(path.rstrip("/")))]
+    assert not missing
 
 
 def test_tests_named_in_the_security_page_exist() -> None:
@@ -60,7 +89,7 @@ def test_tests_named_in_the_security_page_exist() -> None:
 def test_commands_in_the_readme_exist() -> None:
     from typer.main import get_command
 
-    from blindsum.pipelines.cli import app
+    from blindsum.pipelines.cli.app import app
 
     command: Any = get_command(app)
     text = (ROOT / "README.md").read_text()

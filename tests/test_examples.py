@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from blindsum.pipelines.baseline import member_of
-from blindsum.platform.job_file import load_job
-from blindsum.platform.privacy import plan
+from blindsum.pipelines.comparison.baseline import member_of
+from blindsum.platform.job.file import load_job
+from blindsum.platform.privacy.plan import plan
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from blindsum.he.exchange import Exchange
 from blindsum.he.parameters import Parameters
-from blindsum.platform.approval import job_digest
-from blindsum.platform.job import Job
+from blindsum.platform.job.schema import Job
+from blindsum.platform.state.approval import job_digest
 
 JOB = {
     "name": "golden",

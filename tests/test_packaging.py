@@ -49,12 +49,12 @@ def test_the_wheel_holds_every_module_and_works_alone(tmp_path: Path) -> None:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     modules = {
-        f"blindsum/{path.relative_to(ROOT)}" for r in ROOMS for path in (ROOT / r).glob("*.py")
+        f"blindsum/{path.relative_to(ROOT)}" for r in ROOMS for path in (ROOT / r).rglob("*.py")
     }
-    assert modules <= names and "blindsum/pipelines/starter.yaml" in names
+    assert modules <= names and "blindsum/pipelines/cli/starter.yaml" in names
     assert "blindsum/py.typed" in names and not any(name.startswith("tests") for name in names)
     where = python(
-        "import blindsum.pipelines.cli, blindsum.platform.errors as e; print(e.__file__)",
+        "import blindsum.pipelines.cli.app, blindsum.platform.errors as e; print(e.__file__)",
         tmp_path, PYTHONPATH=str(tmp_path / "site"),
     )  # fmt: skip
     assert where.startswith(str(tmp_path / "site"))

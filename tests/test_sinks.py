@@ -26,10 +26,10 @@ from blindsum.actors.federation import Federation
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import as_actor
-from blindsum.pipelines.terminal import JsonLines
-from blindsum.pipelines.train import train
+from blindsum.pipelines.run.output import JsonLines
+from blindsum.pipelines.run.train import train
 from blindsum.platform.errors import BlindsumError, Unexpected, guarded
-from blindsum.platform.job_file import JobFile, load_job
+from blindsum.platform.job.file import JobFile, load_job
 from tests.conftest import SILOS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns its users; not ours to mend

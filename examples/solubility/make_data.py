@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from rdkit import Chem
 
-from blindsum.platform.folds import fraction, scaffold_key
+from blindsum.platform.data.split import fraction, scaffold_key
 
 SILOS = ("alder", "birch", "cedar")
 CLASSES = {"(A) low": "low", "(B) medium": "medium", "(C) high": "high"}

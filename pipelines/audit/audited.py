@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from blindsum.platform.data import SiloData, load_data, load_molecules
+from blindsum.platform.data.records import Fold
+from blindsum.platform.data.table import SiloData, load_data, load_molecules
 from blindsum.platform.errors import DataError, JobError
-from blindsum.platform.fold import Fold
-from blindsum.platform.job import Job
-from blindsum.platform.labels import load_private_tasks
-from blindsum.platform.paths import SiloPlaces
+from blindsum.platform.job.paths import SiloPlaces
+from blindsum.platform.job.private_tasks import load_private_tasks
+from blindsum.platform.job.schema import Job
 
 Molecules = tuple[list[str], list[str]]
 
@@ -35,7 +35,7 @@ def load_audited(job: Job, silo: str, places: SiloPlaces) -> Audited:
     silo, and the report may be shown to others.
 
     Raises:
-        DataError: as `blindsum.platform.data.load_data`; or no record has a label of a shared task.
+        DataError: as `blindsum.platform.data.table.load_data`; or no record has a label of a shared task.
         JobError: all tasks are private.
     """
     if not job.data.outputs:

@@ -14,15 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from blindsum.pipelines.audit.outcome import FULL, QUICK, Audit, exceeded, gate_key, keep_private
-from blindsum.pipelines.audit.records_page import as_private_page
-from blindsum.pipelines.audit.report import ROWS, as_page, shown, worst
+from blindsum.pipelines.audit.report.page import ROWS, as_page, shown, worst
+from blindsum.pipelines.audit.report.records import as_private_page
 from blindsum.pipelines.audit.run import audit
-from blindsum.pipelines.folders import runs_folder
-from blindsum.pipelines.terminal import console, emit
+from blindsum.pipelines.run.folders import runs_folder
+from blindsum.pipelines.show.console import console, emit
 from blindsum.platform.errors import BlindsumError, JobError
-from blindsum.platform.job_file import JobFile
-from blindsum.platform.paths import state_folder
-from blindsum.platform.tracking import Tracker
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.paths import state_folder
+from blindsum.platform.tracking.mlflow_run import Tracker
 
 OTHERS = (
     "implementation.canaries.", "protocol.accepted_forgeries", "server.planted_weights_accepted",

@@ -19,10 +19,10 @@ import torch
 from scipy.special import logsumexp
 from torch import Tensor
 
-from blindsum.platform.contract import DataSection, Tasks
-from blindsum.platform.labels import Labels
-from blindsum.platform.losses import MultiTask, RecordLoss, classification
-from blindsum.platform.task_metrics import by_task
+from blindsum.platform.data.labels import Labels
+from blindsum.platform.evaluation.tasks import by_task
+from blindsum.platform.job.data_section import DataSection, Tasks
+from blindsum.platform.training.losses import MultiTask, RecordLoss, classification
 
 Reals = npt.NDArray[np.float64]
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 
 from blindsum.infra.ray_session import ray_session
-from blindsum.pipelines.audit import membership
+from blindsum.pipelines.audit.attacks import membership
+from blindsum.pipelines.audit.attacks.shadows import SHARD, mislabelled, shadows
+from blindsum.pipelines.audit.attacks.stacked import Recipe, stackable
 from blindsum.pipelines.audit.evidence import Defence, Evidence, Figure, alike
 from blindsum.pipelines.audit.labelling import WHOLE
 from blindsum.pipelines.audit.outcome import Audit, Watcher
-from blindsum.pipelines.audit.shadows import SHARD, mislabelled, shadows
-from blindsum.pipelines.audit.stacked import Recipe, stackable
 from blindsum.pipelines.audit.victim import Victim
 
 Bools = npt.NDArray[np.bool_]

@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from blindsum.pipelines.audit.canaries import Bound
+from blindsum.pipelines.audit.attacks.canaries import Bound
+from blindsum.pipelines.audit.attacks.memorisation import Reading
+from blindsum.pipelines.audit.attacks.reconstruction import Example
+from blindsum.pipelines.audit.attacks.tradeoff import Point
 from blindsum.pipelines.audit.evidence import Defence, Findings
-from blindsum.pipelines.audit.memorisation import Reading
-from blindsum.pipelines.audit.reconstruction import Example
-from blindsum.pipelines.audit.tradeoff import Point
 from blindsum.platform.errors import JobError
-from blindsum.platform.job import Job
-from blindsum.platform.privacy import PrivacyPlan
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import PrivacyPlan
 
 
 class Watcher(Protocol):

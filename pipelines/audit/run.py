@@ -13,23 +13,24 @@ from pathlib import Path
 from blindsum.actors.admission import asks_for_approval
 from blindsum.actors.books import Books
 from blindsum.he.parameters import Parameters
-from blindsum.pipelines.audit import generator, key_recovery, membership_attack, protocol
+from blindsum.pipelines.audit import membership_attack
+from blindsum.pipelines.audit.attacks import generator, key_recovery, protocol
+from blindsum.pipelines.audit.attacks.canaries import audit as audit_canaries
+from blindsum.pipelines.audit.attacks.candidates import identify
+from blindsum.pipelines.audit.attacks.memorisation import memorised
+from blindsum.pipelines.audit.attacks.reconstruction import Reconstruction
+from blindsum.pipelines.audit.attacks.tradeoff import MOST_STEPS, tradeoff
 from blindsum.pipelines.audit.audited import load_audited
-from blindsum.pipelines.audit.canaries import audit as audit_canaries
-from blindsum.pipelines.audit.candidates import identify
 from blindsum.pipelines.audit.evidence import Defence, Evidence, Figure, alike
-from blindsum.pipelines.audit.memorisation import memorised
 from blindsum.pipelines.audit.outcome import Audit, Depth, Watcher
-from blindsum.pipelines.audit.reconstruction import Reconstruction
-from blindsum.pipelines.audit.tradeoff import MOST_STEPS, tradeoff
 from blindsum.pipelines.audit.victim import Victim
-from blindsum.platform.approval import require_weights
 from blindsum.platform.errors import ConsentError, JobError, PrivacyError
-from blindsum.platform.job import Job, LocalNoise
-from blindsum.platform.job_file import JobFile
-from blindsum.platform.owner import find_owner
-from blindsum.platform.paths import import_from, require_usable, silo_places
-from blindsum.platform.privacy import plan
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.owner import find_owner
+from blindsum.platform.job.paths import import_from, require_usable, silo_places
+from blindsum.platform.job.schema import Job, LocalNoise
+from blindsum.platform.privacy.plan import plan
+from blindsum.platform.state.approval import require_weights
 
 ASSUMED = LocalNoise(noise="local", epsilon=8.0, delta=1e-5)
 """What "with differential privacy" means for a job that has none."""

@@ -28,17 +28,21 @@ from blindsum.he.exchange import Exchange
 from blindsum.he.masks import PairSeeds
 from blindsum.he.packing import Integers, pack, quantise
 from blindsum.he.parameters import Parameters
+from blindsum.pipelines.audit.attacks.gradient_matching import Local
 from blindsum.pipelines.audit.evidence import Defence
-from blindsum.pipelines.audit.gradient_matching import Local
 from blindsum.pipelines.audit.labelling import labelling
-from blindsum.platform.clipping import clipped_sum
-from blindsum.platform.data import SiloData
-from blindsum.platform.job import Job
-from blindsum.platform.losses import RecordLoss, classification
-from blindsum.platform.models import build_model
-from blindsum.platform.privacy import PrivacyPlan, calibrate
-from blindsum.platform.random_source import add_gaussian, cryptographic_generator, seeded_generator
-from blindsum.platform.training import LocalTrainer
+from blindsum.platform.data.table import SiloData
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import PrivacyPlan, calibrate
+from blindsum.platform.privacy.randomness import (
+    add_gaussian,
+    cryptographic_generator,
+    seeded_generator,
+)
+from blindsum.platform.training.clipping import clipped_sum
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.losses import RecordLoss, classification
+from blindsum.platform.training.models import build_model
 
 TRAINED_STEPS = 300
 MOST_LOCAL_STEPS = 20

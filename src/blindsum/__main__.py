@@ -1,6 +1,6 @@
 """`python -m blindsum` is the `blindsum` command."""
 
-from blindsum.pipelines.cli import main
+from blindsum.pipelines.cli.app import main
 
 if __name__ == "__main__":
     main()

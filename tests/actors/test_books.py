@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from blindsum.he.identity import Identity, fingerprint
-from blindsum.platform.approval import job_digest
-from blindsum.platform.audit_log import AuditLog, Event
 from blindsum.platform.errors import BlindsumError, FederationError, LedgerError
+from blindsum.platform.state.approval import job_digest
+from blindsum.platform.state.audit_log import AuditLog, Event
 from tests.actors.test_silo import NO_NOISE, Consortium
 from tests.conftest import MakeJob, ledger_of
 

@@ -28,11 +28,11 @@ from blindsum.he.identity import Identity
 from blindsum.he.keys import Agreement, Contribution, KeyCeremony
 from blindsum.he.parameters import Parameters
 from blindsum.platform.errors import FederationError
-from blindsum.platform.held_out import HeldOut
-from blindsum.platform.ledger_entries import Lifetime
-from blindsum.platform.metrics import Metrics
-from blindsum.platform.privacy import plan
-from blindsum.platform.task_metrics import TaskFigures
+from blindsum.platform.evaluation.classes import HeldOut
+from blindsum.platform.evaluation.round_counts import Metrics
+from blindsum.platform.evaluation.tasks import TaskFigures
+from blindsum.platform.privacy.plan import plan
+from blindsum.platform.state.ledger_entries import Lifetime
 from tests.conftest import MakeJob
 from tests.fuzz.mutation import mutants, said_of
 from tests.he.parties import exchange

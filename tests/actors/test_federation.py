@@ -30,8 +30,8 @@ from blindsum.platform.errors import (
     SiloLost,
     TotalRefused,
 )
-from blindsum.platform.job_file import JobFile
-from blindsum.platform.models import digest
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.training.models import digest
 from tests.conftest import MakeJob, ledger_of
 from tests.he.test_upload import shift
 

@@ -10,9 +10,9 @@ import torch
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.platform.errors import DataError
-from blindsum.platform.job import Job, SharedNoise
-from blindsum.platform.job_file import JobFile
-from blindsum.platform.labels import load_private_tasks
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.private_tasks import load_private_tasks
+from blindsum.platform.job.schema import Job, SharedNoise
 from tests.actors.test_silo import Consortium, PostedSilo
 from tests.conftest import SILOS, MakeJob
 

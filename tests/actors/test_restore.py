@@ -7,8 +7,8 @@ import pytest
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo import Silo
-from blindsum.platform.checkpoint import Checkpoints
 from blindsum.platform.errors import FederationError, LedgerError
+from blindsum.platform.state.checkpoint import Checkpoints
 from tests.actors.test_silo import NO_NOISE, Consortium
 from tests.conftest import MakeJob
 

@@ -21,7 +21,7 @@ from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import as_actor
 from blindsum.he.exchange import Exchange
 from blindsum.he.packing import pack
-from blindsum.platform.structured_log import PUBLIC
+from blindsum.platform.events import PUBLIC
 from tests.actors.test_silo import Consortium, PostedSilo
 from tests.conftest import MakeJob
 

@@ -18,8 +18,6 @@ from blindsum.actors.silo import Silo, metrics_exchange
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
 from blindsum.he.wire import check_receipt
-from blindsum.platform.audit_log import AuditLog
-from blindsum.platform.chain import Chain
 from blindsum.platform.errors import (
     BudgetExceeded,
     DataError,
@@ -31,10 +29,12 @@ from blindsum.platform.errors import (
     TotalRefused,
     UploadRefused,
 )
-from blindsum.platform.job_file import JobFile
-from blindsum.platform.metrics import Metrics, Tally, count_values
-from blindsum.platform.privacy import greatest_sum
-from blindsum.platform.random_source import normals, seeded_generator
+from blindsum.platform.evaluation.round_counts import Metrics, Tally, count_values
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.privacy.plan import greatest_sum
+from blindsum.platform.privacy.randomness import normals, seeded_generator
+from blindsum.platform.state.audit_log import AuditLog
+from blindsum.platform.state.signed_log import Chain
 from tests.conftest import MakeJob, ledger_of
 
 NO_NOISE = "privacy={noise: none}"

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from blindsum.actors.vault import open_identity
-from blindsum.platform.approval import Approvals
-from blindsum.platform.job import Job
-from blindsum.platform.ledger import Ledger
+from blindsum.platform.job.schema import Job
+from blindsum.platform.state.approval import Approvals
+from blindsum.platform.state.ledger import Ledger
 
 
 class Machine:
@@ -28,7 +28,7 @@ class Machine:
             "datasets": {alias: {"path": str(path)} for alias, path in tables.items()},
         }  # fmt: skip
         self.write()
-        monkeypatch.setattr("blindsum.platform.owner.places", lambda: (self.path,))
+        monkeypatch.setattr("blindsum.platform.job.owner.places", lambda: (self.path,))
 
     def write(self, **changes: object) -> None:
         self.content |= changes

@@ -18,7 +18,7 @@ from blindsum.he.packing import pack
 from blindsum.he.upload import Sum
 from blindsum.he.wire import read_total, read_upload, write_total
 from blindsum.platform.errors import FederationError, KeyRefused, TotalRefused
-from blindsum.platform.job_file import JobFile
+from blindsum.platform.job.file import JobFile
 from tests.actors.test_silo import NO_NOISE, Consortium, Totals
 from tests.conftest import MakeJob, ledger_of
 

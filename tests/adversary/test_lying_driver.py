@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo import Silo
 from blindsum.he.exchange import Exchange
-from blindsum.pipelines.cli import app
-from blindsum.platform.approval import Approvals
+from blindsum.pipelines.cli.app import app
 from blindsum.platform.errors import (
     BlindsumError,
     BudgetExceeded,
@@ -26,10 +25,11 @@ from blindsum.platform.errors import (
     FederationError,
     JobError,
 )
-from blindsum.platform.job import Job
-from blindsum.platform.job_file import JobFile
-from blindsum.platform.ledger_entries import Dataset
-from blindsum.platform.lifetime import Limit
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.lifetime_limit import Limit
+from blindsum.platform.state.approval import Approvals
+from blindsum.platform.state.ledger_entries import Dataset
 from tests.actors.test_silo import NO_NOISE, SHARED, Consortium
 from tests.adversary.owners import Machine
 from tests.conftest import MakeJob
@@ -177,7 +177,7 @@ def test_a_machine_acts_under_its_own_names_on_its_own_tables(
 
 def audit_log(machine: Machine) -> list[Any]:
     from blindsum.actors.vault import open_identity
-    from blindsum.platform.audit_log import AuditLog
+    from blindsum.platform.state.audit_log import AuditLog
 
     log = AuditLog(machine.state / "audit.sqlite", "alder", open_identity(machine.state))
     return log.events()
@@ -195,7 +195,7 @@ class OwnedAlder(Consortium):
             here = machine.path if found["silo"] == "alder" else machine.path / "none"
             return (here,)
 
-        monkeypatch.setattr("blindsum.platform.owner.places", places)
+        monkeypatch.setattr("blindsum.platform.job.owner.places", places)
 
         class Turn(self._posted()):  # type: ignore[misc]
             def inspect(self) -> Any:
@@ -311,7 +311,7 @@ def test_spend_is_known_under_another_name_for_the_same_records(
     OwnedAlder(job_file, machine, "run-1", monkeypatch).round(1)
     machine.write(datasets={"renamed": {"path": str(tables["alder"])}}, approved_jobs_only=False)
     again = make_job("silos.alder.data=renamed", "silos.alder.state=null")
-    monkeypatch.setattr("blindsum.platform.owner.places", lambda: (machine.path,))
+    monkeypatch.setattr("blindsum.platform.job.owner.places", lambda: (machine.path,))
     silo = Silo(spec(again.job, "run-2", folder=str(again.folder)))
     silo.inspect()
     books = silo._written()
@@ -458,7 +458,7 @@ def test_a_module_beside_the_job_replaces_no_installed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Put first on the path, it would."""
-    from blindsum.platform.paths import import_from
+    from blindsum.platform.job.paths import import_from
 
     (tmp_path / "wave.py").write_text("planted = True\n")
     monkeypatch.delitem(sys.modules, "wave", raising=False)

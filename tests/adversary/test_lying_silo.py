@@ -8,7 +8,7 @@ import pytest
 from blindsum.he import upload
 from blindsum.he.parameters import RING_DEGREE
 from blindsum.platform.errors import FederationError
-from blindsum.platform.reach import honest_reach
+from blindsum.platform.privacy.reach import honest_reach
 from tests.actors.test_silo import SHARED, Consortium
 from tests.conftest import MakeJob
 
@@ -70,7 +70,7 @@ def test_honest_rounds_are_never_held_back(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, noise: tuple[str, ...]
 ) -> None:
     held: list[bool] = []
-    from blindsum.platform import reach
+    from blindsum.platform.privacy import reach
 
     def watched(mean: Any, norm: float, most: float) -> bool:
         held.append(reach.held_to(mean, norm, most))

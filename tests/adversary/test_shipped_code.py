@@ -11,8 +11,8 @@ import pytest
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo import Silo
-from blindsum.platform.approved_code import import_approved, imported_from
 from blindsum.platform.errors import CannotTakePart, ConsentError
+from blindsum.platform.state.approved_code import import_approved, imported_from
 from tests.adversary.owners import Machine
 from tests.conftest import MakeJob
 

@@ -14,18 +14,18 @@ import pytest
 from blindsum.actors.messages import Standing
 from blindsum.actors.round_report import RoundReport
 from blindsum.he.identity import Identity
-from blindsum.pipelines.run_log import RunLog, read_log
-from blindsum.platform.audit_log import AuditLog
-from blindsum.platform.checkpoint import Checkpoint, Checkpoints
-from blindsum.platform.data import load_data
-from blindsum.platform.job_file import load_job
-from blindsum.platform.labels import read_private_tasks
-from blindsum.platform.ledger import Ledger
-from blindsum.platform.lifetime import Limit
-from blindsum.platform.metrics import Metrics
-from blindsum.platform.owner import OwnerFile
-from blindsum.platform.preparation.recipe import load_recipe, load_sources
-from blindsum.platform.yaml_file import read_section
+from blindsum.pipelines.run.run_log import RunLog, read_log
+from blindsum.platform.data.preparation.recipe import load_recipe, load_sources
+from blindsum.platform.data.table import load_data
+from blindsum.platform.evaluation.round_counts import Metrics
+from blindsum.platform.job.file import load_job
+from blindsum.platform.job.owner import OwnerFile
+from blindsum.platform.job.private_tasks import read_private_tasks
+from blindsum.platform.job.yaml_reader import read_section
+from blindsum.platform.privacy.lifetime_limit import Limit
+from blindsum.platform.state.audit_log import AuditLog
+from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints
+from blindsum.platform.state.ledger import Ledger
 from tests.conftest import MakeJob
 from tests.fuzz.mutation import COUNT, mutants, said_of
 

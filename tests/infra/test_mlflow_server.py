@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import torch
 
-from blindsum.platform.tracking import Tracker
+from blindsum.platform.tracking.mlflow_run import Tracker
 from tests.conftest import MakeJob
 
 SERVER = Path(__file__).resolve().parents[2] / "infra/mlflow/blindsum-mlflow"

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from blindsum.infra.bundle import write_bundle
 from blindsum.infra.submission import Cluster, refusal, require_portable
 from blindsum.infra.wheel import digest_of, make_wheel, requirements
-from blindsum.pipelines.cli import app
-from blindsum.pipelines.run_log import RunLog, read_log
+from blindsum.pipelines.cli.app import app
+from blindsum.pipelines.run.run_log import RunLog, read_log
 from blindsum.platform.errors import ClusterError, JobError
-from blindsum.platform.job_file import JobFile, load_job
-from blindsum.platform.paths import results_folder
+from blindsum.platform.job.file import JobFile, load_job
+from blindsum.platform.job.paths import results_folder
 from tests.conftest import SILOS, MakeJob
 
 
@@ -39,7 +39,9 @@ def test_the_wheel_is_this_code_needs_nothing_and_is_named_by_its_content(tmp_pa
         names = archive.namelist()
         (metadata,) = (n for n in names if n.endswith("METADATA"))
         assert "Requires-Dist" not in archive.read(metadata).decode()
-        assert {"blindsum/platform/job.py", "blindsum/pipelines/starter.yaml"} <= set(names)
+        assert {"blindsum/platform/job/schema.py", "blindsum/pipelines/cli/starter.yaml"} <= set(
+            names
+        )
     target = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, first],

@@ -17,14 +17,15 @@ import yaml
 from typer.testing import CliRunner
 
 from blindsum.he.identity import Identity
-from blindsum.pipelines import terminal
-from blindsum.pipelines.cli import app
-from blindsum.pipelines.run_log import read_log
-from blindsum.pipelines.terminal import Quiet, console
-from blindsum.pipelines.train import train
-from blindsum.platform.approval import Approvals, job_digest
+from blindsum.pipelines.cli.app import app
+from blindsum.pipelines.run import output
+from blindsum.pipelines.run.output import Quiet
+from blindsum.pipelines.run.run_log import read_log
+from blindsum.pipelines.run.train import train
+from blindsum.pipelines.show.console import console
 from blindsum.platform.errors import BlindsumError, JobError, LedgerError
-from blindsum.platform.job_file import JobFile, load_job
+from blindsum.platform.job.file import JobFile, load_job
+from blindsum.platform.state.approval import Approvals, job_digest
 from tests.actors.test_silo import Consortium
 from tests.conftest import MakeJob, ledger_of
 from tests.pipelines.test_train import blocking_job
@@ -159,7 +160,7 @@ def _goes_on(job_file: JobFile, silos: Sequence[psutil.Process]) -> None:
     # Exact figures stop once a silo is left out: their difference would be cedar's own.
     assert sorted(m.step for m in history) == [1]
     assert "after round 1 of 3, the last that was evaluated" in run.headline()
-    assert "Held-out figures stop here" in terminal._lost_line(run, ["cedar"], 2)
+    assert "Held-out figures stop here" in output._lost_line(run, ["cedar"], 2)
     for name in ("alder", "birch"):
         entries = ledger_of(job_file.folder / "state" / name, name).entries()
         charges = [(e.round, e.attempt) for e in entries if e.kind == "charge"]

@@ -10,15 +10,15 @@ import pyarrow.parquet
 import pytest
 from scipy import stats
 
-from blindsum.pipelines import compare as comparing
-from blindsum.pipelines import sweep as sweeping
-from blindsum.pipelines.baseline import _Outputs, baseline, member_of, together, trained
-from blindsum.pipelines.compare import Trial, compare, estimate, gains_by_task
-from blindsum.pipelines.compare_page import as_page, run_compare
-from blindsum.pipelines.sweep import Point, cost, points, run_sweep
+from blindsum.pipelines.comparison import compare as comparing
+from blindsum.pipelines.comparison import sweep as sweeping
+from blindsum.pipelines.comparison.baseline import _Outputs, baseline, member_of, together, trained
+from blindsum.pipelines.comparison.compare import Trial, compare, estimate, gains_by_task
+from blindsum.pipelines.comparison.compare_page import as_page, run_compare
+from blindsum.pipelines.comparison.sweep import Point, cost, points, run_sweep
 from blindsum.platform.errors import BlindsumError, JobError, TrackingError
-from blindsum.platform.job_file import JobFile
-from blindsum.platform.models import build_model, initial_digest
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.training.models import build_model, initial_digest
 from tests.conftest import SILOS, MakeJob
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns its users; not ours to mend
@@ -149,7 +149,7 @@ def test_a_pooled_model_has_every_silos_tasks_and_gaps_elsewhere(assays: JobFile
 
 def test_a_silo_alone_makes_all_of_the_noise(make_job: MakeJob, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """Its share of a noise that others would complete is no privacy."""
-    from blindsum.pipelines import baseline as module
+    from blindsum.pipelines.comparison import baseline as module
 
     seen = []
     monkeypatch.setattr(module, "trained", lambda job, member, own, *_: seen.append(own) or 1 / 0)

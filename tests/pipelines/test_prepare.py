@@ -13,17 +13,18 @@ import ray
 import yaml
 from typer.testing import CliRunner
 
-from blindsum.pipelines import stage_cache, terminal
-from blindsum.pipelines.cli import app
-from blindsum.pipelines.prepare import prepare
-from blindsum.pipelines.stage_cache import StageCache
-from blindsum.platform.contract import DataSection
-from blindsum.platform.data import load_data
+from blindsum.pipelines.cli.app import app
+from blindsum.pipelines.preparation import stage_cache
+from blindsum.pipelines.preparation.prepare import prepare
+from blindsum.pipelines.preparation.stage_cache import StageCache
+from blindsum.pipelines.show import console
+from blindsum.platform.data.preparation.recipe import Structures, load_recipe
+from blindsum.platform.data.preparation.secret import make_secret, read_secret
+from blindsum.platform.data.preparation.stages import FAILED, Fingerprints, Standardise
+from blindsum.platform.data.table import load_data
 from blindsum.platform.errors import BlindsumError, DataError
-from blindsum.platform.labels import read_private_tasks
-from blindsum.platform.preparation.recipe import Structures, load_recipe
-from blindsum.platform.preparation.secret import make_secret, read_secret
-from blindsum.platform.preparation.stages import FAILED, Fingerprints, Standardise
+from blindsum.platform.job.data_section import DataSection
+from blindsum.platform.job.private_tasks import read_private_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "assays" / "prepare"
@@ -244,7 +245,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_the_command_reports_counts_and_names_what_differs(
     secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terminal, "keep_stdout", lambda: None)  # of this process it is the runner's
+    monkeypatch.setattr(console, "keep_stdout", lambda: None)  # of this process it is the runner's
 
     def run(recipe: Path, *more: str) -> tuple[int, str]:
         told = ["prepare", str(recipe), str(EXAMPLE / "alder.yaml"), "--secret", str(secret)]

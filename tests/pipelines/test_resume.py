@@ -10,13 +10,13 @@ import yaml
 from typer.testing import CliRunner
 
 from blindsum.actors.round_report import RoundReport
-from blindsum.pipelines.cli import app
-from blindsum.pipelines.run import Run
-from blindsum.pipelines.run_log import NAME, RunLog, read_log
-from blindsum.pipelines.terminal import Quiet
-from blindsum.pipelines.train import train
+from blindsum.pipelines.cli.app import app
+from blindsum.pipelines.run.output import Quiet
+from blindsum.pipelines.run.run import Run
+from blindsum.pipelines.run.run_log import NAME, RunLog, read_log
+from blindsum.pipelines.run.train import train
 from blindsum.platform.errors import BlindsumError, JobError, SiloLost
-from blindsum.platform.job_file import JobFile
+from blindsum.platform.job.file import JobFile
 from tests.conftest import MakeJob
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's

@@ -6,31 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from blindsum.pipelines import terminal
+from blindsum.pipelines.show import console
 from blindsum.platform.errors import BlindsumError, LedgerError
-from blindsum.platform.paths import require_usable
+from blindsum.platform.job.paths import require_usable
 
 
 def test_a_reader_that_went_away_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stream:
-        monkeypatch.setattr(terminal, "_kept", stream)
+        monkeypatch.setattr(console, "_kept", stream)
         for number in range(3):
-            terminal.emit("round", round=number)
+            console.emit("round", round=number)
         assert not stream.closed
 
 
 def test_a_full_disk_behind_the_output_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once "a fault in Blindsum"."""
     with open("/dev/full", "w") as stream:
-        monkeypatch.setattr(terminal, "_kept", stream)
+        monkeypatch.setattr(console, "_kept", stream)
         with pytest.raises(BlindsumError, match="cannot be written: No space left on device"):
-            terminal.emit("check", job="x")
+            console.emit("check", job="x")
 
 
 def test_events_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.emit("round", round=1)
+    console.emit("round", round=1)
     assert json.loads(capsys.readouterr().out) == {"event": "round", "round": 1}
 
 
@@ -38,7 +38,7 @@ def test_events_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     ("count", "shown"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e12, "2500.0 GB")]
 )
 def test_sizes(count: float, shown: str) -> None:
-    assert terminal.size(count) == shown
+    assert console.size(count) == shown
 
 
 def test_a_state_folder_that_is_a_file_is_refused_before_the_run(tmp_path: Path) -> None:

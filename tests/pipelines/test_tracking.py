@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from blindsum.platform import tracking
-from blindsum.platform.tracking import Tracker
+from blindsum.platform.tracking import mlflow_run
+from blindsum.platform.tracking.mlflow_run import Tracker
 from tests.conftest import MakeJob
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's
@@ -27,8 +27,8 @@ def test_figures_wait_for_an_mlflow_that_is_away_and_arrive_in_order(
         away.set()
         return unreachable(error)
 
-    unreachable = tracking._unreachable
-    monkeypatch.setattr(tracking, "_unreachable", noticed)
+    unreachable = mlflow_run._unreachable
+    monkeypatch.setattr(mlflow_run, "_unreachable", noticed)
     other = sqlite3.connect(tmp_path / "mlflow.db")
     other.execute("BEGIN EXCLUSIVE")
     tracker.log_round(2, {"accuracy": 0.6})
@@ -45,7 +45,7 @@ def test_figures_wait_for_an_mlflow_that_is_away_and_arrive_in_order(
 
 
 def test_what_never_arrives_is_said(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blindsum.platform.tracking.PATIENCE_S", 0.0)
+    monkeypatch.setattr("blindsum.platform.tracking.mlflow_run.PATIENCE_S", 0.0)
     tracker = Tracker(make_job(), "run")
     tracker.ready(90)
 

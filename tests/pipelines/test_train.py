@@ -15,15 +15,15 @@ import torch
 import yaml
 from matplotlib import image
 
-from blindsum.pipelines.run import Run
-from blindsum.pipelines.run_log import read_log
-from blindsum.pipelines.terminal import JsonLines, Quiet
-from blindsum.pipelines.train import train
+from blindsum.pipelines.run.output import JsonLines, Quiet
+from blindsum.pipelines.run.run import Run
+from blindsum.pipelines.run.run_log import read_log
+from blindsum.pipelines.run.train import train
 from blindsum.platform.errors import BlindsumError, SiloLost, TrackingError
-from blindsum.platform.job_file import JobFile, load_job
-from blindsum.platform.models import digest, get_parameters
-from blindsum.platform.structured_log import PUBLIC
-from blindsum.platform.tracking import Tracker, flatten, without_password
+from blindsum.platform.events import PUBLIC
+from blindsum.platform.job.file import JobFile, load_job
+from blindsum.platform.tracking.mlflow_run import Tracker, flatten, without_password
+from blindsum.platform.training.models import digest, get_parameters
 from tests.conftest import MakeJob, ledger_of
 
 # MLflow talks to its users in warnings; in these tests they are not ours to mend.
@@ -190,7 +190,7 @@ def test_a_folder_without_room_fails_the_run_and_mlflow_keeps_the_model(
 
     two = yaml.safe_load(make_job().text)["silos"][:2]  # every silo takes seconds to start
     job_file = make_job("training.rounds=1", f"silos={json.dumps(two)}")
-    monkeypatch.setattr("blindsum.pipelines.train._write", full)
+    monkeypatch.setattr("blindsum.pipelines.run.train._write", full)
     finished: list[Run] = []
     with pytest.raises(BlindsumError, match="No space left on device. Make room"):
         train(job_file, None, Quiet(), finished.append)

@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from blindsum.platform.adaptive_clipping import MOST, next_clipping
-from blindsum.platform.data import SiloData
-from blindsum.platform.fold import Fold
-from blindsum.platform.job import Job
-from blindsum.platform.metrics import Counting, Tally
-from blindsum.platform.models import build_model, get_parameters
-from blindsum.platform.privacy import plan
-from blindsum.platform.random_source import cryptographic_generator
-from blindsum.platform.training import LocalTrainer
+from blindsum.platform.data.records import Fold
+from blindsum.platform.data.table import SiloData
+from blindsum.platform.evaluation.round_counts import Counting, Tally
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.adaptive_clipping import MOST, next_clipping
+from blindsum.platform.privacy.plan import plan
+from blindsum.platform.privacy.randomness import cryptographic_generator
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.models import build_model, get_parameters
 from tests.conftest import MakeJob
 
 ADAPTIVE = "privacy.clip_quantile=0.6"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from blindsum.he.identity import Identity
-from blindsum.platform.audit_log import AuditLog
 from blindsum.platform.errors import LedgerError
+from blindsum.platform.state.audit_log import AuditLog
 
 
 def open_log(folder: Path) -> AuditLog:

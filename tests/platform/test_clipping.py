@@ -12,10 +12,10 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional
 
-from blindsum.platform.clipping import BookKeeping, clipped_sum
 from blindsum.platform.errors import ModelError
-from blindsum.platform.ghost import Ghost
-from blindsum.platform.random_source import add_gaussian, cryptographic_generator
+from blindsum.platform.privacy.randomness import add_gaussian, cryptographic_generator
+from blindsum.platform.training.clipping import BookKeeping, clipped_sum
+from blindsum.platform.training.ghost import Ghost
 
 FEATURES, CLASSES = 48, 3
 

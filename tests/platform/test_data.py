@@ -9,12 +9,12 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from blindsum.platform.contract import DataSection, Task
-from blindsum.platform.data import SiloData, load_data, load_molecules, read_table
+from blindsum.platform.data.features import featurise
+from blindsum.platform.data.labels import task_labels
+from blindsum.platform.data.records import dense
+from blindsum.platform.data.table import SiloData, load_data, load_molecules, read_table
 from blindsum.platform.errors import DataError
-from blindsum.platform.features import featurise
-from blindsum.platform.fold import dense
-from blindsum.platform.labels import task_labels
+from blindsum.platform.job.data_section import DataSection, Task
 from tests.conftest import MakeJob
 
 CANARY = "C1CANARY7"

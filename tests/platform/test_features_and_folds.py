@@ -11,13 +11,19 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors as rdkit_descriptors
 from rdkit.Chem import rdFingerprintGenerator
 
-from blindsum.platform.contract import Columns, Descriptors, Ecfp, Scaling
-from blindsum.platform.data import load_data
+from blindsum.platform.data.features import (
+    CLIP,
+    PUBLIC_SCALING,
+    descriptors,
+    feature_count,
+    featurise,
+)
+from blindsum.platform.data.records import dense
+from blindsum.platform.data.split import fraction, scaffold_key
+from blindsum.platform.data.table import load_data
 from blindsum.platform.errors import JobError
-from blindsum.platform.features import CLIP, PUBLIC_SCALING, descriptors, feature_count, featurise
-from blindsum.platform.fold import dense
-from blindsum.platform.folds import fraction, scaffold_key
-from blindsum.platform.job_file import load_job
+from blindsum.platform.job.data_section import Columns, Descriptors, Ecfp, Scaling
+from blindsum.platform.job.file import load_job
 
 ROOT = Path(__file__).resolve().parents[2]
 SMILES = ["CCO", "c1ccccc1O", "CC(=O)Oc1ccccc1C(=O)O"]

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from blindsum.platform.fingerprint import fingerprints
+from blindsum.platform.data.fingerprint import fingerprints
 
 BASE = {
     "name": pa.array(["b", "a", None]),

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from blindsum.platform import fold as module
-from blindsum.platform.fold import MAX_BATCH_BYTES, Fold, bits, dense, stacked
-from blindsum.platform.job import TrainingSection
-from blindsum.platform.models import get_parameters
-from blindsum.platform.privacy import PrivacyPlan
-from blindsum.platform.random_source import seeded_generator
-from blindsum.platform.training import LocalTrainer
+from blindsum.platform.data import records as module
+from blindsum.platform.data.records import MAX_BATCH_BYTES, Fold, bits, dense, stacked
+from blindsum.platform.job.schema import TrainingSection
+from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.randomness import seeded_generator
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.models import get_parameters
 
 TRAINING = TrainingSection(
     rounds=1, local_steps=3, sampling_rate=0.5, expected_batch_size=20, learning_rate=0.5

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from blindsum.platform.errors import JobError
-from blindsum.platform.job_file import load_job
+from blindsum.platform.job.file import load_job
 from tests.conftest import MakeJob, job_content
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,7 +168,7 @@ def test_a_silo_budget_without_privacy_is_refused(make_job: MakeJob) -> None:
 
 
 def test_starter_and_example_are_valid(tmp_path: Path) -> None:
-    starter = files("blindsum.pipelines").joinpath("starter.yaml").read_text()
+    starter = files("blindsum.pipelines.cli").joinpath("starter.yaml").read_text()
     assert load_job(write(tmp_path, starter)).job.roster[0] == "hospital-a"
     assert load_job(ROOT / "examples/solubility/job.yaml").job.privacy.noise == "shared"
 

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blindsum.he.identity import Identity
-from blindsum.platform.audit_log import AuditLog
 from blindsum.platform.errors import BudgetExceeded, LedgerError
-from blindsum.platform.ledger import Ledger
-from blindsum.platform.ledger_entries import Dataset
-from blindsum.platform.lifetime import ORDERS, Limit, nothing, round_divergences
-from blindsum.platform.privacy import Accountant, PrivacyPlan
+from blindsum.platform.privacy.lifetime_limit import ORDERS, Limit, nothing, round_divergences
+from blindsum.platform.privacy.plan import Accountant, PrivacyPlan
+from blindsum.platform.state.audit_log import AuditLog
+from blindsum.platform.state.ledger import Ledger
+from blindsum.platform.state.ledger_entries import Dataset
 
 SIGMA = 3.0
 DATASET = Dataset("a dataset's fingerprint")

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 
-from blindsum.platform.data import SiloData
+from blindsum.platform.data.records import Fold
+from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import JobError, PrivacyError
-from blindsum.platform.fold import Fold
-from blindsum.platform.held_out import MAX_LOSS, UNITS
-from blindsum.platform.job import Job, Linear
-from blindsum.platform.metrics import Counting, Tally
-from blindsum.platform.models import build_model, set_parameters
-from blindsum.platform.privacy import HELD_OUT_SENSITIVITY, metrics_plan, plan
-from blindsum.platform.random_source import cryptographic_generator
+from blindsum.platform.evaluation.classes import MAX_LOSS, UNITS
+from blindsum.platform.evaluation.round_counts import Counting, Tally
+from blindsum.platform.job.schema import Job, Linear
+from blindsum.platform.privacy.plan import HELD_OUT_SENSITIVITY, metrics_plan, plan
+from blindsum.platform.privacy.randomness import cryptographic_generator
+from blindsum.platform.training.models import build_model, set_parameters
 from tests.conftest import MakeJob
 
 NOISED = ("privacy.metrics_epsilon=1", "privacy.metrics_every=2")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from blindsum.platform.mlflow_uri import open_client, sqlite_file, sqlite_uri
+from blindsum.platform.tracking.mlflow_uri import open_client, sqlite_file, sqlite_uri
 
 ODD = ("309 r&d #1 50% e?x=1", "50%20", "a+b", "%2e%2e", "ø;p=1", "plain")
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job import Factory, Linear, Mlp
-from blindsum.platform.models import (
+from blindsum.platform.job.schema import Factory, Linear, Mlp
+from blindsum.platform.training.models import (
     build_model,
     digest,
     get_parameters,

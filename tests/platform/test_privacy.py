@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from blindsum.platform.errors import PrivacyError
-from blindsum.platform.privacy import Accountant, calibrate, plan, spent_epsilon
+from blindsum.platform.privacy.plan import Accountant, calibrate, plan, spent_epsilon
 from tests.conftest import MakeJob
 
 

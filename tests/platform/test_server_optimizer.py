@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from blindsum.platform.job import ServerSection
-from blindsum.platform.server_optimizer import ADAM_BETA2, ADAM_TAU, ServerOptimizer
+from blindsum.platform.job.schema import ServerSection
+from blindsum.platform.training.server_optimizer import ADAM_BETA2, ADAM_TAU, ServerOptimizer
 
 
 def run(section: ServerSection, updates: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 
 from blindsum.platform.errors import JobError, PrivacyError
-from blindsum.platform.privacy import metrics_plan, plan, spent_epsilon
-from blindsum.platform.random_source import cryptographic_generator, normals
-from blindsum.platform.shared_noise import (
+from blindsum.platform.privacy.plan import metrics_plan, plan, spent_epsilon
+from blindsum.platform.privacy.randomness import cryptographic_generator, normals
+from blindsum.platform.privacy.shared_noise import (
     LEAST_UNITS,
     REACH,
     noised_integers,
@@ -18,7 +18,7 @@ from blindsum.platform.shared_noise import (
     share_deviation,
     shared_range,
 )
-from blindsum.platform.statement import privacy_statement
+from blindsum.platform.privacy.statement import privacy_statement
 from tests.conftest import MakeJob
 
 

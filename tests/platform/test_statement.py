@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from blindsum.pipelines.train import _new_run
-from blindsum.platform.privacy import plan
-from blindsum.platform.statement import HEADINGS, Statement, as_page, privacy_statement
-from blindsum.platform.tracking import run_tags
+from blindsum.pipelines.run.train import _new_run
+from blindsum.platform.privacy.plan import plan
+from blindsum.platform.privacy.statement import HEADINGS, Statement, as_page, privacy_statement
+from blindsum.platform.tracking.mlflow_run import run_tags
 from tests.conftest import MakeJob
 
 SHARED = ("privacy.noise=shared", "training.local_steps=1")

@@ -4,8 +4,8 @@ import io
 import json
 from contextlib import suppress
 
-from blindsum.platform import structured_log
-from blindsum.platform.structured_log import Log
+from blindsum.platform import events
+from blindsum.platform.events import Log
 
 
 def test_a_line_says_who_where_and_when_and_nothing_that_is_not_public() -> None:
@@ -40,12 +40,12 @@ def test_a_log_that_cannot_be_written_ends_nothing() -> None:
 
 def test_a_process_says_all_where_it_is_told_to() -> None:
     stream = io.StringIO()
-    structured_log.start(stream)
+    events.start(stream)
     try:
         Log(silo="alder").say("joined")
         Log(silo="birch").say("joined")
     finally:
-        structured_log.stop()
+        events.stop()
     Log(silo="cedar").say("joined")
     assert [json.loads(line)["silo"] for line in stream.getvalue().splitlines()] == [
         "alder",

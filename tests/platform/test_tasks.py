@@ -11,22 +11,23 @@ from sklearn.metrics import precision_recall_curve
 from torch import nn
 from torch.nn import functional
 
-from blindsum.platform.clipping import clipped_sum
-from blindsum.platform.contract import Task, Tasks
-from blindsum.platform.data import SiloData, load_data
+from blindsum.platform.data.labels import task_labels
+from blindsum.platform.data.records import Fold
+from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.errors import DataError, JobError
-from blindsum.platform.fold import Fold
-from blindsum.platform.labels import read_private_tasks, task_labels
-from blindsum.platform.losses import MultiTask
-from blindsum.platform.models import WithHeads, build_model, get_parameters, initial_digest
-from blindsum.platform.privacy import plan
-from blindsum.platform.task_metrics import (
+from blindsum.platform.evaluation.tasks import (
     TaskCounting,
     by_task,
     calibration_error,
     precision_at_rate,
 )
-from blindsum.platform.training import LocalTrainer
+from blindsum.platform.job.data_section import Task, Tasks
+from blindsum.platform.job.private_tasks import read_private_tasks
+from blindsum.platform.privacy.plan import plan
+from blindsum.platform.training.clipping import clipped_sum
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.losses import MultiTask
+from blindsum.platform.training.models import WithHeads, build_model, get_parameters, initial_digest
 from tests.conftest import MakeJob
 
 TASKS: Tasks = {

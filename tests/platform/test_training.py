@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from blindsum.platform.data.records import Fold
 from blindsum.platform.errors import ModelError
-from blindsum.platform.fold import Fold
-from blindsum.platform.job import Linear, Mlp, TrainingSection
-from blindsum.platform.models import build_model, get_parameters, set_parameters
-from blindsum.platform.privacy import PrivacyPlan
-from blindsum.platform.random_source import cryptographic_generator, seeded_generator
-from blindsum.platform.training import LocalTrainer
+from blindsum.platform.job.schema import Linear, Mlp, TrainingSection
+from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.models import build_model, get_parameters, set_parameters
 
 PLAN = PrivacyPlan(1.0, 1e-5, 1.0, 1.0, 1.0, 1, 1, 1, 1.0)
 MLP = Mlp(kind="mlp", hidden=[6], activation="tanh")

@@ -7,13 +7,13 @@ import mlflow
 import pytest
 
 from blindsum.pipelines.audit import command, outcome
+from blindsum.pipelines.audit.attacks.memorisation import Reading
+from blindsum.pipelines.audit.attacks.shadows import mislabelled
 from blindsum.pipelines.audit.evidence import DEFENCES, Evidence, Figure, proportion
-from blindsum.pipelines.audit.memorisation import Reading
-from blindsum.pipelines.audit.shadows import mislabelled
-from blindsum.platform.data import load_data
+from blindsum.platform.data.table import load_data
 from blindsum.platform.errors import BlindsumError, JobError
-from blindsum.platform.job_file import JobFile
-from blindsum.platform.privacy import plan
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.privacy.plan import plan
 from tests.conftest import MakeJob
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns its users; not ours to mend

@@ -7,14 +7,14 @@ import pytest
 import torch
 from scipy import stats
 
-from blindsum.pipelines.audit import canaries
-from blindsum.pipelines.audit.candidates import identify
-from blindsum.platform import training
-from blindsum.platform.book_keeping import BookKeeping, Clipped
-from blindsum.platform.fold import Fold
-from blindsum.platform.job import Job
-from blindsum.platform.models import build_model
-from blindsum.platform.privacy import PrivacyPlan, plan
+from blindsum.pipelines.audit.attacks import canaries
+from blindsum.pipelines.audit.attacks.candidates import identify
+from blindsum.platform.data.records import Fold
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import PrivacyPlan, plan
+from blindsum.platform.training import local
+from blindsum.platform.training.book_keeping import BookKeeping, Clipped
+from blindsum.platform.training.models import build_model
 from tests.conftest import MakeJob
 
 # Few large steps: there the plan leaves little room between what is claimed and what is there.
@@ -49,8 +49,8 @@ def test_noise_divided_by_eight_is_found(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, own = planned(make_job)
-    add = training.add_gaussian
-    monkeypatch.setattr(training, "add_gaussian", lambda t, s, r: add(t, s / 8, r))
+    add = local.add_gaussian
+    monkeypatch.setattr(local, "add_gaussian", lambda t, s, r: add(t, s / 8, r))
     assert epsilon(job, own) > own.epsilon
 
 
@@ -79,7 +79,7 @@ def test_noise_that_cancels_over_the_rounds_is_found(
             drawn.append(torch.randn(target.shape) * deviation)
             target.add_(drawn[0])
 
-    monkeypatch.setattr(training, "add_gaussian", cancelling)
+    monkeypatch.setattr(local, "add_gaussian", cancelling)
     assert epsilon(job, own) > own.epsilon
 
 
@@ -94,7 +94,7 @@ def test_clipping_a_batch_in_place_of_its_records_is_found(
         norm = torch.cat([s.flatten() for s in found.sums]).norm()
         return Clipped([s * min(1.0, float(clip_norm * len(y) / norm)) for s in found.sums], 0)
 
-    monkeypatch.setattr(training, "clipped_sum", lambda model, *_: _Way(model, whole))
+    monkeypatch.setattr(local, "clipped_sum", lambda model, *_: _Way(model, whole))
     assert epsilon(job, own) > own.epsilon
 
 

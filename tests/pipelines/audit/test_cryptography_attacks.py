@@ -8,7 +8,7 @@ import pytest
 from blindsum.he import upload
 from blindsum.he.linear_hash import LinearHash
 from blindsum.he.parameters import Parameters
-from blindsum.pipelines.audit import key_recovery, protocol
+from blindsum.pipelines.audit.attacks import key_recovery, protocol
 from blindsum.pipelines.audit.victim import digits
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blindsum.pipelines.audit import generator
-from blindsum.pipelines.audit.closeness import (
+from blindsum.pipelines.audit.attacks import generator
+from blindsum.pipelines.audit.attacks.closeness import (
     Closeness,
     class_mean,
     closeness,
@@ -14,11 +14,11 @@ from blindsum.pipelines.audit.closeness import (
     precision,
     summary,
 )
-from blindsum.pipelines.audit.generator import attack
+from blindsum.pipelines.audit.attacks.generator import attack
 from blindsum.pipelines.audit.victim import Victim
-from blindsum.platform.data import SiloData
-from blindsum.platform.fold import Fold
-from blindsum.platform.privacy import plan
+from blindsum.platform.data.records import Fold
+from blindsum.platform.data.table import SiloData
+from blindsum.platform.privacy.plan import plan
 from tests.conftest import MakeJob
 
 

@@ -10,24 +10,25 @@ import pytest
 import torch
 import yaml
 
-from blindsum.pipelines.audit import command, membership, outcome
+from blindsum.pipelines.audit import command, outcome
+from blindsum.pipelines.audit.attacks import membership
+from blindsum.pipelines.audit.attacks.memorisation import Reading
+from blindsum.pipelines.audit.attacks.shadows import memberships
+from blindsum.pipelines.audit.attacks.stacked import Recipe, Stack
 from blindsum.pipelines.audit.audited import load_audited
 from blindsum.pipelines.audit.evidence import DEFENCES
 from blindsum.pipelines.audit.labelling import WHOLE, Classes, OfTasks, log_odds
-from blindsum.pipelines.audit.memorisation import Reading
-from blindsum.pipelines.audit.shadows import memberships
-from blindsum.pipelines.audit.stacked import Recipe, Stack
 from blindsum.pipelines.audit.victim import Victim
-from blindsum.platform.contract import Task
-from blindsum.platform.data import SiloData
+from blindsum.platform.data.records import Fold
+from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import DataError, JobError
-from blindsum.platform.fold import Fold
-from blindsum.platform.job_file import JobFile
-from blindsum.platform.models import build_model, get_parameters
-from blindsum.platform.paths import silo_places
-from blindsum.platform.privacy import PrivacyPlan
-from blindsum.platform.random_source import cryptographic_generator
-from blindsum.platform.training import LocalTrainer
+from blindsum.platform.job.data_section import Task
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.paths import silo_places
+from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.randomness import cryptographic_generator
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.models import build_model, get_parameters
 from tests.conftest import MakeJob
 
 BINARY, NUMBER = Task(kind="binary"), Task(kind="regression", qualifier="side")

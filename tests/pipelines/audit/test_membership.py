@@ -8,14 +8,14 @@ import torch
 from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
-from blindsum.pipelines.audit import membership, shadows
-from blindsum.pipelines.audit.stacked import Recipe, Stack, stackable
-from blindsum.platform.data import load_data
-from blindsum.platform.fold import Fold
-from blindsum.platform.models import build_model, get_parameters
-from blindsum.platform.privacy import PrivacyPlan
-from blindsum.platform.random_source import cryptographic_generator
-from blindsum.platform.training import LocalTrainer
+from blindsum.pipelines.audit.attacks import membership, shadows
+from blindsum.pipelines.audit.attacks.stacked import Recipe, Stack, stackable
+from blindsum.platform.data.records import Fold
+from blindsum.platform.data.table import load_data
+from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.randomness import cryptographic_generator
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.models import build_model, get_parameters
 from tests.conftest import MakeJob
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from blindsum.pipelines.audit import memorisation
-from blindsum.pipelines.audit.memorisation import (
+from blindsum.pipelines.audit.attacks import memorisation
+from blindsum.pipelines.audit.attacks.memorisation import (
     KIND,
     LENGTH,
     LETTERS,
@@ -21,8 +21,8 @@ from blindsum.pipelines.audit.memorisation import (
     memorised,
     of_text,
 )
-from blindsum.platform.job import LocalNoise
-from blindsum.platform.privacy import plan, spent_epsilon
+from blindsum.platform.job.schema import LocalNoise
+from blindsum.platform.privacy.plan import plan, spent_epsilon
 from tests.conftest import MakeJob
 
 READING = Reading(steps=150, samples=1000)

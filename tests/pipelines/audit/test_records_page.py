@@ -2,14 +2,14 @@
 
 import numpy as np
 
+from blindsum.pipelines.audit.attacks.reconstruction import Example, Reconstruction
 from blindsum.pipelines.audit.outcome import QUICK, Audit
-from blindsum.pipelines.audit.reconstruction import Example, Reconstruction
-from blindsum.pipelines.audit.records_page import as_private_page
-from blindsum.pipelines.audit.report import as_page
+from blindsum.pipelines.audit.report.page import as_page
+from blindsum.pipelines.audit.report.records import as_private_page
 from blindsum.pipelines.audit.victim import Victim
-from blindsum.platform.data import SiloData
-from blindsum.platform.fold import Fold
-from blindsum.platform.privacy import plan
+from blindsum.platform.data.records import Fold
+from blindsum.platform.data.table import SiloData
+from blindsum.platform.privacy.plan import plan
 from tests.conftest import MakeJob
 
 MOLECULES = ["CCO", "c1ccccc1", "CC(=O)O"]

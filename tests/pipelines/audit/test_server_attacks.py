@@ -9,16 +9,21 @@ from torch import nn
 from torch.nn import functional
 
 from blindsum.pipelines.audit import scores, victim
-from blindsum.pipelines.audit.closed_form import one_record
-from blindsum.pipelines.audit.gradient_matching import Effort, Local, labels_from_bias, match
-from blindsum.pipelines.audit.imprint import planted, recovered
+from blindsum.pipelines.audit.attacks.closed_form import one_record
+from blindsum.pipelines.audit.attacks.gradient_matching import (
+    Effort,
+    Local,
+    labels_from_bias,
+    match,
+)
+from blindsum.pipelines.audit.attacks.imprint import planted, recovered
+from blindsum.pipelines.audit.attacks.sparse_recovery import recover
 from blindsum.pipelines.audit.labelling import Classes
-from blindsum.pipelines.audit.sparse_recovery import recover
-from blindsum.platform import training
-from blindsum.platform.data import SiloData
-from blindsum.platform.fold import Fold
-from blindsum.platform.models import get_parameters
-from blindsum.platform.privacy import plan
+from blindsum.platform.data.records import Fold
+from blindsum.platform.data.table import SiloData
+from blindsum.platform.privacy.plan import plan
+from blindsum.platform.training import local
+from blindsum.platform.training.models import get_parameters
 from tests.conftest import MakeJob
 
 FEATURES, CLASSES = 60, 2
@@ -147,7 +152,7 @@ def test_an_update_of_local_steps_is_the_one_that_the_silo_makes(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, private: bool
 ) -> None:
     """The attacker's update, by the step along it, is the trainer's over the same records."""
-    monkeypatch.setattr(training, "add_gaussian", lambda *_: None)
+    monkeypatch.setattr(local, "add_gaussian", lambda *_: None)
     monkeypatch.setattr(victim, "add_gaussian", lambda *_: None)
     job = make_job(
         "training.local_steps=4", "training.sampling_rate=1.0", "training.expected_batch_size=12",
@@ -161,7 +166,7 @@ def test_an_update_of_local_steps_is_the_one_that_the_silo_makes(
     attacked = victim.Victim(job, "birch", SiloData(fold, fold, "", 0), own)
     model = copy.deepcopy(attacked.model("fresh"))
     start = get_parameters(model)
-    trainer = training.LocalTrainer(
+    trainer = local.LocalTrainer(
         model, fold, job.training, own if private else None, np.random.default_rng(0)
     )
     made = trainer.train(start)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blindsum.pipelines.audit.tradeoff import tradeoff
+from blindsum.pipelines.audit.attacks.tradeoff import tradeoff
 from blindsum.pipelines.audit.victim import Victim
-from blindsum.platform.data import load_data
-from blindsum.platform.privacy import plan, spent_epsilon
+from blindsum.platform.data.table import load_data
+from blindsum.platform.privacy.plan import plan, spent_epsilon
 from tests.conftest import MakeJob
 
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from blindsum.platform.data.preparation.assemble import Report, labels_of, structures_of
+from blindsum.platform.data.preparation.recipe import AssayTask, Quorum, Recipe, Sources
+from blindsum.platform.data.preparation.tables import Tables, read_tables
 from blindsum.platform.errors import DataError
-from blindsum.platform.preparation.assemble import Report, labels_of, structures_of
-from blindsum.platform.preparation.recipe import AssayTask, Quorum, Recipe, Sources
-from blindsum.platform.preparation.tables import Tables, read_tables
 
 CANARY = "C1CANARY7"
 NO_QUORUM = Quorum(classes=1, values=1, uncensored=1)

@@ -11,18 +11,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from blindsum.platform.errors import DataError, JobError, KeyRefused
-from blindsum.platform.preparation import manifest as manifest_module
-from blindsum.platform.preparation.manifest import differences, manifest_of, read_manifest
-from blindsum.platform.preparation.recipe import (
+from blindsum.platform.data.preparation import manifest as manifest_module
+from blindsum.platform.data.preparation.manifest import differences, manifest_of, read_manifest
+from blindsum.platform.data.preparation.recipe import (
     PermutedEcfp,
     Recipe,
     Structures,
     load_recipe,
     load_sources,
 )
-from blindsum.platform.preparation.secret import Secret, make_secret, read_secret
-from blindsum.platform.preparation.stages import (
+from blindsum.platform.data.preparation.secret import Secret, make_secret, read_secret
+from blindsum.platform.data.preparation.stages import (
     FAILED,
     TOO_LARGE,
     UNPARSABLE,
@@ -31,7 +30,8 @@ from blindsum.platform.preparation.stages import (
     Fingerprints,
     Standardise,
 )
-from blindsum.platform.yaml_file import Loader, dump
+from blindsum.platform.errors import DataError, JobError, KeyRefused
+from blindsum.platform.job.yaml_reader import Loader, dump
 
 SECRET, OTHER = Secret(bytes(range(32))), Secret(bytes(32))
 ECFP = {"kind": "ecfp", "bits": 1024}
@@ -106,7 +106,7 @@ def test_what_is_no_usable_molecule_is_dropped_with_a_reason_and_never_raises() 
 
 
 def test_standard_structures_of_the_reference_are_their_own_standard() -> None:
-    text = files("blindsum.platform.preparation").joinpath("reference.smi").read_text()
+    text = files("blindsum.platform.data.preparation").joinpath("reference.smi").read_text()
     first = [r["structure"] for r in standard(*text.splitlines()) if r["structure"]]
     assert len(first) > 130
     assert [r["structure"] for r in standard(*first)] == first

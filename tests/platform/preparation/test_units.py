@@ -11,15 +11,20 @@ from pydantic import ValidationError
 from rdkit import Chem
 from rdkit.Chem import Descriptors
 
+from blindsum.platform.data.preparation.assemble import Report, labels_of
+from blindsum.platform.data.preparation.conversion import (
+    NO_MASS,
+    NO_UNIT,
+    NOT_ABOVE_ZERO,
+    OTHER_UNIT,
+)
+from blindsum.platform.data.preparation.manifest import differences, manifest_of
+from blindsum.platform.data.preparation.recipe import AssayTask, Quorum, Recipe, Sources
+from blindsum.platform.data.preparation.relations import ABOUT
+from blindsum.platform.data.preparation.secret import Secret
+from blindsum.platform.data.preparation.tables import Tables, read_tables
+from blindsum.platform.data.preparation.units import canonical, convert, unit_of
 from blindsum.platform.errors import DataError
-from blindsum.platform.preparation.assemble import Report, labels_of
-from blindsum.platform.preparation.conversion import NO_MASS, NO_UNIT, NOT_ABOVE_ZERO, OTHER_UNIT
-from blindsum.platform.preparation.manifest import differences, manifest_of
-from blindsum.platform.preparation.recipe import AssayTask, Quorum, Recipe, Sources
-from blindsum.platform.preparation.relations import ABOUT
-from blindsum.platform.preparation.secret import Secret
-from blindsum.platform.preparation.tables import Tables, read_tables
-from blindsum.platform.preparation.units import canonical, convert, unit_of
 
 NO_QUORUM = Quorum(classes=1, values=1, uncensored=1)
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"

@@ -1,0 +1,227 @@
+"""A participant that has no record of a class trains a generator of them against the global model.
+
+Hitaj, Ateniese and Perez-Cruz, "Deep models under the GAN: information leakage from collaborative
+deep learning", CCS 2017: each round the generator learns to please the global model, and what it makes
+goes into the participant's own training under a wrong label, so that the others sharpen the class.
+
+Scored by `closeness`, never by the classifier's confidence, which records can reach that look like
+nothing. The floor is what the participant has anyway: its records of other classes. Real records, and
+what can be drawn from the class's mean and spread, stand beside it.
+
+Differential privacy protects records. It is not meant to hide what a class looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from blindsum.pipelines.audit.attacks.closeness import Closeness, class_mean, closeness, summary
+from blindsum.pipelines.audit.evidence import Figure
+from blindsum.pipelines.audit.labelling import Labelling
+from blindsum.pipelines.audit.scores import Records, is_binary
+from blindsum.pipelines.audit.victim import Victim
+from blindsum.platform.data.features import CLIP
+from blindsum.platform.data.records import Fold
+from blindsum.platform.job.schema import ServerSection
+from blindsum.platform.privacy.randomness import cryptographic_generator
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.models import build_model, get_parameters, set_parameters
+from blindsum.platform.training.server_optimizer import ServerOptimizer
+
+MADE = 256
+LEAST = 12
+"""Records of the class in each part below which scores say nothing."""
+
+SHARES = (0.3, 0.6, 0.8)
+"""Where a silo's records are cut: two sets to train on, one for the participant, one to score by."""
+
+MOST = 1e6
+"""Frechet distances are cut here."""
+
+
+@dataclass(frozen=True)
+class Participant:
+    """What the attacker has and does. `low` and `high`: range of a feature; `binary`: bits."""
+
+    own: Fold
+    labelling: Labelling
+    wanted: int
+    low: float
+    high: float
+    binary: bool = False
+    rounds: int = 100
+    steps: int = 10
+    fakes: int = 128
+    passes: int = 2
+    rate: float = 0.05
+    blur: float = 0.1
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Figures over all federations; mean scores of real records and of the class's mean and spread; how
+    much of what was made, and of random records, the last model takes for the class; and rounds."""
+
+    figures: dict[str, Figure]
+    real: Closeness
+    mean: Closeness
+    taken: float
+    random: float
+    rounds: int
+
+
+def attack(victim: Victim, federations: int, rounds: int, *, noise: bool) -> Attempt | None:
+    """Federations of a participant with this silo, for its commonest class; None without enough records.
+
+    Each is run twice: the silo trains on one set of records, then on another.
+
+    Args:
+        rounds: of each, at most those that the plan covers.
+        noise: whether the silo trains with privacy: the noise stands to its signal as in the job's mean
+            update (`Victim.in_the_mean`).
+    """
+    folds = (victim.data.train, victim.data.test)
+    x = np.concatenate([fold.features for fold in folds])
+    labels = np.concatenate([fold.labels for fold in folds])
+    y = victim.labelling.classes(labels)
+    wanted = int(np.bincount(y[y >= 0]).argmax()) if (y >= 0).any() else 0
+    rounds = min(rounds, victim.plan.rounds_within_budget)
+    binary = is_binary(x[:200])
+    low, high = (0.0, 1.0) if binary else (-CLIP, CLIP)
+    runs, prior, real, mean, taken = [], [], [], [], []
+    for seed in range(federations):
+        order = np.random.default_rng(seed).permutation(len(y))
+        *sets, known, scored = np.split(order, [int(share * len(y)) for share in SHARES])
+        others = known[(y[known] != wanted) & (y[known] >= 0)]
+        a, b, public, held_out = (
+            x[part][y[part] == wanted].astype(np.float64) for part in (*sets, known, scored)
+        )
+        if min(map(len, (a, b, public, held_out))) < LEAST or len(others) < 2:
+            return None
+        participant = Participant(
+            Fold(x[others], labels[others]), victim.labelling, wanted, low, high, binary,
+            rounds=rounds,
+        )  # fmt: skip
+        pair = []
+        for part, own, twin in zip(sets, (a, b), (b, a), strict=True):
+            model, trainer = _silo(victim, Fold(x[part], labels[part]), seed, noise)
+            records = made(model, trainer, participant, victim.job.server, seed)
+            pair.append(closeness(records, own, twin, held_out))
+            anything = np.random.default_rng(seed).uniform(low, high, records.shape)
+            anything = anything.round() if binary else anything
+            taken.append([_taken(model, one, participant) for one in (records, anything)])
+        runs.append(pair)
+        prior.append(closeness(x[others].astype(np.float64), a, b, held_out))
+        real.append(closeness(public, a, b, held_out))
+        drawn = class_mean(public, MADE, low, high, binary, seed)
+        mean.append(closeness(drawn, a, b, held_out))
+    figures = summary(np.array(runs, dtype=object), prior, MOST)
+    of_made, of_random = np.mean(taken, axis=0)
+    return Attempt(figures, _mean(real), _mean(mean), float(of_made), float(of_random), rounds)
+
+
+def _silo(victim: Victim, fold: Fold, seed: int, noise: bool) -> tuple[nn.Module, LocalTrainer]:
+    """The job's model, and the silo's trainer of it on those records."""
+    job = victim.job
+    model = build_model(
+        job.model, victim.features, victim.outputs, seed=job.seed + seed, private=False
+    )
+    batch = max(job.training.sampling_rate * len(fold), 1.0)
+    training = job.training.model_copy(update={"expected_batch_size": batch})
+    share = batch / job.training.expected_batch_size
+    plan = victim.in_the_mean(share) if noise else victim.without_noise()
+    random, loss = cryptographic_generator(), victim.labelling.loss
+    return model, LocalTrainer(model, fold, training, plan, random, loss)
+
+
+@torch.no_grad()
+def _taken(model: nn.Module, records: Records, participant: Participant) -> float:
+    said = model(torch.from_numpy(records.astype(np.float32)))
+    return float((participant.labelling.taken(said) == participant.wanted).float().mean())
+
+
+def _mean(scores: list[Closeness]) -> Closeness:
+    found = np.mean([(one.frechet, one.precision, one.nearer) for one in scores], axis=0)
+    return Closeness(*(float(value) for value in found))
+
+
+def made(
+    model: nn.Module, victim: LocalTrainer, participant: Participant, section: ServerSection,
+    seed: int = 0,
+) -> Records:  # fmt: skip
+    """Records [MADE, features] of the wanted class, from a federation of victim and participant.
+
+    Args:
+        model: as both begin; then the last one.
+        section: how mean updates become the next model.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    features = participant.own.width
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        maker = nn.Sequential(
+            nn.Linear(32, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 128),
+            nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, features), nn.Sigmoid(),
+        )  # fmt: skip
+    optimizer = torch.optim.Adam(maker.parameters(), lr=1e-3, betas=(0.5, 0.9))
+    low, span = participant.low, participant.high - participant.low
+
+    def draw(count: int) -> torch.Tensor:
+        found: torch.Tensor = low + span * maker(torch.randn(count, 32, generator=generator))
+        return found
+
+    def blurred(records: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(records.shape, generator=generator)
+        return records + participant.blur * span * noise
+
+    vector = get_parameters(model)
+    server = ServerOptimizer(section, vector.size)
+    pool = torch.empty(0, features)
+    for round in range(participant.rounds):
+        update = victim.train(vector)
+        set_parameters(model, vector)
+        if round >= participant.rounds // 12:  # the model has to know the class a little
+            target = participant.labelling.of_class(participant.wanted, 64)
+            for _ in range(participant.steps):
+                loss = participant.labelling.loss(model(blurred(draw(64))), target).mean()
+                gradients = torch.autograd.grad(loss, list(maker.parameters()))
+                for p, gradient in zip(maker.parameters(), gradients, strict=True):
+                    p.grad = gradient
+                optimizer.step()
+            pool = torch.cat([pool, draw(participant.fakes).detach()])[-4 * participant.fakes :]
+        own = _poisoned(model, participant, pool, blurred, generator) - vector
+        vector = server.apply(vector, (update.astype(np.float64) + own) / 2)
+        if not np.isfinite(vector).all():  # a rate that this federation does not bear
+            break
+    set_parameters(model, vector)
+    with torch.no_grad():
+        records: Records = draw(MADE).numpy().astype(np.float64)
+    return (records > 0.5).astype(np.float64) if participant.binary else records
+
+
+def _poisoned(
+    model: nn.Module, participant: Participant, pool: torch.Tensor,
+    blurred: Callable[[torch.Tensor], torch.Tensor], generator: torch.Generator,
+) -> npt.NDArray[np.float32]:  # fmt: skip
+    """The participant's own training: its records, and made ones under another label."""
+    x = torch.from_numpy(participant.own.features)
+    y = torch.from_numpy(participant.own.labels)
+    if len(pool):
+        few = blurred(pool[torch.randperm(len(pool), generator=generator)[: 2 * participant.fakes]])
+        classes = participant.labelling.classes(participant.own.labels)
+        wrong = participant.labelling.of_class(int(np.bincount(classes).argmax()), len(few))
+        x, y = torch.cat([x, few]), torch.cat([y, wrong])
+    optimizer = torch.optim.SGD(model.parameters(), lr=participant.rate, momentum=0.9)
+    for _ in range(participant.passes):
+        for rows in torch.randperm(len(y), generator=generator).split(32):  # type: ignore[no-untyped-call]
+            optimizer.zero_grad()
+            participant.labelling.loss(model(x[rows]), y[rows]).mean().backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)  # noise may throw the model far
+            optimizer.step()
+    return get_parameters(model)

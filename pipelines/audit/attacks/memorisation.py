@@ -1,0 +1,218 @@
+"""Does a language model give its training molecules away, letter by letter?
+
+Carlini, Liu, Erlingsson, Kos and Song, "The secret sharer", USENIX Security 2019: texts that nobody
+would guess, the canaries, are put in once each. Exposure is how far a canary's likelihood stands out
+among the texts of its kind that were not put in: log2 of their number minus log2 of its rank; a model that
+never saw it gives 1 bit in the median. Extraction: texts are drawn from the model, and those
+that are training records are counted.
+
+The model is the audit's own, a small causal convolution over SMILES letters, trained by the silos'
+training step in a federation of as many silos as the job has, on half of this silo's molecules.
+How many of the other half come out, with the upper end of its interval, is the floor: common chemistry
+and no memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rdkit import Chem
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn import functional
+
+from blindsum.pipelines.audit.evidence import CONFIDENCE, Figure, proportion
+from blindsum.platform.data.records import Fold
+from blindsum.platform.job.schema import Job, ServerSection, TrainingSection
+from blindsum.platform.privacy.plan import PrivacyPlan, calibrate
+from blindsum.platform.privacy.randomness import cryptographic_generator
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.models import get_parameters, set_parameters
+from blindsum.platform.training.server_optimizer import ServerOptimizer
+
+LETTERS = "#%()+-./0123456789:=@ABCDEFGHIKLMNOPRSTUVWXYZ[\\]abcdefghiklmnoprstuvy"
+"""All that SMILES are written with: public, not read off the data. Letter i is token i + 1; 0 ends."""
+
+LENGTH = 64
+"""Longer molecules are left out."""
+
+PAST = -100
+"""The label after a text's end, which costs nothing."""
+
+CANARIES, KIND, CANARY_LENGTH = 16, 1024, 12
+RATE, STEP = 0.2, 3e-3
+SIZES = (400, 200, 100, 50)
+"""Molecules in each half: of these, the most that there are. The silo's own number would show in the
+figures' intervals."""
+
+TEMPERATURES = (1.0, 0.6)
+"""Half of the texts are drawn at each: what a model is sure of comes out at the lower one."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Figures, and the share of drawn texts that are molecules at all."""
+
+    figures: dict[str, Figure]
+    readable: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How hard is read: steps of training, texts drawn from the model."""
+
+    steps: int = 500
+    samples: int = 4000
+
+
+class LanguageModel(nn.Module):
+    """Logits of every token from those before it: [B, LENGTH] tokens to [B, tokens, LENGTH]."""
+
+    def __init__(self, width: int = 64, kernel: int = 5) -> None:
+        super().__init__()
+        self.tokens, self.kernel = len(LETTERS) + 1, kernel
+        self.layers = nn.ModuleList(
+            nn.Conv1d(self.tokens if i == 0 else width, width, kernel, dilation=2**i)
+            for i in range(3)
+        )
+        self.last = nn.Conv1d(width, self.tokens, 1)
+
+    @property
+    def sight(self) -> int:
+        """How many tokens before a text's next one bear on it."""
+        steps: int = 2 ** len(self.layers) - 1
+        return 1 + (self.kernel - 1) * steps
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        one_hot = functional.one_hot(tokens.long().clamp(0, self.tokens - 1), self.tokens)
+        x = one_hot.to(self.last.weight.dtype).transpose(1, 2)
+        x = functional.pad(x, (1, 0))[..., :-1]  # the token itself is not among those before it
+        for i, layer in enumerate(self.layers):
+            made = torch.relu(layer(functional.pad(x, ((self.kernel - 1) * 2**i, 0))))
+            x = made if i == 0 else x + made
+        logits: Tensor = self.last(x)
+        return logits
+
+
+def of_text(outputs: Tensor, tokens: Tensor) -> Tensor:
+    """Negative log-likelihood of each text, nats, [B]."""
+    losses = functional.cross_entropy(outputs, tokens, ignore_index=PAST, reduction="none")
+    return losses.sum(1)
+
+
+def encoded(texts: Sequence[str]) -> Fold:
+    """Tokens float32 [N, LENGTH], and the same as labels, int64, PAST after the end."""
+    labels = np.full((len(texts), LENGTH), PAST, np.int64)
+    for row, text in enumerate(texts):
+        labels[row, : len(text) + 1] = [*(LETTERS.index(letter) + 1 for letter in text), 0]
+    return Fold(np.where(labels < 0, 0, labels).astype(np.float32), labels)
+
+
+def memorised(
+    molecules: Sequence[str], job: Job, plan: PrivacyPlan | None, reading: Reading
+) -> Memory | None:
+    """What a model trained on half of the molecules tells of them; None where they are too few.
+
+    Args:
+        plan: the silo's; its epsilon, delta and clip norm hold for this model's training. None: without.
+    """
+    # One spelling of each molecule: another one in the other half would be no other molecule.
+    spelt = {Chem.MolToSmiles(Chem.MolFromSmiles(text)): text for text in molecules}
+    usable = [t for t in spelt.values() if len(t) < LENGTH and set(t) <= set(LETTERS)]
+    random = np.random.default_rng(13)
+    random.shuffle(usable)
+    half = next((size for size in SIZES if 2 * size <= len(usable)), 0)
+    if not half:
+        return None
+    inside, outside = usable[:half], usable[half : 2 * half]
+    kind = ["".join(random.choice(list(LETTERS), CANARY_LENGTH)) for _ in range(KIND)]
+    model = _trained([*inside, *kind[:CANARIES]], job, plan, reading.steps)
+    texts = [t for heat in TEMPERATURES for t in _drawn(model, reading.samples // 2, heat)]
+    drawn = set(texts)
+    came = [sum(text in drawn for text in one) for one in (inside, outside)]
+    figures = {
+        # The floor is an estimate too: its upper end counts.
+        "training molecules drawn": proportion(came[0], half, proportion(came[1], half).high),
+        "exposure (bits)": _exposure(model, kind),
+    }
+    readable = [bool(text) and Chem.MolFromSmiles(text) is not None for text in texts]
+    return Memory(figures, float(np.mean(readable)))
+
+
+def _trained(texts: Sequence[str], job: Job, plan: PrivacyPlan | None, steps: int) -> LanguageModel:
+    """The texts dealt out to the job's number of silos, one step a round, adam at the server."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)
+        model = LanguageModel()
+    silos = len(job.silos)
+    training = TrainingSection(
+        rounds=steps, local_steps=1, sampling_rate=RATE, learning_rate=1.0,
+        expected_batch_size=RATE * len(texts) / silos,
+    )  # fmt: skip
+    own = None if plan is None else _own_plan(plan, steps, silos)
+    trainers = [
+        LocalTrainer(
+            model, encoded(texts[i::silos]), training, own, cryptographic_generator(), of_text
+        )
+        for i in range(silos)
+    ]
+    vector = get_parameters(model)
+    server = ServerOptimizer(ServerSection(optimizer="adam", learning_rate=STEP), vector.size)
+    for _ in range(steps):
+        updates = [trainer.train(vector).astype(np.float64) for trainer in trainers]
+        vector = server.apply(vector, np.mean(updates, axis=0))
+    set_parameters(model, vector)
+    return model
+
+
+def _own_plan(plan: PrivacyPlan, steps: int, silos: int) -> PrivacyPlan:
+    """The same epsilon and delta for this model's steps. Where the silos make the noise together,
+    their parts of it add up to one."""
+    sigma = calibrate(plan.epsilon, plan.delta, RATE, steps)
+    if plan.share:
+        sigma /= math.sqrt(silos)
+    return replace(
+        plan, sampling_rate=RATE, noise_multiplier=sigma, steps_per_round=1, rounds=steps,
+        rounds_within_budget=steps, share=0.0, count_noise=0.0,
+    )  # fmt: skip
+
+
+def _exposure(model: LanguageModel, kind: Sequence[str]) -> Figure:
+    """The median canary's, with an interval from order statistics."""
+    found = encoded(kind)
+    with torch.no_grad():
+        losses = of_text(model(torch.from_numpy(found.features)), torch.from_numpy(found.labels))
+    others = losses[CANARIES:].sort().values
+    ranks = 1 + torch.searchsorted(others, losses[:CANARIES])
+    exposures = np.sort(np.log2(len(others) + 1) - np.log2(ranks.numpy()))
+    low, high = (int(q) for q in stats.binom.interval(CONFIDENCE, CANARIES, 0.5))
+    return Figure(
+        float(np.median(exposures)), float(exposures[low - 1]), float(exposures[high]), floor=1.0
+    )
+
+
+@torch.no_grad()
+def _drawn(model: LanguageModel, samples: int, temperature: float) -> list[str]:
+    """Texts drawn from the model, letter by letter."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.zeros(samples, LENGTH)
+    open_ = torch.arange(samples)
+    for position in range(LENGTH):
+        seen = tokens[open_, max(position - model.sight, 0) : position + 1]
+        likely = torch.softmax(model(seen)[..., -1] / temperature, 1)
+        following = torch.multinomial(likely, 1, generator=generator)[:, 0]
+        tokens[open_, position] = following.float()
+        open_ = open_[following != 0]
+        if not len(open_):
+            break
+    return [_text(row) for row in tokens.long().numpy()]
+
+
+def _text(tokens: npt.NDArray[np.int64]) -> str:
+    ends = np.flatnonzero(tokens == 0)
+    return "".join(LETTERS[t - 1] for t in tokens[: ends[0] if len(ends) else None])

@@ -1,0 +1,308 @@
+"""The server's and the participant's attempts to read records out of updates, under each defence.
+
+    closed form       one record, from the first layer's gradient
+    sparse recovery   a batch, from the first layer with ReLU
+    matching          a batch, from the whole gradient, by optimisation
+    imprint           a large batch, by a server that plants the first layer
+    subtraction       a participant takes its own part off the total, and does the same
+
+The attacker knows the model, the batch's size and, for matching, reads the labels off the last bias.
+What it cannot recover it guesses from public knowledge: the mean of the label's class in the held-out
+fold. That guess is the floor beside every score.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.spatial.distance import cdist
+from torch import Tensor, nn
+
+from blindsum.he.parameters import Parameters
+from blindsum.pipelines.audit import scores
+from blindsum.pipelines.audit.attacks.closed_form import one_record
+from blindsum.pipelines.audit.attacks.gradient_matching import Effort, labels_from_bias, match
+from blindsum.pipelines.audit.attacks.imprint import planted, recovered
+from blindsum.pipelines.audit.attacks.sparse_recovery import recover
+from blindsum.pipelines.audit.evidence import DEFENCES, Defence, Evidence, Figure, proportion
+from blindsum.pipelines.audit.scores import Records
+from blindsum.pipelines.audit.victim import Update, Victim, decoded, encoded
+from blindsum.platform.data.features import CLIP
+
+SHOWN = 4
+CELLS = 8
+"""Checkpoints times batches: the report shows the worst of them, and one chance hit is no attack."""
+CHECKPOINTS = ("fresh", "trained")
+
+
+@dataclass(frozen=True)
+class Example:
+    """Records for the silo's own eyes: true, recovered, and guessed, float64 [B, features]; the
+    positions among the training records of the true ones, and of the nearest to the others."""
+
+    title: str
+    true: Records
+    recovered: Records
+    guessed: Records
+    rows: tuple[list[int], list[int], list[int]]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The parts of a model that these attacks read: the first linear layer, whether ReLU follows
+    it, and the last one."""
+
+    first: nn.Linear | None
+    relu: bool
+    last: nn.Linear | None
+    adjoining: bool
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Layers:
+        layers = [m for m in model.modules() if not list(m.children())]
+        linear = [m for m in layers if isinstance(m, nn.Linear)]
+        first = (
+            linear[0] if linear and layers[0] is linear[0] and linear[0].bias is not None else None
+        )
+        relu = first is not None and len(layers) > 1 and isinstance(layers[1], nn.ReLU)
+        last = linear[-1] if linear and layers[-1] is linear[-1] else None
+        return cls(first, relu, last, len(linear) == 2 and linear[-1] is last)
+
+
+def _impossible(layers: Layers, batch: int) -> str:
+    """Why the first layer does not give that many records, or nothing."""
+    if layers.first is None:
+        return "the model does not begin with a linear layer with a bias"
+    if batch > 1 and not layers.relu:
+        return "the first layer is not followed by ReLU"
+    if batch > min(layers.first.weight.shape):
+        return "more records than the first layer has neurons or inputs"
+    return ""
+
+
+class Reconstruction:
+    """All attacks on one victim. Scores leave it, examples stay in the silo.
+
+    Args:
+        victims: how many batches each attack is tried on.
+        seconds: of search for one batch.
+    """
+
+    def __init__(self, victim: Victim, victims: int, seconds: float, iterations: int) -> None:
+        self._victim, self._victims, self._seconds = victim, victims, seconds
+        self._train, self._classes = victim.data.train, victim.labelling.classes
+        binary = scores.is_binary(self._train.features[:200])
+        self._effort = Effort(
+            iterations=iterations, restarts=2,
+            low=0.0 if binary else -CLIP, high=1.0 if binary else CLIP,
+        )  # fmt: skip
+        self._binary = binary
+        self._span = self._effort.high - self._effort.low
+        self._pool = self._train.features.astype(np.float64)
+        local = victim.local(1).steps
+        self._steps = "" if local == 1 else f", {local} local steps"
+        self.examples: list[Example] = []
+        self.skipped: list[str] = []
+
+    def server(
+        self, batches: Sequence[int], matched: Sequence[int], imprinted: Sequence[int]
+    ) -> list[Evidence]:
+        """Every attack that the model allows, by checkpoint, batch and defence."""
+        found = []
+        for checkpoint in CHECKPOINTS:
+            layers = Layers.of(self._victim.model(checkpoint))
+            for defence in DEFENCES:
+                for batch in batches:
+                    attack = "closed form" if batch == 1 else "sparse recovery"
+                    if reason := _impossible(layers, batch):
+                        self._skip(f"{attack}, batch of {batch}: {reason}")
+                        continue
+                    found.append(self._tried(attack, checkpoint, batch, defence, layers))
+                for batch in matched:
+                    if layers.last is None or layers.last.bias is None:
+                        self._skip("matching: the last layer is not linear with a bias")
+                        continue
+                    try:
+                        found.append(self._tried("matching", checkpoint, batch, defence, layers))
+                    except RuntimeError as error:  # a factory's model that torch cannot batch
+                        self._skip(
+                            f"matching: torch cannot batch this model ({type(error).__name__})"
+                        )
+        return found + self._imprint(imprinted)
+
+    def _imprint(self, batches: Sequence[int]) -> list[Evidence]:
+        fresh = self._victim.model("fresh")
+        layers = Layers.of(fresh)
+        if layers.first is None or _impossible(layers, 2):
+            self._skip(f"imprint: {_impossible(layers, 2)}")
+            return []
+        public = torch.from_numpy(self._victim.data.test.features)
+        self._victim.plant(planted(fresh, layers.first, public))
+        layers = Layers.of(self._victim.model("planted"))
+        return [
+            self._tried("imprint", "planted", batch, defence, layers)
+            for batch in batches if batch <= len(self._train) for defence in DEFENCES
+        ]  # fmt: skip
+
+    def participant(self, batch: int) -> list[Evidence]:
+        """What a silo learns from the total by taking its own update off, by defence.
+
+        Encryption changes nothing here: the participant is meant to read the total.
+        """
+        layers = Layers.of(self._victim.model("fresh"))
+        others = len(self._victim.job.silos) - 1
+        if reason := _impossible(layers, batch * others):
+            self._skip(f"subtraction, {others} others: {reason}")
+            return []
+        return [
+            self._tried("subtraction", "fresh", batch * others, defence, layers)
+            for defence in DEFENCES
+        ]
+
+    def _skip(self, why: str) -> None:
+        if why not in self.skipped:
+            self.skipped.append(why)
+
+    def _tried(
+        self, attack: str, checkpoint: str, batch: int, defence: Defence, layers: Layers
+    ) -> Evidence:
+        started = time.perf_counter()
+        random = np.random.default_rng([batch, len(attack)])
+        many = self._victims * (8 if attack == "closed form" else 1)
+        many = max(min(many, len(self._train) // batch), 1)
+        chosen = random.permutation(len(self._train))[: many * batch].reshape(many, batch)
+        true, guess, got = [], [], []
+        for rows in chosen:
+            one = self._pool[rows]
+            guessed = self._guess(self._classes(self._train.labels[rows]))
+            found = self._attack(attack, checkpoint, rows.tolist(), defence, layers)
+            true.append(one)
+            guess.append(guessed)
+            got.append(guessed if found is None else scores.paired(found, one, guessed))
+        truth, guessed, obtained = (np.concatenate(part) for part in (true, guess, got))
+        self._keep(
+            f"{attack}, {checkpoint} model, batch of {batch}, {defence}", chosen, truth, obtained,
+            guessed,
+        )  # fmt: skip
+        return Evidence(
+            attack, "participant" if attack == "subtraction" else "server", defence, checkpoint,
+            self._figures(truth, obtained, guessed), f"batch of {batch}{self._steps}",
+            time.perf_counter() - started,
+        )  # fmt: skip
+
+    def _attack(
+        self, attack: str, checkpoint: str, rows: list[int], defence: Defence, layers: Layers
+    ) -> Records | None:
+        model = self._victim.model(checkpoint)
+        seen: Defence = defence
+        if attack == "subtraction":  # the total is decrypted for whoever takes part
+            seen = "dp" if defence in ("dp", "both") else "none"
+        update = self._victim.update(rows, checkpoint, seen)
+        if attack == "subtraction":
+            update = self._rounded(update)
+        if attack == "matching":
+            return self._matched(model, update, len(rows), layers)
+        if layers.first is None:
+            return None
+        weight, bias = (update.of(p, model) for p in (layers.first.weight, layers.first.bias))
+        if attack == "imprint":
+            record: Tensor | None = recovered(weight, bias)
+        elif len(rows) == 1:
+            record = one_record(weight, bias)[None]
+        else:
+            output = layers.last if layers.adjoining else None
+            record = None
+            # The total brings rounded integers: how exact they are the attacker has to try.
+            tolerances = (1e-4,) if attack != "subtraction" else (1e-4, 1e-3, 1e-2)
+            for tolerance in tolerances:
+                found = recover(
+                    weight, bias, len(rows), layers.first, output, tolerance=tolerance,
+                    seconds=self._seconds / len(tolerances),
+                )  # fmt: skip
+                record = record if found.records is None else found.records
+        if record is None:
+            return None
+        got: Records = np.nan_to_num(record.numpy())
+        return got.clip(self._effort.low, self._effort.high)
+
+    def _matched(
+        self, model: nn.Module, update: Update, batch: int, layers: Layers
+    ) -> Records | None:
+        if layers.last is None or layers.last.bias is None:
+            return None
+        features = self._train.width
+        bias: Tensor = update.of(layers.last.bias, model)
+        local = self._victim.local(batch)
+        labelling = self._victim.labelling
+        labels = labels_from_bias(model, bias, batch, features, self._effort, labelling)
+        # Every iteration takes all local steps, and goes back through them.
+        iterations = max(self._effort.iterations // local.steps, min(300, self._effort.iterations))
+        effort = replace(self._effort, iterations=iterations)
+        found, _ = match(
+            model, update.gradients, labels, features, effort, local, loss=labelling.loss
+        )
+        return found.numpy().astype(np.float64)
+
+    def _rounded(self, update: Update) -> Update:
+        """As the total brings it: rounded to the job's integers."""
+        job = self._victim.job
+        parameters = Parameters.derive(len(job.silos), job.encryption.bits)
+        integers, unit = encoded(update.gradients, parameters)
+        return Update(decoded(integers, unit, update.gradients))
+
+    def _guess(self, classes: np.ndarray) -> Records:
+        """The mean of each class among the held-out records."""
+        held = self._victim.data.test
+        of_held = self._classes(held.labels)
+        means = []
+        for one in classes:
+            of_class = held.features[of_held == one]
+            means.append((of_class if len(of_class) else held.features).mean(0))
+        return np.stack(means).astype(np.float64)
+
+    def _figures(self, true: Records, got: Records, guess: Records) -> dict[str, Figure]:
+        exact = scores.exact(got, true, self._span)
+        named = scores.identified(got, true, self._pool)
+        count, guessed = len(true), scores.identified(guess, true, self._pool)
+        figures = {
+            "exact records": proportion(exact, count, scores.exact(guess, true, self._span) / count),
+            # Whatever knows nothing of the record hits it once in as many times as there are records.
+            "identified": proportion(
+                named, count, max(guessed / count, 1 / len(self._pool)), among=CELLS
+            ),
+            "PSNR (dB)": Figure(
+                scores.psnr(got, true, self._span), floor=scores.psnr(guess, true, self._span)
+            ),
+        }  # fmt: skip
+        if self._binary:
+            figures["Tanimoto"] = Figure(
+                scores.tanimoto(got, true), floor=scores.tanimoto(guess, true)
+            )
+        return figures
+
+    def _keep(
+        self, title: str, chosen: np.ndarray, true: Records, got: Records, guess: Records
+    ) -> None:
+        rows = chosen.ravel()[:SHOWN]
+        nearest = [self._nearest(one[:SHOWN], rows) for one in (got, guess)]
+        self.examples.append(
+            Example(
+                title,
+                true[:SHOWN],
+                got[:SHOWN],
+                guess[:SHOWN],
+                (rows.tolist(), nearest[0], nearest[1]),
+            )
+        )
+
+    def _nearest(self, records: Records, true: np.ndarray) -> list[int]:
+        """The position of the nearest record; the true one's where several are as near."""
+        distances = cdist(records, self._pool)
+        found = distances.argmin(1)
+        own = distances[np.arange(len(true)), true]
+        same = own <= distances.min(1) * (1 + 1e-6) + 1e-6
+        return [int(row) for row in np.where(same, true, found)]

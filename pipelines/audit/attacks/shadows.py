@@ -1,0 +1,172 @@
+"""Shadow models, trained on the machine's cores by Ray and kept in the silo's own folder.
+
+Workers read the silo's table themselves and write what their models say of its records to files of
+mode 0600: neither passes through Ray's object store. A shard that is there already is not trained
+again, so an audit that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+
+from blindsum.pipelines.audit.attacks.membership import Shadows
+from blindsum.pipelines.audit.attacks.stacked import Recipe, Stack
+from blindsum.pipelines.audit.audited import load_audited
+from blindsum.pipelines.audit.labelling import labelling
+from blindsum.platform.data.labels import Labels
+from blindsum.platform.data.records import Fold
+from blindsum.platform.data.table import SiloData
+from blindsum.platform.errors import BlindsumError
+from blindsum.platform.job.paths import silo_places
+from blindsum.platform.job.schema import Job
+
+SHARD = 16
+FAR = 1e4
+"""Outputs are cut here."""
+
+CANARIES = 0.05
+"""Share of the records that get a wrong label: they show what the attack finds of odd ones."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """SHARD of the models: `first` and on, of `models` in all."""
+
+    job: Job
+    silo: str
+    folder: str
+    path: str
+    first: int
+    models: int
+    recipe: Recipe
+
+
+def train_shard(shard: Shard) -> None:
+    """Train and write one shard, in a worker."""
+    torch.set_num_threads(1)
+    section = shard.job.silo(shard.silo)
+    data = load_audited(shard.job, shard.silo, silo_places(section, shard.folder)).data
+    count = min(SHARD, shard.models - shard.first)
+    members = memberships(len(data.train), shard.models)[shard.first : shard.first + count]
+    read, labels = labelling(shard.job.data), mislabelled(shard.job, data)[0]
+    features = torch.from_numpy(data.train.features)
+    stack = Stack(shard.job, features.shape[1], count, read.loss)
+    # Seeded: these models are an attacker's, and nothing of theirs is released.
+    generator = torch.Generator().manual_seed(shard.first + 1)
+    stack.train(
+        features, torch.from_numpy(labels), torch.from_numpy(members), shard.recipe, generator
+    )
+    views = read.views(data.train.labels)
+    said = read.observe(_said(stack, data.train), labels, views)
+    of_others = read.observe(_said(stack, data.test), data.test.labels, views)
+    partial = Path(f"{shard.path}.partial")
+    opened = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    with open(opened, "wb") as file:
+        np.savez(
+            file, statistics=said.statistics, losses=said.losses, population=of_others.losses,
+        )  # fmt: skip
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(shard.path)
+
+
+def _said(stack: Stack, fold: Fold) -> npt.NDArray[np.float64]:
+    """What the models say of a fold, finite: a model that ended in no numbers knows nothing."""
+    outputs = stack.logits(torch.from_numpy(fold.features)).double()
+    return outputs.nan_to_num(0.0, FAR, -FAR).clamp(-FAR, FAR).numpy()
+
+
+def _readable(path: str) -> bool:
+    try:
+        with np.load(path) as content:
+            return {"statistics", "losses", "population"} <= set(content.files)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+
+
+def memberships(records: int, models: int) -> npt.NDArray[np.bool_]:
+    """Which records each model is trained on, bool [K, N]: every record for half of them."""
+    random = np.random.default_rng(7)
+    chosen = np.zeros((models, records), bool)
+    order = random.random((records, models)).argsort(axis=1)[:, : models // 2]
+    chosen[order.T, np.arange(records)] = True
+    return chosen
+
+
+def mislabelled(job: Job, data: SiloData) -> tuple[Labels, npt.NDArray[np.bool_]]:
+    """The training labels with the canaries' wrong, and which records are canaries."""
+    random = np.random.default_rng(11)
+    labels = data.train.labels.copy()
+    canaries = np.zeros(len(labels), bool)
+    canaries[random.permutation(len(labels))[: max(int(CANARIES * len(labels)), 1)]] = True
+    labels[canaries] = labelling(job.data).spoilt(labels[canaries], random)
+    return labels, canaries
+
+
+def shadows(
+    job: Job, silo: str, folder: str, data: SiloData, into: Path, models: int, recipe: Recipe,
+    trained: Callable[[], None],
+) -> dict[str, Shadows]:  # fmt: skip
+    """Train what is missing, and read all shards: what the models say, by view of a record
+    (`blindsum.pipelines.audit.labelling.Labelling.views`). Records without a label in a view have NaN.
+
+    Args:
+        into: folder of this recipe's shards, in the silo's state folder.
+        trained: called for each model that is there.
+
+    Raises:
+        BlindsumError: a worker failed.
+    """
+    for made in (into.parent.parent, into.parent, into):  # of parents, mkdir sets no mode
+        made.mkdir(parents=True, exist_ok=True, mode=0o700)
+    shards = [
+        Shard(job, silo, folder, str(into / f"{first:04}.npz"), first, models, recipe)
+        for first in range(0, models, SHARD)
+    ]
+    missing = [one for one in shards if not _readable(one.path)]
+    for one in shards:
+        if one not in missing:
+            trained()
+    worker = ray.remote(num_cpus=1, max_retries=0)(train_shard)
+    waiting = [worker.remote(one) for one in missing]
+    try:
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            ray.get(done)
+            trained()
+    except RayTaskError as error:
+        if isinstance(error.cause, BlindsumError):
+            raise error.cause from None
+        raise BlindsumError(
+            f"a shadow model could not be trained ({type(error.cause).__name__})",
+            "Run the audit again: it goes on with what is missing.",
+        ) from None
+    except RayError as error:
+        raise BlindsumError(
+            f"a worker that trained shadow models was lost ({type(error).__name__})",
+            "Look at free memory, then run the audit again: it goes on with what is missing.",
+        ) from None
+    statistics, losses, population = _read(shards)
+    members = memberships(len(data.train), models)
+    views = labelling(job.data).views(data.train.labels)
+    return {
+        view: Shadows(statistics[v], losses[v], members, population[v])
+        for v, view in enumerate(views)
+    }
+
+
+def _read(shards: list[Shard]) -> list[npt.NDArray[np.float64]]:
+    """Statistics and losses, [V, K, N], and the population's losses, [V, K, Z], of all shards."""
+    read = [np.load(one.path) for one in shards]
+    names = ("statistics", "losses", "population")
+    return [np.concatenate([one[name] for one in read], axis=1) for name in names]

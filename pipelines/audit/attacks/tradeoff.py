@@ -1,0 +1,77 @@
+"""What privacy costs: the job's model's held-out accuracy, AUROC or R2 against epsilon.
+
+Trained here on this silo's records alone, which stand for those of all silos (`Victim.in_the_mean`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from blindsum.pipelines.audit.evidence import Figure, average
+from blindsum.pipelines.audit.victim import Victim
+from blindsum.platform.errors import PrivacyError
+from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.randomness import cryptographic_generator
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.models import build_model, get_parameters, set_parameters
+from blindsum.platform.training.server_optimizer import ServerOptimizer
+
+EPSILONS = (1.0, 3.0, 8.0)
+MOST_STEPS = 2000
+
+
+@dataclass(frozen=True)
+class Point:
+    """Mean held-out score at an epsilon (None: without privacy), with Student's interval."""
+
+    epsilon: float | None
+    score: Figure
+
+
+def tradeoff(
+    victim: Victim, repeats: int, done: Callable[[], None] = lambda: None
+) -> list[Point] | None:
+    """The score without privacy, at EPSILONS and at the plan's epsilon; none where too few held-out
+    records are labelled, None where a model takes more than MOST_STEPS."""
+    plan = victim.plan
+    if plan.rounds_within_budget * plan.steps_per_round > MOST_STEPS:
+        return None
+    points = []
+    for epsilon, own in _plans(victim):
+        scores = [_score(victim, own, seed) for seed in range(repeats)]
+        known = [score for score in scores if score is not None]
+        if len(known) < len(scores):
+            return []
+        points.append(Point(epsilon, average(known, least=victim.labelling.least)))
+        done()
+    return points
+
+
+def _plans(victim: Victim) -> Iterator[tuple[float | None, PrivacyPlan | None]]:
+    yield None, victim.without_noise()
+    for epsilon in sorted({*EPSILONS, victim.plan.epsilon}):
+        try:
+            yield epsilon, victim.in_the_mean(epsilon=epsilon)
+        except PrivacyError:  # too strict for so many steps
+            continue
+
+
+def _score(victim: Victim, plan: PrivacyPlan | None, seed: int) -> float | None:
+    job = victim.job
+    model = build_model(
+        job.model, victim.features, victim.outputs, seed=job.seed + seed, private=False
+    )
+    trainer = LocalTrainer(
+        model, victim.data.train, job.training, plan, cryptographic_generator(),
+        victim.labelling.loss,
+    )  # fmt: skip
+    vector = get_parameters(model)
+    server = ServerOptimizer(job.server, vector.size)
+    for _ in range(victim.plan.rounds_within_budget):
+        vector = server.apply(vector, trainer.train(vector).astype(np.float64))
+    set_parameters(model, vector)
+    held_out = victim.data.test
+    return victim.labelling.score(held_out.outputs(model), held_out.labels)

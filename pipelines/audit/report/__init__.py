@@ -1,0 +1,1 @@
+"""What an audit shows: the page for everyone, and the silo's private one."""

@@ -1,0 +1,302 @@
+"""The `blindsum` command. Exit status: 0 done, 1 refused or failed, 2 wrong usage, 130 Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blindsum.pipelines.cli import audit_log, certificates, ledger, silo, submit
+from blindsum.pipelines.cli.options import (
+    AddressOption,
+    JobArgument,
+    JsonOption,
+    LinesOption,
+    SetOption,
+    SiloOption,
+    interruptible,
+)
+from blindsum.pipelines.show.console import counting, emit, keep_stdout, show_error
+from blindsum.platform.errors import BlindsumError, JobError, without_values
+from blindsum.platform.job.file import JobFile, load_job
+
+if TYPE_CHECKING:
+    from blindsum.pipelines.run.run_log import Kept
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    help="Train one model over data that cannot leave its owners.",
+)  # fmt: skip
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(audit_log.app, name="audit-log")
+app.add_typer(silo.app, name="silo")
+app.command("approve")(silo.approve)
+app.command("submit")(submit.submit)
+app.add_typer(submit.app, name="job")
+app.add_typer(certificates.app, name="certificates")
+
+
+@app.command()
+@interruptible
+def run(
+    job: JobArgument,
+    set_: SetOption = None,
+    address: AddressOption = None,
+    json: JsonOption = False,
+    lines: LinesOption = False,
+) -> None:
+    """Train: start the silos, run the rounds, save the model."""
+    _train(load_job(job, set_ or []), address, json, lines)
+
+
+@app.command()
+@interruptible
+def resume(
+    run_folder: Annotated[Path, typer.Argument(help="The run's folder: runs/NAME.", metavar="RUN")],
+    address: AddressOption = None,
+    json: JsonOption = False,
+    lines: LinesOption = False,
+) -> None:
+    """Go on with an interrupted run, from its last round that ended."""
+    from blindsum.pipelines.run.run_log import read_log
+
+    kept = read_log(run_folder.absolute())
+    if kept.ended:
+        raise JobError(f"{kept.name} has ended well", "Start a new run.")
+    _train(kept.job_file, address, json, lines, kept)
+
+
+def _train(
+    job_file: JobFile, address: str | None, json: bool, lines: bool, kept: Kept | None = None
+) -> None:
+    from blindsum.pipelines.run import output
+    from blindsum.pipelines.run.run import Run
+    from blindsum.pipelines.run.train import train
+
+    keep_stdout()
+    shown = output.observer(json, lines)
+    seen: list[Run] = []
+    try:
+        train(job_file, address, shown, seen.append, kept=kept)
+    finally:
+        shown.close()
+        for one in seen:
+            emit("end", **one.summary()) if json else output.show_end(one)
+
+
+@app.command()
+@interruptible
+def check(
+    job: JobArgument,
+    set_: SetOption = None,
+    address: AddressOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Validate job, silo data and privacy plan; print what a run would spend and send."""
+    job_file = load_job(job, set_ or [])
+    from blindsum.pipelines.run.check import check as check_job
+    from blindsum.pipelines.run.check import show_check
+
+    keep_stdout()
+    show_check(job_file, check_job(job_file, address), json)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("job.yaml"),
+) -> None:
+    """Write a commented job file to start from."""
+    starter = files("blindsum.pipelines.cli").joinpath("starter.yaml").read_text(encoding="utf-8")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(starter)
+    except FileExistsError:
+        raise JobError(f"{path} is there already", "Name another file.") from None
+    except OSError as error:
+        raise JobError(f"{path} cannot be written: {error.strerror}") from None
+    typer.echo(f"wrote {path}; edit it, then: blindsum check {quote(str(path))}", err=True)
+
+
+@app.command()
+def identity(
+    job: JobArgument,
+    silo: SiloOption,
+) -> None:
+    """Print the fingerprint of a silo's identity on this machine; make one if there is none."""
+    from blindsum.actors.vault import open_identity
+    from blindsum.he.identity import fingerprint
+    from blindsum.platform.job.paths import state_folder
+
+    opened = open_identity(state_folder(load_job(job, []).silo(silo)))
+    typer.echo(fingerprint(opened.public))
+
+
+@app.command()
+@interruptible
+def audit(
+    job: JobArgument,
+    silo: Annotated[
+        str | None, typer.Option("--silo", help="Whose data; on its machine. Default: the first.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Weaker attackers, in minutes.")] = False,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIGURE=NUMBER", help="End with an error above that; may repeat."),
+    ] = None,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Leave the report with the job's MLflow too.")
+    ] = False,
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Attack the job's own model, data and protocol, and report what stops what."""
+    job_file = load_job(job, set_ or [])
+    from blindsum.pipelines.audit.command import run_audit
+
+    keep_stdout()
+    run_audit(job_file, silo, quick, fail_on or [], json, mlflow)
+
+
+@app.command()
+@interruptible
+def baseline(
+    arm: Annotated[
+        str, typer.Argument(metavar="local|pooled", help="Each silo alone, or all as one.")
+    ],
+    job: JobArgument,
+    silo: Annotated[
+        str | None, typer.Option("--silo", help="With local: one silo, on its machine.")
+    ] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Leave exact figures with an MLflow server too.")
+    ] = False,
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train without a federation, to compare one with: reads the silos' tables on this machine."""
+    job_file = load_job(job, set_ or [])
+    if arm not in ("local", "pooled"):
+        raise JobError(f"there is no baseline {arm!r}", "Take local or pooled.")
+    from blindsum.pipelines.comparison.baseline import baseline as train_baseline
+    from blindsum.pipelines.comparison.baseline import show_baseline
+
+    keep_stdout()
+    models = len(job_file.job.roster) if arm == "local" and silo is None else 1
+    with counting(f"{arm} baseline", models * job_file.job.training.rounds, json) as step:
+        found = train_baseline(
+            job_file, "local" if arm == "local" else "pooled", silo, done=step, publish=publish
+        )
+    show_baseline(found, json)
+
+
+@app.command()
+@interruptible
+def compare(
+    job: JobArgument,
+    runs: Annotated[list[str] | None, typer.Argument(help="Runs by name; default: all.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Default: the job's.")] = None,
+    silo: Annotated[
+        str | None, typer.Option("--silo", help="Add this silo's gains by task, for its own eyes.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Where to write the page; default: beside the job.")
+    ] = None,
+    mlflow: Annotated[bool, typer.Option("--mlflow", help="Keep the page in MLflow too.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show finished runs and baselines beside each other."""
+    job_file = load_job(job, [])
+    from blindsum.pipelines.comparison.compare_page import run_compare
+
+    run_compare(job_file, experiment, runs or [], silo, page, mlflow, json)
+
+
+@app.command()
+@interruptible
+def sweep(
+    job: JobArgument,
+    epsilon: Annotated[str, typer.Option(help="Budgets with commas; none is one.")],
+    seeds: Annotated[int, typer.Option(min=1, max=100)] = 1,
+    arms: Annotated[str, typer.Option(help="federated, local, pooled, with commas.")] = "federated",
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="Runs at a time, on one Ray.")] = 1,
+    set_: SetOption = None,
+) -> None:
+    """Run a job at several budgets and seeds; goes on where it was interrupted."""
+    job_file = load_job(job, set_ or [])
+    from blindsum.pipelines.comparison.sweep import run_sweep
+
+    keep_stdout()
+    run_sweep(job_file, set_ or [], epsilon, seeds, arms, parallel)
+
+
+@app.command()
+@interruptible
+def prepare(
+    recipe: Annotated[
+        Path, typer.Argument(help="What all silos agreed on.", metavar="RECIPE.YAML")
+    ],
+    sources: Annotated[Path, typer.Argument(help="This silo's tables.", metavar="SOURCES.YAML")],
+    secret: Annotated[Path, typer.Option("--secret", help="The consortium's secret.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    against: Annotated[
+        list[Path] | None, typer.Option(help="Another silo's manifest.json; may repeat.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Processes; default: one a core.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a silo's table from its own assays: standard structures, features, folds, labels."""
+    from blindsum.pipelines.preparation.prepare import prepare as prepare_tables
+    from blindsum.pipelines.preparation.prepare import show_report
+
+    keep_stdout()
+    show_report(prepare_tables(recipe, sources, secret, out, against or [], workers, json), json)
+    typer.echo(f"wrote {out}; the job's data section is {out / 'data.yaml'}", err=True)
+
+
+@app.command()
+def secret(path: Annotated[Path, typer.Argument(help="File to write.", metavar="FILE")]) -> None:
+    """Make a consortium's secret, for `prepare`; one silo does, and hands it to the others."""
+    from blindsum.platform.data.preparation.secret import make_secret
+
+    make_secret(path)
+    typer.echo(f"wrote {path}: for the silos alone, not for the server or the job", err=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"blindsum {version('blindsum')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train one model over data that cannot leave its owners."""
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one message, never in a traceback."""
+    try:
+        app()
+    except BlindsumError as error:
+        show_error(error)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        show_error(JobError(
+            f"the module {error.name!r} is not installed for {sys.executable}",
+            "Install Blindsum with all that it needs; for a cluster's nodes: blindsum submit --ship all.",
+        ))  # fmt: skip
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - the driver's tracebacks may quote what it holds
+        show_error(without_values(error))
+        sys.exit(1)

@@ -1,0 +1,121 @@
+"""`blindsum ledger`: what a silo's data has spent, for the silo's owner on the silo's machine."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from rich.table import Table
+
+from blindsum.actors.vault import open_identity
+from blindsum.pipelines.show.console import console
+from blindsum.platform.errors import LedgerError
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.paths import state_folder
+from blindsum.platform.privacy.lifetime_limit import Limit
+from blindsum.platform.state.ledger import Ledger
+from blindsum.platform.state.ledger_entries import Dataset
+
+DEFAULT_DELTA = 1e-5
+
+
+def open_ledger(job_file: JobFile, silo: str, make: bool = False, adopt: bool = False) -> Ledger:
+    """A silo's ledger on this machine.
+
+    Args:
+        make: make one if there is none.
+
+    Raises:
+        JobError: the job has no such silo.
+        LedgerError, KeyRefused: there is no ledger, or it cannot be trusted.
+    """
+    state = state_folder(job_file.silo(silo))
+    path = state / "ledger.sqlite"
+    if not make and not path.exists():
+        raise LedgerError(
+            f"silo '{silo}' has no ledger at {path}",
+            "It is made by the silo's first run, on the silo's own machine.",
+        )
+    return Ledger(path, silo, open_identity(state), adopt=adopt)
+
+
+def show(ledger: Ledger) -> None:
+    """Print every job's spend, and each dataset's over all jobs."""
+    limit = ledger.limit()
+    delta = limit.delta if limit else DEFAULT_DELTA
+    jobs = Table(title="jobs", title_justify="left", box=None)
+    for heading in (
+        "job",
+        "begun (UTC)",
+        "table",
+        "charges",
+        "epsilon",
+        "epsilon held-out",
+        "delta",
+    ):
+        jobs.add_column(heading, overflow="fold")
+    entries = ledger.entries()
+    for name in dict.fromkeys(e.job for e in entries if e.job):
+        of_job = [e for e in entries if e.job == name]
+        charges = sum(e.kind in ("charge", "attempt") for e in of_job)
+        begun = next(e for e in of_job if e.kind in ("reserve", "unprotected"))
+        private = begun.kind == "reserve"
+        noised = any(e.kind == "reserve held-out" for e in of_job)
+        spent, held_out = (
+            f"{max([e.epsilon or 0.0 for e in of_job if e.kind == kind], default=0.0):.4g}"
+            for kind in ("charge", "charge held-out")
+        )
+        jobs.add_row(
+            name, time.strftime("%Y-%m-%d %H:%M", time.gmtime(of_job[0].time)), _table(begun.dataset),
+            str(charges), spent if private else "unbounded", held_out if noised else "exact, no bound",
+            f"{begun.delta:g}" if private else "",
+        )  # fmt: skip
+    console.print(jobs)
+    tables = Table(title="tables, over all jobs", title_justify="left", box=None)
+    for heading in (
+        "table", "jobs", "sum of epsilons", "sum of deltas", f"as one epsilon at delta {delta:g}",
+    ):  # fmt: skip
+        tables.add_column(heading)
+    for dataset in dict.fromkeys(e.dataset for e in entries if e.dataset):
+        past, as_one = (
+            ledger.lifetime(Dataset(dataset)),
+            ledger.lifetime_epsilon(Dataset(dataset), delta),
+        )
+        tables.add_row(
+            _table(dataset),
+            str(past.jobs),
+            _number(past.epsilon),
+            f"{past.delta:g}",
+            _number(as_one),
+        )
+    console.print(tables)
+    console.print(
+        f"lifetime limit: epsilon {limit.epsilon:g} at delta {limit.delta:g} for each table"
+        if limit
+        else "lifetime limit: none (blindsum ledger limit)"
+    )
+    console.print(f"head: {ledger.chain.head()}")
+
+
+def set_limit(ledger: Ledger, epsilon: float, delta: float) -> None:
+    """Put a lifetime limit in force for each of the silo's tables.
+
+    Raises:
+        LedgerError: it is no budget.
+    """
+    if not (0 < epsilon <= 1e6 and 1e-12 <= delta < 0.5):
+        raise LedgerError(
+            f"a lifetime limit of epsilon {epsilon:g} at delta {delta:g} is no budget",
+            "Take epsilon above 0 (useful ones lie around 1 to 20) and delta in 1e-12 to 0.5.",
+        )
+    ledger.set_limit(Limit(epsilon, delta))
+    console.print(f"in force for each table in {ledger.path}: epsilon {epsilon:g}, delta {delta:g}")
+
+
+def _table(dataset: str) -> str:
+    """The owner's name for a table, or the beginning of its fingerprint."""
+    return dataset.removeprefix("dataset:") if ":" in dataset else dataset[:12]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "unbounded"

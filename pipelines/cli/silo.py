@@ -1,0 +1,147 @@
+"""`blindsum silo` and `blindsum approve`: what a silo's owner says, on the silo's own machine."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blindsum.pipelines.cli.options import JobArgument, SetOption, SiloOption
+from blindsum.platform.errors import ConsentError, JobError
+from blindsum.platform.job import owner as owners
+from blindsum.platform.job.file import load_job
+from blindsum.platform.job.owner import OwnerFile, find_owner, owner_home
+from blindsum.platform.job.yaml_reader import dump, parse_section
+
+app = typer.Typer(no_args_is_help=True, help="What the owner of a silo's machine allows on it.")
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The name under which this machine may act.")],
+    dataset: Annotated[
+        list[str],
+        typer.Option(
+            "--dataset", metavar="NAME=/PATH", help="A table, as jobs name it; may repeat."
+        ),
+    ],
+    state: Annotated[
+        Path | None, typer.Option(help="Folder of ledger and identity; absolute.")
+    ] = None,
+    system: Annotated[
+        bool, typer.Option("--system", help="For every user: /etc/blindsum/silo.yaml.")
+    ] = False,
+) -> None:
+    """Write the owner's file: from then on this machine takes part in approved jobs alone."""
+    tables = {}
+    for text in dataset:
+        alias, equals, table = text.partition("=")
+        if not equals:
+            raise JobError(f"--dataset {text!r} is not of the form NAME=/PATH")
+        tables[alias] = {"path": table}
+    content = {
+        "names": [name],
+        "state": str(state or owner_home() / ".blindsum" / "silos" / name),
+        "datasets": tables,
+        "approved_jobs_only": True,
+    }
+    parse_section(dump(content), "the owner's file", OwnerFile, "owner's", "")
+    path = owners.places()[0 if system else -1]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if system else 0o700)
+        mode = 0o644 if system else 0o600
+        opened = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+    except FileExistsError:
+        raise ConsentError(f"{path} is there already", "Edit it, or move it away.") from None
+    except OSError as error:
+        raise ConsentError(f"{path} cannot be written: {error.strerror}") from None
+    with open(opened, "w", encoding="utf-8") as file:
+        file.write(dump(content))
+    typer.echo(f"wrote {path}")
+    for alias, one in tables.items():
+        if not Path(one["path"]).is_file():
+            typer.echo(f"warning: there is no file {one['path']} (dataset {alias})", err=True)
+
+
+@app.command()
+def show() -> None:
+    """Print the owner's file in force on this machine, and where it lies."""
+    owner = find_owner()
+    if owner is None:
+        typer.echo(
+            f"no owner's file at {' or '.join(map(str, owners.places()))}: nobody's consent is asked here, "
+            "and no lifetime limit binds"
+        )
+        raise typer.Exit(1)
+    typer.echo(f"# {owner.path}")
+    typer.echo(dump(owner.file.model_dump(exclude_none=True)), nl=False)
+
+
+def approve(
+    job: JobArgument,
+    silo: SiloOption,
+    runs: Annotated[int, typer.Option(help="How many runs it is for.")] = 1,
+    until: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="Last day (UTC); default: in 30 days.")
+    ] = None,
+    set_: SetOption = None,
+) -> None:
+    """Let a silo on this machine take part in this job, for a number of runs."""
+    from blindsum.actors.books import LEDGER
+    from blindsum.actors.vault import open_identity
+    from blindsum.platform.data.features import feature_count
+    from blindsum.platform.job.paths import import_from, silo_places
+    from blindsum.platform.state.approval import DEFAULT_DAYS, Approvals, new_id
+    from blindsum.platform.state.approved_code import imported_from, keep_code
+    from blindsum.platform.state.ledger import Ledger
+    from blindsum.platform.training.models import build_model, initial_digest
+
+    job_file = load_job(job, set_ or [])
+    told = job_file.job
+    places_ = silo_places(job_file.silo(silo), str(job_file.folder))
+    if places_.owner is None:
+        raise ConsentError(
+            "this machine has no owner's file, so an approval would bind nobody",
+            "Write one first: blindsum silo init NAME --dataset NAME=/PATH.",
+        )
+    end = _end_of(until, DEFAULT_DAYS)
+    import_from(str(job_file.folder))
+    weights: list[str] = []
+
+    def build() -> None:
+        model = build_model(
+            told.model, feature_count(told.data.features), told.data.outputs,
+            seed=told.seed, private=told.privacy.noise != "none",
+            own=0 if told.has_private_tasks else None,
+        )  # fmt: skip
+        weights.append(initial_digest(model))
+
+    factory = getattr(told.model, "factory", None)
+    if factory is None:
+        build()
+        code = {}
+    else:
+        code = imported_from(job_file.folder, build, str(factory).partition(":")[0])
+    id = new_id()
+    keep_code(places_.state, id, job_file.folder, code)
+    ledger = Ledger(places_.state / LEDGER, silo, open_identity(places_.state))
+    given = Approvals(ledger).give(told, weights[0], runs, end, code, id)
+    ledger.close()
+    last = datetime.datetime.fromtimestamp(end - 1, datetime.UTC).date()
+    typer.echo(f"approved {given.job} for {runs} run{'s' if runs > 1 else ''} until {last}")
+    for name, digest in code.items():
+        typer.echo(f"with the code of {name}, SHA-256 {digest}")
+
+
+def _end_of(until: str | None, days: int) -> float:
+    """The end of that day, UTC, in seconds since 1970."""
+    today = datetime.datetime.now(datetime.UTC).date()
+    try:
+        day = datetime.date.fromisoformat(until) if until else today + datetime.timedelta(days=days)
+    except ValueError:
+        raise JobError(f"--until {until!r} is no date", "Write it as YYYY-MM-DD.") from None
+    end = datetime.datetime.combine(day, datetime.time.max, datetime.UTC)
+    return end.timestamp()

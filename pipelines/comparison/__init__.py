@@ -1,0 +1,1 @@
+"""Runs beside each other: baselines, sweeps and the comparison."""

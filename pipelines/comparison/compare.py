@@ -1,0 +1,297 @@
+"""`blindsum compare`: finished runs of one experiment beside each other, from MLflow.
+
+Runs are grouped by arm (federated, local, pooled), budget and encryption; within a group they differ by
+their seeds. Gains over local training are taken seed by seed: what two runs have in common by their
+seed cancels (paired differences, Student's interval).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from blindsum.platform.errors import JobError, TrackingError
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.paths import state_folder
+from blindsum.platform.tracking.mlflow_run import tracking_uri
+from blindsum.platform.tracking.mlflow_uri import open_client, sqlite_file
+
+CONFIDENCE = 0.95
+LEAST_RATIO = 0.01
+"""Scores and gaps below which nothing is divided by them."""
+
+SCORES = {"auroc": ("mean AUROC", 1.0), "accuracy": ("accuracy", 1.0), "r2": ("mean R2", 1.0)}
+"""Main figures, the first that a run has; and what a perfect model reaches."""
+
+
+Key = tuple[str, float | None, bool, str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One finished run. `score` is of its last evaluation; `epsilon` None without privacy, `mechanism` the
+    kind of noise and delta, `silo` the one that a baseline was made of alone."""
+
+    name: str
+    arm: str
+    epsilon: float | None
+    encrypted: bool
+    seed: str
+    metric: str
+    figures: dict[str, float]
+    settings: tuple[tuple[str, str], ...]
+    mechanism: str = ""
+    silo: str = ""
+
+    @property
+    def score(self) -> float:
+        return self.figures[self.metric]
+
+    @property
+    def group(self) -> Key:
+        return self.arm, self.epsilon, self.encrypted, self.mechanism
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its interval at 95 %; without one where there is one value."""
+
+    mean: float
+    reach: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by their seeds alone, and their gains over local training, where that was run
+    with the same seeds: absolute, relative, and as the share of the gap to a perfect score."""
+
+    arm: str
+    epsilon: float | None
+    encrypted: bool
+    mechanism: str
+    score: Estimate
+    figures: dict[str, float]
+    gain: Estimate | None
+    relative: float | None
+    of_gap: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All groups, best privacy first; `differing` settings that are not alike in all runs. `alone`:
+    baselines of one silo, which are of other held-out records and in no group."""
+
+    experiment: str
+    metric: str
+    trials: list[Trial]
+    groups: list[Group]
+    differing: list[str]
+    alone: list[Trial]
+
+
+def compare(job_file: JobFile, experiment: str | None, names: Sequence[str]) -> Comparison:
+    """Read an experiment's finished runs, all or those named.
+
+    Raises:
+        TrackingError: MLflow cannot be read or has no such experiment.
+        JobError: a run is unknown, or none is finished.
+    """
+    experiment = experiment or job_file.job.tracking.experiment or job_file.job.name
+    trials = _trials(job_file, experiment)
+    if names:
+        known = {trial.name for trial in trials}
+        if unknown := [name for name in names if name not in known]:
+            raise JobError(
+                f"experiment {experiment!r} has no finished run {unknown[0]!r}",
+                f"It has: {', '.join(sorted(known)) or 'none'}.",
+            )
+        trials = [trial for trial in trials if trial.name in names]
+    if not trials:
+        raise JobError(
+            f"experiment {experiment!r} has no finished run to compare",
+            "Run the job, and for baselines: blindsum baseline local, blindsum baseline pooled.",
+        )
+    metric = next(name for name in SCORES if any(t.metric == name for t in trials))
+    alone = [trial for trial in trials if trial.metric == metric and trial.silo]
+    trials = [trial for trial in trials if trial.metric == metric and not trial.silo]
+    grouped: dict[Key, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        grouped[trial.group].append(trial)
+    groups = [_group(of, trials) for _, of in sorted(grouped.items(), key=lambda g: _order(g[0]))]
+    return Comparison(experiment, metric, trials, groups, _differing(trials), alone)
+
+
+def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(job_file)
+    path = sqlite_file(uri)
+    if path and not path.exists():  # MLflow would make an empty one
+        raise TrackingError(f"there is no MLflow database {path}", "Run the job first.")
+    try:
+        client = open_client(uri)
+        found = client.get_experiment_by_name(experiment)
+        runs = (
+            client.search_runs(
+                [found.experiment_id], "attributes.status = 'FINISHED'", max_results=5000
+            )
+            if found
+            else []
+        )
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"MLflow cannot be read ({type(error).__name__})", "Check tracking.uri."
+        ) from None
+    trials = []
+    for run in runs:
+        figures, tags, params = dict(run.data.metrics), run.data.tags, run.data.params
+        metric = next((name for name in SCORES if name in figures), None)
+        if metric is None:
+            continue  # an audit, or a run without an evaluation
+        if "test_seed" in tags.get("blindsum.differential_privacy", ""):
+            continue  # its noise is known to all: neither private nor without noise
+        epsilon = tags.get("epsilon", "unbounded")
+        apart = (
+            "runs",
+            "tracking",
+            "encryption",
+            "privacy.epsilon",
+            "privacy.noise",
+            "privacy.delta",
+        )
+        settings = [
+            (k, v) for k, v in sorted(params.items()) if not k.startswith(apart) and k != "seed"
+        ]
+        private = epsilon != "unbounded"
+        noise = f"{params.get('privacy.noise')} noise, delta {params.get('privacy.delta')}"
+        trials.append(
+            Trial(
+                run.info.run_name, tags.get("blindsum.arm", "federated"),
+                float(epsilon) if private else None,
+                tags.get("blindsum.encryption", "").upper() != "NONE", params.get("seed", ""),
+                metric, figures, tuple(settings), noise if private else "",
+                tags.get("blindsum.silo", ""),
+            )
+        )  # fmt: skip
+    return trials
+
+
+def _order(group: Key) -> tuple[int, float, bool, str]:
+    arms = ("local", "federated", "pooled")
+    arm, epsilon, encrypted, mechanism = group
+    return (
+        arms.index(arm) if arm in arms else len(arms), np.inf if epsilon is None else epsilon,
+        encrypted, mechanism,
+    )  # fmt: skip
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Student's interval of a mean."""
+    if len(values) < 2:
+        return Estimate(float(np.mean(values)), None, len(values))
+    reach = stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+    return Estimate(float(np.mean(values)), float(reach), len(values))
+
+
+def _group(of: Sequence[Trial], trials: Sequence[Trial]) -> Group:
+    first, own = of[0], list(_newest(of).values())
+    names = set.intersection(*(set(trial.figures) for trial in own))
+    figures = {name: float(np.mean([t.figures[name] for t in own])) for name in names}
+    bases = _bases(trials, first.epsilon)
+    pairs = [(t.score, bases[t.seed].score) for t in own if t.seed in bases]
+    gain = relative = of_gap = None
+    if pairs and first.arm != "local":
+        ours, local = (np.array(column) for column in zip(*pairs, strict=True))
+        gain = estimate((ours - local).tolist())
+        gaps = SCORES[first.metric][1] - local
+        # A ratio to next to nothing says nothing, and R2 has no zero to be relative to.
+        if first.metric != "r2" and local.min() > LEAST_RATIO:
+            relative = float(((ours - local) / local).mean())
+        if gaps.min() > LEAST_RATIO:
+            of_gap = float(((ours - local) / gaps).mean())
+    return Group(
+        *first.group, estimate([trial.score for trial in own]), figures, gain, relative, of_gap
+    )
+
+
+def _newest(of: Sequence[Trial]) -> dict[str, Trial]:
+    """One run for each seed: the newest, which MLflow gives first."""
+    return {trial.seed: trial for trial in reversed(of)}
+
+
+def _bases(trials: Sequence[Trial], epsilon: float | None) -> dict[str, Trial]:
+    """By seed, the local training that gains are over: without privacy (who trains alone needs none from
+    itself), or where there is none, at the same budget."""
+    local = [t for t in trials if t.arm == "local" and t.epsilon is None]
+    return _newest(local or [t for t in trials if t.arm == "local" and t.epsilon == epsilon])
+
+
+def _differing(trials: Sequence[Trial]) -> list[str]:
+    """Settings beside seed, privacy and encryption that are not alike in all runs."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for trial in trials:
+        for name, value in trial.settings:
+            if trial.epsilon is not None or not name.startswith("privacy."):
+                values[name].add(value)
+    return sorted(name for name, found in values.items() if len(found) > 1)
+
+
+def gains_by_task(
+    job_file: JobFile, silo: str, comparison: Comparison
+) -> dict[str, dict[str, float]]:
+    """Each task's mean gain over local training, by arm and budget, from the silo's own folder.
+
+    For the silo's own eyes: figures by task never leave it.
+
+    Raises:
+        JobError: the silo has no figures of a local and of another run.
+    """
+    folder = state_folder(job_file.silo(silo)) / "runs"
+    trials = [*comparison.trials, *(t for t in comparison.alone if t.silo == silo)]
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for trial in trials:
+        base = _bases([t for t in trials if (folder / t.name).exists()], trial.epsilon).get(
+            trial.seed
+        )
+        if trial.arm == "local" or base is None:
+            continue
+        before = _by_task(folder / base.name, comparison.metric)
+        for task, score in _by_task(folder / trial.name, comparison.metric).items():
+            if task in before:
+                found[label(trial.group)][task].append(score - before[task])
+    if not found:
+        raise JobError(
+            f"silo {silo!r} has no figures by task of a local and of another run with one seed",
+            "They are of jobs with tasks, on the silo's machine: run blindsum baseline local there.",
+        )
+    return {
+        group: {task: float(np.mean(values)) for task, values in tasks.items()}
+        for group, tasks in found.items()
+    }
+
+
+def _by_task(folder: Path, metric: str) -> dict[str, float]:
+    try:
+        with (folder / "tasks.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError:
+        return {}
+    return {row["task"]: float(row[metric]) for row in rows if row.get(metric)}
+
+
+def label(group: Key) -> str:
+    """A group in words."""
+    arm, epsilon, encrypted, mechanism = group
+    plain = "" if encrypted or arm != "federated" else ", NOT encrypted"
+    return (
+        f"{arm}, no privacy{plain}"
+        if epsilon is None
+        else f"{arm}, epsilon {epsilon:g}, {mechanism}{plain}"
+    )

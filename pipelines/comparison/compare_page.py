@@ -1,0 +1,239 @@
+"""A comparison in the terminal, as a page that carries all it needs, and in MLflow."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Picture
+from rich.table import Table
+
+from blindsum.pipelines.comparison.compare import (
+    SCORES,
+    Comparison,
+    Estimate,
+    Group,
+    compare,
+    gains_by_task,
+    label,
+)
+from blindsum.pipelines.comparison.own_mlflow import keep_by_task
+from blindsum.pipelines.show.console import console, emit, size
+from blindsum.pipelines.show.page import PAGE, embedded
+from blindsum.platform.errors import BlindsumError, JobError
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.paths import state_folder
+from blindsum.platform.tracking.mlflow_run import Tracker
+from blindsum.platform.tracking.mlflow_uri import sqlite_uri
+
+COLOURS = {"local": "#8a8a8a", "federated": "#2c6fbb", "pooled": "#d1701f"}
+NAMED = {
+    "auroc": "AUROC", "auprc": "AUPRC", "auprc_at_fixed_rate": "AUPRC at 0.1",
+    "calibration_error": "calibration error", "r2": "R2", "rmse": "RMSE", "loss": "loss",
+    "accuracy": "accuracy",
+}  # fmt: skip
+Gains = Mapping[str, Mapping[str, float]]
+
+
+def run_compare(
+    job_file: JobFile, experiment: str | None, names: Sequence[str], silo: str | None,
+    page: Path | None, mlflow: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Print a comparison and write its page.
+
+    Raises:
+        BlindsumError: there is nothing to compare, or the page cannot be written.
+    """
+    comparison = compare(job_file, experiment, names)
+    gains = gains_by_task(job_file, silo, comparison) if silo else None
+    own_mlflow = None
+    if silo:
+        trials = [*comparison.trials, *(t for t in comparison.alone if t.silo == silo)]
+        own_mlflow = keep_by_task(state_folder(job_file.silo(silo)), comparison.experiment, trials)
+    if gains and mlflow:
+        raise JobError(
+            "gains by task are the silo's own and do not go to MLflow",
+            "Leave out --mlflow or --silo.",
+        )
+    own = f"{comparison.experiment}-{silo}" if silo else comparison.experiment
+    path = page or job_file.folder / f"compare-{own}.html"
+    try:
+        write(as_page(comparison, gains), path)
+    except OSError as error:
+        raise BlindsumError(
+            f"the page cannot be written to {path}: {error.strerror}", "Name another with --page."
+        ) from None
+    failure = None
+    if mlflow:
+        tracker = Tracker(
+            job_file, f"compare-{comparison.experiment}", {"blindsum.compare": "page"}
+        )
+        tracker.ready()
+        tracker.log_file(path)
+        failure = tracker.finish("FINISHED", f"{len(comparison.trials)} runs", {})
+    if as_json:
+        emit("compare", page=str(path), groups=[asdict(group) for group in comparison.groups])
+        return
+    show(comparison)
+    console.print(f"page: {path}", soft_wrap=True)
+    if own_mlflow:
+        uri = sqlite_uri(own_mlflow)
+        console.print(f"figures by task, for {silo} alone: {uri}", soft_wrap=True)
+    if failure:
+        console.print(f"[yellow]MLflow is incomplete:[/] {failure}")
+
+
+def show(comparison: Comparison) -> None:
+    """Print the groups."""
+    head, rows = _rows(comparison)
+    table = Table(title=f"experiment {comparison.experiment}", title_justify="left", box=None)
+    for heading in head:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    if comparison.differing:
+        console.print(
+            f"[yellow]these runs differ in more than seed and privacy:[/] {', '.join(comparison.differing)}",
+            soft_wrap=True,
+        )
+
+
+def as_page(comparison: Comparison, gains: Gains | None = None) -> str:
+    """The comparison as one HTML page.
+
+    Args:
+        gains: a silo's own, by group and task: the page is then for the silo's own eyes.
+    """
+    head, rows = _rows(comparison)
+    parts = [
+        f"<h1>{html.escape(comparison.experiment)}</h1>",
+        (f"<p>{len(comparison.trials)} finished runs; {SCORES[comparison.metric][0]} on held-out records, "
+        "mean and 95 % interval over seeds. Gains are over local training without privacy with the same "
+        "seeds.</p>"),
+        _table(head, rows), "<h2>Score against epsilon</h2>", embedded(_score_picture(comparison)),
+        "<h2>All figures</h2>", _table(*_figure_rows(comparison)),
+    ]  # fmt: skip
+    if comparison.differing:
+        names = html.escape(", ".join(comparison.differing))
+        parts.insert(
+            2, f"<p class=note>These runs differ in more than seed and privacy: {names}</p>"
+        )
+    if gains:
+        parts += [
+            "<h2>Gains by task</h2>",
+            "<p class=note>Of one silo's own tasks: for its own eyes.</p>",
+            embedded(_gains_picture(gains, SCORES[comparison.metric][0])),
+            _table(*_gain_rows(gains)),
+        ]
+    return PAGE.format(title=html.escape(comparison.experiment), body="\n".join(parts))
+
+
+def write(page: str, path: Path) -> None:
+    """Write the page, for its owner's eyes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    opened = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    with open(opened, "w", encoding="utf-8") as file:
+        file.write(page)
+
+
+def _rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    head = ["arm", "epsilon", SCORES[comparison.metric][0], "runs", "gain over local", "relative",
+            "of the gap", "sent", "seconds a round"]  # fmt: skip
+    return head, [_row(group) for group in comparison.groups]
+
+
+def _row(group: Group) -> list[str]:
+    figures = group.figures
+    sent = figures.get("bytes_up", 0.0) + figures.get("bytes_down", 0.0)
+    return [
+        group.arm if group.encrypted or group.arm != "federated" else f"{group.arm}, NOT encrypted",
+        "none" if group.epsilon is None else f"{group.epsilon:g} ({group.mechanism})", _estimate(group.score),
+        str(group.score.count), _estimate(group.gain, signed=True),
+        "" if group.relative is None else f"{group.relative:+.1%}",
+        "" if group.of_gap is None else f"{group.of_gap:+.1%}",
+        f"{size(sent)} a round" if sent else "",
+        f"{figures['seconds_round']:.2f}" if "seconds_round" in figures else "",
+    ]  # fmt: skip
+
+
+def _estimate(found: Estimate | None, signed: bool = False) -> str:
+    if found is None:
+        return ""
+    mean = f"{found.mean:+.3f}" if signed else f"{found.mean:.3f}"
+    return mean if found.reach is None else f"{mean} ± {found.reach:.3f}"
+
+
+def _figure_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    names = [n for n in NAMED if any(n in g.figures for g in comparison.groups)]
+    rows = [
+        [
+            label((g.arm, g.epsilon, g.encrypted, g.mechanism)),
+            *(f"{g.figures[n]:.3f}" if n in g.figures else "" for n in names),
+        ]
+        for g in comparison.groups
+    ]
+    return ["arm", *(NAMED[n] for n in names)], rows
+
+
+def _gain_rows(gains: Gains) -> tuple[list[str], list[list[str]]]:
+    tasks = list(dict.fromkeys(task for found in gains.values() for task in found))
+    rows = [
+        [task, *(f"{found[task]:+.3f}" if task in found else "" for found in gains.values())]
+        for task in tasks
+    ]
+    return ["task", *gains], rows
+
+
+def _score_picture(comparison: Comparison) -> Picture:
+    """Private groups by epsilon; those without privacy at the right edge."""
+    picture = Picture(figsize=(7.0, 3.6), layout="constrained")
+    FigureCanvasAgg(picture)
+    axes = picture.subplots()
+    epsilons = sorted({g.epsilon for g in comparison.groups if g.epsilon is not None})
+    places = {epsilon: i for i, epsilon in enumerate([*epsilons, None])}
+    arms = list(dict.fromkeys(g.arm for g in comparison.groups))
+    for shift, arm in enumerate(arms):
+        own = [g for g in comparison.groups if g.arm == arm]
+        x = [places[g.epsilon] + 0.12 * (shift - (len(arms) - 1) / 2) for g in own]
+        axes.errorbar(
+            x, [g.score.mean for g in own], [g.score.reach or 0.0 for g in own], marker="o",
+            capsize=3, linestyle="none", color=COLOURS.get(arm, "#2b2b2b"), label=arm,
+        )  # fmt: skip
+    axes.set_xticks(list(places.values()), [*(f"{e:g}" for e in epsilons), "none"])
+    axes.set(xlabel="epsilon", ylabel=f"held-out {SCORES[comparison.metric][0]}")
+    axes.set_xlim(-0.5, len(places) - 0.5)
+    _plain(axes)
+    return picture
+
+
+def _gains_picture(gains: Gains, metric: str) -> Picture:
+    """The share of tasks that gain at most so much (ECDF)."""
+    picture = Picture(figsize=(7.0, 3.4), layout="constrained")
+    FigureCanvasAgg(picture)
+    axes = picture.subplots()
+    for group, found in gains.items():
+        axes.ecdf(np.array(list(found.values())), label=f"{group} ({len(found)} tasks)")
+    axes.axvline(0.0, color="#8a8a8a", linestyle=":")
+    axes.set(xlabel=f"gain in {metric.removeprefix('mean ')} over local", ylabel="share of tasks")
+    _plain(axes)
+    return picture
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = "".join(f"<th>{html.escape(one)}</th>" for one in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(one)}</td>" for one in row) + "</tr>" for row in rows
+    )
+    return f"<div class=wide><table><tr>{cells}</tr>{body}</table></div>"

@@ -1,0 +1,231 @@
+"""`blindsum sweep`: one job at several budgets and seeds, as nested MLflow runs.
+
+A sweep that was interrupted goes on with what is missing: what is finished is known from MLflow, by the
+sweep's digest of job, budget and seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from blindsum.infra.ray_session import ray_session
+from blindsum.pipelines.comparison.baseline import baseline
+from blindsum.pipelines.comparison.compare import compare
+from blindsum.pipelines.comparison.compare_page import show
+from blindsum.pipelines.run.run import Run
+from blindsum.pipelines.run.train import train
+from blindsum.pipelines.show.console import console
+from blindsum.platform.errors import BlindsumError, JobError
+from blindsum.platform.job.file import JobFile, load_job
+from blindsum.platform.tracking.mlflow_run import tracking_uri
+from blindsum.platform.tracking.mlflow_uri import open_client
+
+Arm = Literal["federated", "local", "pooled"]
+ARMS: tuple[Arm, ...] = ("federated", "local", "pooled")
+TAG = "blindsum.sweep"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep. `epsilon` None: without privacy."""
+
+    arm: Arm
+    epsilon: float | None
+    seed: int
+
+    @property
+    def text(self) -> str:
+        privacy = "no privacy" if self.epsilon is None else f"epsilon {self.epsilon:g}"
+        return f"{self.arm}, {privacy}, seed {self.seed}"
+
+
+def run_sweep(
+    job_file: JobFile, overrides: Sequence[str], epsilon: str, seeds: int, arms: str, parallel: int
+) -> None:
+    """Read the options, say what it costs, sweep, and show the comparison.
+
+    Raises:
+        BlindsumError: an option is wrong, or a run failed.
+    """
+    chosen = [arm.strip() for arm in arms.split(",")]
+    if unknown := [arm for arm in chosen if arm not in ARMS]:
+        raise JobError(f"there is no arm {unknown[0]!r}", f"There are {', '.join(ARMS)}.")
+    try:
+        budgets = [None if e.strip() == "none" else float(e) for e in epsilon.split(",")]
+    except ValueError:
+        raise JobError(
+            f"--epsilon {epsilon!r} is no list of budgets", "Write it as 1,3,8."
+        ) from None
+    of = points(job_file, budgets, seeds, [arm for arm in ARMS if arm in chosen])
+    console.print(cost(job_file, of), soft_wrap=True)
+
+    def said(point: Point, text: str) -> None:
+        console.print(f"{point.text}: {text}", soft_wrap=True)
+
+    there = sweep(job_file.path, overrides, of, parallel, said)
+    if there:
+        console.print(f"{there} of {len(of)} runs were there already")
+    show(compare(job_file, None, []))
+
+
+def points(
+    job_file: JobFile, epsilons: Sequence[float | None], seeds: int, arms: Sequence[Arm]
+) -> list[Point]:
+    """All runs, those of one seed together: an interrupted sweep has whole seeds.
+
+    Raises:
+        JobError: nothing to sweep, or an impossible budget.
+    """
+    if seeds < 1 or not epsilons or not arms:
+        raise JobError("a sweep needs a budget, a seed and an arm", "For instance --epsilon 1,3,8.")
+    if job_file.job.privacy.noise == "none" and any(epsilons):
+        raise JobError(
+            "the job has privacy.noise none, so the sweep does not know which noise to add",
+            "Give the job a privacy section, and sweep --epsilon none,1,3.",
+        )
+    first = job_file.job.seed
+    return [
+        Point(arm, epsilon, first + i) for i in range(seeds) for epsilon in epsilons for arm in arms
+    ]
+
+
+def told(path: Path, overrides: Sequence[str], point: Point) -> JobFile:
+    """The job of one run.
+
+    Raises:
+        JobError: it is not valid.
+    """
+    if point.epsilon is not None:
+        privacy = [f"privacy.epsilon={point.epsilon!r}"]
+    else:
+        silos = [s.name for s in load_job(path, overrides).job.silos if s.epsilon is not None]
+        privacy = ["privacy={noise: none}", *(f"silos.{name}.epsilon=null" for name in silos)]
+    return load_job(path, [*overrides, *privacy, f"seed={point.seed}"])
+
+
+def cost(job_file: JobFile, of: Sequence[Point]) -> str:
+    """What the sweep costs the silos' records, in words."""
+    federated = [p for p in of if p.arm == "federated"]
+    spent = [p.epsilon for p in federated if p.epsilon is not None]
+    section, said = job_file.job.privacy, []
+    if bare := len(federated) - len(spent):
+        said.append(
+            f"{bare} federated runs have NO privacy: they hand every silo models that may reveal "
+            "training records."
+        )
+    if spent and section.noise != "none":
+        said.append(
+            f"Each of {len(spent)} private federated runs is charged in full in every silo's ledger. "
+            f"Whoever sees all of them has epsilon {sum(spent):g} at delta "
+            f"{len(spent) * section.delta:g} (basic composition), also where only the best is kept: "
+            "choosing among them looked at all."
+        )
+    if len(federated) < len(of):
+        said.append(
+            "Local and pooled runs are charged nowhere; their exact figures are for who owns the records."
+        )
+    return " ".join(said)
+
+
+def sweep(
+    path: Path, overrides: Sequence[str], of: Sequence[Point], parallel: int,
+    said: Callable[[Point, str], None],
+) -> int:  # fmt: skip
+    """Run what is missing; returns how many were there already.
+
+    Args:
+        parallel: runs at a time, on one Ray.
+        said: told of each run's end, in a few words.
+
+    Raises:
+        BlindsumError: runs failed; the others went on. Names the first.
+    """
+    jobs = {point: told(path, overrides, point) for point in of}
+    one = next(iter(jobs.values()))
+    parent, finished = _opened(one, _digest(one, overrides))
+    missing = [point for point in of if _digest(jobs[point], [point.arm]) not in finished]
+    failed: list[tuple[Point, BlindsumError]] = []
+    stopped = threading.Event()
+
+    def run(point: Point) -> None:
+        if stopped.is_set():
+            return
+        tags = {TAG: _digest(jobs[point], [point.arm]), "mlflow.parentRunId": parent}
+        try:
+            if point.arm == "federated":
+                done = train(jobs[point], None, Quiet(), tags=tags)
+                said(point, done.headline())
+            else:
+                said(point, baseline(jobs[point], point.arm, tags=tags).held_out.line())
+        except BlindsumError as error:
+            failed.append((point, error))
+            said(point, f"failed: {error}")
+
+    with ray_session(None):
+        if parallel == 1:  # in the main thread, where Ctrl-C is heard
+            for point in missing:
+                run(point)
+        else:
+            with ThreadPoolExecutor(parallel) as pool:
+                try:
+                    list(pool.map(run, missing))
+                except BaseException:
+                    stopped.set()
+                    raise
+    _closed(one, parent, not failed)
+    if failed:
+        raise BlindsumError(
+            f"{len(failed)} of {len(missing)} runs failed; the first, {failed[0][0].text}: {failed[0][1]}",
+            "Mend it and sweep again: runs that finished are not run again.",
+        )
+    return len(of) - len(missing)
+
+
+class Quiet:
+    """Shows nothing: a sweep says a line for each run."""
+
+    def stage(self, text: str) -> None:
+        pass
+
+    def planned(self, run: Run) -> None:
+        pass
+
+    def round(self, run: Run, report: object) -> None:
+        pass
+
+    def lost(self, run: Run, silos: list[str], left: int) -> None:
+        pass
+
+
+def _digest(job_file: JobFile, more: Sequence[str]) -> str:
+    job = job_file.job.model_dump(mode="json", exclude={"runs", "tracking"})
+    content = json.dumps([job, list(more)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _opened(job_file: JobFile, digest: str) -> tuple[str, set[str]]:
+    """A parent run for what follows, and digests of the runs that are finished."""
+    from blindsum.platform.tracking.mlflow_run import Tracker
+
+    tracker = Tracker(job_file, f"{job_file.job.name}-sweep-{digest[:6]}", {TAG: "parent"})
+    link = tracker.ready()
+    tracker.finish("FINISHED", "a sweep's parent", {})
+    uri = tracking_uri(job_file)
+    client = open_client(uri)
+    experiment = client.get_experiment_by_name(link.experiment)
+    runs = client.search_runs(
+        [experiment.experiment_id], "attributes.status = 'FINISHED'", max_results=5000
+    )
+    return link.run_id, {run.data.tags[TAG] for run in runs if TAG in run.data.tags}
+
+
+def _closed(job_file: JobFile, parent: str, well: bool) -> None:
+    uri = tracking_uri(job_file)
+    open_client(uri).set_terminated(parent, "FINISHED" if well else "FAILED")

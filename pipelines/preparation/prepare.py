@@ -1,0 +1,149 @@
+"""`blindsum prepare`: from a silo's own tables to the one it trains on. Run by each silo, alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.markup import escape
+from rich.table import Table
+
+from blindsum.infra.ray_session import ray_session
+from blindsum.pipelines.preparation.stage_cache import StageCache
+from blindsum.pipelines.show.console import console, counting, emit
+from blindsum.platform.data.preparation.assemble import Report, labels_of, structures_of
+from blindsum.platform.data.preparation.manifest import (
+    differences,
+    feature_stage,
+    manifest_of,
+    read_manifest,
+)
+from blindsum.platform.data.preparation.output import records_table, write_output
+from blindsum.platform.data.preparation.recipe import load_recipe, load_sources
+from blindsum.platform.data.preparation.secret import read_secret
+from blindsum.platform.data.preparation.stages import Stage, Standardise
+from blindsum.platform.data.preparation.tables import read_tables
+from blindsum.platform.errors import DataError
+from blindsum.platform.job.paths import HOME_VARIABLE
+
+
+def prepare(
+    recipe_path: Path, sources_path: Path, secret_path: Path, out: Path,
+    against: Sequence[Path] = (), workers: int | None = None, quiet: bool = False,
+) -> Report:  # fmt: skip
+    """Prepare a silo's tables and write them to a folder.
+
+    Args:
+        against: other silos' manifests, compared before anything slow is done.
+        workers: processes; by default one for each core.
+
+    Raises:
+        BlindsumError: a file cannot be read or written, or is wrong; a manifest differs.
+    """
+    recipe, sources = load_recipe(recipe_path), load_sources(sources_path)
+    secret = read_secret(secret_path)
+    manifest = manifest_of(recipe, secret)
+    for path in against:
+        if differ := differences(manifest, read_manifest(path)):
+            raise DataError(
+                f"this silo prepares otherwise than {path} says:\n  " + "\n  ".join(differ),
+                "Agree on one recipe, one secret and one version of RDKit.",
+            )
+    tables = read_tables(sources, recipe, sources_path.resolve().parent)
+    report = Report()
+    with _Slow(workers, quiet) as slow:
+        standard = slow.computed(
+            Standardise(recipe.structures), _distinct(tables.compounds["smiles"]), "structures"
+        )
+        compounds = structures_of(tables, standard.to_pandas(), report)
+        features = slow.computed(
+            feature_stage(recipe), _distinct(compounds["structure"]), "features"
+        )
+    usable = _finite(features)
+    whole = compounds["structure"].isin(usable["text"].to_pylist())
+    report.dropped_compounds["no finite features"] += int((~whole).sum())
+    labels = labels_of(tables, compounds[whole], recipe.tasks, recipe.quorum, report)
+    if not len(labels):
+        show_report(report)
+        raise DataError(
+            "nothing is left to train on", "The counts above say why. Check thresholds and quorum."
+        )
+    labelled = set(labels["structure"])
+    usable = usable.filter(pa.array([text in labelled for text in usable["text"].to_pylist()]))
+    used = {*recipe.tasks, *labels["task"]}
+    tasks = {name: task for name, task in tables.tasks.items() if name in used}
+    pairs = zip(standard["structure"].to_pylist(), standard["scaffold"].to_pylist(), strict=True)
+    table = records_table(labels, compounds, usable, dict(pairs), recipe, tasks, secret)
+    own = {name: task for name, task in tasks.items() if name not in recipe.tasks}
+    write_output(out, table, own, recipe, manifest, report)
+    return report
+
+
+class _Slow(ExitStack):
+    """Runs stages with a bar, on one Ray that is started when there is something to do."""
+
+    def __init__(self, workers: int | None, quiet: bool) -> None:
+        super().__init__()
+        self._workers = workers or os.cpu_count() or 1
+        self._quiet, self._started = quiet, False
+
+    def computed(self, stage: Stage, texts: Sequence[str], what: str) -> pa.Table:
+        cache = StageCache(stage, _folder())
+        missing = cache.missing(texts)
+        there = len(texts) - len(missing)
+        if there and missing and not self._quiet:
+            console.print(f"{what}: {there:,} of {len(texts):,} are there already")
+        if missing and not self._started:
+            self.enter_context(ray_session())
+            self._started = True
+        if missing:
+            with counting(what, len(missing), self._quiet) as step:
+                cache.run(missing, self._workers, step)
+        return cache.table(texts)
+
+
+def _folder() -> Path:
+    home = Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".blindsum")
+    return home.expanduser().absolute() / "prepare"
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return sorted({text for text in texts if text})
+
+
+def _finite(features: pa.Table) -> pa.Table:
+    """Rows that have every feature."""
+    keep = pa.array([True] * features.num_rows, pa.bool_())
+    for name in features.column_names:
+        column = features[name].combine_chunks()
+        keep = pc.and_(keep, pc.is_valid(column))
+        if pa.types.is_floating(column.type):
+            keep = pc.and_(keep, pc.is_finite(column).fill_null(False))
+    return features.filter(keep)
+
+
+def show_report(report: Report, as_json: bool = False) -> None:
+    """What was kept and what was dropped."""
+    if as_json:
+        emit("prepared", **report.as_dict())
+        return
+    table = Table(box=None, show_header=False)
+    rows = [
+        ("records", report.records, f"distinct structures with labels, of {report.compounds} compounds"),
+        ("", report.merged_compounds, "compounds have the structure of another (one record)"),
+        *(("", n, f"compounds dropped: {why}") for why, n in report.dropped_compounds.items()),
+        ("labels", report.labels, f"of {report.measurements} measurements"),
+        *(("", n, f"measurements dropped: {why}") for why, n in report.dropped_measurements.items()),
+        *(("", n, f"of these in {escape(unit)}, which does not convert") for unit, n in report.dropped_units.most_common(10)),
+        ("tasks", report.shared_tasks + report.private_tasks,
+         f"{report.shared_tasks} shared, {report.private_tasks} of this silo alone"),
+        *(("", n, f"tasks: {why}") for why, n in report.dropped_tasks.items()),
+    ]  # fmt: skip
+    for name, count, text in rows:
+        if name or count:
+            table.add_row(name, f"{count:,}", text)
+    console.print(table)

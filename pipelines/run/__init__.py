@@ -1,0 +1,1 @@
+"""One federated run, from a job file to a released model."""

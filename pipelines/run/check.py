@@ -1,0 +1,170 @@
+"""`blindsum check`: everything a run would refuse, spend and send, without training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from shlex import quote
+
+from rich.table import Table
+
+from blindsum.actors.messages import SiloSpec
+from blindsum.actors.silo_messages import Inspection
+from blindsum.he.cipher import chunk_bytes
+from blindsum.he.parameters import RING_DEGREE, Parameters
+from blindsum.infra.ray_session import ray_session
+from blindsum.pipelines.run.folders import runs_folder, silo_folder
+from blindsum.pipelines.run.output import plan_figures, warnings
+from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.platform.errors import BlindsumError
+from blindsum.platform.evaluation.round_counts import count_values
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.privacy.plan import ACCOUNTANT, UNIT, describe, plan, update_range
+from blindsum.platform.privacy.releases import metrics_guarantee
+from blindsum.platform.privacy.statement import privacy_statement
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job that would run. Bytes are ciphertext of one round, all silos together."""
+
+    inspections: Mapping[str, Inspection]
+    parameters: Parameters
+    rounds: int
+    up_bytes: int
+    down_bytes: int
+
+
+def check(job_file: JobFile, address: str | None) -> Checked:
+    """Validate job, silo data and privacy plan.
+
+    Args:
+        address: of a Ray cluster where the silos' data is; None looks on this machine.
+
+    Raises:
+        BlindsumError: one message with every silo's first fault.
+    """
+    job = job_file.job
+    parameters = Parameters.derive(
+        len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
+    )
+    runs_folder(job_file)
+    inspections = _on_cluster(job_file, address) if address else _here(job_file)
+    values = next(iter(inspections.values())).parameters
+    fresh, summed = chunk_bytes(parameters)
+    update, metrics = parameters.chunks(values), parameters.of_counts.chunks(count_values(job))
+    plans = [i.plan for i in inspections.values() if i.plan]
+    return Checked(
+        inspections, parameters,
+        min([job.training.rounds, *(p.rounds_within_budget for p in plans)]),
+        up_bytes=len(job.silos) * (update + metrics) * fresh,
+        down_bytes=len(job.silos) * (update + metrics) * summed,
+    )  # fmt: skip
+
+
+def _here(job_file: JobFile) -> dict[str, Inspection]:
+    from blindsum.actors.silo import Silo
+
+    inspections, faults = {}, []
+    for name in job_file.job.roster:
+        try:
+            silo = Silo(SiloSpec(job_file.job, "check", name, str(job_file.folder)))
+            inspections[name] = silo.inspect()
+        except BlindsumError as error:
+            faults.append(error.located(silo=name))
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        # A fault of the job itself is every silo's: said once.
+        alike = len({(f.what, f.mend) for f in faults}) == 1 and not inspections
+        raise BlindsumError(
+            "\n".join([f"{faults[0].what}. {faults[0].mend}"] if alike else map(str, faults))
+        )
+    return inspections
+
+
+def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]:
+    with ray_session(address):
+        from blindsum.actors.federation import Federation
+
+        federation = Federation(job_file.job, "check", silo_folder(job_file))
+        try:
+            return federation.inspect()
+        finally:
+            federation.close()
+
+
+def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
+    """Print what the run would spend and send."""
+    job, parameters = job_file.job, checked.parameters
+    found = warnings(job, checked.inspections)
+    first = next(iter(checked.inspections.values()))
+    stated = privacy_statement(
+        job,
+        {n: i.plan for n, i in checked.inspections.items()},
+        owned={n: i.owned for n, i in checked.inspections.items()},
+    )
+    values = first.parameters
+    if as_json:
+        emit(
+            "check", job=job.name, rounds=checked.rounds, parameters=values,
+            up_bytes_per_round=checked.up_bytes, down_bytes_per_round=checked.down_bytes,
+            encryption=asdict(parameters), warnings=found, statement=stated,
+            silos={
+                n: {"plan": plan_figures(i.plan), "lifetime": _lifetime(i), "ledger": i.ledger}
+                for n, i in checked.inspections.items()
+            },
+        )  # fmt: skip
+        return
+    table = Table(title="what each silo would spend", title_justify="left", box=None)
+    for heading in ("silo", "epsilon", "delta", "noise multiplier", "sampling rate", "steps",
+                    "spent by past jobs"):  # fmt: skip
+        table.add_column(heading)
+    for name, i in checked.inspections.items():
+        past = "nothing" if i.lifetime else "kept by the silo"
+        if i.lifetime and i.lifetime.jobs:
+            spent = _lifetime(i)["epsilon"]
+            past = f"{spent}, delta {i.lifetime.delta:g}, in {i.lifetime.jobs}"
+        if i.plan is None:
+            table.add_row(name, "unbounded", "", "", f"{job.training.sampling_rate:g}", "", past)
+            continue
+        table.add_row(
+            name, f"{i.plan.epsilon_planned:.3f} of {i.plan.epsilon:g}", f"{i.plan.delta:g}",
+            f"{i.plan.noise_multiplier:.4g}", f"{i.plan.sampling_rate:g}",
+            f"{checked.rounds} x {i.plan.steps_per_round}", past,
+        )  # fmt: skip
+    console.print(table)
+    if job.privacy.noise != "none" and job.private:
+        console.print(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
+        console.print(f"mechanism: {describe(job.privacy)['mechanism']}")
+    for heading in ("Threat model and trust", "What is not covered"):
+        console.print(f"\n[bold]{heading.lower()}[/]")
+        for name, text in stated[heading].items():
+            console.print(f"  {text}" if name.isdigit() else f"  {name}: {text}")
+    console.print(f"\nmodel: {values} parameters, {checked.rounds} rounds")
+    console.print(
+        f"sends: {size(checked.up_bytes)} up and {size(checked.down_bytes)} down a round, all "
+        f"silos together; {size(checked.rounds * (checked.up_bytes + checked.down_bytes))} in all"
+    )
+    if parameters.scheme == "ckks":
+        console.print(
+            f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} bits a value, "
+            f"{parameters.digits} values a real; a wrong integer with probability at most 2^-80 "
+            f"each; values beyond ±{update_range(job, first.plan or plan(job, first.silo)):.4g} are cut"
+            f"{', and that range adapts' if job.adapts_range else ''}"
+        )
+    console.print(f"held-out metrics: {metrics_guarantee(job)}")
+    show_warnings(found)
+    console.print(
+        f"\n[bold]{job_file.path.name} would run.[/]  blindsum run {quote(str(job_file.path))}"
+    )
+
+
+def _lifetime(inspection: Inspection) -> dict[str, object]:
+    """What past jobs spent on the same table; after one without privacy, without bound."""
+    past = inspection.lifetime
+    if past is None:
+        return {"kept by": "the silo"}
+    epsilon = round(past.epsilon, 6) if math.isfinite(past.epsilon) else "unbounded"
+    return {"jobs": past.jobs, "epsilon": epsilon, "delta": past.delta}

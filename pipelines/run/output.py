@@ -1,0 +1,294 @@
+"""What the terminal shows.
+
+    on a terminal    progress while it runs, a summary at the end    (stderr)
+    elsewhere        the summary alone                               (stderr)
+    with --lines     a line for each round                           (stderr)
+    with --json      one JSON object a line: planned, round, end      (stdout)
+
+Errors go to stderr, one message each. Nothing here knows a record or a key.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.releases import metrics_guarantee
+
+if TYPE_CHECKING:
+    from blindsum.actors.round_report import RoundReport
+    from blindsum.actors.silo_messages import Inspection
+    from blindsum.pipelines.run.run import Run
+
+
+def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> list[str]:
+    """What a reader must not overlook.
+
+    Args:
+        inspections: of the silos; those without an owner's file are named.
+    """
+    found = []
+    if open_ := [name for name, one in (inspections or {}).items() if not one.owned]:
+        found.append(
+            f"owners' consent and lifetime limits are not enforced at {', '.join(open_)}: no owner's "
+            "file there (blindsum silo init). Right for a simulation alone"
+        )
+    if job.privacy.noise == "none":
+        found.append("no differential privacy: the model may reveal training records")
+    elif not job.private:
+        found.append(
+            "privacy.test_seed is set: noise and samples can be foretold and taken off again. "
+            "The model may reveal training records. For tests only"
+        )
+    if job.encryption.scheme == "none":
+        found.append("no encryption: the aggregator's process sees every silo's update")
+    return found
+
+
+class Progressing:
+    """Live progress for a person."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
+            MofNCompleteColumn(), console=console,
+        )  # fmt: skip
+        self._task = self._bar.add_task("starting", total=None)
+        self._live = Live(self._bar, console=console, refresh_per_second=8, transient=True)
+        self._live.start()
+
+    def stage(self, text: str) -> None:
+        self._bar.update(self._task, description=text)
+
+    def planned(self, run: Run) -> None:
+        job = run.job_file.job
+        show_warnings(warnings(job, run.inspections))
+        if run.rounds_planned < job.training.rounds:
+            console.print(f"the budget covers {run.rounds_planned} of {job.training.rounds} rounds")
+        self._bar.update(self._task, description="rounds", total=run.rounds_planned)
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        self._bar.update(self._task, completed=report.round)
+        self._live.update(Group(_progress_table(run, report), self._bar))
+
+    def lost(self, run: Run, silos: list[str], left: int) -> None:
+        console.print(_lost_line(run, silos, left))
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+class Quiet:
+    """No terminal: nothing until the end."""
+
+    def stage(self, text: str) -> None:
+        """Say nothing."""
+
+    def planned(self, run: Run) -> None:
+        """Say only what must not be overlooked."""
+        job = run.job_file.job
+        show_warnings(warnings(job, run.inspections))
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        """Say nothing."""
+
+    def lost(self, run: Run, silos: list[str], left: int) -> None:
+        """Say only what must not be overlooked."""
+        console.print(_lost_line(run, silos, left))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Lines(Quiet):
+    """A line for each stage and round, for a log that someone follows."""
+
+    def stage(self, text: str) -> None:
+        console.print(text)
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        found = report.metrics.held_out
+        score = f"{found.line()}, " if found else ""
+        spent = f"epsilon {max(report.epsilon.values()):.3f}, " if report.epsilon else ""
+        console.print(
+            f"round {report.round} of {run.rounds_planned}: {score}{spent}{report.seconds:.2f} s"
+        )
+
+
+class JsonLines:
+    """One JSON object a line on stdout, for machines."""
+
+    def stage(self, text: str) -> None:
+        """Stages are for people."""
+
+    def planned(self, run: Run) -> None:
+        job = run.job_file.job
+        emit(
+            "planned", run=run.name, rounds=run.rounds_planned, startup_s=round(run.startup_s, 3),
+            warnings=warnings(job, run.inspections),
+            silos={n: plan_figures(plan) for n, plan in run.plans.items()},
+        )  # fmt: skip
+
+    def lost(self, run: Run, silos: list[str], left: int) -> None:
+        emit("lost", round=run.announced, silos=silos, left=left)
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        emit(
+            "round", round=report.round, attempt=report.attempt, silos=list(report.roster), metrics=report.metrics.as_dict(),
+            epsilon=dict(report.epsilon), up_bytes=report.up_bytes, down_bytes=report.down_bytes,
+            seconds=round(report.seconds, 4),
+            phases={k: round(v, 4) for k, v in report.phases.items()},
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+Shown = Progressing | Quiet | Lines | JsonLines
+
+
+def observer(as_json: bool, lines: bool = False) -> Shown:
+    """The right one for where the output goes."""
+    if as_json:
+        return JsonLines()
+    if lines:
+        return Lines()
+    return Progressing() if console.is_terminal else Quiet()
+
+
+def show_end(run: Run) -> None:
+    """The closing summary: what came out, where it is, what to type next."""
+    if run.run_id and run.status != "FINISHED":
+        console.print(f"go on with it: blindsum resume {quote(str(run.folder))}", soft_wrap=True)
+    if not run.reports:
+        return  # nothing came out: the error says it all
+    job = run.job_file.job
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    if run.reports:
+        last = run.reports[-1]
+        m, found = last.metrics, run.held_out()
+        table.add_row(
+            "rounds", f"{len(run.reports)} of {job.training.rounds}, {run.ended or 'all'}"
+        )
+        table.add_row("held out", _score_line(run))
+        table.add_row("", f"these figures are {metrics_guarantee(job)}")
+        table.add_row("privacy", _privacy_line(run))
+        if m.saturated > 1e-3:
+            table.add_row(
+                "",
+                f"{m.saturated:.2%} of update values were cut at ±{last.range:g}: raise "
+                "encryption.range",
+            )
+        if run.retries:
+            table.add_row(
+                "",
+                f"{run.retries} attempts failed and were made again: each was charged, the model is of "
+                "the rounds that ended",
+            )
+        if run.lost:
+            table.add_row("lost", ", ".join(f"{s} in round {n}" for s, n in run.lost.items()))
+        if found and found[1].dropped and not found[1].deviation:
+            table.add_row("", f"{found[1].dropped} molecules could not be read and were dropped")
+        up = sum(r.up_bytes for r in run.reports)
+        down = sum(r.down_bytes for r in run.reports)
+        table.add_row("traffic", f"{size(up)} up, {size(down)} down, all silos together")
+    table.add_row("time", f"{run.seconds:.1f} s, of which start-up {run.startup_s:.1f} s")
+    if run.model:
+        table.add_row("model", f"{run.model} (after round {run.model_round})")
+    if run.run_id:
+        table.add_row("MLflow", f"experiment {run.experiment}, run {run.run_id}")
+    for name, inspection in run.inspections.items():
+        if inspection.plan and run.reports and inspection.ledger:
+            table.add_row(f"ledger {name}", inspection.ledger)
+    console.print(table)
+    show_warnings(warnings(job, run.inspections))
+    if run.tracking_failure:
+        console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")
+    if run.run_id and run.reports:
+        console.print("\nLook at it, and compare it with other runs:")
+        beside = Path(sys.executable).with_name("mlflow")
+        mlflow = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
+        console.print(
+            Text(f"  {mlflow} ui --backend-store-uri {quote(run.tracking_uri)}"), soft_wrap=True
+        )
+
+
+def _lost_line(run: Run, silos: list[str], left: int) -> str:
+    job = run.job_file.job
+    said = (
+        f"[yellow]lost in round {run.announced}:[/] {', '.join(silos)}; {left} of "
+        f"{len(job.silos)} are left, quorum {job.least_silos}"
+    )
+    if left < job.least_silos or (job.privacy.noise != "none" and job.privacy.metrics_epsilon):
+        return said
+    return (
+        f"{said}. Held-out figures stop here: exact counts of fewer silos would show the lost one's "
+        "own. With privacy.metrics_epsilon they go on."
+    )
+
+
+def _score_line(run: Run) -> str:
+    found = run.held_out()
+    if found is None:
+        return "not evaluated yet (privacy.metrics_every)"
+    round, m = found
+    after = "" if round == len(run.reports) else f", after round {round}"
+    return f"{m.detail()}{after}"
+
+
+def _privacy_line(run: Run) -> str:
+    total = run.epsilon()
+    if not total:
+        return "none: epsilon is unbounded"
+    spent = {f"{silo} {epsilon:.3f} of {run.budget(silo):g}" for silo, epsilon in total.items()}
+    figures = {(epsilon, run.budget(silo)) for silo, epsilon in total.items()}
+    if len(figures) == 1:
+        ((epsilon, budget),) = figures
+        spent = {f"every silo {epsilon:.3f} of {budget:g}"}
+    plan = next(plan for plan in run.plans.values() if plan)
+    metrics_epsilon = run.reports[-1].metrics_epsilon
+    held_out = f"; held-out records {metrics_epsilon:.3f}" if metrics_epsilon else ""
+    begun = ""
+    if run.announced > len(run.reports):
+        begun = f"; round {run.announced} is counted though it did not end"
+    return (
+        f"epsilon {', '.join(sorted(spent))}, at delta {plan.delta:g} "
+        f"(per record, add or remove){begun}{held_out}"
+    )
+
+
+def _progress_table(run: Run, report: RoundReport) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    m = report.metrics.held_out
+    score = m.score.name if m else "accuracy"
+    for heading in ("round", score, "loss", "epsilon spent (left)", "up", "down", "seconds"):
+        table.add_column(heading, justify="left" if "epsilon" in heading else "right")
+    epsilon = "  ".join(
+        f"{silo} {spent:.2f} ({max(0.0, (run.budget(silo) or 0) - spent):.2f})"
+        for silo, spent in report.epsilon.items()
+    )
+    table.add_row(
+        str(report.round), f"{m.score.value:.3f}" if m else "", f"{m.loss:.3f}" if m else "",
+        epsilon or "unbounded", size(report.up_bytes), size(report.down_bytes),
+        f"{report.seconds:.2f}",
+    )  # fmt: skip
+    return table
+
+
+def plan_figures(plan: Any) -> dict[str, float] | None:
+    """A privacy plan as plain figures, or None without differential privacy."""
+    return dict(vars(plan)) if plan else None

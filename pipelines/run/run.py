@@ -1,0 +1,160 @@
+"""One run as it unfolds, and who is told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from blindsum.platform.job.file import JobFile
+
+if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
+    from blindsum.actors.messages import Standing
+    from blindsum.actors.round_report import RoundReport
+    from blindsum.actors.silo_messages import Inspection
+    from blindsum.platform.evaluation.classes import HeldOut
+    from blindsum.platform.evaluation.tasks import TaskFigures
+    from blindsum.platform.privacy.plan import PrivacyPlan
+    from blindsum.platform.tracking.mlflow_run import Status
+
+
+class Observer(Protocol):
+    """Is told what happens, as it happens."""
+
+    def stage(self, text: str) -> None:
+        """Something slow begins."""
+
+    def planned(self, run: Run) -> None:
+        """Silos are ready and the plan is made; rounds begin."""
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        """A round ended."""
+
+    def lost(self, run: Run, silos: list[str], left: int) -> None:
+        """Silos were lost in the round that was announced last; so many are left."""
+
+
+@dataclass
+class Run:
+    """One run as it unfolds, and in the end all there is to say about it."""
+
+    name: str
+    job_file: JobFile
+    folder: Path
+    started: float = field(default_factory=time.monotonic)
+    status: Status = "FAILED"
+    ended: str = ""
+    rounds_planned: int = 0
+    inspections: Mapping[str, Inspection] = field(default_factory=dict)
+    reports: list[RoundReport] = field(default_factory=list)
+    startup_s: float = 0.0
+    tracking_uri: str = ""
+    experiment: str = ""
+    run_id: str = ""
+    tracking_failure: str | None = None
+    model: Path | None = None
+    model_round: int = 0
+    announced: int = 0
+    retries: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    unsaved: str = ""
+    unkept: str = ""
+    standing: Standing | None = None
+    interrupted: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run was started."""
+        return time.monotonic() - self.started
+
+    @property
+    def plans(self) -> dict[str, PrivacyPlan | None]:
+        """What each silo may spend in this run. One that was lost before the run was resumed tells no
+        plan: it follows from the job."""
+        return {
+            name: self.inspections[name].plan if name in self.inspections else self._plan(name)
+            for name in self.job_file.job.roster if name in {*self.inspections, *self.lost}
+        }  # fmt: skip
+
+    def _plan(self, silo: str) -> PrivacyPlan | None:
+        from blindsum.platform.privacy.plan import plan
+
+        return plan(self.job_file.job, silo) if self.job_file.job.private else None
+
+    def budget(self, silo: str) -> float | None:
+        """Epsilon that the silo may spend in this run; None without differential privacy."""
+        plan = self.plans[silo]
+        return plan.epsilon if plan else None
+
+    def held_out(self) -> tuple[int, HeldOut | TaskFigures] | None:
+        """The newest evaluation, and the round that it is of."""
+        found = [(r.round, r.metrics.held_out) for r in self.reports if r.metrics.held_out]
+        return found[-1] if found else None
+
+    def headline(self) -> str:
+        """One line: what came out, at which spend."""
+        found = self.held_out()
+        reached = found[1].line() if found else "no round was evaluated"
+        if found and found[0] < len(self.reports):
+            reached += (
+                f" after round {found[0]} of {len(self.reports)}, the last that was evaluated"
+            )
+        spent = self.epsilon()
+        delta = next((plan.delta for plan in self.plans.values() if plan), 0.0)
+        privacy = (
+            f"epsilon at most {max(spent.values()):.3g}, delta {delta:g}"
+            if spent
+            else "no differential privacy"
+        )
+        return f"{reached}, {privacy}"
+
+    def also(self, text: str) -> None:
+        """Add to how the run ended."""
+        self.ended = f"{self.ended}; {text}" if self.ended else text
+
+    def epsilon(self) -> dict[str, float]:
+        """Spent by silo, an upper bound: a round that was announced counts as charged, and so
+        does every further attempt at one."""
+        from blindsum.platform.privacy.plan import spent_epsilon
+
+        known = (
+            self.reports[-1].epsilon if self.announced == len(self.reports) and self.reports else {}
+        )
+        return {
+            # The ledger lets no charge pass the budget: an attempt too many was not charged.
+            name: known[name] if name in known else min(
+                plan.epsilon,
+                spent_epsilon(
+                    plan.noise_multiplier, plan.sampling_rate,
+                    plan.steps_per_round * (self.lost.get(name, self.announced) + self.retries),
+                    plan.delta,
+                ),
+            )
+            for name, plan in self.plans.items()
+            if plan and self.announced
+        }  # fmt: skip
+
+    def summary(self) -> dict[str, object]:
+        """Everything a machine wants to know at the end."""
+        last = self.reports[-1] if self.reports else None
+        return {
+            "run": self.name, "status": self.status, "ended": self.ended,
+            "rounds": len(self.reports), "rounds_planned": self.rounds_planned,
+            "metrics": last.metrics.as_dict() if last else None,
+            "metrics_epsilon": last.metrics_epsilon if last else None,
+            "rounds_announced": self.announced, "retries": self.retries, "lost": self.lost,
+            "epsilon": self.epsilon(),
+            "delta": next((plan.delta for plan in self.plans.values() if plan), None),
+            "up_bytes": sum(r.up_bytes for r in self.reports),
+            "down_bytes": sum(r.down_bytes for r in self.reports),
+            "startup_s": round(self.startup_s, 3), "seconds": round(self.seconds, 3),
+            "model": str(self.model) if self.model else None, "model_round": self.model_round,
+            "model_digest": last.model_digest if last else None,
+            "tracking_uri": self.tracking_uri, "experiment": self.experiment,
+            "mlflow_run": self.run_id, "tracking_failure": self.tracking_failure,
+            "ledgers": {name: i.ledger for name, i in self.inspections.items() if i.ledger},
+            "consent_enforced": {name: i.owned for name, i in self.inspections.items()},
+        }  # fmt: skip

@@ -1,0 +1,191 @@
+"""What the driver keeps of a run, to go on with it: `rounds.jsonl` in the run's folder.
+
+    line 1      the job file as it was, where it lay, the MLflow run
+    each more   a round that ended: its report, its figures, where the run stands
+    the last    that the run has ended well
+
+Lines are appended and never changed; a line that a crash cut short does not count. Nothing in it is a
+silo's own: it is what MLflow and the closing summary show. Mode 0600, since a job file may name an MLflow
+server with a password.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from pydantic import TypeAdapter
+
+from blindsum.platform.errors import BlindsumError, JobError
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.paths import SUBMITTED_VARIABLE
+from blindsum.platform.job.schema import Job
+from blindsum.platform.job.yaml_reader import parse_section
+
+if TYPE_CHECKING:
+    from blindsum.actors.messages import Standing
+    from blindsum.actors.round_report import RoundReport
+
+NAME = "rounds.jsonl"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An interrupted run, read back."""
+
+    name: str
+    folder: Path
+    job_file: JobFile
+    mlflow_run: str
+    reports: list[RoundReport]
+    figures: dict[int, dict[str, float]]
+    standing: Standing
+    ended: bool = False
+
+
+class RunLog:
+    """Appends to a run's log, and keeps others from going on with the same run.
+
+    Raises:
+        BlindsumError: it cannot be written, or another process has the run.
+    """
+
+    def __init__(self, folder: Path, name: str, job_file: JobFile) -> None:
+        self._folder, self._name, self._job_file = folder, name, job_file
+        self._file: TextIO | None = None
+
+    def open(self, mlflow_run: str) -> None:
+        """Begin, or go on where one is there."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / NAME
+            self._file = os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600), "a+")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file.seek(0)
+            content = self._file.read()
+            if not content:
+                self._append({
+                    "run": self._name, "path": str(self._job_file.path),
+                    "text": self._job_file.text, "mlflow_run": mlflow_run,
+                })  # fmt: skip
+            elif not content.endswith("\n"):
+                self._file.write("\n")  # what was cut short stays a line of its own
+        except BlockingIOError:
+            raise BlindsumError(
+                f"another process is running {self._name}", "Wait for it, or end it first."
+            ) from None
+        except OSError as error:
+            raise BlindsumError(
+                f"results cannot be written in {self._folder}: {os.strerror(error.errno or 0)}",
+                "Make room, or set runs to another folder.",
+            ) from None
+
+    def round(
+        self, report: RoundReport, figures: Mapping[str, float], standing: Standing
+    ) -> str | None:
+        """Keep a round that ended; gives what failed: training goes on without the log."""
+        held_out = type(report.metrics.held_out).__name__
+        try:
+            self._append({
+                "report": asdict(report), "held_out": held_out, "figures": dict(figures),
+                "standing": asdict(standing),
+            })  # fmt: skip
+        except OSError as error:
+            return f"{self._folder / NAME} cannot be written: {os.strerror(error.errno or 0)}"
+        return None
+
+    def end(self) -> None:
+        """The run has ended well, with its model saved."""
+        with suppress(OSError):
+            self._append({"ended": True})
+
+    def close(self) -> None:
+        """Let others go on with the run."""
+        if self._file:
+            self._file.close()
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if self._file:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+
+def read_log(folder: Path) -> Kept:
+    """An interrupted run.
+
+    Raises:
+        JobError: there is no run in that folder, or its log cannot be read.
+    """
+    from blindsum.actors.messages import Standing
+
+    try:
+        lines = (folder / NAME).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise _unreadable(folder) from None
+    except OSError:
+        raise JobError(
+            f"there is no run to go on with in {folder}",
+            f"Name the run's own folder, which holds {NAME}: runs/NAME.",
+        ) from None
+    content = [found for line in lines if (found := _parsed(line))]
+    try:
+        text = content[0]["text"]
+        path = _found(Path(content[0]["path"]))
+        job = parse_section(text, path.name, Job, "job", "").section
+        rounds = [line for line in content[1:] if "report" in line]
+        reports = [_report(line) for line in rounds]
+        at = _built(Standing, rounds[-1]["standing"]) if rounds else Standing()
+        figures = {line["report"]["round"]: line["figures"] for line in rounds}
+        return Kept(
+            content[0]["run"], folder, JobFile(job, path, text), content[0]["mlflow_run"], reports,
+            figures, at, any("ended" in line for line in content),
+        )  # fmt: skip
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError):
+        raise _unreadable(folder) from None
+
+
+def _unreadable(folder: Path) -> JobError:
+    return JobError(f"{folder / NAME} cannot be read", "Start a new run.")
+
+
+def _found(path: Path) -> Path:
+    """A submitted job's folder goes with it: one that goes on brings its files along anew."""
+    here = Path.cwd() / path.name
+    return here if SUBMITTED_VARIABLE in os.environ and here.is_file() else path
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _report(line: dict[str, Any]) -> RoundReport:
+    from blindsum.actors.round_report import RoundReport
+    from blindsum.platform.evaluation.classes import HeldOut
+    from blindsum.platform.evaluation.round_counts import Metrics
+    from blindsum.platform.evaluation.tasks import TaskFigures
+
+    said = line["report"]
+    kinds: dict[str, Any] = {"HeldOut": HeldOut, "TaskFigures": TaskFigures}
+    metrics = dict(said["metrics"])
+    if metrics["held_out"] is not None:
+        metrics["held_out"] = _built(kinds[line["held_out"]], metrics["held_out"])
+    known = {field.name for field in dataclasses.fields(RoundReport)}
+    fields = {name: value for name, value in said.items() if name in known}
+    return _built(RoundReport, fields | {"metrics": _built(Metrics, metrics)})
+
+
+def _built(kind: type[T], said: dict[str, Any]) -> T:
+    """Raises ValueError (of which pydantic's is one) where a field is missing or of another type."""
+    return TypeAdapter(kind).validate_python(said)

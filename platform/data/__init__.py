@@ -1,0 +1,1 @@
+"""A silo's records: read, checked, featurised and split."""

@@ -1,0 +1,231 @@
+"""From measurements and standard structures to labels: one record for each structure.
+
+A structure measured several times is one record: what differential privacy protects is then the
+structure, not one of its measurements.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from blindsum.platform.data.labels import MAX_SCALED
+from blindsum.platform.data.preparation.conversion import FAULTS, OTHER_UNIT, converted
+from blindsum.platform.data.preparation.recipe import AssayTask, Quorum
+from blindsum.platform.data.preparation.relations import ABOUT
+from blindsum.platform.data.preparation.tables import Dropped, Tables
+
+
+@dataclass
+class Report:
+    """What was kept and what was dropped and why, in counts alone. For the silo's own eyes."""
+
+    compounds: int = 0
+    merged_compounds: int = 0
+    measurements: int = 0
+    records: int = 0
+    labels: int = 0
+    shared_tasks: int = 0
+    private_tasks: int = 0
+    dropped_compounds: Dropped = field(default_factory=Counter)
+    dropped_measurements: Dropped = field(default_factory=Counter)
+    dropped_tasks: Dropped = field(default_factory=Counter)
+    dropped_units: Dropped = field(default_factory=Counter)
+    """By unit, how many were in one that does not convert."""
+    rejected: list[pd.DataFrame] = field(default_factory=list, repr=False)
+    """Columns row, assay, reason: measurements whose relation or unit was at fault. Never among the counts."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """By name; reasons that nothing was dropped for are left out."""
+        return {
+            name: {k: v for k, v in value.items() if v} if isinstance(value, Counter) else value
+            for name, value in vars(self).items()
+            if name != "rejected"
+        }
+
+    def reject(self, measured: pd.DataFrame, reason: str) -> None:
+        """Count measurements and note their rows."""
+        self.dropped_measurements[reason] += len(measured)
+        if reason == OTHER_UNIT:
+            self.dropped_units.update(measured["unit"].tolist())
+        if len(measured):
+            self.rejected.append(measured[["row", "assay"]].assign(reason=reason))
+
+    def rejected_rows(self) -> pd.DataFrame:
+        """Each once, in the file's order."""
+        if not self.rejected:
+            return pd.DataFrame(columns=["row", "assay", "reason"])
+        return pd.concat(self.rejected).drop_duplicates().sort_values(["row", "assay"])
+
+
+def structures_of(tables: Tables, standard: pd.DataFrame, report: Report) -> pd.DataFrame:
+    """Compounds with a structure: columns compound, structure, and name.
+
+    Args:
+        standard: columns text (SMILES), structure and dropped, as `Standardise` gives them.
+    """
+    compounds = tables.compounds
+    report.compounds = len(compounds)
+    empty = (compounds["smiles"] == "") | (compounds["compound"] == "")
+    report.dropped_compounds["no structure or name"] += int(empty.sum())
+    compounds = compounds[~empty].merge(standard, "left", left_on="smiles", right_on="text")
+    bad = compounds["structure"].isna()
+    report.dropped_compounds.update(compounds.loc[bad, "dropped"].tolist())
+    compounds = compounds[~bad].drop_duplicates(["compound", "structure"])
+    several = compounds["compound"].duplicated(keep=False)
+    report.dropped_compounds["several structures for one name"] += int(several.sum())
+    kept = compounds[~several]
+    report.merged_compounds = int(kept["structure"].duplicated().sum())
+    name = kept["name"] if "name" in kept else kept["compound"]
+    return kept.assign(name=name)[["compound", "structure", "name"]]
+
+
+def labels_of(
+    tables: Tables, compounds: pd.DataFrame, shared: Collection[str], quorum: Quorum, report: Report
+) -> pd.DataFrame:
+    """One row for each structure and task: columns structure, task, value, side.
+
+    Args:
+        compounds: as `structures_of` gives them.
+        shared: names of the tasks that all silos share.
+
+    Raises:
+        DataError: measurements have units, and their task does not say what its numbers are in.
+    """
+    measured, dropped = tables.measurements, report.dropped_measurements
+    report.measurements = len(measured)
+
+    def keep(which: pd.Series, reason: str) -> None:
+        nonlocal measured
+        dropped[reason] += int((~which).sum())
+        measured = measured[which]
+
+    keep(measured["assay"].isin(list(tables.of_assay)), "of no task")
+    keep(measured["value"].notna(), "no number")
+    keep(measured["compound"].isin(compounds["compound"]), "of no usable compound")
+    measured = measured.merge(compounds[["compound", "structure"]], on="compound")
+    feeds = pd.DataFrame(
+        [(assay, task) for assay, tasks in tables.of_assay.items() for task in tasks],
+        columns=["assay", "task"],
+    )
+    measured = measured.merge(feeds, on="assay").merge(_settings(tables.tasks), on="task")
+    measured_tasks = set(measured["task"])
+    about = measured["side"].isna()
+    report.reject(measured[about], ABOUT)
+    made = converted(measured[~about].reset_index(drop=True), tables.tasks, set(shared))
+    for reason in FAULTS:
+        report.reject(made.measured[made.reasons == reason], reason)
+    measured = made.measured[made.reasons == ""]
+    keep(_credible(measured), "out of the credible range")
+    regression = measured["regression"].astype(bool)
+    found = pd.concat(
+        [_classes(measured[~regression], dropped), _numbers(measured[regression], dropped)],
+        ignore_index=True,
+    )
+    labels = _above_quorum(found, tables.tasks, shared, quorum, report)
+    report.dropped_tasks["without a measurement"] += len(set(tables.tasks) - measured_tasks)
+    with_labels = set(labels["task"])
+    report.shared_tasks = sum(name in with_labels for name in shared)
+    report.private_tasks = len(with_labels) - report.shared_tasks
+    report.records, report.labels = labels["structure"].nunique(), len(labels)
+    return labels
+
+
+def _settings(tasks: dict[str, AssayTask]) -> pd.DataFrame:
+    rows = [
+        (name, t.kind == "regression", t.threshold, t.low, t.high, t.center, t.scale,
+         -1.0 if t.direction == "low" else 1.0)
+        for name, t in tasks.items()
+    ]  # fmt: skip
+    names = ["task", "regression", "threshold", "low", "high", "center", "scale", "sign"]
+    frame = pd.DataFrame(rows, columns=names)
+    return frame.astype({name: float for name in names[2:]})
+
+
+def _credible(measured: pd.DataFrame) -> pd.Series:
+    """Between low and high, and of regression not so far that a job would refuse the table."""
+    value = measured["value"]
+    between = (value >= measured["low"].fillna(-np.inf)) & (
+        value <= measured["high"].fillna(np.inf)
+    )
+    scaled = (value - measured["center"]).abs() / measured["scale"]
+    return between & ((scaled <= MAX_SCALED) | ~measured["regression"].astype(bool))
+
+
+_KEYS = ["task", "structure"]
+
+
+def _classes(measured: pd.DataFrame, dropped: Dropped) -> pd.DataFrame:
+    """0 or 1, where a number and its qualifier say which; one class for each structure, or none."""
+    sign = measured["sign"]  # with direction low, everything is its own mirror image
+    value, side, threshold = (measured[name] * sign for name in ("value", "side", "threshold"))
+    bare = threshold.isna()
+    binary = value.isin((0, 1)) & (side == 0)
+    dropped["neither 0 nor 1"] += int((bare & ~binary).sum())
+    reaches = value >= threshold
+    # "> 5" with a threshold of 6 may be either; so may "< 6.5", and "<= 6" where 6 counts as 1.
+    below = (value < threshold) | ((value == threshold) & ~measured["inclusive"].astype(bool))
+    known = (side == 0) | ((side > 0) & reaches) | ((side < 0) & below)
+    dropped["on both sides of the threshold"] += int((~bare & ~known).sum())
+    label = value.where(bare, (reaches & (side >= 0)).astype(float))
+    found = measured[[*_KEYS]].assign(value=label, side=0.0)[binary.where(bare, known)]
+    classes = found.groupby(_KEYS, sort=False)["value"].transform("nunique")
+    dropped["contradicted by another"] += int((classes > 1).sum())
+    return _one_each(found[classes == 1], dropped)
+
+
+def _numbers(measured: pd.DataFrame, dropped: Dropped) -> pd.DataFrame:
+    """The median of what was measured exactly; else the tightest bound, if all are on one side."""
+    measured = measured[[*_KEYS, "value", "side"]]
+    exact = measured["side"] == 0
+    has_exact = exact.groupby([measured["task"], measured["structure"]]).transform("any")
+    medians = measured[exact].groupby(_KEYS, as_index=False)["value"].median()
+    dropped[_MERGED] += int(has_exact.sum()) - len(medians)
+    bounds = measured[~has_exact]
+    sides = bounds.groupby(_KEYS)["side"].transform("nunique")
+    dropped["contradicted by another"] += int((sides > 1).sum())
+    bounds = bounds[sides == 1]
+    tightest = bounds.assign(tight=bounds["value"] * bounds["side"]).sort_values("tight")
+    return pd.concat(
+        [medians.assign(side=0.0), _one_each(tightest.drop(columns="tight"), dropped, "last")],
+        ignore_index=True,
+    )
+
+
+_MERGED = "one label for several of a structure"
+
+
+def _one_each(
+    found: pd.DataFrame, dropped: Dropped, which: Literal["first", "last"] = "first"
+) -> pd.DataFrame:
+    one = found.drop_duplicates(_KEYS, keep=which)
+    dropped[_MERGED] += len(found) - len(one)
+    return one
+
+
+def _above_quorum(
+    found: pd.DataFrame, tasks: dict[str, AssayTask], shared: Collection[str], quorum: Quorum,
+    report: Report,
+) -> pd.DataFrame:  # fmt: skip
+    counts = found.groupby("task").agg(
+        records=("value", "size"), positive=("value", lambda v: int((v == 1).sum())),
+        exact=("side", lambda s: int((s == 0).sum())),
+    )  # fmt: skip
+    below = []
+    for name, row in counts.iterrows():
+        if tasks[str(name)].kind == "binary":
+            few = min(row["positive"], row["records"] - row["positive"]) < quorum.classes
+        else:
+            few = row["records"] < quorum.values or row["exact"] < quorum.uncensored
+        if few:
+            below.append(name)
+            left = "shared: left empty" if name in shared else "own"
+            report.dropped_tasks[f"below quorum, {left}"] += 1
+    gone = found["task"].isin(below)
+    report.dropped_measurements["of a task below its quorum"] += int(gone.sum())
+    return found[~gone].reset_index(drop=True)

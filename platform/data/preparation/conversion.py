@@ -1,0 +1,108 @@
+"""Measurements into the unit of their task: converted, or dropped and counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from rdkit import Chem
+from rdkit.Chem import Descriptors
+
+from blindsum.platform.data.preparation.recipe import AssayTask
+from blindsum.platform.data.preparation.units import (
+    Numbers,
+    convert,
+    convertible,
+    p_molar,
+    unit_of,
+)
+from blindsum.platform.errors import DataError
+
+OTHER_UNIT, NO_UNIT = "in a unit that does not convert", "without a unit"
+NO_MASS, NOT_ABOVE_ZERO = (
+    "of a structure without a molar mass",
+    "zero or below, which has no logarithm",
+)
+FAULTS = (OTHER_UNIT, NO_UNIT, NO_MASS, NOT_ABOVE_ZERO)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """`measured` with value and side of its task; `reasons` [rows]: why a row is to be dropped, empty
+    where it is not. Private to the silo."""
+
+    measured: pd.DataFrame
+    reasons: npt.NDArray[np.object_]
+
+
+def converted(measured: pd.DataFrame, tasks: dict[str, AssayTask], shared: set[str]) -> Converted:
+    """Every measurement in what its task's numbers are in.
+
+    Args:
+        measured: columns task, structure, value, side, unit.
+        shared: names of the tasks that all silos share.
+
+    Raises:
+        DataError: measurements have units, and their task does not say what its numbers are in.
+    """
+    values = measured["value"].to_numpy(np.float64, copy=True)
+    sides = measured["side"].to_numpy(np.float64, copy=True)
+    reasons = np.full(len(measured), "", object)
+    masses_of = _Masses()
+    units, structures = measured["unit"].to_numpy(object), measured["structure"].to_numpy(object)
+    for name, rows in measured.groupby("task", sort=False).indices.items():
+        task, there = tasks[str(name)], set(units[rows])
+        if not task.numeric:
+            continue
+        if task.target is None:
+            _require_unitless(str(name), there, str(name) in shared)
+            continue
+        for text in there:
+            at, unit = rows[units[rows] == text], unit_of(text)
+            if not convertible(unit, task.target):
+                reasons[at] = OTHER_UNIT if text else NO_UNIT
+                continue
+            masses = None
+            if unit.kind != task.target.kind:
+                masses = masses_of(structures[at])
+                reasons[at[np.isnan(masses)]] = NO_MASS
+            values[at] = convert(values[at], unit, task.target, masses)
+        if task.transform == "p_molar":
+            reasons[rows[(reasons[rows] == "") & (values[rows] <= 0)]] = NOT_ABOVE_ZERO
+            whole = rows[reasons[rows] == ""]
+            values[whole] = p_molar(values[whole])
+            sides[whole] = -sides[whole]  # more of it in the dish is less of it in pIC50
+    return Converted(measured.assign(value=values, side=sides), reasons)
+
+
+def _require_unitless(name: str, units: set[str], shared: bool) -> None:
+    """Numbers of one task are in one unit. Of a shared task, silos cannot see each other's units: the
+    recipe says it, or nobody does."""
+    if len(units) > 1 or (shared and units != {""}):
+        where = f"tasks.{name} in the recipe" if shared else "the task's row of the assay table"
+        raise DataError(
+            f"task '{name}' has measurements {'with units' if shared else 'in more than one unit'}, and "
+            "does not say what its numbers are in",
+            f"Give {where} a unit (such as nM) or transform: p_molar. If the numbers have no unit, write "
+            "one_unit: none in the sources.",
+        )
+
+
+class _Masses:
+    """g/mol of standard structures, each computed once; NaN of one that is not whole (`*`)."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, float] = {}
+
+    def __call__(self, structures: npt.NDArray[np.object_]) -> Numbers:
+        for text in set(structures) - set(self._known):
+            self._known[text] = _mass(text)
+        return np.array([self._known[text] for text in structures], np.float64)
+
+
+def _mass(structure: str) -> float:
+    molecule = Chem.MolFromSmiles(structure)
+    whole = all(atom.GetAtomicNum() for atom in molecule.GetAtoms())
+    return float(Descriptors.MolWt(molecule)) if whole else float("nan")  # type: ignore[attr-defined]

@@ -1,0 +1,161 @@
+"""What a preparation leaves: the silo's table, its private tasks, and what the job file says of them.
+
+records.parquet      the silo's table, for `silos.NAME.data`
+private_tasks.yaml   its own tasks, for `silos.NAME.private_tasks`; only if it has some
+data.yaml            the job's data section, the same from every silo
+manifest.json        settings and digests, to compare with other silos; public in the consortium
+report.json          what was dropped and why, in counts
+rejected_rows.csv    rows whose relation or unit was at fault; only if there are some. The silo's alone
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from blindsum.platform.data.features import descriptor_scaling
+from blindsum.platform.data.preparation.assemble import Report
+from blindsum.platform.data.preparation.manifest import Manifest
+from blindsum.platform.data.preparation.recipe import (
+    COMPOUND,
+    FINGERPRINT,
+    FOLD,
+    SIDE,
+    AssayTask,
+    Recipe,
+    as_tasks,
+)
+from blindsum.platform.data.preparation.secret import Secret
+from blindsum.platform.data.table import PREPARED
+from blindsum.platform.errors import DataError
+from blindsum.platform.job.data_section import Fingerprint, Tasks
+from blindsum.platform.job.yaml_reader import dump
+
+_SIDES = {-1.0: "<", 0.0: "=", 1.0: ">"}
+
+
+def records_table(
+    labels: pd.DataFrame, names: pd.DataFrame, features: pa.Table, scaffolds: dict[str, str],
+    recipe: Recipe, tasks: dict[str, AssayTask], secret: Secret,
+) -> pa.Table:  # fmt: skip
+    """One row for each structure with labels, in the order of `features`.
+
+    Args:
+        labels: as `labels_of` gives them.
+        names: columns structure, name.
+        features: a stage's table, `text` being the structure.
+        tasks: shared ones, then the silo's own with labels.
+    """
+    structures = features["text"].to_pylist()
+    of = names.groupby("structure")["name"].agg(list)
+    columns: dict[str, pa.Array] = {
+        COMPOUND: pa.array([of[s] for s in structures], pa.list_(pa.string())),
+        FOLD: pa.array(
+            [secret.fold(scaffolds[s], recipe.folds.count) for s in structures], pa.int16()
+        ),
+    }
+    if recipe.features.kind == "ecfp":
+        order = secret.order(recipe.features.bits)
+        lists = [np.sort(order[positions]) for positions in features["fingerprint"].to_pylist()]
+        columns[FINGERPRINT] = pa.array(lists, pa.list_(pa.int32()))
+    else:
+        columns |= {n: features[n].combine_chunks() for n in features.column_names if n != "text"}
+    places = pd.Series(np.arange(len(structures)), index=structures)
+    by_task = dict(tuple(labels.assign(row=labels["structure"].map(places)).groupby("task")))
+    for name, task in tasks.items():
+        found = by_task.get(name)
+        values = np.full(len(structures), np.nan, np.float32)
+        if found is not None:
+            values[found["row"]] = found["value"]
+        columns[name] = pa.array(values, pa.float32(), from_pandas=True)
+        if task.kind == "regression":
+            sides = np.full(len(structures), None, object)
+            if found is not None:
+                sides[found["row"]] = found["side"].map(_SIDES)
+            columns[name + SIDE] = pa.array(sides, pa.string())
+    return pa.table(columns)
+
+
+def data_section(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
+    """The job file's data section. It knows nothing of one silo."""
+    features: dict[str, Any]
+    if recipe.features.kind == "ecfp":
+        kind = Fingerprint(kind="fingerprint", bits=recipe.features.bits)
+        features = kind.model_dump(mode="json")
+    else:
+        scalings = descriptor_scaling(recipe.features)
+        features = {
+            "kind": "columns",
+            "columns": {name: scaling.model_dump() for name, scaling in scalings.items()},
+        }
+    return {
+        "features": features,
+        **({"tasks": _plain(as_tasks(recipe.tasks))} if recipe.tasks else {}),
+        "folds": {"kind": "column", "column": FOLD, "held_out": recipe.folds.held_out},
+        "prepared": manifest["digests"],
+    }
+
+
+def _plain(tasks: Tasks) -> dict[str, Any]:
+    return {
+        name: {"kind": task.kind, **task.model_dump(exclude_defaults=True)}
+        for name, task in tasks.items()
+    }
+
+
+def write_output(
+    folder: Path, table: pa.Table, own: dict[str, AssayTask], recipe: Recipe,
+    manifest: Manifest, report: Report,
+) -> None:  # fmt: skip
+    """Write everything, each file whole or not at all, for its owner alone to read.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    metadata = {PREPARED: json.dumps(manifest["digests"])}
+    texts = {
+        "data.yaml": dump({"data": data_section(recipe, manifest)}),
+        "manifest.json": json.dumps(manifest, indent=1),
+        "report.json": json.dumps(report.as_dict(), indent=1),
+    }
+    if own:
+        texts["private_tasks.yaml"] = dump(_plain(as_tasks(own)))
+    rejected = report.rejected_rows()
+    if len(rejected):
+        texts["rejected_rows.csv"] = rejected.to_csv(index=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = _opened(folder / "records.parquet.partial")
+        with open(partial, "wb") as file:
+            with_metadata = table.replace_schema_metadata(metadata)
+            pyarrow.parquet.write_table(with_metadata, file, compression="zstd")
+        for name, text in texts.items():
+            with open(_opened(folder / f"{name}.partial"), "w", encoding="utf-8") as file:
+                file.write(text)
+        for name in ["records.parquet", *texts]:
+            (folder / f"{name}.partial").replace(folder / name)
+        for name in {"private_tasks.yaml", "rejected_rows.csv"} - set(texts):  # of an earlier run
+            (folder / name).unlink(missing_ok=True)
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise DataError(
+            f"{folder} cannot be written: {reason}",
+            "Mend it and prepare again: what was computed is kept.",
+        ) from None
+    finally:
+        with suppress(OSError):
+            for name in ["records.parquet", *texts]:
+                (folder / f"{name}.partial").unlink(missing_ok=True)
+
+
+def _opened(path: Path) -> int:
+    path.unlink(missing_ok=True)  # one that was left keeps its mode
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

@@ -1,0 +1,243 @@
+"""What all silos agree on (the recipe), and what only one silo knows (its sources).
+
+Two YAML files. The recipe is public in the consortium and the same everywhere; sources name a silo's
+own files, columns and assays, and never leave it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from blindsum.platform.data.features import descriptor_scaling
+from blindsum.platform.data.preparation.units import MOLAR, Unit, canonical, unit_of
+from blindsum.platform.job.data_section import Descriptors, Ecfp, Positive, Section, Task, Tasks
+from blindsum.platform.job.yaml_reader import read_section
+
+COMPOUND, FOLD, FINGERPRINT = "compounds", "fold", "fingerprint"
+SIDE = "_side"
+"""After a task's name: the column of its qualifiers."""
+
+
+class Structures(Section):
+    """How molecules are standardised, by RDKit's MolStandardize: cleaned up, the fragment parent, then
+    what is said here."""
+
+    neutralise: bool = True
+    tautomer: bool = Field(False, description="RDKit's canonical tautomer: six times slower.")
+    stereo: bool = Field(True, description="False removes stereochemistry.")
+    isotopes: bool = Field(False, description="False removes isotope labels.")
+    max_heavy_atoms: int = Field(100, ge=1, le=500)
+
+
+class PermutedEcfp(Ecfp):
+    """Fingerprints, their bits permuted by the secret."""
+
+    smiles: Literal["smiles"] = "smiles"
+    bits: int = Field(32_000, ge=64, le=65536)
+
+
+class PlainDescriptors(Descriptors):
+    """RDKit descriptors, one column each."""
+
+    smiles: Literal["smiles"] = "smiles"
+
+
+class Folds(Section):
+    """HMAC-SHA256(secret, scaffold) modulo the number of folds; acyclic molecules by themselves."""
+
+    count: int = Field(5, ge=2, le=100)
+    held_out: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Folds:
+        if self.held_out >= self.count:
+            raise ValueError(f"held_out: the folds are 0 to {self.count - 1}")
+        return self
+
+
+class Quorum(Section):
+    """A task with fewer labels is dropped, or if it is shared, left empty in this silo."""
+
+    classes: int = Field(25, ge=1, description="Records of each class.")
+    values: int = Field(50, ge=1, description="Records of a regression task.")
+    uncensored: int = Field(25, ge=1, description="Of those, measured exactly.")
+
+
+def _spelt(text: str) -> str:
+    """Its one spelling: recipes that mean the same unit have one digest."""
+    if not (found := canonical(text)):
+        raise ValueError("write a unit, such as nM, ug/mL or %")
+    return found
+
+
+class AssayTask(Section):
+    """A task's labels: the measured number or, with a threshold, whether it is at least that (at most,
+    where direction is low). Every number here is in `unit` or, with a transform, in what that makes."""
+
+    kind: Literal["binary", "regression"] = "binary"
+    unit: Annotated[str, AfterValidator(_spelt)] | None = Field(
+        None, description="What numbers are converted to."
+    )
+    transform: Literal["p_molar"] | None = Field(None, description="-log10 of mol/L, as in pIC50.")
+    direction: Literal["high", "low"] = Field(
+        "high", description="With low, 1 stands for numbers up to the threshold."
+    )
+    weight: Positive = 1.0
+    center: float = Field(0.0, allow_inf_nan=False)
+    scale: Positive = 1.0
+    threshold: float | None = Field(None, allow_inf_nan=False)
+    low: float | None = Field(None, allow_inf_nan=False, description="Least credible number.")
+    high: float | None = Field(None, allow_inf_nan=False, description="Greatest credible number.")
+
+    @model_validator(mode="after")
+    def _alike(self) -> AssayTask:
+        if self.kind == "regression" and self.threshold is not None:
+            raise ValueError("threshold is of binary tasks")
+        if self.kind == "binary" and (self.center, self.scale) != (0.0, 1.0):
+            raise ValueError("center and scale are of regression tasks")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError("low is above high")
+        if self.direction == "low" and self.threshold is None:
+            raise ValueError("direction is of tasks with a threshold")
+        if self.unit and self.transform:
+            raise ValueError("give unit or transform: p_molar takes any concentration")
+        if (self.unit or self.transform) and not self.numeric:
+            raise ValueError("unit and transform are of regression, or go with a threshold")
+        return self
+
+    @property
+    def numeric(self) -> bool:
+        """Whether labels come from numbers; else they are 0 and 1 as they stand."""
+        return self.kind == "regression" or self.threshold is not None
+
+    @property
+    def target(self) -> Unit | None:
+        """What measurements are converted to, before a transform; None where their units do not count."""
+        if self.transform == "p_molar":
+            return MOLAR
+        return unit_of(self.unit) if self.unit else None
+
+    def task(self, name: str) -> Task:
+        """As the job file has it."""
+        side = name + SIDE if self.kind == "regression" else None
+        return Task(
+            kind=self.kind, weight=self.weight, center=self.center, scale=self.scale, qualifier=side
+        )
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Recipe(Section):
+    """Public in the consortium, and the same in every silo."""
+
+    structures: Structures = Structures()
+    features: Annotated[PermutedEcfp | PlainDescriptors, Field(discriminator="kind")]
+    folds: Folds = Folds()
+    tasks: dict[Name, AssayTask] = Field({}, description="Tasks that all silos share.")
+    quorum: Quorum = Quorum()
+
+    @model_validator(mode="after")
+    def _columns_of_their_own(self) -> Recipe:
+        if taken := doubled(self.tasks, self):
+            raise ValueError(f"tasks: {taken[0]!r} is the name of another column")
+        return self
+
+
+UNITLESS = "none"
+"""In sources, in place of a unit: numbers that have none, such as pIC50."""
+
+
+class Compounds(Section):
+    """The structure table: one row for each compound."""
+
+    file: str
+    compound: str = "compound"
+    smiles: str = "smiles"
+
+
+class Activities(Section):
+    """The activity table: one row for each measurement."""
+
+    file: str
+    compound: str = "compound"
+    assay: str = "assay"
+    value: str = "value"
+    qualifier: str | None = Field(None, description="Column of <, = and >; empty is =.")
+    unit: str | None = Field(None, description="Column of units.")
+    one_unit: str | None = Field(
+        None, description="In place of unit: that of every number; none where they have none."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Activities:
+        if self.unit is not None and self.one_unit is not None:
+            raise ValueError("give unit or one_unit")
+        return self
+
+
+class Wide(Section):
+    """One table in place of both: a row for each compound, a column for each assay."""
+
+    file: str
+    smiles: str = "smiles"
+    compound: str | None = None
+    qualifiers: dict[str, str] = Field({}, description="By assay, the column of <, = and >.")
+    units: dict[str, str] = Field({}, description="By assay, the unit of its numbers, or none.")
+    unit_columns: dict[str, str] = Field({}, description="By assay, the column of its units.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Wide:
+        if set(self.units) & set(self.unit_columns):
+            raise ValueError("an assay stands in units or in unit_columns")
+        return self
+
+
+class Sources(Section):
+    """A silo's own tables."""
+
+    compounds: Compounds | None = None
+    activities: Activities | None = None
+    wide: Wide | None = None
+    assays: str | None = Field(
+        None, description="The assay table: assay, task, and what an AssayTask has."
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Sources:
+        if (self.wide is None) == (self.compounds is None or self.activities is None):
+            raise ValueError("give compounds and activities, or wide")
+        if self.wide is not None and (self.compounds or self.activities):
+            raise ValueError("give compounds and activities, or wide, not both")
+        return self
+
+
+def doubled(tasks: dict[str, AssayTask], recipe: Recipe) -> list[str]:
+    """Columns that the prepared table would have twice, with those tasks."""
+    columns = [COMPOUND, FOLD, FINGERPRINT, *tasks]
+    if recipe.features.kind == "descriptors":
+        columns += recipe.features.descriptors
+    columns += [name + SIDE for name, task in tasks.items() if task.kind == "regression"]
+    return [name for name, count in Counter(columns).items() if count > 1]
+
+
+def as_tasks(tasks: dict[str, AssayTask]) -> Tasks:
+    """As the job file has them."""
+    return {name: task.task(name) for name, task in tasks.items()}
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Raises JobError: the file cannot be read, or a setting is wrong."""
+    recipe = read_section(path, Recipe, "recipe", "See docs/preparation.md.").section
+    if recipe.features.kind == "descriptors":
+        descriptor_scaling(recipe.features)
+    return recipe
+
+
+def load_sources(path: Path) -> Sources:
+    """Raises JobError: the file cannot be read, or a setting is wrong."""
+    return read_section(path, Sources, "sources", "See docs/preparation.md.").section

@@ -1,0 +1,181 @@
+"""The two slow steps, molecule by molecule: standardise, then compute features.
+
+A stage maps texts to rows of a table and depends on nothing else than its settings and RDKit's version,
+so what it found may be kept. Neither knows the consortium's secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from rdkit import Chem, rdBase
+from rdkit.Chem.MolStandardize import rdMolStandardize
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from blindsum.platform.data.features import MAX_SMILES, descriptors, ecfp
+from blindsum.platform.data.molecules import read_molecule, write_molecule
+from blindsum.platform.data.preparation.recipe import PermutedEcfp, PlainDescriptors, Structures
+
+rdBase.DisableLog("rdApp.*")
+
+RDKIT = rdBase.rdkitVersion
+
+STEPS = 2
+"""Raised with every change of what a stage makes of the same text: kept results are then made anew."""
+
+UNPARSABLE, TOO_LARGE, FAILED = "unparsable", "too large", "RDKit failed"
+UNREADABLE_STEREO = "enhanced stereo that RDKit cannot make one of"
+
+
+MAX_STEREO_GROUPS = 12
+"""Up to here RDKit finds one way to write a molecule's stereo groups (in 0.2 s); beyond, it keeps the one given."""
+
+
+class Stage(Protocol):
+    """Texts in, rows out, one for each text and in their order, none of them kept outside of it."""
+
+    @property
+    def key(self) -> str:
+        """Of a kept result: the same for the same settings and RDKit."""
+        ...
+
+    def compute(self, texts: Sequence[str]) -> pa.Table:
+        """Rows with a column `text` of the texts."""
+        ...
+
+    def failed(self, text: str) -> pa.Table:
+        """The row of a text at which RDKit crashed or did not end."""
+        ...
+
+
+def _key(name: str, settings: str) -> str:
+    content = json.dumps([name, settings, RDKIT, STEPS])
+    return f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+class Standardise:
+    """SMILES to `structure` (canonical SMILES; of racemates and other enhanced stereo, canonical CXSMILES;
+    null where there is none), `dropped` (why, null where not)
+    and `scaffold` (Bemis-Murcko, flat: stereoisomers are one series; an acyclic molecule's own, flat too)."""
+
+    SCHEMA = pa.schema(
+        [("text", pa.string()), ("structure", pa.string()), ("dropped", pa.string()),
+         ("scaffold", pa.string())]
+    )  # fmt: skip
+
+    def __init__(self, settings: Structures) -> None:
+        self._settings = settings
+
+    @property
+    def key(self) -> str:
+        return _key("structures", self._settings.model_dump_json())
+
+    def compute(self, texts: Sequence[str]) -> pa.Table:
+        rows = [(text, *self._one(text)) for text in texts]
+        columns = [[row[i] for row in rows] for i in range(len(self.SCHEMA))]
+        return pa.table(columns, schema=self.SCHEMA)
+
+    def failed(self, text: str) -> pa.Table:
+        return pa.table([[text], [None], [FAILED], [None]], schema=self.SCHEMA)
+
+    def _one(self, text: str) -> tuple[str | None, str | None, str | None]:
+        said = self._settings
+        if len(text) > MAX_SMILES:
+            return None, TOO_LARGE, None
+        molecule = read_molecule(text)
+        if molecule is None or molecule.GetNumAtoms() == 0:
+            return None, UNPARSABLE, None
+        try:
+            molecule = rdMolStandardize.FragmentParent(molecule)
+            if molecule.GetNumHeavyAtoms() > said.max_heavy_atoms:
+                return None, TOO_LARGE, None
+            if said.neutralise:
+                molecule = rdMolStandardize.Uncharger().uncharge(molecule)
+            if not said.isotopes:
+                for atom in molecule.GetAtoms():
+                    atom.SetIsotope(0)
+                molecule = Chem.RemoveHs(molecule)
+            if said.tautomer:
+                molecule = rdMolStandardize.TautomerEnumerator().Canonicalize(molecule)
+            if not said.stereo:
+                Chem.RemoveStereochemistry(molecule)
+            if said.stereo and _unreadable_stereo(molecule, text):
+                return None, UNREADABLE_STEREO, None
+            structure = write_molecule(molecule)
+            again = Chem.MolFromSmiles(structure)
+            if again is None or again.GetNumAtoms() == 0:
+                return None, FAILED, None
+            structure = write_molecule(again)
+            Chem.RemoveStereochemistry(again)
+            for atom in again.GetAtoms():
+                atom.SetIsotope(0)
+            flat = Chem.MolToSmiles(again)
+            core = MurckoScaffold.GetScaffoldForMol(again)  # type: ignore[no-untyped-call]
+            scaffold = Chem.MolToSmiles(core)
+        except (ValueError, RuntimeError):  # RDKit's for what it cannot sanitise
+            return None, FAILED, None
+        return structure, None, scaffold or flat
+
+
+_LABELS, _RACEMIC = re.compile(r"\$.*?\$"), re.compile(r"[|,]r[,|:]")
+
+
+def _unreadable_stereo(molecule: Chem.Mol, text: str) -> bool:
+    """Whether a text's stereo would be read as another's: RDKit leaves out the racemic flag of CXSMILES
+    (`|r|`), and does not bring so many groups into one form."""
+    if len(molecule.GetStereoGroups()) > MAX_STEREO_GROUPS:
+        return True
+    extension = "".join(text.split(maxsplit=1)[1:])
+    flagged = extension.startswith("|") and _RACEMIC.search(_LABELS.sub("", extension))
+    return bool(flagged and "@" in text)
+
+
+class Fingerprints:
+    """Structures to `fingerprint`: positions of their bits, ascending, not yet permuted."""
+
+    SCHEMA = pa.schema([("text", pa.string()), ("fingerprint", pa.list_(pa.int32()))])
+
+    def __init__(self, settings: PermutedEcfp) -> None:
+        self._settings = settings
+
+    @property
+    def key(self) -> str:
+        return _key("features", self._settings.model_dump_json())
+
+    def compute(self, texts: Sequence[str]) -> pa.Table:
+        one = ecfp(self._settings)
+        found = [one(Chem.MolFromSmiles(text)).tolist() for text in texts]
+        return pa.table([list(texts), found], schema=self.SCHEMA)
+
+    def failed(self, text: str) -> pa.Table:
+        return pa.table([[text], [None]], schema=self.SCHEMA)
+
+
+class DescriptorValues:
+    """Structures to a float64 column for each descriptor, unscaled; NaN where RDKit has no finite one."""
+
+    def __init__(self, settings: PlainDescriptors) -> None:
+        self._settings = settings
+        self.names = list(settings.descriptors)
+        self._schema = pa.schema(
+            [("text", pa.string()), *((name, pa.float64()) for name in self.names)]
+        )
+
+    @property
+    def key(self) -> str:
+        return _key("features", json.dumps(self.names))  # scaling comes later
+
+    def compute(self, texts: Sequence[str]) -> pa.Table:
+        one = descriptors(self.names)
+        found = np.array([one(Chem.MolFromSmiles(text)) for text in texts], np.float64)
+        found = np.where(np.isfinite(found), found, np.nan).reshape(len(texts), len(self.names))
+        return pa.table([list(texts), *found.T], schema=self._schema)
+
+    def failed(self, text: str) -> pa.Table:
+        return pa.table([[text], *([[float("nan")]] * len(self.names))], schema=self._schema)

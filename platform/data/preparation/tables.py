@@ -1,0 +1,302 @@
+"""A silo's own tables, read into one form: compounds, measurements, tasks.
+
+Messages name files and columns (of a wide table, columns are assays), and never a compound or a number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
+
+from blindsum.platform.data.preparation.recipe import (
+    UNITLESS,
+    AssayTask,
+    Recipe,
+    Sources,
+    Wide,
+    doubled,
+)
+from blindsum.platform.data.preparation.relations import sides
+from blindsum.platform.data.preparation.units import canonical
+from blindsum.platform.data.table import read_table
+from blindsum.platform.errors import DataError
+from blindsum.platform.job.paths import resolve
+
+Dropped = Counter[str]
+"""How many were dropped, by reason."""
+
+TEXT, WHOLE, NUMBER = "text", "text or whole numbers", "numbers"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """`compounds`: columns compound, smiles. `measurements`: compound, assay, value (float64, NaN where
+    missing), side (-1, 0, 1, NaN for about), inclusive (of <= and >=), unit (one spelling, empty where there
+    is none), row (in the file, from 1). `tasks`: by name; `of_assay`: which tasks an assay feeds. Private to
+    the silo.
+    """
+
+    compounds: pd.DataFrame
+    measurements: pd.DataFrame
+    tasks: dict[str, AssayTask]
+    of_assay: dict[str, list[str]]
+
+    def __repr__(self) -> str:
+        return "Tables(private)"
+
+
+def read_tables(sources: Sources, recipe: Recipe, folder: Path) -> Tables:
+    """Read what the sources name.
+
+    Raises:
+        DataError: a file cannot be read, a column is missing or of another kind, or the assay table is
+            wrong.
+    """
+    assays = _assays(sources, recipe, folder)
+    if sources.wide is not None:
+        compounds, measurements = _wide(sources.wide, folder, assays[1])
+        with_units = {a for a, unit in sources.wide.units.items() if unit != UNITLESS}
+        with_units |= set(sources.wide.unit_columns)
+    else:
+        compounds, measurements = _long(sources, folder)
+        said = sources.activities
+        unit = said and (said.unit or said.one_unit)
+        with_units = set(assays[1]) if unit and unit != UNITLESS else set()
+    _require_units(*assays, set(measurements["assay"]) - with_units)
+    if not len(compounds):
+        raise DataError("the structure table has no rows", "Check compounds.file.")
+    return Tables(compounds, measurements, *assays)
+
+
+def _long(sources: Sources, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    if sources.compounds is None or sources.activities is None:
+        raise DataError("the sources name no tables", "Give compounds and activities, or wide.")
+    said, measured = sources.compounds, sources.activities
+    path = resolve(said.file, str(folder))
+    table = _columns(path, {said.compound: WHOLE, said.smiles: TEXT})
+    compounds = pd.DataFrame(
+        {"compound": _text(table[said.compound]), "smiles": _text(table[said.smiles])}
+    )
+    path = resolve(measured.file, str(folder))
+    wanted = {measured.compound: WHOLE, measured.assay: WHOLE, measured.value: NUMBER}
+    for column in (measured.qualifier, measured.unit):
+        if column:
+            wanted[column] = TEXT
+    mend = (
+        "Write activities.unit: {}. If the numbers have no unit, write activities.one_unit: none."
+    )
+    table = _columns(path, wanted, None if measured.unit or measured.one_unit else mend)
+    unit = table[measured.unit] if measured.unit else measured.one_unit
+    side = table[measured.qualifier] if measured.qualifier else None
+    measurements = pd.DataFrame(
+        {
+            "compound": _text(table[measured.compound]), "assay": _text(table[measured.assay]),
+            "value": _numbers(table[measured.value]), **sides(side, len(table), path),
+            "unit": _units(unit, len(table)), "row": np.arange(1, len(table) + 1),
+        }
+    )  # fmt: skip
+    return compounds, measurements
+
+
+def _wide(
+    said: Wide, folder: Path, of_assay: dict[str, list[str]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    path = resolve(said.file, str(folder))
+    wanted = {said.smiles: TEXT, **({said.compound: WHOLE} if said.compound else {})}
+    wanted |= dict.fromkeys(of_assay, NUMBER)
+    for key, named in (
+        ("qualifiers", said.qualifiers), ("units", said.units), ("unit_columns", said.unit_columns),
+    ):  # fmt: skip
+        if set(named) - set(of_assay):
+            raise DataError(
+                f"wide.{key} names assays that are not among the columns used",
+                "Correct their names, or take them out.",
+            )
+    wanted |= dict.fromkeys([*said.qualifiers.values(), *said.unit_columns.values()], TEXT)
+    mend = (
+        "Write wide.unit_columns: {{ASSAY: {}}}. If the numbers have no unit, write wide.units: "
+        "{{ASSAY: none}} for every assay."
+    )
+    all_said = set(of_assay) <= {*said.units, *said.unit_columns}
+    table = _columns(path, wanted, None if all_said else mend)
+    rows = np.arange(len(table)).astype(str)
+    name = _text(table[said.compound]) if said.compound else rows
+    # Rows are told apart by their number: a compound may stand in several.
+    compounds = pd.DataFrame({"compound": rows, "smiles": _text(table[said.smiles]), "name": name})
+    parts = []
+    for assay in of_assay:
+        side = table[said.qualifiers[assay]] if assay in said.qualifiers else None
+        column = said.unit_columns.get(assay)
+        unit = table[column] if column else said.units.get(assay)
+        part = pd.DataFrame(
+            {
+                "compound": rows, "value": _numbers(table[assay]), **sides(side, len(table), path),
+                "unit": _units(unit, len(table)), "row": np.arange(1, len(table) + 1),
+            }
+        )  # fmt: skip
+        part.insert(1, "assay", assay)
+        parts.append(part[part["value"].notna()])
+    return compounds, pd.concat(parts, ignore_index=True)
+
+
+def _assays(
+    sources: Sources, recipe: Recipe, folder: Path
+) -> tuple[dict[str, AssayTask], dict[str, list[str]]]:
+    """Tasks in the recipe's order, then the silo's own; and by assay, which of them it feeds."""
+    tasks = dict(recipe.tasks)
+    if sources.assays is None:
+        if not tasks:
+            raise DataError("there is no task", "Name shared ones in the recipe, or give assays.")
+        return tasks, {name: [name] for name in tasks}
+    path = resolve(sources.assays, str(folder))
+    table = read_table(path, ("assay", "task", "kind", "unit", "transform", "direction"))
+    settings, names = set(AssayTask.model_fields), table.column_names
+    if not table.num_rows:
+        raise DataError(f"{path.name} has no rows", "Name assays, or leave the assay table out.")
+    if (
+        set(names) - {"assay", "task", *settings}
+        or names.count("assay") != 1
+        or len(set(names)) < len(names)
+    ):
+        raise DataError(
+            f"{path.name} has other columns than assay, task, {', '.join(sorted(settings))}, some "
+            "twice, or none named assay",
+            "Rename or remove them.",
+        )
+    of_assay: dict[str, list[str]] = {}
+    for number, row in enumerate(table.to_pylist(), 1):
+        given = {k: v for k, v in row.items() if not (pd.isna(v) or v == "")}
+        assay = str(given.pop("assay", "")).strip()
+        name = str(given.pop("task", "")).strip() or assay
+        if not assay or not name or name in of_assay.get(assay, ()):
+            raise DataError(
+                f"{path.name}, row {number}: no assay, or the same assay and task again"
+            )
+        of_assay.setdefault(assay, []).append(name)
+        if name in recipe.tasks:
+            if given:
+                raise DataError(
+                    f"{path.name}, row {number}: settings of a shared task stand in the recipe",
+                    "Leave the row's other columns empty.",
+                )
+            continue
+        numbers = {k: float(v) if isinstance(v, int) else v for k, v in given.items()}
+        try:
+            task = AssayTask.model_validate(numbers)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"])) or "the task"
+            message = fault["msg"].removeprefix("Value error, ")
+            raise DataError(f"{path.name}, row {number}: {where}: {message}") from None
+        if tasks.setdefault(name, task) != task:
+            raise DataError(f"{path.name}, row {number}: the task has other settings further up")
+    if doubled(tasks, recipe):
+        raise DataError(
+            f"{path.name}: a task has the name of another column of the prepared table",
+            "Rename the task.",
+        )
+    return tasks, of_assay
+
+
+def _columns(path: Path, wanted: dict[str, str], unit_mend: str | None = None) -> pd.DataFrame:
+    """The named columns, each checked for its kind.
+
+    Args:
+        unit_mend: what to do about units in a column that is not named; None where there may be some.
+
+    Raises:
+        DataError: unreadable file, missing column, wrong type, several units that nobody named.
+    """
+    table = read_table(path, [name for name, kind in wanted.items() if kind != NUMBER])
+    for name, expected in wanted.items():
+        if table.column_names.count(name) != 1:
+            raise DataError(
+                f"{path.name}: column '{name}' is missing, or there twice",
+                "Name it so in the sources file. (A CSV has commas, and names in its first line.)",
+            )
+        kind = table.schema.field(name).type
+        if not _fits(kind, expected):
+            mend = "Convert the column."
+            if expected == NUMBER:
+                mend = "Qualifiers such as > go into a column of their own; empty means missing."
+            raise DataError(f"{path.name}: column '{name}' is {kind}, expected {expected}", mend)
+    if unit_mend:
+        _refuse_unnamed_units(table, wanted, path, unit_mend)
+    chosen = table.select(list(wanted))
+    for i, (name, expected) in enumerate(wanted.items()):
+        if expected != NUMBER:  # in Arrow: pandas makes floats of whole numbers with gaps
+            chosen = chosen.set_column(i, name, pc.cast(chosen[name], pa.string()))
+    try:
+        frame: pd.DataFrame = chosen.to_pandas()
+    except (pa.ArrowException, UnicodeError):
+        raise DataError(f"{path.name} holds text that is not UTF-8", "Convert the file.") from None
+    return frame
+
+
+def _fits(kind: pa.DataType, expected: str) -> bool:
+    if pa.types.is_null(kind):
+        return True
+    if expected == NUMBER:
+        return bool(
+            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        )
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(text or (expected == WHOLE and pa.types.is_integer(kind)))
+
+
+def _text(column: pd.Series) -> Sequence[str]:
+    """Text, empty where missing."""
+    return ["" if pd.isna(v) else str(v).strip() for v in column]
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    found: np.ndarray = pd.to_numeric(column).to_numpy(np.float64, copy=True, na_value=np.nan)
+    found[~np.isfinite(found)] = np.nan
+    return found
+
+
+def _units(said: pd.Series | str | None, rows: int) -> Sequence[str]:
+    """One spelling for each row, empty where there is none."""
+    if not isinstance(said, pd.Series):
+        return [canonical(said) if said and said != UNITLESS else ""] * rows
+    text = said.fillna("").astype(str)
+    spelt = {one: canonical(one) for one in text.unique()}
+    return list(text.map(spelt))
+
+
+def _require_units(
+    tasks: dict[str, AssayTask], of_assay: dict[str, list[str]], unitless: set[str]
+) -> None:
+    """Raises DataError: a task's numbers are in a unit, and the sources say none for what feeds it."""
+    for name in (t for assay, names in of_assay.items() if assay in unitless for t in names):
+        if tasks[name].target is not None:
+            raise DataError(
+                f"task '{name}' has a unit or a transform, and by the sources its measurements have no unit",
+                "Write activities.unit (a column) or activities.one_unit; for a wide table, wide.units or "
+                "wide.unit_columns.",
+            )
+
+
+_UNIT_LIKE = re.compile(r"(^|[^a-z])(units?|uom)([^a-z]|$)", re.IGNORECASE)
+
+
+def _refuse_unnamed_units(table: pa.Table, named: Collection[str], path: Path, mend: str) -> None:
+    """Raises DataError: a column that nobody named holds several units. Merged, their numbers are noise."""
+    for name in [n for n in table.column_names if n not in named]:
+        kind = table.schema.field(name).type if table.column_names.count(name) == 1 else pa.null()
+        if not _UNIT_LIKE.search(name) or not _fits(kind, TEXT) or pa.types.is_null(kind):
+            continue
+        if len({canonical(text or "") for text in table[name].unique().to_pylist()} - {""}) > 1:
+            raise DataError(
+                f"{path.name}: column '{name}' holds several units, and the sources do not name it",
+                mend.format(name),
+            )

@@ -1,0 +1,167 @@
+"""Held-out figures of classes: what a silo counts, and what the sums over all silos say.
+
+Counts carry noise where the job gives held-out records a budget of their own
+(`blindsum.platform.privacy.plan.metrics_plan`): Gaussian, rounded to a unit of 1/UNITS of a silo's
+share of it, as `blindsum.platform.privacy.shared_noise` explains. Else they are exact, and outputs say so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from blindsum.platform.data.table import SiloData
+from blindsum.platform.job.data_section import Target
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import HELD_OUT_WEIGHT, metrics_plan
+from blindsum.platform.privacy.shared_noise import noised_integers
+from blindsum.platform.training.losses import classification
+
+LOSS_UNIT = 2.0**-10
+"""One integer unit of an exact sum of losses, in nats."""
+
+MAX_LOSS = 32.0
+"""A record's loss is cut here, in nats, so that sums stay bounded."""
+
+UNITS = 256
+"""Integer units in one deviation of a silo's share of the noise."""
+
+SUMS = 4  # before those of the classes
+
+Counts = npt.NDArray[np.int64]
+Reals = npt.NDArray[np.float64]
+
+
+class Score(NamedTuple):
+    """A model's main figure, and what guessing gives."""
+
+    name: str
+    value: float
+    guess: float
+    guess_name: str
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out figures of the whole consortium.
+
+    `loss` is the mean cross-entropy in nats, `largest_class` the accuracy of always guessing
+    the most frequent class, `dropped` the molecules RDKit could not read, `deviation` the
+    accuracy's standard deviation from the noise on the counts, 0 where they are exact.
+    """
+
+    records: int
+    accuracy: float
+    loss: float
+    largest_class: float
+    dropped: int
+    deviation: float = 0.0
+
+    @property
+    def score(self) -> Score:
+        """The main figure, and what always guessing the largest class gives."""
+        return Score("accuracy", self.accuracy, self.largest_class, "always the largest class")
+
+    def line(self) -> str:
+        """What came out, in words."""
+        noise = f" (deviation from noise {self.deviation:.3f})" if self.deviation else ""
+        return (
+            f"accuracy {self.accuracy:.3f}{noise} on {self.records} held-out records "
+            f"(largest class {self.largest_class:.3f})"
+        )
+
+    def detail(self) -> str:
+        """The same, and the loss."""
+        noise = f", give or take {2 * self.deviation:.3f} for the noise" if self.deviation else ""
+        return (
+            f"accuracy {self.accuracy:.3f} on {'about ' if self.deviation else ''}{self.records} held-out "
+            f"records{noise} (always the largest class: {self.largest_class:.3f}); loss "
+            f"{self.loss:.3f}{'; these two are noisier' if self.deviation else ''}"
+        )
+
+    def as_dict(self) -> dict[str, float]:
+        """All figures by name."""
+        return asdict(self)
+
+    def tracked(self) -> dict[str, float]:
+        """Figures as MLflow shows them."""
+        found = {
+            "accuracy": self.accuracy, "loss": self.loss, "held_out_records": self.records,
+            "largest_class_accuracy": self.largest_class, "dropped_records": self.dropped,
+        }  # fmt: skip
+        return found | ({"accuracy_deviation": self.deviation} if self.deviation else {})
+
+
+class ClassCounting:
+    """Correct and wrong records, their loss, dropped molecules, and records of each class."""
+
+    def __init__(
+        self, job: Job, target: Target, data: SiloData, random: np.random.Generator
+    ) -> None:
+        self._job, self._data, self._random = job, data, random
+        self.plan = metrics_plan(job)
+        self._classes = len(target.classes)
+        self._share = self.plan.share if self.plan else 0.0
+        # Under noise every record's loss counts at most one: twice the loss of guessing.
+        self._max_loss = 2 * math.log(self._classes) if self.plan else MAX_LOSS
+        self._weight = HELD_OUT_WEIGHT if self.plan else 1.0  # of loss and classes
+        self._units = np.full(SUMS + self._classes, self._share / UNITS or 1.0)
+        if not self.plan:
+            self._units[2] = LOSS_UNIT / MAX_LOSS
+
+    def counts(self, model: nn.Module) -> Counts:
+        """Int64 [SUMS + classes]."""
+        found = self._sums(model)
+        if self.plan:
+            return noised_integers(found, math.inf, self._share, self._units[0], self._random)
+        exact: Counts = np.rint(found / self._units).astype(np.int64)
+        return exact
+
+    def _sums(self, model: nn.Module) -> Reals:
+        """Sums over the silo's held-out records, which one moves by HELD_OUT_SENSITIVITY at most."""
+        fold = self._data.test
+        labels, output = torch.from_numpy(fold.labels), fold.outputs(model)
+        losses = classification(output, labels).double()
+        # A model that overflowed to NaN counts as wrong with the greatest loss.
+        losses = losses.nan_to_num(self._max_loss, posinf=self._max_loss).clamp(0.0, self._max_loss)
+        correct = float((output.argmax(dim=1) == labels).sum())
+        loss = float(losses.sum()) / self._max_loss * self._weight
+        sums = [correct, len(fold) - correct, loss, float(self._data.dropped)]
+        per_class = np.bincount(fold.labels, minlength=self._classes) * self._weight
+        return np.concatenate([sums, per_class])
+
+    def possible(self, counts: Counts, silos: int) -> bool:
+        """Whether honest silos' counts can have that sum. Of noised ones, anything can."""
+        if self.plan:
+            return True
+        correct, wrong, loss, dropped = (int(c) for c in counts[:SUMS])
+        records, most = correct + wrong, MAX_LOSS / LOSS_UNIT
+        return (
+            min(correct, wrong, loss, dropped, int(counts[SUMS:].min())) >= 0
+            and int(counts[SUMS:].sum()) == records
+            and loss <= records * most + silos
+        )
+
+    def figures(self, counts: Counts, silos: int) -> HeldOut:
+        """The consortium's, from counts summed over that many silos."""
+        sums = counts * self._units
+        correct, wrong, loss, dropped = sums[:SUMS]
+        largest = max(float(sums[SUMS:].max()), 0.0) / self._weight
+        records = max(float(correct + wrong), 1.0)
+        accuracy = min(max(float(correct) / records, 0.0), 1.0)
+        noise = self._share * math.sqrt(silos)  # deviation of one summed count
+        return HeldOut(
+            records=round(max(float(correct + wrong), 0.0)),
+            accuracy=accuracy,
+            loss=min(max(float(loss) / self._weight / records, 0.0), 1.0) * self._max_loss,
+            largest_class=min(largest / records, 1.0),
+            dropped=max(round(float(dropped)), 0),
+            # To first order, of the quotient of two noised counts.
+            deviation=noise * math.hypot(accuracy, 1 - accuracy) / records,
+        )

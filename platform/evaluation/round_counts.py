@@ -1,0 +1,161 @@
+"""What a silo counts in a round, as integers that travel encrypted and are seen only as sums.
+
+of the update       values cut by the range, large values, gradients that were not clipped
+of held-out records what `held_out` counts of classes, or `task_metrics` of tasks
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from blindsum.platform.data.table import SiloData
+from blindsum.platform.errors import FederationError
+from blindsum.platform.evaluation import classes, tasks
+from blindsum.platform.evaluation.classes import UNITS, ClassCounting, Counts, HeldOut
+from blindsum.platform.evaluation.tasks import Figures, TaskCounting, TaskFigures
+from blindsum.platform.job.data_section import Tasks
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.shared_noise import noised_integers, share_deviation
+
+OF_UPDATE = 3
+
+
+@dataclass
+class Tally:
+    """One round's counts of the update, private to the silo. `unclipped`: gradients within the
+    clip norm, minus half of all."""
+
+    saturated: int = 0
+    large: int = 0
+    unclipped: float = 0.0
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of the whole consortium for one round.
+
+    `saturated` is the share of update values cut by the range, `large` of those beyond an eighth
+    of it, `unclipped` the noised share of gradients within the clip norm, where it adapts;
+    `held_out` is there in rounds that were evaluated.
+    """
+
+    saturated: float
+    large: float
+    unclipped: float | None
+    held_out: HeldOut | TaskFigures | None
+
+    def as_dict(self) -> dict[str, float]:
+        """All figures that there are, by name."""
+        held_out = self.held_out.as_dict() if self.held_out else {}
+        own = {k: v for k, v in vars(self).items() if isinstance(v, (int, float))}
+        return own | held_out
+
+
+def count_values(job: Job) -> int:
+    """How many counts a silo sends."""
+    target = job.data.target
+    return OF_UPDATE + (classes.SUMS + len(target.classes) if target else tasks.SUMS)
+
+
+class Counting:
+    """One silo's counts, and what their sums over all silos say.
+
+    Args:
+        plan: the silo's plan for its training records.
+        random: draws the noise.
+        own: the silo's private tasks.
+    """
+
+    def __init__(
+        self, job: Job, plan: PrivacyPlan | None, data: SiloData, random: np.random.Generator,
+        own: Tasks | None = None,
+    ) -> None:  # fmt: skip
+        self._job, self._random = job, random
+        target = job.data.target
+        self._of_held_out: ClassCounting | TaskCounting = (
+            ClassCounting(job, target, data, random)
+            if target
+            else TaskCounting(job.data.tasks or {}, data, own)
+        )
+        self.plan = self._of_held_out.plan
+        self._unclipped_share = _count_share(job, plan)
+
+    @property
+    def by_task(self) -> dict[str, Figures]:
+        """The newest held-out figures of each task, for the silo's own eyes; none of classes."""
+        of_held_out = self._of_held_out
+        return of_held_out.latest if isinstance(of_held_out, TaskCounting) else {}
+
+    def evaluates(self, round: int, roster: Sequence[str]) -> bool:
+        """Whether held-out records are counted after that round.
+
+        Exact counts are given over all silos of the job or not at all: the difference of two rosters'
+        counts would be one silo's. Noised ones are charged and may be of fewer.
+        """
+        whole = tuple(roster) == self._job.roster
+        return self._job.evaluates(round) and (whole or self.plan is not None)
+
+    def counts(self, model: nn.Module, round: int, tally: Tally, roster: Sequence[str]) -> Counts:
+        """What the silo sends of that round, int64 [count_values]."""
+        counts = np.zeros(count_values(self._job), np.int64)
+        counts[:2] = tally.saturated, tally.large
+        if self._unclipped_share:
+            share = self._unclipped_share
+            unclipped = np.array([tally.unclipped])
+            counts[2] = noised_integers(unclipped, math.inf, share, share / UNITS, self._random)[0]
+        if self.evaluates(round, roster):
+            counts[OF_UPDATE:] = self._of_held_out.counts(model)
+        return counts
+
+    def summarise(
+        self, counts: Counts, round: int, update_values: int, roster: Sequence[str]
+    ) -> Metrics:
+        """The consortium's metrics from summed counts.
+
+        Args:
+            update_values: values in all silos' updates together, for the shares of them.
+            roster: the silos that counted.
+
+        Raises:
+            FederationError: no honest silos' counts have that sum.
+        """
+        silos = len(roster)
+        _require_possible(0 <= counts[1] <= update_values and 0 <= counts[0] <= counts[1])
+        evaluated = self.evaluates(round, roster)
+        if evaluated:
+            _require_possible(self._of_held_out.possible(counts[OF_UPDATE:], silos))
+        unclipped = None
+        if self._unclipped_share:
+            training = self._job.training
+            records = training.expected_batch_size * training.local_steps * silos
+            unclipped = 0.5 + float(counts[2]) * self._unclipped_share / UNITS / records
+        return Metrics(
+            saturated=int(counts[0]) / update_values,
+            large=int(counts[1]) / update_values,
+            unclipped=unclipped,
+            held_out=self._of_held_out.figures(counts[OF_UPDATE:], silos) if evaluated else None,
+        )
+
+
+def _require_possible(possible: bool) -> None:
+    if not possible:
+        raise FederationError(
+            "the counts of all silos together are not possible: one of them lies about its own",
+            "Nothing says which. Do not go on with this run.",
+        )
+
+
+def _count_share(job: Job, plan: PrivacyPlan | None) -> float:
+    """Deviation of a silo's noise on its round's count of unclipped gradients."""
+    if plan is None or not plan.count_noise or job.privacy.noise == "none":
+        return 0.0
+    whole = plan.count_noise * math.sqrt(plan.steps_per_round)
+    if job.privacy.noise == "shared":
+        return share_deviation(whole, job.least_silos, job.privacy.colluders)
+    return whole

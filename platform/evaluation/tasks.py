@@ -1,0 +1,217 @@
+"""Held-out figures of tasks: each silo's own by task, and over the consortium their means alone.
+
+    AUROC            area under the ROC curve
+    AUPRC            average precision
+    AUPRC at 0.1     the same at a share of positives of 0.1: precision as it would be there (Siblini,
+                     Frery, He-Guelton, Oble and Wang, IDA 2020), so that tasks can be compared
+    calibration      expected calibration error, ten bins (Guo, Pleiss, Sun and Weinberger, ICML 2017)
+    R2, RMSE         of regression, in scaled units, over values that are neither below nor above
+
+A task counts in a silo where it has LEAST held-out records of each class, or LEAST values. What leaves
+are sums over the tasks that all silos know, and how many; R2 is cut at -1 in them. Of a silo's private
+tasks nothing leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from blindsum.platform.data.table import SiloData
+from blindsum.platform.evaluation.classes import Score
+from blindsum.platform.job.data_section import Task, Tasks
+from blindsum.platform.training.losses import MultiTask
+
+LEAST = 5
+REFERENCE = 0.1
+UNIT = 2.0**-16
+"""One integer unit of a summed figure."""
+
+MOST = 64.0
+"""Figures and records' losses are cut here, so that sums stay bounded."""
+
+CLASSIFIED, MEASURED = ("auroc", "auprc", "auprc_at_0.1", "calibration_error"), ("r2", "rmse")
+SUMS = 3 + 1 + len(CLASSIFIED) + 1 + len(MEASURED)
+"""Records, loss, dropped molecules; tasks and figures of each kind."""
+
+Figures = dict[str, float]
+Reals = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TaskFigures:
+    """Means over the shared tasks of all silos; those of a kind without a task are NaN. `loss` is a record's
+    mean, weighted as in training; `dropped` the molecules RDKit could not read."""
+
+    records: int
+    loss: float
+    dropped: int
+    binary_tasks: int
+    auroc: float
+    auprc: float
+    auprc_at_fixed_rate: float
+    calibration_error: float
+    regression_tasks: int
+    r2: float
+    rmse: float
+
+    deviation = 0.0  # from noise, of which there is none
+
+    @property
+    def score(self) -> Score:
+        """The main figure, and what guessing gives."""
+        if self.binary_tasks:
+            return Score("mean AUROC", self.auroc, 0.5, "guessing")
+        return Score("mean R2", self.r2, 0.0, "always the mean")
+
+    def line(self) -> str:
+        """What came out, in words."""
+        parts = []
+        if self.binary_tasks:
+            parts.append(f"mean AUROC {self.auroc:.3f} over {self.binary_tasks} silos' tasks")
+        if self.regression_tasks:
+            parts.append(f"mean R2 {self.r2:.3f} over {self.regression_tasks} silos' tasks")
+        said = " and ".join(parts) or "no shared task has enough held-out labels to be scored"
+        return f"{said}, {self.records} held-out records"
+
+    def detail(self) -> str:
+        """The same, and the loss."""
+        return f"{self.line()}; loss {self.loss:.3f}"
+
+    def as_dict(self) -> dict[str, float]:
+        """Figures that there are."""
+        return {k: v for k, v in asdict(self).items() if not np.isnan(v)}
+
+    def tracked(self) -> dict[str, float]:
+        """Figures as MLflow shows them."""
+        named = {"records": "held_out_records", "dropped": "dropped_records"}
+        return {named.get(name, name): value for name, value in self.as_dict().items()}
+
+
+class TaskCounting:
+    """One silo's figures by task, and what leaves of them: sums over the tasks that all silos know.
+
+    Args:
+        own: the silo's private tasks, after the shared ones; nothing of them leaves.
+    """
+
+    plan = None  # figures of tasks are exact: see `Job`
+
+    def __init__(self, shared: Tasks, data: SiloData, own: Tasks | None = None) -> None:
+        self._shared, self._data = shared, data
+        self._tasks = {**shared, **(own or {})}
+        self._loss = MultiTask(shared)
+        self.latest: dict[str, Figures] = {}
+
+    def counts(self, model: nn.Module) -> npt.NDArray[np.int64]:
+        """Int64 [SUMS]. Leaves in `latest` the figures of every task that has enough labels."""
+        labels = self._data.test.labels
+        outputs = self._data.test.outputs(model)
+        self.latest = by_task(outputs.numpy(), labels, self._tasks)
+        many = len(self._shared)
+        losses = self._loss(outputs[:, :many], torch.from_numpy(labels[:, :, :many])).double()
+        most = MOST * max(many, 1)
+        losses = losses.nan_to_num(most, posinf=most).clamp(0.0, most)
+        sums = [len(labels), float(losses.sum()) / UNIT, self._data.dropped]
+        found = [figures for name, figures in self.latest.items() if name in self._shared]
+        for names in (CLASSIFIED, MEASURED):
+            of_kind = [figures for figures in found if names[0] in figures]
+            sums.append(len(of_kind))
+            for name in names:
+                cut = [min(max(figures[name], -1.0), MOST) for figures in of_kind]
+                sums.append(sum(cut) / UNIT)
+        return np.rint(sums).astype(np.int64)
+
+    def possible(self, counts: npt.NDArray[np.int64], silos: int) -> bool:
+        """Whether honest silos' counts can have that sum."""
+        records, loss, dropped, binary, *rest = (int(c) for c in counts)
+        of_binary, measured, of_measured = rest[:4], rest[4], rest[5:]
+        tasks = silos * len(self._shared)
+        most = int(MOST / UNIT)
+        return (
+            min(records, loss, dropped, binary, measured) >= 0
+            and loss <= (records + silos) * most * max(len(self._shared), 1)
+            and binary + measured <= tasks
+            and all(-silos <= c <= binary * int(1 / UNIT) + tasks for c in of_binary)
+            and all(abs(c) <= measured * most + tasks for c in of_measured)
+        )
+
+    def figures(self, counts: npt.NDArray[np.int64], silos: int) -> TaskFigures:
+        """The consortium's, from summed counts; `silos` of them, which does not matter here."""
+        records, loss, dropped, binary, *rest = (int(c) for c in counts)
+        of_binary, measured, of_measured = rest[:4], rest[4], rest[5:]
+
+        def mean(total: int, of: int) -> float:
+            return total * UNIT / of if of else float("nan")
+
+        auroc, auprc, at_rate, calibration = (mean(s, binary) for s in of_binary)
+        r2, rmse = (mean(s, measured) for s in of_measured)
+        return TaskFigures(
+            records, mean(loss, records), dropped, binary, auroc, auprc, at_rate, calibration,
+            measured, r2, rmse,
+        )  # fmt: skip
+
+
+def by_task(
+    outputs: npt.NDArray[Any], labels: npt.NDArray[Any], tasks: Tasks
+) -> dict[str, Figures]:
+    """Figures of the tasks that have enough labels.
+
+    Args:
+        outputs: float [records, tasks].
+        labels: float [records, 2, tasks], as `blindsum.platform.data.labels` makes them.
+    """
+    found = {}
+    for i, (name, task) in enumerate(tasks.items()):
+        figures = _of_task(outputs[:, i], labels[:, :, i], task)
+        if figures is not None:
+            found[name] = figures
+    return found
+
+
+def _of_task(outputs: npt.NDArray[Any], labels: npt.NDArray[Any], task: Task) -> Figures | None:
+    known = ~np.isnan(labels[:, 0]) & (labels[:, 1] == 0)
+    said, true = outputs[known].astype(np.float64), labels[known, 0].astype(np.float64)
+    finite = bool(np.isfinite(said).all())  # a model that ended in no numbers scores the worst
+    if task.kind == "regression":
+        if len(true) < LEAST or true.std() == 0:
+            return None
+        if not finite:
+            return {"r2": -1.0, "rmse": MOST}
+        squared = float(((said - true) ** 2).mean())
+        return {"r2": 1 - squared / float(true.var()), "rmse": squared**0.5}
+    if min((true == 1).sum(), (true == 0).sum()) < LEAST:
+        return None
+    if not finite:
+        return {"auroc": 0.0, "auprc": 0.0, "auprc_at_0.1": 0.0, "calibration_error": 1.0}
+    from sklearn.metrics import average_precision_score, roc_auc_score  # a second, in every silo
+
+    return {
+        "auroc": float(roc_auc_score(true, said)),
+        "auprc": float(average_precision_score(true, said)),
+        "auprc_at_0.1": precision_at_rate(true, said),
+        "calibration_error": calibration_error(true, 1 / (1 + np.exp(-np.clip(said, -50, 50)))),
+    }
+
+
+def precision_at_rate(true: Reals, said: Reals, rate: float = REFERENCE) -> float:
+    """Average precision if the share of positives were `rate` (Siblini et al., 2020, section 3)."""
+    from sklearn.metrics import roc_curve
+
+    false, right, _ = roc_curve(true, said, drop_intermediate=False)
+    hits, misses = right * rate, false * (1 - rate)
+    precision = np.divide(hits, hits + misses, out=np.ones_like(hits), where=hits + misses > 0)
+    return float((np.diff(right) * precision[1:]).sum())
+
+
+def calibration_error(true: Reals, probability: Reals, bins: int = 10) -> float:
+    """Mean distance between probability and frequency over equal bins, weighted by records."""
+    which = np.minimum((probability * bins).astype(int), bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    gaps = np.abs(np.bincount(which, probability, bins) - np.bincount(which, true, bins))
+    return float(gaps.sum() / max(counts.sum(), 1))

@@ -1,0 +1,1 @@
+"""What a run is told: the job file, the owner's file, and where things lie."""

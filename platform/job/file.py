@@ -1,0 +1,75 @@
+"""Reads a job file and its overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blindsum.platform.errors import JobError
+from blindsum.platform.job.data_section import is_name
+from blindsum.platform.job.schema import Job, SiloSection
+from blindsum.platform.job.yaml_reader import Place, read_section
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A validated job and where it came from. `text` is the file with overrides applied."""
+
+    job: Job
+    path: Path
+    text: str
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    def silo(self, name: str) -> SiloSection:
+        """The section of a silo that a person named.
+
+        Raises:
+            JobError: the job has no such silo.
+        """
+        if name not in self.job.roster:
+            known = ", ".join(self.job.roster)
+            raise JobError(f"{self.path.name} names no silo '{name}'", f"Its silos are {known}.")
+        return self.job.silo(name)
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
+    """Read a YAML job file, apply `key.key=value` overrides, and validate.
+
+    Raises:
+        JobError: the file cannot be read or a setting is wrong; names every fault at once.
+    """
+    try:
+        path = path.resolve(strict=False)
+    except (OSError, RuntimeError):
+        raise JobError(f"the job file {path} cannot be read") from None
+    found = read_section(path, Job, "job", "Write one with: blindsum init", overrides)
+    _refuse_shared_files(found.section, path, found.lines)
+    return JobFile(found.section, path, found.text)
+
+
+def _refuse_shared_files(job: Job, path: Path, lines: dict[Place, int]) -> None:
+    """One table behind two names would be charged in two ledgers, each at half the spend."""
+    for key in ("data", "state"):
+        seen: dict[Path, str] = {}
+        for i, silo in enumerate(job.silos):
+            where = f"{path.name}, line {lines.get(('silos', i, key), 1)}"
+            if (value := getattr(silo, key)) is None:
+                continue
+            try:
+                place = path.parent.joinpath(Path(value).expanduser()).resolve()
+            except (OSError, RuntimeError, ValueError):
+                raise JobError(
+                    f"{where}: silos.{silo.name}.{key}: {value!r} is not a path"
+                ) from None
+            if key == "data" and is_name(value) and not place.exists():
+                continue  # a dataset in an owner's file: each owner has its own of that name
+            if place in seen:
+                raise JobError(
+                    f"{where}: silos {seen[place]} and {silo.name} have the same {key}, {place}",
+                    "Every silo has its own.",
+                )
+            seen[place] = silo.name

@@ -1,0 +1,156 @@
+"""The owner's file: what a silo's machine may take part in, where no driver can reach it.
+
+    names: [alder]                      the names under which this machine may act
+    state: /srv/blindsum/alder          ledger, identity and approvals
+    datasets:                           what the job names; where it lies is the owner's business
+      solubility: {path: /data/solubility.parquet}
+    approved_jobs_only: true
+
+It is looked for in two places that depend on nothing a driver says: `/etc/blindsum/silo.yaml`, and
+`.blindsum/silo.yaml` in the home that the password database gives for the user who runs the silo.
+Neither HOME nor BLINDSUM_HOME nor the job moves it. Where there is one, names, tables, state folder
+and approvals are taken from it alone. Where there is none the run is a simulation: nobody's consent
+is asked, no lifetime limit binds, and every output says so.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+
+from blindsum.platform.errors import ConsentError
+from blindsum.platform.job.data_section import Name, Section
+from blindsum.platform.job.yaml_reader import read_section
+
+FILE = "silo.yaml"
+
+
+class DatasetSection(Section):
+    """One table, under the name by which jobs know it."""
+
+    path: str = Field(min_length=1, max_length=4096, description="Parquet or CSV file.")
+    private_tasks: str | None = Field(
+        None, min_length=1, max_length=4096, description="YAML file of this silo's own tasks."
+    )
+
+    @field_validator("path", "private_tasks")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        return None if path is None else _absolute(path)
+
+
+class OwnerFile(Section):
+    """What the owner of a machine says about the silo on it."""
+
+    names: list[Name] = Field(min_length=1, max_length=64)
+    state: str = Field(description="Folder of ledger, identity and approvals.")
+    datasets: dict[Name, DatasetSection] = Field(min_length=1)
+    approved_jobs_only: bool = Field(True, description="Refuse every job that was not approved.")
+
+    @field_validator("state")
+    @classmethod
+    def _absolute(cls, state: str) -> str:
+        return _absolute(state)
+
+    @model_validator(mode="after")
+    def _tables_are_distinct(self) -> OwnerFile:
+        # One table under two names would have two budgets.
+        seen: dict[str, str] = {}
+        for name, dataset in self.datasets.items():
+            real = os.path.realpath(dataset.path)
+            if real in seen:
+                raise ValueError(f"datasets {seen[real]} and {name} are the same file")
+            seen[real] = name
+        return self
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("write an absolute path, from /")
+    return os.path.normpath(path)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """An owner's file that was found, and where."""
+
+    path: Path
+    file: OwnerFile
+
+    @property
+    def state(self) -> Path:
+        """The silo's own folder."""
+        return Path(self.file.state)
+
+    def require_name(self, name: str) -> None:
+        """Raises ConsentError unless this machine may act under that name."""
+        if name not in self.file.names:
+            raise ConsentError(
+                f"{self.path} does not let this machine act as silo '{name}'",
+                f"It names {', '.join(self.file.names)}.",
+            )
+
+    def dataset(self, name: str) -> DatasetSection:
+        """The table of that name. Raises ConsentError if there is none."""
+        if name not in self.file.datasets:
+            raise ConsentError(
+                f"the job asks for dataset {name!r}, which {self.path} does not name",
+                f"It names {', '.join(self.file.datasets)}. On a silo with an owner's file, "
+                "silos.NAME.data is one of these names and never a path.",
+            )
+        return self.file.datasets[name]
+
+
+def owner_home() -> Path:
+    """The home of the user who runs this process, from the password database.
+
+    Not from HOME, which a driver can set in a job's environment.
+    """
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:  # a container's user may have no entry
+        return Path("/nonexistent")
+
+
+def places() -> tuple[Path, ...]:
+    """Where an owner's file is looked for, in this order."""
+    return Path("/etc/blindsum") / FILE, owner_home() / ".blindsum" / FILE
+
+
+def find_owner() -> Owner | None:
+    """This machine's owner's file; None if there is none.
+
+    Raises:
+        ConsentError: it is there and cannot be read, says something wrong, or others than its owner
+            could have written it.
+    """
+    for path in places():
+        if not os.path.lexists(path):
+            continue
+        _require_trusted(path)
+        read = read_section(path, OwnerFile, "owner's", "blindsum silo init", error=ConsentError)
+        return Owner(path, read.section)
+    return None
+
+
+def _require_trusted(path: Path) -> None:
+    """Refuse a file, or a folder around it, that another user could have written."""
+    for place, kind in ((path, stat.S_ISREG), (path.parent, stat.S_ISDIR)):
+        try:
+            found = place.lstat()
+        except OSError as error:
+            raise ConsentError(
+                f"the owner's file {path} cannot be read ({os.strerror(error.errno or 0)})"
+            ) from None
+        if not kind(found.st_mode) or found.st_uid not in (0, os.getuid()):
+            raise ConsentError(
+                f"{place} is not a plain file or folder of this user or of root",
+                f"Run: chown {os.getuid()} {place}",
+            )
+        if found.st_mode & 0o022:
+            raise ConsentError(f"{place} can be written by others", f"Run: chmod go-w {place}")

@@ -1,0 +1,327 @@
+"""The job: everything a run is told, validated at the door and immutable after it.
+
+Unknown keys are refused everywhere, so that a misspelt `epsilom` cannot silently train
+without the budget its author meant.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from blindsum.platform.job.data_section import DataSection, Name, Positive, Section, is_name
+
+MAX_STEPS = 1_000_000
+RESERVED = ("aggregator", "driver", "check")
+
+
+class SiloSection(Section):
+    """One data owner."""
+
+    name: Name = Field(description="Short name; appears in every message about this silo.")
+    data: str = Field(description="Parquet or CSV file, relative to the job file or absolute.")
+
+    @field_validator("state")
+    @classmethod
+    def _does_not_depend_on_a_folder(cls, state: str | None) -> str | None:
+        if state is not None and not state.startswith(("/", "~")):
+            raise ValueError("write an absolute path, or one from ~: the ledger must not move")
+        return state
+
+    epsilon: Positive | None = Field(None, description="Stricter budget than privacy.epsilon.")
+    identity: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Fingerprint of this silo's identity (blindsum identity); others are refused.",
+    )
+    state: str | None = Field(
+        None, description="Folder of ledger and identity; default ~/.blindsum/silos/NAME."
+    )
+    private_tasks: str | None = Field(
+        None,
+        description="YAML file of this silo's own tasks, on its node: their heads never leave it.",
+    )
+
+
+class Linear(Section):
+    """Multinomial logistic regression."""
+
+    kind: Literal["linear"]
+
+
+class Mlp(Section):
+    """Fully connected layers. tanh bounds activations, which suits clipping (Papernot, 2021)."""
+
+    kind: Literal["mlp"]
+    hidden: list[Annotated[int, Field(ge=1, le=16384)]] = Field([32], min_length=1, max_length=8)
+    activation: Literal["relu", "tanh"] = "tanh"
+
+
+class Factory(Section):
+    """Your own: `function(features: int, outputs: int) -> torch.nn.Module`."""
+
+    kind: Literal["factory"]
+    factory: str
+
+    @field_validator("factory")
+    @classmethod
+    def _names_a_function(cls, factory: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", factory):
+            raise ValueError("write it as module:function")
+        return factory
+
+
+class TrainingSection(Section):
+    """Local training. One step takes a Poisson sample: each record with probability
+    `sampling_rate`, independently."""
+
+    rounds: int = Field(ge=1, le=100_000)
+    local_steps: int = Field(10, ge=1, le=100_000)
+    sampling_rate: float = Field(gt=0, le=1)
+    expected_batch_size: Positive = Field(
+        description="Public divisor of the clipped sum; about sampling_rate times a silo's "
+        "records. A constant, so that the size of a silo's data stays protected too."
+    )
+    learning_rate: Positive
+
+    @model_validator(mode="after")
+    def _can_be_accounted(self) -> TrainingSection:
+        if self.rounds * self.local_steps > MAX_STEPS:
+            raise ValueError(f"rounds times local_steps is above {MAX_STEPS:,}")
+        return self
+
+
+class ServerSection(Section):
+    """How every silo turns the mean update into the next model, identically."""
+
+    optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    learning_rate: Positive = 1.0
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum, and adam's first beta")
+
+
+class _Noise(Section):
+    """What local and shared noise have in common."""
+
+    epsilon: Positive
+    delta: float = Field(ge=1e-12, lt=0.5)
+    clip_norm: Positive = Field(
+        1.0, description="Greatest L2 norm of a record's gradient; of round 1, where it adapts."
+    )
+    clip_quantile: float | None = Field(
+        None, gt=0, lt=1,
+        description="Adapt clip_norm until this share of the gradients stays below it.",
+    )  # fmt: skip
+    metrics_epsilon: Positive | None = Field(
+        None,
+        description="Budget of held-out records: noise on their counts. Without: exact counts.",
+    )
+    metrics_every: int = Field(
+        1, ge=1, description="Rounds from one evaluation to the next; the last is evaluated too."
+    )
+    test_seed: int | None = Field(
+        None, ge=0,
+        description="Noise and samples from this seed, known to all: for tests, NOT private.",
+    )  # fmt: skip
+
+
+class LocalNoise(_Noise):
+    """Record-level DP-SGD inside every silo (Abadi et al., CCS 2016)."""
+
+    noise: Literal["local"]
+    noise_multiplier: float | None = Field(
+        None,
+        ge=0.2,
+        le=1000,
+        description="Fixed by hand; the run then stops where the budget ends.",
+    )
+
+
+class SharedNoise(_Noise):
+    """Record-level DP-SGD over all silos' records: one step a round, noise made together, as
+    much as one trusted server would add (`blindsum.platform.privacy.shared_noise`)."""
+
+    noise: Literal["shared"]
+    colluders: int = Field(
+        1, ge=0, le=63,
+        description="Silos that may pool what they know; the others' noise alone suffices.",
+    )  # fmt: skip
+
+
+class NoNoise(Section):
+    """No differential privacy. For comparisons: every output says so."""
+
+    noise: Literal["none"]
+
+
+class EncryptionSection(Section):
+    """How updates become integers and ciphertext."""
+
+    scheme: Literal["ckks", "none"] = "ckks"
+    bits: int | None = Field(None, ge=2, le=24)
+    range: Positive | None = Field(
+        None,
+        description="Greatest magnitude of one value of an update; default 1, or what clipping "
+        "and noise need where the noise is shared.",
+    )
+    adapt_range: bool = Field(
+        True,
+        description="Double or halve the range between rounds, from public figures alone; not "
+        "where the noise is shared.",
+    )
+    verify: Literal["hash", "keep"] = Field(
+        "hash",
+        description="Every silo checks every total by its hash; keep: aggregators also keep the "
+        "signed uploads, from which a silo says who cheated where the check fails.",
+    )
+    aggregators: int | None = Field(
+        None, ge=1, le=64, description="Actors that share the sum; default: by the model's size."
+    )
+
+
+class DeadlineSection(Section):
+    """After these many seconds without an answer a silo counts as lost."""
+
+    start_s: Positive = 120.0
+    round_s: Positive = 600.0
+
+
+class TrackingSection(Section):
+    """MLflow."""
+
+    uri: str | None = Field(None, description="Default: a SQLite file beside the job file.")
+    experiment: str | None = Field(None, description="Default: the job's name.")
+
+
+class Job(Section):
+    """A whole job file."""
+
+    name: Name
+    seed: int = Field(0, ge=0, lt=2**63, description="Of initial weights; never of noise.")
+    silos: list[SiloSection] = Field(min_length=2, max_length=64)
+    data: DataSection
+    model: Annotated[Linear | Mlp | Factory, Field(discriminator="kind")]
+    training: TrainingSection
+    server: ServerSection = ServerSection()
+    privacy: Annotated[LocalNoise | SharedNoise | NoNoise, Field(discriminator="noise")]
+    encryption: EncryptionSection = EncryptionSection()
+    quorum: int | None = Field(
+        None, ge=2, le=64,
+        description="Fewest silos that a round is done with once others are lost; default: all.",
+    )  # fmt: skip
+    deadlines: DeadlineSection = DeadlineSection()
+    tracking: TrackingSection = TrackingSection()
+    runs: str = Field("runs", description="Folder for results, relative to the job file.")
+
+    @model_validator(mode="after")
+    def _silos_are_distinct(self) -> Job:
+        for key in ("name", "data", "state"):
+            values = [v for s in self.silos if (v := getattr(s, key)) is not None]
+            if key == "data":  # two owners may have given their tables the same name
+                values = [v for v in values if not is_name(v)]
+            twice = sorted({v for v in values if values.count(v) > 1})
+            if twice:
+                raise ValueError(f"two silos have the same {key}, {twice[0]!r}")
+        if reserved := [name for name in self.roster if name in RESERVED]:
+            raise ValueError(f"a silo cannot be named {reserved[0]!r}")
+        if self.privacy.noise == "none" and any(s.epsilon is not None for s in self.silos):
+            raise ValueError("a silo has an epsilon but privacy.noise is none")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> Job:
+        if self.data.target is None and self.data.tasks is None and not self.has_private_tasks:
+            raise ValueError("give data.target, data.tasks, or silos with private_tasks")
+        if self.has_private_tasks:
+            if self.data.target is not None:
+                raise ValueError("private_tasks go with data.tasks, not with data.target")
+            if self.model.kind != "mlp":
+                raise ValueError("private_tasks need model.kind mlp: its hidden layers are shared")
+        if (
+            self.data.target is None
+            and self.privacy.noise != "none"
+            and self.privacy.metrics_epsilon
+        ):
+            raise ValueError(
+                "privacy.metrics_epsilon covers counts of classes alone: a record moves an AUROC of "
+                "tasks by an unknown amount"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shared_noise_fits(self) -> Job:
+        if self.privacy.noise != "shared":
+            return self
+        if self.training.local_steps != 1:
+            raise ValueError(
+                "privacy.noise shared takes one step a round: write training.local_steps: 1"
+            )
+        if self.privacy.colluders >= self.least_silos:
+            raise ValueError(
+                f"privacy.colluders is {self.privacy.colluders}, with rounds of {self.least_silos} "
+                f"silos at most {self.least_silos - 1}"
+            )
+        if self.encryption.scheme == "none":
+            raise ValueError(
+                "privacy.noise shared needs encryption.scheme ckks: without masks the aggregator "
+                "would see each silo's sum under its own share of the noise alone"
+            )
+        if self.encryption.range is not None:
+            raise ValueError(
+                "encryption.range follows from clipping and noise under privacy.noise shared: "
+                "leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_quorum_is_of_the_silos(self) -> Job:
+        if self.least_silos > len(self.silos):
+            raise ValueError(f"quorum is {self.quorum}, with {len(self.silos)} silos")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_records_have_no_laxer_budget(self) -> Job:
+        if self.privacy.noise == "none" or self.privacy.metrics_epsilon is None:
+            return self
+        least = min([self.privacy.epsilon, *(s.epsilon for s in self.silos if s.epsilon)])
+        if self.privacy.metrics_epsilon > least:
+            raise ValueError(
+                f"privacy.metrics_epsilon {self.privacy.metrics_epsilon:g} is above the budget of "
+                f"a silo's records, {least:g}: lower it"
+            )
+        return self
+
+    @property
+    def least_silos(self) -> int:
+        """Fewest silos of a round. Noise that is made together is enough with so many."""
+        return self.quorum or len(self.silos)
+
+    @property
+    def private(self) -> bool:
+        """Whether a run of this job is differentially private."""
+        return self.privacy.noise != "none" and self.privacy.test_seed is None
+
+    @property
+    def adapts_range(self) -> bool:
+        """Whether the range moves between rounds."""
+        return self.encryption.adapt_range and self.privacy.noise != "shared"
+
+    def evaluates(self, round: int) -> bool:
+        """Whether held-out records are evaluated after that round."""
+        every = 1 if self.privacy.noise == "none" else self.privacy.metrics_every
+        return round % every == 0 or round == self.training.rounds
+
+    @property
+    def has_private_tasks(self) -> bool:
+        """Whether a silo has tasks of its own; the model is then a trunk with heads."""
+        return any(silo.private_tasks for silo in self.silos)
+
+    @property
+    def roster(self) -> tuple[str, ...]:
+        """Names of all silos, in the file's order."""
+        return tuple(silo.name for silo in self.silos)
+
+    def silo(self, name: str) -> SiloSection:
+        """The section of one silo."""
+        return next(silo for silo in self.silos if silo.name == name)

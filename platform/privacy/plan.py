@@ -1,0 +1,282 @@
+"""Record-level (epsilon, delta) of a silo's whole run: planned, then accounted.
+
+Unit: one record of one silo's table; neighbouring tables differ by adding or removing one.
+Mechanism: DP-SGD (Abadi et al., CCS 2016, algorithm 1): Poisson sample with rate q, clip
+each record's gradient to C, add N(0, (sigma C)^2) to the sum, divide by a public constant.
+Accounting: privacy loss distributions of the Poisson-subsampled Gaussian (Koskela et al.,
+AISTATS 2020; Doroshenko et al., PoPETs 2022) from dp-accounting, discretised pessimistically,
+so that every epsilon here is an upper bound.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+import dp_accounting
+from dp_accounting.pld import privacy_loss_distribution
+from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+from scipy.optimize import brentq
+
+from blindsum.platform.errors import PrivacyError
+from blindsum.platform.job.schema import Job, LocalNoise, SharedNoise
+from blindsum.platform.privacy.adaptive_clipping import count_deviation
+from blindsum.platform.privacy.shared_noise import share_deviation, shared_range
+
+UNIT = "one record; neighbours differ by adding or removing one"
+ACCOUNTANT = f"PLD, dp-accounting {version('dp-accounting')}"
+DISCRETISATION = 1e-3
+DEFAULT_RANGE = 1.0
+HELD_OUT_WEIGHT = 0.5
+HELD_OUT_SENSITIVITY = math.sqrt(1 + 2 * HELD_OUT_WEIGHT**2)
+"""In L2, of what a held-out record adds: one to the correct or to the wrong ones, and at most
+HELD_OUT_WEIGHT each to its class and to the loss. Less weight there, less noise on the accuracy."""
+MIN_NOISE_MULTIPLIER, MAX_NOISE_MULTIPLIER = 0.2, 200.0
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """What one silo will spend. Public: no field depends on the silo's data.
+
+    `noise_multiplier` is sigma, the noise's deviation in units of the clip norm; `share` the
+    deviation of the silo's share of it where the silos make it together, else 0; `count_noise` the
+    deviation of the noise on the count of unclipped records, 0 without adaptive clipping;
+    `rounds_within_budget` is below `rounds` only for a noise multiplier fixed by hand.
+    """
+
+    epsilon: float
+    delta: float
+    sampling_rate: float
+    noise_multiplier: float
+    clip_norm: float
+    steps_per_round: int
+    rounds: int
+    rounds_within_budget: int
+    epsilon_planned: float
+    share: float = 0.0
+    count_noise: float = 0.0
+
+    @property
+    def update_noise(self) -> float:
+        """The noise multiplier of the update: more than sigma where unclipped records are
+        counted too, so that both together are one mechanism of sigma (theorem 1 of Andrew,
+        Thakkar, McMahan and Ramaswamy, NeurIPS 2021)."""
+        if not self.count_noise:
+            return self.noise_multiplier
+        return 1 / math.sqrt(self.noise_multiplier**-2 - (2 * self.count_noise) ** -2)
+
+
+def plan(job: Job, silo: str) -> PrivacyPlan | None:
+    """Plan one silo's whole run, or None without differential privacy.
+
+    Raises:
+        PrivacyError: no noise multiplier up to MAX_NOISE_MULTIPLIER meets the budget, or a
+            fixed one does not cover a single round; names the nearest possible plan.
+    """
+    section = job.privacy
+    if section.noise == "none":
+        return None
+    try:
+        if section.noise == "shared":
+            return _shared_plan(job, section, silo)
+        own = _plan(
+            _budget(job, section, silo), section.delta, job.training.sampling_rate,
+            section.noise_multiplier, section.clip_norm, job.training.local_steps,
+            job.training.rounds,
+        )  # fmt: skip
+        # Every silo adds its own: together as much as one that knows all.
+        own_noise = count_deviation(job, own.noise_multiplier) / math.sqrt(job.least_silos)
+        return (
+            replace(own, count_noise=max(own_noise, own.noise_multiplier))
+            if section.clip_quantile
+            else own
+        )
+    except PrivacyError as error:
+        raise error.located(silo=silo) from None
+
+
+def _budget(job: Job, section: LocalNoise | SharedNoise, silo: str) -> float:
+    return min(section.epsilon, job.silo(silo).epsilon or section.epsilon)
+
+
+def _shared_plan(job: Job, section: SharedNoise, silo: str) -> PrivacyPlan:
+    """All silos' records stand under one noise of deviation S, the laxest budget's. A silo with
+    a stricter budget clips harder instead: C = S / sigma."""
+    plans = {
+        name: _plan(
+            _budget(job, section, name), section.delta, job.training.sampling_rate, None,
+            section.clip_norm, 1, job.training.rounds,
+        )
+        for name in job.roster
+    }  # fmt: skip
+    if section.clip_quantile:
+        counted = count_deviation(job, max(p.noise_multiplier for p in plans.values()))
+        plans = {name: replace(one, count_noise=counted) for name, one in plans.items()}
+    total = section.clip_norm * min(p.update_noise for p in plans.values())
+    own = plans[silo]
+    return replace(
+        own, clip_norm=total / own.update_noise,
+        share=share_deviation(total, job.least_silos, section.colluders),
+    )  # fmt: skip
+
+
+def metrics_plan(job: Job) -> PrivacyPlan | None:
+    """The plan for every silo's held-out records, or None where their counts are exact.
+
+    Each evaluation is one Gaussian mechanism on counts that a record moves by at most
+    HELD_OUT_SENSITIVITY in L2, without sampling. A record is in training or held out, never
+    both: the plans' epsilons do not add up within a job (parallel composition).
+
+    Raises:
+        PrivacyError: no noise meets the budget.
+    """
+    section = job.privacy
+    if section.noise == "none" or section.metrics_epsilon is None:
+        return None
+    evaluations = sum(map(job.evaluates, range(1, job.training.rounds + 1)))
+    try:
+        found = _plan(
+            section.metrics_epsilon, section.delta, 1.0, None, HELD_OUT_SENSITIVITY, 1, evaluations
+        )
+    except PrivacyError:
+        raise PrivacyError(
+            f"privacy.metrics_epsilon {section.metrics_epsilon:g} is not possible with "
+            f"{evaluations} evaluations",
+            "Raise privacy.metrics_epsilon or privacy.metrics_every.",
+        ) from None
+    whole = found.noise_multiplier * found.clip_norm
+    if section.noise == "shared":
+        whole = share_deviation(whole, job.least_silos, section.colluders)
+    return replace(found, share=whole)
+
+
+def update_range(job: Job, plan: PrivacyPlan | None) -> float:
+    """Range of the first round's exchange: the job's, or what clipping and noise need."""
+    if job.privacy.noise == "shared" and plan is not None:
+        return shared_range(greatest_sum(job), plan.share)
+    return job.encryption.range or DEFAULT_RANGE
+
+
+def greatest_sum(job: Job) -> float:
+    """Where a coordinate of a silo's clipped sum is cut under shared noise."""
+    clip_norm = 0.0 if job.privacy.noise == "none" else job.privacy.clip_norm
+    return clip_norm * job.training.expected_batch_size
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(
+    epsilon: float, delta: float, rate: float, sigma: float | None, clip: float,
+    steps: int, rounds: int,
+) -> PrivacyPlan:  # fmt: skip
+    if sigma is None:
+        sigma = calibrate(epsilon, delta, rate, steps * rounds)
+        return PrivacyPlan(
+            epsilon, delta, rate, sigma, clip, steps, rounds, rounds,
+            spent_epsilon(sigma, rate, steps * rounds, delta),
+        )  # fmt: skip
+    covered = _rounds_within(epsilon, delta, rate, sigma, steps, rounds)
+    if covered == 0:
+        one = spent_epsilon(sigma, rate, steps, delta)
+        raise PrivacyError(
+            f"one round at privacy.noise_multiplier {sigma:g} spends epsilon {one:.3g}, "
+            f"above the budget of {epsilon:g}",
+            "Raise the multiplier, or leave it out to have it chosen.",
+        )
+    planned = spent_epsilon(sigma, rate, steps * covered, delta)
+    return PrivacyPlan(epsilon, delta, rate, sigma, clip, steps, rounds, covered, planned)
+
+
+def calibrate(epsilon: float, delta: float, rate: float, steps: int) -> float:
+    """The least noise multiplier, to 0.01 %, that keeps the whole run within (epsilon, delta).
+
+    Below MIN_NOISE_MULTIPLIER there is nothing to gain and it is not searched.
+
+    Raises:
+        PrivacyError: even MAX_NOISE_MULTIPLIER spends more.
+    """
+    least = spent_epsilon(MAX_NOISE_MULTIPLIER, rate, steps, delta)
+    if least > epsilon:
+        raise PrivacyError(
+            f"privacy.epsilon {epsilon:.3g} at delta {delta:g} is not possible with {steps} steps "
+            f"at sampling rate {rate:g}: even noise {MAX_NOISE_MULTIPLIER:g} times the clip norm "
+            f"spends {least:.3g}",
+            f"Take epsilon {least * 1.01:.3g} or more, or fewer rounds or local steps. "
+            "(Useful budgets lie around 1 to 8.)",
+        )
+    low, high = 1.0, 2.0
+    while spent_epsilon(high, rate, steps, delta) > epsilon:
+        low, high = high, high * 2
+    # Downwards in small steps: distributions for very little noise are slow to compute.
+    while low > MIN_NOISE_MULTIPLIER and spent_epsilon(low, rate, steps, delta) <= epsilon:
+        low, high = low * 0.7, low
+    if low <= MIN_NOISE_MULTIPLIER:
+        return high
+
+    def excess(log_sigma: float) -> float:
+        spent = spent_epsilon(math.exp(log_sigma), rate, steps, delta)
+        return math.log(min(max(spent, 1e-9), 1e6)) - math.log(epsilon)
+
+    sigma = math.exp(brentq(excess, math.log(low), math.log(high), xtol=5e-5))
+    while spent_epsilon(sigma, rate, steps, delta) > epsilon:  # the root may lie a hair below
+        sigma *= 1 + 5e-5
+    return sigma
+
+
+def spent_epsilon(sigma: float, rate: float, steps: int, delta: float) -> float:
+    """Epsilon at delta after that many steps, an upper bound; inf if sigma is hopeless."""
+    event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(sigma))
+    accountant = PLDAccountant(value_discretization_interval=DISCRETISATION)
+    return float(accountant.compose(event, steps).get_epsilon(delta))
+
+
+def _rounds_within(
+    epsilon: float, delta: float, rate: float, sigma: float, steps: int, rounds: int
+) -> int:
+    low, high = 0, rounds + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if spent_epsilon(sigma, rate, steps * middle, delta) <= epsilon:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+class Accountant:
+    """Epsilon after whole rounds, composed as the plan composes them, about 10 ms each."""
+
+    def __init__(self, plan: PrivacyPlan) -> None:
+        self._plan = plan
+        self._step = privacy_loss_distribution.from_gaussian_mechanism(
+            plan.noise_multiplier,
+            value_discretization_interval=DISCRETISATION,
+            sampling_prob=plan.sampling_rate,
+        )
+        self._after = {0: 0.0}
+
+    def epsilon_after(self, rounds: int) -> float:
+        """Epsilon at the plan's delta after that many charged rounds or attempts."""
+        if rounds not in self._after:
+            composed = self._step.self_compose(rounds * self._plan.steps_per_round)
+            self._after[rounds] = float(composed.get_epsilon_for_delta(self._plan.delta))
+        return self._after[rounds]
+
+
+def describe(section: LocalNoise | SharedNoise) -> dict[str, str]:
+    """What a reader needs to judge an epsilon, for MLflow and the closing summary."""
+    mechanism = "DP-SGD, Gaussian noise added inside each silo"
+    if section.noise == "shared":
+        mechanism = (
+            "DP-SGD over all silos, rounded Gaussian shares of the noise added inside each silo; "
+            f"holds against {section.colluders} colluding"
+        )
+    return {
+        "unit": UNIT,
+        "mechanism": mechanism,
+        "sampler": "Poisson",
+        "accountant": ACCOUNTANT,
+        "generator": "AES-128 counter mode, seeded by the operating system",
+        "delta": f"{section.delta:g}",
+    }

@@ -1,0 +1,243 @@
+"""A run's privacy statement: what is promised, how, on whose trust, and what is not covered.
+
+The headings follow the layers of NIST SP 800-226, "Guidelines for Evaluating Differential Privacy
+Guarantees" (2025): parameters and unit, algorithms with utility and bias, query and threat model,
+implementation, data security, exposure at collection.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import (
+    ACCOUNTANT,
+    HELD_OUT_SENSITIVITY,
+    UNIT,
+    PrivacyPlan,
+    describe,
+    metrics_plan,
+)
+from blindsum.platform.privacy.releases import EXACT_METRICS, RELEASES, metrics_guarantee
+
+Statement = dict[str, dict[str, Any]]
+HEADINGS = (
+    "Privacy parameters", "Unit of privacy", "Algorithm and accounting", "Utility", "Bias",
+    "Query model", "Threat model and trust", "Mechanism implementation",
+    "Data security and access control", "Data collection exposure", "What is not covered",
+)  # fmt: skip
+
+NOT_COVERED = (
+    "settings chosen by looking at private records: no ledger counts that",
+    "a person with several records: protected less, by group privacy",
+    "silos that do not do what their software says",
+    "sizes and timing of what is sent",
+)
+
+
+def privacy_statement(
+    job: Job,
+    plans: Mapping[str, PrivacyPlan | None],
+    spent: Mapping[str, float] | None = None,
+    utility: str = "",
+    owned: Mapping[str, bool] | None = None,
+) -> Statement:
+    """The statement, by heading.
+
+    Args:
+        plans: every silo's plan.
+        spent: epsilon spent by silo, an upper bound; None before a run.
+        utility: what came out, in a line.
+        owned: whether an owner's file is in force, by silo.
+    """
+    section = job.privacy
+    trust = _trust(job) | _consent(owned or {})
+    if section.noise == "none" or not job.private:
+        return _unprotected(job, trust)
+    described = describe(section)
+    exact = section.metrics_epsilon is None
+    not_covered = ((f"held-out metrics: {EXACT_METRICS}",) if exact else ()) + NOT_COVERED
+    parts: Statement = {
+        "Privacy parameters": {
+            name: _parameters(plan, None if spent is None else spent.get(name, 0.0))
+            for name, plan in plans.items()
+            if plan
+        },
+        "Unit of privacy": {"unit": UNIT, "adjacency": "add or remove one record of one silo"},
+        "Algorithm and accounting": {
+            name: described[name] for name in ("mechanism", "sampler", "accountant")
+        } | {
+            "composition": "all rounds and all attempts of the job, charged before each",
+            "over jobs": "each job has its own budget; a limit over jobs holds where the silo's "
+            "machine has an owner's file and its owner has set one, for all that has an epsilon (exact held-out counts have none)",
+            "held-out records": metrics_guarantee(job),
+        } | _held_out(job),
+        "Utility": {"held-out": utility or "not measured before a run"},
+        "Bias": {
+            "clipping": "gradients above the clip norm are cut, which moves the model "
+            "away from records that differ most from the others",
+            "small groups": "noise is the same for all: groups with few records lose more accuracy; "
+            "accuracy by group is not measured here",
+        },
+        "Query model": {
+            "released": "the model after every round, to all silos and the driver",
+            "kind": "one plan fixed before the run; no further queries",
+        } | RELEASES,
+        "Threat model and trust": trust,
+        "Mechanism implementation": {
+            "noise": described["generator"],
+            "floating point": "integers leave the silos; the noise is rounded with them"
+            if section.noise == "shared"
+            else "noise in double precision, rounded stochastically before it leaves: no proof "
+            "against attacks on floating point",
+            "code": f"blindsum {version('blindsum')}, {ACCOUNTANT}, "
+            f"opacus {version('opacus')}, torch {version('torch')}",
+        },
+        "Data security and access control": {
+            "records": "stay in each silo's process and files",
+            "updates": "masked and encrypted (CKKS, 192-bit parameters)"
+            if job.encryption.scheme == "ckks"
+            else "NOT encrypted: the aggregator's process sees them",
+        },
+        "Data collection exposure": {
+            "collection": "each silo's own; Blindsum reads what the silo already holds"
+        },
+        "What is not covered": {str(i): text for i, text in enumerate(not_covered, 1)},
+    }  # fmt: skip
+    return parts
+
+
+def _unprotected(job: Job, trust: dict[str, str]) -> Statement:
+    why = "it adds no noise" if job.privacy.noise == "none" else "its noise is from a known seed"
+    return {
+        "Privacy parameters": {
+            "epsilon": f"unbounded: this run has no differential privacy, {why}"
+        },
+        "Threat model and trust": trust,
+        "What is not covered": {"everything": "the model may reveal training records"},
+    }
+
+
+_CURIOUS = "may be curious, and work with silos"
+
+
+def _parameters(plan: PrivacyPlan, spent: float | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "epsilon": plan.epsilon, "delta": plan.delta,
+        "epsilon of the whole plan": round(plan.epsilon_planned, 6),
+        "noise multiplier": round(plan.noise_multiplier, 6), "clip norm": plan.clip_norm,
+        "sampling rate": plan.sampling_rate,
+        **({"deviation of the unclipped count's noise": plan.count_noise} if plan.count_noise else {}),
+        "steps": f"{plan.rounds_within_budget} rounds of {plan.steps_per_round}",
+    }  # fmt: skip
+    return found if spent is None else {"epsilon spent": round(spent, 6)} | found
+
+
+def _held_out(job: Job) -> dict[str, Any]:
+    plan = metrics_plan(job)
+    if plan is None:
+        return {}
+    return {
+        "held-out mechanism": "Gaussian noise on counts to which a record adds at most "
+        f"{HELD_OUT_SENSITIVITY:.4g} in L2, made as the updates' noise is",
+        "held-out plan": f"{plan.rounds} evaluations at noise multiplier "
+        f"{plan.noise_multiplier:.6g}: epsilon {plan.epsilon_planned:.6g}, {ACCOUNTANT}",
+        "within the job": "a record is in training or held out, never both: the larger budget counts",
+    }  # fmt: skip
+
+
+def _trust(job: Job) -> dict[str, str]:
+    section, n = job.privacy, len(job.silos)
+    encrypted = job.encryption.scheme == "ckks"
+    found = {
+        "who queries the model": "not trusted" if job.private else "TRUSTED",
+        "other silos": "not trusted with records",
+        "aggregator, driver, network": _CURIOUS if encrypted else "TRUSTED",
+    }
+    if section.noise == "shared":
+        honest = job.least_silos - section.colluders
+        found["other silos"] = (
+            f"up to {section.colluders} of {n} may collude; at least {honest} must add their share "
+            "of the noise and keep it"
+        )
+        found["aggregator, driver, network"] = (
+            f"{_CURIOUS}, as long as the masks hold and the driver gives every silo the agreed job "
+            "and does not answer in other silos' names"
+        )
+    if job.least_silos < n:
+        found["silos that are lost"] = (
+            f"the run goes on with at least {job.least_silos} of {n}; every further attempt at a round is "
+            "charged"
+        )
+    pinned = sum(silo.identity is not None for silo in job.silos)
+    found["identities pinned in the job file"] = f"{pinned} of {n}"
+    found["totals"] = "every silo checks that each is the sum of what the silos sent" + (
+        "; signed uploads are kept as evidence" if job.encryption.verify == "keep" else ""
+    )
+    return found
+
+
+def _consent(owned: Mapping[str, bool]) -> dict[str, str]:
+    if not owned:
+        return {}
+    open_ = [name for name, one in owned.items() if not one]
+    return {
+        "owners' consent and lifetime limits": f"NOT ENFORCED at {', '.join(open_)}: no owner's file"
+        if open_
+        else "enforced at every silo"
+    }
+
+
+def as_page(statement: Statement, title: str) -> str:
+    """The statement as one HTML page without any other file."""
+    parts = [f"<h1>Privacy statement</h1><p>{html.escape(title)}</p>"]
+    for heading, content in statement.items():
+        parts.append(f"<h2>{html.escape(heading)}</h2>")
+        nested = {k: v for k, v in content.items() if isinstance(v, dict)}
+        if nested:
+            parts.append(_table(nested))
+        else:
+            rows = (
+                f"<dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd>"
+                for k, v in content.items()
+            )
+            parts.append(f"<dl>{''.join(rows)}</dl>")
+    return _PAGE.format(title=html.escape(title), body="\n".join(parts))
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    names = list(dict.fromkeys(key for row in rows.values() for key in row))
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    body = "".join(
+        f"<tr><th>{html.escape(silo)}</th>"
+        + "".join(f"<td>{html.escape(_shown(row.get(name, '')))}</td>" for name in names)
+        + "</tr>"
+        for silo, row in rows.items()
+    )
+    return f"<div class=wide><table><tr><th>silo</th>{head}</tr>{body}</table></div>"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Privacy statement: {title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1f24; }}
+h1 {{ margin-bottom: 0; }} h2 {{ margin: 1.8rem 0 .4rem; font-size: 1.1rem; }}
+dl {{ display: grid; grid-template-columns: 16rem 1fr; gap: .3rem 1rem; margin: 0; }}
+dt {{ color: #57606a; }} dd {{ margin: 0; }}
+.wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .9rem; }}
+th, td {{ border-bottom: 1px solid #d0d7de; padding: .3rem .6rem; text-align: left; }}
+@media (max-width: 40rem) {{ dl {{ grid-template-columns: 1fr; }} }}
+</style></head><body>
+{body}
+</body></html>
+"""

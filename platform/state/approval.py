@@ -1,0 +1,152 @@
+"""Which jobs a silo's owner has approved, for how many runs, and until when.
+
+A silo is told its job by the driver. On a machine with an owner's file it takes part only in jobs
+that stand approved in its own ledger: a driver can no longer show it other pins, another budget,
+other folds or another roster than its owner has read. An approval is for a number of runs until a
+date, and each run uses one up in the ledger transaction that reserves the run's plan.
+
+The model's initial weights are approved with the job, by their digest: planted weights would sort
+records into gradients of their own (Fowl et al., ICLR 2022). So is the code of a `model.factory`,
+whose files the silo keeps (`blindsum.platform.state.approved_code`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from blindsum.platform.errors import ConsentError
+from blindsum.platform.job.schema import Job
+from blindsum.platform.state.ledger import Ledger
+from blindsum.platform.state.ledger_entries import Entry
+
+DEFAULT_DAYS = 30
+MOST_RUNS = 1000
+
+
+def job_digest(job: Job) -> str:
+    """SHA-256 over every setting of the job, defaults included, hex."""
+    return hashlib.sha256(job.model_dump_json().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Approval:
+    """What a silo's owner agreed to.
+
+    `job` is the job's digest and `weights` that of its initial weights, `runs` how many runs may
+    use it, `until` the end in seconds since 1970 (UTC), `code` the SHA-256 of the files of a
+    `model.factory`, by path.
+    """
+
+    id: str
+    job: str
+    name: str
+    weights: str
+    runs: int
+    until: float
+    code: Mapping[str, str] = field(default_factory=dict)
+
+
+class Approvals:
+    """The approvals in one silo's ledger.
+
+    Args:
+        now: the clock, seconds since 1970.
+    """
+
+    def __init__(self, ledger: Ledger, now: Callable[[], float] = time.time) -> None:
+        self._ledger, self._now = ledger, now
+
+    def give(
+        self, job: Job, weights: str, runs: int, until: float, code: Mapping[str, str] | None = None,
+        id: str | None = None,
+    ) -> Approval:  # fmt: skip
+        """Write a new approval into the ledger.
+
+        Args:
+            id: from `new_id`, where files were kept under it already.
+
+        Raises:
+            ConsentError: no run could ever use it.
+            LedgerError: it cannot be written.
+        """
+        if not 1 <= runs <= MOST_RUNS or until <= self._now():
+            raise ConsentError(
+                f"an approval for {runs} runs that ends at {_day(until)} is of no use",
+                f"Take 1 to {MOST_RUNS} runs, and a day in the future.",
+            )
+        found = Approval(
+            id or new_id(), job_digest(job), job.name, weights, runs, until, dict(code or {})
+        )
+        self._ledger.append(self._entry("approve", "", asdict(found)))
+        return found
+
+    def all(self) -> list[Approval]:
+        """Every approval that was ever given, oldest first."""
+        return [Approval(**e.plan) for e in self._ledger.of_kind("approve") if e.plan]
+
+    def runs(self, approval: Approval) -> list[str]:
+        """The runs that used an approval, oldest first."""
+        begun = self._ledger.of_kind("begun")
+        return [e.job for e in begun if e.plan and e.plan["approval"] == approval.id]
+
+    def of(self, run: str, job: Job) -> Approval:
+        """The approval that this run uses, or would use.
+
+        Raises:
+            ConsentError: the owner has not approved this job, or what was approved is used up or over.
+        """
+        of_job = [one for one in self.all() if one.job == job_digest(job)]
+        if begun := next((one for one in of_job if run in self.runs(one)), None):
+            return begun
+        if not of_job:
+            raise ConsentError(
+                f"this silo's owner has not approved job {job.name!r} as the driver tells it",
+                "Read the job file; if it is the agreed one, on the silo's machine: blindsum approve "
+                "JOB --silo NAME, with the same --set as the run.",
+            )
+        for one in reversed(of_job):
+            if self._now() < one.until and len(self.runs(one)) < one.runs:
+                return one
+        last = of_job[-1]
+        raise ConsentError(
+            f"the approval of job {job.name!r} was for {last.runs} runs until {_day(last.until)}; "
+            f"{len(self.runs(last))} have used it",
+            "If another run is agreed: blindsum approve JOB --silo NAME.",
+        )
+
+    def use(self, run: str, job: Job) -> None:
+        """Let a run use up its approval. Called inside the ledger's transaction.
+
+        Raises:
+            ConsentError: as `of`; another run may have come between.
+        """
+        approval = self.of(run, job)
+        if run not in self.runs(approval):
+            self._ledger.append_within(self._entry("begun", run, {"approval": approval.id}))
+
+    def _entry(self, kind: Any, run: str, content: dict[str, Any]) -> Entry:
+        return Entry(kind, self._now(), run, self._ledger.silo, "", 0, 0, 0.0, 0.0, content)
+
+
+def new_id() -> str:
+    """A name for an approval that no other has."""
+    return secrets.token_hex(8)
+
+
+def require_weights(approval: Approval, weights: str) -> None:
+    """Raises ConsentError unless the model starts from the weights that the owner approved."""
+    if approval.weights != weights:
+        raise ConsentError(
+            "the model's initial weights are not those that this silo's owner approved",
+            "torch's version may differ from the one at the time of the approval. If the job is "
+            "the agreed one, on the silo's machine: blindsum approve JOB --silo NAME.",
+        )
+
+
+def _day(when: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(when))

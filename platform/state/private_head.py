@@ -1,0 +1,92 @@
+"""What a silo keeps of its own: the head of its private tasks, its model, and figures by task."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from blindsum.platform.errors import DataError
+from blindsum.platform.evaluation.tasks import Figures
+from blindsum.platform.training.models import private_parameters
+
+
+class PrivateHead:
+    """The private parameters of one silo's model in one run.
+
+    Args:
+        folder: in the silo's state folder, for `model.pt` and `tasks.csv`.
+    """
+
+    def __init__(self, model: nn.Module, folder: Path) -> None:
+        self._model, self._folder, self._round = model, folder, 0
+        self._own = private_parameters(model)
+        self._before = [p.detach().clone() for p in self._own]
+
+    @property
+    def state(self) -> tuple[npt.NDArray[np.float32], ...]:
+        """The head's parameters as they stand."""
+        return tuple(p.detach().numpy().copy() for p in self._own)
+
+    @state.setter
+    def state(self, state: tuple[npt.NDArray[np.float32], ...]) -> None:
+        with torch.no_grad():
+            for p, one in zip(self._own, state, strict=True):
+                p.copy_(torch.from_numpy(one))
+
+    def at(self, round: int) -> None:
+        """A round's attempt begins: the first from where the head stands, another from where the
+        first one began."""
+        with torch.no_grad():
+            if round == self._round:
+                for p, before in zip(self._own, self._before, strict=True):
+                    p.copy_(before)
+            else:
+                self._before = [p.detach().clone() for p in self._own]
+        self._round = round
+
+    def keep(self, round: int, figures: Mapping[str, Figures]) -> None:
+        """Write the whole model, shared part and head, and the held-out figures of each task, mode 0600.
+
+        Args:
+            figures: by task; nothing is written of a job without tasks.
+
+        Raises:
+            DataError: there is no room.
+        """
+        if not figures and not self._own:
+            return
+        content = io.BytesIO()
+        torch.save(self._model.state_dict(), content)
+        names = list(dict.fromkeys(name for one in figures.values() for name in one))
+        text = io.StringIO()
+        table = csv.DictWriter(text, ["round", "task", *names])
+        table.writeheader()
+        for task, found in figures.items():
+            rounded = {name: f"{value:.6g}" for name, value in found.items()}
+            table.writerow({"round": round, "task": task, **rounded})
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _write(self._folder / "model.pt", content.getvalue())
+            _write(self._folder / "tasks.csv", text.getvalue().encode())
+        except OSError as error:
+            raise DataError(
+                f"this silo's own model and figures cannot be written in {self._folder}: "
+                f"{os.strerror(error.errno or 0)}",
+                "Make room there, or set silos.state to another folder.",
+            ) from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    opened = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    with open(opened, "wb") as file:
+        file.write(content)
+    partial.rename(path)

@@ -1,0 +1,89 @@
+"""The picture of a run: accuracy and epsilon over rounds."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from blindsum.platform.evaluation.classes import HeldOut
+from blindsum.platform.evaluation.tasks import TaskFigures
+
+BLUE, ORANGE, GREY = "#2c6fbb", "#d1701f", "#8a8a8a"
+
+
+def draw_run(
+    path: Path,
+    title: str,
+    rounds: Sequence[int],
+    held_out: Mapping[int, HeldOut | TaskFigures],
+    epsilon: Mapping[str, Sequence[float]],
+    budget: Mapping[str, float],
+) -> None:
+    """Write a PNG: the held-out score above, spent epsilon per silo below.
+
+    Args:
+        held_out: figures of the rounds that were evaluated, by round.
+        epsilon: spent after each round that the silo was in, by silo; empty without differential privacy.
+        budget: epsilon that each silo may spend.
+    """
+    figure = Figure(figsize=(7, 5.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True)
+    wrapped = "\n".join(textwrap.fill(line, 95) for line in title.splitlines())
+    above.set_title(wrapped, loc="left", fontsize=9)
+    above.set_ylim(0, 1)
+    if held_out:
+        _draw_score(above, held_out)
+    below.set_xlabel("round")
+    below.set_ylabel("epsilon spent")
+    if epsilon:
+        distinct = {tuple(spent): [n for n, s in epsilon.items() if tuple(s) == tuple(spent)]
+                    for spent in epsilon.values()}  # fmt: skip
+        for spent, silos in distinct.items():
+            label = "every silo" if len(silos) == len(epsilon) else ", ".join(silos)
+            if not spent:  # lost before a round ended
+                continue
+            lost = len(spent) < len(rounds)
+            label += f", until round {rounds[len(spent) - 1]}" if lost else ""
+            below.plot(
+                rounds[: len(spent)], spent, color=GREY if lost else ORANGE, label=label,
+                marker="x" if lost else "o", markersize=7 if lost else 3, zorder=3 if lost else 2,
+            )  # fmt: skip
+        for limit in sorted(set(budget.values())):
+            below.axhline(limit, color=GREY, linestyle=":", label=f"budget {limit:g}")
+        below.set_ylim(0, 1.15 * max(budget.values()))
+        below.legend(loc="lower right", frameon=False)
+    else:
+        below.text(0.5, 0.5, "no differential privacy: epsilon is unbounded",
+                   transform=below.transAxes, ha="center", color=ORANGE)  # fmt: skip
+        below.set_yticks([])
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_score(axes: Axes, held_out: Mapping[int, HeldOut | TaskFigures]) -> None:
+    rounds, scores = list(held_out), [m.score.value for m in held_out.values()]
+    last = held_out[rounds[-1]].score
+    axes.set_ylabel(f"held-out {last.name}")
+    if min(scores) < 0:
+        axes.set_ylim(max(-1.0, min(scores)), 1)
+    noise = [2 * m.deviation for m in held_out.values()]
+    label = "federated model"
+    if any(noise):
+        axes.errorbar(rounds, scores, noise, fmt="none", color=BLUE, alpha=0.4, capsize=2)
+        label += ", two deviations of the noise"
+    axes.plot(rounds, scores, color=BLUE, marker="o", markersize=3, label=label)
+    axes.annotate(
+        f"{scores[-1]:.3f}", (rounds[-1], scores[-1]), (0, 7), textcoords="offset points",
+        ha="center", fontsize=9, color=BLUE,
+    )  # fmt: skip
+    axes.axhline(last.guess, color=GREY, linestyle=":", label=last.guess_name)
+    axes.legend(loc="lower right", frameon=False)

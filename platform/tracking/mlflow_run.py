@@ -1,0 +1,343 @@
+"""MLflow: one run per job, written by one thread, never on a round's path.
+
+The thread imports MLflow and opens the database while Ray starts. A tracking server that
+cannot be reached refuses the run before anything is spent. While one cannot be reached later, figures
+wait for it in order; what it has not taken by the end the closing summary says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from blindsum.platform.errors import TrackingError
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.paths import results_folder
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import describe
+from blindsum.platform.privacy.releases import metrics_guarantee
+from blindsum.platform.tracking.mlflow_uri import open_client, sqlite_file, sqlite_uri
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+_PARAM_LIMIT = 6000
+_ATTEMPTS = 3
+PATIENCE_S = 15.0
+"""How long the end of a run waits for an MLflow that cannot be reached."""
+
+
+@dataclass(frozen=True)
+class RunLink:
+    """Where a run's figures are. `uri` is the tracking URI."""
+
+    uri: str
+    experiment: str
+    run_id: str
+
+
+def tracking_uri(job_file: JobFile) -> str:
+    """Where a job's figures go: what it says, or else a SQLite file with its results."""
+    if said := job_file.job.tracking.uri:
+        return said
+    return sqlite_uri(results_folder(job_file.folder) / "mlflow.db")
+
+
+class Tracker:
+    """Writes one MLflow run from a thread of its own.
+
+    Args:
+        run: the run's name.
+        tags: beside the job's own.
+        run_id: of an interrupted run, to go on with.
+    """
+
+    def __init__(
+        self, job_file: JobFile, run: str, tags: Mapping[str, str] | None = None,
+        run_id: str = "",
+    ) -> None:  # fmt: skip
+        self._file, self._run, self._resumed = job_file, run, run_id
+        self._tags = dict(tags or {})
+        self.uri = tracking_uri(job_file)
+        self.shown_uri = without_password(self.uri)
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._ready = threading.Event()
+        self._failure: str | None = None
+        self._unreached: str | None = None
+        self._late: deque[Callable[[], None]] = deque()
+        self._link: RunLink | None = None
+        self._run_id = ""
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def ready(self, timeout_s: float = 60.0) -> RunLink:
+        """Wait until the run exists.
+
+        Raises:
+            TrackingError: it could not be created.
+        """
+        if not self._ready.wait(timeout_s):
+            self._failure = f"no answer within {timeout_s:g} s"
+        if self._link is None:
+            raise TrackingError(
+                f"MLflow at {self.shown_uri} cannot be used: {self._failure}",
+                "Check tracking.uri, or leave it out for a SQLite file beside the job file.",
+            )
+        return self._link
+
+    def log_round(self, round: int, figures: Mapping[str, float]) -> None:
+        """Queue one round's figures. Returns at once."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        batch = [Metric(name, float(value), now, round) for name, value in figures.items()]
+        self._tasks.put(lambda: self._client.log_batch(self._run_id, metrics=batch))
+
+    def log_missing(self, rounds: Mapping[int, Mapping[str, float]]) -> None:
+        """Queue figures of rounds that MLflow has not got, after an interruption."""
+
+        def log() -> None:
+            history = self._client.get_metric_history(self._run_id, "seconds_round")
+            there = {metric.step for metric in history}
+            for round, figures in rounds.items():
+                if round not in there:
+                    self.log_round(round, figures)
+
+        self._tasks.put(log)
+
+    def log_file(self, path: Path) -> None:
+        """Queue a file to be kept with the run."""
+        self._tasks.put(lambda: self._client.log_artifact(self._run_id, str(path)))
+
+    def log_model(self, model: nn.Module, features: int, round: int) -> None:
+        """Queue the released model, with a signature from made-up records."""
+        self._tasks.put(lambda: self._log_model(model, features, round))
+
+    def finish(
+        self, status: Status, ended: str, tags: Mapping[str, str], timeout_s: float = 60.0
+    ) -> str | None:
+        """Write what is queued and close the run.
+
+        Returns:
+            What could not be written, or None.
+        """
+        self._tasks.put(lambda: self._close(status, {"blindsum.ended": ended, **tags}))
+        self._tasks.put(None)
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return f"MLflow at {self.shown_uri} did not take all figures within {timeout_s:g} s"
+        return self._unreached or self._failure
+
+    def _work(self) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._open()
+                self._failure = None
+                break
+            except Exception as error:  # noqa: BLE001 - MLflow's backends raise what they like
+                self._failure = _reason(error)
+                # Another run may be making the same tables at this moment.
+                again = attempt + 1 < _ATTEMPTS and not self._run_id
+                if again and self.uri.startswith("sqlite"):
+                    time.sleep(1 + attempt)
+                else:
+                    break
+        self._ready.set()
+        while (task := self._tasks.get()) is not None:
+            if self._link is not None:
+                self._late.append(task)
+                self._write()
+        end = time.monotonic() + PATIENCE_S
+        while self._late and time.monotonic() < end:
+            time.sleep(1)
+            self._write()
+
+    def _write(self) -> None:
+        """Everything that waits, in order. What MLflow refuses is given up; while it cannot be reached
+        things wait."""
+        while self._late:
+            try:
+                self._late[0]()
+            except Exception as error:  # noqa: BLE001
+                said = f"MLflow at {self.shown_uri} failed: {_reason(error)}"
+                if _unreachable(error):
+                    self._unreached = said
+                    return
+                self._failure = said
+            self._late.popleft()
+        self._unreached = None
+
+    def _open(self) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        from mlflow.entities import Param, RunTag
+
+        # After the import, which sets levels of its own.
+        for name in ("mlflow", "alembic", "urllib3"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+        if path := sqlite_file(self.uri):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._client = open_client(self.uri)
+        job = self._file.job
+        name = job.tracking.experiment or job.name
+        if self._resumed:
+            self._run_id = self._client.get_run(self._resumed).info.run_id
+            self._client.update_run(self._run_id, status="RUNNING")
+            self._link = RunLink(self.shown_uri, name, self._run_id)
+            return
+        found = self._client.get_experiment_by_name(name)
+        experiment = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment(name, artifact_location=_artifacts(self.uri))
+        )
+        run = self._client.create_run(experiment, run_name=self._run)
+        self._run_id = run.info.run_id
+        params = [
+            Param(k, v.replace(self.uri, self.shown_uri)[:_PARAM_LIMIT])
+            for k, v in flatten(_settings(job)).items()
+        ]
+        tags = [RunTag(k, v) for k, v in (run_tags(job) | self._tags).items()]
+        for start in range(0, len(params), 100):
+            self._client.log_batch(self._run_id, params=params[start : start + 100])
+        self._client.log_batch(self._run_id, tags=tags)
+        text = self._file.text.replace(self.uri, self.shown_uri)
+        self._client.log_text(self._run_id, text, "job.yaml")
+        self._link = RunLink(self.shown_uri, name, self._run_id)
+
+    def _log_model(self, model: nn.Module, features: int, round: int) -> None:
+        import mlflow
+        import mlflow.pytorch
+        import numpy as np
+        import torch
+        from mlflow.models import infer_signature
+
+        # Two made-up records: with one, MLflow would freeze the batch size at 1.
+        example = np.zeros((2, features), np.float32)
+        with torch.no_grad():
+            output = model.eval()(torch.from_numpy(example)).numpy()
+        mlflow.set_tracking_uri(self.uri)
+        with mlflow.start_run(run_id=self._run_id, log_system_metrics=False):
+            mlflow.pytorch.log_model(
+                model, name="model", step=round, input_example=example,
+                signature=infer_signature(example, output),
+                pip_requirements=[f"torch=={version('torch').partition('+')[0]}", "numpy"],
+            )  # fmt: skip
+
+    def _close(self, status: Status, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self._run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._client.set_terminated(self._run_id, status)
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """All settings; of tasks, which may be thousands with names that MLflow does not take, one text."""
+    content = job.model_dump()
+    if job.data.tasks:
+        content["data"]["tasks"] = json.dumps(list(job.data.tasks))
+    return content
+
+
+def run_tags(job: Job) -> dict[str, str]:
+    """What MLflow shows of a run beside its settings and figures."""
+    private = job.private
+    tags = {
+        "blindsum.version": version("blindsum"),
+        "blindsum.roster": ", ".join(job.roster),
+        "blindsum.differential_privacy": (
+            f"record-level, {job.privacy.noise} noise"
+            if private
+            else "NONE"
+            if job.privacy.noise == "none"
+            else "NONE: privacy.test_seed is set"
+        ),
+        "blindsum.encryption": job.encryption.scheme.replace("none", "NONE"),
+        "blindsum.metrics_guarantee": metrics_guarantee(job),
+        "epsilon": f"{job.privacy.epsilon:g}"
+        if job.privacy.noise != "none" and private
+        else "unbounded",
+    }
+    if job.privacy.noise != "none" and private:
+        tags |= {f"privacy.{key}": value for key, value in describe(job.privacy).items()}
+    commit = code_commit()
+    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
+
+
+def flatten(content: Any, prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted keys; lists of plain values as JSON."""
+    if isinstance(content, dict) and content:
+        parts = [(str(key), value) for key, value in content.items()]
+    elif isinstance(content, list) and any(isinstance(item, dict) for item in content):
+        parts = [(str(item.get("name", i)), item) for i, item in enumerate(content)]
+    else:
+        return {prefix: content if isinstance(content, str) else json.dumps(content)}
+    return {
+        key: text
+        for name, value in parts
+        for key, text in flatten(value, f"{prefix}.{name}" if prefix else name).items()
+        if key.rpartition(".")[2] != "name" or not prefix
+    }
+
+
+def without_password(uri: str) -> str:
+    """The URI with user and password taken out: it is shown, logged and kept with the run."""
+    parts = urlsplit(uri)
+    if not parts.username and not parts.password:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def code_commit() -> str | None:
+    """The git commit this code runs from, with "-changed" if the tree differs, if any."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD") if git("ls-files", __file__) else ""
+        return f"{commit}{'-changed' if git('status', '--porcelain') else ''}" if commit else None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _artifacts(uri: str) -> str | None:
+    """Beside a SQLite file; a server decides for itself."""
+    path = sqlite_file(uri)
+    return (path.absolute().parent / "mlartifacts").as_uri() if path else None
+
+
+def _unreachable(error: Exception) -> bool:
+    """Whether MLflow may take the same later: a server that is away, a database that is busy or full."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"ConnectionError", "Timeout", "OperationalError", "OSError"}:
+        return True
+    return "API request to" in str(error) or "OperationalError" in str(error)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""How a model learns from records: losses, clipping, local steps, the server's step."""

@@ -1,0 +1,229 @@
+"""Models by name or `module:function`, as flat parameter vectors that can be summed.
+
+Shared parameters travel as one float32 vector, in the order of `named_parameters()`; those of a
+private head stay where they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib
+import itertools
+import threading
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from blindsum.platform.errors import ModelError
+from blindsum.platform.job.schema import Factory, Linear, Mlp
+
+Vector = npt.NDArray[np.float32]
+_SEEDING = threading.Lock()
+
+
+def build_model(
+    section: Linear | Mlp | Factory, features: int, outputs: int, *, seed: int, private: bool,
+    own: int | None = None,
+) -> nn.Module:  # fmt: skip
+    """Build the job's model with initial weights from the seed, alike in every silo.
+
+    Args:
+        own: outputs of the silo's private head, 0 outside of silos; None where no silo has one.
+        private: check that DP-SGD can train it.
+
+    Raises:
+        ModelError: the factory fails or returns something else; a layer mixes the records
+            of a batch, carries state that is not a parameter, or is not supported by Opacus.
+    """
+    # Of torch's one generator: threads would draw each other's weights.
+    with _SEEDING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _build(section, features, max(outputs, 1))
+        if own is not None:
+            model = WithHeads(model, outputs, own)
+    _refuse_state(model)
+    if private and isinstance(section, Factory):  # ours have nothing that it refuses
+        _refuse_what_dp_cannot_train(model)
+    if isinstance(section, Factory):
+        _check_output(model, section.factory, features, outputs)
+    return model
+
+
+class WithHeads(nn.Module):
+    """A shared trunk with a shared head, and a head that belongs to one silo.
+
+    Args:
+        whole: hidden layers, and a linear layer last.
+        outputs: of the shared head; 0: no task is shared, and there is none.
+        own: outputs of the private head; 0: there is none.
+    """
+
+    def __init__(self, whole: nn.Module, outputs: int, own: int) -> None:
+        super().__init__()
+        *hidden, last = whole.children()
+        self.trunk, self.shared = nn.Sequential(*hidden), last if outputs else None
+        self.private = nn.Linear(cast(nn.Linear, last).in_features, own) if own else None
+        if self.private is not None:  # nothing is known yet, whatever the silo's number of tasks
+            nn.init.zeros_(self.private.weight)
+            nn.init.zeros_(self.private.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, shared outputs, then private ones]; without any head, what the trunk makes."""
+        h: torch.Tensor = self.trunk(x)
+        heads = [head(h) for head in (self.shared, self.private) if head is not None]
+        return torch.cat(heads, dim=1) if heads else h
+
+
+def shared_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those that all silos train together, frozen ones too."""
+    own = set(map(id, private_parameters(model)))
+    return [p for p in model.parameters() if id(p) not in own]
+
+
+def private_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those of the silo's own head. A factory's model has none, whatever its layers are called."""
+    if not isinstance(model, WithHeads) or model.private is None:
+        return []
+    return list(model.private.parameters())
+
+
+def get_parameters(model: nn.Module) -> Vector:
+    """A copy of all shared trainable parameters, float32 [parameters]."""
+    with torch.no_grad():
+        flat = [p.detach().reshape(-1) for p in shared_parameters(model) if p.requires_grad]
+        return torch.cat(flat).numpy().astype(np.float32, copy=True)
+
+
+def initial_digest(model: nn.Module) -> str:
+    """SHA-256 over all shared parameters, frozen ones too, hex: silos compare it before round 1."""
+    with torch.no_grad():
+        flat = [p.detach().reshape(-1) for p in shared_parameters(model)]
+        return digest(torch.cat(flat).numpy())
+
+
+def set_parameters(model: nn.Module, vector: Vector) -> None:
+    """Load shared trainable parameters, float32 [parameters], into the model."""
+    source = torch.from_numpy(vector.copy())  # a vector that crossed Ray is read-only
+    trainable = [p for p in shared_parameters(model) if p.requires_grad]
+    sizes = [p.numel() for p in trainable]
+    with torch.no_grad():
+        for p, part in zip(trainable, torch.split(source, sizes), strict=True):
+            p.copy_(part.view_as(p))
+
+
+def digest(vector: Vector) -> str:
+    """SHA-256 of a model's parameters, hex: equal only if every bit is."""
+    return hashlib.sha256(np.ascontiguousarray(vector, "<f4").tobytes()).hexdigest()
+
+
+def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.Module:
+    if section.kind == "linear":
+        return nn.Linear(features, outputs)
+    if section.kind == "mlp":
+        activation = nn.ReLU if section.activation == "relu" else nn.Tanh
+        layers: list[nn.Module] = []
+        for a, b in itertools.pairwise([features, *section.hidden]):
+            layers += [nn.Linear(a, b), activation()]
+        return nn.Sequential(*layers, nn.Linear(section.hidden[-1], outputs))
+    name, _, function = section.factory.partition(":")
+    try:
+        factory = getattr(importlib.import_module(name), function)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
+        raise ModelError(
+            f"model.factory {section.factory!r} cannot be imported ({type(error).__name__}: {error})",
+            "It must be installed, or lie in the working directory, on every silo's node.",
+        ) from None
+    try:
+        model = factory(features, outputs)
+    except (Exception, SystemExit) as error:  # noqa: BLE001
+        raise ModelError(
+            f"model.factory {section.factory!r} failed with {type(error).__name__}: {error}"
+        ) from None
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model.factory {section.factory!r} returned {type(model).__name__}",
+            "Return a torch.nn.Module.",
+        )
+    return model
+
+
+def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -> None:
+    for records in (3, 1, 0):  # a Poisson sample can be empty
+        try:
+            with torch.no_grad():
+                output = model(torch.zeros(records, features))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code
+            raise ModelError(
+                f"the model of {factory!r} fails on {records} records of {features} features: "
+                f"{type(error).__name__}: {error}"
+            ) from None
+        shape = tuple(getattr(output, "shape", ()))
+        if shape != (records, outputs) or not output.is_floating_point():
+            raise ModelError(
+                f"the model of {factory!r} gives shape {shape}, "
+                f"expected ({records}, {outputs}) of float32"
+            )
+    _refuse_mixing(model, factory, features)
+
+
+def _refuse_mixing(model: nn.Module, factory: str, features: int) -> None:
+    """A record's output must not depend on the other records of its batch.
+
+    Otherwise its gradient is not its own, and clipping it bounds nothing.
+    """
+    # With random weights: a last layer that starts at zero would hide what is below it.
+    tried = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for p in tried.parameters():
+            p.normal_(0.0, 0.5)
+    record = torch.linspace(-1, 1, features)
+    mixes = False
+    for position in (0, 2):
+        outputs = []
+        for others in (0.3, -2.0):
+            batch = torch.linspace(others, others / 2, 4 * features).reshape(4, features)
+            batch[position] = record
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(0)  # the same dropout both times
+                outputs.append(tried(batch)[position])
+        mixes = mixes or not torch.allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+    if mixes:
+        raise ModelError(
+            f"the model of {factory!r} mixes the records of a batch: one record's output "
+            "changes with the others",
+            "Normalise over features, not over the batch (LayerNorm, GroupNorm).",
+        )
+
+
+def _refuse_state(model: nn.Module) -> None:
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ModelError("the model has no trainable parameters")
+    for name, p in model.named_parameters():
+        if not torch.isfinite(p).all():
+            raise ModelError(f"parameter '{name}' starts with NaN or infinite values")
+        if p.dtype != torch.float32:
+            raise ModelError(f"parameter '{name}' is {p.dtype}", "Use torch.float32.")
+    for name, module in model.named_modules():
+        if any(True for _ in module.buffers(recurse=False)):
+            raise ModelError(
+                f"layer '{name}' ({type(module).__name__}) keeps running state beside its "
+                "parameters; silos' models would differ, and the state is not protected",
+                "Replace BatchNorm by GroupNorm or LayerNorm.",
+            )
+
+
+def _refuse_what_dp_cannot_train(model: nn.Module) -> None:
+    # Here, not above: Opacus takes seconds to import, in every silo, and most models need none of it.
+    from opacus.validators import ModuleValidator
+
+    errors = ModuleValidator.validate(model, strict=False)
+    if errors:
+        raise ModelError(
+            f"differential privacy cannot train this model: {errors[0]}",
+            "Replace that layer; BatchNorm by GroupNorm, for instance.",
+        )

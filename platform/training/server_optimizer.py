@@ -1,0 +1,53 @@
+"""From the mean update to the next global model, identically in every silo.
+
+FedAvg, FedAvgM and FedAdam (Reddi et al., ICLR 2021, algorithm 2). Written in separate numpy
+operations, each of which IEEE 754 rounds in one way: silos on different processors get the
+same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from blindsum.platform.job.schema import ServerSection
+from blindsum.platform.training.models import Vector
+
+ADAM_BETA2 = 0.99
+ADAM_TAU = 1e-3
+
+
+class ServerOptimizer:
+    """Applies mean updates. State (momentum) is float64 and the same in every silo."""
+
+    def __init__(self, section: ServerSection, parameters: int) -> None:
+        self._section = section
+        self._first = np.zeros(parameters, np.float64)
+        self._second = np.full(parameters, ADAM_TAU**2, np.float64)
+
+    @property
+    def state(self) -> tuple[npt.NDArray[np.float64], ...]:
+        """What the next step depends on, beside the model."""
+        return {"sgd": (), "momentum": (self._first,), "adam": (self._first, self._second)}[
+            self._section.optimizer
+        ]
+
+    @state.setter
+    def state(self, state: tuple[npt.NDArray[np.float64], ...]) -> None:
+        for name, one in zip(("_first", "_second"), state, strict=False):
+            setattr(self, name, one)
+
+    def apply(self, model: Vector, mean_update: npt.NDArray[np.float64]) -> Vector:
+        """The next global model, float32 [parameters]."""
+        rate, beta = self._section.learning_rate, self._section.momentum
+        if self._section.optimizer == "sgd":
+            step = mean_update
+        elif self._section.optimizer == "momentum":
+            self._first = self._first * beta + mean_update
+            step = self._first
+        else:
+            self._first = self._first * beta + mean_update * (1 - beta)
+            self._second = self._second * ADAM_BETA2 + mean_update * mean_update * (1 - ADAM_BETA2)
+            step = self._first / (np.sqrt(self._second) + ADAM_TAU)
+        following: Vector = (model.astype(np.float64) + step * rate).astype(np.float32)
+        return following
