@@ -17,7 +17,6 @@ from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.preparation import stage_cache
 from blindsum.pipelines.preparation.prepare import prepare
 from blindsum.pipelines.preparation.stage_cache import StageCache
-from blindsum.pipelines.show import console
 from blindsum.platform.data.preparation.recipe import Structures, load_recipe
 from blindsum.platform.data.preparation.secret import make_secret, read_secret
 from blindsum.platform.data.preparation.stages import FAILED, Fingerprints, Standardise
@@ -245,7 +244,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_the_command_reports_counts_and_names_what_differs(
     secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "keep_stdout", lambda: None)  # of this process it is the runner's
+    monkeypatch.setattr(
+        "blindsum.pipelines.cli.app.keep_stdout", lambda: None
+    )  # of this process it is the runner's
 
     def run(recipe: Path, *more: str) -> tuple[int, str]:
         told = ["prepare", str(recipe), str(EXAMPLE / "alder.yaml"), "--secret", str(secret)]
