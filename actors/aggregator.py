@@ -152,7 +152,7 @@ class Aggregator:
 
     def _say(self, event: str, **public: object) -> None:
         if e := self._exchange:
-            public |= {"run": e.job, "round": e.round, "attempt": e.attempt, "purpose": e.purpose}
+            public |= {"run": e.run, "round": e.round, "attempt": e.attempt, "purpose": e.purpose}
         self._log.say(event, **public)
 
     def _parts(self, exchange: Exchange) -> list[Part]:

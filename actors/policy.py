@@ -52,7 +52,7 @@ class Policy:
             self._run, True, self._parameters, purpose, values, True, True, model,
         )  # fmt: skip
         got = (
-            exchange.job, self.allows_roster(exchange.roster), exchange.parameters, exchange.purpose,
+            exchange.run, self.allows_roster(exchange.roster), exchange.parameters, exchange.purpose,
             exchange.values, _same(exchange.clipping, self.course.clipping),
             exchange.range is not None and _same(exchange.range, self.course.range),
             exchange.model,
@@ -106,7 +106,7 @@ def next_course(course: Course, job: Job, first_range: float, metrics: Metrics) 
 def metrics_exchange(update: Exchange, values: int) -> Exchange:
     """The metrics exchange that follows an update's."""
     return Exchange(
-        update.job, update.round, update.attempt, "metrics", update.roster, values, None,
+        update.run, update.round, update.attempt, "metrics", update.roster, values, None,
         update.parameters.of_counts, update.model,
     )  # fmt: skip
 

@@ -53,7 +53,7 @@ Sealed = Annotated[Mapping[SiloName, Bytes], Field(max_length=64)]
 class Introduction:
     """A silo's public keys for one ceremony, signed by its identity. Public."""
 
-    job: RunName
+    run: RunName
     silo: SiloName
     identity: Bytes  # Ed25519 and ML-DSA-65, 1,984 bytes
     mlkem: Bytes  # ML-KEM-768 encapsulation key, 1,184 bytes
@@ -62,7 +62,7 @@ class Introduction:
 
     def signed_content(self) -> bytes:
         parts = [self.identity, self.mlkem, self.x25519]
-        return _message("introduction", self.job, self.silo, *(part.hex() for part in parts))
+        return _message("introduction", self.run, self.silo, *(part.hex() for part in parts))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -113,19 +113,19 @@ class KeyCeremony:
     """One silo's side of one ceremony. The sealing keys live as long as this object.
 
     Args:
-        job: the run's unique name.
+        run: the run's unique name.
         terms: digest of what all silos must agree on: the job and its parameters.
         pins: fingerprints of silos' identities, as far as they are known beforehand.
     """
 
     def __init__(
-        self, job: str, terms: str, silo: str, identity: Identity, pins: Mapping[str, str]
+        self, run: str, terms: str, silo: str, identity: Identity, pins: Mapping[str, str]
     ) -> None:
         self._terms, self._silo, self._identity, self._pins = terms, silo, identity, pins
         self._mlkem = mlkem.MLKEM768PrivateKey.generate()
         self._x25519 = x25519.X25519PrivateKey.generate()
         unsigned = Introduction(
-            job, silo, identity.public,
+            run, silo, identity.public,
             self._mlkem.public_key().public_bytes_raw(),
             self._x25519.public_key().public_bytes_raw(),
         )  # fmt: skip
@@ -286,8 +286,8 @@ def transcript(introductions: tuple[Introduction, ...], terms: str) -> str:
                 f"two silos introduce themselves with the same {name}",
                 "Every silo needs its own name and its own state folder.",
             )
-    if len({one.job for one in introductions}) > 1:
-        raise KeyRefused("introductions of different jobs were mixed", "Start the job again.")
+    if len({one.run for one in introductions}) > 1:
+        raise KeyRefused("introductions of different runs were mixed", "Start the job again.")
     contents = [one.signed_content() for one in introductions]
     return hashlib.sha256(b"\0".join([terms.encode(), *contents])).hexdigest()
 

@@ -12,7 +12,7 @@ the sum over the whole roster, mod 2^K, is the sum of the reals (Bonawitz et al.
 secure aggregation", CCS 2017, section 4, on a complete graph). An aggregator that works
 with all but two silos learns those two's sum and nothing else.
 
-A stream used twice would show the difference of two updates. The digest holds job, round,
+A stream used twice would show the difference of two updates. The digest holds run, round,
 attempt, purpose and roster, and `PairSeeds.open` gives each stream once. Into the salt goes, beside
 the digest, what the silo accepted before (`view`): between silos that were shown anything different,
 nothing cancels.

@@ -36,7 +36,7 @@ from blindsum.he.identity import Identity, verify
 from blindsum.he.linear_hash import NO_WORDS, Words, read, written
 from blindsum.platform.errors import KeyRefused, UploadRefused
 
-_FORMAT = 5
+_FORMAT = 6
 _TOTAL = "total"
 _PREFIX = struct.Struct("<8sII")
 _MAGIC = b"blindsum"
@@ -51,7 +51,7 @@ class Header:
     """What a part of an upload says of itself, under its silo's signature."""
 
     format: int
-    job: str
+    run: str
     round: int
     attempt: int
     purpose: str
@@ -69,7 +69,7 @@ class Header:
     @classmethod
     def of(cls, exchange: Exchange, part: int, silo: str, chunks: str, check: str) -> Header:
         return cls(
-            _FORMAT, exchange.job, exchange.round, exchange.attempt, exchange.purpose,
+            _FORMAT, exchange.run, exchange.round, exchange.attempt, exchange.purpose,
             exchange.roster, exchange.values, exchange.range, exchange.parameters.digest,
             exchange.model, exchange.clipping, part, silo, chunks, check,
         )  # fmt: skip
@@ -144,7 +144,7 @@ def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str,
         if got != value or type(got) is not type(value):
             raise UploadRefused(
                 f"an upload for {name} {_short(got)} came in place of {_short(value)}",
-                "It is stale, replayed or of another job.",
+                "It is stale, replayed or of another run.",
             )
     if header.silo not in exchange.roster or header.silo not in identities:
         raise UploadRefused(f"an upload from '{_short(header.silo)}', which is not in the roster")

@@ -55,4 +55,4 @@ def test_an_exchange_s_digest() -> None:
         "run-1", 4, 1, "update", ("alder", "birch", "cedar"), 515, 0.125, Parameters.derive(3),
         "ab" * 32, 1.5,
     )  # fmt: skip
-    assert one.digest.hex() == "30d37adece3dd79b1fb14b9d327549ca5860bc7a73565028966db1068a240ae2"
+    assert one.digest.hex() == "950cadea1af9be3217296092f37f92249b5c1880d21b5facfbf235dec25f6937"

@@ -39,6 +39,24 @@ def test_rooms_are_folders_at_the_top_and_links_in_the_package(room: str) -> Non
     assert os.readlink(link) == f"../../{room}"
 
 
+def test_a_checkout_without_links_says_what_to_do(tmp_path: Path) -> None:
+    """What a clone on Windows gives: each link as a file that holds its target."""
+    subprocess.run(
+        ["git", "-c", "core.symlinks=false", "clone", "-q", ROOT, tmp_path / "clone"], check=True
+    )
+    (tmp_path / "clone/src/blindsum/__init__.py").write_bytes(
+        (ROOT / "src/blindsum/__init__.py").read_bytes()
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import blindsum.he"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "clone/src")},
+    )
+    assert done.returncode == 1 and "git config core.symlinks true" in done.stderr
+
+
 def test_the_wheel_holds_every_module_and_works_alone(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],

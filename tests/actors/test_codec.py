@@ -81,7 +81,7 @@ def test_what_is_no_such_message_is_refused(make_job: MakeJob, tmp_path: Path) -
     one = exchange(Parameters.derive(3), 9)
     right = json.loads(encoded(one))
     for field, value in (
-        ("job", "../up"), ("round", 0), ("round", 1.0), ("round", True), ("roster", ["Alder"]),
+        ("run", "../up"), ("round", 0), ("round", 1.0), ("round", True), ("roster", ["Alder"]),
         ("clipping", math.nan), ("range", math.inf), ("model", "x"), ("more", 1), ("purpose", "else"),
     ):  # fmt: skip
         with pytest.raises(FederationError, match="a malformed Exchange came"):

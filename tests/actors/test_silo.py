@@ -297,7 +297,7 @@ def test_an_update_is_made_once(make_job: MakeJob) -> None:
 @pytest.mark.parametrize(
     ("change", "wrong"),
     [
-        ({"job": "another"}, "run"),
+        ({"run": "another"}, "run"),
         ({"roster": ("alder", "birch")}, "roster"),
         ({"purpose": "metrics"}, "purpose"),
         ({"values": 3}, "size"),
@@ -655,7 +655,7 @@ def test_a_silo_takes_part_at_ranges_that_can_have_come_from_its_jobs(make_job: 
         with pytest.raises(FederationError, match="announced range is not"):
             silo.train(replace(consortium.exchange(), range=strange))
     fixed = Consortium(make_job("encryption.adapt_range=false"), run="run-2").silos["birch"]
-    other = replace(consortium.exchange(), job="run-2", range=2.0)
+    other = replace(consortium.exchange(), run="run-2", range=2.0)
     with pytest.raises(FederationError, match="announced range is not"):
         fixed.train(other)
     silo._policy.course = replace(silo._policy.course, range=1.0)

@@ -35,7 +35,7 @@ def pair_seeds(names: tuple[str, ...], seed: int = 0) -> dict[str, PairSeeds]:
 
 def exchange(p: Parameters, values: int, /, **changes: Any) -> Exchange:
     fields: dict[str, Any] = {
-        "job": "job", "round": 4, "attempt": 1, "purpose": "update", "roster": roster(p.silos),
+        "run": "run", "round": 4, "attempt": 1, "purpose": "update", "roster": roster(p.silos),
         "values": values, "range": 1.0, "parameters": p,
     }  # fmt: skip
     return Exchange(**(fields | changes))

@@ -26,9 +26,9 @@ Cards = tuple[Introduction, ...]
 
 
 def ceremonies(
-    folder: Path, *silos: str, job: str = "job-1", terms: str = TERMS, **pins: str
+    folder: Path, *silos: str, run: str = "run-1", terms: str = TERMS, **pins: str
 ) -> list[KeyCeremony]:
-    return [KeyCeremony(job, terms, s, Identity(folder / s / "identity.pem"), pins) for s in silos]
+    return [KeyCeremony(run, terms, s, Identity(folder / s / "identity.pem"), pins) for s in silos]
 
 
 def introductions(silos: list[KeyCeremony]) -> Cards:
@@ -209,9 +209,9 @@ def test_replaced_or_repeated_introductions_are_refused(tmp_path: Path) -> None:
         transcript((a, replace(b, silo="c")), TERMS)
     with pytest.raises(KeyRefused, match="same silo"):
         transcript((b, impostor), TERMS)
-    (other_job,) = introductions(ceremonies(tmp_path, "c", job="job-2"))
-    with pytest.raises(KeyRefused, match="different jobs"):
-        transcript((a, other_job), TERMS)
+    (other_run,) = introductions(ceremonies(tmp_path, "c", run="run-2"))
+    with pytest.raises(KeyRefused, match="different runs"):
+        transcript((a, other_run), TERMS)
 
 
 def test_a_pinned_identity_stops_whoever_answers_in_its_name(tmp_path: Path) -> None:

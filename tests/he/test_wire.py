@@ -48,7 +48,7 @@ def public(identities: dict[str, Identity]) -> dict[str, bytes]:
 
 
 def exchange(**changes: object) -> Exchange:
-    plain = Exchange("job", 4, 1, "update", ROSTER, 2 * P.values_per_chunk, 1.0, P)
+    plain = Exchange("run", 4, 1, "update", ROSTER, 2 * P.values_per_chunk, 1.0, P)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -88,7 +88,7 @@ def test_parts_cover_every_value_once_and_are_bounded() -> None:
     [
         ({"round": 3}, "round 3"),
         ({"attempt": 2}, "attempt 2"),
-        ({"job": "other"}, "job other"),
+        ({"run": "other"}, "run other"),
         ({"purpose": "metrics"}, "purpose metrics"),
         ({"clipping": 2.0}, "clipping 2.0"),
         ({"roster": ("a", "b", "c")}, "roster"),
@@ -138,7 +138,7 @@ def framed(metadata: object, content: bytes = b"", *, size: int | None = None) -
     """A frame as a stranger would write it."""
     head = json.dumps(metadata).encode()
     head += b" " * (-(16 + len(head)) % 64)
-    return pa.py_buffer(struct.pack("<8sII", b"blindsum", 5, size or len(head)) + head + content)
+    return pa.py_buffer(struct.pack("<8sII", b"blindsum", 6, size or len(head)) + head + content)
 
 
 def opened(frame: pa.Buffer) -> tuple[dict[str, Any], bytes]:
@@ -206,7 +206,7 @@ anything = st.recursive(
     max_leaves=6,
 )
 FIELDS = [
-    "format", "job", "round", "attempt", "purpose", "roster", "values", "range", "parameters",
+    "format", "run", "round", "attempt", "purpose", "roster", "values", "range", "parameters",
     "model", "part", "silo", "chunks", "check",
 ]  # fmt: skip
 
@@ -290,7 +290,7 @@ def test_nothing_may_follow_or_hide_in_a_frame(identities, public) -> None:  # t
         (whole[:-8], "not exactly its 2 chunks"),
         (framed(hidden, content).to_pybytes(), "signature"),
         (whole.replace(b"  ", b" \n", 1), "not written as it is due"),
-        (whole[:8] + b"\4" + whole[9:], "format 4 came in place of 5"),
+        (whole[:8] + b"\4" + whole[9:], "format 4 came in place of 6"),
         (framed([], content).to_pybytes(), "not written as it is due"),
         (framed("[" * 60_000, content).to_pybytes().replace(b'"', b"["), "nested too deep"),
     ):  # fmt: skip

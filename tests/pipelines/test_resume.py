@@ -29,15 +29,15 @@ NO_NOISE = (
 
 
 class KillingSilo(Quiet):
-    """Kills one silo's process when a round has ended."""
+    """Kills one silo's process when a round has ended, among those that this process started."""
 
     def __init__(self, after: int) -> None:
         self._after = after
 
     def round(self, run: Run, report: RoundReport) -> None:
         if report.round == self._after:
-            found = psutil.process_iter(["cmdline"])
-            silos = [p for p in found if (p.info["cmdline"] or [])[:1] == ["ray::Silo"]]
+            found = psutil.Process().children(recursive=True)
+            silos = [p for p in found if p.is_running() and p.cmdline()[:1] == ["ray::Silo"]]
             assert len(silos) == 2
             silos[1].kill()
 
