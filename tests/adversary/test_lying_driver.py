@@ -62,7 +62,7 @@ def test_a_runs_name_is_never_a_path(make_job: MakeJob, tmp_path: Path, run: str
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("job", "../x"), ("round", 0), ("round", 1.5), ("round", "1"), ("attempt", -1),
+        ("run", "../x"), ("round", 0), ("round", 1.5), ("round", "1"), ("attempt", -1),
         ("purpose", "other"), ("roster", ["alder", "birch"]), ("roster", ("alder", "../x")),
         ("values", -4), ("range", float("nan")), ("range", "1"), ("model", "zz"), ("clipping", 0.0),
         ("parameters", {}),
