@@ -63,8 +63,8 @@ class Part:
 class Exchange:
     """One sum over one roster: what every upload and total of it must match.
 
-    `run` is the name of the run. `values` is the length of the vector. `range` is the greatest magnitude of a real value
-    that becomes a digit; None where the values are counts. `model` is the digest of the model
+    `run` is the name of the run. `values` is the length of the vector. `range` is the greatest
+    magnitude of a real value that becomes a digit; None where the values are counts. `model` is the digest of the model
     that the silos start from: a silo takes part only from its own, so that silos which were
     shown different totals find out from each other, in the next sum, and not from the driver.
     `clipping` is what the round's clip norms are of the job's: silos that were told different ones

@@ -102,7 +102,7 @@ MUTANTS = (
            "return words == added(self.words, self.offset)", "return words == self.words",
            f"{LIES} {HE}/test_linear_hash.py"),
     Mutant("one multiplier for all chunks", "he/linear_hash.py",
-           "of_chunk = self._of_chunks[self._done + row]", "of_chunk = self._of_chunks[0]", f"{LIES} {HE}/test_linear_hash.py"),
+           "of_chunk = self._of_chunks[self._done]", "of_chunk = self._of_chunks[0]", f"{LIES} {HE}/test_linear_hash.py"),
     Mutant("words that nothing hides", "he/masks.py",
            "words = added(words, tuple(pad if first else PRIME - pad for pad in pads))", "pass",
            f"{HE}/test_linear_hash.py"),

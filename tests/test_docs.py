@@ -108,3 +108,25 @@ def test_no_document_names_this_machine_or_an_index() -> None:
         text = document.read_text()
         assert str(ROOT) not in text and str(Path.home()) + "/" not in text
         assert "index-url" not in text
+
+
+def test_modules_named_anywhere_exist() -> None:
+    """In docstrings, documents, manifests: a name that a move left behind leads nowhere."""
+    rooms = "platform|actors|he|infra|pipelines"
+    files = [p for room in rooms.split("|") for p in (ROOT / room).rglob("*") if p.is_file()]
+    texts = [*DOCUMENTS, *(p for p in files if p.suffix in (".py", ".yaml", ".toml"))]
+    named = {
+        (path.name, name)
+        for path in texts
+        for name in re.findall(rf"\bblindsum\.((?:{rooms})(?:\.\w+)+)", path.read_text())
+    }
+    assert len(named) > 300
+    assert not [one for one in named if not leads_somewhere(one[1])]
+
+
+def leads_somewhere(name: str) -> bool:
+    """Whether a dotted name below `blindsum.` is a room, a module, or something in a module."""
+    at, parts = ROOT, name.split(".")
+    while parts and (at / parts[0]).is_dir():
+        at = at / parts.pop(0)
+    return not parts or (at / f"{parts[0]}.py").exists()

@@ -244,9 +244,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_the_command_reports_counts_and_names_what_differs(
     secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "blindsum.pipelines.cli.app.keep_stdout", lambda: None
-    )  # of this process it is the runner's
+    # The stdout of this process is the test runner's.
+    monkeypatch.setattr("blindsum.pipelines.cli.app.keep_stdout", lambda: None)
 
     def run(recipe: Path, *more: str) -> tuple[int, str]:
         told = ["prepare", str(recipe), str(EXAMPLE / "alder.yaml"), "--secret", str(secret)]
