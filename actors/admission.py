@@ -118,9 +118,10 @@ def _require_own_installation() -> None:
         ConsentError: a module that came with the job was imported.
     """
     shipped = sorted(
-        name for name, module in list(sys.modules.items())
+        name
+        for name, module in list(sys.modules.items())
         if _SHIPPED in Path(getattr(module, "__file__", None) or "").parts
-    )  # fmt: skip
+    )
     if shipped:
         raise ConsentError(
             f"{len(shipped)} modules that came with the job run in this silo, {shipped[0]} first",

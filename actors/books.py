@@ -142,9 +142,12 @@ class Books:
             LedgerError: it cannot be noted; nothing is sent.
         """
         self._note(
-            "sent", exchange, purpose=exchange.purpose, digest=exchange.digest.hex(),
+            "sent",
+            exchange,
+            purpose=exchange.purpose,
+            digest=exchange.digest.hex(),
             roster=list(exchange.roster),
-        )  # fmt: skip
+        )
 
     def refuses(self, error: BlindsumError, round: int, attempt: int, logged: bool) -> None:
         """Note why this silo did not do what it was told. That must not hide the reason itself.

@@ -61,11 +61,16 @@ class Federation:
     """
 
     def __init__(
-        self, job: Job, run: str, folder: str,
-        silo_actor: Any = SiloActor, aggregator_actor: Any = AggregatorActor,
-        interrupted: threading.Event | None = None, standing: Standing | None = None,
+        self,
+        job: Job,
+        run: str,
+        folder: str,
+        silo_actor: Any = SiloActor,
+        aggregator_actor: Any = AggregatorActor,
+        interrupted: threading.Event | None = None,
+        standing: Standing | None = None,
         log: Log | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.job, self.run = job, run
         self._log = log or Log(job=job.name, run=run)
         self._waiting = Waiting(interrupted or threading.Event())
@@ -134,9 +139,11 @@ class Federation:
             self.lost[name] = at.round + 1
             ray.kill(self._silos.pop(name), no_restart=True)
         restored = self._read(
-            self._of_silos("restore", encoded(at.round)), str, "restore its state",
+            self._of_silos("restore", encoded(at.round)),
+            str,
+            "restore its state",
             self.job.deadlines.start_s,
-        )  # fmt: skip
+        )
         self._model = self._same(restored.values(), "restored models", at.round or None)
         if at.range:
             self._range = at.range
@@ -151,9 +158,14 @@ class Federation:
     def standing(self) -> Standing:
         """Where the run stands between two rounds; the driver keeps it."""
         return Standing(
-            self._round, self._model, self._range, self._clipping, self._metrics_epsilon,
-            self.retries, dict(self.lost),
-        )  # fmt: skip
+            self._round,
+            self._model,
+            self._range,
+            self._clipping,
+            self._metrics_epsilon,
+            self.retries,
+            dict(self.lost),
+        )
 
     def forget(self) -> None:
         """Have the silos drop what they kept to go on with: the run has ended well."""
@@ -204,9 +216,13 @@ class Federation:
             except BlindsumError as error:
                 found = recovery(error, self.roster, self.job.least_silos, failures)
                 self._log.say(
-                    "attempt failed", round=number, attempt=attempt, silo=error.silo or "",
-                    error=type(error).__name__, said=error.what,
-                )  # fmt: skip
+                    "attempt failed",
+                    round=number,
+                    attempt=attempt,
+                    silo=error.silo or "",
+                    error=type(error).__name__,
+                    said=error.what,
+                )
                 if found is None:
                     raise error.located(round=number) from None
                 self._recover(found, number)
@@ -234,9 +250,10 @@ class Federation:
     def _make_ready(self) -> None:
         """Every call of an earlier attempt has ended, and keys that are due are there."""
         pending = {
-            name: refs for name, refs in self._pending.items()
+            name: refs
+            for name, refs in self._pending.items()
             if name in self._silos or (" " in name and self._aggregators)
-        }  # fmt: skip
+        }
         self._waiting.settle(pending, self.job.deadlines.round_s)
         self._pending = {}
         if self._keys_due:
@@ -254,9 +271,17 @@ class Federation:
         answers are read in the order in which things can go wrong."""
         started = time.perf_counter()
         update = Exchange(
-            self.run, number, attempt, "update", self.roster, self._values, self._range,
-            self.parameters, self._model, self._clipping,
-        )  # fmt: skip
+            self.run,
+            number,
+            attempt,
+            "update",
+            self.roster,
+            self._values,
+            self._range,
+            self.parameters,
+            self._model,
+            self._clipping,
+        )
         counts = metrics_exchange(update, count_values(self.job))
         announced, following = encoded(update), encoded(counts)
         opened = self._of_aggregators("open", announced)
@@ -283,16 +308,22 @@ class Federation:
         self._metrics_epsilon = max(held_out, default=self._metrics_epsilon)
         privacy = self.job.privacy
         return RoundReport(
-            number, attempt, self._range, metrics, self._model,
+            number,
+            attempt,
+            self._range,
+            metrics,
+            self._model,
             {t.silo: t.epsilon for t in trained if t.epsilon is not None},
             up_bytes=sum(t.upload_bytes for t in trained) + sum(a.upload_bytes for a in applied),
             down_bytes=len(applied) * sum(t.total_bytes for t in closed)
             + len(read) * sum(t.total_bytes for t in counts_closed),
-            seconds=seconds, phases=phases_of(trained, closed, applied, counts_closed),
-            roster=self.roster, ledgers={t.silo: t.ledger for t in trained},
+            seconds=seconds,
+            phases=phases_of(trained, closed, applied, counts_closed),
+            roster=self.roster,
+            ledgers={t.silo: t.ledger for t in trained},
             clip_norm=None if privacy.noise == "none" else privacy.clip_norm * update.clipping,
             metrics_epsilon=self._metrics_epsilon,
-        )  # fmt: skip
+        )
 
     def release(self, round: int, model_digest: str, timeout_s: float = 60.0) -> Release:
         """The model on which all silos agreed after that round, from the first that gives it.

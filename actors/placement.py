@@ -79,10 +79,7 @@ def driver_place(nodes: Sequence[tuple[bool, str, Iterable[str]]]) -> dict[str, 
     Args:
         nodes: of each live node, whether it is the head, its address, and the names of its resources.
     """
-    free = [
-        (head, address) for head, address, offers in nodes
-        if not offers_silo(offers)
-    ]  # fmt: skip
+    free = [(head, address) for head, address, offers in nodes if not offers_silo(offers)]
     if not free or any(head for head, _ in free):
         return None
     return {f"node:{min(address for _, address in free)}": 0.001}

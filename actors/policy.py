@@ -48,15 +48,17 @@ class Policy:
         Args:
             model: digest of the model that this silo starts from.
         """
-        expected = (
-            self._run, True, self._parameters, purpose, values, True, True, model,
-        )  # fmt: skip
+        expected = (self._run, True, self._parameters, purpose, values, True, True, model)
         got = (
-            exchange.run, self.allows_roster(exchange.roster), exchange.parameters, exchange.purpose,
-            exchange.values, _same(exchange.clipping, self.course.clipping),
+            exchange.run,
+            self.allows_roster(exchange.roster),
+            exchange.parameters,
+            exchange.purpose,
+            exchange.values,
+            _same(exchange.clipping, self.course.clipping),
             exchange.range is not None and _same(exchange.range, self.course.range),
             exchange.model,
-        )  # fmt: skip
+        )
         if got != expected:
             names = ("run", "roster", "parameters", "purpose", "size", "clipping", "range", "model")
             wrong = next(n for n, a, b in zip(names, got, expected, strict=True) if a != b)
@@ -106,9 +108,16 @@ def next_course(course: Course, job: Job, first_range: float, metrics: Metrics) 
 def metrics_exchange(update: Exchange, values: int) -> Exchange:
     """The metrics exchange that follows an update's."""
     return Exchange(
-        update.run, update.round, update.attempt, "metrics", update.roster, values, None,
-        update.parameters.of_counts, update.model,
-    )  # fmt: skip
+        update.run,
+        update.round,
+        update.attempt,
+        "metrics",
+        update.roster,
+        values,
+        None,
+        update.parameters.of_counts,
+        update.model,
+    )
 
 
 def _same(announced: float, computed: float) -> bool:

@@ -33,9 +33,11 @@ class RoundReport:
 
 
 def phases_of(
-    trained: list[TrainReport], closed: list[TotalReport], applied: list[ApplyReport],
+    trained: list[TrainReport],
+    closed: list[TotalReport],
+    applied: list[ApplyReport],
     counts_closed: list[TotalReport],
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Seconds of each phase: the slowest silo's, the slowest aggregator's."""
     return {
         "charge": max(t.charge_s for t in trained),

@@ -106,9 +106,13 @@ class Silo:
         own = load_private_tasks(section, job, places.private_tasks)
         self._data: SiloData = load_data(places.table, job.data, of_run / "rejected_rows.txt", own)
         self._model = build_model(
-            job.model, feature_count(job.data.features), job.data.outputs, seed=job.seed,
-            private=self._plan is not None, own=len(own) if job.has_private_tasks else None,
-        )  # fmt: skip
+            job.model,
+            feature_count(job.data.features),
+            job.data.outputs,
+            seed=job.seed,
+            private=self._plan is not None,
+            own=len(own) if job.has_private_tasks else None,
+        )
         self._global: Vector = get_parameters(self._model)
         self._recent = {0: self._global}
         self._model_digest = initial_digest(self._model)
@@ -116,9 +120,13 @@ class Silo:
         self._optimizer = ServerOptimizer(job.server, self._global.size)
         self._random = generator_of(job, self.name)
         self._trainer = LocalTrainer(
-            self._model, self._data.train, job.training, self._plan, self._random,
+            self._model,
+            self._data.train,
+            job.training,
+            self._plan,
+            self._random,
             record_loss(job.data, own),
-        )  # fmt: skip
+        )
         self._digitiser = Digitiser(job, self._plan, self._parameters, self._random)
         self._counting = Counting(job, self._plan, self._data, self._random, own)
         self._head = PrivateHead(self._model, of_run)
@@ -130,10 +138,16 @@ class Silo:
         kept = {0: self._model_digest, **(self._checkpoints.rounds() if self._spec.resumed else {})}
         owned = places.owner is not None
         return Inspection(
-            self.name, self._plan if job.private else None, self._global.size, self._model_digest,
-            "" if owned else str(books.path), None if owned else lifetime, kept, self._last_attempt,
+            self.name,
+            self._plan if job.private else None,
+            self._global.size,
+            self._model_digest,
+            "" if owned else str(books.path),
+            None if owned else lifetime,
+            kept,
+            self._last_attempt,
             owned,
-        )  # fmt: skip
+        )
 
     def note_refusal(self, error: BlindsumError) -> BlindsumError:
         """Keep in the audit log why this silo did not do what it was told; gives what leaves of it."""
@@ -168,10 +182,15 @@ class Silo:
         random = None if self._job.private else state_of(self._random)
         self._checkpoints.write(
             Checkpoint(
-                self._round, self._global, self._optimizer.state, self._head.state, random,
-                self._policy.course.range, self._policy.course.clipping,
+                self._round,
+                self._global,
+                self._optimizer.state,
+                self._head.state,
+                random,
+                self._policy.course.range,
+                self._policy.course.clipping,
             )
-        )  # fmt: skip
+        )
 
     @guarded
     def forget(self) -> None:
@@ -193,9 +212,15 @@ class Silo:
             job, identity = self._job, self._written().identity
             pins = {silo.name: silo.identity for silo in job.silos if silo.identity}
             self._vault = Vault(
-                self._spec.run, self._terms, self.name, self._policy.allows_roster, self._parameters,
-                identity, pins, job.encryption.verify == "keep",
-            )  # fmt: skip
+                self._spec.run,
+                self._terms,
+                self.name,
+                self._policy.allows_roster,
+                self._parameters,
+                identity,
+                pins,
+                job.encryption.verify == "keep",
+            )
         return self._vault.introduce()
 
     @guarded
@@ -275,15 +300,24 @@ class Silo:
         sent = self._keyed().send(exchange, digits)
         self._pending = exchange
         return TrainReport(
-            self.name, epsilon, sent, charged - started, trained - charged,
-            time.perf_counter() - trained, self._written().head, metrics_epsilon,
-        )  # fmt: skip
+            self.name,
+            epsilon,
+            sent,
+            charged - started,
+            trained - charged,
+            time.perf_counter() - trained,
+            self._written().head,
+            metrics_epsilon,
+        )
 
     @guarded
     def apply(
-        self, exchange: Exchange, counts: Exchange, uploads: Sequence[Any],
+        self,
+        exchange: Exchange,
+        counts: Exchange,
+        uploads: Sequence[Any],
         *totals: Sequence[pa.Buffer],
-    ) -> ApplyReport:  # fmt: skip
+    ) -> ApplyReport:
         """Decrypt the total, move to the next model, and send its encrypted metrics.
 
         Args:
@@ -328,9 +362,13 @@ class Silo:
         self._written().sends(counts)
         sent = self._keyed().send(counts, lambda where: counted[where])
         return ApplyReport(
-            self.name, self._model_digest, sent, decrypted - started, applied - decrypted,
+            self.name,
+            self._model_digest,
+            sent,
+            decrypted - started,
+            applied - decrypted,
             time.perf_counter() - applied,
-        )  # fmt: skip
+        )
 
     @guarded
     def read_metrics(

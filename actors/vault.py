@@ -58,10 +58,16 @@ class Vault:
     """
 
     def __init__(
-        self, run: str, terms: str, silo: str, allows: Callable[[tuple[str, ...]], bool],
+        self,
+        run: str,
+        terms: str,
+        silo: str,
+        allows: Callable[[tuple[str, ...]], bool],
         parameters: Parameters,
-        identity: Identity, pins: Mapping[str, str], keep: bool,
-    ) -> None:  # fmt: skip
+        identity: Identity,
+        pins: Mapping[str, str],
+        keep: bool,
+    ) -> None:
         self._run, self._terms, self._silo, self._allows = run, terms, silo, allows
         self._parameters, self._identity, self._pins = parameters, identity, pins
         self._keep = keep

@@ -108,9 +108,13 @@ def server(data: Fold, arm: Defence) -> dict[str, Any]:
             rows = slice(v * batch, (v + 1) * batch)
             update = update_of(model, features[rows], labels[rows], own, arm, SILOS)
             found = recover(
-                update.gradients[0], update.gradients[1], batch, model[0], model[2],
+                update.gradients[0],
+                update.gradients[1],
+                batch,
+                model[0],
+                model[2],
                 seconds=30 if arm == "none" else 4,
-            )  # fmt: skip
+            )
             shares.append(exact(found.records, features[rows]))
             seconds.append(found.seconds)
         spear |= {
@@ -153,9 +157,14 @@ def fedavg(start: nn.Sequential, features: torch.Tensor, labels: torch.Tensor, s
 def convolutions(seed: int) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10),
-    )  # fmt: skip
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512, 10),
+    )
 
 
 def matching(arm: Defence, iterations: int) -> dict[str, float]:
@@ -201,17 +210,23 @@ def of_members(data: Fold, arm: Defence, rate: float) -> dict[str, Any]:
     job = Job.model_validate(JOB)
     private = arm == "dp"
     recipe = Recipe(
-        STEPS, RATE, RATE * len(y) / 2, rate, 1.0 if private else None,
+        STEPS,
+        RATE,
+        RATE * len(y) / 2,
+        rate,
+        1.0 if private else None,
         plan(RATE, STEPS).noise_multiplier if private else 0.0,
-    )  # fmt: skip
+    )
     said, of_others = [], []
     for first in range(0, MODELS, 16):
         stack = Stack(job, 1024, 16)
         stack.train(
-            torch.from_numpy(x), torch.from_numpy(labels),
-            torch.from_numpy(members[first : first + 16]), recipe,
+            torch.from_numpy(x),
+            torch.from_numpy(labels),
+            torch.from_numpy(members[first : first + 16]),
+            recipe,
             torch.Generator().manual_seed(first),
-        )  # fmt: skip
+        )
         said.append(stack.logits(torch.from_numpy(x)).double().numpy())
         of_others.append(stack.logits(torch.from_numpy(data.features[-held:])).double().numpy())
     logits, others = np.concatenate(said), np.concatenate(of_others)
@@ -224,10 +239,11 @@ def of_members(data: Fold, arm: Defence, rate: float) -> dict[str, Any]:
         own, inside = values[:, ~canaries], members[:, ~canaries]
         few = membership.rates(own, inside, 0.001)
         figures[name] = {
-            "tpr_at_1pct": membership.rates(own, inside, 0.01).value, "tpr_at_0.1pct": few.value,
+            "tpr_at_1pct": membership.rates(own, inside, 0.01).value,
+            "tpr_at_0.1pct": few.value,
             "canaries": membership.rates(values[:, canaries], members[:, canaries], 0.01).value,
             "precision_at_0.1pct": membership.precision(few, 0.001).value,
-        }  # fmt: skip
+        }
     return figures | {"seconds": time.perf_counter() - started}
 
 
@@ -253,15 +269,17 @@ def generated(arm: Defence, federations: int = 4) -> dict[str, float]:
             own = part[labels[part] < 5]
             rate = 32 / len(own)
             training = TrainingSection(
-                rounds=rounds, local_steps=steps, sampling_rate=rate, expected_batch_size=32.0,
+                rounds=rounds,
+                local_steps=steps,
+                sampling_rate=rate,
+                expected_batch_size=32.0,
                 learning_rate=0.2,
-            )  # fmt: skip
+            )
             private = plan(rate, rounds * steps) if arm == "dp" else None
             model = convolutions(seed)
             trainer = LocalTrainer(
-                model, Fold(images[own], labels[own]), training, private,
-                cryptographic_generator(),
-            )  # fmt: skip
+                model, Fold(images[own], labels[own]), training, private, cryptographic_generator()
+            )
             made = generator.made(model, trainer, participant, ServerSection(), seed)
             pair.append(closeness(made, mine, twin, held_out))
         runs.append(pair)
@@ -271,11 +289,14 @@ def generated(arm: Defence, federations: int = 4) -> dict[str, float]:
     found = summary(np.array(runs, dtype=object), prior, generator.MOST)
     frechet, nearer = found["Frechet distance"], found["nearer to training records"]
     return {
-        "frechet": frechet.value, "frechet_of_other_classes": frechet.floor or 0.0,
+        "frechet": frechet.value,
+        "frechet_of_other_classes": frechet.floor or 0.0,
         "frechet_of_class_mean": float(np.mean([one.frechet for one in mean])),
-        "precision": found["precision"].value, "nearer": nearer.value,
-        "nearer_low": nearer.low or 0.0, "seconds": time.perf_counter() - started,
-    }  # fmt: skip
+        "precision": found["precision"].value,
+        "nearer": nearer.value,
+        "nearer_low": nearer.low or 0.0,
+        "seconds": time.perf_counter() - started,
+    }
 
 
 def remembered(texts: list[str], arm: Defence) -> dict[str, float]:
@@ -287,25 +308,33 @@ def remembered(texts: list[str], arm: Defence) -> dict[str, float]:
         return {}
     drawn, exposure = memory.figures["training molecules drawn"], memory.figures["exposure (bits)"]
     return {
-        "drawn": drawn.value, "drawn_of_others_at_most": drawn.floor or 0.0, "exposure": exposure.value,
-        "readable": memory.readable, "seconds": time.perf_counter() - started,
-    }  # fmt: skip
+        "drawn": drawn.value,
+        "drawn_of_others_at_most": drawn.floor or 0.0,
+        "exposure": exposure.value,
+        "readable": memory.readable,
+        "seconds": time.perf_counter() - started,
+    }
 
 
 JOB = {
-    "name": "audit", "seed": 1,
+    "name": "audit",
+    "seed": 1,
     "silos": [{"name": n, "data": n} for n in ("a", "b", "c")],
     "data": {
         "features": {"kind": "ecfp", "bits": 1024},
-        "target": {"column": "y", "classes": [0, 1]}, "folds": {"kind": "column"},
+        "target": {"column": "y", "classes": [0, 1]},
+        "folds": {"kind": "column"},
     },
     "model": {"kind": "mlp", "hidden": [64], "activation": "relu"},
     "training": {
-        "rounds": STEPS, "local_steps": 1, "sampling_rate": RATE, "expected_batch_size": 60,
+        "rounds": STEPS,
+        "local_steps": 1,
+        "sampling_rate": RATE,
+        "expected_batch_size": 60,
         "learning_rate": 0.5,
     },
     "privacy": {"noise": "none"},
-}  # fmt: skip
+}
 
 
 def main() -> None:

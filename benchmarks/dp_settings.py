@@ -45,8 +45,13 @@ from blindsum.platform.training.models import get_parameters, set_parameters
 from blindsum.platform.training.server_optimizer import ServerOptimizer
 
 DATASETS, EPSILONS, SILOS, RATE, ROUNDS, QUANTILE = (
-    ("digits", "breast_cancer"), (1.0, 3.0, 8.0), 8, 0.25, 40, 0.5,
-)  # fmt: skip
+    ("digits", "breast_cancer"),
+    (1.0, 3.0, 8.0),
+    8,
+    0.25,
+    40,
+    0.5,
+)
 CLIPS, STARTS = (0.1, 0.3, 1.0, 3.0, 10.0), (0.1, 10.0)
 LEARNING_RATES = tuple(2.0**k for k in range(-6, 8))
 SERVER_RATES = {
@@ -76,25 +81,43 @@ def accuracy(setting: Setting) -> float:
     torch.set_num_threads(1)
     choice = (RATE, ROUNDS, setting.learning_rate)
     folds, held = parts(
-        Task(setting.dataset, SILOS, setting.epsilon, "shared", setting.seed, choice,
-             setting.validation)
-    )  # fmt: skip
+        Task(
+            setting.dataset,
+            SILOS,
+            setting.epsilon,
+            "shared",
+            setting.seed,
+            choice,
+            setting.validation,
+        )
+    )
     batch = RATE * float(np.mean([len(fold.labels) for fold in folds]))
     z = sigma(setting.epsilon, RATE, ROUNDS)
     counted = max(batch * SILOS / 20, z) if setting.adaptive else 0.0  # as count_deviation
     plan = PrivacyPlan(
-        setting.epsilon, DELTA, RATE, z, setting.clip, 1, ROUNDS, ROUNDS, setting.epsilon,
+        setting.epsilon,
+        DELTA,
+        RATE,
+        z,
+        setting.clip,
+        1,
+        ROUNDS,
+        ROUNDS,
+        setting.epsilon,
         count_noise=counted,
-    )  # fmt: skip
+    )
     share = share_deviation(plan.update_noise * setting.clip, SILOS, COLLUDERS)
     plan = replace(plan, share=share)
     cut, limit = setting.clip * batch, Parameters.derive(SILOS).limit
     model = nn.Linear(held.features.shape[1], int(records(setting.dataset)[1].max()) + 1)
     vector, random = np.zeros_like(get_parameters(model)), cryptographic_generator()
     section = TrainingSection(
-        rounds=ROUNDS, local_steps=1, sampling_rate=RATE, expected_batch_size=batch,
+        rounds=ROUNDS,
+        local_steps=1,
+        sampling_rate=RATE,
+        expected_batch_size=batch,
         learning_rate=setting.learning_rate,
-    )  # fmt: skip
+    )
     trainers = [LocalTrainer(model, fold, section, plan, random) for fold in folds]
     server = ServerSection.model_validate(
         {"optimizer": setting.optimizer, "learning_rate": setting.server_rate}
@@ -103,9 +126,11 @@ def accuracy(setting: Setting) -> float:
     for _ in range(ROUNDS):
         unit = shared_range(cut, share) * clipping / limit
         sent = [
-            noised_integers(one.train(vector, clipping), cut * clipping, share * clipping, unit, random)
+            noised_integers(
+                one.train(vector, clipping), cut * clipping, share * clipping, unit, random
+            )
             for one in trainers
-        ]  # fmt: skip
+        ]
         mean = np.sum(sent, axis=0) * (unit * trainers[0].scale / SILOS)
         vector = optimizer.apply(vector, mean)
         if setting.adaptive:
@@ -122,8 +147,9 @@ def best(pool: ProcessPoolExecutor, candidates: list[list[Setting]]) -> list[Set
     """Of each list, the setting with the best mean accuracy on validation folds."""
     trials = [
         replace(one, seed=seed, validation=True)
-        for one in itertools.chain(*candidates) for seed in range(TUNING)
-    ]  # fmt: skip
+        for one in itertools.chain(*candidates)
+        for seed in range(TUNING)
+    ]
     scores = np.array(list(pool.map(accuracy, trials, chunksize=4))).reshape(-1, TUNING).mean(1)
     found, start = [], 0
     for group in candidates:
@@ -134,9 +160,7 @@ def best(pool: ProcessPoolExecutor, candidates: list[list[Setting]]) -> list[Set
 
 def arms(pool: ProcessPoolExecutor, dataset: str, epsilon: float) -> dict[str, Setting]:
     """Every arm's setting, with its learning rates chosen."""
-    plain = [
-        [Setting(dataset, epsilon, rate, clip) for rate in LEARNING_RATES] for clip in CLIPS
-    ]  # fmt: skip
+    plain = [[Setting(dataset, epsilon, rate, clip) for rate in LEARNING_RATES] for clip in CLIPS]
     servers = [
         [
             Setting(dataset, epsilon, rate, optimizer=name, server_rate=server)

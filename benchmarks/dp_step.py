@@ -55,10 +55,17 @@ class Cnn(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Unflatten(1, (1, 28, 28)),
-            nn.Conv2d(1, 16, 8, 2, padding=3), nn.ReLU(), nn.MaxPool2d(2, 1),
-            nn.Conv2d(16, 32, 4, 2), nn.ReLU(), nn.MaxPool2d(2, 1),
-            nn.Flatten(), nn.Linear(512, 32), nn.ReLU(), nn.Linear(32, 12),
-        )  # fmt: skip
+            nn.Conv2d(1, 16, 8, 2, padding=3),
+            nn.ReLU(),
+            nn.MaxPool2d(2, 1),
+            nn.Conv2d(16, 32, 4, 2),
+            nn.ReLU(),
+            nn.MaxPool2d(2, 1),
+            nn.Flatten(),
+            nn.Linear(512, 32),
+            nn.ReLU(),
+            nn.Linear(32, 12),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)
@@ -81,9 +88,12 @@ def step(kind: str, arm: str) -> Step:
     if arm == "blindsum":
         plan = PrivacyPlan(1.0, 1e-5, 1.0, 1.0, 1.0, 1, 1, 1, 1.0)
         section = TrainingSection(
-            rounds=1, local_steps=1, sampling_rate=1.0, expected_batch_size=BATCH,
+            rounds=1,
+            local_steps=1,
+            sampling_rate=1.0,
+            expected_batch_size=BATCH,
             learning_rate=RATE,
-        )  # fmt: skip
+        )
         fold = Fold(x.numpy(), y.numpy())
         trainer = LocalTrainer(net, fold, section, plan, cryptographic_generator())
         net.train()
@@ -96,9 +106,7 @@ def step(kind: str, arm: str) -> Step:
     if arm == "opacus_hooks":
         hooked = GradSampleModule(net)
         optimizer = DPOptimizer(sgd, **settings)
-        return lambda: (
-            optimizer.zero_grad(), loss(hooked(x), y).backward(), optimizer.step()
-        )  # fmt: skip
+        return lambda: (optimizer.zero_grad(), loss(hooked(x), y).backward(), optimizer.step())
     ghost = GradSampleModuleFastGradientClipping(net, max_grad_norm=1.0)
     fast = DPOptimizerFastGradientClipping(sgd, **settings)
     twice = DPLossFastGradientClipping(ghost, fast, loss)
@@ -167,9 +175,13 @@ def main() -> None:
         for arm in ARMS:
             arms[arm][kind] = {"step_ms": taken[arm], "peak_mb": held[arm]}
             table.add_row(
-                kind, arm, f"{taken[arm]:.1f}", f"{taken[arm] / taken['sgd']:.2f}",
-                f"{held[arm]:.0f}", f"{held[arm] / held['sgd']:.2f}",
-            )  # fmt: skip
+                kind,
+                arm,
+                f"{taken[arm]:.1f}",
+                f"{taken[arm] / taken['sgd']:.2f}",
+                f"{held[arm]:.0f}",
+                f"{held[arm] / held['sgd']:.2f}",
+            )
     Console().print(table)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -153,14 +153,21 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
         )
         uploads.append(spent)
     return _totals(exchange, cipher, total, key, clock, uploads, expected) | {
-        "up_bytes": up_bytes / values, "bits": bits, "digits": parameters.digits,
-    }  # fmt: skip
+        "up_bytes": up_bytes / values,
+        "bits": bits,
+        "digits": parameters.digits,
+    }
 
 
 def _totals(
-    exchange: Exchange, cipher: CkksCipher, total: Sum, key: HashKey, clock: Clock,
-    uploads: list[dict[str, float]], expected: Integers,
-) -> dict[str, Any]:  # fmt: skip
+    exchange: Exchange,
+    cipher: CkksCipher,
+    total: Sum,
+    key: HashKey,
+    clock: Clock,
+    uploads: list[dict[str, float]],
+    expected: Integers,
+) -> dict[str, Any]:
     values, parameters = exchange.values, exchange.parameters
     with clock("total"):
         frames = [total.frame(part) for part in exchange.parts]
@@ -193,20 +200,28 @@ def _totals(
     stages |= {"total": made["total"] * per_value}
     stages |= {stage: median(decrypted, stage) for stage in ("decrypt", "unpack")}
     return {
-        "encrypt_ns": median(uploads, "whole"), "load_ns": median(uploads, "load"),
-        "add_ns": median(uploads, "add"), "decrypt_ns": median(decrypted, "whole"),
-        "verify_ns": median(uploads, "verify"), "verify_total_ns": median(decrypted, "verify"),
+        "encrypt_ns": median(uploads, "whole"),
+        "load_ns": median(uploads, "load"),
+        "add_ns": median(uploads, "add"),
+        "decrypt_ns": median(decrypted, "whole"),
+        "verify_ns": median(uploads, "verify"),
+        "verify_total_ns": median(decrypted, "verify"),
         "verify_share": median(uploads, "verify") / median(uploads, "whole"),
-        "down_bytes": sum(frame.size for frame in frames) / values, "stages": stages,
-    }  # fmt: skip
+        "down_bytes": sum(frame.size for frame in frames) / values,
+        "stages": stages,
+    }
 
 
 def ckks_vector(values: int) -> dict[str, Any]:
     """The reference: TenSEAL's own vectors, as other platforms use them."""
     context = ts.context(
-        ts.SCHEME_TYPE.CKKS, 8192, -1, [60, 40, 40],
-        encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC, n_threads=1,
-    )  # fmt: skip
+        ts.SCHEME_TYPE.CKKS,
+        8192,
+        -1,
+        [60, 40, 40],
+        encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC,
+        n_threads=1,
+    )
     context.global_scale = 2**40
     clock, runs, total, content = Clock(), [], None, b""
     for index in range(REPEATS + 1):
@@ -323,17 +338,29 @@ def show(values: int, silos: int, cell: dict[str, Any]) -> None:
     """Print one cell, stage by stage, for the next person who makes them smaller."""
     console = Console(highlight=False, width=110)
     table = Table(box=None, title=f"{values:,} values, {silos} silos", title_justify="left")
-    columns = ("arm", "encrypt", "decrypt", "load", "add", "up B", "down B", "peak MB",
-               "silo x", "aggregator x")  # fmt: skip
+    columns = (
+        "arm",
+        "encrypt",
+        "decrypt",
+        "load",
+        "add",
+        "up B",
+        "down B",
+        "peak MB",
+        "silo x",
+        "aggregator x",
+    )
     for column in columns:
         table.add_column(column, justify="right")
     for arm, figures in cell.items():
         table.add_row(
-            arm, *(f"{figures[f'{stage}_ns']:.1f}" for stage in ("encrypt", "decrypt", "load", "add")),
-            f"{figures['up_bytes']:.2f}", f"{figures['down_bytes']:.2f}",
+            arm,
+            *(f"{figures[f'{stage}_ns']:.1f}" for stage in ("encrypt", "decrypt", "load", "add")),
+            f"{figures['up_bytes']:.2f}",
+            f"{figures['down_bytes']:.2f}",
             f"{figures.get('peak_mb', 0):.0f}",
             *(f"{figures.get(f'{who}_times_cheaper', 1):.1f}" for who in ("silo", "aggregator")),
-        )  # fmt: skip
+        )
     console.print(table)
     for arm in ("blindsum_b12", "blindsum_b19"):
         stages = "  ".join(f"{k} {v:.1f}" for k, v in cell[arm]["stages"].items())
@@ -344,7 +371,11 @@ def show(values: int, silos: int, cell: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="file to write the figures to")
-    parser.add_argument("--scale", action="store_true", help="memory at 100 million values, and cost against silos and size")  # fmt: skip
+    parser.add_argument(
+        "--scale",
+        action="store_true",
+        help="memory at 100 million values, and cost against silos and size",
+    )
     parser.add_argument("--plot", type=Path, help="with --scale: picture to write")
     parser.add_argument("--values", type=int, nargs="*", default=SIZES, help="sizes to measure")
     parser.add_argument("--silos", type=int, nargs="*", default=SILOS, help="rosters to measure")

@@ -44,7 +44,9 @@ def scale(plot: Path | None) -> dict[str, Any]:
     """All figures of `--scale`."""
     result = {"streamed": streamed(VALUES), "linear": linear()}
     for name, figures in result["streamed"].items():
-        console.print(f"{name}: {figures:,.2f}" if isinstance(figures, float) else f"{name}: {figures}")  # fmt: skip
+        console.print(
+            f"{name}: {figures:,.2f}" if isinstance(figures, float) else f"{name}: {figures}"
+        )
     for name, line in result["linear"].items():
         console.print(f"{name}: R2 of a straight line {line['r2']:.4f}")
     if plot:
@@ -98,11 +100,15 @@ def streamed(values: int) -> dict[str, Any]:
     encrypted, vector = exchange.chunks * SUM_BYTES / 2**20, 4 * values / 2**20
     peak = max(one["peak_mb"] for one in silos)
     return {
-        "values": values, "seconds": seconds, "encrypted_total_mb": encrypted,
-        "float32_mb": vector, "aggregator_peak_mb": told["aggregator"]["peak_mb"],
-        "aggregator_ratio": told["aggregator"]["peak_mb"] / encrypted, "silo_peak_mb": peak,
+        "values": values,
+        "seconds": seconds,
+        "encrypted_total_mb": encrypted,
+        "float32_mb": vector,
+        "aggregator_peak_mb": told["aggregator"]["peak_mb"],
+        "aggregator_ratio": told["aggregator"]["peak_mb"] / encrypted,
+        "silo_peak_mb": peak,
         "silo_ratio": peak / vector,
-    }  # fmt: skip
+    }
 
 
 def agree(own: list[tuple[str, Identity]]) -> list[Keys]:
@@ -115,9 +121,14 @@ def agree(own: list[tuple[str, Identity]]) -> list[Keys]:
 
 
 def silo(
-    seed: int, exchange: Exchange, name: str, keys: Keys, identity: Identity, up: Connection,
+    seed: int,
+    exchange: Exchange,
+    name: str,
+    keys: Keys,
+    identity: Identity,
+    up: Connection,
     report: Connection,
-) -> None:  # fmt: skip
+) -> None:
     """One silo's process: its update out, the mean back."""
     parameters = exchange.parameters
     update = np.random.default_rng(seed).standard_normal(exchange.values, np.float32)
@@ -205,11 +216,14 @@ def cost(values: int, silos: int, identity: Identity) -> dict[str, float]:
     masks = own.open(exchange)
     frames = list(
         encrypt_parts(
-            exchange, roster[0],
+            exchange,
+            roster[0],
             lambda where: quantise(update[where], BOUND, parameters, random).integers,
-            cipher, masks, identity,
+            cipher,
+            masks,
+            identity,
         )
-    )  # fmt: skip
+    )
     sent = time.process_time() - started
     public = {roster[0]: identity.public}
     adder = CkksAdder(parameters)
@@ -239,9 +253,12 @@ def line(x: tuple[int, ...], y: list[float]) -> dict[str, Any]:
     slope, offset = np.polyfit(x, y, 1)
     rest = np.asarray(y) - (slope * np.asarray(x) + offset)
     return {
-        "x": list(x), "cpu_s": y, "slope_s": float(slope), "offset_s": float(offset),
+        "x": list(x),
+        "cpu_s": y,
+        "slope_s": float(slope),
+        "offset_s": float(offset),
         "r2": float(1 - (rest**2).sum() / ((y - np.mean(y)) ** 2).sum()),
-    }  # fmt: skip
+    }
 
 
 def draw(lines: dict[str, Any], path: Path) -> None:

@@ -72,7 +72,8 @@ def dealt(given: argparse.Namespace, folder: Path) -> list[str]:
 def job_of(folder: Path, tasks: Sequence[str], *overrides: str) -> JobFile:
     """The pilot's job. Learning rates were chosen by hand on another split, without privacy and with."""
     content = {
-        "name": "pilot", "seed": 1,
+        "name": "pilot",
+        "seed": 1,
         "silos": [{"name": s, "data": f"{s}.parquet", "state": str(folder / s)} for s in SILOS],
         "data": {
             "features": {"kind": "ecfp", "smiles": "smiles", "bits": 2048},
@@ -81,22 +82,29 @@ def job_of(folder: Path, tasks: Sequence[str], *overrides: str) -> JobFile:
         },
         "model": {"kind": "mlp", "hidden": [512], "activation": "relu"},
         "training": {
-            "rounds": 40, "local_steps": 10, "sampling_rate": 0.05, "expected_batch_size": 100,
+            "rounds": 40,
+            "local_steps": 10,
+            "sampling_rate": 0.05,
+            "expected_batch_size": 100,
             "learning_rate": 0.1,
         },
-        "server": {"optimizer": "momentum"}, "privacy": {"noise": "none"},
+        "server": {"optimizer": "momentum"},
+        "privacy": {"noise": "none"},
         "deadlines": {"start_s": 600},
-    }  # fmt: skip
+    }
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(content))
     return load_job(path, overrides)
 
 
 PRIVATE = (
-    "training.rounds=200", "training.local_steps=1", "training.sampling_rate=0.1",
-    "training.expected_batch_size=200", "training.learning_rate=2",
+    "training.rounds=200",
+    "training.local_steps=1",
+    "training.sampling_rate=0.1",
+    "training.expected_batch_size=200",
+    "training.learning_rate=2",
     "server={optimizer: momentum, learning_rate: 0.3}",
-)  # fmt: skip
+)
 
 
 def model_of(job: Job) -> nn.Module:
@@ -136,14 +144,19 @@ def pooled(job: Job, members: Sequence[Member]) -> nn.Module:
     batch = job.training.expected_batch_size * len(members)
     larger = job.training.model_copy(update={"expected_batch_size": batch})
     return trained(
-        job.model_copy(update={"training": larger}), together(job, members), None, "pooled",
+        job.model_copy(update={"training": larger}),
+        together(job, members),
+        None,
+        "pooled",
         lambda: None,
-    )  # fmt: skip
+    )
 
 
 DP_ROUNDS = (
-    "privacy={noise: local, epsilon: 8, delta: 1.0e-4}", "encryption.bits=12", "training.rounds=20",
-)  # fmt: skip
+    "privacy={noise: local, epsilon: 8, delta: 1.0e-4}",
+    "encryption.bits=12",
+    "training.rounds=20",
+)
 
 
 def real(
@@ -159,10 +172,13 @@ def real(
     later = run.reports[len(run.reports) // 4 :]  # the first rounds start things
     phases = {k: float(np.median([r.phases[k] for r in later])) for k in later[0].phases}
     return {
-        "auroc_mean": auroc(model, members), "auroc_sd": 0.0, "model": run.reports[-1].model_digest, "phases": phases,
+        "auroc_mean": auroc(model, members),
+        "auroc_sd": 0.0,
+        "model": run.reports[-1].model_digest,
+        "phases": phases,
         "seconds_per_round": float(np.median([r.seconds for r in later])),
         "megabytes_per_round": float(np.median([r.up_bytes + r.down_bytes for r in later])) / 1e6,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -224,9 +240,12 @@ def simulated(folder: Path, tasks: Sequence[str], seeds: int) -> dict[str, Any]:
         for e in (8, 3, 1)
     }
     told: dict[str, tuple[str, ...]] = {
-        "pooled": (), "local": (), "federated_sgd": ("server.optimizer=sgd",), "federated": (),
+        "pooled": (),
+        "local": (),
+        "federated_sgd": ("server.optimizer=sgd",),
+        "federated": (),
         **noised,
-    }  # fmt: skip
+    }
     arms: dict[str, Any] = {}
     for name, overrides in told.items():
         scores, started = [], time.perf_counter()
@@ -241,9 +260,10 @@ def simulated(folder: Path, tasks: Sequence[str], seeds: int) -> dict[str, Any]:
                 scores.append(auroc(federated(job, members), members))
         seconds = (time.perf_counter() - started) / seeds / job.training.rounds
         arms[name] = {
-            "auroc_mean": float(np.mean(scores)), "seconds_per_round": seconds,
+            "auroc_mean": float(np.mean(scores)),
+            "seconds_per_round": seconds,
             "auroc_sd": float(np.std(scores, ddof=1)) if seeds > 1 else 0.0,
-        }  # fmt: skip
+        }
         console.print(name, arms[name])
     return arms
 

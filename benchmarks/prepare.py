@@ -81,11 +81,14 @@ def main() -> None:
                 one = alone(stage, texts, Path(folder))
                 ray = over_ray(stage, texts, Path(folder), workers)
             arms[name] = {
-                "per_second_one_process": len(texts) / one, "per_second_ray": len(texts) / ray,
+                "per_second_one_process": len(texts) / one,
+                "per_second_ray": len(texts) / ray,
                 "ratio": one / ray,
-            }  # fmt: skip
-            print(f"{name}: {len(texts) / one:.0f} a second in one process, {len(texts) / ray:.0f} "
-                  f"over Ray with {workers} workers: {one / ray:.2f} times")  # fmt: skip
+            }
+            print(
+                f"{name}: {len(texts) / one:.0f} a second in one process, {len(texts) / ray:.0f} "
+                f"over Ray with {workers} workers: {one / ray:.2f} times"
+            )
     figures["arms"] = arms
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)

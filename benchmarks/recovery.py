@@ -45,7 +45,9 @@ def job_in(folder: Path) -> JobFile:
             pa.table({**table, "digit": data.target[rows], "id": rows}), folder / f"{name}.parquet"
         )
     content: dict[str, Any] = {
-        "name": "recovery", "quorum": 2, "deadlines": {"round_s": DEADLINE_S},
+        "name": "recovery",
+        "quorum": 2,
+        "deadlines": {"round_s": DEADLINE_S},
         "silos": [
             {"name": n, "data": f"{n}.parquet", "state": str(folder / "state" / n)} for n in SILOS
         ],
@@ -56,11 +58,14 @@ def job_in(folder: Path) -> JobFile:
         },
         "model": {"kind": "mlp", "hidden": [256]},
         "training": {
-            "rounds": 500, "local_steps": 20, "sampling_rate": 0.2, "expected_batch_size": 70,
+            "rounds": 500,
+            "local_steps": 20,
+            "sampling_rate": 0.2,
+            "expected_batch_size": 70,
             "learning_rate": 0.1,
         },
         "privacy": {"noise": "local", "epsilon": 8, "delta": 1e-5},
-    }  # fmt: skip
+    }
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(content))
     return load_job(path)
@@ -114,8 +119,9 @@ def driver(folder: Path) -> float:
     job_in(folder)
     process = subprocess.Popen(
         [sys.executable, "-m", "blindsum", "run", str(folder / "job.yaml"), "--json"],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stdout or ():
         if json.loads(line)["event"] == "round":
             break

@@ -105,12 +105,15 @@ def job(folder: Path, parameters: int, rounds: int) -> Job:
             },
             "model": {"kind": "factory", "factory": "sized:build"},
             "training": {
-                "rounds": rounds, "local_steps": 1, "sampling_rate": 0.1,
-                "expected_batch_size": 3, "learning_rate": 0.1,
+                "rounds": rounds,
+                "local_steps": 1,
+                "sampling_rate": 0.1,
+                "expected_batch_size": 3,
+                "learning_rate": 0.1,
             },
             "privacy": {"noise": "local", "epsilon": 3, "delta": 1e-4},
         }
-    )  # fmt: skip
+    )
 
 
 def encrypted(parameters: int, rounds: int) -> dict[str, Any]:
@@ -129,9 +132,12 @@ def encrypted(parameters: int, rounds: int) -> dict[str, Any]:
     phases = {p: statistics.median(r.phases[p] for r in reports) for p in reports[0].phases}
     seconds = statistics.median(r.seconds for r in reports)
     return {
-        "round_s": seconds, "up_bytes": reports[0].up_bytes // len(SILOS), "phases": phases,
-        "rounds": rounds, "p90_s": float(np.quantile([r.seconds for r in reports], 0.9)),
-    }  # fmt: skip
+        "round_s": seconds,
+        "up_bytes": reports[0].up_bytes // len(SILOS),
+        "phases": phases,
+        "rounds": rounds,
+        "p90_s": float(np.quantile([r.seconds for r in reports], 0.9)),
+    }
 
 
 def plaintext(parameters: int, rounds: int) -> dict[str, Any]:
@@ -148,9 +154,12 @@ def plaintext(parameters: int, rounds: int) -> dict[str, Any]:
         ray.kill(actor)
     kept = seconds[3:]
     return {
-        "round_s": statistics.median(kept), "up_bytes": 4 * parameters, "phases": {},
-        "rounds": rounds, "p90_s": float(np.quantile(kept, 0.9)),
-    }  # fmt: skip
+        "round_s": statistics.median(kept),
+        "up_bytes": 4 * parameters,
+        "phases": {},
+        "rounds": rounds,
+        "p90_s": float(np.quantile(kept, 0.9)),
+    }
 
 
 def startup() -> float:
@@ -158,13 +167,25 @@ def startup() -> float:
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [
-                sys.executable, "-m", "blindsum", "run", str(EXAMPLE), "--json",
-                "--set", "training.rounds=1", "--set", f"runs={folder}/runs",
-                "--set", f"tracking.uri=sqlite:///{folder}/mlflow.db",
+                sys.executable,
+                "-m",
+                "blindsum",
+                "run",
+                str(EXAMPLE),
+                "--json",
+                "--set",
+                "training.rounds=1",
+                "--set",
+                f"runs={folder}/runs",
+                "--set",
+                f"tracking.uri=sqlite:///{folder}/mlflow.db",
             ],
-            check=True, capture_output=True, text=True, timeout=300,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=300,
             env=os.environ | {"BLINDSUM_HOME": folder},
-        )  # fmt: skip
+        )
     planned = json.loads(done.stdout.splitlines()[0])
     return float(planned["startup_s"])
 
@@ -211,9 +232,14 @@ def show(result: dict[str, Any]) -> None:
             figures = result["arms"][arm][size]
             phases = "  ".join(f"{k} {v * 1e3:.1f}" for k, v in figures["phases"].items())
             table.add_row(
-                size, arm, f"{figures['round_s'] * 1e3:.1f}", f"{figures['p90_s'] * 1e3:.1f}",
-                f"{figures['round_s'] / reference:.1f}", f"{figures['up_bytes'] / 1e3:.0f}", phases,
-            )  # fmt: skip
+                size,
+                arm,
+                f"{figures['round_s'] * 1e3:.1f}",
+                f"{figures['p90_s'] * 1e3:.1f}",
+                f"{figures['round_s'] / reference:.1f}",
+                f"{figures['up_bytes'] / 1e3:.0f}",
+                phases,
+            )
     console.print(table)
 
 

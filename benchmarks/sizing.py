@@ -55,10 +55,13 @@ def measured(folder: Path, hidden: list[int]) -> dict[str, Any]:
             store = ray.cluster_resources().get("object_store_memory", 0.0) / 2**20
             return {
                 "parameters": next(iter(inspections.values())).parameters,
-                "up_bytes": reports[-1].up_bytes / SILOS, "down_bytes": reports[-1].down_bytes / SILOS,
-                "round_s": reports[-1].seconds, "aggregators": len(one._aggregators),
-                "object_store_limit_mb": store, **peaks(),
-            }  # fmt: skip
+                "up_bytes": reports[-1].up_bytes / SILOS,
+                "down_bytes": reports[-1].down_bytes / SILOS,
+                "round_s": reports[-1].seconds,
+                "aggregators": len(one._aggregators),
+                "object_store_limit_mb": store,
+                **peaks(),
+            }
         finally:
             one.close()
 

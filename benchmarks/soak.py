@@ -90,7 +90,8 @@ def digits_in(folder: Path, silos: int, rounds: int) -> JobFile:
             pa.table({**table, "digit": data.target[rows], "id": rows}), folder / f"{name}.parquet"
         )
     content: dict[str, Any] = {
-        "name": f"silos-{silos}", "deadlines": {"start_s": 900},
+        "name": f"silos-{silos}",
+        "deadlines": {"start_s": 900},
         "silos": [
             {"name": n, "data": f"{n}.parquet", "state": str(folder / "state" / n)} for n in names
         ],
@@ -104,11 +105,14 @@ def digits_in(folder: Path, silos: int, rounds: int) -> JobFile:
         },
         "model": {"kind": "mlp", "hidden": [64]},
         "training": {
-            "rounds": rounds, "local_steps": 1, "sampling_rate": 0.5,
-            "expected_batch_size": max(1, 700 // silos), "learning_rate": 1.0,
+            "rounds": rounds,
+            "local_steps": 1,
+            "sampling_rate": 0.5,
+            "expected_batch_size": max(1, 700 // silos),
+            "learning_rate": 1.0,
         },
         "privacy": {"noise": "shared", "epsilon": 8, "delta": 1e-5},
-    }  # fmt: skip
+    }
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(content))
     return load_job(path)
@@ -141,12 +145,16 @@ def many(silos: int, rounds: int) -> dict[str, float]:
     last = sampling.read[-1]
     held_out = run.held_out()
     return {
-        "silos": silos, "startup_s": run.startup_s, "round_s": statistics.median(sampling.seconds[1:]),
-        "silo_mb": last["silo"], "aggregator_mb": last["aggregator"], "driver_mb": last["driver"],
+        "silos": silos,
+        "startup_s": run.startup_s,
+        "round_s": statistics.median(sampling.seconds[1:]),
+        "silo_mb": last["silo"],
+        "aggregator_mb": last["aggregator"],
+        "driver_mb": last["driver"],
         "accuracy": float(held_out[1].score.value) if held_out else 0.0,
         "parameters": next(iter(run.inspections.values())).parameters,
         "up_bytes_per_silo": run.reports[-1].up_bytes / silos,
-    }  # fmt: skip
+    }
 
 
 def plot(sampling: Sampling, path: Path) -> None:

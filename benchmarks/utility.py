@@ -145,9 +145,12 @@ def accuracy(task: Task) -> float:
     random = cryptographic_generator() if private else seeded_generator(task.seed)
     batch = rate * np.mean([len(fold.labels) for fold in folds])
     section = TrainingSection(
-        rounds=rounds, local_steps=1, sampling_rate=rate, expected_batch_size=float(batch),
+        rounds=rounds,
+        local_steps=1,
+        sampling_rate=rate,
+        expected_batch_size=float(batch),
         learning_rate=learning_rate,
-    )  # fmt: skip
+    )
     trainers = [LocalTrainer(model, fold, section, plan, random) for fold in folds]
     optimizer = ServerOptimizer(ServerSection(), vector.size)
     combine = (
@@ -209,8 +212,10 @@ def measure(datasets: list[str]) -> dict[tuple[str, int, float, str], tuple[Choi
         tuned = [key for key in every if key[3] != "shared"]
         trials = [
             Task(*key, seed, choice, True)
-            for key in tuned for choice in CHOICES for seed in range(TUNING)
-        ]  # fmt: skip
+            for key in tuned
+            for choice in CHOICES
+            for seed in range(TUNING)
+        ]
         scores = np.array(list(pool.map(accuracy, trials, chunksize=4)))
         best = scores.reshape(len(tuned), len(CHOICES), TUNING).mean(2).argmax(1)
         chosen = {key: CHOICES[i] for key, i in zip(tuned, best, strict=True)}

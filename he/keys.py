@@ -125,10 +125,12 @@ class KeyCeremony:
         self._mlkem = mlkem.MLKEM768PrivateKey.generate()
         self._x25519 = x25519.X25519PrivateKey.generate()
         unsigned = Introduction(
-            run, silo, identity.public,
+            run,
+            silo,
+            identity.public,
             self._mlkem.public_key().public_bytes_raw(),
             self._x25519.public_key().public_bytes_raw(),
-        )  # fmt: skip
+        )
         signature = identity.sign(unsigned.signed_content())
         self.introduction = replace(unsigned, signature=signature)
 

@@ -103,9 +103,14 @@ class MaskStream:
     """
 
     def __init__(
-        self, parameters: Parameters, chunks: int, added: list[Any], subtracted: list[Any],
-        hashing: LinearHash | None = None, words: Words = NO_WORDS,
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Parameters,
+        chunks: int,
+        added: list[Any],
+        subtracted: list[Any],
+        hashing: LinearHash | None = None,
+        words: Words = NO_WORDS,
+    ) -> None:
         self._parameters, self._left = parameters, chunks
         self._hashing, self._offset = hashing, words
         self._added, self._subtracted = added, subtracted

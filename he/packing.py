@@ -60,9 +60,12 @@ def quantise(
 
 
 def _quantise(
-    values: npt.NDArray[np.floating], bound: float, limit: int, random: np.random.Generator,
+    values: npt.NDArray[np.floating],
+    bound: float,
+    limit: int,
+    random: np.random.Generator,
     out: Integers,
-) -> tuple[int, int]:  # fmt: skip
+) -> tuple[int, int]:
     scaled = np.multiply(values, limit / bound, dtype=np.float64)
     magnitude = np.abs(scaled)
     greatest = magnitude.max()

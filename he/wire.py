@@ -69,10 +69,22 @@ class Header:
     @classmethod
     def of(cls, exchange: Exchange, part: int, silo: str, chunks: str, check: str) -> Header:
         return cls(
-            _FORMAT, exchange.run, exchange.round, exchange.attempt, exchange.purpose,
-            exchange.roster, exchange.values, exchange.range, exchange.parameters.digest,
-            exchange.model, exchange.clipping, part, silo, chunks, check,
-        )  # fmt: skip
+            _FORMAT,
+            exchange.run,
+            exchange.round,
+            exchange.attempt,
+            exchange.purpose,
+            exchange.roster,
+            exchange.values,
+            exchange.range,
+            exchange.parameters.digest,
+            exchange.model,
+            exchange.clipping,
+            part,
+            silo,
+            chunks,
+            check,
+        )
 
     def signed_content(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()
@@ -100,9 +112,13 @@ class Upload:
 
 
 def write_upload(
-    exchange: Exchange, part: Part, silo: str, chunks: Chunks, identity: Identity,
+    exchange: Exchange,
+    part: Part,
+    silo: str,
+    chunks: Chunks,
+    identity: Identity,
     words: Words = NO_WORDS,
-) -> pa.Buffer:  # fmt: skip
+) -> pa.Buffer:
     """Frame and sign one part of a silo's upload, uint8 [part.chunks, bytes].
 
     Args:
@@ -159,9 +175,11 @@ def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str,
             raise UploadRefused("check words came with a part that is not the last")
     try:
         verify(
-            identities[header.silo], receipt.signature, header.signed_content(),
+            identities[header.silo],
+            receipt.signature,
+            header.signed_content(),
             f"upload as that of silo '{header.silo}'",
-        )  # fmt: skip
+        )
     except KeyRefused as error:
         raise UploadRefused(error.what) from None
     return exchange.parts[header.part]

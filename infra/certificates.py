@@ -117,9 +117,13 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, of: ec.EllipticCurvePublicKey,
-    by: ec.EllipticCurvePublicKey, days: int, latest: datetime.datetime | None = None,
-) -> x509.CertificateBuilder:  # fmt: skip
+    subject: x509.Name,
+    issuer: x509.Name,
+    of: ec.EllipticCurvePublicKey,
+    by: ec.EllipticCurvePublicKey,
+    days: int,
+    latest: datetime.datetime | None = None,
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     end = now + datetime.timedelta(days=days)
     return (
@@ -137,10 +141,16 @@ def _builder(
 
 def _usage(authority: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=not authority, key_cert_sign=authority, crl_sign=authority,
-        content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _general_name(address: str) -> x509.GeneralName:

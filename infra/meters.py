@@ -34,18 +34,24 @@ class Meters:
             "blindsum_epsilon_left", "Epsilon a silo may still spend.", (*keys, "silo")
         )
         self._seconds = Gauge(
-            "blindsum_phase_seconds", "Seconds of the last round by phase, the slowest silo's.",
+            "blindsum_phase_seconds",
+            "Seconds of the last round by phase, the slowest silo's.",
             (*keys, "phase"),
-        )  # fmt: skip
+        )
         self._set: dict[tuple[Gauge, str, str], float] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
         threading.Thread(target=self._refresh, name="meters", daemon=True).start()
 
     def round(
-        self, attempts: int, silos: int, up: int, down: int, phases: Mapping[str, float],
+        self,
+        attempts: int,
+        silos: int,
+        up: int,
+        down: int,
+        phases: Mapping[str, float],
         left: Mapping[str, float],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """A round ended.
 
         Args:
@@ -53,8 +59,11 @@ class Meters:
             phases: seconds by phase; `left`: epsilon by silo.
         """
         for counter, value in (
-            (self._rounds, 1), (self._attempts, attempts), (self._up, up), (self._down, down),
-        ):  # fmt: skip
+            (self._rounds, 1),
+            (self._attempts, attempts),
+            (self._up, up),
+            (self._down, down),
+        ):
             if value:
                 counter.inc(value, self._tags)
         with self._lock:

@@ -69,9 +69,13 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     try:
         if address is None:
             ray.init(
-                "local", include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=f"{folder}/r",
-                object_store_memory=OBJECT_STORE_BYTES, **options,
-            )  # fmt: skip
+                "local",
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=f"{folder}/r",
+                object_store_memory=OBJECT_STORE_BYTES,
+                **options,
+            )
         else:
             ray.init(address, **options)
     except Exception as error:  # noqa: BLE001 - Ray raises that itself where a node starts too slowly

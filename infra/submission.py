@@ -101,9 +101,15 @@ class Cluster:
             self._client: JobSubmissionClient = JobSubmissionClient(address)
 
     def submit(
-        self, job_file: JobFile, *, ship: Ship | None = None, with_folder: bool = False,
-        resume: str | None = None, python: str = "python", json: bool = False,
-    ) -> Submitted:  # fmt: skip
+        self,
+        job_file: JobFile,
+        *,
+        ship: Ship | None = None,
+        with_folder: bool = False,
+        resume: str | None = None,
+        python: str = "python",
+        json: bool = False,
+    ) -> Submitted:
         """Have the cluster run a job, on a node without a silo where there is one.
 
         Args:
@@ -140,10 +146,11 @@ class Cluster:
                 environment["pip"] = {"packages": requirements(), "pip_check": False}
             found = self._client.submit_job(
                 entrypoint=shlex.join([python, "-m", "blindsum", *command]),
-                runtime_env=environment, submission_id=f"{job_file.job.name}-{number}",
+                runtime_env=environment,
+                submission_id=f"{job_file.job.name}-{number}",
                 metadata={"blindsum.job": job_file.job.name},
                 entrypoint_resources=driver_place(nodes),
-            )  # fmt: skip
+            )
         return self.job(found)
 
     def job(self, id: str) -> Submitted:
@@ -275,10 +282,12 @@ def require_portable(job_file: JobFile) -> None:
     """
     relative = [
         f"silos.{silo.name}.{key}"
-        for silo in job_file.job.silos for key in ("data", "private_tasks")
-        if (path := getattr(silo, key)) and not path.startswith(("/", "~"))
+        for silo in job_file.job.silos
+        for key in ("data", "private_tasks")
+        if (path := getattr(silo, key))
+        and not path.startswith(("/", "~"))
         and ("/" in path or (job_file.folder / path).exists())
-    ]  # fmt: skip
+    ]
     if relative:
         raise JobError(
             f"{', '.join(relative)}: a path relative to the job file means nothing on another machine",

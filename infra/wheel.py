@@ -33,9 +33,10 @@ def make_wheel(folder: Path) -> Path:
     content = folder / "content"
     try:
         shutil.copytree(
-            str(files(DISTRIBUTION)), content / DISTRIBUTION,
+            str(files(DISTRIBUTION)),
+            content / DISTRIBUTION,
             ignore=shutil.ignore_patterns("__pycache__", "*.pyc"),
-        )  # fmt: skip
+        )
         version = f"{Version(distribution(DISTRIBUTION).version).public}+{digest_of(content)}"
         info = content / f"{DISTRIBUTION}-{version}.dist-info"
         info.mkdir()

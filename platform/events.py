@@ -11,11 +11,38 @@ from typing import Any, TextIO
 
 import structlog
 
-PUBLIC = frozenset({
-    "attempt", "bytes_down", "bytes_up", "digest", "epsilon", "error", "event", "held_out", "identities", "job",
-    "job_digest", "ledger", "left", "level", "lost", "model", "purpose", "roster", "round", "rounds", "run",
-    "said", "seconds", "silo", "silos", "status", "time", "who",
-})  # fmt: skip
+PUBLIC = frozenset(
+    {
+        "attempt",
+        "bytes_down",
+        "bytes_up",
+        "digest",
+        "epsilon",
+        "error",
+        "event",
+        "held_out",
+        "identities",
+        "job",
+        "job_digest",
+        "ledger",
+        "left",
+        "level",
+        "lost",
+        "model",
+        "purpose",
+        "roster",
+        "round",
+        "rounds",
+        "run",
+        "said",
+        "seconds",
+        "silo",
+        "silos",
+        "status",
+        "time",
+        "who",
+    }
+)
 """Names of what a line may say: all of it public, as messages between silos and driver are."""
 
 _everywhere: TextIO | None = None

@@ -94,15 +94,24 @@ def job_content(tmp_path: Path) -> dict[str, Any]:
         "data": {
             "features": {"kind": "columns", "columns": copy.deepcopy(COLUMNS)},
             "target": {"column": "diagnosis", "classes": ["malignant", "benign"]},
-            "folds": {"kind": "hash", "column": "patient", "key": "integer", "salt": "t", "test_fraction": 0.25},
+            "folds": {
+                "kind": "hash",
+                "column": "patient",
+                "key": "integer",
+                "salt": "t",
+                "test_fraction": 0.25,
+            },
         },
         "model": {"kind": "linear"},
         "training": {
-            "rounds": 3, "local_steps": 2, "sampling_rate": 0.2,
-            "expected_batch_size": 22, "learning_rate": 0.5,
+            "rounds": 3,
+            "local_steps": 2,
+            "sampling_rate": 0.2,
+            "expected_batch_size": 22,
+            "learning_rate": 0.5,
         },
         "privacy": {"noise": "local", "epsilon": 3, "delta": 1e-4},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -126,9 +135,13 @@ def cluster() -> Iterator[Any]:
     ray_cluster = Cluster()
     store = 150 * 2**20
     ray_cluster.add_node(
-        num_cpus=2, object_store_memory=store, resources={f"silo:{name}": 1 for name in ("alder", "birch", "elm", "fir", "gum", "hazel", "oak")},
+        num_cpus=2,
+        object_store_memory=store,
+        resources={
+            f"silo:{name}": 1 for name in ("alder", "birch", "elm", "fir", "gum", "hazel", "oak")
+        },
         include_dashboard=False,
-    )  # fmt: skip
+    )
     ray_cluster.add_node(num_cpus=2, object_store_memory=store, resources={"silo:cedar": 1})
     ray.init(ray_cluster.address, log_to_driver=False, logging_level="ERROR")
     yield ray_cluster

@@ -20,9 +20,15 @@ JOB = {
         "folds": {"kind": "hash", "column": "id", "salt": "s", "test_fraction": 0.25},
     },
     "model": {"kind": "mlp", "hidden": [8]},
-    "training": {"rounds": 3, "local_steps": 1, "sampling_rate": 0.2, "expected_batch_size": 22, "learning_rate": 0.5},
+    "training": {
+        "rounds": 3,
+        "local_steps": 1,
+        "sampling_rate": 0.2,
+        "expected_batch_size": 22,
+        "learning_rate": 0.5,
+    },
     "privacy": {"noise": "shared", "epsilon": 3, "delta": 1e-4},
-}  # fmt: skip
+}
 
 
 def test_a_job_s_digest() -> None:
@@ -52,7 +58,15 @@ def test_the_parameters_digest() -> None:
 def test_an_exchange_s_digest() -> None:
     """Masks are drawn from it: silos that compute another do not cancel."""
     one = Exchange(
-        "run-1", 4, 1, "update", ("alder", "birch", "cedar"), 515, 0.125, Parameters.derive(3),
-        "ab" * 32, 1.5,
-    )  # fmt: skip
+        "run-1",
+        4,
+        1,
+        "update",
+        ("alder", "birch", "cedar"),
+        515,
+        0.125,
+        Parameters.derive(3),
+        "ab" * 32,
+        1.5,
+    )
     assert one.digest.hex() == "950cadea1af9be3217296092f37f92249b5c1880d21b5facfbf235dec25f6937"

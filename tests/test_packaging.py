@@ -20,9 +20,14 @@ ROOMS = ("platform", "actors", "he", "pipelines", "infra")
 
 def python(code: str, cwd: Path, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=cwd,
-        env=os.environ | environment, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | environment,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -59,8 +64,10 @@ def test_a_checkout_without_links_says_what_to_do(tmp_path: Path) -> None:
 def test_the_wheel_holds_every_module_and_works_alone(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -72,8 +79,9 @@ def test_the_wheel_holds_every_module_and_works_alone(tmp_path: Path) -> None:
     assert "blindsum/py.typed" in names and not any(name.startswith("tests") for name in names)
     where = python(
         "import blindsum.pipelines.cli.app, blindsum.platform.errors as e; print(e.__file__)",
-        tmp_path, PYTHONPATH=str(tmp_path / "site"),
-    )  # fmt: skip
+        tmp_path,
+        PYTHONPATH=str(tmp_path / "site"),
+    )
     assert where.startswith(str(tmp_path / "site"))
 
 
@@ -118,9 +126,10 @@ def test_a_ray_job_runs_with_the_repository_as_its_working_directory(
         f"--set runs={tmp_path}/runs"
     )
     environment = {
-        "working_dir": str(ROOT), "env_vars": home,
+        "working_dir": str(ROOT),
+        "env_vars": home,
         "excludes": [".git", ".venv", "build", "examples/solubility/mlartifacts"],
-    }  # fmt: skip
+    }
     job = _submit(client, entrypoint, environment)
     logs = "".join(_tail(client, job))
     assert client.get_job_status(job) == JobStatus.SUCCEEDED, logs

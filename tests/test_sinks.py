@@ -55,10 +55,16 @@ def records(silo: int, count: int = 40) -> dict[str, Any]:
 @pytest.fixture
 def planted(tmp_path: Path) -> JobFile:
     content = {
-        "name": "sinks", "seed": 1,
+        "name": "sinks",
+        "seed": 1,
         "silos": [
-            {"name": name, "data": f"data/{name}.parquet", "private_tasks": f"data/{name}.yaml",
-             "state": str(tmp_path / "state" / name)} for name in SILOS
+            {
+                "name": name,
+                "data": f"data/{name}.parquet",
+                "private_tasks": f"data/{name}.yaml",
+                "state": str(tmp_path / "state" / name),
+            }
+            for name in SILOS
         ],
         "data": {
             "features": {"kind": "ecfp", "bits": 64},
@@ -69,10 +75,15 @@ def planted(tmp_path: Path) -> JobFile:
             "folds": {"kind": "hash", "column": "patient", "salt": "s", "test_fraction": 0.3},
         },
         "model": {"kind": "mlp", "hidden": [8]},
-        "training": {"rounds": 2, "local_steps": 1, "sampling_rate": 0.3,
-                     "expected_batch_size": 10, "learning_rate": 0.5},
+        "training": {
+            "rounds": 2,
+            "local_steps": 1,
+            "sampling_rate": 0.3,
+            "expected_batch_size": 10,
+            "learning_rate": 0.5,
+        },
         "privacy": {"noise": "local", "epsilon": 5, "delta": 1e-4},
-    }  # fmt: skip
+    }
     (tmp_path / "data").mkdir()
     for i, name in enumerate(SILOS):
         pq.write_table(pa.table(records(i)), tmp_path / "data" / f"{name}.parquet")
@@ -173,15 +184,17 @@ WRONG: dict[str, Change] = {
     "an identifier that is missing": lambda r: r | {"patient": [None, *r["patient"][1:]]},
     "one identifier for all": lambda r: r | {"patient": ["ZQXJKID"] * len(r["patient"])},
     "a private label": lambda r: r | {"zqxjk_assay": [POTENCY] * len(r["zqxjk_assay"])},
-    "private labels that are text": lambda r: r | {"zqxjk_assay": ["ZQXJK"] * len(r["zqxjk_assay"])},
+    "private labels that are text": lambda r: (
+        r | {"zqxjk_assay": ["ZQXJK"] * len(r["zqxjk_assay"])}
+    ),
     "no private task's column": lambda r: {k: v for k, v in r.items() if k != "zqxjk_assay"},
-    "no column of structures": lambda r: {"ZQXJKSMILES": r["smiles"]} | {
-        k: v for k, v in r.items() if k != "smiles"
-    },
-    "a structure beyond all bounds": lambda r: r | {
-        "smiles": ["[13CH3]" + "C" * 30_000, *r["smiles"][1:]]
-    },
-}  # fmt: skip
+    "no column of structures": lambda r: (
+        {"ZQXJKSMILES": r["smiles"]} | {k: v for k, v in r.items() if k != "smiles"}
+    ),
+    "a structure beyond all bounds": lambda r: (
+        r | {"smiles": ["[13CH3]" + "C" * 30_000, *r["smiles"][1:]]}
+    ),
+}
 
 
 def refusal(job_file: JobFile) -> str:
@@ -209,10 +222,16 @@ def csv_of(rows: dict[str, Any]) -> str:
 
 BROKEN: dict[str, tuple[str, bytes]] = {
     "a CSV without a header": ("csv", csv_of(records(0)).partition("\n")[2].encode()),
-    "a CSV in Latin-1": ("csv", csv_of(records(0) | {"patient": ["ZQXJKé"] * 40}).encode("latin-1")),
-    "a CSV with a column too many": ("csv", csv_of(records(0)).encode() + b"ZQXJKID,1,2,3,4,5,6,7,8\n"),
+    "a CSV in Latin-1": (
+        "csv",
+        csv_of(records(0) | {"patient": ["ZQXJKé"] * 40}).encode("latin-1"),
+    ),
+    "a CSV with a column too many": (
+        "csv",
+        csv_of(records(0)).encode() + b"ZQXJKID,1,2,3,4,5,6,7,8\n",
+    ),
     "a cut Parquet": ("parquet", b"PAR1" + b"ZQXJKIDZQXJKREMARK" * 30),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)

@@ -56,8 +56,10 @@ def load_audited(job: Job, silo: str, places: SiloPlaces) -> Audited:
                 "Audit another silo, or with labels of a shared task.",
             )
     if molecules:
-        kept = ([s for s, k in zip(one, mask, strict=True) if k]
-                for one, (_, mask) in zip(molecules, (train, test), strict=True))  # fmt: skip
+        kept = (
+            [s for s, k in zip(one, mask, strict=True) if k]
+            for one, (_, mask) in zip(molecules, (train, test), strict=True)
+        )
         molecules = next(kept), next(kept)
     left_out = (
         "this silo's private tasks, the head they train, and records labelled in them alone",

@@ -25,8 +25,10 @@ from blindsum.platform.job.paths import state_folder
 from blindsum.platform.tracking.mlflow_run import Tracker
 
 OTHERS = (
-    "implementation.canaries.", "protocol.accepted_forgeries", "server.planted_weights_accepted",
-)  # fmt: skip
+    "implementation.canaries.",
+    "protocol.accepted_forgeries",
+    "server.planted_weights_accepted",
+)
 """Figures of the gate that are in no row of the matrix."""
 
 
@@ -35,10 +37,14 @@ class Shown:
 
     def __init__(self, quiet: bool) -> None:
         self._bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
-            MofNCompleteColumn(), console=console, transient=True,
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            console=console,
+            transient=True,
             disable=quiet or not console.is_terminal,
-        )  # fmt: skip
+        )
         self._task = self._bar.add_task("starting", total=None)
         self._bar.start()
 
@@ -53,9 +59,13 @@ class Shown:
 
 
 def run_audit(
-    job_file: JobFile, silo: str | None, quick: bool, fail_on: list[str], as_json: bool,
+    job_file: JobFile,
+    silo: str | None,
+    quick: bool,
+    fail_on: list[str],
+    as_json: bool,
     mlflow: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Audit one silo; write the report; end with an error where a figure passes its limit.
 
     Args:
@@ -142,19 +152,24 @@ def _write(path: Path, content: str) -> None:
 
 
 def _show(found: Audit, report: Path, private: Path) -> None:
-    table = Table(title=f"audit of silo {found.silo}; what guessing gives in brackets",
-                  title_justify="left", box=None)  # fmt: skip
+    table = Table(
+        title=f"audit of silo {found.silo}; what guessing gives in brackets",
+        title_justify="left",
+        box=None,
+    )
     for heading in ("adversary", "attack", "figure", "none", "privacy", "encryption", "both"):
         table.add_column(heading)
     for row in ROWS:
         cells = [
             worst(found.findings.evidence, row, d) for d in ("none", "dp", "encrypted", "both")
-        ]  # fmt: skip
+        ]
         if any(cells):
             table.add_row(
-                row.adversary, row.attack, row.figure,
+                row.adversary,
+                row.attack,
+                row.figure,
                 *(f"{shown(c, c.value)} ({shown(c, c.floor or 0)})" if c else "" for c in cells),
-            )  # fmt: skip
+            )
     console.print(table)
     for name, views in found.bounds.items():
         bounds = ", ".join(f"{view} {bound.best:.2f}" for view, bound in views.items())

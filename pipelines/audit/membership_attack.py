@@ -80,11 +80,16 @@ def _of_records(
         figures = _rates(values, seen.members, canaries)
         found.findings.evidence += [
             Evidence(
-                attack, "outsider", same, "trained", figures,
-                f"{found.depth.shadows} shadow models, each on half the silo's records", seconds,
+                attack,
+                "outsider",
+                same,
+                "trained",
+                figures,
+                f"{found.depth.shadows} shadow models, each on half the silo's records",
+                seconds,
             )
             for same in alike(defence)
-        ]  # fmt: skip
+        ]
 
 
 def _by_task(
@@ -100,27 +105,37 @@ def _by_task(
                 found.findings.not_tested.append(few)
             continue
         labelled = membership.Shadows(
-            one.statistics[:, own], one.losses[:, own], one.members[:, own],
+            one.statistics[:, own],
+            one.losses[:, own],
+            one.members[:, own],
             one.population[:, others],
-        )  # fmt: skip
+        )
         scored = membership.scores(labelled)["lira"]
         figures = _rates(scored, labelled.members, canaries[own], among=len(seen))
         found.findings.evidence += [
             Evidence(
-                "lira by task", "outsider", same, "trained", figures, f"task {task}",
+                "lira by task",
+                "outsider",
+                same,
+                "trained",
+                figures,
+                f"task {task}",
                 time.perf_counter() - started,
             )
             for same in alike(defence)
-        ]  # fmt: skip
+        ]
 
 
 def _recipes(found: Audit, victim: Victim) -> dict[Defence, Recipe]:
     training, planned, bare = found.job.training, found.plan, victim.without_noise()
     steps = planned.rounds_within_budget * planned.steps_per_round
     without = Recipe(
-        steps, training.sampling_rate, training.expected_batch_size / 2, training.learning_rate,
+        steps,
+        training.sampling_rate,
+        training.expected_batch_size / 2,
+        training.learning_rate,
         bare.clip_norm if bare else None,
-    )  # fmt: skip
+    )
     private = replace(without, clip_norm=planned.clip_norm, noise=planned.update_noise)
     return {"none": without, "dp": private}
 

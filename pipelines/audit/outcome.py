@@ -52,13 +52,35 @@ class Depth:
 
 
 QUICK = Depth(
-    "quick", 2, 1.0, 200, (1, 4), (1,), (16,), 32, 600,
-    federations=3, rounds=100, reading=Reading(250, 2000), models=5,
-)  # fmt: skip
+    "quick",
+    2,
+    1.0,
+    200,
+    (1, 4),
+    (1,),
+    (16,),
+    32,
+    600,
+    federations=3,
+    rounds=100,
+    reading=Reading(250, 2000),
+    models=5,
+)
 FULL = Depth(
-    "full", 6, 6.0, 1000, (1, 4, 8, 16), (1, 4), (16, 64, 256), 128, 2000,
-    federations=8, rounds=300, reading=Reading(500, 8000), models=10,
-)  # fmt: skip
+    "full",
+    6,
+    6.0,
+    1000,
+    (1, 4, 8, 16),
+    (1, 4),
+    (16, 64, 256),
+    128,
+    2000,
+    federations=8,
+    rounds=300,
+    reading=Reading(500, 8000),
+    models=10,
+)
 
 
 @dataclass
@@ -87,9 +109,13 @@ class Audit:
     def own(self) -> Defence:
         """Which defence the job itself has."""
         private, encrypted = self.job.private, self.job.encryption.scheme == "ckks"
-        return "both" if private and encrypted else "dp" if private else (
-            "encrypted" if encrypted else "none"
-        )  # fmt: skip
+        return (
+            "both"
+            if private and encrypted
+            else "dp"
+            if private
+            else ("encrypted" if encrypted else "none")
+        )
 
     def gate(self) -> dict[str, float]:
         """The figures that `--fail-on` compares: what the attacks reach against this very job."""
@@ -113,16 +139,22 @@ class Audit:
     def as_dict(self) -> dict[str, Any]:
         """Everything that may leave the silo, if its owner wants it to."""
         return {
-            "job": self.job.name, "silo": self.silo, "depth": asdict(self.depth),
-            "defence_of_the_job": self.own, "plan": asdict(self.plan),
+            "job": self.job.name,
+            "silo": self.silo,
+            "depth": asdict(self.depth),
+            "defence_of_the_job": self.own,
+            "plan": asdict(self.plan),
             "evidence": _rounded([one.as_dict() for one in self.findings.evidence]),
             "bounds": {k: {v: asdict(b) for v, b in d.items()} for k, d in self.bounds.items()},
             "score": self.score,
             "score_by_epsilon": _rounded([asdict(point) for point in self.tradeoff], 2),
-            "curves": _rounded(self.curves, 4), "refusals": self.refusals, "planted_weights": self.planted,
-            "not_tested": self.findings.not_tested, "gate": self.gate(),
+            "curves": _rounded(self.curves, 4),
+            "refusals": self.refusals,
+            "planted_weights": self.planted,
+            "not_tested": self.findings.not_tested,
+            "gate": self.gate(),
             "seconds": round(self.seconds, 1),
-        }  # fmt: skip
+        }
 
 
 OF_ANOTHER_MODEL = ("memorisation",)

@@ -114,29 +114,46 @@ def _cryptography(found: Audit, watcher: Watcher) -> None:
     started = time.perf_counter()
     for recovered, defences, note in (
         (key_recovery.usual(len(job.silos)), OPEN, "plain TenSEAL vectors, float64 sums returned"),
-        (key_recovery.exact(len(job.silos)), SEALED, "this job's sums, rounded before anyone sees them"),
-    ):  # fmt: skip
+        (
+            key_recovery.exact(len(job.silos)),
+            SEALED,
+            "this job's sums, rounded before anyone sees them",
+        ),
+    ):
         found.findings.evidence += [
             Evidence(
-                "key recovery", "aggregator", defence, "",
-                {"share of the key": Figure(recovered.share, floor=0.0)}, note, recovered.seconds,
+                "key recovery",
+                "aggregator",
+                defence,
+                "",
+                {"share of the key": Figure(recovered.share, floor=0.0)},
+                note,
+                recovered.seconds,
             )
             for defence in defences
-        ]  # fmt: skip
+        ]
     watcher.step()
     bare, masked = protocol.opened_with_shared_key(parameters)
     for share, defences, note in (
         (bare, OPEN, "one key for all silos, leaked to the aggregator; no masks"),
-        (masked, SEALED, f"the same key leaked; masks inside. Uniform: p = {protocol.uniformity(parameters):.2g}"),
-    ):  # fmt: skip
+        (
+            masked,
+            SEALED,
+            f"the same key leaked; masks inside. Uniform: p = {protocol.uniformity(parameters):.2g}",
+        ),
+    ):
         found.findings.evidence += [
             Evidence(
-                "upload opened", "aggregator", defence, "",
+                "upload opened",
+                "aggregator",
+                defence,
+                "",
                 {"values read": Figure(share, floor=1 / (2 * parameters.limit + 1))},
-                note, time.perf_counter() - started,
+                note,
+                time.perf_counter() - started,
             )
             for defence in defences
-        ]  # fmt: skip
+        ]
     watcher.step()
     found.refusals = protocol.refusals(parameters)
     watcher.step()
@@ -171,17 +188,24 @@ def _candidates(found: Audit, victim: Victim, watcher: Watcher) -> None:
     started = time.perf_counter()
     for defence in PRIVACY:
         figure = identify(
-            victim.model("fresh"), victim.data.train, found.plan, noise=defence == "dp",
+            victim.model("fresh"),
+            victim.data.train,
+            found.plan,
+            noise=defence == "dp",
             loss=victim.labelling.loss,
-        )  # fmt: skip
+        )
         found.findings.evidence += [
             Evidence(
-                "candidates", "outsider", same, "all updates", {"right candidate": figure},
+                "candidates",
+                "outsider",
+                same,
+                "all updates",
+                {"right candidate": figure},
                 f"of {round(1 / (figure.floor or 1))}; whoever sees the models, encrypted or not",
                 time.perf_counter() - started,
             )
             for same in alike(defence)
-        ]  # fmt: skip
+        ]
         watcher.step()
 
 
@@ -210,7 +234,11 @@ def _generator(found: Audit, victim: Victim, watcher: Watcher) -> None:
             return
         found.findings.evidence += [
             Evidence(
-                "generator", "participant", same, "running", tried.figures,
+                "generator",
+                "participant",
+                same,
+                "running",
+                tried.figures,
                 f"{depth.federations} pairs of federations, {tried.rounds} rounds of the plan's "
                 f"{found.plan.rounds_within_budget}. Real records: Frechet {tried.real.frechet:.2f}, "
                 f"precision {tried.real.precision:.2f}; the class's mean and spread: "
@@ -219,7 +247,7 @@ def _generator(found: Audit, victim: Victim, watcher: Watcher) -> None:
                 time.perf_counter() - started,
             )
             for same in alike(defence)
-        ]  # fmt: skip
+        ]
 
 
 def _memorisation(found: Audit, molecules: list[str] | None, watcher: Watcher) -> None:
@@ -245,13 +273,17 @@ def _memorisation(found: Audit, molecules: list[str] | None, watcher: Watcher) -
             return
         found.findings.evidence += [
             Evidence(
-                "memorisation", "outsider", same, "language model", memory.figures,
+                "memorisation",
+                "outsider",
+                same,
+                "language model",
+                memory.figures,
                 f"a language model of the audit's own after {reading.steps} steps; {reading.samples} "
                 f"texts drawn, of which {memory.readable:.0%} are molecules",
                 time.perf_counter() - started,
             )
             for same in alike(defence)
-        ]  # fmt: skip
+        ]
 
 
 def _tradeoff(found: Audit, victim: Victim, watcher: Watcher) -> None:

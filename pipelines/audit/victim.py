@@ -76,9 +76,13 @@ class Victim:
             if checkpoint == "trained":
                 random = seeded_generator(self.job.seed, "audit")
                 trainer = LocalTrainer(
-                    model, self.data.train, self.job.training, self.without_noise(), random,
+                    model,
+                    self.data.train,
+                    self.job.training,
+                    self.without_noise(),
+                    random,
                     self.labelling.loss,
-                )  # fmt: skip
+                )
                 model.train()
                 steps = self.job.training.rounds * self.job.training.local_steps
                 for _ in range(min(steps, TRAINED_STEPS)):
@@ -139,16 +143,29 @@ class Victim:
         """What the attacker has of a step over those records."""
         features, labels = self.records(rows)
         return update_of(
-            self.model(checkpoint), features, labels, self.plan, defence, len(self.job.silos),
-            self.job.encryption.bits, self.local(len(labels)), self.labelling.loss,
-        )  # fmt: skip
+            self.model(checkpoint),
+            features,
+            labels,
+            self.plan,
+            defence,
+            len(self.job.silos),
+            self.job.encryption.bits,
+            self.local(len(labels)),
+            self.labelling.loss,
+        )
 
 
 def update_of(
-    model: nn.Module, features: Tensor, labels: Tensor, plan: PrivacyPlan, defence: Defence,
-    silos: int, bits: int | None = None, local: Local | None = None,
+    model: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    plan: PrivacyPlan,
+    defence: Defence,
+    silos: int,
+    bits: int | None = None,
+    local: Local | None = None,
     record_loss: RecordLoss = classification,
-) -> Update:  # fmt: skip
+) -> Update:
     """The mean over local steps of the sum of gradients over those records, as the attacker has it.
 
     Args:

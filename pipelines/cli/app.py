@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from blindsum.pipelines.run.run_log import Kept
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
     help="Train one model over data that cannot leave its owners.",
-)  # fmt: skip
+)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(audit_log.app, name="audit-log")
 app.add_typer(silo.app, name="silo")
@@ -292,10 +294,12 @@ def main() -> None:
         show_error(error)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        show_error(JobError(
-            f"the module {error.name!r} is not installed for {sys.executable}",
-            "Install Blindsum with all that it needs; for a cluster's nodes: blindsum submit --ship all.",
-        ))  # fmt: skip
+        show_error(
+            JobError(
+                f"the module {error.name!r} is not installed for {sys.executable}",
+                "Install Blindsum with all that it needs; for a cluster's nodes: blindsum submit --ship all.",
+            )
+        )
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the driver's tracebacks may quote what it holds
         show_error(without_values(error))

@@ -92,9 +92,12 @@ def _table(run: str, events: list[Event]) -> Table:
         table.add_column(heading, overflow="fold")
     for one in events:
         table.add_row(
-            time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(one.time)), str(one.round or ""),
-            str(one.attempt or ""), one.kind, _detail(one),
-        )  # fmt: skip
+            time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(one.time)),
+            str(one.round or ""),
+            str(one.attempt or ""),
+            one.kind,
+            _detail(one),
+        )
     return table
 
 

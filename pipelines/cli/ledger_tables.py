@@ -66,15 +66,23 @@ def show(ledger: Ledger) -> None:
             for kind in ("charge", "charge held-out")
         )
         jobs.add_row(
-            name, time.strftime("%Y-%m-%d %H:%M", time.gmtime(of_job[0].time)), _table(begun.dataset),
-            str(charges), spent if private else "unbounded", held_out if noised else "exact, no bound",
+            name,
+            time.strftime("%Y-%m-%d %H:%M", time.gmtime(of_job[0].time)),
+            _table(begun.dataset),
+            str(charges),
+            spent if private else "unbounded",
+            held_out if noised else "exact, no bound",
             f"{begun.delta:g}" if private else "",
-        )  # fmt: skip
+        )
     console.print(jobs)
     tables = Table(title="tables, over all jobs", title_justify="left", box=None)
     for heading in (
-        "table", "jobs", "sum of epsilons", "sum of deltas", f"as one epsilon at delta {delta:g}",
-    ):  # fmt: skip
+        "table",
+        "jobs",
+        "sum of epsilons",
+        "sum of deltas",
+        f"as one epsilon at delta {delta:g}",
+    ):
         tables.add_column(heading)
     for dataset in dict.fromkeys(e.dataset for e in entries if e.dataset):
         past, as_one = (

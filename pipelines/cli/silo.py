@@ -113,10 +113,13 @@ def approve(
 
     def build() -> None:
         model = build_model(
-            told.model, feature_count(told.data.features), told.data.outputs,
-            seed=told.seed, private=told.privacy.noise != "none",
+            told.model,
+            feature_count(told.data.features),
+            told.data.outputs,
+            seed=told.seed,
+            private=told.privacy.noise != "none",
             own=0 if told.has_private_tasks else None,
-        )  # fmt: skip
+        )
         weights.append(initial_digest(model))
 
     factory = getattr(told.model, "factory", None)

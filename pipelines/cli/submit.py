@@ -25,10 +25,12 @@ app = typer.Typer(no_args_is_help=True, help="Jobs that were submitted to a Ray 
 ServerOption = Annotated[
     str,
     typer.Option(
-        "--address", envvar="RAY_API_SERVER_ADDRESS", metavar="http://HOST:8265",
+        "--address",
+        envvar="RAY_API_SERVER_ADDRESS",
+        metavar="http://HOST:8265",
         help="The cluster's job server, which is its dashboard.",
     ),
-]  # fmt: skip
+]
 CaOption = Annotated[
     Path | None, typer.Option("--ca", help="Certificate that an https address is verified with.")
 ]
@@ -66,9 +68,13 @@ def submit(
     job_file = load_job(job, set_ or [])
     cluster = _cluster(address, ca)
     found = cluster.submit(
-        job_file, ship=cast("Ship | None", ship), with_folder=with_folder, resume=resume, python=python,
+        job_file,
+        ship=cast("Ship | None", ship),
+        with_folder=with_folder,
+        resume=resume,
+        python=python,
         json=json,
-    )  # fmt: skip
+    )
     if no_wait:
         typer.echo(found.id)
         return

@@ -70,9 +70,13 @@ class Member:
 
 
 def baseline(
-    job_file: JobFile, arm: Arm, silo: str | None = None, tags: dict[str, str] | None = None,
-    done: Callable[[], None] = lambda: None, publish: bool = False,
-) -> Baseline:  # fmt: skip
+    job_file: JobFile,
+    arm: Arm,
+    silo: str | None = None,
+    tags: dict[str, str] | None = None,
+    done: Callable[[], None] = lambda: None,
+    publish: bool = False,
+) -> Baseline:
     """Train and evaluate one arm, and leave it with the job's MLflow.
 
     Args:
@@ -120,14 +124,15 @@ def _tags(job: Job, arm: Arm, silo: str | None) -> dict[str, str]:
     """In place of what a run's tags promise."""
     private = job.privacy.noise != "none"
     return {
-        "blindsum.arm": arm, "blindsum.silo": silo or "",
+        "blindsum.arm": arm,
+        "blindsum.silo": silo or "",
         "blindsum.differential_privacy": "of the dropped models; figures are exact, nothing is charged"
         if private
         else "NONE",
         "blindsum.encryption": "nothing is sent",
         "blindsum.metrics_guarantee": "exact figures of one process, for who owns the records",
         **({"privacy.mechanism": "DP-SGD in one process"} if private else {}),
-    }  # fmt: skip
+    }
 
 
 def member_of(job_file: JobFile, name: str) -> Member:
@@ -185,9 +190,13 @@ def trained(
     job: Job, member: Member, own: PrivacyPlan | None, name: str, done: Callable[[], None]
 ) -> nn.Module:
     model = build_model(
-        job.model, feature_count(job.data.features), job.data.outputs, seed=job.seed,
-        private=own is not None, own=len(member.own) if job.has_private_tasks else None,
-    )  # fmt: skip
+        job.model,
+        feature_count(job.data.features),
+        job.data.outputs,
+        seed=job.seed,
+        private=own is not None,
+        own=len(member.own) if job.has_private_tasks else None,
+    )
     random = cryptographic_generator() if job.private else seeded_generator(job.seed, name)
     loss = record_loss(job.data, member.own)
     trainer = LocalTrainer(model, member.data.train, job.training, own, random, loss)
@@ -244,9 +253,13 @@ def show_baseline(found: Baseline, as_json: bool) -> None:
     """What a baseline reached."""
     if as_json:
         emit(
-            "baseline", run=found.run, arm=found.arm, metrics=found.held_out.as_dict(),
-            epsilon=found.epsilon, seconds=round(found.seconds, 3),
-        )  # fmt: skip
+            "baseline",
+            run=found.run,
+            arm=found.arm,
+            metrics=found.held_out.as_dict(),
+            epsilon=found.epsilon,
+            seconds=round(found.seconds, 3),
+        )
         return
     privacy = f"epsilon {found.epsilon:.3g}" if found.epsilon else "no differential privacy"
     console.print(f"{found.arm}: {found.held_out.line()}, {privacy} ({found.seconds:.0f} s)")

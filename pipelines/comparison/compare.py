@@ -173,13 +173,18 @@ def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
         noise = f"{params.get('privacy.noise')} noise, delta {params.get('privacy.delta')}"
         trials.append(
             Trial(
-                run.info.run_name, tags.get("blindsum.arm", "federated"),
+                run.info.run_name,
+                tags.get("blindsum.arm", "federated"),
                 float(epsilon) if private else None,
-                tags.get("blindsum.encryption", "").upper() != "NONE", params.get("seed", ""),
-                metric, figures, tuple(settings), noise if private else "",
+                tags.get("blindsum.encryption", "").upper() != "NONE",
+                params.get("seed", ""),
+                metric,
+                figures,
+                tuple(settings),
+                noise if private else "",
                 tags.get("blindsum.silo", ""),
             )
-        )  # fmt: skip
+        )
     return trials
 
 
@@ -187,9 +192,11 @@ def _order(group: Key) -> tuple[int, float, bool, str]:
     arms = ("local", "federated", "pooled")
     arm, epsilon, encrypted, mechanism = group
     return (
-        arms.index(arm) if arm in arms else len(arms), np.inf if epsilon is None else epsilon,
-        encrypted, mechanism,
-    )  # fmt: skip
+        arms.index(arm) if arm in arms else len(arms),
+        np.inf if epsilon is None else epsilon,
+        encrypted,
+        mechanism,
+    )
 
 
 def estimate(values: Sequence[float]) -> Estimate:

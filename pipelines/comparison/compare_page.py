@@ -34,17 +34,27 @@ from blindsum.platform.tracking.mlflow_uri import sqlite_uri
 
 COLOURS = {"local": "#8a8a8a", "federated": "#2c6fbb", "pooled": "#d1701f"}
 NAMED = {
-    "auroc": "AUROC", "auprc": "AUPRC", "auprc_at_fixed_rate": "AUPRC at 0.1",
-    "calibration_error": "calibration error", "r2": "R2", "rmse": "RMSE", "loss": "loss",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "auprc_at_fixed_rate": "AUPRC at 0.1",
+    "calibration_error": "calibration error",
+    "r2": "R2",
+    "rmse": "RMSE",
+    "loss": "loss",
     "accuracy": "accuracy",
-}  # fmt: skip
+}
 Gains = Mapping[str, Mapping[str, float]]
 
 
 def run_compare(
-    job_file: JobFile, experiment: str | None, names: Sequence[str], silo: str | None,
-    page: Path | None, mlflow: bool, as_json: bool,
-) -> None:  # fmt: skip
+    job_file: JobFile,
+    experiment: str | None,
+    names: Sequence[str],
+    silo: str | None,
+    page: Path | None,
+    mlflow: bool,
+    as_json: bool,
+) -> None:
     """Print a comparison and write its page.
 
     Raises:
@@ -114,12 +124,17 @@ def as_page(comparison: Comparison, gains: Gains | None = None) -> str:
     head, rows = _rows(comparison)
     parts = [
         f"<h1>{html.escape(comparison.experiment)}</h1>",
-        (f"<p>{len(comparison.trials)} finished runs; {SCORES[comparison.metric][0]} on held-out records, "
-        "mean and 95 % interval over seeds. Gains are over local training without privacy with the same "
-        "seeds.</p>"),
-        _table(head, rows), "<h2>Score against epsilon</h2>", embedded(_score_picture(comparison)),
-        "<h2>All figures</h2>", _table(*_figure_rows(comparison)),
-    ]  # fmt: skip
+        (
+            f"<p>{len(comparison.trials)} finished runs; {SCORES[comparison.metric][0]} on held-out records, "
+            "mean and 95 % interval over seeds. Gains are over local training without privacy with the same "
+            "seeds.</p>"
+        ),
+        _table(head, rows),
+        "<h2>Score against epsilon</h2>",
+        embedded(_score_picture(comparison)),
+        "<h2>All figures</h2>",
+        _table(*_figure_rows(comparison)),
+    ]
     if comparison.differing:
         names = html.escape(", ".join(comparison.differing))
         parts.insert(
@@ -144,8 +159,17 @@ def write(page: str, path: Path) -> None:
 
 
 def _rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    head = ["arm", "epsilon", SCORES[comparison.metric][0], "runs", "gain over local", "relative",
-            "of the gap", "sent", "seconds a round"]  # fmt: skip
+    head = [
+        "arm",
+        "epsilon",
+        SCORES[comparison.metric][0],
+        "runs",
+        "gain over local",
+        "relative",
+        "of the gap",
+        "sent",
+        "seconds a round",
+    ]
     return head, [_row(group) for group in comparison.groups]
 
 
@@ -154,13 +178,15 @@ def _row(group: Group) -> list[str]:
     sent = figures.get("bytes_up", 0.0) + figures.get("bytes_down", 0.0)
     return [
         group.arm if group.encrypted or group.arm != "federated" else f"{group.arm}, NOT encrypted",
-        "none" if group.epsilon is None else f"{group.epsilon:g} ({group.mechanism})", _estimate(group.score),
-        str(group.score.count), _estimate(group.gain, signed=True),
+        "none" if group.epsilon is None else f"{group.epsilon:g} ({group.mechanism})",
+        _estimate(group.score),
+        str(group.score.count),
+        _estimate(group.gain, signed=True),
         "" if group.relative is None else f"{group.relative:+.1%}",
         "" if group.of_gap is None else f"{group.of_gap:+.1%}",
         f"{size(sent)} a round" if sent else "",
         f"{figures['seconds_round']:.2f}" if "seconds_round" in figures else "",
-    ]  # fmt: skip
+    ]
 
 
 def _estimate(found: Estimate | None, signed: bool = False) -> str:
@@ -203,9 +229,15 @@ def _score_picture(comparison: Comparison) -> Picture:
         own = [g for g in comparison.groups if g.arm == arm]
         x = [places[g.epsilon] + 0.12 * (shift - (len(arms) - 1) / 2) for g in own]
         axes.errorbar(
-            x, [g.score.mean for g in own], [g.score.reach or 0.0 for g in own], marker="o",
-            capsize=3, linestyle="none", color=COLOURS.get(arm, "#2b2b2b"), label=arm,
-        )  # fmt: skip
+            x,
+            [g.score.mean for g in own],
+            [g.score.reach or 0.0 for g in own],
+            marker="o",
+            capsize=3,
+            linestyle="none",
+            color=COLOURS.get(arm, "#2b2b2b"),
+            label=arm,
+        )
     axes.set_xticks(list(places.values()), [*(f"{e:g}" for e in epsilons), "none"])
     axes.set(xlabel="epsilon", ylabel=f"held-out {SCORES[comparison.metric][0]}")
     axes.set_xlim(-0.5, len(places) - 0.5)

@@ -135,9 +135,12 @@ def cost(job_file: JobFile, of: Sequence[Point]) -> str:
 
 
 def sweep(
-    path: Path, overrides: Sequence[str], of: Sequence[Point], parallel: int,
+    path: Path,
+    overrides: Sequence[str],
+    of: Sequence[Point],
+    parallel: int,
     said: Callable[[Point, str], None],
-) -> int:  # fmt: skip
+) -> int:
     """Run what is missing; returns how many were there already.
 
     Args:

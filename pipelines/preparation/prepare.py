@@ -32,9 +32,14 @@ from blindsum.platform.job.paths import HOME_VARIABLE
 
 
 def prepare(
-    recipe_path: Path, sources_path: Path, secret_path: Path, out: Path,
-    against: Sequence[Path] = (), workers: int | None = None, quiet: bool = False,
-) -> Report:  # fmt: skip
+    recipe_path: Path,
+    sources_path: Path,
+    secret_path: Path,
+    out: Path,
+    against: Sequence[Path] = (),
+    workers: int | None = None,
+    quiet: bool = False,
+) -> Report:
     """Prepare a silo's tables and write them to a folder.
 
     Args:
@@ -133,16 +138,29 @@ def show_report(report: Report, as_json: bool = False) -> None:
         return
     table = Table(box=None, show_header=False)
     rows = [
-        ("records", report.records, f"distinct structures with labels, of {report.compounds} compounds"),
+        (
+            "records",
+            report.records,
+            f"distinct structures with labels, of {report.compounds} compounds",
+        ),
         ("", report.merged_compounds, "compounds have the structure of another (one record)"),
         *(("", n, f"compounds dropped: {why}") for why, n in report.dropped_compounds.items()),
         ("labels", report.labels, f"of {report.measurements} measurements"),
-        *(("", n, f"measurements dropped: {why}") for why, n in report.dropped_measurements.items()),
-        *(("", n, f"of these in {escape(unit)}, which does not convert") for unit, n in report.dropped_units.most_common(10)),
-        ("tasks", report.shared_tasks + report.private_tasks,
-         f"{report.shared_tasks} shared, {report.private_tasks} of this silo alone"),
+        *(
+            ("", n, f"measurements dropped: {why}")
+            for why, n in report.dropped_measurements.items()
+        ),
+        *(
+            ("", n, f"of these in {escape(unit)}, which does not convert")
+            for unit, n in report.dropped_units.most_common(10)
+        ),
+        (
+            "tasks",
+            report.shared_tasks + report.private_tasks,
+            f"{report.shared_tasks} shared, {report.private_tasks} of this silo alone",
+        ),
         *(("", n, f"tasks: {why}") for why, n in report.dropped_tasks.items()),
-    ]  # fmt: skip
+    ]
     for name, count, text in rows:
         if name or count:
             table.add_row(name, f"{count:,}", text)

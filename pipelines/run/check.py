@@ -56,11 +56,12 @@ def check(job_file: JobFile, address: str | None) -> Checked:
     update, metrics = parameters.chunks(values), parameters.of_counts.chunks(count_values(job))
     plans = [i.plan for i in inspections.values() if i.plan]
     return Checked(
-        inspections, parameters,
+        inspections,
+        parameters,
         min([job.training.rounds, *(p.rounds_within_budget for p in plans)]),
         up_bytes=len(job.silos) * (update + metrics) * fresh,
         down_bytes=len(job.silos) * (update + metrics) * summed,
-    )  # fmt: skip
+    )
 
 
 def _here(job_file: JobFile) -> dict[str, Inspection]:
@@ -108,18 +109,31 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     values = first.parameters
     if as_json:
         emit(
-            "check", job=job.name, rounds=checked.rounds, parameters=values,
-            up_bytes_per_round=checked.up_bytes, down_bytes_per_round=checked.down_bytes,
-            encryption=asdict(parameters), warnings=found, statement=stated,
+            "check",
+            job=job.name,
+            rounds=checked.rounds,
+            parameters=values,
+            up_bytes_per_round=checked.up_bytes,
+            down_bytes_per_round=checked.down_bytes,
+            encryption=asdict(parameters),
+            warnings=found,
+            statement=stated,
             silos={
                 n: {"plan": plan_figures(i.plan), "lifetime": _lifetime(i), "ledger": i.ledger}
                 for n, i in checked.inspections.items()
             },
-        )  # fmt: skip
+        )
         return
     table = Table(title="what each silo would spend", title_justify="left", box=None)
-    for heading in ("silo", "epsilon", "delta", "noise multiplier", "sampling rate", "steps",
-                    "spent by past jobs"):  # fmt: skip
+    for heading in (
+        "silo",
+        "epsilon",
+        "delta",
+        "noise multiplier",
+        "sampling rate",
+        "steps",
+        "spent by past jobs",
+    ):
         table.add_column(heading)
     for name, i in checked.inspections.items():
         past = "nothing" if i.lifetime else "kept by the silo"
@@ -130,10 +144,14 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             table.add_row(name, "unbounded", "", "", f"{job.training.sampling_rate:g}", "", past)
             continue
         table.add_row(
-            name, f"{i.plan.epsilon_planned:.3f} of {i.plan.epsilon:g}", f"{i.plan.delta:g}",
-            f"{i.plan.noise_multiplier:.4g}", f"{i.plan.sampling_rate:g}",
-            f"{checked.rounds} x {i.plan.steps_per_round}", past,
-        )  # fmt: skip
+            name,
+            f"{i.plan.epsilon_planned:.3f} of {i.plan.epsilon:g}",
+            f"{i.plan.delta:g}",
+            f"{i.plan.noise_multiplier:.4g}",
+            f"{i.plan.sampling_rate:g}",
+            f"{checked.rounds} x {i.plan.steps_per_round}",
+            past,
+        )
     console.print(table)
     if job.privacy.noise != "none" and job.private:
         console.print(f"per record ({UNIT}); accountant: {ACCOUNTANT}")

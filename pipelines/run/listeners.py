@@ -48,15 +48,25 @@ class Watched:
         if self._meters:
             left = {s: max(0.0, (run.budget(s) or 0.0) - e) for s, e in report.epsilon.items()}
             self._meters.round(
-                1 + run.retries - self._retries, len(report.roster), report.up_bytes,
-                report.down_bytes, {**report.phases, "round": report.seconds}, left,
-            )  # fmt: skip
+                1 + run.retries - self._retries,
+                len(report.roster),
+                report.up_bytes,
+                report.down_bytes,
+                {**report.phases, "round": report.seconds},
+                left,
+            )
             self._retries = run.retries
         self._log.say(
-            "round", round=report.round, attempt=report.attempt, silos=list(report.roster),
-            seconds=round(report.seconds, 4), epsilon=dict(report.epsilon),
-            bytes_up=report.up_bytes, bytes_down=report.down_bytes, model=report.model_digest,
-        )  # fmt: skip
+            "round",
+            round=report.round,
+            attempt=report.attempt,
+            silos=list(report.roster),
+            seconds=round(report.seconds, 4),
+            epsilon=dict(report.epsilon),
+            bytes_up=report.up_bytes,
+            bytes_down=report.down_bytes,
+            model=report.model_digest,
+        )
         self._inner.round(run, report)
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
@@ -78,11 +88,14 @@ def figures(run: Run, report: RoundReport) -> dict[str, float]:
     metrics = report.metrics
     named = {
         "saturated_share": metrics.saturated,
-        "large_share": metrics.large, "range": report.range, "attempt": report.attempt,
+        "large_share": metrics.large,
+        "range": report.range,
+        "attempt": report.attempt,
         "silos": len(report.roster),
-        "bytes_up": report.up_bytes, "bytes_down": report.down_bytes,
+        "bytes_up": report.up_bytes,
+        "bytes_down": report.down_bytes,
         "seconds_round": report.seconds,
-    }  # fmt: skip
+    }
     if metrics.held_out:
         named |= metrics.held_out.tracked()
     if report.metrics_epsilon is not None:

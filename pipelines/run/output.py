@@ -62,9 +62,12 @@ class Progressing:
 
     def __init__(self) -> None:
         self._bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
-            MofNCompleteColumn(), console=console,
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            console=console,
+        )
         self._task = self._bar.add_task("starting", total=None)
         self._live = Live(self._bar, console=console, refresh_per_second=8, transient=True)
         self._live.start()
@@ -136,21 +139,30 @@ class JsonLines:
     def planned(self, run: Run) -> None:
         job = run.job_file.job
         emit(
-            "planned", run=run.name, rounds=run.rounds_planned, startup_s=round(run.startup_s, 3),
+            "planned",
+            run=run.name,
+            rounds=run.rounds_planned,
+            startup_s=round(run.startup_s, 3),
             warnings=warnings(job, run.inspections),
             silos={n: plan_figures(plan) for n, plan in run.plans.items()},
-        )  # fmt: skip
+        )
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         emit("lost", round=run.announced, silos=silos, left=left)
 
     def round(self, run: Run, report: RoundReport) -> None:
         emit(
-            "round", round=report.round, attempt=report.attempt, silos=list(report.roster), metrics=report.metrics.as_dict(),
-            epsilon=dict(report.epsilon), up_bytes=report.up_bytes, down_bytes=report.down_bytes,
+            "round",
+            round=report.round,
+            attempt=report.attempt,
+            silos=list(report.roster),
+            metrics=report.metrics.as_dict(),
+            epsilon=dict(report.epsilon),
+            up_bytes=report.up_bytes,
+            down_bytes=report.down_bytes,
             seconds=round(report.seconds, 4),
             phases={k: round(v, 4) for k, v in report.phases.items()},
-        )  # fmt: skip
+        )
 
     def close(self) -> None:
         """Nothing is open."""
@@ -282,10 +294,14 @@ def _progress_table(run: Run, report: RoundReport) -> Table:
         for silo, spent in report.epsilon.items()
     )
     table.add_row(
-        str(report.round), f"{m.score.value:.3f}" if m else "", f"{m.loss:.3f}" if m else "",
-        epsilon or "unbounded", size(report.up_bytes), size(report.down_bytes),
+        str(report.round),
+        f"{m.score.value:.3f}" if m else "",
+        f"{m.loss:.3f}" if m else "",
+        epsilon or "unbounded",
+        size(report.up_bytes),
+        size(report.down_bytes),
         f"{report.seconds:.2f}",
-    )  # fmt: skip
+    )
     return table
 
 

@@ -76,8 +76,9 @@ class Run:
         plan: it follows from the job."""
         return {
             name: self.inspections[name].plan if name in self.inspections else self._plan(name)
-            for name in self.job_file.job.roster if name in {*self.inspections, *self.lost}
-        }  # fmt: skip
+            for name in self.job_file.job.roster
+            if name in {*self.inspections, *self.lost}
+        }
 
     def _plan(self, silo: str) -> PrivacyPlan | None:
         from blindsum.platform.privacy.plan import plan
@@ -125,36 +126,48 @@ class Run:
         )
         return {
             # The ledger lets no charge pass the budget: an attempt too many was not charged.
-            name: known[name] if name in known else min(
+            name: known[name]
+            if name in known
+            else min(
                 plan.epsilon,
                 spent_epsilon(
-                    plan.noise_multiplier, plan.sampling_rate,
+                    plan.noise_multiplier,
+                    plan.sampling_rate,
                     plan.steps_per_round * (self.lost.get(name, self.announced) + self.retries),
                     plan.delta,
                 ),
             )
             for name, plan in self.plans.items()
             if plan and self.announced
-        }  # fmt: skip
+        }
 
     def summary(self) -> dict[str, object]:
         """Everything a machine wants to know at the end."""
         last = self.reports[-1] if self.reports else None
         return {
-            "run": self.name, "status": self.status, "ended": self.ended,
-            "rounds": len(self.reports), "rounds_planned": self.rounds_planned,
+            "run": self.name,
+            "status": self.status,
+            "ended": self.ended,
+            "rounds": len(self.reports),
+            "rounds_planned": self.rounds_planned,
             "metrics": last.metrics.as_dict() if last else None,
             "metrics_epsilon": last.metrics_epsilon if last else None,
-            "rounds_announced": self.announced, "retries": self.retries, "lost": self.lost,
+            "rounds_announced": self.announced,
+            "retries": self.retries,
+            "lost": self.lost,
             "epsilon": self.epsilon(),
             "delta": next((plan.delta for plan in self.plans.values() if plan), None),
             "up_bytes": sum(r.up_bytes for r in self.reports),
             "down_bytes": sum(r.down_bytes for r in self.reports),
-            "startup_s": round(self.startup_s, 3), "seconds": round(self.seconds, 3),
-            "model": str(self.model) if self.model else None, "model_round": self.model_round,
+            "startup_s": round(self.startup_s, 3),
+            "seconds": round(self.seconds, 3),
+            "model": str(self.model) if self.model else None,
+            "model_round": self.model_round,
             "model_digest": last.model_digest if last else None,
-            "tracking_uri": self.tracking_uri, "experiment": self.experiment,
-            "mlflow_run": self.run_id, "tracking_failure": self.tracking_failure,
+            "tracking_uri": self.tracking_uri,
+            "experiment": self.experiment,
+            "mlflow_run": self.run_id,
+            "tracking_failure": self.tracking_failure,
             "ledgers": {name: i.ledger for name, i in self.inspections.items() if i.ledger},
             "consent_enforced": {name: i.owned for name, i in self.inspections.items()},
-        }  # fmt: skip
+        }

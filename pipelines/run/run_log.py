@@ -72,10 +72,14 @@ class RunLog:
             self._file.seek(0)
             content = self._file.read()
             if not content:
-                self._append({
-                    "run": self._name, "path": str(self._job_file.path),
-                    "text": self._job_file.text, "mlflow_run": mlflow_run,
-                })  # fmt: skip
+                self._append(
+                    {
+                        "run": self._name,
+                        "path": str(self._job_file.path),
+                        "text": self._job_file.text,
+                        "mlflow_run": mlflow_run,
+                    }
+                )
             elif not content.endswith("\n"):
                 self._file.write("\n")  # what was cut short stays a line of its own
         except BlockingIOError:
@@ -94,10 +98,14 @@ class RunLog:
         """Keep a round that ended; gives what failed: training goes on without the log."""
         held_out = type(report.metrics.held_out).__name__
         try:
-            self._append({
-                "report": asdict(report), "held_out": held_out, "figures": dict(figures),
-                "standing": asdict(standing),
-            })  # fmt: skip
+            self._append(
+                {
+                    "report": asdict(report),
+                    "held_out": held_out,
+                    "figures": dict(figures),
+                    "standing": asdict(standing),
+                }
+            )
         except OSError as error:
             return f"{self._folder / NAME} cannot be written: {os.strerror(error.errno or 0)}"
         return None
@@ -145,9 +153,15 @@ def read_log(folder: Path) -> Kept:
         at = _built(Standing, rounds[-1]["standing"]) if rounds else Standing()
         figures = {line["report"]["round"]: line["figures"] for line in rounds}
         return Kept(
-            content[0]["run"], folder, JobFile(job, path, text), content[0]["mlflow_run"], reports,
-            figures, at, any("ended" in line for line in content),
-        )  # fmt: skip
+            content[0]["run"],
+            folder,
+            JobFile(job, path, text),
+            content[0]["mlflow_run"],
+            reports,
+            figures,
+            at,
+            any("ended" in line for line in content),
+        )
     except (IndexError, KeyError, TypeError, ValueError, AttributeError):
         raise _unreadable(folder) from None
 

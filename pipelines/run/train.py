@@ -30,10 +30,13 @@ if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not be
 
 
 def train(
-    job_file: JobFile, address: str | None, observer: Observer,
-    finished: Callable[[Run], None] = lambda run: None, tags: Mapping[str, str] | None = None,
+    job_file: JobFile,
+    address: str | None,
+    observer: Observer,
+    finished: Callable[[Run], None] = lambda run: None,
+    tags: Mapping[str, str] | None = None,
     kept: Kept | None = None,
-) -> Run:  # fmt: skip
+) -> Run:
     """Run a job to its end, whatever the end is.
 
     Args:
@@ -65,9 +68,11 @@ def train(
 
         ahead.join()
         tracker = Tracker(
-            job_file, run.name, {"blindsum.arm": "federated", **(tags or {})},
+            job_file,
+            run.name,
+            {"blindsum.arm": "federated", **(tags or {})},
             kept.mlflow_run if kept else "",
-        )  # fmt: skip
+        )
         federation: Federation | None = None
         try:
             federation = _start(run, tracker, observer, log, told)
@@ -111,9 +116,13 @@ def _start(run: Run, tracker: Tracker, observer: Observer, log: RunLog, told: Lo
     job = run.job_file.job
     observer.stage("silos read their data and plan their spend")
     federation = Federation(
-        job, run.name, silo_folder(run.job_file), interrupted=run.interrupted,
-        standing=run.standing, log=told,
-    )  # fmt: skip
+        job,
+        run.name,
+        silo_folder(run.job_file),
+        interrupted=run.interrupted,
+        standing=run.standing,
+        log=told,
+    )
     run.inspections = federation.inspect()
     plans = [plan for plan in run.plans.values() if plan]
     run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
@@ -220,9 +229,13 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     import_from(str(run.job_file.folder))
     features = feature_count(job.data.features)
     model = build_model(
-        job.model, features, job.data.outputs, seed=job.seed, private=False,
+        job.model,
+        features,
+        job.data.outputs,
+        seed=job.seed,
+        private=False,
         own=0 if job.has_private_tasks else None,
-    )  # fmt: skip
+    )
     set_parameters(model, release.vector)
     tracker.log_model(model, features, release.round)  # first: it may have more room
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -235,13 +248,15 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     curves = run.folder / "accuracy_and_epsilon.png"
     private = bool(run.reports[0].epsilon)
     draw_run(
-        curves, f"{run.name}\n{run.headline()}", [r.round for r in run.reports],
+        curves,
+        f"{run.name}\n{run.headline()}",
+        [r.round for r in run.reports],
         {r.round: r.metrics.held_out for r in run.reports if r.metrics.held_out},
         {s: [r.epsilon[s] for r in run.reports if s in r.epsilon] for s in job.roster}
         if private
         else {},
         {s: b for s in job.roster if (b := run.budget(s)) is not None},
-    )  # fmt: skip
+    )
     tracker.log_file(curves)
     owned = {name: i.owned for name, i in run.inspections.items()}
     stated = privacy_statement(job, run.plans, run.epsilon(), run.headline(), owned)
@@ -275,9 +290,15 @@ def _new_run(job_file: JobFile) -> Run:
 def _interrupted(kept: Kept) -> Run:
     at = kept.standing
     return Run(
-        kept.name, kept.job_file, kept.folder, reports=list(kept.reports), announced=at.round,
-        retries=at.retries, lost=dict(at.lost), standing=at,
-    )  # fmt: skip
+        kept.name,
+        kept.job_file,
+        kept.folder,
+        reports=list(kept.reports),
+        announced=at.round,
+        retries=at.retries,
+        lost=dict(at.lost),
+        standing=at,
+    )
 
 
 @contextmanager

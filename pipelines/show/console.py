@@ -68,10 +68,14 @@ def _silence(stream: TextIO) -> None:
 def counting(text: str, total: int, quiet: bool) -> Iterator[Callable[..., None]]:
     """A bar of that many steps where there is a person to see it; gives what is called at each."""
     with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
-        MofNCompleteColumn(), console=console, transient=True,
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
         disable=quiet or not console.is_terminal,
-    ) as bar:  # fmt: skip
+    ) as bar:
         task = bar.add_task(text, total=total)
         yield lambda steps=1: bar.advance(task, steps)
 

@@ -155,9 +155,12 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
     if target:
         is_text = isinstance(target.classes[0], str)
         _require(
-            table, target.column, "text" if is_text else "an integer", path,
+            table,
+            target.column,
+            "text" if is_text else "an integer",
+            path,
             _is_text if is_text else _is_integer,
-        )  # fmt: skip
+        )
     gapless = list(
         dict.fromkeys([*numeric, *text, *lists, *keys, *([target.column] if target else [])])
     )

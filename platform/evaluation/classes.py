@@ -92,9 +92,12 @@ class HeldOut:
     def tracked(self) -> dict[str, float]:
         """Figures as MLflow shows them."""
         found = {
-            "accuracy": self.accuracy, "loss": self.loss, "held_out_records": self.records,
-            "largest_class_accuracy": self.largest_class, "dropped_records": self.dropped,
-        }  # fmt: skip
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "held_out_records": self.records,
+            "largest_class_accuracy": self.largest_class,
+            "dropped_records": self.dropped,
+        }
         return found | ({"accuracy_deviation": self.deviation} if self.deviation else {})
 
 

@@ -73,9 +73,13 @@ class Counting:
     """
 
     def __init__(
-        self, job: Job, plan: PrivacyPlan | None, data: SiloData, random: np.random.Generator,
+        self,
+        job: Job,
+        plan: PrivacyPlan | None,
+        data: SiloData,
+        random: np.random.Generator,
         own: Tasks | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._job, self._random = job, random
         target = job.data.target
         self._of_held_out: ClassCounting | TaskCounting = (

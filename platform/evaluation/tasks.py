@@ -152,9 +152,18 @@ class TaskCounting:
         auroc, auprc, at_rate, calibration = (mean(s, binary) for s in of_binary)
         r2, rmse = (mean(s, measured) for s in of_measured)
         return TaskFigures(
-            records, mean(loss, records), dropped, binary, auroc, auprc, at_rate, calibration,
-            measured, r2, rmse,
-        )  # fmt: skip
+            records,
+            mean(loss, records),
+            dropped,
+            binary,
+            auroc,
+            auprc,
+            at_rate,
+            calibration,
+            measured,
+            r2,
+            rmse,
+        )
 
 
 def by_task(

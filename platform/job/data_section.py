@@ -174,9 +174,11 @@ class DataSection(Section):
     features: Annotated[Columns | Descriptors | Ecfp | Fingerprint, Field(discriminator="kind")]
     target: Target | None = Field(None, description="One column of classes; or give tasks.")
     tasks: Tasks | None = Field(
-        None, min_length=1, max_length=10_000,
+        None,
+        min_length=1,
+        max_length=10_000,
         description="Many columns of labels, with gaps, that all silos know by name.",
-    )  # fmt: skip
+    )
     folds: Annotated[ScaffoldFolds | HashFolds | ColumnFolds, Field(discriminator="kind")]
     prepared: Prepared | None = Field(None, description="Refuses tables that say otherwise.")
     unparsable: Literal["refuse", "drop"] = Field(

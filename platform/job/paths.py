@@ -79,9 +79,8 @@ def places_under(owner: Owner | None, silo: SiloSection, folder: str) -> SiloPla
     if owner is None:
         tasks = silo.private_tasks
         return SiloPlaces(
-            None, state, resolve(silo.data, folder),
-            resolve(tasks, folder) if tasks else None, None,
-        )  # fmt: skip
+            None, state, resolve(silo.data, folder), resolve(tasks, folder) if tasks else None, None
+        )
     dataset = owner.dataset(silo.data)
     if (silo.private_tasks is None) != (dataset.private_tasks is None):
         raise ConsentError(

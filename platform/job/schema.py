@@ -110,9 +110,11 @@ class _Noise(Section):
         1.0, description="Greatest L2 norm of a record's gradient; of round 1, where it adapts."
     )
     clip_quantile: float | None = Field(
-        None, gt=0, lt=1,
+        None,
+        gt=0,
+        lt=1,
         description="Adapt clip_norm until this share of the gradients stays below it.",
-    )  # fmt: skip
+    )
     metrics_epsilon: Positive | None = Field(
         None,
         description="Budget of held-out records: noise on their counts. Without: exact counts.",
@@ -121,9 +123,10 @@ class _Noise(Section):
         1, ge=1, description="Rounds from one evaluation to the next; the last is evaluated too."
     )
     test_seed: int | None = Field(
-        None, ge=0,
+        None,
+        ge=0,
         description="Noise and samples from this seed, known to all: for tests, NOT private.",
-    )  # fmt: skip
+    )
 
 
 class LocalNoise(_Noise):
@@ -144,9 +147,11 @@ class SharedNoise(_Noise):
 
     noise: Literal["shared"]
     colluders: int = Field(
-        1, ge=0, le=63,
+        1,
+        ge=0,
+        le=63,
         description="Silos that may pool what they know; the others' noise alone suffices.",
-    )  # fmt: skip
+    )
 
 
 class NoNoise(Section):
@@ -207,9 +212,11 @@ class Job(Section):
     privacy: Annotated[LocalNoise | SharedNoise | NoNoise, Field(discriminator="noise")]
     encryption: EncryptionSection = EncryptionSection()
     quorum: int | None = Field(
-        None, ge=2, le=64,
+        None,
+        ge=2,
+        le=64,
         description="Fewest silos that a round is done with once others are lost; default: all.",
-    )  # fmt: skip
+    )
     deadlines: DeadlineSection = DeadlineSection()
     tracking: TrackingSection = TrackingSection()
     runs: str = Field("runs", description="Folder for results, relative to the job file.")

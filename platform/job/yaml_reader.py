@@ -64,9 +64,13 @@ class YamlFile(Generic[S]):
 
 
 def read_section(
-    path: Path, model: type[S], kind: str, start: str, overrides: Sequence[str] = (),
+    path: Path,
+    model: type[S],
+    kind: str,
+    start: str,
+    overrides: Sequence[str] = (),
     error: type[BlindsumError] = JobError,
-) -> YamlFile[S]:  # fmt: skip
+) -> YamlFile[S]:
     """Read a YAML file, apply `key.key=value` overrides, and validate.
 
     Args:

@@ -82,10 +82,14 @@ def plan(job: Job, silo: str) -> PrivacyPlan | None:
         if section.noise == "shared":
             return _shared_plan(job, section, silo)
         own = _plan(
-            _budget(job, section, silo), section.delta, job.training.sampling_rate,
-            section.noise_multiplier, section.clip_norm, job.training.local_steps,
+            _budget(job, section, silo),
+            section.delta,
+            job.training.sampling_rate,
+            section.noise_multiplier,
+            section.clip_norm,
+            job.training.local_steps,
             job.training.rounds,
-        )  # fmt: skip
+        )
         # Every silo adds its own: together as much as one that knows all.
         own_noise = count_deviation(job, own.noise_multiplier) / math.sqrt(job.least_silos)
         return (
@@ -106,20 +110,26 @@ def _shared_plan(job: Job, section: SharedNoise, silo: str) -> PrivacyPlan:
     a stricter budget clips harder instead: C = S / sigma."""
     plans = {
         name: _plan(
-            _budget(job, section, name), section.delta, job.training.sampling_rate, None,
-            section.clip_norm, 1, job.training.rounds,
+            _budget(job, section, name),
+            section.delta,
+            job.training.sampling_rate,
+            None,
+            section.clip_norm,
+            1,
+            job.training.rounds,
         )
         for name in job.roster
-    }  # fmt: skip
+    }
     if section.clip_quantile:
         counted = count_deviation(job, max(p.noise_multiplier for p in plans.values()))
         plans = {name: replace(one, count_noise=counted) for name, one in plans.items()}
     total = section.clip_norm * min(p.update_noise for p in plans.values())
     own = plans[silo]
     return replace(
-        own, clip_norm=total / own.update_noise,
+        own,
+        clip_norm=total / own.update_noise,
         share=share_deviation(total, job.least_silos, section.colluders),
-    )  # fmt: skip
+    )
 
 
 def metrics_plan(job: Job) -> PrivacyPlan | None:
@@ -167,15 +177,27 @@ def greatest_sum(job: Job) -> float:
 
 @functools.lru_cache(maxsize=64)
 def _plan(
-    epsilon: float, delta: float, rate: float, sigma: float | None, clip: float,
-    steps: int, rounds: int,
-) -> PrivacyPlan:  # fmt: skip
+    epsilon: float,
+    delta: float,
+    rate: float,
+    sigma: float | None,
+    clip: float,
+    steps: int,
+    rounds: int,
+) -> PrivacyPlan:
     if sigma is None:
         sigma = calibrate(epsilon, delta, rate, steps * rounds)
         return PrivacyPlan(
-            epsilon, delta, rate, sigma, clip, steps, rounds, rounds,
+            epsilon,
+            delta,
+            rate,
+            sigma,
+            clip,
+            steps,
+            rounds,
+            rounds,
             spent_epsilon(sigma, rate, steps * rounds, delta),
-        )  # fmt: skip
+        )
     covered = _rounds_within(epsilon, delta, rate, sigma, steps, rounds)
     if covered == 0:
         one = spent_epsilon(sigma, rate, steps, delta)

@@ -68,9 +68,12 @@ def require_fine(share: float, bound: float, limit: int) -> None:
 
 
 def noised_integers(
-    sums: npt.NDArray[np.floating], cut: float, share: float, unit: float,
+    sums: npt.NDArray[np.floating],
+    cut: float,
+    share: float,
+    unit: float,
     random: np.random.Generator,
-) -> npt.NDArray[np.int64]:  # fmt: skip
+) -> npt.NDArray[np.int64]:
     """What one silo sends, int64, of that range of its clipped sum.
 
     Args:

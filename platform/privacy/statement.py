@@ -25,10 +25,18 @@ from blindsum.platform.privacy.releases import EXACT_METRICS, RELEASES, metrics_
 
 Statement = dict[str, dict[str, Any]]
 HEADINGS = (
-    "Privacy parameters", "Unit of privacy", "Algorithm and accounting", "Utility", "Bias",
-    "Query model", "Threat model and trust", "Mechanism implementation",
-    "Data security and access control", "Data collection exposure", "What is not covered",
-)  # fmt: skip
+    "Privacy parameters",
+    "Unit of privacy",
+    "Algorithm and accounting",
+    "Utility",
+    "Bias",
+    "Query model",
+    "Threat model and trust",
+    "Mechanism implementation",
+    "Data security and access control",
+    "Data collection exposure",
+    "What is not covered",
+)
 
 NOT_COVERED = (
     "settings chosen by looking at private records: no ledger counts that",
@@ -69,12 +77,14 @@ def privacy_statement(
         "Unit of privacy": {"unit": UNIT, "adjacency": "add or remove one record of one silo"},
         "Algorithm and accounting": {
             name: described[name] for name in ("mechanism", "sampler", "accountant")
-        } | {
+        }
+        | {
             "composition": "all rounds and all attempts of the job, charged before each",
             "over jobs": "each job has its own budget; a limit over jobs holds where the silo's "
             "machine has an owner's file and its owner has set one, for all that has an epsilon (exact held-out counts have none)",
             "held-out records": metrics_guarantee(job),
-        } | _held_out(job),
+        }
+        | _held_out(job),
         "Utility": {"held-out": utility or "not measured before a run"},
         "Bias": {
             "clipping": "gradients above the clip norm are cut, which moves the model "
@@ -85,7 +95,8 @@ def privacy_statement(
         "Query model": {
             "released": "the model after every round, to all silos and the driver",
             "kind": "one plan fixed before the run; no further queries",
-        } | RELEASES,
+        }
+        | RELEASES,
         "Threat model and trust": trust,
         "Mechanism implementation": {
             "noise": described["generator"],
@@ -106,7 +117,7 @@ def privacy_statement(
             "collection": "each silo's own; Blindsum reads what the silo already holds"
         },
         "What is not covered": {str(i): text for i, text in enumerate(not_covered, 1)},
-    }  # fmt: skip
+    }
     return parts
 
 
@@ -126,13 +137,19 @@ _CURIOUS = "may be curious, and work with silos"
 
 def _parameters(plan: PrivacyPlan, spent: float | None) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "epsilon": plan.epsilon, "delta": plan.delta,
+        "epsilon": plan.epsilon,
+        "delta": plan.delta,
         "epsilon of the whole plan": round(plan.epsilon_planned, 6),
-        "noise multiplier": round(plan.noise_multiplier, 6), "clip norm": plan.clip_norm,
+        "noise multiplier": round(plan.noise_multiplier, 6),
+        "clip norm": plan.clip_norm,
         "sampling rate": plan.sampling_rate,
-        **({"deviation of the unclipped count's noise": plan.count_noise} if plan.count_noise else {}),
+        **(
+            {"deviation of the unclipped count's noise": plan.count_noise}
+            if plan.count_noise
+            else {}
+        ),
         "steps": f"{plan.rounds_within_budget} rounds of {plan.steps_per_round}",
-    }  # fmt: skip
+    }
     return found if spent is None else {"epsilon spent": round(spent, 6)} | found
 
 
@@ -146,7 +163,7 @@ def _held_out(job: Job) -> dict[str, Any]:
         "held-out plan": f"{plan.rounds} evaluations at noise multiplier "
         f"{plan.noise_multiplier:.6g}: epsilon {plan.epsilon_planned:.6g}, {ACCOUNTANT}",
         "within the job": "a record is in training or held out, never both: the larger budget counts",
-    }  # fmt: skip
+    }
 
 
 def _trust(job: Job) -> dict[str, str]:

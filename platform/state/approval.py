@@ -62,9 +62,14 @@ class Approvals:
         self._ledger, self._now = ledger, now
 
     def give(
-        self, job: Job, weights: str, runs: int, until: float, code: Mapping[str, str] | None = None,
+        self,
+        job: Job,
+        weights: str,
+        runs: int,
+        until: float,
+        code: Mapping[str, str] | None = None,
         id: str | None = None,
-    ) -> Approval:  # fmt: skip
+    ) -> Approval:
         """Write a new approval into the ledger.
 
         Args:

@@ -86,9 +86,16 @@ def import_approved(state: Path, approval: str, code: Mapping[str, str]) -> None
         else:
             path = folder / name
             names.add(Path(name).parts[0].removesuffix(".py"))
-        intact = path is not None and path.is_file() and digest == (
-            _package_digest(path.resolve(), module) if name.startswith(INSTALLED) else _digest(path)
-        )  # fmt: skip
+        intact = (
+            path is not None
+            and path.is_file()
+            and digest
+            == (
+                _package_digest(path.resolve(), module)
+                if name.startswith(INSTALLED)
+                else _digest(path)
+            )
+        )
         if not intact:
             raise ConsentError(
                 f"the code of model.factory ({module}) is not the one that this silo's owner approved",

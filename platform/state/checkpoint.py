@@ -94,9 +94,13 @@ class Checkpoints:
         arrays |= {f"optimizer_{i}": one for i, one in enumerate(checkpoint.optimizer)}
         arrays |= {f"head_{i}": one for i, one in enumerate(checkpoint.head)}
         said = {
-            "round": checkpoint.round, "optimizer": len(checkpoint.optimizer), "head": len(checkpoint.head),
-            "random": checkpoint.random, "range": checkpoint.range, "clipping": checkpoint.clipping,
-        }  # fmt: skip
+            "round": checkpoint.round,
+            "optimizer": len(checkpoint.optimizer),
+            "head": len(checkpoint.head),
+            "random": checkpoint.random,
+            "range": checkpoint.range,
+            "clipping": checkpoint.clipping,
+        }
         content = io.BytesIO()
         np.savez(content, said=np.frombuffer(json.dumps(said).encode(), np.uint8), **arrays)
         path = self._path(checkpoint.round)
@@ -153,11 +157,14 @@ class Checkpoints:
             with np.load(io.BytesIO(whole[_DIGEST:]), allow_pickle=False) as file:
                 said = json.loads(file["said"].tobytes())
                 found = Checkpoint(
-                    said["round"], file["model"],
+                    said["round"],
+                    file["model"],
                     tuple(file[f"optimizer_{i}"] for i in range(said["optimizer"])),
-                    tuple(file[f"head_{i}"] for i in range(said["head"])), said["random"],
-                    said["range"], said["clipping"],
-                )  # fmt: skip
+                    tuple(file[f"head_{i}"] for i in range(said["head"])),
+                    said["random"],
+                    said["range"],
+                    said["clipping"],
+                )
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
         return found

@@ -52,9 +52,13 @@ class Ledger:
     """
 
     def __init__(
-        self, path: Path, silo: str, signer: Signer, now: Callable[[], float] = time.time,
+        self,
+        path: Path,
+        silo: str,
+        signer: Signer,
+        now: Callable[[], float] = time.time,
         adopt: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.path, self.silo, self._now = path, silo, now
         self.chain = Chain(path, signer, earlier=EARLIER)
         state = self.chain.verified
@@ -106,9 +110,13 @@ class Ledger:
         self.chain.append(entry.canonical())
 
     def reserve(
-        self, job: str, dataset: Dataset, plan: PrivacyPlan, held_out: PrivacyPlan | None = None,
+        self,
+        job: str,
+        dataset: Dataset,
+        plan: PrivacyPlan,
+        held_out: PrivacyPlan | None = None,
         first: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Record the whole plan before the job's first charge, and that for held-out records.
 
         Args:
@@ -130,11 +138,20 @@ class Ledger:
             for kind, one in reserved:
                 self.append_within(
                     Entry(
-                        kind, self._now(), job, self.silo, dataset.name, 0, 0, one.epsilon,
-                        one.delta, asdict(one) | {"accountant": ACCOUNTANT, "unit": UNIT}
+                        kind,
+                        self._now(),
+                        job,
+                        self.silo,
+                        dataset.name,
+                        0,
+                        0,
+                        one.epsilon,
+                        one.delta,
+                        asdict(one)
+                        | {"accountant": ACCOUNTANT, "unit": UNIT}
                         | {"fingerprint": dataset.fingerprint},
                     )
-                )  # fmt: skip
+                )
 
     def goes_on(self, job: str, dataset: Dataset, plan: PrivacyPlan | None) -> Attempt | None:
         """Whether an interrupted job may go on, and the attempt that it noted last.
@@ -198,9 +215,17 @@ class Ledger:
         """Note an attempt of a job without differential privacy: it is never made twice either."""
         with self.chain.transaction():
             entry = Entry(
-                "attempt", self._now(), job, self.silo, "", round, attempt, None, 1.0,
+                "attempt",
+                self._now(),
+                job,
+                self.silo,
+                "",
+                round,
+                attempt,
+                None,
+                1.0,
                 roster=list(roster),
-            )  # fmt: skip
+            )
             if self._charges(job, "attempt", round, attempt)[1]:
                 raise LedgerError(
                     f"attempt {attempt} of round {round} was made already",
@@ -209,9 +234,15 @@ class Ledger:
             self.append_within(entry)
 
     def charge(
-        self, job: str, round: int, attempt: int, accountant: Accountant, records: Records = "",
-        roster: Sequence[str] = (), dataset: Dataset | None = None,
-    ) -> float:  # fmt: skip
+        self,
+        job: str,
+        round: int,
+        attempt: int,
+        accountant: Accountant,
+        records: Records = "",
+        roster: Sequence[str] = (),
+        dataset: Dataset | None = None,
+    ) -> float:
         """Commit one round's spend to disk, before anything is trained for it.
 
         Args:
@@ -248,9 +279,17 @@ class Ledger:
                 )
             limit = self.limit()
             entry = Entry(
-                kind, self._now(), job, self.silo, reserved.dataset, round, attempt, epsilon,
-                reserved.delta, roster=list(roster),
-            )  # fmt: skip
+                kind,
+                self._now(),
+                job,
+                self.silo,
+                reserved.dataset,
+                round,
+                attempt,
+                epsilon,
+                reserved.delta,
+                roster=list(roster),
+            )
             spent_by = dataset or Dataset(reserved.dataset)
             if limit and not limit.holds(self._spent(spent_by, also=entry)):
                 raise BudgetExceeded(
@@ -294,10 +333,8 @@ class Ledger:
         """Put a lifetime budget in force. A later one replaces it: what was spent stays spent."""
         with self._appending(""):
             self.append_within(
-                Entry(
-                    "limit", self._now(), "", self.silo, "", 0, 0, limit.epsilon, limit.delta
-                )
-            )  # fmt: skip
+                Entry("limit", self._now(), "", self.silo, "", 0, 0, limit.epsilon, limit.delta)
+            )
 
     def lifetime_epsilon(self, dataset: Dataset, delta: float) -> float:
         """The least limit at that delta that covers what the dataset has spent."""
@@ -335,8 +372,9 @@ class Ledger:
         spent = self._spent(dataset)
         needed = [
             min(one.rounds, one.rounds_within_budget) * round_divergences(one)
-            for one in (plan, held_out) if one
-        ]  # fmt: skip
+            for one in (plan, held_out)
+            if one
+        ]
         if limit.holds(spent + np.max(needed, axis=0)):
             return
         if not math.isfinite(spent[0]):

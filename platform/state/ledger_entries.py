@@ -8,12 +8,26 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Kind = Literal[
-    "reserve", "charge", "reserve held-out", "charge held-out", "unprotected", "attempt", "limit",
-    "identity", "approve", "begun",
-]  # fmt: skip
+    "reserve",
+    "charge",
+    "reserve held-out",
+    "charge held-out",
+    "unprotected",
+    "attempt",
+    "limit",
+    "identity",
+    "approve",
+    "begun",
+]
 EARLIER = (
-    "reserve", "charge", "reserve held-out", "charge held-out", "unprotected", "limit", "identity",
-)  # fmt: skip
+    "reserve",
+    "charge",
+    "reserve held-out",
+    "charge held-out",
+    "unprotected",
+    "limit",
+    "identity",
+)
 """Kinds that ledgers of earlier versions hold."""
 
 Records = Literal["", "held-out"]

@@ -79,10 +79,13 @@ class Chain:
     """
 
     def __init__(
-        self, path: Path, signer: Signer, called: str = "ledger",
+        self,
+        path: Path,
+        signer: Signer,
+        called: str = "ledger",
         mend: str = "Restore the ledger from a backup; without it the spend cannot be known.",
         earlier: Collection[str] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._earlier = frozenset(earlier)
         self._path, self._signer = path, signer
         self._called, self._mend = called, mend

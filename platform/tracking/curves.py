@@ -43,8 +43,10 @@ def draw_run(
     below.set_xlabel("round")
     below.set_ylabel("epsilon spent")
     if epsilon:
-        distinct = {tuple(spent): [n for n, s in epsilon.items() if tuple(s) == tuple(spent)]
-                    for spent in epsilon.values()}  # fmt: skip
+        distinct = {
+            tuple(spent): [n for n, s in epsilon.items() if tuple(s) == tuple(spent)]
+            for spent in epsilon.values()
+        }
         for spent, silos in distinct.items():
             label = "every silo" if len(silos) == len(epsilon) else ", ".join(silos)
             if not spent:  # lost before a round ended
@@ -52,16 +54,27 @@ def draw_run(
             lost = len(spent) < len(rounds)
             label += f", until round {rounds[len(spent) - 1]}" if lost else ""
             below.plot(
-                rounds[: len(spent)], spent, color=GREY if lost else ORANGE, label=label,
-                marker="x" if lost else "o", markersize=7 if lost else 3, zorder=3 if lost else 2,
-            )  # fmt: skip
+                rounds[: len(spent)],
+                spent,
+                color=GREY if lost else ORANGE,
+                label=label,
+                marker="x" if lost else "o",
+                markersize=7 if lost else 3,
+                zorder=3 if lost else 2,
+            )
         for limit in sorted(set(budget.values())):
             below.axhline(limit, color=GREY, linestyle=":", label=f"budget {limit:g}")
         below.set_ylim(0, 1.15 * max(budget.values()))
         below.legend(loc="lower right", frameon=False)
     else:
-        below.text(0.5, 0.5, "no differential privacy: epsilon is unbounded",
-                   transform=below.transAxes, ha="center", color=ORANGE)  # fmt: skip
+        below.text(
+            0.5,
+            0.5,
+            "no differential privacy: epsilon is unbounded",
+            transform=below.transAxes,
+            ha="center",
+            color=ORANGE,
+        )
         below.set_yticks([])
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (above, below):
@@ -82,8 +95,13 @@ def _draw_score(axes: Axes, held_out: Mapping[int, HeldOut | TaskFigures]) -> No
         label += ", two deviations of the noise"
     axes.plot(rounds, scores, color=BLUE, marker="o", markersize=3, label=label)
     axes.annotate(
-        f"{scores[-1]:.3f}", (rounds[-1], scores[-1]), (0, 7), textcoords="offset points",
-        ha="center", fontsize=9, color=BLUE,
-    )  # fmt: skip
+        f"{scores[-1]:.3f}",
+        (rounds[-1], scores[-1]),
+        (0, 7),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+        color=BLUE,
+    )
     axes.axhline(last.guess, color=GREY, linestyle=":", label=last.guess_name)
     axes.legend(loc="lower right", frameon=False)

@@ -66,9 +66,8 @@ class Tracker:
     """
 
     def __init__(
-        self, job_file: JobFile, run: str, tags: Mapping[str, str] | None = None,
-        run_id: str = "",
-    ) -> None:  # fmt: skip
+        self, job_file: JobFile, run: str, tags: Mapping[str, str] | None = None, run_id: str = ""
+    ) -> None:
         self._file, self._run, self._resumed = job_file, run, run_id
         self._tags = dict(tags or {})
         self.uri = tracking_uri(job_file)
@@ -234,10 +233,13 @@ class Tracker:
         mlflow.set_tracking_uri(self.uri)
         with mlflow.start_run(run_id=self._run_id, log_system_metrics=False):
             mlflow.pytorch.log_model(
-                model, name="model", step=round, input_example=example,
+                model,
+                name="model",
+                step=round,
+                input_example=example,
                 signature=infer_signature(example, output),
                 pip_requirements=[f"torch=={version('torch').partition('+')[0]}", "numpy"],
-            )  # fmt: skip
+            )
 
     def _close(self, status: Status, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag

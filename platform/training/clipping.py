@@ -27,9 +27,8 @@ class ClippedSum(Protocol):
 
 
 def clipped_sum(
-    model: nn.Module, features: int, loss: RecordLoss = classification,
-    labels: Tensor | None = None,
-) -> ClippedSum:  # fmt: skip
+    model: nn.Module, features: int, loss: RecordLoss = classification, labels: Tensor | None = None
+) -> ClippedSum:
     """The cheapest way to clip that covers the model, tried on made-up records first.
 
     Args:

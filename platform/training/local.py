@@ -41,10 +41,14 @@ class LocalTrainer:
     """
 
     def __init__(
-        self, model: nn.Module, data: Fold, training: TrainingSection,
-        plan: PrivacyPlan | None, random: np.random.Generator,
+        self,
+        model: nn.Module,
+        data: Fold,
+        training: TrainingSection,
+        plan: PrivacyPlan | None,
+        random: np.random.Generator,
         loss: RecordLoss = classification,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._model, self._training, self._plan, self._random = model, training, plan, random
         self._loss = loss
         self._data = data

@@ -26,9 +26,14 @@ _SEEDING = threading.Lock()
 
 
 def build_model(
-    section: Linear | Mlp | Factory, features: int, outputs: int, *, seed: int, private: bool,
+    section: Linear | Mlp | Factory,
+    features: int,
+    outputs: int,
+    *,
+    seed: int,
+    private: bool,
     own: int | None = None,
-) -> nn.Module:  # fmt: skip
+) -> nn.Module:
     """Build the job's model with initial weights from the seed, alike in every silo.
 
     Args:

@@ -48,14 +48,25 @@ def messages(make_job: MakeJob, tmp_path: Path) -> list[Any]:
     return [
         SiloSpec(job, "run-1", "alder", str(tmp_path), 2, True),
         exchange(Parameters.derive(3), 9, clipping=0.1 + 0.2),
-        introduction, Contribution("alder", "a" * 64, {"birch": b"\xff\0sealed"}, b"signed"),
+        introduction,
+        Contribution("alder", "a" * 64, {"birch": b"\xff\0sealed"}, b"signed"),
         Agreement("alder", "a" * 64, "b" * 64, b"\x80"),
-        Inspection("alder", plan(job, "alder"), 10, "c" * 64, "/l", Lifetime(1, 2.0, 1e-5), {3: "d"}, (4, 1)),
+        Inspection(
+            "alder",
+            plan(job, "alder"),
+            10,
+            "c" * 64,
+            "/l",
+            Lifetime(1, 2.0, 1e-5),
+            {3: "d"},
+            (4, 1),
+        ),
         TrainReport("alder", 1.5, 9, 0.1, 0.2, 0.3, "7 abc", None),
         ApplyReport("alder", "c" * 64, 9, 0.1, 0.2, 0.3),
-        Metrics(0.1, 0.2, None, HeldOut(9, 0.5, 0.1, 0.4, 0)), Metrics(0.1, 0.2, 0.3, None),
+        Metrics(0.1, 0.2, None, HeldOut(9, 0.5, 0.1, 0.4, 0)),
+        Metrics(0.1, 0.2, 0.3, None),
         Metrics(0.1, 0.2, None, figures),
-    ]  # fmt: skip
+    ]
 
 
 def test_every_message_comes_back_as_it_was(make_job: MakeJob, tmp_path: Path) -> None:
@@ -81,9 +92,17 @@ def test_what_is_no_such_message_is_refused(make_job: MakeJob, tmp_path: Path) -
     one = exchange(Parameters.derive(3), 9)
     right = json.loads(encoded(one))
     for field, value in (
-        ("run", "../up"), ("round", 0), ("round", 1.0), ("round", True), ("roster", ["Alder"]),
-        ("clipping", math.nan), ("range", math.inf), ("model", "x"), ("more", 1), ("purpose", "else"),
-    ):  # fmt: skip
+        ("run", "../up"),
+        ("round", 0),
+        ("round", 1.0),
+        ("round", True),
+        ("roster", ["Alder"]),
+        ("clipping", math.nan),
+        ("range", math.inf),
+        ("model", "x"),
+        ("more", 1),
+        ("purpose", "else"),
+    ):
         with pytest.raises(FederationError, match="a malformed Exchange came"):
             decoded(json.dumps(right | {field: value}).encode(), Exchange)
     for nothing in (

@@ -50,9 +50,10 @@ class WatchedSilo(Silo):
     def stop_at(self, round: int, fifo: str, where: str = "train") -> None:
         """Where: "train" before it, "upload" with everything sent, "apply" with the total opened."""
         owner, name = {
-            "train": (self._trainer, "train"), "upload": (self._vault, "send"),
+            "train": (self._trainer, "train"),
+            "upload": (self._vault, "send"),
             "apply": (self._optimizer, "apply"),
-        }[where]  # fmt: skip
+        }[where]
         real = getattr(owner, name)
 
         def stop(*arguments: Any) -> Any:
@@ -175,9 +176,11 @@ def fifo(tmp_path: Path) -> str:
 def test_rounds_on_two_nodes_agree_improve_and_are_charged(started: Any) -> None:
     """A refused total ends the attempt and the keys, and not the run; a second one ends it."""
     one = started(
-        "training.rounds=7", "privacy.epsilon=50", "training.learning_rate=2",
+        "training.rounds=7",
+        "privacy.epsilon=50",
+        "training.learning_rate=2",
         aggregator=ScalingAggregator,
-    )  # fmt: skip
+    )
     nodes = {name: ray.get(silo.node.remote()) for name, silo in one._silos.items()}
     assert nodes["alder"] == nodes["birch"] != nodes["cedar"]
     ledgers = {name: i.ledger for name, i in one.inspect().items()}
@@ -235,9 +238,12 @@ def test_a_run_goes_on_without_whatever_is_lost_down_to_its_quorum(
         {"name": n, "data": f"{n}.parquet", "state": str(tmp_path / "state" / n)} for n in names
     ]
     one = started(
-        f"silos={json.dumps(silos)}", "quorum=2", "training.rounds=30", "deadlines.round_s=30",
+        f"silos={json.dumps(silos)}",
+        "quorum=2",
+        "training.rounds=30",
+        "deadlines.round_s=30",
         "encryption.aggregators=1",
-    )  # fmt: skip
+    )
     # in round 1 no silo has charged yet: its plan must not be reserved again
     for round, where in ((1, "open"), (2, "before"), (3, "in"), (4, "after")):
         ray.get(one._aggregators[0].end_at.remote(round, where))
@@ -268,8 +274,9 @@ def test_a_run_goes_on_without_whatever_is_lost_down_to_its_quorum(
     assert report.roster == ("alder", "hazel") and one.lost["oak"] == 9 and one.retries == 9
     for silo in ("alder", "hazel"):
         assert charged(one, silo, tmp_path) == [
-            (1, 2), *((n, a) for n in range(2, 10) for a in (1, 2))
-        ]  # fmt: skip
+            (1, 2),
+            *((n, a) for n in range(2, 10) for a in (1, 2)),
+        ]
     assert charged(one, "birch", tmp_path)[-1] == (5, 1) != charged(one, "fir", tmp_path)[-1]
     _ends_below_its_quorum(one, fifo)
 
@@ -301,10 +308,15 @@ def test_a_large_model_is_summed_by_two_verified_aggregators_at_an_adapted_range
 ) -> None:
     """Until one of them adds to every sum, which ends the run; and then it dies."""
     one = started(
-        "model={kind: mlp, hidden: [1000, 900]}", "encryption.bits=12", "encryption.verify=keep",
-        "encryption.aggregators=2", "encryption.range=100", "privacy={noise: none}",
-        "training.local_steps=1", aggregator=AddingAggregator,
-    )  # fmt: skip
+        "model={kind: mlp, hidden: [1000, 900]}",
+        "encryption.bits=12",
+        "encryption.verify=keep",
+        "encryption.aggregators=2",
+        "encryption.range=100",
+        "privacy={noise: none}",
+        "training.local_steps=1",
+        aggregator=AddingAggregator,
+    )
     reports = [one.run_round(number) for number in (1, 2)]
     assert [report.range for report in reports] == [100, 50]
     assert reports[0].metrics.large == 0 and len(one._aggregators) == 2

@@ -16,9 +16,11 @@ def places(options: list[dict[str, Any]]) -> list[str]:
 
 def test_aggregators_go_to_live_nodes_without_a_silo_the_drivers_first() -> None:
     nodes = [
-        node("a", "silo:alder"), node("b"), node("head", "node:__internal_head__"),
+        node("a", "silo:alder"),
+        node("b"),
+        node("head", "node:__internal_head__"),
         node("c", alive=False),
-    ]  # fmt: skip
+    ]
     found = aggregator_options(3, nodes, "head")
     assert places(found) == ["node:head", "node:b", "node:head"]
     assert all(one["max_restarts"] == 0 and one["max_task_retries"] == 0 for one in found)

@@ -31,10 +31,15 @@ def consortium(make_job: MakeJob, tmp_path: Path) -> JobFile:
         names = "".join(f"secret-{silo}-{i}: {{}}\n" for i in range(own))
         (tmp_path / f"{silo}.yaml").write_text(names)
     return make_job(
-        "data.target=null", "data.tasks={hit: {}}", "model={kind: mlp, hidden: [8]}",
-        "silos.alder.private_tasks=alder.yaml", "silos.birch.private_tasks=birch.yaml",
-        "privacy={noise: none}", "training.learning_rate=1.0", "training.local_steps=10",
-    )  # fmt: skip
+        "data.target=null",
+        "data.tasks={hit: {}}",
+        "model={kind: mlp, hidden: [8]}",
+        "silos.alder.private_tasks=alder.yaml",
+        "silos.birch.private_tasks=birch.yaml",
+        "privacy={noise: none}",
+        "training.learning_rate=1.0",
+        "training.local_steps=10",
+    )
 
 
 def test_the_trunk_is_shared_and_no_head_leaves(consortium: JobFile, tmp_path: Path) -> None:
@@ -50,8 +55,9 @@ def test_the_trunk_is_shared_and_no_head_leaves(consortium: JobFile, tmp_path: P
     kept = tmp_path / "state" / "birch" / "runs" / "run-1"
     lines = (kept / "tasks.csv").read_text().splitlines()
     assert [line.split(",")[1] for line in lines[1:]] == [
-        "hit", *(f"secret-birch-{i}" for i in range(3))
-    ]  # fmt: skip
+        "hit",
+        *(f"secret-birch-{i}" for i in range(3)),
+    ]
     assert torch.load(kept / "model.pt")["private.weight"].shape == (3, 8)
     for path in (kept / "tasks.csv", kept / "model.pt"):
         assert path.stat().st_mode & 0o777 == 0o600
@@ -94,8 +100,10 @@ def test_a_private_head_moves_under_all_of_the_noise(consortium: JobFile, tmp_pa
     """Its step is seen by what is shared in later rounds. Of an empty sample it is noise alone."""
     shared = {
         "privacy": SharedNoise(noise="shared", epsilon=3, delta=1e-4, clip_norm=1.0),
-        "training": consortium.job.training.model_copy(update={"local_steps": 1, "learning_rate": 2.0}),
-    }  # fmt: skip
+        "training": consortium.job.training.model_copy(
+            update={"local_steps": 1, "learning_rate": 2.0}
+        ),
+    }
     job = Job.model_validate(consortium.job.model_copy(update=shared).model_dump())
     silo = PostedSilo(SiloSpec(job, "run-1", "birch", str(consortium.folder), 1))
     silo.inspect()

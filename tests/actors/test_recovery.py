@@ -29,9 +29,15 @@ ROSTER = ("alder", "birch", "cedar")
 @pytest.mark.parametrize("kind", [SiloLost, SiloRefused, LedgerError, DataError])
 @pytest.mark.parametrize(
     ("silos", "quorum", "without"),
-    [("birch", 2, ("birch",)), ("birch", 3, None), ("birch, cedar", 2, None), ("birch, cedar", 1, ("birch", "cedar")),
-     ("oak", 2, None), (None, 2, None)],
-)  # fmt: skip
+    [
+        ("birch", 2, ("birch",)),
+        ("birch", 3, None),
+        ("birch, cedar", 2, None),
+        ("birch, cedar", 1, ("birch", "cedar")),
+        ("oak", 2, None),
+        (None, 2, None),
+    ],
+)
 def test_silos_are_left_out_as_long_as_the_quorum_is_left(
     kind: type[BlindsumError], silos: str | None, quorum: int, without: tuple[str, ...] | None
 ) -> None:

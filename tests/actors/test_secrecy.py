@@ -110,9 +110,12 @@ def run_and_listen(job_file: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[byte
 
     monkeypatch.setattr(federation_module.ray, "get", listen)
     one = Federation(
-        job_file.job, "run", str(job_file.folder),
-        as_actor(TellingSilo), as_aggregator(ListeningAggregator),
-    )  # fmt: skip
+        job_file.job,
+        "run",
+        str(job_file.folder),
+        as_actor(TellingSilo),
+        as_aggregator(ListeningAggregator),
+    )
     try:
         one.inspect()
         one.exchange_keys()
@@ -148,8 +151,13 @@ def test_driver_and_aggregator_receive_no_secret(
     )
     assert len(to_driver) > 50_000 and len(to_aggregator) > 300_000
     assert {p.name for p in (tmp_path / "secrets").iterdir()} == {
-        "key", "identity", "seed", "record", "update", "metrics",
-    }  # fmt: skip
+        "key",
+        "identity",
+        "seed",
+        "record",
+        "update",
+        "metrics",
+    }
     assert found(tmp_path, to_driver) == set()
     assert found(tmp_path, to_aggregator) == set()
     said = logs_of_nodes()

@@ -77,9 +77,12 @@ class Consortium:
     """Three silos and their aggregators in one process, with their keys exchanged."""
 
     def __init__(
-        self, job_file: JobFile, run: str = "run-1", aggregators: int = 1,
+        self,
+        job_file: JobFile,
+        run: str = "run-1",
+        aggregators: int = 1,
         silo: type[PostedSilo] = PostedSilo,
-    ) -> None:  # fmt: skip
+    ) -> None:
         job = job_file.job
         self.run = run
         self.silos = {n: silo(SiloSpec(job, run, n, str(job_file.folder), 1)) for n in job.roster}
@@ -112,9 +115,17 @@ class Consortium:
     def exchange(self, number: int = 1, attempt: int = 1) -> Exchange:
         first = next(iter(self.silos.values()))
         return Exchange(
-            self.run, number, attempt, "update", tuple(self.silos), self.values,
-            first._policy.course.range, first._parameters, self.model, first._policy.course.clipping,
-        )  # fmt: skip
+            self.run,
+            number,
+            attempt,
+            "update",
+            tuple(self.silos),
+            self.values,
+            first._policy.course.range,
+            first._parameters,
+            self.model,
+            first._policy.course.clipping,
+        )
 
     def counts(self, exchange: Exchange) -> Exchange:
         return metrics_exchange(exchange, count_values(next(iter(self.silos.values()))._job))
@@ -227,8 +238,9 @@ def test_a_silo_killed_at_any_step_has_charged_what_it_may_have_sent(
             die()
         elif step == "committing":
             silo._admission.books.ledger.chain.append = lambda content: (
-                Chain.append(silo._admission.books.ledger.chain, content), die()
-            )  # fmt: skip
+                Chain.append(silo._admission.books.ledger.chain, content),
+                die(),
+            )
         elif step == "charged":
             silo._trainer.train = die
         elif step == "trained":
@@ -277,9 +289,14 @@ def test_held_out_records_are_charged_before_they_are_counted(make_job: MakeJob)
         assert (found is None) == (number == 1) and (found is None or found.deviation > 0)
     entries = ledger_of(path, "alder").entries("run-2")
     assert [(e.kind, e.round) for e in entries] == [
-        ("reserve", 0), ("reserve held-out", 0), ("charge", 1), ("charge", 2),
-        ("charge held-out", 2), ("charge", 3), ("charge held-out", 3),
-    ]  # fmt: skip
+        ("reserve", 0),
+        ("reserve held-out", 0),
+        ("charge", 1),
+        ("charge", 2),
+        ("charge held-out", 2),
+        ("charge", 3),
+        ("charge held-out", 3),
+    ]
     held_out = [e.epsilon for e in entries if e.kind == "charge held-out"]
     assert held_out[0] < held_out[1] == pytest.approx(1, abs=0.01)
 
@@ -332,9 +349,16 @@ def test_the_clip_norm_adapts_within_bounds_and_the_same_for_all(make_job: MakeJ
 
 def _named_run(silo: Silo) -> Exchange:
     return Exchange(
-        "run-1", 1, 1, "update", silo._job.roster, silo._global.size, silo._range,
-        silo._parameters, silo._model_digest,
-    )  # fmt: skip
+        "run-1",
+        1,
+        1,
+        "update",
+        silo._job.roster,
+        silo._global.size,
+        silo._range,
+        silo._parameters,
+        silo._model_digest,
+    )
 
 
 def test_totals_that_are_not_the_rosters_are_refused(make_job: MakeJob) -> None:
@@ -719,9 +743,16 @@ def test_training_before_the_ceremony_is_refused(make_job: MakeJob) -> None:
     silo = Silo(SiloSpec(job_file.job, "r", "alder", str(job_file.folder), 1))
     silo.inspect()
     exchange = Exchange(
-        "r", 1, 1, "update", job_file.job.roster, silo._global.size, 1.0, silo._parameters,
+        "r",
+        1,
+        1,
+        "update",
+        job_file.job.roster,
+        silo._global.size,
+        1.0,
+        silo._parameters,
         silo._model_digest,
-    )  # fmt: skip
+    )
     with pytest.raises(LedgerError, match="before it was introduced"):
         silo.train(exchange)
 

@@ -17,16 +17,20 @@ class Machine:
     """One owner's machine: its file, its state and its approvals."""
 
     def __init__(
-        self, folder: Path, names: list[str], tables: dict[str, Path],
+        self,
+        folder: Path,
+        names: list[str],
+        tables: dict[str, Path],
         monkeypatch: pytest.MonkeyPatch,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.state = folder / "srv" / names[0]
         self.path = folder / "etc" / "silo.yaml"
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         self.content = {
-            "names": names, "state": str(self.state),
+            "names": names,
+            "state": str(self.state),
             "datasets": {alias: {"path": str(path)} for alias, path in tables.items()},
-        }  # fmt: skip
+        }
         self.write()
         monkeypatch.setattr("blindsum.platform.job.owner.places", lambda: (self.path,))
 

@@ -103,16 +103,23 @@ def alters_the_words(lie: Lie) -> Totals:
 def replays_an_older_total(lie: Lie) -> Totals:
     """The ciphertexts and words of the round before, under this exchange's name."""
     (older,) = lie.consortium.__dict__["kept"]
-    return [[
-        write_total(lie.exchange, part, *read_total(frame, of, part))
-        for part, (of, frame) in zip(lie.exchange.parts, older, strict=True)
-    ]]  # fmt: skip
+    return [
+        [
+            write_total(lie.exchange, part, *read_total(frame, of, part))
+            for part, (of, frame) in zip(lie.exchange.parts, older, strict=True)
+        ]
+    ]
 
 
 ATTACKS = (
-    adds_to_the_first_polynomial, adds_to_the_second_polynomial, doubles, drops_an_upload,
-    swaps_chunks, alters_the_words, replays_an_older_total,
-)  # fmt: skip
+    adds_to_the_first_polynomial,
+    adds_to_the_second_polynomial,
+    doubles,
+    drops_an_upload,
+    swaps_chunks,
+    alters_the_words,
+    replays_an_older_total,
+)
 UNSEEN_BY_DECRYPTION = (adds_to_the_first_polynomial, swaps_chunks, alters_the_words)
 """What passes every other check of the decryptor, and so shows what the hash is for."""
 

@@ -62,12 +62,22 @@ def test_a_runs_name_is_never_a_path(make_job: MakeJob, tmp_path: Path, run: str
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("run", "../x"), ("round", 0), ("round", 1.5), ("round", "1"), ("attempt", -1),
-        ("purpose", "other"), ("roster", ["alder", "birch"]), ("roster", ("alder", "../x")),
-        ("values", -4), ("range", float("nan")), ("range", "1"), ("model", "zz"), ("clipping", 0.0),
+        ("run", "../x"),
+        ("round", 0),
+        ("round", 1.5),
+        ("round", "1"),
+        ("attempt", -1),
+        ("purpose", "other"),
+        ("roster", ["alder", "birch"]),
+        ("roster", ("alder", "../x")),
+        ("values", -4),
+        ("range", float("nan")),
+        ("range", "1"),
+        ("model", "zz"),
+        ("clipping", 0.0),
         ("parameters", {}),
     ],
-)  # fmt: skip
+)
 def test_every_field_of_an_announcement_is_checked(
     make_job: MakeJob, field: str, value: Any
 ) -> None:
@@ -393,9 +403,16 @@ def test_a_roster_only_shrinks_and_once_a_round(make_job: MakeJob) -> None:
     """Four rosters in one round once gave each silo's counts by subtraction."""
     alder = Consortium(make_job(NO_NOISE, "quorum=2")).silos["alder"]
     named = Exchange(
-        "run-1", 1, 1, "update", alder._job.roster, alder._global.size, alder._range,
-        alder._parameters, alder._model_digest,
-    )  # fmt: skip
+        "run-1",
+        1,
+        1,
+        "update",
+        alder._job.roster,
+        alder._global.size,
+        alder._range,
+        alder._parameters,
+        alder._model_digest,
+    )
     alder.train(named)
     alder.train(replace(named, attempt=2, roster=("alder", "birch")))
     for roster in (("alder", "cedar"), alder._job.roster):

@@ -58,9 +58,11 @@ def test_an_installed_factory_is_approved_with_its_whole_package(
     package = tmp_path / "site-packages" / "nets_of_ours"
     (package / "inner").mkdir(parents=True)
     for name, text in {
-        "__init__.py": "", "inner/__init__.py": "", "inner/make.py": "from nets_of_ours import core\n",
+        "__init__.py": "",
+        "inner/__init__.py": "",
+        "inner/make.py": "from nets_of_ours import core\n",
         "core.py": "layers = 2\n",
-    }.items():  # fmt: skip
+    }.items():
         (package / name).write_text(text)
     monkeypatch.setattr(sys, "path", [*sys.path, str(package.parent)])
     module = "nets_of_ours.inner.make"

@@ -13,10 +13,35 @@ from blindsum.platform.errors import BlindsumError, Unexpected
 
 COUNT = int(os.environ.get("BLINDSUM_FUZZ", "120"))
 _TOKENS = (
-    b"\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"-1", b"1e999", b"NaN", b"null", b"true",
-    b"[]", b"{}", b'"', b"'", b",", b"\n", b"\r\n", b": ", b"- ", b"&a ", b"*a", b"!!python/name:os.system ",
-    b"\xc3\x28", b"\xef\xbb\xbf", b"99999999999999999999", b"../", b"0x10", b"1_000", b"${HOME}", b"[" * 300,
-)  # fmt: skip
+    b"\0",
+    b"\xff\xff\xff\xff",
+    b"\x7f\xff\xff\xff",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b'"',
+    b"'",
+    b",",
+    b"\n",
+    b"\r\n",
+    b": ",
+    b"- ",
+    b"&a ",
+    b"*a",
+    b"!!python/name:os.system ",
+    b"\xc3\x28",
+    b"\xef\xbb\xbf",
+    b"99999999999999999999",
+    b"../",
+    b"0x10",
+    b"1_000",
+    b"${HOME}",
+    b"[" * 300,
+)
 
 
 def mutants(content: bytes, count: int = COUNT) -> Iterator[bytes]:
@@ -62,8 +87,13 @@ def _move(content: bytearray, draw: random.Random) -> None:
 
 
 _MUTATIONS: tuple[Callable[[bytearray, random.Random], None], ...] = (
-    _flip, _overwrite, _insert, _cut, _repeat, _move,
-)  # fmt: skip
+    _flip,
+    _overwrite,
+    _insert,
+    _cut,
+    _repeat,
+    _move,
+)
 
 
 def said_of(read: Callable[[], object]) -> str | None:

@@ -112,11 +112,21 @@ def test_run_logs(make_job: MakeJob, tmp_path: Path) -> None:
     metrics = Metrics(0.0, 0.01, None, None)
     log.round(
         RoundReport(
-            1, 1, 0.5, metrics, "d" * 64, {"alder": 1.0}, 10, 10, 0.1, {"train": 0.1},
+            1,
+            1,
+            0.5,
+            metrics,
+            "d" * 64,
+            {"alder": 1.0},
+            10,
+            10,
+            0.1,
+            {"train": 0.1},
             ("alder", "birch", "cedar"),
         ),
-        {"accuracy": 0.9}, Standing(1, "d" * 64, 0.5),
-    )  # fmt: skip
+        {"accuracy": 0.9},
+        Standing(1, "d" * 64, 0.5),
+    )
     log.close()
     (path,) = (tmp_path / "run").glob("*.jsonl")
     for mutant in mutants(path.read_bytes()):

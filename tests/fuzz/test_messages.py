@@ -24,10 +24,33 @@ from tests.he.parties import exchange
 
 P = Parameters.derive(2)
 ANYTHING: tuple[Any, ...] = (
-    None, "", "..", "a/b", "x" * 10_000, "a\0b", b"", b"\0" * 70_000, -1, 0, 2**70, 1.5, float("nan"),
-    float("inf"), True, [], {}, (), ("a",), ("a", "a"), ("a", "b") * 40, {"a": 1}, object(), Path("/"), np.float64(1),
+    None,
+    "",
+    "..",
+    "a/b",
+    "x" * 10_000,
+    "a\0b",
+    b"",
+    b"\0" * 70_000,
+    -1,
+    0,
+    2**70,
+    1.5,
+    float("nan"),
+    float("inf"),
+    True,
+    [],
+    {},
+    (),
+    ("a",),
+    ("a", "a"),
+    ("a", "b") * 40,
+    {"a": 1},
+    object(),
+    Path("/"),
+    np.float64(1),
     lambda: None,
-)  # fmt: skip
+)
 
 
 def test_frames(tmp_path: Path) -> None:
@@ -65,9 +88,11 @@ def test_messages_at_a_silos_door(make_job: MakeJob, tmp_path: Path) -> None:
     identity = Identity(tmp_path / "identity.pem")
     ceremony = KeyCeremony("run", "terms", "alder", identity, {})
     messages = (
-        exchange(P, 9), ceremony.introduction, Contribution("alder", "a" * 64, {"birch": b"x"}),
+        exchange(P, 9),
+        ceremony.introduction,
+        Contribution("alder", "a" * 64, {"birch": b"x"}),
         Agreement("alder", "a" * 64, "b" * 64),
-    )  # fmt: skip
+    )
     draw = random.Random(1)
     for _ in range(COUNT):
         for message in messages:

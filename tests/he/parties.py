@@ -35,9 +35,15 @@ def pair_seeds(names: tuple[str, ...], seed: int = 0) -> dict[str, PairSeeds]:
 
 def exchange(p: Parameters, values: int, /, **changes: Any) -> Exchange:
     fields: dict[str, Any] = {
-        "run": "run", "round": 4, "attempt": 1, "purpose": "update", "roster": roster(p.silos),
-        "values": values, "range": 1.0, "parameters": p,
-    }  # fmt: skip
+        "run": "run",
+        "round": 4,
+        "attempt": 1,
+        "purpose": "update",
+        "roster": roster(p.silos),
+        "values": values,
+        "range": 1.0,
+        "parameters": p,
+    }
     return Exchange(**(fields | changes))
 
 

@@ -66,9 +66,14 @@ def test_a_signature_holds_only_if_both_halves_do(tmp_path: Path) -> None:
     good, theirs = one.sign(b"content"), other.sign(b"content")
     verify(one.public, good, b"content", "thing")
     forgeries = [
-        theirs, good[:64] + theirs[64:], theirs[:64] + good[64:], good[:64], good[64:], b"",
+        theirs,
+        good[:64] + theirs[64:],
+        theirs[:64] + good[64:],
+        good[:64],
+        good[64:],
+        b"",
         good + b"\0",
-    ]  # fmt: skip
+    ]
     for forged in forgeries:
         with pytest.raises(KeyRefused, match="signature of the thing does not verify"):
             verify(one.public, forged, b"content", "thing")

@@ -134,10 +134,16 @@ def test_no_stream_is_given_twice_and_every_exchange_has_its_own() -> None:
     others = [
         exchange(p, 100, **change)
         for change in (
-            {"attempt": 2}, {"round": 5}, {"purpose": "metrics"}, {"clipping": 2.0}, {"run": "other"},
-            {"values": 101}, {"range": 2.0}, {"roster": ("silo00", "silo02", "silo01")},
+            {"attempt": 2},
+            {"round": 5},
+            {"purpose": "metrics"},
+            {"clipping": 2.0},
+            {"run": "other"},
+            {"values": 101},
+            {"range": 2.0},
+            {"roster": ("silo00", "silo02", "silo01")},
         )
-    ]  # fmt: skip
+    ]
     masks = [seeds.open(each).apply(zeros).tobytes() for each in (one, *others)]
     assert len(set(masks)) == len(masks)
     for each in (one, *others):

@@ -25,9 +25,20 @@ def test_measured_choices_of_the_design(silos: int, bits: int, digits: int) -> N
 
 @pytest.mark.parametrize(
     ("silos", "two", "three"),
-    [(2, 22, 14), (3, 21, 13), (4, 21, 13), (5, 20, 12), (8, 20, 12), (9, 19, 11), (16, 19, 11),
-     (17, 18, 10), (32, 17, 10), (33, 16, 9), (64, 16, 8)],
-)  # fmt: skip
+    [
+        (2, 22, 14),
+        (3, 21, 13),
+        (4, 21, 13),
+        (5, 20, 12),
+        (8, 20, 12),
+        (9, 19, 11),
+        (16, 19, 11),
+        (17, 18, 10),
+        (32, 17, 10),
+        (33, 16, 9),
+        (64, 16, 8),
+    ],
+)
 def test_the_documented_table_is_where_the_bounds_end(silos: int, two: int, three: int) -> None:
     for digits, bits in ((2, two), (3, three)):
         assert Parameters.derive(silos, bits, digits=digits).digits == digits

@@ -206,9 +206,21 @@ anything = st.recursive(
     max_leaves=6,
 )
 FIELDS = [
-    "format", "run", "round", "attempt", "purpose", "roster", "values", "range", "parameters",
-    "model", "part", "silo", "chunks", "check",
-]  # fmt: skip
+    "format",
+    "run",
+    "round",
+    "attempt",
+    "purpose",
+    "roster",
+    "values",
+    "range",
+    "parameters",
+    "model",
+    "part",
+    "silo",
+    "chunks",
+    "check",
+]
 
 
 @settings(
@@ -293,7 +305,7 @@ def test_nothing_may_follow_or_hide_in_a_frame(identities, public) -> None:  # t
         (whole[:8] + b"\4" + whole[9:], "format 4 came in place of 6"),
         (framed([], content).to_pybytes(), "not written as it is due"),
         (framed("[" * 60_000, content).to_pybytes().replace(b'"', b"["), "nested too deep"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UploadRefused, match=reason):
             read_upload(pa.py_buffer(altered), exchange(), public)
 

@@ -60,9 +60,13 @@ class Lan:
     """
 
     def __init__(
-        self, folder: Path, names: Sequence[str], certificates: Mapping[str, Path], python: Path,
+        self,
+        folder: Path,
+        names: Sequence[str],
+        certificates: Mapping[str, Path],
+        python: Path,
         environment: Mapping[str, str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.folder, self.names, self._python = folder, list(names), python
         self._certificates, self._environment = certificates, dict(environment)
         self.tag = f"bs{os.getpid() % 10000}"
@@ -105,10 +109,22 @@ class Lan:
         role = ["--head", "--dashboard-host", here] if name == self.names[0] else []
         role += [] if role else ["--address", f"{self.address(self.names[0])}:6379"]
         command = [
-            str(self._python), "-m", "ray.scripts.scripts", "start", "--block", *role,
-            "--node-ip-address", here, "--num-cpus", "1", "--object-store-memory", str(STORE),
-            "--resources", resources, *PORTS,
-        ]  # fmt: skip
+            str(self._python),
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--block",
+            *role,
+            "--node-ip-address",
+            here,
+            "--num-cpus",
+            "1",
+            "--object-store-memory",
+            str(STORE),
+            "--resources",
+            resources,
+            *PORTS,
+        ]
         with open(self.folder / name / "ray.log", "ab") as log:
             self._processes[name] = subprocess.Popen(
                 self.inside(name, command), stdout=log, stderr=log, stdin=subprocess.DEVNULL
@@ -119,10 +135,12 @@ class Lan:
         os.makedirs("/tmp/ray", exist_ok=True)
         home = self.home(name)
         environment = {
-            "HOME": str(home), "BLINDSUM_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0",
+            "HOME": str(home),
+            "BLINDSUM_HOME": str(home),
+            "RAY_USAGE_STATS_ENABLED": "0",
             "PATH": f"{self._python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             **self._environment,
-        }  # fmt: skip
+        }
         if certificate := self._certificates.get(name):
             from blindsum.infra.certificates import environment as tls
 
@@ -130,9 +148,24 @@ class Lan:
         settings = [f"{key}={value}" for key, value in environment.items()]
         own = f'mount --bind {self.folder / name / "ray"} /tmp/ray && exec "$@"'
         return [
-            "ip", "netns", "exec", self._space(name), "unshare", "-m", "sh", "-c", own, "sh",
-            "env", "-u", "RAY_ADDRESS", "-u", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", *settings, *command,
-        ]  # fmt: skip
+            "ip",
+            "netns",
+            "exec",
+            self._space(name),
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            own,
+            "sh",
+            "env",
+            "-u",
+            "RAY_ADDRESS",
+            "-u",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+            *settings,
+            *command,
+        ]
 
     def wait_for_head(self, timeout_s: float = 90) -> None:
         self._until(lambda: self._answers() is not None, timeout_s)
@@ -175,8 +208,10 @@ class Lan:
         tables = "cat /proc/net/tcp /proc/net/tcp6"
         done = subprocess.run(
             ["ip", "netns", "exec", self._space(name), "sh", "-c", tables],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         lines = [line.split() for line in done.stdout.splitlines() if ":" in line]
         sockets = [line[1].split(":") for line in lines if line[3] == "0A"]
         loopback = (

@@ -27,9 +27,10 @@ WITH_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 NAMES = (*SILOS, "elm")
 NODES = ("head", *NAMES)
 QUICK_HEALTH = {
-    "RAY_health_check_period_ms": "500", "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "10",
-}  # fmt: skip
+}
 """Ray calls a node dead after about five seconds instead of half a minute."""
 
 
@@ -86,9 +87,13 @@ def job(lan: Lan, breast_cancer: pa.Table, tmp_path: Path) -> Callable[..., Path
 
 def blindsum(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "blindsum", *map(str, arguments)], check=False, text=True,
-        capture_output=True, env=os.environ | WITH_TOKEN | environment, timeout=240,
-    )  # fmt: skip
+        [sys.executable, "-m", "blindsum", *map(str, arguments)],
+        check=False,
+        text=True,
+        capture_output=True,
+        env=os.environ | WITH_TOKEN | environment,
+        timeout=240,
+    )
 
 
 def where(lan: Lan) -> dict[str, set[str]]:
@@ -114,9 +119,11 @@ class Followed:
     def __init__(self, lan: Lan, id: str) -> None:
         command = ["job", "logs", id, "--address", lan.jobs, "--follow"]
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "blindsum", *command], stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-u", "-m", "blindsum", *command],
+            stdout=subprocess.PIPE,
+            text=True,
             env=os.environ | WITH_TOKEN,
-        )  # fmt: skip
+        )
         self.id, self.text = id, ""
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()

@@ -136,8 +136,9 @@ def test_pods_may_do_no_more_than_they_must() -> None:
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         for container in pod["containers"]:
             assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
-            }  # fmt: skip
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
             assert {"limits", "requests"} == set(container["resources"])
     assert names == [
         "head",

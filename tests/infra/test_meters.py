@@ -18,11 +18,14 @@ def test_a_rounds_figures_are_exported_by_the_drivers_node() -> None:
     (port,) = [n["MetricsExportPort"] for n in ray.nodes() if n["NodeID"] == here]
     tags = 'job_name="trial"', 'run="run-1"'
     expected = {
-        ("ray_blindsum_rounds_total", ""): 2, ("ray_blindsum_attempts_total", ""): 4,
-        ("ray_blindsum_bytes_up_total", ""): 2000, ("ray_blindsum_bytes_down_total", ""): 6000,
-        ("ray_blindsum_silos", ""): 3, ("ray_blindsum_epsilon_left", 'silo="birch"'): 0.25,
+        ("ray_blindsum_rounds_total", ""): 2,
+        ("ray_blindsum_attempts_total", ""): 4,
+        ("ray_blindsum_bytes_up_total", ""): 2000,
+        ("ray_blindsum_bytes_down_total", ""): 6000,
+        ("ray_blindsum_silos", ""): 3,
+        ("ray_blindsum_epsilon_left", 'silo="birch"'): 0.25,
         ("ray_blindsum_phase_seconds", 'phase="train"'): 0.5,
-    }  # fmt: skip
+    }
     found: dict[tuple[str, str], float] = {}
     end = time.monotonic() + 60
     while found != expected and time.monotonic() < end:
@@ -30,9 +33,10 @@ def test_a_rounds_figures_are_exported_by_the_drivers_node() -> None:
             lines = answer.read().decode().splitlines()
         found = {
             key: float(line.rsplit(" ", 1)[1])
-            for key in expected for line in lines
+            for key in expected
+            for line in lines
             if line.startswith(f"{key[0]}{{") and all(tag in line for tag in (*tags, key[1]))
-        }  # fmt: skip
+        }
         time.sleep(0.5)
     meters.close()
     assert found == expected

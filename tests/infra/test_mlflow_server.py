@@ -49,19 +49,40 @@ def database() -> Iterator[dict[str, str]]:
     (folder / "password").chmod(0o644)
     data = folder / "data"
     commands = (
-        [binary("initdb"), "-D", data, "-U", "mlflow", "-A", "scram-sha-256",
-         f"--pwfile={folder / 'password'}"],
-        [binary("pg_ctl"), "-D", data, "-w", "-l", folder / "log", "-o",
-         f"-c listen_addresses=127.0.0.1 -p {port} -k {folder} -c fsync=off", "start"],
-    )  # fmt: skip
+        [
+            binary("initdb"),
+            "-D",
+            data,
+            "-U",
+            "mlflow",
+            "-A",
+            "scram-sha-256",
+            f"--pwfile={folder / 'password'}",
+        ],
+        [
+            binary("pg_ctl"),
+            "-D",
+            data,
+            "-w",
+            "-l",
+            folder / "log",
+            "-o",
+            f"-c listen_addresses=127.0.0.1 -p {port} -k {folder} -c fsync=off",
+            "start",
+        ],
+    )
     for command in commands:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, **owner)  # type: ignore[call-overload]
     where = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "mlflow", "PGPASSWORD": PASSWORD}
     try:
         with psycopg.connect(
-            host="127.0.0.1", port=port, user="mlflow", password=PASSWORD, dbname="postgres",
+            host="127.0.0.1",
+            port=port,
+            user="mlflow",
+            password=PASSWORD,
+            dbname="postgres",
             autocommit=True,
-        ) as db:  # fmt: skip
+        ) as db:
             db.execute("CREATE DATABASE mlflow")
         yield where | {"PGDATABASE": "mlflow"}
     finally:
@@ -74,9 +95,14 @@ def served(database: dict[str, str], artifacts: Path, port: int) -> subprocess.P
     said = database | {"MLFLOW_ARTIFACTS": str(artifacts), "MLFLOW_PORT": str(port)}
     said |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     process = subprocess.Popen(
-        [str(SERVER)], env=os.environ | said, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True, cwd=artifacts, text=True,
-    )  # fmt: skip
+        [str(SERVER)],
+        env=os.environ | said,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        cwd=artifacts,
+        text=True,
+    )
     said_so_far = []
     for line in process.stdout or ():
         said_so_far.append(line)

@@ -41,9 +41,12 @@ def test_what_ray_writes_of_a_run_lies_in_the_users_own_folder_and_goes_with_it(
     )
     home, elsewhere = tempfile.mkdtemp(prefix="b", dir="/tmp"), str(tmp_path_factory.mktemp("t"))
     done = subprocess.run(
-        [sys.executable, "-c", asked], check=True, capture_output=True, text=True,
+        [sys.executable, "-c", asked],
+        check=True,
+        capture_output=True,
+        text=True,
         env=os.environ | {"BLINDSUM_HOME": home, "TMPDIR": elsewhere},
-    )  # fmt: skip
+    )
     os.rmdir(home)
     assert done.stdout.split() == [home, "0o700", "False"]
     # Ray's sockets would not fit below this one

@@ -45,12 +45,17 @@ def test_the_wheel_is_this_code_needs_nothing_and_is_named_by_its_content(tmp_pa
     target = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, first],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
     found = subprocess.run(
         [sys.executable, "-c", "import blindsum.infra.wheel as w; print(w.__file__)"],
-        check=True, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(target)},
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(target)},
+    )
     assert found.stdout.startswith(str(target))
 
 
@@ -84,14 +89,25 @@ def crowded(make_job: MakeJob) -> JobFile:
     """A job whose folder holds what people keep beside a job: helpers, keys, results."""
     job_file = make_job("privacy={noise: none}", "model={kind: factory, factory: own.net:make}")
     sources = {
-        "own/__init__.py": "", "own/net.py": "import torch\nfrom . import parts\nimport helper\n",
-        "own/parts.py": "from own.deep.er import x\n", "own/deep/er.py": "x = 1\n",
-        "helper.py": "import os\n", "unrelated.py": "", "own/unused.py": "",
-    }  # fmt: skip
+        "own/__init__.py": "",
+        "own/net.py": "import torch\nfrom . import parts\nimport helper\n",
+        "own/parts.py": "from own.deep.er import x\n",
+        "own/deep/er.py": "x = 1\n",
+        "helper.py": "import os\n",
+        "unrelated.py": "",
+        "own/unused.py": "",
+    }
     others = (
-        ".env", "secret", "token", "tls/ca.key", "state/alder/identity.pem", "runs/one/model.pt",
-        "mlflow.db", "another.parquet", ".git/config",
-    )  # fmt: skip
+        ".env",
+        "secret",
+        "token",
+        "tls/ca.key",
+        "state/alder/identity.pem",
+        "runs/one/model.pt",
+        "mlflow.db",
+        "another.parquet",
+        ".git/config",
+    )
     for name in (*sources, *others):
         path = job_file.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,8 +122,10 @@ TABLES = {"alder.parquet", "birch.parquet", "cedar.parquet"}
 def test_nothing_travels_but_what_the_job_names(crowded: JobFile, tmp_path: Path) -> None:
     assert sent(crowded, tmp_path / "a" / "job", with_tables=False) == {"job.yaml", *SOURCES}
     assert sent(crowded, tmp_path / "b" / "job", with_tables=True) == {
-        "job.yaml", *SOURCES, *TABLES,
-    }  # fmt: skip
+        "job.yaml",
+        *SOURCES,
+        *TABLES,
+    }
 
 
 def test_tables_are_sent_from_the_jobs_own_folder_alone(make_job: MakeJob, tmp_path: Path) -> None:

@@ -36,15 +36,22 @@ ROOT = Path(__file__).resolve().parents[2]
 def blindsum(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "blindsum", *map(str, arguments)],
-        check=False, capture_output=True, text=True, timeout=180, cwd=cwd or Path.cwd(),
-    )  # fmt: skip
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        cwd=cwd or Path.cwd(),
+    )
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "blindsum", *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def survivors(before: Sequence[psutil.Process]) -> list[str]:
@@ -57,9 +64,14 @@ def test_the_example_runs_and_reaches_its_accuracy(tmp_path: Path) -> None:
     """The main job with its own settings: at least 0.70 at epsilon 3."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     process = start(
-        "run", ROOT / "examples/solubility/job.yaml", "--json",
-        "--set", f"tracking.uri={uri}", "--set", f"runs={tmp_path}/runs",
-    )  # fmt: skip
+        "run",
+        ROOT / "examples/solubility/job.yaml",
+        "--json",
+        "--set",
+        f"tracking.uri={uri}",
+        "--set",
+        f"runs={tmp_path}/runs",
+    )
     assert process.stdout and process.stderr
     planned = json.loads(process.stdout.readline())
     assert planned["event"] == "planned" and planned["rounds"] == 100
@@ -201,9 +213,17 @@ def test_check_says_what_would_be_spent_and_sent_and_trains_nothing(
     done = blindsum("check", path)
     assert done.returncode == 0 and done.stdout == ""
     for said in (
-        "alder", "3.000 of 3", "0.0001", "3 x 2", "nothing", "model: 10 parameters, 3 rounds",
-        "up and", "2^-80", "not differentially private", "job.yaml would run.",
-    ):  # fmt: skip
+        "alder",
+        "3.000 of 3",
+        "0.0001",
+        "3 x 2",
+        "nothing",
+        "model: 10 parameters, 3 rounds",
+        "up and",
+        "2^-80",
+        "not differentially private",
+        "job.yaml would run.",
+    ):
         assert said in done.stderr
     figures = json.loads(blindsum("check", path, "--json").stdout)
     assert figures["silos"]["alder"]["plan"]["epsilon_planned"] <= 3
@@ -241,12 +261,16 @@ def test_what_is_not_private_is_said_aloud(make_job: MakeJob) -> None:
         (["run", "none.yaml"], 1, "error: there is no job file"),
         (["run", "job.yaml", "--set", "training.rounds=0"], 1, "--set: training.rounds"),
         (["run", "job.yaml", "--address", "127.0.0.1:1"], 1, "nothing answers at '127.0.0.1:1'"),
-        (["check", "job.yaml", "--set", "model={kind: factory, factory: 'x:y'}"], 1, "cannot be imported"),
+        (
+            ["check", "job.yaml", "--set", "model={kind: factory, factory: 'x:y'}"],
+            1,
+            "cannot be imported",
+        ),
         (["check", "job.yaml", "--set", "privacy.epsilon=0.00001"], 1, "Take epsilon"),
         (["run"], 2, "Missing argument"),
         (["fly"], 2, "No such command"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_end_in_one_message(
     make_job: MakeJob, tmp_path: Path, arguments: list[str], status: int, said: str
 ) -> None:
@@ -294,9 +318,10 @@ def test_an_owner_approves_the_job_that_was_read(
     refused = runner.invoke(app, ["approve", str(path), "--silo", "birch"])
     assert "no owner's file" in str(refused.exception)
     state = tmp_path / "owned"
-    wrote = runner.invoke(app, [
-        "silo", "init", "birch", "--dataset", f"tumours={tables['birch']}", "--state", str(state),
-    ])  # fmt: skip
+    wrote = runner.invoke(
+        app,
+        ["silo", "init", "birch", "--dataset", f"tumours={tables['birch']}", "--state", str(state)],
+    )
     assert wrote.exit_code == 0, wrote.exception
     again = runner.invoke(app, ["silo", "init", "birch", "--dataset", "tumours=/x"])
     assert "is there already" in str(again.exception)

@@ -76,9 +76,14 @@ def assays(make_job: MakeJob, tmp_path: Path) -> JobFile:
         pyarrow.parquet.write_table(table, tmp_path / f"{silo}.parquet")
     (tmp_path / "own.yaml").write_text("own: {}\n")
     return make_job(
-        "data.target=null", "data.tasks={hit: {}}", "model={kind: mlp, hidden: [6]}", NONE,
-        "silos.birch.private_tasks=own.yaml", "training.learning_rate=1.0", "training.rounds=6",
-    )  # fmt: skip
+        "data.target=null",
+        "data.tasks={hit: {}}",
+        "model={kind: mlp, hidden: [6]}",
+        NONE,
+        "silos.birch.private_tasks=own.yaml",
+        "training.learning_rate=1.0",
+        "training.rounds=6",
+    )
 
 
 def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_path: Path) -> None:
@@ -192,17 +197,19 @@ def test_a_sweep_goes_on_where_it_stopped_and_says_what_it_costs(
     assert "epsilon 2 at delta 0.0001" in said and tried == [3, 4, 4]
     found = compare(job_file, None, [])
     assert {(g.arm, g.epsilon, g.score.count) for g in found.groups} == {
-        ("federated", 2.0, 1), ("local", 2.0, 2),
-    }  # fmt: skip
+        ("federated", 2.0, 1),
+        ("local", 2.0, 2),
+    }
     assert next(g for g in found.groups if g.arm == "federated").gain.count == 1  # type: ignore[union-attr]
 
 
 def test_impossible_sweeps_are_refused(make_job: MakeJob) -> None:
     job_file = make_job()
     for epsilon, seeds, arms, said in (
-        ("x", 1, "local", "no list of budgets"), ("1", 1, "alone", "no arm 'alone'"),
+        ("x", 1, "local", "no list of budgets"),
+        ("1", 1, "alone", "no arm 'alone'"),
         ("-1", 1, "local", "epsilon"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(JobError, match=said):
             run_sweep(job_file, [], epsilon, seeds, arms, 1)
     with pytest.raises(JobError, match="does not know which noise"):

@@ -139,8 +139,10 @@ def test_rows_at_fault_are_listed_for_the_silo_and_in_nothing_that_leaves_it(
     listed = out / "rejected_rows.csv"
     assert listed.stat().st_mode & 0o777 == 0o600
     assert listed.read_text().splitlines() == [
-        "row,assay,reason", "4,7,in a unit that does not convert", "5,7,about a number (~)",
-    ]  # fmt: skip
+        "row,assay,reason",
+        "4,7,in a unit that does not convert",
+        "5,7,about a number (~)",
+    ]
     assert json.loads((out / "report.json").read_text())["dropped_units"] == {CANARY: 1}
     for name in ("data.yaml", "manifest.json"):
         assert CANARY not in (out / name).read_text() and "row" not in (out / name).read_text()
@@ -258,7 +260,11 @@ def test_the_command_reports_counts_and_names_what_differs(
     other.write_text((EXAMPLE / "recipe.yaml").read_text().replace("4096", "2048"))
     code, said = run(other, "--against", str(tmp_path / "out" / "manifest.json"))
     assert code == 1 and "features.bits: 2048 here, 4096 there" in said
-    other.write_text((EXAMPLE / "recipe.yaml").read_text().replace("classes: 10", "classes: 9999")
-                     .replace("values: 25", "values: 9999"))  # fmt: skip
+    other.write_text(
+        (EXAMPLE / "recipe.yaml")
+        .read_text()
+        .replace("classes: 10", "classes: 9999")
+        .replace("values: 25", "values: 9999")
+    )
     code, said = run(other)
     assert code == 1 and "nothing is left to train on" in said

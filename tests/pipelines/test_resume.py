@@ -22,10 +22,13 @@ from tests.conftest import MakeJob
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's
 
 NO_NOISE = (
-    "privacy={noise: none}", "training.rounds=5", "training.local_steps=1",
-    "server={optimizer: momentum, learning_rate: 0.5}", "encryption.adapt_range=true",
+    "privacy={noise: none}",
+    "training.rounds=5",
+    "training.local_steps=1",
+    "server={optimizer: momentum, learning_rate: 0.5}",
+    "encryption.adapt_range=true",
     "encryption.range=64",
-)  # fmt: skip
+)
 
 
 class KillingSilo(Quiet):

@@ -29,9 +29,11 @@ def test_events_come_back_in_order_and_over_restarts(tmp_path: Path) -> None:
     log.note("refused", "run", 2, 1, error="FederationError", said="no")
     found = log.events()
     assert [(e.kind, e.round, e.attempt, e.silo) for e in found] == [
-        ("joined", 0, 0, "alder"), ("charged", 1, 1, "alder"), ("sent", 1, 1, "alder"),
+        ("joined", 0, 0, "alder"),
+        ("charged", 1, 1, "alder"),
+        ("sent", 1, 1, "alder"),
         ("refused", 2, 1, "alder"),
-    ]  # fmt: skip
+    ]
     assert (
         found[1].detail == {"epsilon": 0.5}
         and (tmp_path / "audit.sqlite").stat().st_mode & 0o777 == 0o600

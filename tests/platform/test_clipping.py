@@ -53,20 +53,32 @@ BOOK_KEPT = {
     "mlp": lambda: nn.Sequential(nn.Linear(FEATURES, 9), nn.ReLU(inplace=True), nn.Linear(9, 3)),
     "no bias": lambda: nn.Linear(FEATURES, CLASSES, bias=False),
     "frozen weight": frozen_first,
-    "three dimensions": lambda: Reshaped((2, 24), nn.Linear(24, 30), nn.Tanh(), nn.Flatten(), nn.Linear(60, 3)),
-    "four dimensions": lambda: Reshaped((2, 4, 6), nn.Linear(6, 5), nn.Tanh(), nn.Flatten(), nn.Linear(40, 3)),
+    "three dimensions": lambda: Reshaped(
+        (2, 24), nn.Linear(24, 30), nn.Tanh(), nn.Flatten(), nn.Linear(60, 3)
+    ),
+    "four dimensions": lambda: Reshaped(
+        (2, 4, 6), nn.Linear(6, 5), nn.Tanh(), nn.Flatten(), nn.Linear(40, 3)
+    ),
     "long": lambda: Reshaped((24, 2), nn.Linear(2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(48, 3)),
     "conv 1d": lambda: Reshaped(
-        (3, 16), nn.Conv1d(3, 5, 4, stride=2, padding=3, dilation=2), nn.ReLU(), nn.Flatten(),
+        (3, 16),
+        nn.Conv1d(3, 5, 4, stride=2, padding=3, dilation=2),
+        nn.ReLU(),
+        nn.Flatten(),
         nn.Linear(40, CLASSES),
     ),
     "conv 2d": lambda: Reshaped(
-        (3, 4, 4), nn.Conv2d(3, 6, (3, 2), stride=(1, 2), padding=(1, 0)), nn.ReLU(inplace=True),
-        nn.Conv2d(6, 40, 2), nn.Tanh(), nn.Flatten(), nn.Linear(120, CLASSES),
+        (3, 4, 4),
+        nn.Conv2d(3, 6, (3, 2), stride=(1, 2), padding=(1, 0)),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(6, 40, 2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(120, CLASSES),
     ),
     "shared": Shared,
     "dropout": lambda: nn.Sequential(nn.Linear(FEATURES, 20), nn.Dropout(0.5), nn.Linear(20, 3)),
-}  # fmt: skip
+}
 GHOSTED = {
     "layer norm": lambda: nn.Sequential(nn.Linear(FEATURES, 8), nn.LayerNorm(8), nn.Linear(8, 3)),
     "group norm": lambda: Reshaped(
@@ -78,7 +90,7 @@ GHOSTED = {
     "same padding": lambda: Reshaped(
         (3, 16), nn.Conv1d(3, 2, 3, padding="same"), nn.Flatten(), nn.Linear(32, CLASSES)
     ),
-}  # fmt: skip
+}
 
 
 def batch(records: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -72,23 +72,39 @@ def test_the_fingerprint_knows_the_records_and_not_their_order(
     ("change", "said"),
     [
         (lambda t: t.drop_columns("mean_radius"), "column 'mean_radius' is missing. Rename"),
-        (lambda t: t.append_column("mean_radius", t["mean_texture"]), "'mean_radius' is there 2 times"),
-        (lambda t: t.set_column(0, "mean_radius", pa.array([CANARY] * len(t))),
-         "column 'mean_radius' is string, expected a number"),
-        (lambda t: t.set_column(0, "mean_radius", pa.array([None] + [1.0] * (len(t) - 1))),
-         "column 'mean_radius' has missing, NaN or infinite values"),
+        (
+            lambda t: t.append_column("mean_radius", t["mean_texture"]),
+            "'mean_radius' is there 2 times",
+        ),
+        (
+            lambda t: t.set_column(0, "mean_radius", pa.array([CANARY] * len(t))),
+            "column 'mean_radius' is string, expected a number",
+        ),
+        (
+            lambda t: t.set_column(0, "mean_radius", pa.array([None] + [1.0] * (len(t) - 1))),
+            "column 'mean_radius' has missing, NaN or infinite values",
+        ),
         (lambda t: t.set_column(0, "mean_radius", pa.array([np.nan] * len(t))), "NaN or infinite"),
         (lambda t: t.set_column(0, "mean_radius", pa.array([np.inf] * len(t))), "NaN or infinite"),
-        (lambda t: t.set_column(5, "diagnosis", pa.array([CANARY] * len(t))),
-         "has values that are not in data.target.classes (malignant, benign)"),
-        (lambda t: t.set_column(5, "diagnosis", pa.array([1] * len(t))),
-         "column 'diagnosis' is int64, expected text"),
-        (lambda t: t.set_column(4, "patient", pa.array([0.5] * len(t))),
-         "column 'patient' is double, expected an integer (data.folds.key)"),
+        (
+            lambda t: t.set_column(5, "diagnosis", pa.array([CANARY] * len(t))),
+            "has values that are not in data.target.classes (malignant, benign)",
+        ),
+        (
+            lambda t: t.set_column(5, "diagnosis", pa.array([1] * len(t))),
+            "column 'diagnosis' is int64, expected text",
+        ),
+        (
+            lambda t: t.set_column(4, "patient", pa.array([0.5] * len(t))),
+            "column 'patient' is double, expected an integer (data.folds.key)",
+        ),
         (lambda t: t.slice(0, 0), "has no records"),
-        (lambda t: t.set_column(4, "patient", pa.array([7] * len(t))), "fold of alder.parquet is empty"),
+        (
+            lambda t: t.set_column(4, "patient", pa.array([7] * len(t))),
+            "fold of alder.parquet is empty",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_breaks_the_contract_is_named(
     tables,
     contract,
@@ -163,9 +179,10 @@ def test_molecules_stand_in_the_order_of_the_folds(make_job: MakeJob, tmp_path: 
     """Unreadable ones dropped, and scaffolds kept together: each name must be of its own features."""
     told = "data.features={kind: ecfp, bits: 256}", "data.unparsable=drop"
     contract = make_job(
-        *told, "data.folds={kind: scaffold, salt: s1, test_fraction: 0.5}",
+        *told,
+        "data.folds={kind: scaffold, salt: s1, test_fraction: 0.5}",
         "data.target={column: y, classes: [0, 1]}",
-    ).job.data  # fmt: skip
+    ).job.data
     rings = ["c1ccccc1", "C1CCCCC1", "c1ccncc1", "C1CCOC1", "c1ccoc1", "C1CC1"]
     smiles = [f"{'C' * n}{ring}" for ring in rings for n in range(1, 5)]
     smiles[5:5] = ["not a molecule"]

@@ -44,10 +44,12 @@ def test_order_does_not_count_and_records_do() -> None:
     assert fingerprints(table.take([2, 0, 1]))[0] == GOLDEN
     assert fingerprints(table.select(["x", "n", "name"]))[0] == GOLDEN
     for other in (
-        table.slice(1), table.rename_columns(["name", "y", "n"]),
-        pa.table(BASE | {"n": pa.array([1, 2, 4])}), pa.table(BASE | {"name": pa.array(["b", "a", ""])}),
+        table.slice(1),
+        table.rename_columns(["name", "y", "n"]),
+        pa.table(BASE | {"n": pa.array([1, 2, 4])}),
+        pa.table(BASE | {"name": pa.array(["b", "a", ""])}),
         pa.table(BASE | {"x": pa.array([None, 1.5, 0.0])}),
-    ):  # fmt: skip
+    ):
         assert fingerprints(other)[0] != GOLDEN
 
 

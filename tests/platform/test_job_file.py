@@ -51,13 +51,21 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("model.hidden", [3], "model.hidden: unknown key. Known here: kind."),
         ("training.rounds", ..., "training.rounds: is missing. Add it."),
         ("privacy.noise", ..., "privacy: the key 'noise' is missing. Add it."),
-        ("privacy.noise", "gaussian", "privacy: 'gaussian' is not known. Take one of: 'local', 'shared', 'none'"),
+        (
+            "privacy.noise",
+            "gaussian",
+            "privacy: 'gaussian' is not known. Take one of: 'local', 'shared', 'none'",
+        ),
         ("privacy.epsilon", 0, "privacy.epsilon: input should be greater than 0"),
         ("privacy.epsilon", float("inf"), "privacy.epsilon: input should be a finite number"),
         ("privacy.epsilon", "three", "privacy.epsilon: input should be a valid number"),
         ("privacy.delta", 1, "privacy.delta: input should be less than 0.5"),
         ("training.rounds", 2.5, "training.rounds: input should be a valid integer"),
-        ("training.sampling_rate", 1.5, "training.sampling_rate: input should be less than or equal to 1"),
+        (
+            "training.sampling_rate",
+            1.5,
+            "training.sampling_rate: input should be less than or equal to 1",
+        ),
         ("silos.0.name", "Alder & Co", "silos.0.name: string should match"),
         ("silos.2.name", "alder", "two silos have the same name, 'alder'"),
         ("silos.2.data", "alder.parquet", "two silos have the same data"),
@@ -67,8 +75,16 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("data.target.classes", ["a", 1], "classes must be all text or all integers"),
         ("data.folds", {"kind": "scaffold", "salt": "x"}, "folds.kind scaffold needs features"),
         ("quorum", 4, "quorum is 4, with 3 silos"),
-        ("data.features.columns.mean_radius.scale", 0, "mean_radius.scale: input should be greater"),
-        ("model", {"kind": "factory", "factory": "mine"}, "model.factory: write it as module:function"),
+        (
+            "data.features.columns.mean_radius.scale",
+            0,
+            "mean_radius.scale: input should be greater",
+        ),
+        (
+            "model",
+            {"kind": "factory", "factory": "mine"},
+            "model.factory: write it as module:function",
+        ),
         ("privacy.noise", "shared", "takes one step a round: write training.local_steps: 1"),
         ("encryption", {"range": 1e307}, "encryption.range: write a number from 1e-12 to 1e12"),
         ("encryption", {"range": 1e-307}, "encryption.range: write a number from 1e-12 to 1e12"),
@@ -80,7 +96,7 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("silos.1.data", "./alder.parquet", "have the same data"),
         ("training.rounds", 1_000_000, "less than or equal to"),
     ],
-)  # fmt: skip
+)
 def test_a_fault_has_its_place_and_its_mend(
     tmp_path: Path, keys: str, value: Any, said: str
 ) -> None:
@@ -127,9 +143,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_overrides(make_job: MakeJob) -> None:
     job_file = make_job(
-        "training.rounds=5", "silos.birch.epsilon=1.5", "silos.2.data=/else/c.parquet",
-        "server.optimizer=momentum", "data.target.classes=[malignant, benign]",
-    )  # fmt: skip
+        "training.rounds=5",
+        "silos.birch.epsilon=1.5",
+        "silos.2.data=/else/c.parquet",
+        "server.optimizer=momentum",
+        "data.target.classes=[malignant, benign]",
+    )
     job = job_file.job
     assert job.training.rounds == 5 and job.server.optimizer == "momentum"
     assert job.silo("birch").epsilon == 1.5 and job.silo("cedar").data == "/else/c.parquet"

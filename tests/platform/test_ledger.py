@@ -221,8 +221,9 @@ def rewritten(path: Path, budget: str, signer: Identity | None) -> None:
             signature = signer.sign(hash_.encode()) if signer else None
             db.execute(
                 "UPDATE entries SET content = ?, previous = ?, hash = ?, signature = ? "
-                "WHERE number = ?", (changed, previous, hash_, signature, number),
-            )  # fmt: skip
+                "WHERE number = ?",
+                (changed, previous, hash_, signature, number),
+            )
             previous = hash_
     db.close()
 
@@ -244,12 +245,15 @@ def test_a_rewritten_chain_needs_the_silos_own_signature(
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("UPDATE entries SET signature = NULL WHERE number = 3", "entry 3 of the ledger .* is not signed"),
+        (
+            "UPDATE entries SET signature = NULL WHERE number = 3",
+            "entry 3 of the ledger .* is not signed",
+        ),
         ("UPDATE entries SET signature = zeroblob(3373) WHERE number = 3", "signature of entry 3"),
         ("UPDATE entries SET signature = zeroblob(3373) WHERE number = 2", "signature of entry 2"),
         ("DELETE FROM signers", "signature of entry"),
     ],
-)  # fmt: skip
+)
 def test_signatures_that_are_missing_or_wrong_are_named(
     tmp_path: Path, accountant: Accountant, statement: str, said: str
 ) -> None:
@@ -342,8 +346,14 @@ def test_held_out_records_have_charges_of_their_own_and_the_larger_spend_counts(
     the held-out ones out less."""
     ledger, plan = open_ledger(tmp_path), privacy_plan(50.0)
     lax = Accountant(plan)
-    held_out = replace(plan, sampling_rate=1.0, noise_multiplier=40.0, rounds=2,
-                       rounds_within_budget=2, epsilon=9.0)  # fmt: skip
+    held_out = replace(
+        plan,
+        sampling_rate=1.0,
+        noise_multiplier=40.0,
+        rounds=2,
+        rounds_within_budget=2,
+        epsilon=9.0,
+    )
     evaluated = Accountant(held_out)
     with pytest.raises(LedgerError, match="has reserved no plan"):
         ledger.charge("job", 1, 1, evaluated, "held-out")
@@ -362,8 +372,14 @@ def test_held_out_records_have_charges_of_their_own_and_the_larger_spend_counts(
 
 def test_a_lifetime_limit_holds_for_held_out_records(tmp_path: Path) -> None:
     ledger, plan = open_ledger(tmp_path), privacy_plan(50.0)
-    held_out = replace(plan, sampling_rate=1.0, noise_multiplier=5.0, rounds=20,
-                       rounds_within_budget=20, epsilon=9.0)  # fmt: skip
+    held_out = replace(
+        plan,
+        sampling_rate=1.0,
+        noise_multiplier=5.0,
+        rounds=20,
+        rounds_within_budget=20,
+        epsilon=9.0,
+    )
     one = round_divergences(held_out)
     ledger.set_limit(Limit(Limit(0.0, 1e-5).epsilon_of(10.5 * one), 1e-5))
     few = replace(plan, rounds=2, rounds_within_budget=2)
@@ -390,10 +406,11 @@ def test_no_limit_holds_for_a_table_that_was_used_without_privacy(tmp_path: Path
 @given(
     jobs=st.lists(
         st.tuples(st.floats(0.8, 5.0), st.floats(0.01, 1.0), st.integers(1, 300)),
-        min_size=1, max_size=5,
+        min_size=1,
+        max_size=5,
     ),
     delta=st.floats(1e-9, 1e-2),
-)  # fmt: skip
+)
 def test_the_filter_never_undercuts_the_tight_composition(
     jobs: list[tuple[float, float, int]], delta: float
 ) -> None:

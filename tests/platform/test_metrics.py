@@ -85,8 +85,9 @@ def test_held_out_records_are_looked_at_in_the_rounds_that_the_job_says(make_job
 )
 @given(
     record=st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=4, max_size=4),
-    label=st.integers(0, 1), scale=st.sampled_from([1.0, 1e3, float("nan")]),
-)  # fmt: skip
+    label=st.integers(0, 1),
+    scale=st.sampled_from([1.0, 1e3, float("nan")]),
+)
 def test_a_record_moves_the_held_out_sums_by_no_more_than_their_sensitivity(
     make_job: MakeJob, record: list[float], label: int, scale: float
 ) -> None:

@@ -76,9 +76,10 @@ def test_calibration_meets_the_budget_and_wastes_little(epsilon: float) -> None:
         lambda s: dp_accounting.SelfComposedDpEvent(
             dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.GaussianDpEvent(s)), 200
         ),
-        epsilon, 1e-4,
+        epsilon,
+        1e-4,
         bracket_interval=mechanism_calibration.ExplicitBracketInterval(0.5, 20),
-    )  # fmt: skip
+    )
     assert sigma == pytest.approx(theirs, rel=1e-3)
 
 

@@ -17,9 +17,15 @@ def test_a_line_says_who_where_and_when_and_nothing_that_is_not_public() -> None
     line = json.loads(stream.getvalue())
     assert line.pop("time").endswith("Z")
     assert line == {
-        "event": "charged", "job": "trial", "run": "run-1", "silo": "alder", "round": 2, "attempt": 1,
-        "epsilon": 0.5, "level": "info",
-    }  # fmt: skip
+        "event": "charged",
+        "job": "trial",
+        "run": "run-1",
+        "silo": "alder",
+        "round": 2,
+        "attempt": 1,
+        "epsilon": 0.5,
+        "level": "info",
+    }
 
 
 def test_a_log_that_cannot_be_written_ends_nothing() -> None:

@@ -99,9 +99,10 @@ def test_clipping_is_of_the_whole_record_however_many_labels_it_has() -> None:
     expected = [torch.zeros_like(p) for p in model.parameters()]
     for i in range(4):
         one = torch.autograd.grad(
-            loss(model(x[i : i + 1]), labels[i : i + 1]).sum(), list(model.parameters()),
+            loss(model(x[i : i + 1]), labels[i : i + 1]).sum(),
+            list(model.parameters()),
             materialize_grads=True,
-        )  # fmt: skip
+        )
         norm = torch.cat([g.flatten() for g in one]).norm()
         for total, g in zip(expected, one, strict=True):
             total += g * min(1.0, 0.1 / (float(norm) + 1e-6))
@@ -131,9 +132,10 @@ def test_private_heads_stay_out_of_vectors_and_digests(make_job: MakeJob) -> Non
 def test_a_private_head_gets_the_whole_noise(make_job: MakeJob, noise: str) -> None:
     """What is shared later depends on it. Leave the noise out, or take a share of it, and this fails."""
     job = make_job(
-        f"privacy={{noise: {noise}, epsilon: 3, delta: 1e-4}}", "training.local_steps=1",
+        f"privacy={{noise: {noise}, epsilon: 3, delta: 1e-4}}",
+        "training.local_steps=1",
         "model={kind: mlp, hidden: [6]}",
-    ).job  # fmt: skip
+    ).job
     own = plan(job, "birch")
     assert own
     model = build_model(job.model, 4, 1, seed=1, private=True, own=400)
@@ -294,7 +296,7 @@ def test_private_tasks_are_read_and_never_named(make_job: MakeJob, tmp_path: Pat
         (("data.target=null", "data.tasks={hit: {scale: 2}}"), "of regression tasks"),
         (("data.target=null", "data.tasks={mean_radius: {}}"), "both a feature and a label"),
     ],
-)  # fmt: skip
+)
 def test_jobs_that_cannot_be_are_refused(
     make_job: MakeJob, overrides: tuple[str, ...], said: str
 ) -> None:

@@ -26,9 +26,12 @@ def records(count: int, seed: int = 0) -> Fold:
 
 def section(**changes: object) -> TrainingSection:
     plain = {
-        "rounds": 1, "local_steps": 1, "sampling_rate": 1.0, "expected_batch_size": 40.0,
+        "rounds": 1,
+        "local_steps": 1,
+        "sampling_rate": 1.0,
+        "expected_batch_size": 40.0,
         "learning_rate": 0.5,
-    }  # fmt: skip
+    }
     return TrainingSection.model_validate(plain | changes)
 
 
@@ -119,9 +122,12 @@ def test_each_record_is_sampled_with_the_rate() -> None:
     net = build_model(Linear(kind="linear"), count, 2, seed=0, private=True)
     start = get_parameters(net)
     trainer = LocalTrainer(
-        net, data, section(sampling_rate=rate),
-        replace(PLAN, noise_multiplier=0.0, sampling_rate=rate), cryptographic_generator(),
-    )  # fmt: skip
+        net,
+        data,
+        section(sampling_rate=rate),
+        replace(PLAN, noise_multiplier=0.0, sampling_rate=rate),
+        cryptographic_generator(),
+    )
     samples = np.array([trainer.train(start)[:count] != 0 for _ in range(60)])
     per_step = samples.sum(axis=1)
     assert per_step.mean() == pytest.approx(count * rate, rel=0.05)

@@ -68,8 +68,14 @@ def audit(
     """
     random = np.random.default_rng()
     coins = random.random(canaries) < 0.5
-    white, black = _train(job, plan if noise else replace(plan, noise_multiplier=0.0,
-                          count_noise=0.0, share=1e-9 * plan.share), canaries, coins)  # fmt: skip
+    white, black = _train(
+        job,
+        plan
+        if noise
+        else replace(plan, noise_multiplier=0.0, count_noise=0.0, share=1e-9 * plan.share),
+        canaries,
+        coins,
+    )
     return {
         "white box": bound(white, coins, plan.delta),
         "black box": bound(black, coins, plan.delta),

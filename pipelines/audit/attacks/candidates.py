@@ -27,9 +27,16 @@ TINY = 1e-30
 
 
 def identify(
-    model: nn.Module, fold: Fold, plan: PrivacyPlan, candidates: int = 256, *,
-    noise: bool = True, trials: int = 2000, seed: int = 0, loss: RecordLoss = classification,
-) -> Figure:  # fmt: skip
+    model: nn.Module,
+    fold: Fold,
+    plan: PrivacyPlan,
+    candidates: int = 256,
+    *,
+    noise: bool = True,
+    trials: int = 2000,
+    seed: int = 0,
+    loss: RecordLoss = classification,
+) -> Figure:
     """How often the candidate is named; the floor is a guess among them.
 
     Args:

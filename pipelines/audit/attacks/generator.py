@@ -105,9 +105,14 @@ def attack(victim: Victim, federations: int, rounds: int, *, noise: bool) -> Att
         if min(map(len, (a, b, public, held_out))) < LEAST or len(others) < 2:
             return None
         participant = Participant(
-            Fold(x[others], labels[others]), victim.labelling, wanted, low, high, binary,
+            Fold(x[others], labels[others]),
+            victim.labelling,
+            wanted,
+            low,
+            high,
+            binary,
             rounds=rounds,
-        )  # fmt: skip
+        )
         pair = []
         for part, own, twin in zip(sets, (a, b), (b, a), strict=True):
             model, trainer = _silo(victim, Fold(x[part], labels[part]), seed, noise)
@@ -152,9 +157,12 @@ def _mean(scores: list[Closeness]) -> Closeness:
 
 
 def made(
-    model: nn.Module, victim: LocalTrainer, participant: Participant, section: ServerSection,
+    model: nn.Module,
+    victim: LocalTrainer,
+    participant: Participant,
+    section: ServerSection,
     seed: int = 0,
-) -> Records:  # fmt: skip
+) -> Records:
     """Records [MADE, features] of the wanted class, from a federation of victim and participant.
 
     Args:
@@ -166,9 +174,15 @@ def made(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         maker = nn.Sequential(
-            nn.Linear(32, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 128),
-            nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, features), nn.Sigmoid(),
-        )  # fmt: skip
+            nn.Linear(32, 128),
+            nn.BatchNorm1d(128),
+            nn.ReLU(),
+            nn.Linear(128, 128),
+            nn.BatchNorm1d(128),
+            nn.ReLU(),
+            nn.Linear(128, features),
+            nn.Sigmoid(),
+        )
     optimizer = torch.optim.Adam(maker.parameters(), lr=1e-3, betas=(0.5, 0.9))
     low, span = participant.low, participant.high - participant.low
 
@@ -206,9 +220,12 @@ def made(
 
 
 def _poisoned(
-    model: nn.Module, participant: Participant, pool: torch.Tensor,
-    blurred: Callable[[torch.Tensor], torch.Tensor], generator: torch.Generator,
-) -> npt.NDArray[np.float32]:  # fmt: skip
+    model: nn.Module,
+    participant: Participant,
+    pool: torch.Tensor,
+    blurred: Callable[[torch.Tensor], torch.Tensor],
+    generator: torch.Generator,
+) -> npt.NDArray[np.float32]:
     """The participant's own training: its records, and made ones under another label."""
     x = torch.from_numpy(participant.own.features)
     y = torch.from_numpy(participant.own.labels)

@@ -45,9 +45,15 @@ class Effort:
 
 
 def match(
-    model: nn.Module, update: list[Tensor], labels: Tensor, features: int, effort: Effort,
-    local: Local | None = None, seed: int = 0, loss: RecordLoss = classification,
-) -> tuple[Tensor, float]:  # fmt: skip
+    model: nn.Module,
+    update: list[Tensor],
+    labels: Tensor,
+    features: int,
+    effort: Effort,
+    local: Local | None = None,
+    seed: int = 0,
+    loss: RecordLoss = classification,
+) -> tuple[Tensor, float]:
     """The records [B, features] that explain the update best, and their 1 - cosine.
 
     Args:
@@ -91,9 +97,14 @@ def match(
 
 
 def labels_from_bias(
-    model: nn.Module, bias: Tensor, records: int, features: int, effort: Effort,
-    labelling: Labelling, seed: int = 0,
-) -> Tensor:  # fmt: skip
+    model: nn.Module,
+    bias: Tensor,
+    records: int,
+    features: int,
+    effort: Effort,
+    labelling: Labelling,
+    seed: int = 0,
+) -> Tensor:
     """Labels [B, ...] from the last bias's gradient, [outputs], a sum.
 
     What the model predicts on records the attacker makes up stands for what it predicted.

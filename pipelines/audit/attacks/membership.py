@@ -88,9 +88,14 @@ def tpr_at(scores: Reals, members: Bools, fpr: float) -> float:
 
 
 def rates(
-    scores: Reals, members: Bools, fpr: float, *, resamples: int = 100, seed: int = 0,
+    scores: Reals,
+    members: Bools,
+    fpr: float,
+    *,
+    resamples: int = 100,
+    seed: int = 0,
     among: int = 1,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """TPR at that FPR over all targets together, with a bootstrap interval over the targets.
 
     Args:

@@ -151,9 +151,12 @@ def _trained(texts: Sequence[str], job: Job, plan: PrivacyPlan | None, steps: in
         model = LanguageModel()
     silos = len(job.silos)
     training = TrainingSection(
-        rounds=steps, local_steps=1, sampling_rate=RATE, learning_rate=1.0,
+        rounds=steps,
+        local_steps=1,
+        sampling_rate=RATE,
+        learning_rate=1.0,
         expected_batch_size=RATE * len(texts) / silos,
-    )  # fmt: skip
+    )
     own = None if plan is None else _own_plan(plan, steps, silos)
     trainers = [
         LocalTrainer(
@@ -177,9 +180,15 @@ def _own_plan(plan: PrivacyPlan, steps: int, silos: int) -> PrivacyPlan:
     if plan.share:
         sigma /= math.sqrt(silos)
     return replace(
-        plan, sampling_rate=RATE, noise_multiplier=sigma, steps_per_round=1, rounds=steps,
-        rounds_within_budget=steps, share=0.0, count_noise=0.0,
-    )  # fmt: skip
+        plan,
+        sampling_rate=RATE,
+        noise_multiplier=sigma,
+        steps_per_round=1,
+        rounds=steps,
+        rounds_within_budget=steps,
+        share=0.0,
+        count_noise=0.0,
+    )
 
 
 def _exposure(model: LanguageModel, kind: Sequence[str]) -> Figure:

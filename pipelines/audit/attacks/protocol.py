@@ -69,10 +69,14 @@ class Consortium:
             frame
             for name, vector in zip(self.roster, self.integers, strict=True)
             for frame in encrypt_parts(
-                exchange, name, lambda where, v=vector: v[where], self.cipher,  # type: ignore[misc]
-                self.seeds[name].open(exchange, self.hashing), self.identities[name],
+                exchange,
+                name,
+                vector.__getitem__,
+                self.cipher,
+                self.seeds[name].open(exchange, self.hashing),
+                self.identities[name],
             )
-        ]  # fmt: skip
+        ]
 
     def aggregator(self, exchange: Exchange) -> Aggregator:
         one = Aggregator()
@@ -125,9 +129,13 @@ def _refused(attempt: Callable[[], object]) -> str:
 
 
 def _forged(
-    one: Consortium, exchange: Exchange, uploads: list[pa.Buffer],
-    other: Exchange | None = None, others: list[pa.Buffer] | None = None, adding: bool = False,
-) -> list[pa.Buffer]:  # fmt: skip
+    one: Consortium,
+    exchange: Exchange,
+    uploads: list[pa.Buffer],
+    other: Exchange | None = None,
+    others: list[pa.Buffer] | None = None,
+    adding: bool = False,
+) -> list[pa.Buffer]:
     """A total of whatever uploads, by an aggregator that skips every check of its own."""
     made = Sum(exchange)
     for of, frames in ((exchange, uploads), (other or exchange, others or [])):

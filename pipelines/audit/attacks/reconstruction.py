@@ -97,9 +97,11 @@ class Reconstruction:
         self._train, self._classes = victim.data.train, victim.labelling.classes
         binary = scores.is_binary(self._train.features[:200])
         self._effort = Effort(
-            iterations=iterations, restarts=2,
-            low=0.0 if binary else -CLIP, high=1.0 if binary else CLIP,
-        )  # fmt: skip
+            iterations=iterations,
+            restarts=2,
+            low=0.0 if binary else -CLIP,
+            high=1.0 if binary else CLIP,
+        )
         self._binary = binary
         self._span = self._effort.high - self._effort.low
         self._pool = self._train.features.astype(np.float64)
@@ -145,8 +147,10 @@ class Reconstruction:
         layers = Layers.of(self._victim.model("planted"))
         return [
             self._tried("imprint", "planted", batch, defence, layers)
-            for batch in batches if batch <= len(self._train) for defence in DEFENCES
-        ]  # fmt: skip
+            for batch in batches
+            if batch <= len(self._train)
+            for defence in DEFENCES
+        ]
 
     def participant(self, batch: int) -> list[Evidence]:
         """What a silo learns from the total by taking its own update off, by defence.
@@ -185,14 +189,21 @@ class Reconstruction:
             got.append(guessed if found is None else scores.paired(found, one, guessed))
         truth, guessed, obtained = (np.concatenate(part) for part in (true, guess, got))
         self._keep(
-            f"{attack}, {checkpoint} model, batch of {batch}, {defence}", chosen, truth, obtained,
+            f"{attack}, {checkpoint} model, batch of {batch}, {defence}",
+            chosen,
+            truth,
+            obtained,
             guessed,
-        )  # fmt: skip
+        )
         return Evidence(
-            attack, "participant" if attack == "subtraction" else "server", defence, checkpoint,
-            self._figures(truth, obtained, guessed), f"batch of {batch}{self._steps}",
+            attack,
+            "participant" if attack == "subtraction" else "server",
+            defence,
+            checkpoint,
+            self._figures(truth, obtained, guessed),
+            f"batch of {batch}{self._steps}",
             time.perf_counter() - started,
-        )  # fmt: skip
+        )
 
     def _attack(
         self, attack: str, checkpoint: str, rows: list[int], defence: Defence, layers: Layers
@@ -220,9 +231,14 @@ class Reconstruction:
             tolerances = (1e-4,) if attack != "subtraction" else (1e-4, 1e-3, 1e-2)
             for tolerance in tolerances:
                 found = recover(
-                    weight, bias, len(rows), layers.first, output, tolerance=tolerance,
+                    weight,
+                    bias,
+                    len(rows),
+                    layers.first,
+                    output,
+                    tolerance=tolerance,
                     seconds=self._seconds / len(tolerances),
-                )  # fmt: skip
+                )
                 record = record if found.records is None else found.records
         if record is None:
             return None
@@ -269,7 +285,9 @@ class Reconstruction:
         named = scores.identified(got, true, self._pool)
         count, guessed = len(true), scores.identified(guess, true, self._pool)
         figures = {
-            "exact records": proportion(exact, count, scores.exact(guess, true, self._span) / count),
+            "exact records": proportion(
+                exact, count, scores.exact(guess, true, self._span) / count
+            ),
             # Whatever knows nothing of the record hits it once in as many times as there are records.
             "identified": proportion(
                 named, count, max(guessed / count, 1 / len(self._pool)), among=CELLS
@@ -277,7 +295,7 @@ class Reconstruction:
             "PSNR (dB)": Figure(
                 scores.psnr(got, true, self._span), floor=scores.psnr(guess, true, self._span)
             ),
-        }  # fmt: skip
+        }
         if self._binary:
             figures["Tanimoto"] = Figure(
                 scores.tanimoto(got, true), floor=scores.tanimoto(guess, true)

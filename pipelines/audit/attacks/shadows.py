@@ -72,9 +72,7 @@ def train_shard(shard: Shard) -> None:
     partial = Path(f"{shard.path}.partial")
     opened = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     with open(opened, "wb") as file:
-        np.savez(
-            file, statistics=said.statistics, losses=said.losses, population=of_others.losses,
-        )  # fmt: skip
+        np.savez(file, statistics=said.statistics, losses=said.losses, population=of_others.losses)
         file.flush()
         os.fsync(file.fileno())
     partial.rename(shard.path)
@@ -114,9 +112,15 @@ def mislabelled(job: Job, data: SiloData) -> tuple[Labels, npt.NDArray[np.bool_]
 
 
 def shadows(
-    job: Job, silo: str, folder: str, data: SiloData, into: Path, models: int, recipe: Recipe,
+    job: Job,
+    silo: str,
+    folder: str,
+    data: SiloData,
+    into: Path,
+    models: int,
+    recipe: Recipe,
     trained: Callable[[], None],
-) -> dict[str, Shadows]:  # fmt: skip
+) -> dict[str, Shadows]:
     """Train what is missing, and read all shards: what the models say, by view of a record
     (`blindsum.pipelines.audit.labelling.Labelling.views`). Records without a label in a view have NaN.
 

@@ -47,9 +47,17 @@ class Recovery:
 
 
 def recover(
-    weight: Tensor, bias: Tensor, records: int, layer: nn.Linear, output: nn.Linear | None = None,
-    *, tolerance: float = 1e-4, disagreeing: float = 0.1, seconds: float = 30.0, seed: int = 0,
-) -> Recovery:  # fmt: skip
+    weight: Tensor,
+    bias: Tensor,
+    records: int,
+    layer: nn.Linear,
+    output: nn.Linear | None = None,
+    *,
+    tolerance: float = 1e-4,
+    disagreeing: float = 0.1,
+    seconds: float = 30.0,
+    seed: int = 0,
+) -> Recovery:
     """The records behind a first layer's gradient.
 
     Args:

@@ -56,9 +56,13 @@ class Stack:
         return self._forward(features.expand(len(self.weights[0]), -1, -1))[-1]
 
     def train(
-        self, features: Tensor, labels: Tensor, members: Tensor, recipe: Recipe,
+        self,
+        features: Tensor,
+        labels: Tensor,
+        members: Tensor,
+        recipe: Recipe,
         generator: torch.Generator,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Take all steps.
 
         Args:

@@ -65,9 +65,13 @@ def _score(victim: Victim, plan: PrivacyPlan | None, seed: int) -> float | None:
         job.model, victim.features, victim.outputs, seed=job.seed + seed, private=False
     )
     trainer = LocalTrainer(
-        model, victim.data.train, job.training, plan, cryptographic_generator(),
+        model,
+        victim.data.train,
+        job.training,
+        plan,
+        cryptographic_generator(),
         victim.labelling.loss,
-    )  # fmt: skip
+    )
     vector = get_parameters(model)
     server = ServerOptimizer(job.server, vector.size)
     for _ in range(victim.plan.rounds_within_budget):

@@ -73,33 +73,52 @@ def as_page(found: Audit, run: str) -> str:
     plan = found.plan
     parts = [
         f"<h1>Audit of {html.escape(job.name)}</h1>",
-        (f"<p>Silo {html.escape(found.silo)}, {html.escape(run)}, {found.depth.name} audit, "
-        f"{found.seconds:.0f} s, blindsum {version('blindsum')}. This job has: <b>{OWN[own]}</b>, "
-        f"epsilon {plan.epsilon:g} at delta {plan.delta:g} where there is privacy.</p>"),
-        ("<p class=note>These figures come from private records and are not differentially "
-        "private. The silo's owner decides who sees them. A failed attack is no proof: a better one "
-        "may succeed. What is proven is the privacy plan and the encryption's hardness.</p>"),
-        "<h2>Attacks and defences</h2>", _matrix(found),
-        ("<p class=legend>Worst over checkpoints and batches, with the 95 % interval; in grey what "
-        "guessing from public knowledge gives. Red: the attack did better than guessing.</p>"),
-        "<h2>Does the training keep its epsilon?</h2>", _bounds(found),
-    ]  # fmt: skip
+        (
+            f"<p>Silo {html.escape(found.silo)}, {html.escape(run)}, {found.depth.name} audit, "
+            f"{found.seconds:.0f} s, blindsum {version('blindsum')}. This job has: <b>{OWN[own]}</b>, "
+            f"epsilon {plan.epsilon:g} at delta {plan.delta:g} where there is privacy.</p>"
+        ),
+        (
+            "<p class=note>These figures come from private records and are not differentially "
+            "private. The silo's owner decides who sees them. A failed attack is no proof: a better one "
+            "may succeed. What is proven is the privacy plan and the encryption's hardness.</p>"
+        ),
+        "<h2>Attacks and defences</h2>",
+        _matrix(found),
+        (
+            "<p class=legend>Worst over checkpoints and batches, with the 95 % interval; in grey what "
+            "guessing from public knowledge gives. Red: the attack did better than guessing.</p>"
+        ),
+        "<h2>Does the training keep its epsilon?</h2>",
+        _bounds(found),
+    ]
     if found.curves:
         parts += [
-            "<h2>Who was in the training data</h2>", embedded(_membership(found)),
+            "<h2>Who was in the training data</h2>",
+            embedded(_membership(found)),
             _table(
-                ("attack", "defence", "TPR at 1 % FPR", "TPR at 0.1 %", "TPR at 0", "precision at 0.1 %",
-                 "canaries, 1 %"),
+                (
+                    "attack",
+                    "defence",
+                    "TPR at 1 % FPR",
+                    "TPR at 0.1 %",
+                    "TPR at 0",
+                    "precision at 0.1 %",
+                    "canaries, 1 %",
+                ),
                 _membership_rows(found.findings.evidence),
             ),
-        ]  # fmt: skip
+        ]
     if found.tradeoff:
         parts += [
-            "<h2>What privacy costs</h2>", embedded(_costs(found.tradeoff, plan.epsilon, found.score)),
-            (f"<p class=legend>Held-out {found.score} of models trained on this silo's records alone, with "
-            f"the noise that reaches the mean of {len(job.silos)} silos of its kind; mean and 95 % "
-            f"interval over {found.depth.models} models. <code>blindsum run</code> trains the real one.</p>"),
-        ]  # fmt: skip
+            "<h2>What privacy costs</h2>",
+            embedded(_costs(found.tradeoff, plan.epsilon, found.score)),
+            (
+                f"<p class=legend>Held-out {found.score} of models trained on this silo's records alone, with "
+                f"the noise that reaches the mean of {len(job.silos)} silos of its kind; mean and 95 % "
+                f"interval over {found.depth.models} models. <code>blindsum run</code> trains the real one.</p>"
+            ),
+        ]
     parts += [
         "<h2>An aggregator that alters the sum</h2>",
         _table(
@@ -114,19 +133,20 @@ def as_page(found: Audit, run: str) -> str:
         if found.planted
         else "<p class=bad>This silo would accept it: no approval of its owner is asked for (blindsum "
         "silo init).</p>",
-        "<h2>Every attack</h2>", _all(found.findings.evidence),
+        "<h2>Every attack</h2>",
+        _all(found.findings.evidence),
         "<h2>What was not tested</h2>",
-        "<ul>" + "".join(f"<li>{html.escape(one)}</li>" for one in found.findings.not_tested) + "</ul>",
-    ]  # fmt: skip
+        "<ul>"
+        + "".join(f"<li>{html.escape(one)}</li>" for one in found.findings.not_tested)
+        + "</ul>",
+    ]
     return PAGE.format(title=f"Audit of {html.escape(job.name)}", body="\n".join(parts))
 
 
 def _matrix(found: Audit) -> str:
     rows = []
     for row in ROWS:
-        cells = [
-            _cell(worst(found.findings.evidence, row, defence)) for defence in DEFENCES
-        ]  # fmt: skip
+        cells = [_cell(worst(found.findings.evidence, row, defence)) for defence in DEFENCES]
         if any(cells):
             rows.append(
                 (row.adversary, f"<b>{row.attack}</b><br>{row.meaning}", row.figure, *cells)
@@ -136,9 +156,10 @@ def _matrix(found: Audit) -> str:
 
 def worst(evidence: Iterable[Evidence], row: Row, defence: str) -> Figure | None:
     of_row = [
-        e.figures[row.figure] for e in evidence
+        e.figures[row.figure]
+        for e in evidence
         if (e.adversary, e.attack, e.defence) == (row.adversary, row.attack, defence)
-    ]  # fmt: skip
+    ]
     return max(of_row, key=lambda f: -f.value if f.less else f.value, default=None)
 
 
@@ -167,9 +188,15 @@ def _bounds(found: Audit) -> str:
         claimed = "none" if name == "without noise" else f"{found.plan.epsilon:g}"
         for view, bound in views.items():
             rows.append(
-                (name, view, claimed, f"{bound.epsilon:.2f}", f"{bound.gaussian:.2f}",
-                 f"{bound.right} of {bound.guesses}")
-            )  # fmt: skip
+                (
+                    name,
+                    view,
+                    claimed,
+                    f"{bound.epsilon:.2f}",
+                    f"{bound.gaussian:.2f}",
+                    f"{bound.right} of {bound.guesses}",
+                )
+            )
     planned, promised = found.bounds.get("as planned", {}).values(), found.plan.epsilon
     verdict = "<p>Nothing found contradicts the plan.</p>"
     if any(b.gaussian > promised for b in planned):
@@ -177,17 +204,26 @@ def _bounds(found: Audit) -> str:
     if any(b.epsilon > promised for b in planned):
         verdict = "<p class=bad>More was found than the plan allows: it is not kept.</p>"
     return verdict + _table(
-        ("run", "auditor", "epsilon claimed", "epsilon at least", "at least, if Gaussian",
-         "right guesses"),
+        (
+            "run",
+            "auditor",
+            "epsilon claimed",
+            "epsilon at least",
+            "at least, if Gaussian",
+            "right guesses",
+        ),
         rows,
-    )  # fmt: skip
+    )
 
 
 def _membership_rows(evidence: Iterable[Evidence]) -> list[tuple[str, ...]]:
     names = (
-        "TPR at 1 % FPR", "TPR at 0.1 % FPR", "TPR at 0 FPR", "precision at 0.1 % FPR",
+        "TPR at 1 % FPR",
+        "TPR at 0.1 % FPR",
+        "TPR at 0 FPR",
+        "precision at 0.1 % FPR",
         "canaries' TPR at 1 % FPR",
-    )  # fmt: skip
+    )
     return [
         (html.escape(_named(e)), NAMED[e.defence], *(_cell(e.figures.get(name)) for name in names))
         for e in evidence
@@ -213,10 +249,18 @@ def _membership(found: Audit) -> Picture:
         edges = np.linspace(0, 1, len(counts) + 1)
         risks.stairs(counts, edges, color=colours[defence], label=NAMED[defence], linewidth=1.5)
     curve.plot([1e-4, 1], [1e-4, 1], color=GREY, linestyle=":", label="guessing")
-    curve.set(xscale="log", yscale="log", xlabel="false positive rate", ylabel="true positive rate",
-              title="likelihood ratios (LiRA), all targets")  # fmt: skip
-    risks.set(xlabel="chance to tell that a record is in", ylabel="share of records",
-              title="exposure by record")  # fmt: skip
+    curve.set(
+        xscale="log",
+        yscale="log",
+        xlabel="false positive rate",
+        ylabel="true positive rate",
+        title="likelihood ratios (LiRA), all targets",
+    )
+    risks.set(
+        xlabel="chance to tell that a record is in",
+        ylabel="share of records",
+        title="exposure by record",
+    )
     for axes in (curve, risks):
         _plain(axes)
     return picture
@@ -229,9 +273,14 @@ def _costs(points: Sequence[Point], planned: float, score: str) -> Picture:
     private = [p for p in points if p.epsilon is not None]
     epsilons = [p.epsilon or 0.0 for p in private]
     axes.errorbar(
-        epsilons, [p.score.value for p in private], yerr=_reach([p.score for p in private]),
-        color=BLUE, marker="o", capsize=3, label="with privacy",
-    )  # fmt: skip
+        epsilons,
+        [p.score.value for p in private],
+        yerr=_reach([p.score for p in private]),
+        color=BLUE,
+        marker="o",
+        capsize=3,
+        label="with privacy",
+    )
     for bare in (p.score for p in points if p.epsilon is None):
         axes.axhline(bare.value, color=ORANGE, label="without")
         (below,), (above,) = _reach([bare])
@@ -261,11 +310,16 @@ def _plain(axes: Axes) -> None:
 def _all(evidence: Iterable[Evidence]) -> str:
     rows = (
         (
-            e.adversary, e.attack, NAMED[e.defence], e.checkpoint, html.escape(e.setting),
-            "; ".join(f"{name} {_number(f)}" for name, f in e.figures.items()), f"{e.seconds:.1f}",
+            e.adversary,
+            e.attack,
+            NAMED[e.defence],
+            e.checkpoint,
+            html.escape(e.setting),
+            "; ".join(f"{name} {_number(f)}" for name, f in e.figures.items()),
+            f"{e.seconds:.1f}",
         )
         for e in evidence
-    )  # fmt: skip
+    )
     heads = ("adversary", "attack", "defence", "model", "setting", "figures (floor)", "seconds")
     return _table(heads, rows)
 

@@ -80,9 +80,7 @@ def _features(example: Example) -> str:
     picture = Picture(figsize=(9, 1.6), layout="constrained")
     FigureCanvasAgg(picture)
     low, high = float(example.true.min()), float(example.true.max())
-    shown = (
-        ("true", example.true), ("recovered", example.recovered), ("guessed", example.guessed),
-    )  # fmt: skip
+    shown = (("true", example.true), ("recovered", example.recovered), ("guessed", example.guessed))
     for axis, (name, records) in zip(picture.subplots(1, 3), shown, strict=True):
         axis.imshow(np.clip(records, low, high), aspect="auto", vmin=low, vmax=high, cmap="viridis")
         axis.set_title(f"{name}: records down, features across", fontsize=8)

@@ -138,10 +138,18 @@ def labels_of(
 
 def _settings(tasks: dict[str, AssayTask]) -> pd.DataFrame:
     rows = [
-        (name, t.kind == "regression", t.threshold, t.low, t.high, t.center, t.scale,
-         -1.0 if t.direction == "low" else 1.0)
+        (
+            name,
+            t.kind == "regression",
+            t.threshold,
+            t.low,
+            t.high,
+            t.center,
+            t.scale,
+            -1.0 if t.direction == "low" else 1.0,
+        )
         for name, t in tasks.items()
-    ]  # fmt: skip
+    ]
     names = ["task", "regression", "threshold", "low", "high", "center", "scale", "sign"]
     frame = pd.DataFrame(rows, columns=names)
     return frame.astype({name: float for name in names[2:]})
@@ -209,13 +217,17 @@ def _one_each(
 
 
 def _above_quorum(
-    found: pd.DataFrame, tasks: dict[str, AssayTask], shared: Collection[str], quorum: Quorum,
+    found: pd.DataFrame,
+    tasks: dict[str, AssayTask],
+    shared: Collection[str],
+    quorum: Quorum,
     report: Report,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     counts = found.groupby("task").agg(
-        records=("value", "size"), positive=("value", lambda v: int((v == 1).sum())),
+        records=("value", "size"),
+        positive=("value", lambda v: int((v == 1).sum())),
         exact=("side", lambda s: int((s == 0).sum())),
-    )  # fmt: skip
+    )
     below = []
     for name, row in counts.iterrows():
         if tasks[str(name)].kind == "binary":

@@ -52,9 +52,12 @@ def manifest_of(recipe: Recipe, secret: Secret) -> Manifest:
     folds = [secret.fold(s, recipe.folds.count) for s in found["scaffold"].to_pylist()]
     agreed = recipe.model_dump(mode="json", exclude={"quorum": True, "folds": {"held_out"}})
     digests = {
-        "recipe": _digest(agreed), "structures": _digest(standard.drop_columns("scaffold").to_pylist()),
-        "features": _digest(of_records), "folds": _digest(folds), "secret": secret.digest,
-    }  # fmt: skip
+        "recipe": _digest(agreed),
+        "structures": _digest(standard.drop_columns("scaffold").to_pylist()),
+        "features": _digest(of_records),
+        "folds": _digest(folds),
+        "secret": secret.digest,
+    }
     return {
         "rdkit": RDKIT,
         "steps": STEPS,

@@ -43,9 +43,14 @@ _SIDES = {-1.0: "<", 0.0: "=", 1.0: ">"}
 
 
 def records_table(
-    labels: pd.DataFrame, names: pd.DataFrame, features: pa.Table, scaffolds: dict[str, str],
-    recipe: Recipe, tasks: dict[str, AssayTask], secret: Secret,
-) -> pa.Table:  # fmt: skip
+    labels: pd.DataFrame,
+    names: pd.DataFrame,
+    features: pa.Table,
+    scaffolds: dict[str, str],
+    recipe: Recipe,
+    tasks: dict[str, AssayTask],
+    secret: Secret,
+) -> pa.Table:
     """One row for each structure with labels, in the order of `features`.
 
     Args:
@@ -112,9 +117,13 @@ def _plain(tasks: Tasks) -> dict[str, Any]:
 
 
 def write_output(
-    folder: Path, table: pa.Table, own: dict[str, AssayTask], recipe: Recipe,
-    manifest: Manifest, report: Report,
-) -> None:  # fmt: skip
+    folder: Path,
+    table: pa.Table,
+    own: dict[str, AssayTask],
+    recipe: Recipe,
+    manifest: Manifest,
+    report: Report,
+) -> None:
     """Write everything, each file whole or not at all, for its owner alone to read.
 
     Raises:

@@ -15,11 +15,25 @@ ABOUT = "about a number (~)"
 _BELOW, _EXACT, _ABOVE, _ABOUT = -1.0, 0.0, 1.0, float("nan")
 
 _SIDES = {
-    "": _EXACT, "=": _EXACT, "==": _EXACT,
-    "<": _BELOW, "<<": _BELOW, "<<<": _BELOW, "<=": _BELOW, "=<": _BELOW, "≤": _BELOW,
-    ">": _ABOVE, ">>": _ABOVE, ">>>": _ABOVE, ">=": _ABOVE, "=>": _ABOVE, "≥": _ABOVE,
-    "~": _ABOUT, "≈": _ABOUT, "~=": _ABOUT,
-}  # fmt: skip
+    "": _EXACT,
+    "=": _EXACT,
+    "==": _EXACT,
+    "<": _BELOW,
+    "<<": _BELOW,
+    "<<<": _BELOW,
+    "<=": _BELOW,
+    "=<": _BELOW,
+    "≤": _BELOW,
+    ">": _ABOVE,
+    ">>": _ABOVE,
+    ">>>": _ABOVE,
+    ">=": _ABOVE,
+    "=>": _ABOVE,
+    "≥": _ABOVE,
+    "~": _ABOUT,
+    "≈": _ABOUT,
+    "~=": _ABOUT,
+}
 _INCLUSIVE = ("<=", "=<", "≤", ">=", "=>", "≥")
 
 

@@ -65,9 +65,13 @@ class Standardise:
     and `scaffold` (Bemis-Murcko, flat: stereoisomers are one series; an acyclic molecule's own, flat too)."""
 
     SCHEMA = pa.schema(
-        [("text", pa.string()), ("structure", pa.string()), ("dropped", pa.string()),
-         ("scaffold", pa.string())]
-    )  # fmt: skip
+        [
+            ("text", pa.string()),
+            ("structure", pa.string()),
+            ("dropped", pa.string()),
+            ("scaffold", pa.string()),
+        ]
+    )
 
     def __init__(self, settings: Structures) -> None:
         self._settings = settings

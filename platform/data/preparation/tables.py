@@ -99,11 +99,14 @@ def _long(sources: Sources, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     side = table[measured.qualifier] if measured.qualifier else None
     measurements = pd.DataFrame(
         {
-            "compound": _text(table[measured.compound]), "assay": _text(table[measured.assay]),
-            "value": _numbers(table[measured.value]), **sides(side, len(table), path),
-            "unit": _units(unit, len(table)), "row": np.arange(1, len(table) + 1),
+            "compound": _text(table[measured.compound]),
+            "assay": _text(table[measured.assay]),
+            "value": _numbers(table[measured.value]),
+            **sides(side, len(table), path),
+            "unit": _units(unit, len(table)),
+            "row": np.arange(1, len(table) + 1),
         }
-    )  # fmt: skip
+    )
     return compounds, measurements
 
 
@@ -114,8 +117,10 @@ def _wide(
     wanted = {said.smiles: TEXT, **({said.compound: WHOLE} if said.compound else {})}
     wanted |= dict.fromkeys(of_assay, NUMBER)
     for key, named in (
-        ("qualifiers", said.qualifiers), ("units", said.units), ("unit_columns", said.unit_columns),
-    ):  # fmt: skip
+        ("qualifiers", said.qualifiers),
+        ("units", said.units),
+        ("unit_columns", said.unit_columns),
+    ):
         if set(named) - set(of_assay):
             raise DataError(
                 f"wide.{key} names assays that are not among the columns used",
@@ -139,10 +144,13 @@ def _wide(
         unit = table[column] if column else said.units.get(assay)
         part = pd.DataFrame(
             {
-                "compound": rows, "value": _numbers(table[assay]), **sides(side, len(table), path),
-                "unit": _units(unit, len(table)), "row": np.arange(1, len(table) + 1),
+                "compound": rows,
+                "value": _numbers(table[assay]),
+                **sides(side, len(table), path),
+                "unit": _units(unit, len(table)),
+                "row": np.arange(1, len(table) + 1),
             }
-        )  # fmt: skip
+        )
         part.insert(1, "assay", assay)
         parts.append(part[part["value"].notna()])
     return compounds, pd.concat(parts, ignore_index=True)

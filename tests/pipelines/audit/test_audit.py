@@ -19,9 +19,20 @@ from tests.conftest import MakeJob
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns its users; not ours to mend
 
 TINY = outcome.Depth(
-    "tiny", 1, 0.3, 20, (1, 3), (1,), (8,), 18, 200,
-    federations=1, rounds=10, reading=Reading(2, 20), models=1,
-)  # fmt: skip
+    "tiny",
+    1,
+    0.3,
+    20,
+    (1, 3),
+    (1,),
+    (8,),
+    18,
+    200,
+    federations=1,
+    rounds=10,
+    reading=Reading(2, 20),
+    models=1,
+)
 RELU = "model={kind: mlp, hidden: [24], activation: relu}"
 
 
@@ -75,8 +86,18 @@ def _check_evidence(figures: dict[str, list[dict[str, object]]]) -> None:
         exact = {d: by[attack, d, checkpoint]["exact records"]["value"] for d in DEFENCES}  # type: ignore[index]
         assert exact == {"none": 1.0, "dp": 0.0, "encrypted": 0.0, "both": 0.0}
     attacks = {e["attack"] for e in figures["evidence"]}
-    assert {"matching", "imprint", "subtraction", "key recovery", "upload opened", "lira", "rmia",
-            "confidence", "candidates", "generator"} <= attacks  # fmt: skip
+    assert {
+        "matching",
+        "imprint",
+        "subtraction",
+        "key recovery",
+        "upload opened",
+        "lira",
+        "rmia",
+        "confidence",
+        "candidates",
+        "generator",
+    } <= attacks
     for one in figures["evidence"]:
         assert all(f["floor"] is not None for f in one["figures"].values())  # type: ignore[attr-defined]
 
@@ -95,10 +116,19 @@ def _check_private(job_file: JobFile, tmp_path: Path, page: str, shared: Path) -
     # Nor does anything that may be shared tell how many records there are.
     shared_figures = json.loads(shared.read_text())
     exact = [v for v in shared_figures["gate"].values() if abs(v) < 1e6 and v != round(v, 3)]
-    exact += [v for points in shared_figures["curves"].values() for p in points for v in p
-              if v != round(v, 4)]  # fmt: skip
-    exact += [f["value"] for e in shared_figures["evidence"] for f in e["figures"].values()
-              if f["value"] != round(f["value"], 3)]  # fmt: skip
+    exact += [
+        v
+        for points in shared_figures["curves"].values()
+        for p in points
+        for v in p
+        if v != round(v, 4)
+    ]
+    exact += [
+        f["value"]
+        for e in shared_figures["evidence"]
+        for f in e["figures"].values()
+        if f["value"] != round(f["value"], 3)
+    ]
     assert not exact, "to the last digit a share tells of how many it is"
     assert shared_figures["curves"]["none"][0][0] == 1e-4
     values = {text for v in data.train.features.ravel() if len(text := f"{v:.6g}") > 7}
@@ -140,8 +170,12 @@ def test_what_a_model_does_not_allow_is_said_and_a_planted_layer_refused(
     (written,) = (tmp_path / "runs").glob("*/audit.json")
     found = json.loads(written.read_text())
     said = " ".join(found["not_tested"])
-    for reason in ("closed form, batch of 1: the model does not begin", "imprint: ", "subtraction",
-                   "shadow models are made of fully connected"):  # fmt: skip
+    for reason in (
+        "closed form, batch of 1: the model does not begin",
+        "imprint: ",
+        "subtraction",
+        "shadow models are made of fully connected",
+    ):
         assert reason in said
     assert {e["attack"] for e in found["evidence"]} >= {"matching", "candidates"}
     assert found["gate"]["server.planted_weights_accepted"] == 1, "nobody's consent is asked here"
@@ -152,8 +186,9 @@ def test_an_interval_is_the_exact_binomial_one() -> None:
     assert proportion(0, 10).high == pytest.approx(0.3085, abs=1e-4)
     three = proportion(3, 10, floor=0.05)
     assert (three.low, three.high) == (
-        pytest.approx(0.0667, abs=1e-4), pytest.approx(0.6525, abs=1e-4),
-    )  # fmt: skip
+        pytest.approx(0.0667, abs=1e-4),
+        pytest.approx(0.6525, abs=1e-4),
+    )
     assert three.above_floor and not proportion(1, 10, floor=0.05).above_floor
     # Of eight looked at, one hit in six among 400 records is chance; two of two is not.
     assert proportion(1, 6, 1 / 400).above_floor and not proportion(1, 6, 1 / 400, 8).above_floor

@@ -19,8 +19,11 @@ from tests.conftest import MakeJob
 
 # Few large steps: there the plan leaves little room between what is claimed and what is there.
 TIGHT = (
-    "training.rounds=8", "training.local_steps=1", "training.sampling_rate=1", "privacy.epsilon=1",
-)  # fmt: skip
+    "training.rounds=8",
+    "training.local_steps=1",
+    "training.sampling_rate=1",
+    "privacy.epsilon=1",
+)
 
 
 def planned(make_job: MakeJob, *overrides: str) -> tuple[Job, PrivacyPlan]:

@@ -75,11 +75,15 @@ def bits_of_two_classes() -> tuple[np.ndarray, np.ndarray]:
 
 
 BITS = (
-    "data.features={kind: ecfp, bits: 64}", "data.folds={kind: column}",
-    "model={kind: mlp, hidden: [16], activation: relu}", "training.rounds=60",
-    "training.local_steps=1", "training.sampling_rate=0.5", "training.expected_batch_size=40",
+    "data.features={kind: ecfp, bits: 64}",
+    "data.folds={kind: column}",
+    "model={kind: mlp, hidden: [16], activation: relu}",
+    "training.rounds=60",
+    "training.local_steps=1",
+    "training.sampling_rate=0.5",
+    "training.expected_batch_size=40",
     "privacy={noise: local, epsilon: 1, delta: 1e-4}",
-)  # fmt: skip
+)
 
 
 def test_a_class_is_learnt_from_a_running_federation_and_noise_is_in_the_way(

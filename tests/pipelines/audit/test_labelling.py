@@ -34,9 +34,20 @@ from tests.conftest import MakeJob
 BINARY, NUMBER = Task(kind="binary"), Task(kind="regression", qualifier="side")
 MANY = {"toxic": BINARY, "size": NUMBER.model_copy(update={"weight": 2.0})}
 TINY = outcome.Depth(
-    "tiny", 2, 0.3, 20, (1, 2), (1,), (8,), 18, 200,
-    federations=1, rounds=5, reading=Reading(2, 20), models=1,
-)  # fmt: skip
+    "tiny",
+    2,
+    0.3,
+    20,
+    (1, 2),
+    (1,),
+    (8,),
+    18,
+    200,
+    federations=1,
+    rounds=5,
+    reading=Reading(2, 20),
+    models=1,
+)
 
 
 def labels_of(*values: tuple[float, ...], sides: float = 0.0) -> np.ndarray:
@@ -107,9 +118,13 @@ def test_a_canary_s_labels_are_wrong_and_its_gaps_stay() -> None:
 def test_stacked_models_of_tasks_take_the_products_steps(
     make_job: MakeJob, clip: float | None
 ) -> None:
-    job = make_job("data.target=null", "data.tasks={toxic: {}, size: {kind: regression, weight: 2}}",
-                   "model={kind: mlp, hidden: [7]}", "training.sampling_rate=1",
-                   "training.local_steps=3").job  # fmt: skip
+    job = make_job(
+        "data.target=null",
+        "data.tasks={toxic: {}, size: {kind: regression, weight: 2}}",
+        "model={kind: mlp, hidden: [7]}",
+        "training.sampling_rate=1",
+        "training.local_steps=3",
+    ).job
     random, loss = np.random.default_rng(0), OfTasks(MANY).loss
     features = random.normal(size=(30, 4)).astype(np.float32)
     labels = np.stack([random.integers(0, 2, (30, 2)), np.zeros((30, 2))], axis=1)
@@ -119,9 +134,12 @@ def test_stacked_models_of_tasks_take_the_products_steps(
     stack = Stack(job, 4, 3, loss)
     recipe = Recipe(3, 1.0, job.training.expected_batch_size, job.training.learning_rate, clip)
     stack.train(
-        torch.from_numpy(features), torch.from_numpy(labels), torch.from_numpy(members), recipe,
+        torch.from_numpy(features),
+        torch.from_numpy(labels),
+        torch.from_numpy(members),
+        recipe,
         torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    )
     for k in range(3):
         net = build_model(job.model, 4, 2, seed=job.seed, private=True)
         plan = PrivacyPlan(1, 1e-5, 1.0, 0.0, clip, 3, 1, 1, 1.0) if clip else None
@@ -144,9 +162,12 @@ def test_who_was_trained_on_shows_in_a_task_s_loss(make_job: MakeJob, task: Task
     members = memberships(40, 32)
     stack = Stack(job, 80, 32, read.loss)
     stack.train(
-        torch.from_numpy(features[:40]), torch.from_numpy(labels[:40]), torch.from_numpy(members),
-        Recipe(100, 1.0, 20.0, 0.1), torch.Generator().manual_seed(0),
-    )  # fmt: skip
+        torch.from_numpy(features[:40]),
+        torch.from_numpy(labels[:40]),
+        torch.from_numpy(members),
+        Recipe(100, 1.0, 20.0, 0.1),
+        torch.Generator().manual_seed(0),
+    )
     said = stack.logits(torch.from_numpy(features)).double().numpy()
     own = read.observe(said[:, :40], labels[:40], (WHOLE,))
     others = read.observe(said[:, 40:], labels[40:], (WHOLE,))
@@ -180,9 +201,11 @@ def with_tasks(make_job: MakeJob, tasks: str, *more: str) -> JobFile:
 
 TWO = "{malignant: {kind: binary}, size: {kind: regression, center: 14, scale: 4}}"
 HEADS = (
-    "silos.alder.private_tasks=own.yaml", "silos.birch.private_tasks=own.yaml",
-    "silos.cedar.private_tasks=own.yaml", "model={kind: mlp, hidden: [24], activation: relu}",
-)  # fmt: skip
+    "silos.alder.private_tasks=own.yaml",
+    "silos.birch.private_tasks=own.yaml",
+    "silos.cedar.private_tasks=own.yaml",
+    "model={kind: mlp, hidden: [24], activation: relu}",
+)
 
 
 @pytest.mark.usefixtures("labelled")
@@ -209,9 +232,10 @@ def test_a_private_job_that_measures_numbers_trains_clipped_without_noise(
     make_job: MakeJob,
 ) -> None:
     for tasks, privacy, clipped in (
-        (TWO, (), True), ("{malignant: {kind: binary}}", (), False),
+        (TWO, (), True),
+        ("{malignant: {kind: binary}}", (), False),
         (TWO, ("privacy={noise: none}",), False),
-    ):  # fmt: skip
+    ):
         job = with_tasks(make_job, tasks, *privacy).job
         fold = Fold(np.zeros((1, 4), np.float32), np.zeros((1, 2, job.data.outputs), np.float32))
         planned = PrivacyPlan(3, 1e-5, 0.1, 1.0, 0.7, 3, 1, 1, 1.0)

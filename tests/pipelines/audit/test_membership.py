@@ -19,8 +19,10 @@ from blindsum.platform.training.models import build_model, get_parameters
 from tests.conftest import MakeJob
 
 
-@pytest.mark.parametrize("model", ["{kind: linear}", "{kind: mlp, hidden: [7, 5], activation: relu}",
-                                   "{kind: mlp, hidden: [6]}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "model",
+    ["{kind: linear}", "{kind: mlp, hidden: [7, 5], activation: relu}", "{kind: mlp, hidden: [6]}"],
+)
 @pytest.mark.parametrize("clip", [None, 0.3])
 def test_stacked_models_take_the_products_steps(
     make_job: MakeJob, model: str, clip: float | None
@@ -36,9 +38,12 @@ def test_stacked_models_take_the_products_steps(
     recipe = Recipe(3, 1.0, job.training.expected_batch_size, job.training.learning_rate, clip)
     generator = torch.Generator().manual_seed(0)
     stack.train(
-        torch.from_numpy(features), torch.from_numpy(labels), torch.from_numpy(members), recipe,
+        torch.from_numpy(features),
+        torch.from_numpy(labels),
+        torch.from_numpy(members),
+        recipe,
         generator,
-    )  # fmt: skip
+    )
     for k in range(3):
         net = build_model(job.model, 4, 2, seed=job.seed, private=True)
         plan = PrivacyPlan(1, 1e-5, 1.0, 0.0, clip, 3, 1, 1, 1.0) if clip else None
@@ -56,9 +61,12 @@ def test_stacked_noise_has_the_planned_deviation(make_job: MakeJob) -> None:
     stack, quiet = Stack(job, 4, 2), Stack(job, 4, 2)
     nobody = torch.zeros(2, 5, dtype=torch.bool)
     stack.train(
-        torch.zeros(5, 4), torch.zeros(5, dtype=torch.long), nobody,
-        Recipe(4, 0.5, 10.0, 2.0, 0.5, 3.0), torch.Generator().manual_seed(0),
-    )  # fmt: skip
+        torch.zeros(5, 4),
+        torch.zeros(5, dtype=torch.long),
+        nobody,
+        Recipe(4, 0.5, 10.0, 2.0, 0.5, 3.0),
+        torch.Generator().manual_seed(0),
+    )
     noise = (stack.weights[0] - quiet.weights[0]).flatten()
     assert float(noise.std()) == pytest.approx(2.0 / 10 * 3 * 0.5 * 2, rel=0.05)
 
@@ -79,9 +87,7 @@ def test_every_record_is_in_half_of_the_models() -> None:
 
 def test_likelihood_ratios_beat_confidence_and_variances_by_record_help() -> None:
     seen = gaussian_shadows(128, 400, 1.5)
-    found = {
-        by: membership.scores(seen, by_record=by)["lira"] for by in (True, False)
-    }  # fmt: skip
+    found = {by: membership.scores(seen, by_record=by)["lira"] for by in (True, False)}
     rate = {by: membership.tpr_at(s.ravel(), seen.members.ravel(), 0.01) for by, s in found.items()}
     weak = membership.scores(seen)["confidence"]
     assert rate[True] > rate[False] > membership.tpr_at(weak.ravel(), seen.members.ravel(), 0.01)
@@ -128,9 +134,15 @@ def test_shadow_models_are_trained_once_and_kept_private(make_job: MakeJob, tmp_
     def run() -> membership.Shadows:
         steps.append(0)
         (seen,) = shadows.shadows(
-            job_file.job, "alder", str(job_file.folder), data, tmp_path / "kept", 20,
-            Recipe(3, 0.2, 11, 0.5), lambda: steps.append(1),
-        ).values()  # fmt: skip
+            job_file.job,
+            "alder",
+            str(job_file.folder),
+            data,
+            tmp_path / "kept",
+            20,
+            Recipe(3, 0.2, 11, 0.5),
+            lambda: steps.append(1),
+        ).values()
         return seen
 
     first = run()

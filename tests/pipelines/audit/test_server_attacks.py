@@ -63,8 +63,10 @@ def test_a_batch_comes_out_of_the_first_layer_exactly(records: int) -> None:
     assert found.records is not None and found.disagreeing < 0.01
     torch.testing.assert_close(
         torch.tensor(scores.paired(found.records.numpy(), x.double().numpy(), x.double().numpy())),
-        x.double(), atol=1e-3, rtol=0,
-    )  # fmt: skip
+        x.double(),
+        atol=1e-3,
+        rtol=0,
+    )
 
 
 def test_local_steps_give_the_batch_too() -> None:
@@ -73,15 +75,14 @@ def test_local_steps_give_the_batch_too() -> None:
     for step in range(10):
         rows = slice(step % 2 * 3, step % 2 * 3 + 3)
         with torch.no_grad():
-            for p, g in zip(
-                model.parameters(),
-                _grad(model, x[rows], y[rows]),
-                strict=True,
-            ):  # fmt: skip
+            for p, g in zip(model.parameters(), _grad(model, x[rows], y[rows]), strict=True):
                 p.sub_(g, alpha=0.1)
-    weight, bias = (a.detach() - b.detach() for a, b in zip(
-        (start[0].weight, start[0].bias), (model[0].weight, model[0].bias), strict=True,
-    ))  # fmt: skip
+    weight, bias = (
+        a.detach() - b.detach()
+        for a, b in zip(
+            (start[0].weight, start[0].bias), (model[0].weight, model[0].bias), strict=True
+        )
+    )
     found = recover(weight, bias, 6, start[0], start[2], seconds=20)  # type: ignore[arg-type]
     assert found_exactly(x, found.records) == 1.0
 
@@ -96,9 +97,13 @@ def test_noise_ends_the_recovery_and_it_says_so() -> None:
     weight, bias, *_ = gradient(model, x, labels(4))
     noise = 0.01 * weight.abs().max()
     found = recover(
-        weight + noise * torch.randn_like(weight), bias + noise * torch.randn_like(bias), 4,
-        model[0], model[2], seconds=1,  # type: ignore[arg-type]
-    )  # fmt: skip
+        weight + noise * torch.randn_like(weight),
+        bias + noise * torch.randn_like(bias),
+        4,
+        model[0],
+        model[2],
+        seconds=1,  # type: ignore[arg-type]
+    )
     assert found.records is None and found.tried > 0
     assert recover(weight, bias, FEATURES + 1, model[0]).records is None  # type: ignore[arg-type]
 
@@ -155,9 +160,11 @@ def test_an_update_of_local_steps_is_the_one_that_the_silo_makes(
     monkeypatch.setattr(local, "add_gaussian", lambda *_: None)
     monkeypatch.setattr(victim, "add_gaussian", lambda *_: None)
     job = make_job(
-        "training.local_steps=4", "training.sampling_rate=1.0", "training.expected_batch_size=12",
+        "training.local_steps=4",
+        "training.sampling_rate=1.0",
+        "training.expected_batch_size=12",
         "privacy={noise: local, epsilon: 3, delta: 1e-4}",
-    ).job  # fmt: skip
+    ).job
     own = plan(job, "birch")
     assert own
     random = np.random.default_rng(0)

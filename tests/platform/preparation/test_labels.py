@@ -53,9 +53,17 @@ def labels(
 
 @pytest.mark.parametrize(
     ("value", "side", "label"),
-    [(6.0, 0, 1), (5.9, 0, 0), (6.0, 1, 1), (7.0, 1, 1), (5.0, 1, None), (6.0, -1, 0), (5.0, -1, 0),
-     (6.5, -1, None)],
-)  # fmt: skip
+    [
+        (6.0, 0, 1),
+        (5.9, 0, 0),
+        (6.0, 1, 1),
+        (7.0, 1, 1),
+        (5.0, 1, None),
+        (6.0, -1, 0),
+        (5.0, -1, 0),
+        (6.5, -1, None),
+    ],
+)
 def test_a_threshold_and_a_qualifier_give_a_class_only_where_both_agree(
     value: float, side: int, label: float | None
 ) -> None:
@@ -72,9 +80,18 @@ def test_at_most_the_threshold_may_be_the_threshold() -> None:
 
 @pytest.mark.parametrize(
     ("value", "side", "inclusive", "label"),
-    [(6.0, 0, False, 1), (6.1, 0, False, 0), (5.0, -1, False, 1), (6.0, -1, False, 1),
-     (6.0, 1, False, 0), (6.0, 1, True, None), (6.0, -1, True, 1), (5.0, 1, False, None), (7.0, -1, False, None)],
-)  # fmt: skip
+    [
+        (6.0, 0, False, 1),
+        (6.1, 0, False, 0),
+        (5.0, -1, False, 1),
+        (6.0, -1, False, 1),
+        (6.0, 1, False, 0),
+        (6.0, 1, True, None),
+        (6.0, -1, True, 1),
+        (5.0, 1, False, None),
+        (7.0, -1, False, None),
+    ],
+)
 def test_with_direction_low_one_stands_for_numbers_up_to_the_threshold(
     value: float, side: int, inclusive: bool, label: float | None
 ) -> None:
@@ -102,9 +119,17 @@ def test_a_structure_has_one_class_or_none() -> None:
 
 def test_numbers_are_medians_or_the_tightest_bound() -> None:
     rows: Rows = [
-        ("a", 5, 0), ("a", 6, 0), ("a", 9, 0), ("a", 4, 1), ("b", 4, 1), ("b", 5, 1), ("c", 7, -1),
-        ("c", 8, -1), ("d", 4, 1), ("d", 8, -1),
-    ]  # fmt: skip
+        ("a", 5, 0),
+        ("a", 6, 0),
+        ("a", 9, 0),
+        ("a", 4, 1),
+        ("b", 4, 1),
+        ("b", 5, 1),
+        ("c", 7, -1),
+        ("c", 8, -1),
+        ("d", 4, 1),
+        ("d", 8, -1),
+    ]
     found, report = labels(AssayTask(kind="regression"), rows)
     assert found == {"a": (6.0, 0.0), "b": (5.0, 1.0), "c": (7.0, -1.0)}
     assert report.dropped_measurements["contradicted by another"] == 2
@@ -163,23 +188,32 @@ def test_compounds_of_one_structure_are_one_record_and_ambiguous_names_are_dropp
         columns=["compound", "smiles"],
     )
     standard = pd.DataFrame(
-        [("OCC", "CCO", None), ("CCO", "CCO", None), ("X", None, "unparsable"), ("CC", "CC", None),
-         ("CCC", "CCC", None), ("C", "C", None)],
+        [
+            ("OCC", "CCO", None),
+            ("CCO", "CCO", None),
+            ("X", None, "unparsable"),
+            ("CC", "CC", None),
+            ("CCC", "CCC", None),
+            ("C", "C", None),
+        ],
         columns=["text", "structure", "dropped"],
-    )  # fmt: skip
+    )
     report = Report()
     found = structures_of(Tables(compounds, pd.DataFrame(), {}, {}), standard, report)
     assert found["compound"].tolist() == ["1", "2"] and report.merged_compounds == 1
     assert report.as_dict()["dropped_compounds"] == {
-        "no structure or name": 2, "unparsable": 1, "several structures for one name": 2,
-    }  # fmt: skip
+        "no structure or name": 2,
+        "unparsable": 1,
+        "several structures for one name": 2,
+    }
 
 
 def written(folder: Path, **files: str) -> Path:
     given = {
-        "compounds": "compound,smiles\n1,CCO\n2,CC\n", "activities": "compound,assay,value,q\n1,7,5,\n2,7,6,>\n",
+        "compounds": "compound,smiles\n1,CCO\n2,CC\n",
+        "activities": "compound,assay,value,q\n1,7,5,\n2,7,6,>\n",
         "assays": "assay,task,kind,threshold\n7,shared,,\n7,own,binary,5.5\n7,number,regression,\n",
-    }  # fmt: skip
+    }
     for name, text in {**given, **files}.items():
         (folder / f"{name}.csv").write_text(text)
     return folder
@@ -206,7 +240,7 @@ def test_names_are_text_whatever_they_look_like(tmp_path: Path) -> None:
         "compounds": f"compound,smiles\n001,C\n{large},CC\n1E05,CCC\n",
         "activities": f"compound,assay,value,q\n001,07,5,\n{large},07,6,\n,07,6,\nA1,07,1,\n",
         "assays": "assay,task,kind,threshold\n 07 ,shared ,,\n07,1e5,binary,5\n",
-    }  # fmt: skip
+    }
     found = read(written(tmp_path, **files))
     assert found.compounds["compound"].tolist() == ["001", str(large), "1E05"]
     assert found.measurements["compound"].tolist() == ["001", str(large), "", "A1"]
@@ -219,9 +253,9 @@ def test_names_are_text_whatever_they_look_like(tmp_path: Path) -> None:
 
 def test_no_column_of_the_prepared_table_is_there_twice(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="name of another column"):
-        Recipe.model_validate({
-            "features": {"kind": "ecfp"}, "tasks": {"a": {"kind": "regression"}, "a_side": {}},
-        })  # fmt: skip
+        Recipe.model_validate(
+            {"features": {"kind": "ecfp"}, "tasks": {"a": {"kind": "regression"}, "a_side": {}}}
+        )
     recipe = Recipe.model_validate({"features": {"kind": "ecfp"}, "tasks": {"a_side": {}}})
     said = Sources.model_validate({**LONG, "assays": "assays.csv"})
     with pytest.raises(DataError, match="name of another column"):
@@ -244,20 +278,38 @@ def test_a_wide_table_gives_the_same_as_long_ones(tmp_path: Path) -> None:
     [
         ({"compounds": "name,smiles\n1,CCO\n"}, "compounds.csv: column 'compound' is missing"),
         ({"compounds": "compound,smiles\n"}, "has no rows"),
-        ({"activities": f"compound,assay,value,q\n1,7,>5 {CANARY},\n"}, "'value' is string, expected numbers. Qualifiers such as"),
+        (
+            {"activities": f"compound,assay,value,q\n1,7,>5 {CANARY},\n"},
+            "'value' is string, expected numbers. Qualifiers such as",
+        ),
         ({"activities": f"compound,assay,value,q\n1,7,5,{CANARY}\n"}, "qualifiers other than"),
         ({"assays": "assay,task\n"}, "assays.csv has no rows"),
         ({"assays": "assay,task,task\n7,a,b\n"}, "some twice"),
-        ({"activities": "compound;assay;value;q\n1;7;5;\n"}, "is missing, or there twice. Name it so in the sources file. (A CSV has commas"),
+        (
+            {"activities": "compound;assay;value;q\n1;7;5;\n"},
+            "is missing, or there twice. Name it so in the sources file. (A CSV has commas",
+        ),
         ({"assays": f"assay,task,color\n7,{CANARY},x\n"}, "other columns than assay, task"),
-        ({"assays": f"assay,task,kind\n7,{CANARY},sort of\n"}, "assays.csv, row 1: kind: Input should be"),
-        ({"assays": "assay,task,threshold\n7,shared,5\n"}, "settings of a shared task stand in the recipe"),
+        (
+            {"assays": f"assay,task,kind\n7,{CANARY},sort of\n"},
+            "assays.csv, row 1: kind: Input should be",
+        ),
+        (
+            {"assays": "assay,task,threshold\n7,shared,5\n"},
+            "settings of a shared task stand in the recipe",
+        ),
         ({"assays": f"assay,task\n7,{CANARY}\n7,{CANARY}\n"}, "row 2: no assay, or the same"),
-        ({"assays": "assay,task,threshold\n7,own,5\n8,own,6\n"}, "row 2: the task has other settings"),
+        (
+            {"assays": "assay,task,threshold\n7,own,5\n8,own,6\n"},
+            "row 2: the task has other settings",
+        ),
         ({"assays": "assay,task\n7,fold\n"}, "name of another column"),
-        ({"assays": "assay,task,weight\n7,own,-1\n"}, "row 1: weight: Input should be greater than 0"),
+        (
+            {"assays": "assay,task,weight\n7,own,-1\n"},
+            "row 1: weight: Input should be greater than 0",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_tables_are_named_without_their_values(
     files: dict[str, str], said: str, tmp_path: Path
 ) -> None:

@@ -60,9 +60,11 @@ def standard(*texts: str, **settings: object) -> list[dict[str, str | None]]:
 def test_molecules_are_standardised(text: str, structure: str) -> None:
     found = standard(text)[0]
     assert found == {
-        "text": text, "structure": Chem.CanonSmiles(structure), "dropped": None,
+        "text": text,
+        "structure": Chem.CanonSmiles(structure),
+        "dropped": None,
         "scaffold": found["scaffold"],
-    }  # fmt: skip
+    }
 
 
 def test_atom_map_numbers_make_no_other_structure() -> None:
@@ -121,10 +123,15 @@ def test_isomers_of_a_molecule_are_one_series() -> None:
 
 def test_a_racemate_is_neither_of_its_enantiomers_and_lies_in_their_fold() -> None:
     rows = standard(
-        "C[C@H](O)c1ccccc1 |&1:1|", "C[C@@H](O)c1ccccc1 |&1:1|", "O[C@@H](C)c1ccccc1 |&3:1|",
-        "C[C@H](O)c1ccccc1 |o1:1|", "C[C@H](O)c1ccccc1 |a:1|", "C[C@H](O)c1ccccc1",
-        "C[C@@H](O)c1ccccc1", "CC(O)c1ccccc1",
-    )  # fmt: skip
+        "C[C@H](O)c1ccccc1 |&1:1|",
+        "C[C@@H](O)c1ccccc1 |&1:1|",
+        "O[C@@H](C)c1ccccc1 |&3:1|",
+        "C[C@H](O)c1ccccc1 |o1:1|",
+        "C[C@H](O)c1ccccc1 |a:1|",
+        "C[C@H](O)c1ccccc1",
+        "C[C@@H](O)c1ccccc1",
+        "CC(O)c1ccccc1",
+    )
     racemates = {row["structure"] for row in rows[:3]}
     assert racemates == {"C[C@H](O)c1ccccc1 |&1:1|"}
     assert rows[4]["structure"] == rows[5]["structure"]
@@ -140,11 +147,14 @@ def test_a_racemate_is_neither_of_its_enantiomers_and_lies_in_their_fold() -> No
 
 def test_enhanced_stereo_survives_salts_charges_and_atom_maps_and_settles_meso_forms() -> None:
     rows = standard(
-        "[Na+].C[C@H](F)C(=O)[O-] |&1:2|", "C[C@@H](F)C(=O)O |&1:1|",
+        "[Na+].C[C@H](F)C(=O)[O-] |&1:2|",
+        "C[C@@H](F)C(=O)O |&1:1|",
         "[CH3:1][C@H:2]([F:3])C(=O)O |&1:1|",
-        "O[C@H](Cl)[C@@H](O)Cl |&1:1,3|", "O[C@H](Cl)[C@@H](O)Cl",  # meso: its own mirror image
-        "C[C@H](O)[C@@H](N)C(=O)O |&1:3|", "C[C@H](O)[C@H](N)C(=O)O |&1:3|",
-    )  # fmt: skip
+        "O[C@H](Cl)[C@@H](O)Cl |&1:1,3|",
+        "O[C@H](Cl)[C@@H](O)Cl",  # meso: its own mirror image
+        "C[C@H](O)[C@@H](N)C(=O)O |&1:3|",
+        "C[C@H](O)[C@H](N)C(=O)O |&1:3|",
+    )
     found = [row["structure"] for row in rows]
     assert len(set(found[:3])) == 1 and found[0] is not None
     assert found[3] == found[4] and found[5] == found[6]

@@ -59,10 +59,18 @@ def test_what_only_looks_like_a_concentration_is_none(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "unit", "target", "expected"),
-    [(10_000, "nM", "uM", 10), (0.3, "uM", "nM", 300), (5e-8, "M", "nM", 50), (7, "pM", "nM", 0.007),
-     (2, "mM", "M", 0.002), (3, "ug/mL", "mg/L", 3), (3, "ug/mL", "ng/mL", 3000), (1, "mg/mL", "g/L", 1),
-     (5, "mg/dL", "mg/L", 50)],
-)  # fmt: skip
+    [
+        (10_000, "nM", "uM", 10),
+        (0.3, "uM", "nM", 300),
+        (5e-8, "M", "nM", 50),
+        (7, "pM", "nM", 0.007),
+        (2, "mM", "M", 0.002),
+        (3, "ug/mL", "mg/L", 3),
+        (3, "ug/mL", "ng/mL", 3000),
+        (1, "mg/mL", "g/L", 1),
+        (5, "mg/dL", "mg/L", 50),
+    ],
+)
 def test_units_convert(value: float, unit: str, target: str, expected: float) -> None:
     found = convert(np.array([float(value)]), unit_of(unit), unit_of(target))
     assert found[0] == pytest.approx(expected, rel=1e-15)
@@ -78,8 +86,10 @@ def test_nanomolar_meet_a_threshold_in_micromolar_exactly(number: int) -> None:
 def test_between_mass_and_amount_stands_the_molar_mass() -> None:
     mass = np.array([MASS])
     for value, unit, target, expected in (
-        (MASS, "g/L", "M", 1.0), (1.0, "ug/mL", "uM", 1000 / MASS), (1.0, "uM", "ug/mL", MASS / 1000),
-    ):  # fmt: skip
+        (MASS, "g/L", "M", 1.0),
+        (1.0, "ug/mL", "uM", 1000 / MASS),
+        (1.0, "uM", "ug/mL", MASS / 1000),
+    ):
         found = convert(np.array([value]), unit_of(unit), unit_of(target), mass)
         assert found[0] == pytest.approx(expected, rel=1e-12)
 
@@ -105,9 +115,15 @@ def labels(
 
 def test_numbers_come_in_the_tasks_unit_and_what_does_not_convert_is_listed() -> None:
     rows: list[Row] = [
-        ("C", 5000, 0, "nM"), ("CC", 5, 1, "\u00b5M"), ("CCC", 50, 0, "%"), (ASPIRIN, MASS, 0, "ug/mL"),
-        ("CO", 3, 0, ""), ("*C", 1, 0, "ug/mL"), ("*CC", 1, 0, "mM"), ("CN", 40, 0, "%"),
-    ]  # fmt: skip
+        ("C", 5000, 0, "nM"),
+        ("CC", 5, 1, "\u00b5M"),
+        ("CCC", 50, 0, "%"),
+        (ASPIRIN, MASS, 0, "ug/mL"),
+        ("CO", 3, 0, ""),
+        ("*C", 1, 0, "ug/mL"),
+        ("*CC", 1, 0, "mM"),
+        ("CN", 40, 0, "%"),
+    ]
     found, report = labels(AssayTask(kind="regression", unit="uM", center=5, scale=100), rows)
     assert found == {"C": (5, 0), "CC": (5, 1), ASPIRIN: (pytest.approx(1000), 0), "*CC": (1000, 0)}
     assert report.dropped_units == {"%": 2}
@@ -115,33 +131,48 @@ def test_numbers_come_in_the_tasks_unit_and_what_does_not_convert_is_listed() ->
     assert (counts[OTHER_UNIT], counts[NO_UNIT], counts[NO_MASS]) == (2, 1, 1)
     rejected = report.rejected_rows()
     assert rejected[["row", "reason"]].to_numpy().tolist() == [
-        [3, OTHER_UNIT], [5, NO_UNIT], [6, NO_MASS], [8, OTHER_UNIT],
-    ]  # fmt: skip
+        [3, OTHER_UNIT],
+        [5, NO_UNIT],
+        [6, NO_MASS],
+        [8, OTHER_UNIT],
+    ]
     assert "rejected" not in report.as_dict() and "row" not in str(report.as_dict())
 
 
 def test_p_molar_is_minus_log10_and_turns_relations_around() -> None:
     rows: list[Row] = [
-        ("C", 1000, 0, "nM"), ("CC", 10, 1, "uM"), ("CCC", 1, -1, "nM"), ("CO", 0, 0, "nM"), ("CN", -3, 1, "nM"),
-        (ASPIRIN, MASS * 1e-3, 0, "mg/L"), ("CF", 90, 0, "%"),
-    ]  # fmt: skip
+        ("C", 1000, 0, "nM"),
+        ("CC", 10, 1, "uM"),
+        ("CCC", 1, -1, "nM"),
+        ("CO", 0, 0, "nM"),
+        ("CN", -3, 1, "nM"),
+        (ASPIRIN, MASS * 1e-3, 0, "mg/L"),
+        ("CF", 90, 0, "%"),
+    ]
     found, report = labels(AssayTask(kind="regression", transform="p_molar"), rows)
     assert found == {"C": (6, 0), "CC": (5, -1), "CCC": (9, 1), ASPIRIN: (6, 0)}
     assert report.dropped_measurements[NOT_ABOVE_ZERO] == 2 and report.dropped_units == {"%": 1}
     # A threshold is met at exactly 1 uM; > 10 uM is inactive, > 0.1 uM may be either.
     binary, _ = labels(
         AssayTask(threshold=6, transform="p_molar"),
-        [("C", 1000, 0, "nM"), ("CC", 1.0, 0, "uM"), ("CCC", 1001, 0, "nM"), ("CO", 10, 1, "uM"),
-         ("CN", 0.1, 1, "uM"), ("CF", 1, -1, "uM")],
-    )  # fmt: skip
+        [
+            ("C", 1000, 0, "nM"),
+            ("CC", 1.0, 0, "uM"),
+            ("CCC", 1001, 0, "nM"),
+            ("CO", 10, 1, "uM"),
+            ("CN", 0.1, 1, "uM"),
+            ("CF", 1, -1, "uM"),
+        ],
+    )
     assert {s: v for s, (v, _) in binary.items()} == {"C": 1, "CC": 1, "CCC": 0, "CO": 0, "CF": 1}
 
 
 def test_a_low_threshold_in_a_unit_is_the_same_classes_as_a_high_one_in_p_molar() -> None:
     random = np.random.default_rng(5)
     rows: list[Row] = [
-        ("C" * n, float(random.integers(1, 100_000)), int(random.integers(-1, 2)), "nM") for n in range(1, 90)
-    ]  # fmt: skip
+        ("C" * n, float(random.integers(1, 100_000)), int(random.integers(-1, 2)), "nM")
+        for n in range(1, 90)
+    ]
     low, _ = labels(AssayTask(threshold=10, unit="uM", direction="low"), rows)
     high, _ = labels(AssayTask(threshold=5, transform="p_molar"), rows)
     assert low == high and {v for v, _ in low.values()} == {0, 1}
@@ -246,10 +277,12 @@ def test_a_task_with_a_unit_needs_measurements_with_one(
 
 
 def test_a_wide_tables_units_stand_by_assay(tmp_path: Path) -> None:
-    recipe = Recipe.model_validate({
-        "features": {"kind": "ecfp", "bits": 64},
-        "tasks": {n: {"kind": "regression", "unit": "nM"} for n in ("7", "8")},
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "features": {"kind": "ecfp", "bits": 64},
+            "tasks": {n: {"kind": "regression", "unit": "nM"} for n in ("7", "8")},
+        }
+    )
     (tmp_path / "w.csv").write_text("smiles,7,8,8_unit\nCC,1,2,uM\nCCO,,3,%\n")
 
     def wide(**said: object) -> pd.DataFrame:
@@ -258,8 +291,10 @@ def test_a_wide_tables_units_stand_by_assay(tmp_path: Path) -> None:
 
     found = wide(units={"7": "nM"}, unit_columns={"8": "8_unit"})
     assert found[["assay", "unit", "row"]].to_numpy().tolist() == [
-        ["7", "nM", 1], ["8", "uM", 1], ["8", "%", 2],
-    ]  # fmt: skip
+        ["7", "nM", 1],
+        ["8", "uM", 1],
+        ["8", "%", 2],
+    ]
     with pytest.raises(DataError, match="'8_unit' holds several units"):
         wide(units={"7": "nM"})
     with pytest.raises(DataError, match="wide.units names assays that are not"):
@@ -270,21 +305,24 @@ def test_a_wide_tables_units_stand_by_assay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"unit": "nM"}, "go with a threshold"), ({"transform": "p_molar"}, "go with a threshold"),
-     ({"threshold": 5.0, "unit": "nM", "transform": "p_molar"}, "give unit or transform"),
-     ({"direction": "low"}, "direction is of tasks with a threshold"),
-     ({"kind": "regression", "direction": "low"}, "direction is of tasks"),
-     ({"threshold": 5.0, "unit": " "}, "write a unit, such as nM")],
-)  # fmt: skip
+    [
+        ({"unit": "nM"}, "go with a threshold"),
+        ({"transform": "p_molar"}, "go with a threshold"),
+        ({"threshold": 5.0, "unit": "nM", "transform": "p_molar"}, "give unit or transform"),
+        ({"direction": "low"}, "direction is of tasks with a threshold"),
+        ({"kind": "regression", "direction": "low"}, "direction is of tasks"),
+        ({"threshold": 5.0, "unit": " "}, "write a unit, such as nM"),
+    ],
+)
 def test_settings_that_mean_nothing_together_are_refused(
     settings: dict[str, object], said: str
 ) -> None:
     with pytest.raises(ValidationError, match=said):
         AssayTask.model_validate(settings)
     with pytest.raises(ValidationError, match="give unit or one_unit"):
-        Sources.model_validate({
-            "compounds": {"file": "c"}, "activities": {"file": "a", "unit": "u", "one_unit": "nM"},
-        })  # fmt: skip
+        Sources.model_validate(
+            {"compounds": {"file": "c"}, "activities": {"file": "a", "unit": "u", "one_unit": "nM"}}
+        )
 
 
 @pytest.mark.parametrize(
