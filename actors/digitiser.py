@@ -1,4 +1,4 @@
-"""An update as the integers that a silo sends: a range at a time, so that none is held whole."""
+"""Turns an update into the integers that a silo sends, a range at a time: none is held whole."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from blindsum.he.packing import Integers, quantise
 from blindsum.he.parameters import Parameters
 from blindsum.platform.evaluation.round_counts import Tally
 from blindsum.platform.job.schema import Job
-from blindsum.platform.privacy.plan import PrivacyPlan, greatest_sum
-from blindsum.platform.privacy.shared_noise import noised_integers
-from blindsum.platform.training.models import Vector
+from blindsum.platform.privacy.plan import PrivacyPlan, greatest_sum, update_range
+from blindsum.platform.privacy.shared_noise import noised_integers, require_fine
+from blindsum.platform.training.update import Protection, Update
 
 
 class Digitiser:
@@ -21,6 +21,9 @@ class Digitiser:
 
     Args:
         random: draws the noise, or the stochastic rounding.
+
+    Raises:
+        PrivacyError: one integer unit is too coarse for the silo's share of the noise.
     """
 
     def __init__(
@@ -30,29 +33,39 @@ class Digitiser:
         parameters: Parameters,
         random: np.random.Generator,
     ) -> None:
-        self._job, self._plan, self._parameters, self._random = job, plan, parameters, random
+        self._job, self._parameters, self._random = job, parameters, random
+        self._share = plan.share if plan else None
+        if self._share is not None:
+            require_fine(self._share, update_range(job, plan), parameters.limit)
 
     def digits(
-        self, update: Vector, exchange: Exchange, bound: float, tally: Tally
+        self, update: Update, exchange: Exchange, bound: float, tally: Tally
     ) -> Callable[[slice], Integers]:
-        """Gives the integers, int64, of a range of the update; each range is asked for once.
+        """Return a function from a range of the update to its integers, int64, called once a range.
 
         Args:
             bound: greatest magnitude of a value; one unit is `bound / limit`.
             tally: counts the values that the bound cuts.
-        """
-        plan, clipping = self._plan, exchange.clipping
 
-        def noised(where: slice) -> Integers:
+        Raises:
+            ValueError: the update needs a share of the noise, and this silo's plan has none.
+        """
+
+        def noised(where: slice, share: float) -> Integers:
             unit = bound / self._parameters.limit
-            cut = greatest_sum(self._job) * clipping
-            share = plan.share * clipping if plan else 0.0
-            return noised_integers(update[where], cut, share, unit, self._random)
+            cut = greatest_sum(self._job) * exchange.clipping
+            return noised_integers(update.values[where], cut, share, unit, self._random)
 
         def quantised(where: slice) -> Integers:
-            found = quantise(update[where], bound, self._parameters, self._random)
-            tally.saturated += found.saturated
-            tally.large += found.large
-            return found.integers
+            digits = quantise(update.values[where], bound, self._parameters, self._random)
+            tally.saturated += digits.saturated
+            tally.large += digits.large
+            return digits.integers
 
-        return noised if plan and plan.share else quantised
+        # What protects the values decides, not the plan: a bare sum never leaves without its noise.
+        if update.protected_by is not Protection.SHARES_TO_ADD:
+            return quantised
+        if not self._share:
+            raise ValueError("an update without noise, and no share of it to add")
+        share = self._share * exchange.clipping
+        return lambda where: noised(where, share)

@@ -33,8 +33,7 @@ from blindsum.he.exchange import Exchange
 from blindsum.he.keys import Agreement, Contribution, Introduction
 from blindsum.he.packing import require_finite, square_sum
 from blindsum.he.parameters import Parameters
-from blindsum.platform.data.features import feature_count
-from blindsum.platform.data.table import SiloData, load_data
+from blindsum.platform.data.member import open_member
 from blindsum.platform.errors import (
     AggregatorLost,
     BlindsumError,
@@ -43,21 +42,19 @@ from blindsum.platform.errors import (
     guarded,
 )
 from blindsum.platform.evaluation.round_counts import Counting, Metrics, Tally
-from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.privacy.plan import plan, update_range
 from blindsum.platform.privacy.randomness import generator_of
 from blindsum.platform.privacy.reach import held_to, honest_reach
-from blindsum.platform.privacy.shared_noise import require_fine
 from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints, set_state, state_of
 from blindsum.platform.state.private_head import PrivateHead
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import (
     Vector,
-    build_model,
     digest,
     get_parameters,
     initial_digest,
+    model_of,
     set_parameters,
 )
 from blindsum.platform.training.server_optimizer import ServerOptimizer
@@ -69,7 +66,6 @@ class Silo:
     def __init__(self, spec: SiloSpec) -> None:
         self._spec = spec = checked_spec(spec)
         self.name, self._job = spec.name, spec.job
-        self._section = spec.job.silo(spec.name)
         self._admission = Admission(spec)
         self._vault: Vault | None = None
         self._last_attempt = self._announced = (0, 0)
@@ -89,7 +85,7 @@ class Silo:
                 the driver is told.
             ConsentError, DataError, ModelError, PrivacyError, LedgerError: without one, why.
         """
-        job, section = self._job, self._section
+        job = self._job
         self._parameters = Parameters.derive(
             len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
         )
@@ -98,21 +94,12 @@ class Silo:
         self._terms = hashlib.sha256(terms.encode()).hexdigest()
         self._plan = plan(job, self.name)
         self._range = update_range(job, self._plan)
-        if self._plan and self._plan.share:
-            require_fine(self._plan.share, self._range, self._parameters.limit)
         self._policy = Policy(job, self._spec.run, self.name, self._parameters, self._range)
         places, books = self._admission.admit()
         self._state, of_run = places.state, places.of_run(self._spec.run)
-        own = load_private_tasks(section, job, places.private_tasks)
-        self._data: SiloData = load_data(places.table, job.data, of_run / "rejected_rows.txt", own)
-        self._model = build_model(
-            job.model,
-            feature_count(job.data.features),
-            job.data.outputs,
-            seed=job.seed,
-            private=self._plan is not None,
-            own=len(own) if job.has_private_tasks else None,
-        )
+        member = open_member(job, self.name, places, self._spec.run)
+        own, self._data = member.own, member.data
+        self._model = model_of(job, own=len(own))
         self._global: Vector = get_parameters(self._model)
         self._recent = {0: self._global}
         self._model_digest = initial_digest(self._model)
@@ -291,9 +278,9 @@ class Silo:
         epsilon, metrics_epsilon = self._written().charge(exchange)
         charged = time.perf_counter()
         update = self._trainer.train(self._global, exchange.clipping)
-        require_finite(update)
+        require_finite(update.values)
         trained = time.perf_counter()
-        self._tally = Tally(unclipped=self._trainer.unclipped)
+        self._tally, self._update_unit = Tally(unclipped=update.unclipped), update.unit
         bound = exchange.range or self._range
         digits = self._digitiser.digits(update, exchange, bound, self._tally)
         self._written().sends(exchange)
@@ -336,7 +323,7 @@ class Silo:
         started = time.perf_counter()
         stood = self._keyed().mark()
         silos, unit = len(exchange.roster), (exchange.range or self._range) / self._parameters.limit
-        step = unit * self._trainer.scale / silos
+        step = unit * self._update_unit / silos
         mean = np.empty(exchange.values, np.float64)
         squares = 0
         for where, summed in self._keyed().receive(exchange, totals, uploads):

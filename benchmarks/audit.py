@@ -61,7 +61,17 @@ console = Console()
 
 def plan(rate: float, steps: int) -> PrivacyPlan:
     sigma = calibrate(EPSILON, DELTA, rate, steps)
-    return PrivacyPlan(EPSILON, DELTA, rate, sigma, 1.0, 1, steps, steps, EPSILON)
+    return PrivacyPlan(
+        epsilon=EPSILON,
+        delta=DELTA,
+        sampling_rate=rate,
+        noise_multiplier=sigma,
+        clip_norm=1.0,
+        steps_per_round=1,
+        rounds=steps,
+        rounds_within_budget=steps,
+        epsilon_planned=EPSILON,
+    )
 
 
 def molecules(given: argparse.Namespace) -> tuple[Fold, list[str]]:

@@ -32,17 +32,26 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from utility import COLLUDERS, DELTA, SEEDS, TUNING, Task, figures, parts, records, sigma
+from utility import (
+    COLLUDERS,
+    SEEDS,
+    TUNING,
+    NoisedSums,
+    Task,
+    figures,
+    parts,
+    plan_of,
+    records,
+    sigma,
+)
 
-from blindsum.he.parameters import Parameters
 from blindsum.platform.job.schema import ServerSection, TrainingSection
 from blindsum.platform.privacy.adaptive_clipping import next_clipping
-from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator
-from blindsum.platform.privacy.shared_noise import noised_integers, share_deviation, shared_range
+from blindsum.platform.privacy.shared_noise import share_deviation
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.models import get_parameters, set_parameters
-from blindsum.platform.training.server_optimizer import ServerOptimizer
+from blindsum.platform.training.simulation import Simulation
 
 DATASETS, EPSILONS, SILOS, RATE, ROUNDS, QUANTILE = (
     ("digits", "breast_cancer"),
@@ -94,23 +103,11 @@ def accuracy(setting: Setting) -> float:
     batch = RATE * float(np.mean([len(fold.labels) for fold in folds]))
     z = sigma(setting.epsilon, RATE, ROUNDS)
     counted = max(batch * SILOS / 20, z) if setting.adaptive else 0.0  # as count_deviation
-    plan = PrivacyPlan(
-        setting.epsilon,
-        DELTA,
-        RATE,
-        z,
-        setting.clip,
-        1,
-        ROUNDS,
-        ROUNDS,
-        setting.epsilon,
-        count_noise=counted,
-    )
-    share = share_deviation(plan.update_noise * setting.clip, SILOS, COLLUDERS)
-    plan = replace(plan, share=share)
-    cut, limit = setting.clip * batch, Parameters.derive(SILOS).limit
+    plan = plan_of(setting.epsilon, RATE, ROUNDS, setting.clip, z, count_noise=counted)
+    plan = replace(plan, share=share_deviation(plan.update_noise * setting.clip, SILOS, COLLUDERS))
     model = nn.Linear(held.features.shape[1], int(records(setting.dataset)[1].max()) + 1)
-    vector, random = np.zeros_like(get_parameters(model)), cryptographic_generator()
+    set_parameters(model, np.zeros_like(get_parameters(model)))
+    random = cryptographic_generator()
     section = TrainingSection(
         rounds=ROUNDS,
         local_steps=1,
@@ -122,22 +119,14 @@ def accuracy(setting: Setting) -> float:
     server = ServerSection.model_validate(
         {"optimizer": setting.optimizer, "learning_rate": setting.server_rate}
     )
-    optimizer, clipping = ServerOptimizer(server, vector.size), 1.0
+    federation = Simulation(model, trainers, server, NoisedSums(plan, batch, SILOS, random))
+    clipping = 1.0
     for _ in range(ROUNDS):
-        unit = shared_range(cut, share) * clipping / limit
-        sent = [
-            noised_integers(
-                one.train(vector, clipping), cut * clipping, share * clipping, unit, random
-            )
-            for one in trainers
-        ]
-        mean = np.sum(sent, axis=0) * (unit * trainers[0].scale / SILOS)
-        vector = optimizer.apply(vector, mean)
+        updates = federation.round(clipping)
         if setting.adaptive:
             noise = random.normal(0, share_deviation(counted, SILOS, COLLUDERS), SILOS).sum()
-            within = sum(one.unclipped for one in trainers) + noise
+            within = sum(update.unclipped for update in updates) + noise
             clipping = next_clipping(clipping, 0.5 + within / (batch * SILOS), QUANTILE)
-    set_parameters(model, vector)
     with torch.no_grad():
         found = model(torch.from_numpy(held.features)).argmax(1).numpy()
     return float((found == held.labels).mean())

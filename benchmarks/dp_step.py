@@ -86,7 +86,17 @@ def step(kind: str, arm: str) -> Step:
     x = (torch.rand(BATCH, features) < 0.03).float() if kind == "mlp" else torch.rand(BATCH, 784)
     y = torch.randint(0, 12, (BATCH,))
     if arm == "blindsum":
-        plan = PrivacyPlan(1.0, 1e-5, 1.0, 1.0, 1.0, 1, 1, 1, 1.0)
+        plan = PrivacyPlan(
+            epsilon=1.0,
+            delta=1e-5,
+            sampling_rate=1.0,
+            noise_multiplier=1.0,
+            clip_norm=1.0,
+            steps_per_round=1,
+            rounds=1,
+            rounds_within_budget=1,
+            epsilon_planned=1.0,
+        )
         section = TrainingSection(
             rounds=1,
             local_steps=1,

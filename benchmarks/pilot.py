@@ -21,7 +21,6 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ from torch import nn
 from blindsum.pipelines.comparison.baseline import Member, member_of, together, trained
 from blindsum.pipelines.comparison.sweep import Quiet
 from blindsum.pipelines.run.train import train
-from blindsum.platform.data.features import feature_count
 from blindsum.platform.data.split import fraction, scaffold_key
 from blindsum.platform.job.file import JobFile, load_job
 from blindsum.platform.job.schema import Job
@@ -47,8 +45,8 @@ from blindsum.platform.privacy.plan import plan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
-from blindsum.platform.training.models import build_model, get_parameters, set_parameters
-from blindsum.platform.training.server_optimizer import ServerOptimizer
+from blindsum.platform.training.models import model_of
+from blindsum.platform.training.simulation import Simulation
 
 SILOS = ("alder", "birch", "cedar")
 DELTA = 1e-4
@@ -107,29 +105,16 @@ PRIVATE = (
 )
 
 
-def model_of(job: Job) -> nn.Module:
-    return build_model(
-        job.model, feature_count(job.data.features), job.data.outputs, seed=job.seed, private=False
-    )
-
-
 def federated(job: Job, members: Sequence[Member]) -> nn.Module:
-    """Rounds as silos take them, in one process, without encryption."""
-    model, trainers = model_of(job), []
+    """Train as silos do, in one process and without encryption."""
+    model, trainers = model_of(job, private=False), []
     for member in members:
         own = plan(job, member.name)
-        if own and own.share:  # the silos' shares, which add up to one noise
-            own = replace(own, share=0.0, noise_multiplier=own.share / own.clip_norm)
+        own = own.in_a_run() if own else None
         random = cryptographic_generator() if own else seeded_generator(job.seed, member.name)
         loss = record_loss(job.data, {})
         trainers.append(LocalTrainer(model, member.data.train, job.training, own, random, loss))
-    vector = get_parameters(model)
-    server = ServerOptimizer(job.server, vector.size)
-    for _ in range(job.training.rounds):
-        updates = [trainer.train(vector).astype(np.float64) for trainer in trainers]
-        vector = server.apply(vector, np.mean(updates, axis=0))
-    set_parameters(model, vector)
-    return model
+    return Simulation(model, trainers, job.server).run(job.training.rounds)
 
 
 def auroc(model: nn.Module, members: Sequence[Member]) -> float:
@@ -165,7 +150,7 @@ def real(
     """A run on Ray, with its model's AUROC and its rounds' seconds by phase."""
     job_file = job_of(folder, tasks, f"encryption.scheme={scheme}", *overrides)
     run = train(job_file, None, Quiet())
-    model = model_of(job_file.job)
+    model = model_of(job_file.job, private=False)
     if run.model is None:
         raise RuntimeError("the run left no model")
     model.load_state_dict(torch.load(run.model))

@@ -29,6 +29,7 @@ import itertools
 import json
 import multiprocessing
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,7 +61,8 @@ from blindsum.platform.privacy.shared_noise import (
 )
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.models import get_parameters, set_parameters
-from blindsum.platform.training.server_optimizer import ServerOptimizer
+from blindsum.platform.training.simulation import Combine, Simulation, mean_update
+from blindsum.platform.training.update import Update
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -135,13 +137,11 @@ def accuracy(task: Task) -> float:
     plan = None
     if private:
         z = sigma(task.epsilon, rate, rounds)
-        share = share_deviation(z * CLIP, len(folds), COLLUDERS) if shared else 0.0
-        plan = PrivacyPlan(
-            task.epsilon, DELTA, rate, z, CLIP, 1, rounds, rounds, task.epsilon, share
-        )
+        share = share_deviation(z * CLIP, len(folds), COLLUDERS) if shared else None
+        plan = plan_of(task.epsilon, rate, rounds, CLIP, z, share=share)
     torch.manual_seed(0)
     model = nn.Linear(held.features.shape[1], int(records(task.dataset)[1].max()) + 1)
-    vector = np.zeros_like(get_parameters(model))
+    set_parameters(model, np.zeros_like(get_parameters(model)))
     random = cryptographic_generator() if private else seeded_generator(task.seed)
     batch = rate * np.mean([len(fold.labels) for fold in folds])
     section = TrainingSection(
@@ -152,47 +152,78 @@ def accuracy(task: Task) -> float:
         learning_rate=learning_rate,
     )
     trainers = [LocalTrainer(model, fold, section, plan, random) for fold in folds]
-    optimizer = ServerOptimizer(ServerSection(), vector.size)
-    combine = (
-        Shared(plan, batch, len(folds), random) if shared and plan else Averaged(folds, random)
-    )
-    for _ in range(rounds):
-        sent = [combine.integers(trainer.train(vector)) for trainer in trainers]
-        mean = np.sum(sent, axis=0) * (combine.unit * trainers[0].scale / len(sent))
-        vector = optimizer.apply(vector, mean)
-    set_parameters(model, vector)
+    combine: Combine
+    if shared and plan:
+        combine = NoisedSums(plan, batch, len(folds), random)
+    else:
+        combine = QuantisedMean(folds, random)
+    Simulation(model, trainers, ServerSection(), combine).run(rounds)
     with torch.no_grad():
         found = model(torch.from_numpy(held.features)).argmax(1).numpy()
     return float((found == held.labels).mean())
 
 
-class Shared:
-    """What the silos send under shared noise."""
+def plan_of(
+    epsilon: float,
+    rate: float,
+    rounds: int,
+    clip: float,
+    sigma: float,
+    *,
+    share: float | None = None,
+    count_noise: float = 0.0,
+) -> PrivacyPlan:
+    """A plan of one step a round that spends its whole epsilon."""
+    return PrivacyPlan(
+        epsilon=epsilon,
+        delta=DELTA,
+        sampling_rate=rate,
+        noise_multiplier=sigma,
+        clip_norm=clip,
+        steps_per_round=1,
+        rounds=rounds,
+        rounds_within_budget=rounds,
+        epsilon_planned=epsilon,
+        share=share,
+        count_noise=count_noise,
+    )
+
+
+class NoisedSums:
+    """The mean step of the integers that silos send under shared noise.
+
+    Args:
+        plan: with a share; every silo's.
+        batch: expected size of a silo's sample.
+    """
 
     def __init__(
         self, plan: PrivacyPlan, batch: float, silos: int, random: np.random.Generator
     ) -> None:
-        limit, self._cut = Parameters.derive(silos).limit, CLIP * batch
-        self.unit = shared_range(self._cut, plan.share) / limit
-        require_fine(plan.share, self.unit * limit, limit)
-        self._share, self._random = plan.share, random
+        self._share, self._random = plan.share or 0.0, random
+        self._limit, self._cut = Parameters.derive(silos).limit, plan.clip_norm * batch
+        self._bound = shared_range(self._cut, self._share)
+        require_fine(self._share, self._bound, self._limit)
 
-    def integers(self, sums: np.ndarray) -> np.ndarray:
-        return noised_integers(sums, self._cut, self._share, self.unit, self._random)
+    def __call__(self, updates: Sequence[Update], clipping: float) -> np.ndarray:
+        unit, cut = self._bound * clipping / self._limit, self._cut * clipping
+        share = self._share * clipping
+        sent = [noised_integers(u.values, cut, share, unit, self._random) for u in updates]
+        return np.sum(sent, axis=0) * (unit * updates[0].unit / len(sent))
 
 
-class Averaged:
-    """What the silos send otherwise; where there is one, its update as it is."""
+class QuantisedMean:
+    """The mean of the integers that silos send otherwise; where there is one silo, its update."""
 
     def __init__(self, folds: list[Fold], random: np.random.Generator) -> None:
         self._parameters = Parameters.derive(len(folds)) if len(folds) > 1 else None
-        self.unit = 8.0 / self._parameters.limit if self._parameters else 1.0
         self._random = random
 
-    def integers(self, update: np.ndarray) -> np.ndarray:
+    def __call__(self, updates: Sequence[Update], clipping: float) -> np.ndarray:
         if self._parameters is None:
-            return update
-        return quantise(update, 8.0, self._parameters, self._random).integers
+            return mean_update(updates)
+        sent = [quantise(u.values, 8.0, self._parameters, self._random).integers for u in updates]
+        return np.sum(sent, axis=0) * (8.0 / self._parameters.limit / len(sent))
 
 
 def settings(datasets: list[str]) -> list[tuple[str, int, float, str]]:

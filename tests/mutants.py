@@ -81,8 +81,8 @@ MUTANTS = (
     Mutant(
         "a private head without noise",
         "platform/training/local.py",
-        "            self._noise(one)\n",
-        "",
+        "            self._noise(gradient)\n            with",
+        "            with",
         "tests/actors/test_private_heads.py tests/platform/test_training.py",
     ),
     Mutant(
@@ -95,9 +95,30 @@ MUTANTS = (
     Mutant(
         "the cut not scaled by the adaptive clip factor",
         "actors/digitiser.py",
-        "cut = greatest_sum(self._job) * clipping",
+        "cut = greatest_sum(self._job) * exchange.clipping",
         "cut = greatest_sum(self._job)",
         SILO,
+    ),
+    Mutant(
+        "a bare sum sent without its share of the noise",
+        "actors/digitiser.py",
+        "if update.protected_by is not Protection.SHARES_TO_ADD:",
+        "if True:",
+        SILO,
+    ),
+    Mutant(
+        "a simulation that averages bare sums",
+        "platform/training/simulation.py",
+        "if any(update.protected_by is Protection.SHARES_TO_ADD for update in updates):",
+        "if False:",
+        "tests/platform/test_simulation.py",
+    ),
+    Mutant(
+        "a simulated share that is a whole noise too little",
+        "platform/privacy/plan.py",
+        "self.share / self.clip_norm",
+        "self.share / self.clip_norm / 2",
+        "tests/platform/test_simulation.py",
     ),
     Mutant(
         "the floor of the count's noise dropped",
@@ -125,13 +146,17 @@ MUTANTS = (
         SILO,
     ),
     Mutant(
-        "require_finite dropped", "actors/silo.py", "        require_finite(update)\n", "", SILO
+        "require_finite dropped",
+        "actors/silo.py",
+        "        require_finite(update.values)\n",
+        "",
+        SILO,
     ),
     Mutant(
         "masks without the roster",
         "he/masks.py",
         "return hashlib.sha256(exchange.digest + view).digest()",
-        "return hashlib.sha256(exchange.job.encode() + bytes([exchange.round, exchange.attempt]) + view).digest()",
+        "return hashlib.sha256(exchange.run.encode() + bytes([exchange.round, exchange.attempt]) + view).digest()",
         f"{HE}/test_masks.py {HE}/test_linear_hash.py",
     ),
     Mutant(

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from blindsum.platform.data.member import REJECTED_ROWS, open_member
 from blindsum.platform.data.records import Fold
-from blindsum.platform.data.table import SiloData, load_data, load_molecules
+from blindsum.platform.data.table import SiloData, load_molecules
 from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.job.paths import SiloPlaces
-from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job
 
 Molecules = tuple[list[str], list[str]]
@@ -43,10 +43,11 @@ def load_audited(job: Job, silo: str, places: SiloPlaces) -> Audited:
             "all tasks of this job are private, and the audit attacks what silos train together",
             "Audit a job with a shared task over the same data.",
         )
-    table = places.table, job.data, places.of_run("audit") / "rejected_rows.txt"
-    own = load_private_tasks(job.silo(silo), job, places.private_tasks)
-    data, molecules = load_data(*table, own), load_molecules(*table)
-    if not own:
+    member = open_member(job, silo, places, "audit")
+    data = member.data
+    rejects = places.of_run("audit") / REJECTED_ROWS
+    molecules = load_molecules(places.table, job.data, rejects)
+    if not member.own:
         return Audited(data, molecules)
     train, test = (_shared(fold, job.data.outputs) for fold in (data.train, data.test))
     for name, (fold, _) in (("training", train), ("held-out", test)):

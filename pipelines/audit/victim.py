@@ -1,21 +1,21 @@
 """The silo under attack: its records, the job's model, and the updates that would leave it.
 
-An update here is what the job's local steps sum over the attacked records, as its own training code
-makes it, each step over all of them; of more than MOST_LOCAL_STEPS, so many:
+An attacked update sums the gradients of the attacked records over the job's local steps, with the
+product's own training code; every step takes all of these records. Of more than MOST_LOCAL_STEPS
+steps, only that many are taken. The attacker has one of:
 
     none        the bare sum of gradients
-    dp          each gradient clipped, and the noise of the silo's plan added to the sum
+    dp          the sum of clipped gradients with the noise of the silo's plan
     encrypted   what an aggregator holds, even with the key that all silos share: the masked
                 integers, read as if they were not masked
-    both        the same of the noised sum
+    both        the masked integers of the noised sum
 
-Under shared noise the plan's whole noise S is taken, which is what everybody outside sees at best.
+Under shared noise the sum carries the plan's whole noise S: the least that an outsider ever faces.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -49,7 +49,7 @@ MOST_LOCAL_STEPS = 20
 
 
 @dataclass(frozen=True)
-class Update:
+class SeenUpdate:
     """Sums of gradients by parameter, the mean over local steps, as the attacker has them."""
 
     gradients: list[Tensor]
@@ -59,7 +59,11 @@ class Update:
 
 
 class Victim:
-    """One silo. `plan` is its plan, or, for a job without differential privacy, a made-up one."""
+    """One silo under attack.
+
+    Args:
+        plan: the silo's, or an assumed one for a job without differential privacy.
+    """
 
     def __init__(self, job: Job, silo: str, data: SiloData, plan: PrivacyPlan) -> None:
         self.job, self.silo, self.data, self.plan = job, silo, data, plan
@@ -68,7 +72,7 @@ class Victim:
         self._models: dict[str, nn.Module] = {}
 
     def model(self, checkpoint: str) -> nn.Module:
-        """The job's model, "fresh" or "trained" on the silo's records without privacy."""
+        """Return the job's model: "fresh", or "trained" on the silo's records without privacy."""
         if checkpoint not in self._models:
             model = build_model(
                 self.job.model, self.features, self.outputs, seed=self.job.seed, private=False
@@ -91,40 +95,39 @@ class Victim:
         return self._models[checkpoint]
 
     def without_noise(self) -> PrivacyPlan | None:
-        """How the job trains without privacy: None, no clipping either. Errors of numbers are not bounded
-        as those of classes are: at a learning rate that is meant for clipped gradients training would
-        end in no numbers, so a private job's clip norm stays where it measures such."""
+        """Return the plan of the arm without privacy: None, which does not clip either.
+
+        A private job of regression tasks keeps its clip norm: errors of numbers are unbounded, and
+        at a learning rate meant for clipped gradients training would diverge.
+        """
         if self.labelling.bounded or not self.job.private:
             return None
-        return replace(self.plan, noise_multiplier=0.0, share=0.0, count_noise=0.0)
+        return self.plan.alone().without_noise()
 
     def plant(self, model: nn.Module) -> None:
-        """Let a malicious server's model be the "planted" checkpoint."""
+        """Make a malicious server's model the "planted" checkpoint."""
         self._models["planted"] = model
 
-    def in_the_mean(self, share: float = 1.0, epsilon: float | None = None) -> PrivacyPlan:
-        """The plan for a silo that stands for all of them: its noise is to its own records' signal as the
-        noise in the mean of all silos' updates is to theirs. That is the plan's multiplier over sqrt(n)
-        where every silo adds all of it, and over n where they make one noise together.
+    def in_the_mean(self, fraction: float = 1.0, epsilon: float | None = None) -> PrivacyPlan:
+        """The plan for a silo that stands for all of them (`PrivacyPlan.in_the_mean`).
 
         Args:
-            share: of the silo's records that are trained on, with a divisor that follows.
+            fraction: of the silo's records that it trains on, with a divisor that follows.
             epsilon: of another plan with the same steps.
 
         Raises:
             PrivacyError: that epsilon is not possible.
         """
-        plan, silos = self.plan, len(self.job.silos)
-        sigma = plan.update_noise
-        if epsilon is not None and epsilon != plan.epsilon:
-            steps = plan.rounds_within_budget * plan.steps_per_round
-            other = calibrate(epsilon, plan.delta, plan.sampling_rate, steps)
-            sigma *= other / plan.noise_multiplier
-        fewer = silos if plan.share else math.sqrt(silos)
-        return replace(plan, noise_multiplier=share * sigma / fewer, share=0.0, count_noise=0.0)
+        plan = self.plan.in_the_mean(len(self.job.silos), fraction)
+        if epsilon is None or epsilon == plan.epsilon:
+            return plan
+        steps = plan.rounds_within_budget * plan.steps_per_round
+        other = calibrate(epsilon, plan.delta, plan.sampling_rate, steps)
+        sigma = plan.noise_multiplier * other / self.plan.noise_multiplier
+        return replace(plan, noise_multiplier=sigma)
 
     def local(self, records: int) -> Local:
-        """The job's local steps over that many records."""
+        """Return the job's local steps over that many records."""
         training = self.job.training
         return Local(
             min(training.local_steps, MOST_LOCAL_STEPS),
@@ -132,15 +135,15 @@ class Victim:
         )
 
     def records(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Features and labels of some of the silo's training records."""
+        """Return features and labels of some of the silo's training records."""
         chosen = np.asarray(rows)
         return (
             torch.from_numpy(self.data.train.features[chosen]),
             torch.from_numpy(self.data.train.labels[chosen]),
         )
 
-    def update(self, rows: Sequence[int], checkpoint: str, defence: Defence) -> Update:
-        """What the attacker has of a step over those records."""
+    def update(self, rows: Sequence[int], checkpoint: str, defence: Defence) -> SeenUpdate:
+        """Return what the attacker sees of a step over those records."""
         features, labels = self.records(rows)
         return update_of(
             self.model(checkpoint),
@@ -165,8 +168,8 @@ def update_of(
     bits: int | None = None,
     local: Local | None = None,
     record_loss: RecordLoss = classification,
-) -> Update:
-    """The mean over local steps of the sum of gradients over those records, as the attacker has it.
+) -> SeenUpdate:
+    """Return the mean over local steps of the sum of gradients over those records, as seen.
 
     Args:
         silos, bits: of the consortium, for the encoding under encryption.
@@ -196,7 +199,7 @@ def update_of(
     sums = [one.nan_to_num(0.0) for one in sums]  # steps that ended in no numbers
     if defence in ("encrypted", "both"):
         sums = _as_masked(sums, silos, bits)
-    return Update([one.detach() for one in sums])
+    return SeenUpdate([one.detach() for one in sums])
 
 
 def _as_masked(sums: list[Tensor], silos: int, bits: int | None) -> list[Tensor]:

@@ -92,12 +92,11 @@ def approve(
     """Let a silo on this machine take part in this job, for a number of runs."""
     from blindsum.actors.books import LEDGER
     from blindsum.actors.vault import open_identity
-    from blindsum.platform.data.features import feature_count
     from blindsum.platform.job.paths import import_from, silo_places
     from blindsum.platform.state.approval import DEFAULT_DAYS, Approvals, new_id
     from blindsum.platform.state.approved_code import imported_from, keep_code
     from blindsum.platform.state.ledger import Ledger
-    from blindsum.platform.training.models import build_model, initial_digest
+    from blindsum.platform.training.models import initial_digest, model_of
 
     job_file = load_job(job, set_ or [])
     told = job_file.job
@@ -112,15 +111,7 @@ def approve(
     weights: list[str] = []
 
     def build() -> None:
-        model = build_model(
-            told.model,
-            feature_count(told.data.features),
-            told.data.outputs,
-            seed=told.seed,
-            private=told.privacy.noise != "none",
-            own=0 if told.has_private_tasks else None,
-        )
-        weights.append(initial_digest(model))
+        weights.append(initial_digest(model_of(told)))
 
     factory = getattr(told.model, "factory", None)
     if factory is None:

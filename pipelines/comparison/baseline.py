@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,17 +22,15 @@ import torch
 from torch import nn
 
 from blindsum.pipelines.show.console import console, emit
-from blindsum.platform.data.features import feature_count
+from blindsum.platform.data.member import Member, open_member
 from blindsum.platform.data.records import Fold, stacked
-from blindsum.platform.data.table import SiloData, load_data
+from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.evaluation.classes import Counts, HeldOut
 from blindsum.platform.evaluation.round_counts import Counting, Tally
 from blindsum.platform.evaluation.tasks import TaskFigures
-from blindsum.platform.job.data_section import Tasks
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import import_from, silo_places, state_folder
-from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job, NoNoise
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
@@ -41,8 +39,8 @@ from blindsum.platform.tracking.mlflow_run import Tracker
 from blindsum.platform.tracking.mlflow_uri import sqlite_file
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
-from blindsum.platform.training.models import build_model, get_parameters, set_parameters
-from blindsum.platform.training.server_optimizer import ServerOptimizer
+from blindsum.platform.training.models import model_of
+from blindsum.platform.training.simulation import Simulation
 
 Arm = Literal["local", "pooled"]
 
@@ -58,15 +56,6 @@ class Baseline:
     epsilon: float | None
     seconds: float
     tracking_failure: str | None = None
-
-
-@dataclass(frozen=True)
-class Member:
-    """One silo's records and tasks of its own."""
-
-    name: str
-    data: SiloData
-    own: Tasks
 
 
 def baseline(
@@ -136,15 +125,12 @@ def _tags(job: Job, arm: Arm, silo: str | None) -> dict[str, str]:
 
 
 def member_of(job_file: JobFile, name: str) -> Member:
-    job, section = job_file.job, job_file.silo(name)
+    """Read one silo's records on this machine."""
     try:
-        places = silo_places(section, str(job_file.folder))
-        own = load_private_tasks(section, job, places.private_tasks)
-        rejects = places.of_run("baseline") / "rejected_rows.txt"
-        data = load_data(places.table, job.data, rejects, own)
+        places = silo_places(job_file.silo(name), str(job_file.folder))
+        return open_member(job_file.job, name, places, "baseline")
     except BlindsumError as error:
         raise error.located(silo=name) from None
-    return Member(name, data, own)
 
 
 def _local(
@@ -152,8 +138,8 @@ def _local(
 ) -> tuple[Counts, float | None]:
     total, epsilons = None, []
     for member in members:
-        # Alone, a silo has to make all of the noise.
-        own = _alone(plan(job, member.name))
+        own = plan(job, member.name)
+        own = own.alone() if own else None
         model = trained(job, member, own, member.name, done)
         counting = Counting(_exact(job), None, member.data, np.random.default_rng(), member.own)
         counts = counting.counts(model, job.training.rounds, Tally(), job.roster)
@@ -169,8 +155,8 @@ def _local(
 def _pooled(
     job: Job, members: Sequence[Member], run: str, done: Callable[[], None]
 ) -> tuple[Counts, float | None]:
-    plans = [_alone(plan(job, member.name)) for member in members]
-    own = max((p for p in plans if p), key=lambda p: p.noise_multiplier, default=None)
+    plans = [own.alone() for member in members if (own := plan(job, member.name))]
+    own = max(plans, key=lambda p: p.noise_multiplier, default=None)
     batch = job.training.expected_batch_size * len(members)
     larger = job.training.model_copy(update={"expected_batch_size": batch})
     whole = job.model_copy(update={"training": larger})
@@ -189,28 +175,19 @@ def _pooled(
 def trained(
     job: Job, member: Member, own: PrivacyPlan | None, name: str, done: Callable[[], None]
 ) -> nn.Module:
-    model = build_model(
-        job.model,
-        feature_count(job.data.features),
-        job.data.outputs,
-        seed=job.seed,
-        private=own is not None,
-        own=len(member.own) if job.has_private_tasks else None,
-    )
+    """Train one model on one member's records, for as many rounds as the plan covers.
+
+    Args:
+        own: the plan of training alone; None trains without differential privacy.
+        name: seeds the sampling of a job without differential privacy.
+        done: called after each round.
+    """
+    model = model_of(job, private=own is not None, own=len(member.own))
     random = cryptographic_generator() if job.private else seeded_generator(job.seed, name)
     loss = record_loss(job.data, member.own)
     trainer = LocalTrainer(model, member.data.train, job.training, own, random, loss)
-    vector = get_parameters(model)
-    server = ServerOptimizer(job.server, vector.size)
-    for _ in range(own.rounds_within_budget if own else job.training.rounds):
-        vector = server.apply(vector, trainer.train(vector).astype(np.float64))
-        done()
-    set_parameters(model, vector)
-    return model
-
-
-def _alone(own: PrivacyPlan | None) -> PrivacyPlan | None:
-    return replace(own, share=0.0, count_noise=0.0) if own else None
+    rounds = own.rounds_within_budget if own else job.training.rounds
+    return Simulation(model, [trainer], job.server).run(rounds, done)
 
 
 def _exact(job: Job) -> Job:

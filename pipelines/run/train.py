@@ -220,7 +220,7 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     from blindsum.platform.job.paths import import_from
     from blindsum.platform.privacy.statement import as_page, privacy_statement
     from blindsum.platform.tracking.curves import draw_run
-    from blindsum.platform.training.models import build_model, set_parameters
+    from blindsum.platform.training.models import model_of, set_parameters
 
     job = run.job_file.job
     # An interrupted user waits for no silo that is deep in its training.
@@ -228,14 +228,7 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     release = federation.release(run.reports[-1].round, run.reports[-1].model_digest, timeout_s)
     import_from(str(run.job_file.folder))
     features = feature_count(job.data.features)
-    model = build_model(
-        job.model,
-        features,
-        job.data.outputs,
-        seed=job.seed,
-        private=False,
-        own=0 if job.has_private_tasks else None,
-    )
+    model = model_of(job, private=False)
     set_parameters(model, release.vector)
     tracker.log_model(model, features, release.round)  # first: it may have more room
     run.folder.mkdir(parents=True, exist_ok=True)

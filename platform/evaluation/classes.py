@@ -110,7 +110,7 @@ class ClassCounting:
         self._job, self._data, self._random = job, data, random
         self.plan = metrics_plan(job)
         self._classes = len(target.classes)
-        self._share = self.plan.share if self.plan else 0.0
+        self._share = (self.plan.share or 0.0) if self.plan else 0.0
         # Under noise every record's loss counts at most one: twice the loss of guessing.
         self._max_loss = 2 * math.log(self._classes) if self.plan else MAX_LOSS
         self._weight = HELD_OUT_WEIGHT if self.plan else 1.0  # of loss and classes

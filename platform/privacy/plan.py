@@ -36,14 +36,18 @@ HELD_OUT_WEIGHT each to its class and to the loss. Less weight there, less noise
 MIN_NOISE_MULTIPLIER, MAX_NOISE_MULTIPLIER = 0.2, 200.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:
     """What one silo will spend. Public: no field depends on the silo's data.
 
-    `noise_multiplier` is sigma, the noise's deviation in units of the clip norm; `share` the
-    deviation of the silo's share of it where the silos make it together, else 0; `count_noise` the
-    deviation of the noise on the count of unclipped records, 0 without adaptive clipping;
-    `rounds_within_budget` is below `rounds` only for a noise multiplier fixed by hand.
+    `noise_multiplier` is sigma, the noise's deviation in units of the clip norm. `share` is the
+    deviation of the silo's share of the noise where the silos make it together, and None where
+    each adds its own. `count_noise` is the deviation of the noise on the count of unclipped
+    records, 0 without adaptive clipping. `rounds_within_budget` is below `rounds` only for a noise
+    multiplier fixed by hand.
+
+    The methods give the plan that a simulation in one process trains under, where each
+    participant's trainer adds its noise itself.
     """
 
     epsilon: float
@@ -55,7 +59,7 @@ class PrivacyPlan:
     rounds: int
     rounds_within_budget: int
     epsilon_planned: float
-    share: float = 0.0
+    share: float | None = None
     count_noise: float = 0.0
 
     @property
@@ -66,6 +70,39 @@ class PrivacyPlan:
         if not self.count_noise:
             return self.noise_multiplier
         return 1 / math.sqrt(self.noise_multiplier**-2 - (2 * self.count_noise) ** -2)
+
+    def alone(self) -> PrivacyPlan:
+        """The plan of a silo that trains by itself: all of sigma in its own sum, no count."""
+        return replace(self, share=None, count_noise=0.0)
+
+    def without_noise(self) -> PrivacyPlan:
+        """The same clipping with no noise anywhere. Protects nothing: for audits."""
+        share = None if self.share is None else 0.0
+        return replace(self, noise_multiplier=0.0, share=share, count_noise=0.0)
+
+    def in_a_run(self) -> PrivacyPlan:
+        """A participant whose own noise is what the silo adds to a run's sum: its share, or all."""
+        own = self.update_noise if self.share is None else self.share / self.clip_norm
+        return replace(self.alone(), noise_multiplier=own)
+
+    def of_the_sum(self, silos: int) -> PrivacyPlan:
+        """One of `silos` participants whose noise adds up to one sigma, where the silos make it
+        together: sigma / sqrt(silos). That is the noise which a run keeps when as many silos
+        collude as it allows for. Where each silo adds all of its noise: the plan `alone`."""
+        own = self.noise_multiplier / math.sqrt(silos) if self.share is not None else None
+        return self.alone() if own is None else replace(self.alone(), noise_multiplier=own)
+
+    def in_the_mean(self, silos: int, fraction: float = 1.0) -> PrivacyPlan:
+        """One silo that stands for all: its noise is to its own signal as the noise in the mean of
+        `silos` updates is to theirs. That is sigma / silos where they make the noise together, and
+        sigma / sqrt(silos) where each adds all of it.
+
+        Args:
+            fraction: of the silo's records that it trains on, with a divisor that follows.
+        """
+        fewer = math.sqrt(silos) if self.share is None else silos
+        own = fraction * self.update_noise / fewer
+        return replace(self.alone(), noise_multiplier=own)
 
 
 def plan(job: Job, silo: str) -> PrivacyPlan | None:
@@ -165,7 +202,7 @@ def metrics_plan(job: Job) -> PrivacyPlan | None:
 def update_range(job: Job, plan: PrivacyPlan | None) -> float:
     """Range of the first round's exchange: the job's, or what clipping and noise need."""
     if job.privacy.noise == "shared" and plan is not None:
-        return shared_range(greatest_sum(job), plan.share)
+        return shared_range(greatest_sum(job), plan.share or 0.0)
     return job.encryption.range or DEFAULT_RANGE
 
 
@@ -187,16 +224,17 @@ def _plan(
 ) -> PrivacyPlan:
     if sigma is None:
         sigma = calibrate(epsilon, delta, rate, steps * rounds)
+        planned = spent_epsilon(sigma, rate, steps * rounds, delta)
         return PrivacyPlan(
-            epsilon,
-            delta,
-            rate,
-            sigma,
-            clip,
-            steps,
-            rounds,
-            rounds,
-            spent_epsilon(sigma, rate, steps * rounds, delta),
+            epsilon=epsilon,
+            delta=delta,
+            sampling_rate=rate,
+            noise_multiplier=sigma,
+            clip_norm=clip,
+            steps_per_round=steps,
+            rounds=rounds,
+            rounds_within_budget=rounds,
+            epsilon_planned=planned,
         )
     covered = _rounds_within(epsilon, delta, rate, sigma, steps, rounds)
     if covered == 0:
@@ -207,7 +245,17 @@ def _plan(
             "Raise the multiplier, or leave it out to have it chosen.",
         )
     planned = spent_epsilon(sigma, rate, steps * covered, delta)
-    return PrivacyPlan(epsilon, delta, rate, sigma, clip, steps, rounds, covered, planned)
+    return PrivacyPlan(
+        epsilon=epsilon,
+        delta=delta,
+        sampling_rate=rate,
+        noise_multiplier=sigma,
+        clip_norm=clip,
+        steps_per_round=steps,
+        rounds=rounds,
+        rounds_within_budget=covered,
+        epsilon_planned=planned,
+    )
 
 
 def calibrate(epsilon: float, delta: float, rate: float, steps: int) -> float:

@@ -48,7 +48,7 @@ def honest_reach(
     rate = training.learning_rate
     if section.noise == "shared":
         of_sums = silos * clip_norm * batch * SLACK
-        of_noise = own.share * clipping * math.sqrt(silos) * spread
+        of_noise = (own.share or 0.0) * clipping * math.sqrt(silos) * spread
         of_rounding = silos * unit * math.sqrt(values)
         return rate / batch * (of_sums + of_noise + of_rounding) / silos
     steps = training.local_steps

@@ -1,11 +1,13 @@
 """One silo's training for one round: local steps from the global model to an update.
 
-With privacy: per-record gradients are clipped (`blindsum.platform.training.clipping`, the semantics of
-Opacus's DP-SGD); noise and Poisson sampling come from a cryptographic generator. The divisor is
-the job's public expected batch size. Without: the same steps, unclipped and noiseless.
+With a privacy plan, per-record gradients are clipped (`blindsum.platform.training.clipping`, the
+semantics of Opacus's DP-SGD), and a cryptographic generator draws noise and Poisson samples. The
+divisor is the job's public expected batch size. Without a plan the steps are the same, unclipped
+and noiseless.
 
-A private head is clipped together with the rest and gets the same noise, though it never leaves the
-silo: the shared part's next gradients depend on it, so it must not hold more of a record than they may.
+A private head is clipped together with the rest and gets the same noise, although it never leaves
+the silo: the shared part's next gradients depend on it, so it may not hold more of a record than
+they do.
 
 Floating-point Gaussian noise has gaps an attacker can look into (Mironov, CCS 2012). What
 leaves the silo is this update after clipping and stochastic rounding to a coarse public grid,
@@ -31,13 +33,20 @@ from blindsum.platform.training.models import (
     private_parameters,
     set_parameters,
 )
+from blindsum.platform.training.update import Protection, Update
 
 
 class LocalTrainer:
-    """Trains the silo's copy of the model. `random` samples, and with a plan also makes noise.
+    """Trains the silo's copy of the model, for one round at a time.
+
+    Args:
+        data: the silo's training records.
+        plan: what the silo may spend; None trains without differential privacy.
+        random: draws the samples, and with a plan the noise.
+        loss: of each record.
 
     Raises:
-        ModelError: with a plan, if the model's gradients cannot be had record by record.
+        ModelError: with a plan, if the model does not give gradients record by record.
     """
 
     def __init__(
@@ -57,63 +66,64 @@ class LocalTrainer:
             clipped_sum(model, data.width, loss, torch.from_numpy(data.labels)) if plan else None
         )
         self._clip_norm = plan.clip_norm if plan else 0.0
-        self.unclipped = 0.0
+        self._unclipped = 0.0
+        shares_noise = plan is not None and plan.share is not None
+        self._contribute = self._with_shared_noise if shares_noise else self._with_local_noise
 
-    @property
-    def scale(self) -> float:
-        """What one of `train`'s values is in the update: 1, or of a sum the step along it."""
-        if self._plan is None or not self._plan.share:
-            return 1.0
-        return -self._rate
-
-    def train(self, start: Vector, clipping: float = 1.0) -> Vector:
-        """Take one round's local steps from the global model.
-
-        Leaves in `unclipped` how many gradients were within the clip norm, minus half of all.
+    def train(self, start: Vector, clipping: float = 1.0) -> Update:
+        """Train for one round from the global model.
 
         Args:
             start: the global parameters, float32 [parameters].
             clipping: this round's clip norm, and its noise with it, in units of the plan's.
-
-        Returns:
-            The update, float32 [parameters]: trained minus start. With a plan it is protected
-            by the plan's part of one round, and by nothing without. Where the noise is shared:
-            the clipped sum of one sample's gradients, which nothing protects yet.
         """
         set_parameters(self._model, start)
         self._model.train()
-        self.unclipped = 0.0
+        self._unclipped = 0.0
         if self._plan is not None:
             self._clip_norm = self._plan.clip_norm * clipping
-        if self._plan is not None and self._plan.share:
-            return self._shared_sum()
+        return self._contribute(start)
+
+    def _with_local_noise(self, start: Vector) -> Update:
+        """Take the job's local steps, each under all of this silo's noise; without a plan, bare."""
         for _ in range(self._training.local_steps):
             self.step()
-        return get_parameters(self._model) - start
+        return Update(
+            values=get_parameters(self._model) - start,
+            unit=1.0,
+            protected_by=Protection.NOTHING if self._plan is None else Protection.OWN_NOISE,
+            unclipped=self._unclipped,
+        )
 
-    def _shared_sum(self) -> Vector:
-        """One sample's clipped sum of the shared parameters' gradients. The private head takes its
-        step here, under all of the noise: what is shared in later rounds follows from it."""
+    def _with_shared_noise(self, start: Vector) -> Update:
+        """Sum one sample's clipped gradients of the shared parameters; the silos' shares of the
+        noise come later. The private head takes its step here, under all of the noise: what the
+        silo sends in later rounds depends on it."""
         sums, private = self._clipped_sum(), set(map(id, private_parameters(self._model)))
         shared = []
-        for p, one in zip(self._parameters, sums, strict=True):
+        for p, gradient in zip(self._parameters, sums, strict=True):
             if id(p) not in private:
-                shared.append(one.numpy().ravel())
+                shared.append(gradient.numpy().ravel())
                 continue
-            self._noise(one)
+            self._noise(gradient)
             with torch.no_grad():
-                p.sub_(one, alpha=self._rate)
-        return np.concatenate(shared)
+                p.sub_(gradient, alpha=self._rate)
+        return Update(
+            values=np.concatenate(shared),
+            unit=-self._rate,
+            protected_by=Protection.SHARES_TO_ADD,
+            unclipped=self._unclipped,
+        )
 
     def step(self) -> None:
-        """One step of (DP-)SGD from where the model stands."""
+        """Take one step of (DP-)SGD from the model's current parameters."""
         gradients = self._noisy_sum()
         with torch.no_grad():
             for p, gradient in zip(self._parameters, gradients, strict=True):
                 p.sub_(gradient, alpha=self._rate)
 
     def _noisy_sum(self) -> list[Tensor]:
-        """The sum over a Poisson sample: clipped and with noise under a plan, bare without."""
+        """Sum the gradients of a Poisson sample: clipped and noised under a plan, bare without."""
         sums = self._clipped_sum()
         if self._plan is not None:
             for gradient in sums:
@@ -126,11 +136,11 @@ class LocalTrainer:
 
     @property
     def _rate(self) -> float:
-        """The divisor is public: the true size of the sample never enters."""
+        """The step along a sum. Its divisor is public: the sample's true size never enters."""
         return self._training.learning_rate / self._training.expected_batch_size
 
     def _clipped_sum(self) -> list[Tensor]:
-        """Over one sample, batch by batch: memory does not grow with it."""
+        """Sum over one sample, batch by batch: memory does not grow with the sample."""
         sums = [torch.zeros_like(p) for p in self._parameters]
         for features, labels in self._data.batches(self._sample()):
             for total, one in zip(sums, self._gradients(features, labels), strict=True):
@@ -142,10 +152,10 @@ class LocalTrainer:
             loss = self._loss(self._model(features), labels).sum()
             return list(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
         clipped = self._clipped(features, labels, self._clip_norm)
-        self.unclipped += clipped.within - len(labels) / 2
+        self._unclipped += clipped.within - len(labels) / 2
         return clipped.sums
 
     def _sample(self) -> npt.NDArray[np.int64]:
-        """Each record with the sampling rate, independently: amplification rests on it."""
+        """Draw each record independently with the sampling rate: amplification rests on it."""
         drawn = self._random.random(len(self._data)) < self._training.sampling_rate
         return np.flatnonzero(drawn)

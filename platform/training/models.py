@@ -18,11 +18,32 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from blindsum.platform.data.features import feature_count
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.schema import Factory, Linear, Mlp
+from blindsum.platform.job.schema import Factory, Job, Linear, Mlp
 
 Vector = npt.NDArray[np.float32]
 _SEEDING = threading.Lock()
+
+
+def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Module:
+    """Build a job's model with its initial weights, as every silo does.
+
+    Args:
+        private: as for `build_model`; by default whether the job has differential privacy.
+        own: the silo's number of private tasks; counts only in a job that has some.
+
+    Raises:
+        ModelError: as `build_model`.
+    """
+    return build_model(
+        job.model,
+        feature_count(job.data.features),
+        job.data.outputs,
+        seed=job.seed,
+        private=job.privacy.noise != "none" if private is None else private,
+        own=own if job.has_private_tasks else None,
+    )
 
 
 def build_model(

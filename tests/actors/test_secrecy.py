@@ -47,7 +47,7 @@ class TellingSilo(Silo):
 
         def trained(start: Any, clipping: float) -> Any:
             update = train(start, clipping)
-            self._tell("update", update.tobytes())
+            self._tell("update", update.values.tobytes())
             return update
 
         self._trainer.train = trained  # type: ignore[method-assign]

@@ -35,6 +35,7 @@ from blindsum.platform.privacy.plan import greatest_sum
 from blindsum.platform.privacy.randomness import normals, seeded_generator
 from blindsum.platform.state.audit_log import AuditLog
 from blindsum.platform.state.signed_log import Chain
+from blindsum.platform.training.update import Protection, Update
 from tests.conftest import MakeJob, ledger_of
 
 NO_NOISE = "privacy={noise: none}"
@@ -183,7 +184,7 @@ def _float_round(consortium: Consortium) -> np.ndarray:
     updates = []
     for silo in consortium.silos.values():
         state = silo._random.bit_generator.state
-        updates.append(silo._trainer.train(silo._global).astype(np.float64))
+        updates.append(silo._trainer.train(silo._global).values.astype(np.float64))
         silo._random.bit_generator.state = state
     start = next(iter(consortium.silos.values()))._global
     return start + np.mean(updates, axis=0)
@@ -537,7 +538,8 @@ def test_an_update_that_is_no_number_is_never_sent(
     silo = consortium.silos["alder"]
     trained = np.zeros(consortium.values, np.float32)
     trained[-1] = np.nan
-    silo._trainer.train = lambda start, clipping: trained  # type: ignore[method-assign]
+    kept = Update(values=trained, unit=1.0, protected_by=Protection.NOTHING)
+    silo._trainer.train = lambda start, clipping: kept  # type: ignore[method-assign]
     with pytest.raises(EncryptionError, match="NaN or infinite"):
         silo.train(consortium.exchange())
     assert silo.taken() == []
@@ -548,7 +550,11 @@ def test_coordinates_are_cut_at_the_rounds_clip_norm(make_job: MakeJob) -> None:
     silo = Consortium(make_job(*SHARED, "privacy.clip_norm=1")).silos["alder"]
     exchange, plan = Consortium(make_job(*SHARED), run="run-2").exchange(), silo._plan
     assert plan is not None
-    huge = np.full(exchange.values, 1e9, np.float32)
+    huge = Update(
+        values=np.full(exchange.values, 1e9, np.float32),
+        unit=1.0,
+        protected_by=Protection.SHARES_TO_ADD,
+    )
     unit = silo._range / silo._parameters.limit
     for clipping in (1.0, 0.25):
         announced = replace(exchange, clipping=clipping)
@@ -588,7 +594,7 @@ def test_under_shared_noise_a_round_is_one_step_on_all_records(make_job: MakeJob
     sums, shares, n = [], [], len(consortium.silos)
     for silo in consortium.silos.values():
         states = silo._random.bit_generator.state
-        sums.append(silo._trainer.train(silo._global).astype(np.float64))
+        sums.append(silo._trainer.train(silo._global).values.astype(np.float64))
         shares.append(normals(consortium.values, silo._random) * silo._plan.share)  # type: ignore[union-attr]
         silo._random.bit_generator.state = states
     before = consortium.models()[0].astype(np.float64)
@@ -629,10 +635,10 @@ def test_a_silo_adds_its_share_to_what_it_sends(
     monkeypatch.setattr(
         vault, "send", lambda exchange, digits: sent.append(digits(slice(0, exchange.values))) or 1
     )
-    sums: list[np.ndarray] = []
+    kept: list[Update] = []
     train = silo._trainer.train
     monkeypatch.setattr(
-        silo._trainer, "train", lambda *given: sums.append(train(*given)) or sums[-1]
+        silo._trainer, "train", lambda *given: kept.append(train(*given)) or kept[-1]
     )
     exchange = consortium.exchange()
     assert exchange.range
@@ -641,11 +647,12 @@ def test_a_silo_adds_its_share_to_what_it_sends(
     )
     silo.train(replace(exchange, clipping=clipping, range=exchange.range * clipping))
     unit = silo._range * clipping / silo._parameters.limit
-    noise = sent[0] * unit - sums[0]
+    (update,) = kept
+    noise = sent[0] * unit - update.values
     plan = silo._plan
     assert plan and noise.std() == pytest.approx(plan.share * clipping, rel=0.03)
     assert abs(noise.mean()) < 5 * noise.std() / np.sqrt(noise.size)
-    assert abs(np.corrcoef(noise, sums[0])[0, 1]) < 5 / np.sqrt(noise.size)
+    assert abs(np.corrcoef(noise, update.values)[0, 1]) < 5 / np.sqrt(noise.size)
 
 
 def test_a_range_too_coarse_for_the_noise_is_refused(make_job: MakeJob) -> None:
@@ -770,7 +777,7 @@ def test_an_inspection_is_noted_before_the_table_is_read(
         seen.extend(event.kind for event in log.events())
         raise DataError("enough")
 
-    monkeypatch.setattr("blindsum.actors.silo.load_data", reads)
+    monkeypatch.setattr("blindsum.actors.silo.open_member", reads)
     with pytest.raises(DataError, match="enough"):
         silo.inspect()
     assert seen == ["inspected"]
@@ -814,3 +821,19 @@ def test_a_seeded_test_run_repeats_and_is_nowhere_called_private(
     assert not np.array_equal(models[0], noiseless.models()[0])
     kinds = [e.kind for e in ledger_of(tmp_path / "state" / "alder", "alder").entries()]
     assert kinds == ["unprotected", "attempt"] * 3
+
+
+@pytest.mark.parametrize("privacy", [NO_NOISE, ""])
+def test_a_bare_sum_without_a_share_of_the_noise_is_never_encoded(
+    make_job: MakeJob, privacy: str
+) -> None:
+    """What protects an update is written on it: no plan can turn a bare sum into a parameter change."""
+    consortium = Consortium(make_job(*([privacy] if privacy else [])))
+    silo, exchange = consortium.silos["alder"], consortium.exchange()
+    bare = Update(
+        values=np.ones(exchange.values, np.float32),
+        unit=-0.1,
+        protected_by=Protection.SHARES_TO_ADD,
+    )
+    with pytest.raises(ValueError, match="no share"):
+        silo._digitiser.digits(bare, exchange, silo._range, Tally())

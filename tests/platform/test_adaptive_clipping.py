@@ -98,11 +98,11 @@ def test_clip_norm_and_noise_move_together(make_job: MakeJob) -> None:
     for clipping in (1.0, 4.0):
         model = build_model(job.model, 4, 2, seed=0, private=True)
         trainer = LocalTrainer(model, none, job.training, own, cryptographic_generator())
-        deviations.append(trainer.train(get_parameters(model), clipping).std())
-        assert trainer.unclipped == 0
+        update = trainer.train(get_parameters(model), clipping)
+        deviations.append(update.values.std())
+        assert update.unclipped == 0
         trainer = LocalTrainer(model, many, job.training, own, cryptographic_generator())
-        trainer.train(get_parameters(model), 1e6 * clipping)
-        assert trainer.unclipped > 0
+        assert trainer.train(get_parameters(model), 1e6 * clipping).unclipped > 0
     assert own.update_noise > 1.1 * own.noise_multiplier
     expected = 0.5 / 5 * own.update_noise * own.clip_norm * math.sqrt(2)  # of two steps
     assert deviations[0] == pytest.approx(expected, rel=0.04)

@@ -50,9 +50,23 @@ def test_batches_are_bounded_at_32_000_bits_and_hold_every_record_in_order() -> 
 def update(fold: Fold, private: bool) -> np.ndarray:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 2))
-    plan = PrivacyPlan(1e6, 1e-5, 0.5, 0.0, 0.1, 3, 1, 1, 1e6) if private else None
+    plan = (
+        PrivacyPlan(
+            epsilon=1e6,
+            delta=1e-5,
+            sampling_rate=0.5,
+            noise_multiplier=0.0,
+            clip_norm=0.1,
+            steps_per_round=3,
+            rounds=1,
+            rounds_within_budget=1,
+            epsilon_planned=1e6,
+        )
+        if private
+        else None
+    )
     trainer = LocalTrainer(model, fold, TRAINING, plan, seeded_generator(0, "a"))
-    return trainer.train(get_parameters(model))
+    return trainer.train(get_parameters(model)).values
 
 
 @pytest.mark.parametrize("private", [False, True])

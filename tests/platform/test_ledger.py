@@ -27,7 +27,17 @@ DATASET = Dataset("a dataset's fingerprint")
 
 
 def privacy_plan(epsilon: float = 1.0) -> PrivacyPlan:
-    return PrivacyPlan(epsilon, 1e-5, 0.2, SIGMA, 1.0, 1, 50, 50, epsilon)
+    return PrivacyPlan(
+        epsilon=epsilon,
+        delta=1e-5,
+        sampling_rate=0.2,
+        noise_multiplier=SIGMA,
+        clip_norm=1.0,
+        steps_per_round=1,
+        rounds=50,
+        rounds_within_budget=50,
+        epsilon_planned=epsilon,
+    )
 
 
 def open_ledger(folder: Path) -> Ledger:

@@ -145,7 +145,7 @@ def test_a_private_head_gets_the_whole_noise(make_job: MakeJob, noise: str) -> N
     trainer = LocalTrainer(
         model, fold, job.training, own, np.random.default_rng(0), MultiTask(tasks)
     )
-    update = trainer.train(get_parameters(model))
+    update = trainer.train(get_parameters(model)).values
     rate = job.training.learning_rate / job.training.expected_batch_size
     expected = rate * own.update_noise * own.clip_norm
     head = torch.cat([p.flatten() for p in model.private.parameters()]).detach()  # type: ignore[union-attr]

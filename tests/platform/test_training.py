@@ -15,7 +15,17 @@ from blindsum.platform.privacy.randomness import cryptographic_generator, seeded
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.models import build_model, get_parameters, set_parameters
 
-PLAN = PrivacyPlan(1.0, 1e-5, 1.0, 1.0, 1.0, 1, 1, 1, 1.0)
+PLAN = PrivacyPlan(
+    epsilon=1.0,
+    delta=1e-5,
+    sampling_rate=1.0,
+    noise_multiplier=1.0,
+    clip_norm=1.0,
+    steps_per_round=1,
+    rounds=1,
+    rounds_within_budget=1,
+    epsilon_planned=1.0,
+)
 MLP = Mlp(kind="mlp", hidden=[6], activation="tanh")
 
 
@@ -45,7 +55,7 @@ def update(
     net = build_model(model, 4, 3, seed=0, private=True)
     start = get_parameters(net)
     trainer = LocalTrainer(net, data, training, plan, random or cryptographic_generator())
-    return trainer.train(start)
+    return trainer.train(start).values
 
 
 def test_no_noise_and_no_clipping_is_plain_sgd() -> None:
@@ -128,7 +138,7 @@ def test_each_record_is_sampled_with_the_rate() -> None:
         replace(PLAN, noise_multiplier=0.0, sampling_rate=rate),
         cryptographic_generator(),
     )
-    samples = np.array([trainer.train(start)[:count] != 0 for _ in range(60)])
+    samples = np.array([trainer.train(start).values[:count] != 0 for _ in range(60)])
     per_step = samples.sum(axis=1)
     assert per_step.mean() == pytest.approx(count * rate, rel=0.05)
     assert per_step.std() == pytest.approx(np.sqrt(count * rate * (1 - rate)), rel=0.4)
@@ -149,9 +159,9 @@ def test_training_starts_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     net = build_model(MLP, 4, 3, seed=0, private=True)
     trainer = LocalTrainer(net, data, section(), None, seeded_generator(0))
     start = get_parameters(net)
-    first = trainer.train(start)
+    first = trainer.train(start).values
     set_parameters(net, start + 1)
-    np.testing.assert_array_equal(trainer.train(start), first)
+    np.testing.assert_array_equal(trainer.train(start).values, first)
 
 
 class Pieces(torch.nn.Module):
@@ -189,4 +199,4 @@ def test_a_record_that_overflows_counts_as_zero_and_does_not_end_the_run() -> No
     start = get_parameters(net)
     plan = replace(PLAN, noise_multiplier=0.0)
     trainer = LocalTrainer(net, wild, section(), plan, cryptographic_generator())
-    assert np.isfinite(trainer.train(start)).all()
+    assert np.isfinite(trainer.train(start).values).all()

@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.privacy.shared_noise import noised_integers
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.models import get_parameters, set_parameters
+from blindsum.platform.training.update import Protection
 
 Scores = npt.NDArray[np.float64]
 GUESSES = (20, 50, 100, 200, 400, 800)
@@ -70,9 +71,7 @@ def audit(
     coins = random.random(canaries) < 0.5
     white, black = _train(
         job,
-        plan
-        if noise
-        else replace(plan, noise_multiplier=0.0, count_noise=0.0, share=1e-9 * plan.share),
+        plan if noise else plan.without_noise(),
         canaries,
         coins,
     )
@@ -99,9 +98,11 @@ def _train(
     honest = len(job.silos) - job.privacy.colluders if job.privacy.noise == "shared" else 0
     vector, scores = get_parameters(model), np.zeros(canaries)
     for _ in range(plan.rounds_within_budget):
-        update = trainer.train(vector).astype(np.float64)
-        if plan.share:
-            update = trainer.scale * _with_shares(update, plan, honest)
+        made = trainer.train(vector)
+        update = made.values.astype(np.float64)
+        if made.protected_by is Protection.SHARES_TO_ADD:
+            update = _with_shares(update, plan.share or 0.0, honest)
+        update *= made.unit
         vector = (vector + update).astype(np.float32)
         # The gradient's direction of class 0: minus in its row, plus in the other.
         scores += update.reshape(2, canaries)[0] - update.reshape(2, canaries)[1]
@@ -111,12 +112,12 @@ def _train(
     return scores, logits[:, 0] - logits[:, 1]
 
 
-def _with_shares(sums: Scores, plan: PrivacyPlan, honest: int) -> Scores:
-    """What is opened: the silo's integers and those of the other honest ones, who send noise."""
-    random, unit = cryptographic_generator(), max(plan.share, 1e-12) / UNITS
-    sent = noised_integers(sums, math.inf, plan.share, unit, random)
+def _with_shares(sums: Scores, share: float, honest: int) -> Scores:
+    """Return the opened sum: the silo's integers, and other honest silos' shares of the noise."""
+    random, unit = cryptographic_generator(), max(share, 1e-12) / UNITS
+    sent = noised_integers(sums, math.inf, share, unit, random)
     for _ in range(honest - 1):
-        sent = sent + noised_integers(np.zeros_like(sums), math.inf, plan.share, unit, random)
+        sent = sent + noised_integers(np.zeros_like(sums), math.inf, share, unit, random)
     return np.asarray(sent * unit, np.float64)
 
 

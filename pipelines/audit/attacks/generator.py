@@ -13,11 +13,9 @@ Differential privacy protects records. It is not meant to hide what a class look
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -31,8 +29,9 @@ from blindsum.platform.data.records import Fold
 from blindsum.platform.job.schema import ServerSection
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer
-from blindsum.platform.training.models import build_model, get_parameters, set_parameters
-from blindsum.platform.training.server_optimizer import ServerOptimizer
+from blindsum.platform.training.models import Vector, build_model, get_parameters, set_parameters
+from blindsum.platform.training.simulation import Simulation
+from blindsum.platform.training.update import Protection, Update
 
 MADE = 256
 LEAST = 12
@@ -163,82 +162,106 @@ def made(
     section: ServerSection,
     seed: int = 0,
 ) -> Records:
-    """Records [MADE, features] of the wanted class, from a federation of victim and participant.
+    """Run a federation of victim and participant; return what the participant's generator makes.
 
     Args:
-        model: as both begin; then the last one.
+        model: as both begin; ends as the last global model.
         section: how mean updates become the next model.
+
+    Returns:
+        Records of the wanted class, float64 [MADE, features].
     """
-    generator = torch.Generator().manual_seed(seed)
-    features = participant.own.width
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        maker = nn.Sequential(
-            nn.Linear(32, 128),
-            nn.BatchNorm1d(128),
-            nn.ReLU(),
-            nn.Linear(128, 128),
-            nn.BatchNorm1d(128),
-            nn.ReLU(),
-            nn.Linear(128, features),
-            nn.Sigmoid(),
-        )
-    optimizer = torch.optim.Adam(maker.parameters(), lr=1e-3, betas=(0.5, 0.9))
-    low, span = participant.low, participant.high - participant.low
-
-    def draw(count: int) -> torch.Tensor:
-        found: torch.Tensor = low + span * maker(torch.randn(count, 32, generator=generator))
-        return found
-
-    def blurred(records: torch.Tensor) -> torch.Tensor:
-        noise = torch.randn(records.shape, generator=generator)
-        return records + participant.blur * span * noise
-
-    vector = get_parameters(model)
-    server = ServerOptimizer(section, vector.size)
-    pool = torch.empty(0, features)
-    for round in range(participant.rounds):
-        update = victim.train(vector)
-        set_parameters(model, vector)
-        if round >= participant.rounds // 12:  # the model has to know the class a little
-            target = participant.labelling.of_class(participant.wanted, 64)
-            for _ in range(participant.steps):
-                loss = participant.labelling.loss(model(blurred(draw(64))), target).mean()
-                gradients = torch.autograd.grad(loss, list(maker.parameters()))
-                for p, gradient in zip(maker.parameters(), gradients, strict=True):
-                    p.grad = gradient
-                optimizer.step()
-            pool = torch.cat([pool, draw(participant.fakes).detach()])[-4 * participant.fakes :]
-        own = _poisoned(model, participant, pool, blurred, generator) - vector
-        vector = server.apply(vector, (update.astype(np.float64) + own) / 2)
-        if not np.isfinite(vector).all():  # a rate that this federation does not bear
+    poisoner = Poisoner(model, participant, seed)
+    federation = Simulation(model, [victim, poisoner], section)
+    for _ in range(participant.rounds):
+        federation.round()
+        if not np.isfinite(federation.vector).all():  # the learning rate diverges here
             break
-    set_parameters(model, vector)
-    with torch.no_grad():
-        records: Records = draw(MADE).numpy().astype(np.float64)
-    return (records > 0.5).astype(np.float64) if participant.binary else records
+    return poisoner.records()
 
 
-def _poisoned(
-    model: nn.Module,
-    participant: Participant,
-    pool: torch.Tensor,
-    blurred: Callable[[torch.Tensor], torch.Tensor],
-    generator: torch.Generator,
-) -> npt.NDArray[np.float32]:
-    """The participant's own training: its records, and made ones under another label."""
-    x = torch.from_numpy(participant.own.features)
-    y = torch.from_numpy(participant.own.labels)
-    if len(pool):
-        few = blurred(pool[torch.randperm(len(pool), generator=generator)[: 2 * participant.fakes]])
-        classes = participant.labelling.classes(participant.own.labels)
-        wrong = participant.labelling.of_class(int(np.bincount(classes).argmax()), len(few))
-        x, y = torch.cat([x, few]), torch.cat([y, wrong])
-    optimizer = torch.optim.SGD(model.parameters(), lr=participant.rate, momentum=0.9)
-    for _ in range(participant.passes):
-        for rows in torch.randperm(len(y), generator=generator).split(32):  # type: ignore[no-untyped-call]
-            optimizer.zero_grad()
-            participant.labelling.loss(model(x[rows]), y[rows]).mean().backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 5.0)  # noise may throw the model far
-            optimizer.step()
-    return get_parameters(model)
+class Poisoner:
+    """The attacking participant: trains a generator against each global model it receives, and
+    sends updates that teach the model a wrong label for what the generator makes."""
+
+    def __init__(self, model: nn.Module, participant: Participant, seed: int) -> None:
+        self._model, self._participant = model, participant
+        self._random = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._maker = nn.Sequential(
+                nn.Linear(32, 128),
+                nn.BatchNorm1d(128),
+                nn.ReLU(),
+                nn.Linear(128, 128),
+                nn.BatchNorm1d(128),
+                nn.ReLU(),
+                nn.Linear(128, participant.own.width),
+                nn.Sigmoid(),
+            )
+        self._optimizer = torch.optim.Adam(self._maker.parameters(), lr=1e-3, betas=(0.5, 0.9))
+        self._pool = torch.empty(0, participant.own.width)
+        self._round = 0
+
+    def train(self, start: Vector, clipping: float = 1.0) -> Update:
+        """Improve the generator against the global model, then train on poisoned records."""
+        participant = self._participant
+        set_parameters(self._model, start)
+        if self._round >= participant.rounds // 12:  # the model has to know the class a little
+            self._improve_generator()
+            fakes = self._draw(participant.fakes).detach()
+            self._pool = torch.cat([self._pool, fakes])[-4 * participant.fakes :]
+        self._round += 1
+        self._train_on_poison()
+        change = get_parameters(self._model) - start
+        return Update(values=change, unit=1.0, protected_by=Protection.NOTHING)
+
+    @torch.no_grad()
+    def records(self) -> Records:
+        """Return what the generator makes now, float64 [MADE, features]."""
+        records: Records = self._draw(MADE).numpy().astype(np.float64)
+        return (records > 0.5).astype(np.float64) if self._participant.binary else records
+
+    def _improve_generator(self) -> None:
+        labelling, wanted = self._participant.labelling, self._participant.wanted
+        target, weights = labelling.of_class(wanted, 64), list(self._maker.parameters())
+        for _ in range(self._participant.steps):
+            loss = labelling.loss(self._model(self._blurred(self._draw(64))), target).mean()
+            gradients = torch.autograd.grad(loss, weights)
+            for p, gradient in zip(weights, gradients, strict=True):
+                p.grad = gradient
+            self._optimizer.step()
+
+    def _draw(self, count: int) -> torch.Tensor:
+        low, span = self._participant.low, self._span
+        records: torch.Tensor = low + span * self._maker(
+            torch.randn(count, 32, generator=self._random)
+        )
+        return records
+
+    def _blurred(self, records: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(records.shape, generator=self._random)
+        return records + self._participant.blur * self._span * noise
+
+    @property
+    def _span(self) -> float:
+        return self._participant.high - self._participant.low
+
+    def _train_on_poison(self) -> None:
+        """Train the model on the participant's records, and on made ones under another label."""
+        participant, model = self._participant, self._model
+        x = torch.from_numpy(participant.own.features)
+        y = torch.from_numpy(participant.own.labels)
+        if len(self._pool):
+            chosen = torch.randperm(len(self._pool), generator=self._random)
+            few = self._blurred(self._pool[chosen[: 2 * participant.fakes]])
+            classes = participant.labelling.classes(participant.own.labels)
+            wrong = participant.labelling.of_class(int(np.bincount(classes).argmax()), len(few))
+            x, y = torch.cat([x, few]), torch.cat([y, wrong])
+        optimizer = torch.optim.SGD(model.parameters(), lr=participant.rate, momentum=0.9)
+        for _ in range(participant.passes):
+            for rows in torch.randperm(len(y), generator=self._random).split(32):  # type: ignore[no-untyped-call]
+                optimizer.zero_grad()
+                participant.labelling.loss(model(x[rows]), y[rows]).mean().backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(model.parameters(), 5.0)  # noise may throw the model far
+                optimizer.step()

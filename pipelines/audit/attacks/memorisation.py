@@ -14,7 +14,6 @@ and no memory.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -32,8 +31,7 @@ from blindsum.platform.job.schema import Job, ServerSection, TrainingSection
 from blindsum.platform.privacy.plan import PrivacyPlan, calibrate
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer
-from blindsum.platform.training.models import get_parameters, set_parameters
-from blindsum.platform.training.server_optimizer import ServerOptimizer
+from blindsum.platform.training.simulation import Simulation
 
 LETTERS = "#%()+-./0123456789:=@ABCDEFGHIKLMNOPRSTUVWXYZ[\\]abcdefghiklmnoprstuvy"
 """All that SMILES are written with: public, not read off the data. Letter i is token i + 1; 0 ends."""
@@ -164,31 +162,22 @@ def _trained(texts: Sequence[str], job: Job, plan: PrivacyPlan | None, steps: in
         )
         for i in range(silos)
     ]
-    vector = get_parameters(model)
-    server = ServerOptimizer(ServerSection(optimizer="adam", learning_rate=STEP), vector.size)
-    for _ in range(steps):
-        updates = [trainer.train(vector).astype(np.float64) for trainer in trainers]
-        vector = server.apply(vector, np.mean(updates, axis=0))
-    set_parameters(model, vector)
+    server = ServerSection(optimizer="adam", learning_rate=STEP)
+    Simulation(model, trainers, server).run(steps)
     return model
 
 
 def _own_plan(plan: PrivacyPlan, steps: int, silos: int) -> PrivacyPlan:
-    """The same epsilon and delta for this model's steps. Where the silos make the noise together,
-    their parts of it add up to one."""
-    sigma = calibrate(plan.epsilon, plan.delta, RATE, steps)
-    if plan.share:
-        sigma /= math.sqrt(silos)
-    return replace(
+    """Return a plan of the same epsilon and delta for this model's steps, for one of the silos."""
+    whole = replace(
         plan,
         sampling_rate=RATE,
-        noise_multiplier=sigma,
+        noise_multiplier=calibrate(plan.epsilon, plan.delta, RATE, steps),
         steps_per_round=1,
         rounds=steps,
         rounds_within_budget=steps,
-        share=0.0,
-        count_noise=0.0,
     )
+    return whole.of_the_sum(silos)
 
 
 def _exposure(model: LanguageModel, kind: Sequence[str]) -> Figure:

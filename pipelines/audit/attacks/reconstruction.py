@@ -30,7 +30,7 @@ from blindsum.pipelines.audit.attacks.imprint import planted, recovered
 from blindsum.pipelines.audit.attacks.sparse_recovery import recover
 from blindsum.pipelines.audit.evidence import DEFENCES, Defence, Evidence, Figure, proportion
 from blindsum.pipelines.audit.scores import Records
-from blindsum.pipelines.audit.victim import Update, Victim, decoded, encoded
+from blindsum.pipelines.audit.victim import SeenUpdate, Victim, decoded, encoded
 from blindsum.platform.data.features import CLIP
 
 SHOWN = 4
@@ -246,7 +246,7 @@ class Reconstruction:
         return got.clip(self._effort.low, self._effort.high)
 
     def _matched(
-        self, model: nn.Module, update: Update, batch: int, layers: Layers
+        self, model: nn.Module, update: SeenUpdate, batch: int, layers: Layers
     ) -> Records | None:
         if layers.last is None or layers.last.bias is None:
             return None
@@ -263,12 +263,12 @@ class Reconstruction:
         )
         return found.numpy().astype(np.float64)
 
-    def _rounded(self, update: Update) -> Update:
+    def _rounded(self, update: SeenUpdate) -> SeenUpdate:
         """As the total brings it: rounded to the job's integers."""
         job = self._victim.job
         parameters = Parameters.derive(len(job.silos), job.encryption.bits)
         integers, unit = encoded(update.gradients, parameters)
-        return Update(decoded(integers, unit, update.gradients))
+        return SeenUpdate(decoded(integers, unit, update.gradients))
 
     def _guess(self, classes: np.ndarray) -> Records:
         """The mean of each class among the held-out records."""

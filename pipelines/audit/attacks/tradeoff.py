@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from blindsum.pipelines.audit.evidence import Figure, average
 from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.errors import PrivacyError
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer
-from blindsum.platform.training.models import build_model, get_parameters, set_parameters
-from blindsum.platform.training.server_optimizer import ServerOptimizer
+from blindsum.platform.training.models import build_model
+from blindsum.platform.training.simulation import Simulation
 
 EPSILONS = (1.0, 3.0, 8.0)
 MOST_STEPS = 2000
@@ -72,10 +70,6 @@ def _score(victim: Victim, plan: PrivacyPlan | None, seed: int) -> float | None:
         cryptographic_generator(),
         victim.labelling.loss,
     )
-    vector = get_parameters(model)
-    server = ServerOptimizer(job.server, vector.size)
-    for _ in range(victim.plan.rounds_within_budget):
-        vector = server.apply(vector, trainer.train(vector).astype(np.float64))
-    set_parameters(model, vector)
+    Simulation(model, [trainer], job.server).run(victim.plan.rounds_within_budget)
     held_out = victim.data.test
     return victim.labelling.score(held_out.outputs(model), held_out.labels)

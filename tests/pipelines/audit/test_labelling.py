@@ -142,11 +142,25 @@ def test_stacked_models_of_tasks_take_the_products_steps(
     )
     for k in range(3):
         net = build_model(job.model, 4, 2, seed=job.seed, private=True)
-        plan = PrivacyPlan(1, 1e-5, 1.0, 0.0, clip, 3, 1, 1, 1.0) if clip else None
+        plan = (
+            PrivacyPlan(
+                epsilon=1,
+                delta=1e-5,
+                sampling_rate=1.0,
+                noise_multiplier=0.0,
+                clip_norm=clip,
+                steps_per_round=3,
+                rounds=1,
+                rounds_within_budget=1,
+                epsilon_planned=1.0,
+            )
+            if clip
+            else None
+        )
         fold = Fold(features[members[k]], labels[members[k]])
         trainer = LocalTrainer(net, fold, job.training, plan, cryptographic_generator(), loss)
         start = get_parameters(net)
-        after = start + trainer.train(start)
+        after = start + trainer.train(start).values
         flat = [t for w, b in zip(stack.weights, stack.biases, strict=True) for t in (w[k], b[k])]
         np.testing.assert_allclose(torch.cat([t.flatten() for t in flat]), after, atol=2e-5)
 
@@ -238,7 +252,17 @@ def test_a_private_job_that_measures_numbers_trains_clipped_without_noise(
     ):
         job = with_tasks(make_job, tasks, *privacy).job
         fold = Fold(np.zeros((1, 4), np.float32), np.zeros((1, 2, job.data.outputs), np.float32))
-        planned = PrivacyPlan(3, 1e-5, 0.1, 1.0, 0.7, 3, 1, 1, 1.0)
+        planned = PrivacyPlan(
+            epsilon=3,
+            delta=1e-5,
+            sampling_rate=0.1,
+            noise_multiplier=1.0,
+            clip_norm=0.7,
+            steps_per_round=3,
+            rounds=1,
+            rounds_within_budget=1,
+            epsilon_planned=1.0,
+        )
         bare = Victim(job, "birch", SiloData(fold, fold, "", 0), planned).without_noise()
         assert (bare is not None) == clipped
         assert bare is None or (bare.clip_norm, bare.update_noise) == (0.7, 0.0)

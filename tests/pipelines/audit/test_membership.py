@@ -46,11 +46,25 @@ def test_stacked_models_take_the_products_steps(
     )
     for k in range(3):
         net = build_model(job.model, 4, 2, seed=job.seed, private=True)
-        plan = PrivacyPlan(1, 1e-5, 1.0, 0.0, clip, 3, 1, 1, 1.0) if clip else None
+        plan = (
+            PrivacyPlan(
+                epsilon=1,
+                delta=1e-5,
+                sampling_rate=1.0,
+                noise_multiplier=0.0,
+                clip_norm=clip,
+                steps_per_round=3,
+                rounds=1,
+                rounds_within_budget=1,
+                epsilon_planned=1.0,
+            )
+            if clip
+            else None
+        )
         fold = Fold(features[members[k]], labels[members[k]])
         trainer = LocalTrainer(net, fold, job.training, plan, cryptographic_generator())
         start = get_parameters(net)
-        after = start + trainer.train(start)
+        after = start + trainer.train(start).values
         flat = [t for w, b in zip(stack.weights, stack.biases, strict=True) for t in (w[k], b[k])]
         ours = torch.cat([t.flatten() for t in flat]).numpy()
         np.testing.assert_allclose(ours, after, atol=2e-5)

@@ -176,7 +176,7 @@ def test_an_update_of_local_steps_is_the_one_that_the_silo_makes(
     trainer = local.LocalTrainer(
         model, fold, job.training, own if private else None, np.random.default_rng(0)
     )
-    made = trainer.train(start)
+    made = trainer.train(start).values
     seen = attacked.update(range(9), "fresh", "dp" if private else "none")
     flat = torch.cat([one.flatten() for one in seen.gradients]).numpy()
     scale = -4 * job.training.learning_rate / job.training.expected_batch_size

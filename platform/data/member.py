@@ -1,0 +1,40 @@
+"""One silo's records and private tasks, read from the places where the job or its owner keeps them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blindsum.platform.data.table import SiloData, load_data
+from blindsum.platform.job.data_section import Tasks
+from blindsum.platform.job.paths import SiloPlaces
+from blindsum.platform.job.private_tasks import load_private_tasks
+from blindsum.platform.job.schema import Job
+
+REJECTED_ROWS = "rejected_rows.txt"
+"""In the folder of one run at the silo: positions of the molecules that RDKit cannot read."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One silo's folds, and the tasks that it names to nobody. Private to the silo."""
+
+    name: str
+    data: SiloData
+    own: Tasks
+
+    def __repr__(self) -> str:
+        return f"Member({self.name!r}, private)"
+
+
+def open_member(job: Job, name: str, places: SiloPlaces, run: str) -> Member:
+    """Read one silo's table and private tasks.
+
+    Args:
+        run: names the folder, under the silo's state, that lists unreadable rows.
+
+    Raises:
+        DataError: as `blindsum.platform.data.table.load_data` and `load_private_tasks`.
+    """
+    own = load_private_tasks(job.silo(name), job, places.private_tasks)
+    rejects = places.of_run(run) / REJECTED_ROWS
+    return Member(name, load_data(places.table, job.data, rejects, own), own)
