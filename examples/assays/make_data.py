@@ -1,7 +1,7 @@
-"""How the files in data/ are made: python examples/assays/make_data.py
+"""Make the files in data/: python examples/assays/make_data.py
 
 Molecules and log S are those of examples/solubility. All other assays are made up: rules over RDKit
-descriptors, with gaps and wrong labels, to stand for assays that a company would not name.
+descriptors, with gaps and wrong labels. They stand for assays that a company would not disclose.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
         source = pq.read_table(HERE.parent / "solubility" / "data" / f"{silo}.parquet")
         molecules = [Chem.MolFromSmiles(s) for s in source["smiles"].to_pylist()]
         log_s = np.array(source["log_s"].to_pylist())
-        low = log_s < -4  # censored: "below -4" is all that a coarse assay says of these
+        low = log_s < -4  # censored: a coarse assay reports only "below -4"
         coarse = low & (random.random(len(low)) < 0.5)
         columns = {
             "smiles": source["smiles"],

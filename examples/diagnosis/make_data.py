@@ -1,4 +1,4 @@
-"""How the files in data/ are made, from scikit-learn's table: python examples/diagnosis/make_data.py"""
+"""Make the files in data/ from scikit-learn's table: python examples/diagnosis/make_data.py"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOSPITALS = ("north", "east", "south", "west")
 def main() -> None:
     source = load_breast_cancer()
     names = [name.replace(" ", "_") for name in source.feature_names[:10]]
-    # Hospitals differ: the larger tumours go more often to the first.
+    # Hospitals differ: larger tumours go more often to the first hospital.
     random = np.random.default_rng(0)
     order = np.argsort(-source.data[:, 0] + random.normal(0, 6, len(source.data)))
     for hospital, rows in zip(HOSPITALS, np.array_split(order, 4), strict=True):

@@ -1,6 +1,7 @@
-"""How the files in data/ are made: python examples/fraud/make_data.py
+"""Make the files in data/: python examples/fraud/make_data.py
 
-SYNTHETIC: no bank's records. Transactions of three banks with 4 % frauds, which look different at each.
+SYNTHETIC: contains no bank's records. Makes transactions of three banks with 4 % frauds, which look
+different at each bank.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def main() -> None:
     random = np.random.default_rng(0)
     for number, bank in enumerate(BANKS):
         fraud = random.random(RECORDS) < 0.04
-        # Two kinds of fraud, and each bank has seen mostly one of them.
+        # There are two kinds of fraud; amber and cobalt have each seen mostly one of them.
         kind = random.random(RECORDS) < (0.85, 0.15, 0.5)[number]
         amount = random.lognormal(3.5, 1.0, RECORDS) * np.where(fraud & kind, 2.5, 1.0)
         hour = np.where(fraud, random.normal(8, 5, RECORDS), random.normal(14, 5, RECORDS)) % 24

