@@ -1,20 +1,11 @@
-"""One answer of a silo or an aggregator, and what it means that there is none."""
+"""What it means to the federation that a call had some outcome."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import ray
-from ray import ObjectRef
-from ray.exceptions import (
-    ActorUnschedulableError,
-    GetTimeoutError,
-    ObjectLostError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
-
+from blindsum.actors.cluster import Answered, Died, InputLost, Outcome, Raised
+from blindsum.actors.handles import is_aggregator
 from blindsum.platform.errors import (
     AggregatorLost,
     BlindsumError,
@@ -24,46 +15,52 @@ from blindsum.platform.errors import (
     Unexpected,
 )
 
+_LOGS = "Look at its node's memory and logs."
 
-def fetch(ref: ObjectRef[Any], name: str, doing: str) -> Any:
-    """One answer of a silo or an aggregator, with Ray's wrappings taken off its error."""
-    try:
-        return ray.get(ref, timeout=60)
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, BlindsumError):
-            raise cause from None
-        if isinstance(cause, (RayActorError, ObjectLostError)):
-            # Its input is gone: silos have theirs from aggregators. (An aggregator has it from a silo
-            # that is found to be lost before, or in the next attempt.)
-            raise AggregatorLost(
-                "an aggregator's process died", "Look at its node's memory and logs."
-            ) from None
+
+def value_of(outcome: Outcome, peer: str, doing: str) -> Any:
+    """Return what a peer answered.
+
+    Args:
+        doing: what it was asked to do, for the error.
+
+    Raises:
+        SiloLost, AggregatorLost: its process died, or that of an aggregator it needed.
+        ClusterError: it never started.
+        BlindsumError: what the peer raised.
+        Unexpected: the peer raised something else: a fault of Blindsum.
+    """
+    if isinstance(outcome, Answered):
+        return outcome.value
+    if isinstance(outcome, Raised):
+        if isinstance(outcome.error, BlindsumError):
+            raise outcome.error from None
         raise Unexpected(
-            f"'{name}' failed with {type(cause).__qualname__} while asked to {doing}",
+            f"'{peer}' failed with {type(outcome.error).__qualname__} while asked to {doing}",
             "This is a fault in Blindsum: please report it.",
-        ) from None
-    except RayActorError as error:
-        started = not isinstance(error, ActorUnschedulableError) and not error.actor_init_failed
-        raise (lost(name, doing) if started else _never_started(name, error)) from None
-    except ObjectLostError:
-        raise lost(name, doing) from None
-    except (RayError, GetTimeoutError) as error:
-        raise FederationError(f"'{name}' gave no answer: {type(error).__name__}") from None
+        )
+    if isinstance(outcome, InputLost):
+        # Silos have their inputs from aggregators. (An aggregator has its own from silos, and a
+        # silo that died is found by its own answer first, or in the next attempt.)
+        raise AggregatorLost("an aggregator's process died", _LOGS)
+    if isinstance(outcome, Died):
+        raise lost(peer, doing) if outcome.started else _never_started(peer, outcome.reason)
+    raise FederationError(f"'{peer}' gave no answer: {outcome.reason}")
 
 
-def lost(name: str, doing: str) -> FederationError:
-    if " " in name:
-        return AggregatorLost(f"{name}'s process died", "Look at its node's memory and logs.")
+def lost(peer: str, doing: str) -> FederationError:
+    """The error of a peer whose process died."""
+    if is_aggregator(peer):
+        return AggregatorLost(f"{peer}'s process died", _LOGS)
     return SiloLost(
         f"its process died while asked to {doing}",
         "Look at that node's memory and logs, then start the job again.",
-        silo=name,
+        silo=peer,
     )
 
 
-def _never_started(name: str, error: RayActorError) -> ClusterError:
+def _never_started(peer: str, reason: str) -> ClusterError:
     return ClusterError(
-        f"'{name}' could not start on its node ({type(error).__name__})",
+        f"'{peer}' could not start on its node ({reason})",
         "The node needs the same blindsum, with its dependencies, as the driver.",
     )

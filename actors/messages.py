@@ -37,14 +37,18 @@ class SiloSpec:
     resumed: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Standing:
-    """Where a run stands after a round, beside what silos keep: public. `range` and `clipping` are of the
-    next round; `retries` and `lost` as in the federation."""
+    """Where a run stands between two rounds, beside what silos keep. Public.
+
+    `model` is the digest of the model that the next round starts from, `range` and `clipping` are
+    the next round's: None before the silos were inspected. `retries` counts attempts beyond each
+    round's first, and `lost` has the round in which each dropped silo was lost.
+    """
 
     round: int = 0
-    model: str = ""
-    range: float = 0.0
+    model: str | None = None
+    range: float | None = None
     clipping: float = 1.0
     metrics_epsilon: float | None = None
     retries: int = 0

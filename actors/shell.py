@@ -24,19 +24,26 @@ class Call:
     frames: bool = False
 
 
-def shell(inner: type, calls: Mapping[str, Call], takes: tuple[Any, ...] = ()) -> type:
-    """The class, called with bytes, in a process that writes its events into a file of its node's
-    logs, and leaves no core dump: a silo's memory holds records and keys.
+def shell(
+    inner: type,
+    calls: Mapping[str, Call],
+    takes: tuple[Any, ...] = (),
+    own_process: bool = True,
+) -> type:
+    """Wrap a class so that it is called with bytes.
 
     Args:
         calls: by method; others are as they were.
         takes: kinds of the messages that the class itself is made from.
+        own_process: the object has a process to itself, which then writes its events into a file
+            of its node's logs, and leaves no core dump: a silo's memory holds records and keys.
     """
 
     class Shell(inner):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **named: Any) -> None:
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            events.start()
+            if own_process:
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                events.start()
             super().__init__(*_read(arguments, takes), **named)
 
         @guarded

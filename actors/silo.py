@@ -1,16 +1,14 @@
 """One data owner: its data, model, ledger and keys. `SiloActor` is its shell.
 
-Whatever comes in is checked by its type first (`blindsum.actors.door`). What a method returns leaves
-the silo: messages alone. Ciphertext goes to the aggregators through the vault.
+Everything that comes in is checked by its type first (`blindsum.actors.door`), and then by the
+silo's state (`blindsum.actors.silo_state`). What a method returns leaves the silo: messages alone.
+Ciphertext goes to the aggregators through the vault.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -23,121 +21,75 @@ from blindsum.actors.admission import Admission
 from blindsum.actors.books import Books
 from blindsum.actors.channel import Channel, RayChannel
 from blindsum.actors.codec import encoded_vector
-from blindsum.actors.digitiser import Digitiser
 from blindsum.actors.door import checked, checked_all, checked_round, checked_spec
 from blindsum.actors.messages import ApplyReport, SiloSpec, TrainReport
-from blindsum.actors.policy import Policy, metrics_exchange
+from blindsum.actors.policy import metrics_exchange
+from blindsum.actors.prepared import PreparedSilo, prepare
 from blindsum.actors.silo_messages import Inspection
+from blindsum.actors.silo_state import ModelState, SentUpdate, SiloState, require_allowed
 from blindsum.actors.vault import Vault
 from blindsum.he.exchange import Exchange
 from blindsum.he.keys import Agreement, Contribution, Introduction
-from blindsum.he.packing import require_finite, square_sum
-from blindsum.he.parameters import Parameters
-from blindsum.platform.data.member import open_member
-from blindsum.platform.errors import (
-    AggregatorLost,
-    BlindsumError,
-    FederationError,
-    LedgerError,
-    guarded,
-)
-from blindsum.platform.evaluation.round_counts import Counting, Metrics, Tally
-from blindsum.platform.privacy.plan import plan, update_range
-from blindsum.platform.privacy.randomness import generator_of
-from blindsum.platform.privacy.reach import held_to, honest_reach
-from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints, set_state, state_of
-from blindsum.platform.state.private_head import PrivateHead
-from blindsum.platform.training.local import LocalTrainer
-from blindsum.platform.training.losses import record_loss
-from blindsum.platform.training.models import (
-    Vector,
-    digest,
-    get_parameters,
-    initial_digest,
-    model_of,
-    set_parameters,
-)
-from blindsum.platform.training.server_optimizer import ServerOptimizer
+from blindsum.he.packing import require_finite
+from blindsum.platform.errors import AggregatorLost, BlindsumError, FederationError, guarded
+from blindsum.platform.evaluation.round_counts import Metrics, Tally
+from blindsum.platform.state.checkpoint import set_state
+from blindsum.platform.training.models import digest, get_parameters, set_parameters
 
 
 class Silo:
-    """One silo in one run. Methods are called in the order they stand in."""
+    """One silo in one run. `blindsum.actors.silo_state` says which methods may be called when."""
 
     def __init__(self, spec: SiloSpec) -> None:
         self._spec = spec = checked_spec(spec)
         self.name, self._job = spec.name, spec.job
         self._admission = Admission(spec)
+        self._state = SiloState.STARTED
+        self._prepared: PreparedSilo | None = None
         self._vault: Vault | None = None
-        self._last_attempt = self._announced = (0, 0)
-        self._pending: Exchange | None = None
-        self._pending_metrics: Exchange | None = None
-        self._round = 0
+        self._models: tuple[ModelState, ...] = ()  # the newest last, and the one before it
+        self._announced = self._last_attempt = (0, 0)
+        self._update: SentUpdate | None = None
+        self._counts: Exchange | None = None
         if spec.threads:
             torch.set_num_threads(spec.threads)
 
+    # -- before the rounds ---------------------------------------------------------------
+
     @guarded
     def inspect(self) -> Inspection:
-        """Plan the spend, load the data, build the model. Spends nothing; the audit log says that the
-        job was here before the table is read.
+        """Plan the spend, load the data, build the model. Spends nothing. The audit log notes the job
+        before the table is read.
 
         Raises:
-            CannotTakePart: it does not take part. On a machine with an owner's file, that is all
-                the driver is told.
+            CannotTakePart: this silo does not take part. On a machine with an owner's file, that is
+                all the driver learns.
             ConsentError, DataError, ModelError, PrivacyError, LedgerError: without one, why.
         """
-        job = self._job
-        self._parameters = Parameters.derive(
-            len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
-        )
-        # All silos must have been told the same job: the key ceremony is bound to its digest.
-        terms = f"{self._parameters.digest}\n{job.model_dump_json()}"
-        self._terms = hashlib.sha256(terms.encode()).hexdigest()
-        self._plan = plan(job, self.name)
-        self._range = update_range(job, self._plan)
-        self._policy = Policy(job, self._spec.run, self.name, self._parameters, self._range)
-        places, books = self._admission.admit()
-        self._state, of_run = places.state, places.of_run(self._spec.run)
-        member = open_member(job, self.name, places, self._spec.run)
-        own, self._data = member.own, member.data
-        self._model = model_of(job, own=len(own))
-        self._global: Vector = get_parameters(self._model)
-        self._recent = {0: self._global}
-        self._model_digest = initial_digest(self._model)
-        self._admission.require_weights(self._model_digest)
-        self._optimizer = ServerOptimizer(job.server, self._global.size)
-        self._random = generator_of(job, self.name)
-        self._trainer = LocalTrainer(
-            self._model,
-            self._data.train,
-            job.training,
-            self._plan,
-            self._random,
-            record_loss(job.data, own),
-        )
-        self._digitiser = Digitiser(job, self._plan, self._parameters, self._random)
-        self._counting = Counting(job, self._plan, self._data, self._random, own)
-        self._head = PrivateHead(self._model, of_run)
-        self._checkpoints = Checkpoints(of_run)
-        fingerprints = (self._data.fingerprint, *self._data.earlier)
-        lifetime, last = books.inspect(places.dataset, fingerprints, self._plan)
+        require_allowed("inspect", self._state)
+        own = prepare(self._spec, self._admission)
+        books, vector = self._books, get_parameters(own.model)
+        fingerprints = (own.data.fingerprint, *own.data.earlier)
+        lifetime, last = books.inspect(own.dataset, fingerprints, own.plan)
         self._last_attempt = (last.round, last.attempt)
-        self._policy.goes_on(last.round, last.roster)
-        kept = {0: self._model_digest, **(self._checkpoints.rounds() if self._spec.resumed else {})}
-        owned = places.owner is not None
+        own.policy.goes_on(last.round, last.roster)
+        kept = {0: own.weights, **(own.checkpoints.rounds() if self._spec.resumed else {})}
+        self._models = (own.model_state(0, vector, own.weights),)
+        self._prepared, self._state = own, SiloState.PREPARED
         return Inspection(
-            self.name,
-            self._plan if job.private else None,
-            self._global.size,
-            self._model_digest,
-            "" if owned else str(books.path),
-            None if owned else lifetime,
-            kept,
-            self._last_attempt,
-            owned,
+            silo=self.name,
+            plan=own.plan if self._job.private else None,
+            parameters=own.values,
+            model_digest=own.weights,
+            ledger="" if own.owned else str(books.path),
+            lifetime=None if own.owned else lifetime,
+            kept=kept,
+            charged=self._last_attempt,
+            owned=own.owned,
         )
 
     def note_refusal(self, error: BlindsumError) -> BlindsumError:
-        """Keep in the audit log why this silo did not do what it was told; gives what leaves of it."""
+        """Note in the audit log why this silo refused; returns the error that leaves it."""
         books = self._admission.books
         if books and not isinstance(error, AggregatorLost):
             books.refuses(error, *self._announced, logged=self._admission.owner is None)
@@ -145,69 +97,58 @@ class Silo:
 
     @guarded
     def restore(self, round: int) -> str:
-        """Go back to where this silo stood after a round; returns its model's digest.
+        """Return to the state after a round of the interrupted run; returns its model's digest.
 
-        Raises: FederationError, where its state after that round is not there, or this silo never
-            joined the run.
+        Raises:
+            FederationError: its state after that round is not there, or this silo never joined the
+                run.
         """
+        require_allowed("restore", self._state)
+        own = self._own
         if checked_round(round):
             self._require_joined()
-            kept = self._checkpoints.read(round)
-            self._global = kept.model
-            self._optimizer.state, self._head.state = kept.optimizer, kept.head
+            kept = own.checkpoints.read(round)
+            own.optimizer.state, own.head.state = kept.optimizer, kept.head
             if kept.random is not None and not self._job.private:
-                set_state(self._random, kept.random)
-            self._round, self._recent = round, {round: kept.model}
-            set_parameters(self._model, kept.model)
-            self._model_digest = digest(kept.model)
-            self._policy.course = replace(
-                self._policy.course, range=kept.range, clipping=kept.clipping
-            )
-        return self._model_digest
-
-    def _keep(self) -> None:
-        random = None if self._job.private else state_of(self._random)
-        self._checkpoints.write(
-            Checkpoint(
-                self._round,
-                self._global,
-                self._optimizer.state,
-                self._head.state,
-                random,
-                self._policy.course.range,
-                self._policy.course.clipping,
-            )
-        )
+                set_state(own.random, kept.random)
+            own.policy.course = replace(own.policy.course, range=kept.range, clipping=kept.clipping)
+            restored = own.model_state(round, kept.model, digest(kept.model))
+            self._models = (restored,)
+            set_parameters(own.model, kept.model)
+        return self._model.digest
 
     @guarded
     def forget(self) -> None:
-        """The run has ended well: nothing of it is needed to go on.
+        """Drop what was kept to resume the run: it has ended well.
 
         Raises: FederationError, if this silo never joined the run.
         """
+        require_allowed("forget", self._state)
         self._require_joined()
-        self._checkpoints.drop()
+        self._own.checkpoints.drop()
 
     @guarded
     def introduce(self) -> Introduction:
-        """Open ledger and identity, and begin a key ceremony; a second one rotates the keys.
+        """Open ledger and identity, and begin a key ceremony; a second one replaces the keys.
 
         Raises:
             LedgerError, KeyRefused: the state folder cannot be used or trusted.
         """
+        require_allowed("introduce", self._state)
         if self._vault is None:
-            job, identity = self._job, self._written().identity
+            job, own = self._job, self._own
             pins = {silo.name: silo.identity for silo in job.silos if silo.identity}
             self._vault = Vault(
                 self._spec.run,
-                self._terms,
+                own.terms,
                 self.name,
-                self._policy.allows_roster,
-                self._parameters,
-                identity,
+                own.policy.allows_roster,
+                own.parameters,
+                self._books.identity,
                 pins,
                 job.encryption.verify == "keep",
             )
+        self._state = SiloState.AGREEING
         return self._vault.introduce()
 
     @guarded
@@ -217,7 +158,8 @@ class Silo:
         Raises:
             KeyRefused: an introduction is not the one that its silo made.
         """
-        return self._keyed().contribute(checked_all(introductions, Introduction))
+        require_allowed("contribute", self._state)
+        return self._keys.contribute(checked_all(introductions, Introduction))
 
     @guarded
     def agree(self, contributions: tuple[Contribution, ...]) -> Agreement:
@@ -226,7 +168,8 @@ class Silo:
         Raises:
             KeyRefused: something is missing, stale, swapped or forged.
         """
-        return self._keyed().agree(checked_all(contributions, Contribution))
+        require_allowed("agree", self._state)
+        return self._keys.agree(checked_all(contributions, Contribution))
 
     @guarded
     def finish(self, agreements: tuple[Agreement, ...], aggregators: Sequence[Any]) -> None:
@@ -238,12 +181,16 @@ class Silo:
         Raises:
             KeyRefused: a silo signed another ceremony.
         """
-        self._keyed().finish(checked_all(agreements, Agreement))
-        self._keyed().connect(self._channel(aggregators))
-        self._written().join(self._keyed().identities)
+        require_allowed("finish", self._state)
+        self._keys.finish(checked_all(agreements, Agreement))
+        self._keys.connect(self._channel(aggregators))
+        self._books.join(self._keys.identities)
+        self._state = SiloState.READY
 
     def _channel(self, aggregators: Sequence[Any]) -> Channel:
         return RayChannel(aggregators)
+
+    # -- a round -------------------------------------------------------------------------
 
     @guarded
     def train(self, exchange: Exchange, *opened: object) -> TrainReport:
@@ -260,42 +207,50 @@ class Silo:
         """
         exchange = checked(exchange, Exchange)
         self._announced = (exchange.round, exchange.attempt)
+        require_allowed("train", self._state)
+        own = self._own
+        self._require_next(own, exchange)
+        self._last_attempt = (exchange.round, exchange.attempt)
+        self._state, self._update, self._counts = SiloState.READY, None, None
+        own.policy.takes(exchange)
+        own.head.at(exchange.round)
+        started = time.perf_counter()
+        epsilon, metrics_epsilon = self._books.charge(exchange)  # before the data is touched
+        charged = time.perf_counter()
+        update = own.trainer.train(self._model.vector, exchange.clipping)
+        require_finite(update.values)
+        trained = time.perf_counter()
+        tally = Tally(unclipped=update.unclipped)
+        digits = own.digitiser.digits(update, exchange, exchange.range or own.range, tally)
+        self._books.sends(exchange)  # before any of it leaves
+        upload_bytes = self._keys.send(exchange, digits)
+        self._update = SentUpdate(exchange=exchange, unit=update.unit, tally=tally)
+        self._state = SiloState.TRAINED
+        return TrainReport(
+            silo=self.name,
+            epsilon=epsilon,
+            upload_bytes=upload_bytes,
+            charge_s=charged - started,
+            train_s=trained - charged,
+            send_s=time.perf_counter() - trained,
+            ledger=self._books.head,
+            metrics_epsilon=metrics_epsilon,
+        )
+
+    def _require_next(self, own: PreparedSilo, exchange: Exchange) -> None:
+        """Raise FederationError unless the exchange is the next attempt that this silo expects."""
         if self._announced <= self._last_attempt:
             raise FederationError(
                 f"attempt {exchange.attempt} of round {exchange.round} was announced again",
                 "An update is never made or sent twice.",
             )
-        if exchange.round == self._round and exchange.attempt > 1:
-            self._undo()  # other silos refused the total that this one applied
-        self._policy.require(exchange, "update", self._global.size, self._model_digest)
-        if exchange.round != self._round + 1:
-            raise FederationError(f"round {exchange.round} was announced after {self._round}")
-        self._keyed().require(exchange)  # before anything is charged
-        self._last_attempt = (exchange.round, exchange.attempt)
-        self._policy.takes(exchange)
-        self._head.at(exchange.round)
-        started = time.perf_counter()
-        epsilon, metrics_epsilon = self._written().charge(exchange)
-        charged = time.perf_counter()
-        update = self._trainer.train(self._global, exchange.clipping)
-        require_finite(update.values)
-        trained = time.perf_counter()
-        self._tally, self._update_unit = Tally(unclipped=update.unclipped), update.unit
-        bound = exchange.range or self._range
-        digits = self._digitiser.digits(update, exchange, bound, self._tally)
-        self._written().sends(exchange)
-        sent = self._keyed().send(exchange, digits)
-        self._pending = exchange
-        return TrainReport(
-            self.name,
-            epsilon,
-            sent,
-            charged - started,
-            trained - charged,
-            time.perf_counter() - trained,
-            self._written().head,
-            metrics_epsilon,
-        )
+        if exchange.round == self._model.round and exchange.attempt > 1:
+            self._undo(own)  # other silos refused the total that this one applied
+        now = self._model
+        own.policy.require(exchange, "update", now.vector.size, now.digest)
+        if exchange.round != now.round + 1:
+            raise FederationError(f"round {exchange.round} was announced after {now.round}")
+        self._keys.require(exchange)  # before anything is charged
 
     @guarded
     def apply(
@@ -316,45 +271,35 @@ class Silo:
             TotalRefused: the total is not the sum of one upload of each silo; this silo's keys
                 are given up with it.
         """
-        if checked(exchange, Exchange) != self._pending:
+        exchange, counts = checked(exchange, Exchange), checked(counts, Exchange)
+        require_allowed("apply", self._state)
+        own, sent = self._own, self._update
+        if sent is None or exchange != sent.exchange:
             raise FederationError("received a total for an exchange that this silo took no part in")
-        counts = checked(counts, Exchange)
-        self._pending = None
+        self._state, self._update = SiloState.READY, None  # opened once, whatever comes of it
         started = time.perf_counter()
-        stood = self._keyed().mark()
-        silos, unit = len(exchange.roster), (exchange.range or self._range) / self._parameters.limit
-        step = unit * self._update_unit / silos
-        mean = np.empty(exchange.values, np.float64)
-        squares = 0
-        for where, summed in self._keyed().receive(exchange, totals, uploads):
-            np.multiply(summed, step, out=mean[where])
-            squares += square_sum(summed)
-        reach = honest_reach(self._job, self._plan, silos, exchange.values, unit, exchange.clipping)
-        held_to(mean, abs(step) * math.sqrt(squares), reach)
+        stood = replace(self._model, mark=self._keys.mark(), course=own.policy.course)
+        self._models = (stood,)  # what `_undo` returns to
+        mean = own.mean_change(sent, self._keys.receive(exchange, totals, uploads))
         decrypted = time.perf_counter()
-        self._before = copy(self._optimizer), self._model_digest, self._policy.course, stood
-        self._global = self._optimizer.apply(self._global, mean)
-        self._round = exchange.round
-        self._recent = {self._round - 1: self._recent[self._round - 1], self._round: self._global}
-        set_parameters(self._model, self._global)
-        self._model_digest = digest(self._global)
-        counted = self._counting.counts(self._model, exchange.round, self._tally, exchange.roster)
-        if self._counting.evaluates(self._round, exchange.roster):
-            self._head.keep(self._round, self._counting.by_task)
+        self._move_on(own, exchange.round, mean)
+        counted = own.counting.counts(own.model, exchange.round, sent.tally, exchange.roster)
+        if own.counting.evaluates(exchange.round, exchange.roster):
+            own.head.keep(exchange.round, own.counting.by_task)
         # One figure for applying and evaluating: evaluation alone would tell the fold's size.
         applied = time.perf_counter()
         if counts != metrics_exchange(exchange, counted.size):
             raise FederationError("the announced metrics exchange is not the update's")
-        self._pending_metrics = counts
-        self._written().sends(counts)
-        sent = self._keyed().send(counts, lambda where: counted[where])
+        self._books.sends(counts)
+        upload_bytes = self._keys.send(counts, lambda where: counted[where])
+        self._counts, self._state = counts, SiloState.APPLIED
         return ApplyReport(
-            self.name,
-            self._model_digest,
-            sent,
-            decrypted - started,
-            applied - decrypted,
-            time.perf_counter() - applied,
+            silo=self.name,
+            model_digest=self._model.digest,
+            upload_bytes=upload_bytes,
+            decrypt_s=decrypted - started,
+            apply_s=applied - decrypted,
+            send_s=time.perf_counter() - applied,
         )
 
     @guarded
@@ -364,62 +309,89 @@ class Silo:
         """Decrypt the consortium's metrics, once for each round that was applied.
 
         Raises:
-            FederationError: this is not the metrics total that this silo sent to.
+            FederationError: this silo did not send to that metrics total.
             TotalRefused: as in `apply`.
         """
-        if checked(exchange, Exchange) != self._pending_metrics:
+        exchange = checked(exchange, Exchange)
+        require_allowed("read_metrics", self._state)
+        if exchange != self._counts:
             raise FederationError("received a metrics total that this silo took no part in")
-        self._pending_metrics = None
-        counts = [part for _, part in self._keyed().receive(exchange, totals, uploads)]
-        values = self._global.size * len(exchange.roster)
-        metrics = self._counting.summarise(
+        own, self._counts, self._state = self._own, None, SiloState.READY
+        counts = [part for _, part in self._keys.receive(exchange, totals, uploads)]
+        values = self._model.vector.size * len(exchange.roster)
+        metrics = own.counting.summarise(
             np.concatenate(counts), exchange.round, values, exchange.roster
         )
         # Every silo opens them and computes range and clip norm itself: nobody announces them.
-        self._policy.follow(metrics)
-        self._keep()
+        own.policy.follow(metrics)
+        own.keep(self._model)
         return metrics
+
+    # -- at any time ---------------------------------------------------------------------
 
     @guarded
     @ray.method(concurrency_group="release")
     def release(self, round: int) -> bytes | None:
-        """The model after that round, of the two newest, as `encoded_vector` writes it: a release
-        under the charged budget. None before this silo has joined the run.
+        """Return the model after that round, of the two newest, as `encoded_vector` writes it: a
+        release under the charged budget. None before this silo has joined the run.
 
         Answers at any time, in a thread of its own: an interrupted run must get its last
         model from silos that are deep in their training.
         """
-        books = self._admission.books
-        vector = self._recent.get(checked_round(round)) if books and books.joined else None
-        return None if vector is None else encoded_vector(round, vector)
+        wanted, books = checked_round(round), self._admission.books
+        if not books or not books.joined:
+            return None
+        vectors = [one.vector for one in self._models if one.round == wanted]
+        return encoded_vector(wanted, vectors[0]) if vectors else None
 
     @ray.method(concurrency_group="release")
     def ping(self) -> None:
-        """A sign of life, at any time."""
+        """Give a sign of life, at any time."""
 
-    def _undo(self) -> None:
-        """Back to the model before the last total, for another attempt of its round."""
-        self._round -= 1
-        self._global = self._recent[self._round]
-        self._recent = {self._round: self._global}
-        self._optimizer, self._model_digest, course, stood = self._before
-        self._keyed().back_to(stood)
+    # -- the model -----------------------------------------------------------------------
+
+    @property
+    def _model(self) -> ModelState:
+        return self._models[-1]
+
+    def _move_on(
+        self, own: PreparedSilo, round: int, mean: np.ndarray[Any, np.dtype[np.float64]]
+    ) -> None:
+        vector = own.optimizer.apply(self._model.vector, mean)
+        self._models = (self._model, own.model_state(round, vector, digest(vector)))
+        set_parameters(own.model, vector)
+
+    def _undo(self, own: PreparedSilo) -> None:
+        """Return to the model before the last total, for another attempt of its round."""
+        self._models = self._models[:1]
+        before = self._model
+        own.optimizer.state = before.optimizer
+        self._keys.back_to(before.mark)
         # The roster does not grow back.
-        self._policy.course = replace(
-            self._policy.course, range=course.range, clipping=course.clipping
-        )
-        set_parameters(self._model, self._global)
+        course = before.course
+        own.policy.course = replace(own.policy.course, range=course.range, clipping=course.clipping)
+        set_parameters(own.model, before.vector)
 
-    def _written(self) -> Books:
-        if self._admission.places is None or self._admission.books is None:
-            raise LedgerError("this silo was asked to take part before it was inspected")
+    # -- what some states have -----------------------------------------------------------
+
+    @property
+    def _own(self) -> PreparedSilo:
+        if self._prepared is None:
+            raise FederationError("this silo was not inspected")
+        return self._prepared
+
+    @property
+    def _books(self) -> Books:
+        if self._admission.books is None:
+            raise FederationError("this silo was not inspected")
         return self._admission.books
 
-    def _require_joined(self) -> None:
-        if not self._written().joined:
-            raise FederationError("this silo has never joined that run")
-
-    def _keyed(self) -> Vault:
+    @property
+    def _keys(self) -> Vault:
         if self._vault is None:
-            raise LedgerError("this silo was asked to take part before it was introduced")
+            raise FederationError("this silo was not introduced to the others")
         return self._vault
+
+    def _require_joined(self) -> None:
+        if not self._books.joined:
+            raise FederationError("this silo has never joined that run")

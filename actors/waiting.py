@@ -4,105 +4,112 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
-import ray
-from ray import ObjectRef
-from ray.exceptions import RayActorError, RayError
-
-from blindsum.actors.answers import fetch
+from blindsum.actors.answers import value_of
+from blindsum.actors.cluster import Cluster, Died, Handle, Outcome
+from blindsum.actors.codec import decoded
+from blindsum.actors.handles import Reply, is_aggregator
 from blindsum.platform.errors import AggregatorLost, FederationError, SiloLost
 
+T = TypeVar("T")
 POLL_S = 1.0
 DEAD_TOGETHER_S = 3.0
 """Ray notices a killed process within about 2 s."""
 
 
 class Waiting:
-    """Waits for references that are known by a silo's or an aggregator's name.
+    """Waits for replies of one cluster's peers.
 
     Args:
         interrupted: set by a signal's handler. Python can lose a KeyboardInterrupt that is
             raised inside a destructor, and Ray has many; this is looked at once a second.
     """
 
-    def __init__(self, interrupted: threading.Event) -> None:
-        self._interrupted = interrupted
+    def __init__(self, cluster: Cluster, interrupted: threading.Event) -> None:
+        self._cluster, self._interrupted = cluster, interrupted
 
-    def gather(
-        self, refs: Mapping[str, ObjectRef[Any]], doing: str, deadline_s: float
-    ) -> dict[str, Any]:
-        """Answers by name, in the order of `refs`. The first failure ends the waiting.
+    def gather(self, replies: Sequence[Reply[T]], doing: str, deadline_s: float) -> dict[str, T]:
+        """Return every answer, by its peer's name, in the order of `replies`.
 
-        Raises:
-            SiloLost, AggregatorLost: a process died or the deadline passed.
-            BlindsumError: what the silo or the aggregator raised.
-        """
-        names = {ref: name for name, ref in refs.items()}
-        answers: dict[str, Any] = {}
-        end = time.monotonic() + deadline_s
-        waiting = list(names)
-        while waiting:
-            done, waiting = self._wait(waiting, 1, end)
-            if not done:
-                raise late([names[ref] for ref in waiting], doing, deadline_s)
-            for ref in done:
-                answers[names[ref]] = fetch(ref, names[ref], doing)
-        return {name: answers[name] for name in refs}
-
-    def settle(self, refs: Mapping[str, list[ObjectRef[Any]]], deadline_s: float) -> None:
-        """Wait until those calls have ended, whatever their answers: the next ones find idle actors.
+        Args:
+            doing: what the peers were asked to do, for errors.
 
         Raises:
-            SiloLost, AggregatorLost: some did not in time.
+            SiloLost, AggregatorLost: a process died, or the deadline passed. The first failure
+                ends the waiting.
+            FederationError: an answer is not the message that was asked for.
+            BlindsumError: what a peer raised.
         """
-        names = {ref: name for name, of in refs.items() for ref in of}
+        asked = {one.handle: one for one in replies}
+        answers: dict[str, T] = {}
         end = time.monotonic() + deadline_s
-        waiting = list(names)
+        waiting = list(asked)
         while waiting:
-            done, waiting = self._wait(waiting, len(waiting), end)
-            if not done:
-                raise late([names[ref] for ref in waiting], "end the attempt", deadline_s)
+            outcomes = self._wait(waiting, 1, end)
+            if not outcomes:
+                raise late([asked[handle].peer for handle in waiting], doing, deadline_s)
+            for handle, outcome in outcomes.items():
+                reply = asked[handle]
+                answers[reply.peer] = _read(reply, value_of(outcome, reply.peer, doing), doing)
+            waiting = [handle for handle in waiting if handle not in outcomes]
+        return {one.peer: answers[one.peer] for one in replies}
 
-    def dead(self, pings: Mapping[str, ObjectRef[Any]]) -> list[str]:
-        """Those whose process is gone, of some that were asked for a sign of life.
+    def settle(self, replies: Iterable[Reply[Any]], deadline_s: float) -> None:
+        """Wait until those calls have ended, whatever their outcome: the next find idle peers.
 
-        Whoever gives none within DEAD_TOGETHER_S counts as alive: a deadline will tell.
+        Raises:
+            SiloLost, AggregatorLost: some did not end in time.
         """
-        names = {ref: name for name, ref in pings.items()}
-        if not names:
+        asked = {one.handle: one.peer for one in replies}
+        end = time.monotonic() + deadline_s
+        waiting = list(asked)
+        while waiting:
+            outcomes = self._wait(waiting, len(waiting), end)
+            if not outcomes:
+                raise late([asked[handle] for handle in waiting], "end the attempt", deadline_s)
+            waiting = [handle for handle in waiting if handle not in outcomes]
+
+    def dead(self, pings: Sequence[Reply[None]]) -> list[str]:
+        """Return the peers whose process is gone, of some that were asked for a sign of life.
+
+        A peer that gives none within DEAD_TOGETHER_S counts as alive: a deadline will tell.
+        """
+        asked = {one.handle: one.peer for one in pings}
+        if not asked:
             return []
-        done, _ = ray.wait(list(names), num_returns=len(names), timeout=DEAD_TOGETHER_S)
-        found = []
-        for ref in done:
-            try:
-                ray.get(ref)
-            except RayActorError:
-                found.append(names[ref])
-            except RayError:
-                continue
-        return found
+        outcomes = self._cluster.wait(list(asked), len(asked), DEAD_TOGETHER_S)
+        return [asked[handle] for handle, what in outcomes.items() if isinstance(what, Died)]
 
-    def _wait(
-        self, refs: list[ObjectRef[Any]], count: int, end: float
-    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-        """Some that have ended, unless time is up, and the others."""
+    def _wait(self, handles: list[Handle], count: int, end: float) -> dict[Handle, Outcome]:
+        """Outcomes of some calls that have ended; none where time is up."""
         while True:
             left = end - time.monotonic()
-            pause = max(0.0, min(left, POLL_S))
-            done, waiting = ray.wait(refs, num_returns=count, timeout=pause)
+            outcomes = self._cluster.wait(handles, count, max(0.0, min(left, POLL_S)))
             if self._interrupted.is_set():
                 raise KeyboardInterrupt
-            if done or left <= POLL_S:
-                return done, waiting
+            if outcomes or left <= POLL_S:
+                return outcomes
 
 
-def late(names: list[str], doing: str, deadline_s: float) -> FederationError:
-    """Who did not answer in time. Silos first: an aggregator waits for them."""
-    silos = list(dict.fromkeys(name for name in names if " " not in name))
+def _read(reply: Reply[T], answer: Any, doing: str) -> T:
+    if reply.kind is None:
+        return answer  # type: ignore[no-any-return]
+    try:
+        return decoded(answer, reply.kind)
+    except FederationError:
+        raise FederationError(
+            f"'{reply.peer}' was asked to {doing}, and its answer is not a {reply.kind.__name__}",
+            "All silos must run the same version of blindsum.",
+        ) from None
+
+
+def late(peers: list[str], doing: str, deadline_s: float) -> FederationError:
+    """The error of peers that did not answer in time. Silos first: an aggregator waits for them."""
+    silos = list(dict.fromkeys(peer for peer in peers if not is_aggregator(peer)))
     what = f"no answer within {deadline_s:g} s when asked to {doing}"
     mend = "Look at that node, or raise deadlines.start_s or deadlines.round_s."
     if silos:
         return SiloLost(what, mend, silo=", ".join(silos))
-    return AggregatorLost(f"{names[0]}: {what}", mend)
+    return AggregatorLost(f"{peers[0]}: {what}", mend)

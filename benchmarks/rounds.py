@@ -34,10 +34,12 @@ from rich.console import Console
 from rich.table import Table
 
 from blindsum.actors.federation import Federation
+from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import as_actor
 from blindsum.infra.ray_session import ray_session
 from blindsum.platform.job.schema import Job
+from blindsum.platform.training.update import Protection, Update
 
 SILOS = ("alder", "birch", "cedar")
 SIZES = (2_000, 262_144)
@@ -49,8 +51,11 @@ class ReadySilo(Silo):
 
     def inspect(self) -> Any:
         inspection = super().inspect()
-        update = np.random.default_rng(1).normal(0, 0.05, self._global.size).astype(np.float32)
-        self._trainer.train = lambda *_: update  # type: ignore[method-assign]
+        values = np.random.default_rng(1).normal(0, 0.05, self._model.vector.size)
+        update = Update(
+            values=values.astype(np.float32), unit=1.0, protected_by=Protection.OWN_NOISE
+        )
+        self._own.trainer.train = lambda *_: update  # type: ignore[method-assign]
         return inspection
 
 
@@ -121,7 +126,9 @@ def encrypted(parameters: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         warm = 3
         made = job(Path(folder), parameters, rounds + warm)
-        federation = Federation(made, f"bench-{parameters}", folder, as_actor(ReadySilo))
+        federation = Federation(
+            made, f"bench-{parameters}", folder, RayCluster(as_actor(ReadySilo))
+        )
         inspected = federation.inspect()
         size = inspected[SILOS[0]].parameters
         if size != parameters:

@@ -137,12 +137,12 @@ MUTANTS = (
     Mutant(
         "a charge after training",
         "actors/silo.py",
-        "        epsilon, metrics_epsilon = self._written().charge(exchange)\n"
+        "        epsilon, metrics_epsilon = self._books.charge(exchange)  # before the data is touched\n"
         "        charged = time.perf_counter()\n"
-        "        update = self._trainer.train(self._global, exchange.clipping)\n",
+        "        update = own.trainer.train(self._model.vector, exchange.clipping)\n",
         "        charged = time.perf_counter()\n"
-        "        update = self._trainer.train(self._global, exchange.clipping)\n"
-        "        epsilon, metrics_epsilon = self._written().charge(exchange)\n",
+        "        update = own.trainer.train(self._model.vector, exchange.clipping)\n"
+        "        epsilon, metrics_epsilon = self._books.charge(exchange)  # before the data is touched\n",
         SILO,
     ),
     Mutant(
@@ -267,7 +267,7 @@ MUTANTS = (
     Mutant(
         "a charge before keys are asked for",
         "actors/silo.py",
-        "        self._keyed().require(exchange)  # before anything is charged\n",
+        "        self._keys.require(exchange)  # before anything is charged\n",
         "",
         LIES,
     ),

@@ -21,9 +21,9 @@ import pytest
 import ray
 import yaml
 
-from blindsum.actors.aggregator import AggregatorActor
 from blindsum.actors.federation import Federation
 from blindsum.actors.messages import SiloSpec
+from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import as_actor
 from blindsum.pipelines.run.output import JsonLines
@@ -123,7 +123,7 @@ class Faulty(Silo):
 
     @guarded
     def train(self, *_: Any) -> Any:
-        raise ValueError(f"no such row: ZQXJKID, {self._data.train.labels[0]} ZQXJKREMARK")
+        raise ValueError(f"no such row: ZQXJKID, {self._own.data.train.labels[0]} ZQXJKREMARK")
 
 
 @pytest.mark.usefixtures("cluster")
@@ -158,7 +158,7 @@ def test_a_fault_in_a_silo_leaves_nothing_of_a_record_either(
     planted: JobFile, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     federation = Federation(
-        planted.job, "faulty", str(planted.folder), as_actor(Faulty), AggregatorActor
+        planted.job, "faulty", str(planted.folder), RayCluster(as_actor(Faulty))
     )
     try:
         federation.inspect()

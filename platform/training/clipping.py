@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from blindsum.platform.training.book_keeping import STABLE, BookKeeping, Clipped, no_gradient
 from blindsum.platform.training.losses import RecordLoss, classification
+from blindsum.platform.training.torch_random import forked_random
 
 
 class ClippedSum(Protocol):
@@ -62,7 +63,7 @@ def _try(way: ClippedSum, model: nn.Module, features: int, loss: RecordLoss, kin
     model.train()
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     parameters = [p for _, p in named]
-    with torch.random.fork_rng(devices=[]):
+    with forked_random():
         for records in (3, 1, 0):
             torch.manual_seed(records)
             made_up = torch.randn(records, features)

@@ -10,7 +10,6 @@ import copy
 import hashlib
 import importlib
 import itertools
-import threading
 from typing import cast
 
 import numpy as np
@@ -21,9 +20,9 @@ from torch import nn
 from blindsum.platform.data.features import feature_count
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.schema import Factory, Job, Linear, Mlp
+from blindsum.platform.training.torch_random import forked_random
 
 Vector = npt.NDArray[np.float32]
-_SEEDING = threading.Lock()
 
 
 def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Module:
@@ -65,9 +64,7 @@ def build_model(
         ModelError: the factory fails or returns something else; a layer mixes the records
             of a batch, carries state that is not a parameter, or is not supported by Opacus.
     """
-    # Of torch's one generator: threads would draw each other's weights.
-    with _SEEDING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with forked_random(seed):
         model = _build(section, features, max(outputs, 1))
         if own is not None:
             model = WithHeads(model, outputs, own)
@@ -203,8 +200,7 @@ def _refuse_mixing(model: nn.Module, factory: str, features: int) -> None:
     """
     # With random weights: a last layer that starts at zero would hide what is below it.
     tried = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with forked_random(0), torch.no_grad():
         for p in tried.parameters():
             p.normal_(0.0, 0.5)
     record = torch.linspace(-1, 1, features)
@@ -214,8 +210,7 @@ def _refuse_mixing(model: nn.Module, factory: str, features: int) -> None:
         for others in (0.3, -2.0):
             batch = torch.linspace(others, others / 2, 4 * features).reshape(4, features)
             batch[position] = record
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
-                torch.manual_seed(0)  # the same dropout both times
+            with forked_random(0), torch.no_grad():  # the same dropout both times
                 outputs.append(tried(batch)[position])
         mixes = mixes or not torch.allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
     if mixes:

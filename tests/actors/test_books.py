@@ -46,7 +46,7 @@ def test_a_round_leaves_what_was_joined_charged_and_sent(
     assert (update.detail["purpose"], metrics.detail["purpose"]) == ("update", "metrics")
     assert update.detail["roster"] == ["alder", "birch", "cedar"]
     content = json.dumps([vars(e) for e in events(tmp_path)])
-    for value in consortium.silos["alder"]._data.train.features.ravel():
+    for value in consortium.silos["alder"]._own.data.train.features.ravel():
         assert repr(float(value)) not in content or len(repr(float(value))) < 6
 
 
@@ -70,13 +70,13 @@ def test_nothing_is_sent_that_cannot_be_noted(make_job: MakeJob, purpose: str) -
     silo: Any = consortium.silos["alder"]
     exchange = consortium.exchange()
     totals = consortium.sum(exchange, consortium.train(exchange)) if purpose == "metrics" else []
-    real = silo._trainer.train
+    real = silo._own.trainer.train
 
     def trained(*arguments: Any) -> Any:  # the charge is noted, and nothing from then on
         silo._admission.books._audit.chain.db.execute("PRAGMA query_only = 1")
         return real(*arguments)
 
-    silo._trainer.train = trained
+    silo._own.trainer.train = trained
     if purpose == "metrics":
         silo._admission.books._audit.chain.db.execute("PRAGMA query_only = 1")
     with pytest.raises(LedgerError, match="the audit log .* cannot be used"):

@@ -18,6 +18,7 @@ from blindsum.actors.aggregator import Aggregator, as_aggregator
 from blindsum.actors.codec import decoded, decoded_vector, encoded, encoded_vector
 from blindsum.actors.federation import Federation
 from blindsum.actors.messages import ApplyReport, SiloSpec, TrainReport
+from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.shell import shell
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import CALLS as OF_SILOS
@@ -175,7 +176,10 @@ def test_nothing_but_bytes_frames_and_references_crosses(
     monkeypatch.setattr(ray.actor.ActorMethod, "_remote", call)
     job_file = make_job()
     one = Federation(
-        job_file.job, "plain", str(job_file.folder), as_actor(Silo), as_aggregator(Aggregator)
+        job_file.job,
+        "plain",
+        str(job_file.folder),
+        RayCluster(as_actor(Silo), as_aggregator(Aggregator)),
     )
     monkeypatch.setattr(ray, "get", get)
     try:

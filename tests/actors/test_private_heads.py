@@ -70,12 +70,12 @@ def test_another_attempt_starts_from_the_same_head(consortium: JobFile) -> None:
     made = Consortium(consortium)
     made.round(1)
     silo = made.silos["birch"]
-    before = silo._model.private.weight.detach().clone()  # type: ignore[union-attr]
+    before = silo._own.model.private.weight.detach().clone()  # type: ignore[union-attr]
     silo.train(made.exchange(2, 1))
-    once = silo._model.private.weight.detach().clone()  # type: ignore[union-attr]
+    once = silo._own.model.private.weight.detach().clone()  # type: ignore[union-attr]
     assert not torch.equal(once, before)
-    silo._head.at(2)
-    assert torch.equal(silo._model.private.weight, before)  # type: ignore[union-attr, arg-type]
+    silo._own.head.at(2)
+    assert torch.equal(silo._own.model.private.weight, before)  # type: ignore[union-attr, arg-type]
 
 
 def test_a_silo_without_any_task_cannot_take_part(consortium: JobFile) -> None:
@@ -107,14 +107,14 @@ def test_a_private_head_moves_under_all_of_the_noise(consortium: JobFile, tmp_pa
     job = Job.model_validate(consortium.job.model_copy(update=shared).model_dump())
     silo = PostedSilo(SiloSpec(job, "run-1", "birch", str(consortium.folder), 1))
     silo.inspect()
-    silo._trainer._sample = lambda: np.zeros(0, np.int64)  # type: ignore[method-assign]
+    silo._own.trainer._sample = lambda: np.zeros(0, np.int64)  # type: ignore[method-assign]
     steps = []
     for _ in range(40):
-        before = [p.detach().clone() for p in silo._head._own]
-        silo._trainer.train(silo._global)
-        moved = zip(silo._head._own, before, strict=True)
+        before = [p.detach().clone() for p in silo._own.head._own]
+        silo._own.trainer.train(silo._model.vector)
+        moved = zip(silo._own.head._own, before, strict=True)
         steps.append(torch.cat([(p - old).detach().ravel() for p, old in moved]))
-    drawn, plan = torch.cat(steps), silo._plan
+    drawn, plan = torch.cat(steps), silo._own.plan
     assert plan is not None
-    expected = silo._trainer._rate * plan.update_noise * plan.clip_norm
+    expected = silo._own.trainer._rate * plan.update_noise * plan.clip_norm
     assert abs(float(drawn.std()) / expected - 1) < 5 / np.sqrt(2 * len(drawn))

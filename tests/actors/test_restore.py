@@ -40,12 +40,12 @@ def test_a_silo_goes_back_to_its_newest_rounds(
     assert "private" in repr(kept)
     silo = again(consortium)
     found = silo.inspect()
-    assert set(found.kept) == {0, 2, 3} and found.kept[3] == before._model_digest
+    assert set(found.kept) == {0, 2, 3} and found.kept[3] == before._model.digest
     assert found.charged == (3, 1)
-    assert silo.restore(3) == before._model_digest
-    np.testing.assert_array_equal(silo._optimizer.state[0], before._optimizer.state[0])
+    assert silo.restore(3) == before._model.digest
+    np.testing.assert_array_equal(silo._own.optimizer.state[0], before._own.optimizer.state[0])
     if privacy == NO_NOISE:
-        assert silo._random.random() == before._random.random()
+        assert silo._own.random.random() == before._own.random.random()
     with pytest.raises(FederationError, match="has no state after round 1"):
         silo.restore(1)
     silo.forget()

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 import ray
 
-from blindsum.actors import federation as federation_module
 from blindsum.actors.aggregator import Aggregator, as_aggregator
 from blindsum.actors.federation import Federation
+from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import as_actor
 from blindsum.he.exchange import Exchange
@@ -37,27 +37,27 @@ class TellingSilo(Silo):
         assert vault is not None and vault._keys is not None
         # SEAL's header and the parameters' public digest come first, in ciphertexts too.
         self._tell("key", vault._keys.secret.content[160:])
-        self._tell("identity", (self._state / "identity.pem").read_bytes())
+        self._tell("identity", (self._own.state / "identity.pem").read_bytes())
         for seed in vault._keys.seeds._seeds.values():
             self._tell("seed", seed)
-        for fold in (self._data.train, self._data.test):
+        for fold in (self._own.data.train, self._own.data.test):
             self._tell("record", fold.features.tobytes())
             self._tell("record", fold.features.astype(np.float64).tobytes())
-        train = self._trainer.train
+        train = self._own.trainer.train
 
         def trained(start: Any, clipping: float) -> Any:
             update = train(start, clipping)
             self._tell("update", update.values.tobytes())
             return update
 
-        self._trainer.train = trained  # type: ignore[method-assign]
+        self._own.trainer.train = trained  # type: ignore[method-assign]
         send = vault.send
 
         def telling(exchange: Exchange, digits: Any) -> int:
             def told(where: slice) -> Any:
                 integers = digits(where)
                 self._tell(exchange.purpose, integers.tobytes())
-                self._tell(exchange.purpose, pack(integers, self._parameters)[0].tobytes())
+                self._tell(exchange.purpose, pack(integers, self._own.parameters)[0].tobytes())
                 return integers
 
             return send(exchange, told)
@@ -108,20 +108,19 @@ def run_and_listen(job_file: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[byte
         to_driver.append(pickle.dumps(answer))
         return answer
 
-    monkeypatch.setattr(federation_module.ray, "get", listen)
+    monkeypatch.setattr(ray, "get", listen)
     one = Federation(
         job_file.job,
         "run",
         str(job_file.folder),
-        as_actor(TellingSilo),
-        as_aggregator(ListeningAggregator),
+        RayCluster(as_actor(TellingSilo), as_aggregator(ListeningAggregator)),
     )
     try:
         one.inspect()
         one.exchange_keys()
         for number in (1, 2):
             one.run_round(number)
-        to_aggregator = get(one._aggregators[0].tell.remote())
+        to_aggregator = get(one._aggregators[0].peer.tell.remote())
     finally:
         one.close()
     return b"".join(to_driver), b"".join(to_aggregator)

@@ -14,7 +14,9 @@ import pytest
 
 from blindsum.actors.aggregator import Aggregator
 from blindsum.actors.messages import SiloSpec
-from blindsum.actors.silo import Silo, metrics_exchange
+from blindsum.actors.policy import metrics_exchange
+from blindsum.actors.silo import Silo
+from blindsum.actors.silo_state import ALLOWED, SiloState
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
 from blindsum.he.wire import check_receipt
@@ -122,10 +124,10 @@ class Consortium:
             "update",
             tuple(self.silos),
             self.values,
-            first._policy.course.range,
-            first._parameters,
+            first._own.policy.course.range,
+            first._own.parameters,
             self.model,
-            first._policy.course.clipping,
+            first._own.policy.course.clipping,
         )
 
     def counts(self, exchange: Exchange) -> Exchange:
@@ -155,14 +157,14 @@ class Consortium:
         total = self.sum(exchange, self.train(exchange))
         counts = self.counts(exchange)
         counted = self.sum(counts, self.apply(exchange, total))
-        (self.model,) = {silo._model_digest for silo in self.silos.values()}
+        (self.model,) = {silo._model.digest for silo in self.silos.values()}
         uploads = [aggregator.uploads() for aggregator in self.aggregators]
         read = [s.read_metrics(counts, uploads, *counted) for s in self.silos.values()]
         assert len({repr(one) for one in read}) == 1
         return read[0]
 
     def models(self) -> list[np.ndarray]:
-        return [silo._global for silo in self.silos.values()]
+        return [silo._model.vector for silo in self.silos.values()]
 
 
 def test_encrypted_plaintext_and_float_runs_agree(make_job: MakeJob, tmp_path: Path) -> None:
@@ -183,10 +185,10 @@ def _float_round(consortium: Consortium) -> np.ndarray:
     """The next model by float averaging, on copies of the silos' generators."""
     updates = []
     for silo in consortium.silos.values():
-        state = silo._random.bit_generator.state
-        updates.append(silo._trainer.train(silo._global).values.astype(np.float64))
-        silo._random.bit_generator.state = state
-    start = next(iter(consortium.silos.values()))._global
+        state = silo._own.random.bit_generator.state
+        updates.append(silo._own.trainer.train(silo._model.vector).values.astype(np.float64))
+        silo._own.random.bit_generator.state = state
+    start = next(iter(consortium.silos.values()))._model.vector
     return start + np.mean(updates, axis=0)
 
 
@@ -208,13 +210,13 @@ def test_a_charge_is_on_disk_before_training(
     silo = consortium.silos["alder"]
     path = Path(consortium.inspections["alder"].ledger)
     seen: list[str] = []
-    train = silo._trainer.train
+    train = silo._own.trainer.train
 
     def spy(start: np.ndarray, clipping: float) -> np.ndarray:
         seen.extend(entry.kind for entry in ledger_of(path.parent, "alder").entries())
         return train(start, clipping)
 
-    monkeypatch.setattr(silo._trainer, "train", spy)
+    monkeypatch.setattr(silo._own.trainer, "train", spy)
     silo.train(consortium.exchange())
     assert seen == ["reserve", "charge"]
 
@@ -243,7 +245,7 @@ def test_a_silo_killed_at_any_step_has_charged_what_it_may_have_sent(
                 die(),
             )
         elif step == "charged":
-            silo._trainer.train = die
+            silo._own.trainer.train = die
         elif step == "trained":
             silo._vault.send = die
         silo.train(consortium.exchange())
@@ -267,7 +269,7 @@ def test_nothing_is_trained_when_the_charge_fails(
     consortium = Consortium(make_job("training.rounds=1"))
     silo = consortium.silos["alder"]
     consortium.round(1)
-    monkeypatch.setattr(silo._trainer, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(silo._own.trainer, "train", lambda *_: pytest.fail("trained"))
     with pytest.raises(BudgetExceeded, match="round 2 would spend epsilon") as caught:
         silo.train(consortium.exchange(2))
     assert caught.value.silo == "alder"
@@ -337,7 +339,7 @@ def test_the_clip_norm_adapts_within_bounds_and_the_same_for_all(make_job: MakeJ
         alder.train(replace(_named_run(alder), clipping=2.0))
     consortium = Consortium(make_job(*SHARED, "privacy.clip_quantile=0.5"), run="run-2")
     metrics = consortium.round(1)
-    assert metrics.unclipped is not None and consortium.silos["alder"]._tally.unclipped != 0
+    assert metrics.unclipped is not None and 0 < metrics.unclipped < 1
     exchange = consortium.exchange(2)
     assert exchange.range and exchange.clipping != 1.0
     for strange in ({"clipping": 1.0}, {"clipping": 2.0, "range": exchange.range * 2}):
@@ -355,10 +357,10 @@ def _named_run(silo: Silo) -> Exchange:
         1,
         "update",
         silo._job.roster,
-        silo._global.size,
-        silo._range,
-        silo._parameters,
-        silo._model_digest,
+        silo._model.vector.size,
+        silo._own.range,
+        silo._own.parameters,
+        silo._model.digest,
     )
 
 
@@ -376,10 +378,10 @@ def test_totals_that_are_not_the_rosters_are_refused(make_job: MakeJob) -> None:
     stale = replace(exchange, attempt=2)
     with pytest.raises(FederationError, match="took no part in"):
         alder.apply(stale, consortium.counts(stale), [], *total)
-    before = alder._global
+    before = alder._model.vector
     with pytest.raises(TotalRefused, match="not this part of this exchange"):
         alder.apply(exchange, consortium.counts(exchange), [], [uploads[1]])
-    np.testing.assert_array_equal(alder._global, before)
+    np.testing.assert_array_equal(alder._model.vector, before)
 
 
 def test_the_aggregator_refuses_and_the_sum_goes_on(make_job: MakeJob) -> None:
@@ -470,12 +472,12 @@ def test_a_scaled_total_releases_nothing_and_ends_the_keys(make_job: MakeJob) ->
     exchange = consortium.exchange()
     forged = spoiled(consortium, exchange, consortium.train(exchange))
     silo = consortium.silos["cedar"]
-    before = silo._global
+    before = silo._model.vector
     with pytest.raises(TotalRefused, match="nothing was released"):
         silo.apply(exchange, consortium.counts(exchange), [], *forged)
     with pytest.raises(KeyRefused, match="a refused total ended it"):
         silo._vault._ready(exchange)  # type: ignore[union-attr]
-    np.testing.assert_array_equal(silo._global, before)
+    np.testing.assert_array_equal(silo._model.vector, before)
 
 
 def test_after_a_refused_total_keys_are_new_and_every_silo_tries_again(make_job: MakeJob) -> None:
@@ -539,7 +541,7 @@ def test_an_update_that_is_no_number_is_never_sent(
     trained = np.zeros(consortium.values, np.float32)
     trained[-1] = np.nan
     kept = Update(values=trained, unit=1.0, protected_by=Protection.NOTHING)
-    silo._trainer.train = lambda start, clipping: kept  # type: ignore[method-assign]
+    silo._own.trainer.train = lambda start, clipping: kept  # type: ignore[method-assign]
     with pytest.raises(EncryptionError, match="NaN or infinite"):
         silo.train(consortium.exchange())
     assert silo.taken() == []
@@ -548,17 +550,17 @@ def test_an_update_that_is_no_number_is_never_sent(
 def test_coordinates_are_cut_at_the_rounds_clip_norm(make_job: MakeJob) -> None:
     """A record moves no coordinate further than that: the noise is in proportion to it."""
     silo = Consortium(make_job(*SHARED, "privacy.clip_norm=1")).silos["alder"]
-    exchange, plan = Consortium(make_job(*SHARED), run="run-2").exchange(), silo._plan
+    exchange, plan = Consortium(make_job(*SHARED), run="run-2").exchange(), silo._own.plan
     assert plan is not None
     huge = Update(
         values=np.full(exchange.values, 1e9, np.float32),
         unit=1.0,
         protected_by=Protection.SHARES_TO_ADD,
     )
-    unit = silo._range / silo._parameters.limit
+    unit = silo._own.range / silo._own.parameters.limit
     for clipping in (1.0, 0.25):
         announced = replace(exchange, clipping=clipping)
-        digits = silo._digitiser.digits(huge, announced, silo._range, Tally())
+        digits = silo._own.digitiser.digits(huge, announced, silo._own.range, Tally())
         sent = digits(slice(0, exchange.values)) * unit
         cut, share = greatest_sum(silo._job) * clipping, plan.share * clipping
         assert abs(float(np.median(sent)) - cut) < 10 * share / np.sqrt(len(sent)) + unit
@@ -577,7 +579,7 @@ def test_an_attempt_that_only_one_silo_ended_is_taken_back_by_it(make_job: MakeJ
 
 
 def test_a_silo_takes_part_in_no_roster_without_itself(make_job: MakeJob) -> None:
-    policy = Consortium(make_job("quorum=2")).silos["alder"]._policy
+    policy = Consortium(make_job("quorum=2")).silos["alder"]._own.policy
     assert policy.allows_roster(("alder", "birch")) and not policy.allows_roster(("birch", "cedar"))
     assert not policy.allows_roster(("birch", "alder")) and not policy.allows_roster(("alder",))
 
@@ -593,16 +595,16 @@ def test_under_shared_noise_a_round_is_one_step_on_all_records(make_job: MakeJob
     consortium = Consortium(make_job(*SHARED))
     sums, shares, n = [], [], len(consortium.silos)
     for silo in consortium.silos.values():
-        states = silo._random.bit_generator.state
-        sums.append(silo._trainer.train(silo._global).values.astype(np.float64))
-        shares.append(normals(consortium.values, silo._random) * silo._plan.share)  # type: ignore[union-attr]
-        silo._random.bit_generator.state = states
+        states = silo._own.random.bit_generator.state
+        sums.append(silo._own.trainer.train(silo._model.vector).values.astype(np.float64))
+        shares.append(normals(consortium.values, silo._own.random) * silo._own.plan.share)  # type: ignore[union-attr]
+        silo._own.random.bit_generator.state = states
     before = consortium.models()[0].astype(np.float64)
     metrics = consortium.round(1)
     job = consortium.silos["alder"]._job
     step = job.training.learning_rate / (n * job.training.expected_batch_size)
     expected = before - step * (np.sum(sums, axis=0) + np.sum(shares, axis=0))
-    unit = consortium.silos["alder"]._range / consortium.silos["alder"]._parameters.limit
+    unit = consortium.silos["alder"]._own.range / consortium.silos["alder"]._own.parameters.limit
     for model in consortium.models():
         assert np.abs(model - expected).max() <= step * unit * n / 2 + 1e-6
     assert (metrics.saturated, metrics.large) == (0, 0)
@@ -636,20 +638,20 @@ def test_a_silo_adds_its_share_to_what_it_sends(
         vault, "send", lambda exchange, digits: sent.append(digits(slice(0, exchange.values))) or 1
     )
     kept: list[Update] = []
-    train = silo._trainer.train
+    train = silo._own.trainer.train
     monkeypatch.setattr(
-        silo._trainer, "train", lambda *given: kept.append(train(*given)) or kept[-1]
+        silo._own.trainer, "train", lambda *given: kept.append(train(*given)) or kept[-1]
     )
     exchange = consortium.exchange()
     assert exchange.range
-    silo._policy.course = replace(
-        silo._policy.course, clipping=clipping, range=exchange.range * clipping
+    silo._own.policy.course = replace(
+        silo._own.policy.course, clipping=clipping, range=exchange.range * clipping
     )
     silo.train(replace(exchange, clipping=clipping, range=exchange.range * clipping))
-    unit = silo._range * clipping / silo._parameters.limit
+    unit = silo._own.range * clipping / silo._own.parameters.limit
     (update,) = kept
     noise = sent[0] * unit - update.values
-    plan = silo._plan
+    plan = silo._own.plan
     assert plan and noise.std() == pytest.approx(plan.share * clipping, rel=0.03)
     assert abs(noise.mean()) < 5 * noise.std() / np.sqrt(noise.size)
     assert abs(np.corrcoef(noise, update.values)[0, 1]) < 5 / np.sqrt(noise.size)
@@ -689,7 +691,7 @@ def test_a_silo_takes_part_at_ranges_that_can_have_come_from_its_jobs(make_job: 
     other = replace(consortium.exchange(), run="run-2", range=2.0)
     with pytest.raises(FederationError, match="announced range is not"):
         fixed.train(other)
-    silo._policy.course = replace(silo._policy.course, range=1.0)
+    silo._own.policy.course = replace(silo._own.policy.course, range=1.0)
     silo.train(replace(consortium.exchange(), range=1.0))
 
 
@@ -713,8 +715,13 @@ def test_metrics_are_read_once_and_only_for_the_round_that_was_applied(
     consortium = Consortium(make_job())
     consortium.round(1)
     alder = consortium.silos["alder"]
-    with pytest.raises(FederationError, match="took no part in"):
-        alder.read_metrics(consortium.counts(consortium.exchange(1)), [])
+    counts = consortium.counts(consortium.exchange(1))
+    with pytest.raises(FederationError, match="asked to read metrics, but no exchange of its own"):
+        alder.read_metrics(counts, [])
+    exchange = consortium.exchange(2)
+    consortium.apply(exchange, consortium.sum(exchange, consortium.train(exchange)))
+    with pytest.raises(FederationError, match="metrics total that this silo took no part in"):
+        alder.read_metrics(counts, [])
 
 
 def test_a_silo_that_was_told_another_job_has_no_part_in_the_ceremony(make_job: MakeJob) -> None:
@@ -740,7 +747,7 @@ def test_a_run_without_privacy_stands_in_the_ledger(make_job: MakeJob) -> None:
 def test_diverged_training_sends_nothing(make_job: MakeJob) -> None:
     consortium = Consortium(make_job(NO_NOISE))
     silo = consortium.silos["alder"]
-    silo._global = np.full_like(silo._global, np.nan)
+    silo._models = (replace(silo._model, vector=np.full_like(silo._model.vector, np.nan)),)
     with pytest.raises(EncryptionError, match="NaN or infinite"):
         silo.train(consortium.exchange())
 
@@ -755,12 +762,12 @@ def test_training_before_the_ceremony_is_refused(make_job: MakeJob) -> None:
         1,
         "update",
         job_file.job.roster,
-        silo._global.size,
+        silo._model.vector.size,
         1.0,
-        silo._parameters,
-        silo._model_digest,
+        silo._own.parameters,
+        silo._model.digest,
     )
-    with pytest.raises(LedgerError, match="before it was introduced"):
+    with pytest.raises(FederationError, match="asked to train, but it has no keys yet"):
         silo.train(exchange)
 
 
@@ -777,7 +784,7 @@ def test_an_inspection_is_noted_before_the_table_is_read(
         seen.extend(event.kind for event in log.events())
         raise DataError("enough")
 
-    monkeypatch.setattr("blindsum.actors.silo.open_member", reads)
+    monkeypatch.setattr("blindsum.actors.prepared.open_member", reads)
     with pytest.raises(DataError, match="enough"):
         silo.inspect()
     assert seen == ["inspected"]
@@ -836,4 +843,50 @@ def test_a_bare_sum_without_a_share_of_the_noise_is_never_encoded(
         protected_by=Protection.SHARES_TO_ADD,
     )
     with pytest.raises(ValueError, match="no share"):
-        silo._digitiser.digits(bare, exchange, silo._range, Tally())
+        silo._own.digitiser.digits(bare, exchange, silo._own.range, Tally())
+
+
+@pytest.mark.parametrize("method", sorted(ALLOWED))
+def test_a_method_is_refused_in_every_state_that_does_not_allow_it(
+    make_job: MakeJob, method: str
+) -> None:
+    """And the refusal changes nothing: neither the state nor the ledger."""
+    consortium = Consortium(make_job())
+    silo, exchange = consortium.silos["alder"], consortium.exchange()
+    arguments = {
+        "restore": (0,),
+        "contribute": ((),),
+        "agree": ((),),
+        "finish": ((), []),
+        "train": (exchange,),
+        "apply": (exchange, consortium.counts(exchange), []),
+        "read_metrics": (consortium.counts(exchange), []),
+    }.get(method, ())
+    before = silo._books.head
+    refused = set(SiloState) - ALLOWED[method]
+    for state in refused:
+        silo._state = state
+        with pytest.raises(FederationError, match=f"asked to {method.replace('_', ' ')}, but"):
+            getattr(silo, method)(*arguments)
+        assert silo._state is state and silo._books.head == before
+    assert refused
+
+
+def test_an_attempt_after_its_metrics_were_read_returns_to_the_state_before_it(
+    make_job: MakeJob,
+) -> None:
+    """Another silo may have failed to read them: model, optimizer, range and clipping all go back."""
+    adaptive = (*SHARED, "privacy.clip_quantile=0.5", "server={optimizer: momentum}")
+    consortium = Consortium(make_job(*adaptive))
+    consortium.round(1)
+    silo = consortium.silos["alder"]
+    stood = silo._model, silo._own.policy.course, silo._own.optimizer.state[0].copy()
+    exchange = consortium.exchange(2)
+    before = consortium.model
+    consortium.round(2)
+    assert silo._model.digest != before and silo._own.policy.course != stood[1]
+    again = replace(exchange, attempt=2)
+    silo.train(again)
+    assert silo._model.digest == before and silo._model.round == 1
+    assert silo._own.policy.course == stood[1]
+    np.testing.assert_array_equal(silo._own.optimizer.state[0], stood[2])

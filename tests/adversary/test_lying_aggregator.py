@@ -133,7 +133,7 @@ def second_round(job_file: JobFile) -> tuple[Consortium, Exchange, list[pa.Buffe
     counted = consortium.sum(counts, consortium.apply(exchange, total))
     for silo in consortium.silos.values():
         silo.read_metrics(counts, [], *counted)
-    (consortium.model,) = {silo._model_digest for silo in consortium.silos.values()}
+    (consortium.model,) = {silo._model.digest for silo in consortium.silos.values()}
     exchange = consortium.exchange(2)
     return consortium, exchange, consortium.train(exchange)
 
@@ -146,10 +146,10 @@ def test_every_silo_refuses_an_altered_total_and_gives_up_its_keys(
     forged = attack(Lie(consortium, exchange, uploads))
     following = consortium.exchange(2, 2)
     for name, silo in consortium.silos.items():
-        before = silo._global.copy()
+        before = silo._model.vector.copy()
         with pytest.raises(TotalRefused, match="nothing was released|is not the sum"):
             silo.apply(exchange, consortium.counts(exchange), [], *forged)
-        np.testing.assert_array_equal(silo._global, before)
+        np.testing.assert_array_equal(silo._model.vector, before)
         charged = len(ledger_of(tmp_path / "state" / name, name).entries())
         with pytest.raises(KeyRefused, match="holds no key"):
             silo.train(following)  # a driver that goes on regardless
@@ -255,7 +255,7 @@ def test_nothing_opens_between_silos_that_were_shown_different_things(
     )
     for silo in list(consortium.silos.values())[1:]:
         silo.read_metrics(counts, [], *counted)
-    (consortium.model,) = {silo._model_digest for silo in consortium.silos.values()}
+    (consortium.model,) = {silo._model.digest for silo in consortium.silos.values()}
     exchange = consortium.exchange(2)
     total = consortium.sum(exchange, consortium.train(exchange))
     if not bound:

@@ -271,9 +271,9 @@ def test_two_runs_cannot_share_the_last_approval(
     )
     for silo in (first, second):
         silo.inspect()
-    first._written().join({})
+    first._books.join({})
     with pytest.raises(BlindsumError, match="have used it"):
-        second._written().join({})
+        second._books.join({})
     assert len(machine.ledger().of_kind("reserve")) == 1
 
 
@@ -324,7 +324,7 @@ def test_spend_is_known_under_another_name_for_the_same_records(
     monkeypatch.setattr("blindsum.platform.job.owner.places", lambda: (machine.path,))
     silo = Silo(spec(again.job, "run-2", folder=str(again.folder)))
     silo.inspect()
-    books = silo._written()
+    books = silo._books
     assert books._dataset.name == "dataset:renamed" and "dataset:tumours" in books._dataset
     assert books.ledger.lifetime(books._dataset).jobs == 1
 
@@ -408,17 +408,17 @@ def test_a_roster_only_shrinks_and_once_a_round(make_job: MakeJob) -> None:
         1,
         "update",
         alder._job.roster,
-        alder._global.size,
-        alder._range,
-        alder._parameters,
-        alder._model_digest,
+        alder._model.vector.size,
+        alder._own.range,
+        alder._own.parameters,
+        alder._model.digest,
     )
     alder.train(named)
     alder.train(replace(named, attempt=2, roster=("alder", "birch")))
     for roster in (("alder", "cedar"), alder._job.roster):
         with pytest.raises(FederationError, match="announced roster is not"):
             alder.train(replace(named, attempt=3, roster=roster))
-    four = alder._policy
+    four = alder._own.policy
     four.course = replace(four.course, roster=("alder", "birch", "cedar"))
     with pytest.raises(FederationError, match="shrink twice in round 1"):
         alder.train(replace(named, attempt=3, roster=("alder", "cedar")))

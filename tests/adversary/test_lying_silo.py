@@ -54,12 +54,12 @@ def test_one_silo_moves_the_model_no_further_than_honest_ones_reach(
     """Leave the total as it came, and this fails."""
     consortium = Consortium(make_job(*noise, "model={kind: mlp, hidden: [64]}"))
     first = consortium.silos["alder"]
-    unit = first._range / first._parameters.limit
-    reach = honest_reach(first._job, first._plan, 3, consortium.values, unit, 1.0)
-    monkeypatch.setattr("blindsum.actors.silo.honest_reach", lambda *given: reach)
+    unit = first._own.range / first._own.parameters.limit
+    reach = honest_reach(first._job, first._own.plan, 3, consortium.values, unit, 1.0)
+    monkeypatch.setattr("blindsum.actors.prepared.honest_reach", lambda *given: reach)
     before, after = round_with_a_liar(consortium, monkeypatch)
     assert np.linalg.norm(after - before) == pytest.approx(reach, rel=1e-3)
-    monkeypatch.setattr("blindsum.actors.silo.honest_reach", lambda *given: float("inf"))
+    monkeypatch.setattr("blindsum.actors.prepared.honest_reach", lambda *given: float("inf"))
     again = Consortium(make_job(*noise, "model={kind: mlp, hidden: [64]}"), run="run-2")
     before, after = round_with_a_liar(again, monkeypatch)
     assert np.linalg.norm(after - before) > 1.2 * reach
@@ -76,7 +76,7 @@ def test_honest_rounds_are_never_held_back(
         held.append(reach.held_to(mean, norm, most))
         return held[-1]
 
-    monkeypatch.setattr("blindsum.actors.silo.held_to", watched)
+    monkeypatch.setattr("blindsum.actors.prepared.held_to", watched)
     consortium = Consortium(make_job(*noise))
     for number in (1, 2, 3):
         consortium.round(number)

@@ -125,7 +125,7 @@ def test_run_logs(make_job: MakeJob, tmp_path: Path) -> None:
             ("alder", "birch", "cedar"),
         ),
         {"accuracy": 0.9},
-        Standing(1, "d" * 64, 0.5),
+        Standing(round=1, model="d" * 64, range=0.5),
     )
     log.close()
     (path,) = (tmp_path / "run").glob("*.jsonl")

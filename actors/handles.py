@@ -1,0 +1,169 @@
+"""Silos and aggregators as the federation calls them: one typed method for each message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from blindsum.actors.cluster import Cluster, Handle, Peer
+from blindsum.actors.codec import encoded
+from blindsum.actors.messages import ApplyReport, TotalReport, TrainReport
+from blindsum.actors.silo_messages import Inspection
+from blindsum.he.exchange import Exchange
+from blindsum.he.keys import Agreement, Contribution, Introduction
+from blindsum.platform.evaluation.round_counts import Metrics
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Reply(Generic[T]):
+    """A peer's answer, before it is there.
+
+    Attributes:
+        peer: the name of the silo, or the title of the aggregator, which has a blank in it.
+        kind: the type of the message it must be; None where the answer says nothing.
+    """
+
+    peer: str
+    handle: Handle
+    kind: type[T] | None
+
+
+@dataclass(frozen=True)
+class SiloHandle:
+    """One silo. Every method sends one message and returns at once."""
+
+    name: str
+    peer: Peer
+    cluster: Cluster
+
+    def inspect(self) -> Reply[Inspection]:
+        return self._ask("inspect", Inspection)
+
+    def restore(self, round: int) -> Reply[str]:
+        return self._ask("restore", str, encoded(round))
+
+    def forget(self) -> Reply[None]:
+        return self._ask("forget", None)
+
+    def introduce(self) -> Reply[Introduction]:
+        return self._ask("introduce", Introduction)
+
+    def contribute(self, introductions: Sequence[Introduction]) -> Reply[Contribution]:
+        return self._ask("contribute", Contribution, encoded(introductions))
+
+    def agree(self, contributions: Sequence[Contribution]) -> Reply[Agreement]:
+        return self._ask("agree", Agreement, encoded(contributions))
+
+    def finish(
+        self, agreements: Sequence[Agreement], aggregators: Sequence[AggregatorHandle]
+    ) -> Reply[None]:
+        return self._ask("finish", None, encoded(agreements), [one.peer for one in aggregators])
+
+    def train(self, update: Exchange, opened: Sequence[Reply[None]]) -> Reply[TrainReport]:
+        """Ask for an update, once the aggregators expect it."""
+        return self._ask("train", TrainReport, encoded(update), *(one.handle for one in opened))
+
+    def apply(self, update: Exchange, counts: Exchange, total: Total) -> Reply[ApplyReport]:
+        """Ask to apply a total, and to send the counts that follow it."""
+        messages = encoded(update), encoded(counts)
+        return self._ask("apply", ApplyReport, *messages, total.uploads, *total.frames)
+
+    def read_metrics(self, counts: Exchange, total: Total) -> Reply[Metrics]:
+        return self._ask("read_metrics", Metrics, encoded(counts), total.uploads, *total.frames)
+
+    def release(self, round: int) -> Reply[bytes]:
+        """Ask for the model after a round, as `encoded_vector` writes it."""
+        return self._ask("release", None, encoded(round))
+
+    def ping(self) -> Reply[None]:
+        """Ask for a sign of life."""
+        return self._ask("ping", None)
+
+    def kill(self) -> None:
+        self.cluster.kill(self.peer)
+
+    def _ask(self, method: str, kind: type[T] | None, *arguments: Any) -> Reply[T]:
+        (handle,) = self.cluster.call(self.peer, method, *arguments)
+        return Reply(self.name, handle, kind)
+
+
+@dataclass(frozen=True)
+class AggregatorHandle:
+    """One aggregator. Every method sends one message and returns at once."""
+
+    name: str
+    peer: Peer
+    cluster: Cluster
+
+    def meet(self, identities: Mapping[str, bytes]) -> Reply[None]:
+        return self._ask("meet", encoded(identities))
+
+    def open(self, exchange: Exchange) -> Reply[None]:
+        return self._ask("open", encoded(exchange))
+
+    def total(
+        self, exchange: Exchange, following: Exchange | None, sent: Sequence[Reply[Any]]
+    ) -> tuple[Reply[TotalReport], Handle]:
+        """Ask to close a sum once all silos have sent; returns its report, and its frames."""
+        messages = encoded(exchange), encoded(following)
+        report, frames = self.cluster.call(
+            self.peer, "total", *messages, *(one.handle for one in sent), answers=2
+        )
+        return Reply(self.name, report, TotalReport), frames
+
+    def uploads(self, closed: Sequence[Reply[TotalReport]]) -> Handle:
+        """Ask for every upload of the sum that was closed last, once it is closed everywhere."""
+        (handle,) = self.cluster.call(self.peer, "uploads", *(one.handle for one in closed))
+        return handle
+
+    def kill(self) -> None:
+        self.cluster.kill(self.peer)
+
+    def _ask(self, method: str, *arguments: Any) -> Reply[None]:
+        (handle,) = self.cluster.call(self.peer, method, *arguments)
+        return Reply(self.name, handle, None)
+
+
+@dataclass(frozen=True)
+class Total:
+    """A sum that the aggregators close: their reports, handles of each one's frames, and handles of
+    the uploads, where those are kept."""
+
+    reports: list[Reply[TotalReport]]
+    frames: list[Handle]
+    uploads: list[Handle]
+
+
+def close_sum(
+    aggregators: Sequence[AggregatorHandle],
+    exchange: Exchange,
+    following: Exchange | None,
+    sent: Sequence[Reply[Any]],
+    keeps: bool,
+) -> Total:
+    """Have every aggregator close its range of a sum once all silos have sent.
+
+    Args:
+        following: the sum to open in the same step.
+        sent: the silos' replies.
+        keeps: the aggregators keep the uploads.
+    """
+    pairs = [one.total(exchange, following, sent) for one in aggregators]
+    reports = [report for report, _ in pairs]
+    uploads = [one.uploads(reports) for one in aggregators] if keeps else []
+    return Total(reports, [frames for _, frames in pairs], uploads)
+
+
+def is_aggregator(name: str) -> bool:
+    """Whether a peer's name is an aggregator's: a silo's has no blank in it."""
+    return " " in name
+
+
+def aggregator_names(count: int) -> list[str]:
+    """The titles of the aggregators, as messages name them."""
+    if count == 1:
+        return ["the aggregator"]
+    return [f"aggregator {i + 1} of {count}" for i in range(count)]

@@ -1,0 +1,169 @@
+"""What a silo has once it was inspected: its data, model and plan, checked against the job."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from blindsum.actors.admission import Admission
+from blindsum.actors.digitiser import Digitiser
+from blindsum.actors.messages import SiloSpec
+from blindsum.actors.policy import Policy
+from blindsum.actors.silo_state import ModelState, SentUpdate
+from blindsum.he.packing import Integers, square_sum
+from blindsum.he.parameters import Parameters
+from blindsum.platform.data.member import open_member
+from blindsum.platform.data.table import SiloData
+from blindsum.platform.evaluation.round_counts import Counting
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import PrivacyPlan, plan, update_range
+from blindsum.platform.privacy.randomness import generator_of
+from blindsum.platform.privacy.reach import held_to, honest_reach
+from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints, state_of
+from blindsum.platform.state.private_head import PrivateHead
+from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.losses import record_loss
+from blindsum.platform.training.models import Vector, get_parameters, initial_digest, model_of
+from blindsum.platform.training.server_optimizer import ServerOptimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedSilo:
+    """One silo of one run, ready to spend. Private to the silo.
+
+    Attributes:
+        terms: digest of what all silos must agree on; the key ceremony is bound to it.
+        plan: what the run may spend on its training records; None without differential privacy.
+        range: of the first round's exchange.
+        state: the silo's folder of ledger, identity and approvals.
+        dataset: the name under which the owner knows the table; None without an owner's file.
+        weights: digest of the model's initial weights.
+    """
+
+    job: Job
+    parameters: Parameters
+    terms: str
+    plan: PrivacyPlan | None
+    range: float
+    policy: Policy
+    state: Path
+    dataset: str | None
+    owned: bool
+    data: SiloData = field(repr=False)
+    model: nn.Module = field(repr=False)
+    weights: str
+    random: np.random.Generator = field(repr=False)
+    trainer: LocalTrainer = field(repr=False)
+    digitiser: Digitiser = field(repr=False)
+    counting: Counting = field(repr=False)
+    optimizer: ServerOptimizer = field(repr=False)
+    head: PrivateHead = field(repr=False)
+    checkpoints: Checkpoints = field(repr=False)
+
+    @property
+    def values(self) -> int:
+        """How many parameters the silos share."""
+        return int(get_parameters(self.model).size)
+
+    def model_state(self, round: int, vector: Vector, digest: str) -> ModelState:
+        """The global model after a round, with the optimizer and the course as they are now."""
+        return ModelState(
+            round=round,
+            vector=vector,
+            digest=digest,
+            optimizer=self.optimizer.state,
+            course=self.policy.course,
+        )
+
+    def mean_change(
+        self, sent: SentUpdate, summed: Iterable[tuple[slice, Integers]]
+    ) -> npt.NDArray[np.float64]:
+        """Turn a decrypted sum into the mean change of the parameters, float64 [parameters], held to
+        the norm that honest silos can reach.
+
+        Args:
+            summed: the sum of all silos' integers, range by range.
+        """
+        exchange, silos = sent.exchange, len(sent.exchange.roster)
+        unit = (exchange.range or self.range) / self.parameters.limit
+        step, squares = unit * sent.unit / silos, 0
+        mean = np.empty(exchange.values, np.float64)
+        for where, integers in summed:
+            np.multiply(integers, step, out=mean[where])
+            squares += square_sum(integers)
+        reach = honest_reach(self.job, self.plan, silos, exchange.values, unit, exchange.clipping)
+        held_to(mean, abs(step) * math.sqrt(squares), reach)
+        return mean
+
+    def keep(self, now: ModelState) -> None:
+        """Write what this silo needs to resume after that round.
+
+        Raises:
+            DataError: there is no room.
+        """
+        course = self.policy.course
+        self.checkpoints.write(
+            Checkpoint(
+                round=now.round,
+                model=now.vector,
+                optimizer=self.optimizer.state,
+                head=self.head.state,
+                random=None if self.job.private else state_of(self.random),
+                range=course.range,
+                clipping=course.clipping,
+            )
+        )
+
+
+def prepare(spec: SiloSpec, admission: Admission) -> PreparedSilo:
+    """Plan the spend, ask the owner, read the data and build the model, in that order.
+
+    Raises:
+        ConsentError, DataError, ModelError, PrivacyError, KeyRefused, LedgerError: it cannot take
+            part, and why.
+    """
+    job, name = spec.job, spec.name
+    parameters = Parameters.derive(
+        len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
+    )
+    # All silos must have been given the same job: the key ceremony is bound to its digest.
+    terms = f"{parameters.digest}\n{job.model_dump_json()}"
+    own_plan = plan(job, name)
+    first_range = update_range(job, own_plan)
+    random = generator_of(job, name)
+    digitiser = Digitiser(job, own_plan, parameters, random)
+    places, _ = admission.admit()  # notes the inspection: before the table is read
+    member = open_member(job, name, places, spec.run)
+    model = model_of(job, own=len(member.own))
+    weights = initial_digest(model)
+    admission.require_weights(weights)
+    loss = record_loss(job.data, member.own)
+    of_run = places.of_run(spec.run)
+    return PreparedSilo(
+        job=job,
+        parameters=parameters,
+        terms=hashlib.sha256(terms.encode()).hexdigest(),
+        plan=own_plan,
+        range=first_range,
+        policy=Policy(job, spec.run, name, parameters, first_range),
+        state=places.state,
+        dataset=places.dataset,
+        owned=places.owner is not None,
+        data=member.data,
+        model=model,
+        weights=weights,
+        random=random,
+        trainer=LocalTrainer(model, member.data.train, job.training, own_plan, random, loss),
+        digitiser=digitiser,
+        counting=Counting(job, own_plan, member.data, random, member.own),
+        optimizer=ServerOptimizer(job.server, get_parameters(model).size),
+        head=PrivateHead(model, of_run),
+        checkpoints=Checkpoints(of_run),
+    )

@@ -1,0 +1,104 @@
+"""Every peer a Ray actor, on a Ray that this process is connected to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorUnschedulableError,
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
+
+from blindsum.actors.aggregator import AggregatorActor
+from blindsum.actors.cluster import (
+    Answered,
+    Died,
+    Handle,
+    InputLost,
+    Outcome,
+    Peer,
+    Raised,
+    Unreachable,
+)
+from blindsum.actors.codec import encoded
+from blindsum.actors.messages import SiloSpec
+from blindsum.actors.placement import aggregator_options, pinned, silo_options
+from blindsum.actors.silo_actor import SiloActor
+
+FETCH_S = 60.0
+"""To fetch an answer that is there from another node."""
+
+
+class RayCluster:
+    """A `Cluster` of Ray actors.
+
+    Args:
+        silo_actor, aggregator_actor: Ray actor classes of the same shape, for tests and benchmarks
+            that look inside.
+    """
+
+    def __init__(
+        self, silo_actor: Any = SiloActor, aggregator_actor: Any = AggregatorActor
+    ) -> None:
+        self._silo_actor, self._aggregator_actor = silo_actor, aggregator_actor
+
+    def start_silos(self, specs: Mapping[str, SiloSpec]) -> dict[str, Peer]:
+        """As `Cluster.start_silos`. Silos that share machines share their cores."""
+        options = silo_options(specs, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        if not pinned(options):
+            threads = max(1, (os.cpu_count() or 1) // max(1, len(specs)))
+            specs = {name: replace(spec, threads=threads) for name, spec in specs.items()}
+        return {
+            name: self._silo_actor.options(**options[name]).remote(encoded(spec))
+            for name, spec in specs.items()
+        }
+
+    def start_aggregators(self, count: int, keep: bool) -> list[Peer]:
+        """As `Cluster.start_aggregators`."""
+        here = ray.get_runtime_context().get_node_id()
+        options = aggregator_options(count, ray.nodes(), here)  # type: ignore[no-untyped-call]
+        return [
+            self._aggregator_actor.options(**one).remote(index, count, keep)
+            for index, one in enumerate(options)
+        ]
+
+    def call(self, peer: Peer, method: str, *arguments: Any, answers: int = 1) -> list[Handle]:
+        """As `Cluster.call`."""
+        refs = getattr(peer, method).remote(*arguments)
+        return list(refs) if answers > 1 else [refs]
+
+    def wait(
+        self, handles: Sequence[Handle], count: int, timeout_s: float
+    ) -> dict[Handle, Outcome]:
+        """As `Cluster.wait`."""
+        done, _ = ray.wait(list(handles), num_returns=count, timeout=timeout_s)
+        return {ref: _outcome(ref) for ref in done}
+
+    def kill(self, peer: Peer) -> None:
+        """As `Cluster.kill`."""
+        ray.kill(peer, no_restart=True)
+
+
+def _outcome(ref: Handle) -> Outcome:
+    """What became of a call that has ended, with Ray's wrappings taken off."""
+    try:
+        return Answered(ray.get(ref, timeout=FETCH_S))
+    except RayTaskError as error:
+        if isinstance(error.cause, (RayActorError, ObjectLostError)):
+            return InputLost()
+        return Raised(error.cause)
+    except RayActorError as error:
+        started = not isinstance(error, ActorUnschedulableError) and not error.actor_init_failed
+        return Died(started, type(error).__name__)
+    except ObjectLostError:
+        return Died()
+    except (RayError, GetTimeoutError) as error:
+        return Unreachable(type(error).__name__)

@@ -1,0 +1,100 @@
+"""Where a silo stands in one run, and what may be asked of it there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from blindsum.actors.policy import Course
+from blindsum.he.exchange import Exchange
+from blindsum.platform.errors import FederationError
+from blindsum.platform.evaluation.round_counts import Tally
+from blindsum.platform.training.models import Vector
+
+
+class SiloState(Enum):
+    """Where a silo stands.
+
+        STARTED -> PREPARED -> AGREEING -> READY -> TRAINED -> APPLIED -> READY -> ...
+
+    A new attempt of a round goes from TRAINED, APPLIED or READY to TRAINED, and a new key ceremony
+    from anywhere after PREPARED to AGREEING. A method that fails leaves its state as it was, but
+    an exchange that was begun is over: a second answer to it is refused.
+    """
+
+    STARTED = "it was not inspected yet"
+    """It knows its job, and has read nothing."""
+    PREPARED = "it has no keys yet"
+    """Data, model and plan are checked. Nothing is spent, and no other silo knows of it."""
+    AGREEING = "a key ceremony is running"
+    """It has introduced itself. Older keys are given up."""
+    READY = "no exchange of its own is open"
+    """It holds keys, its plan is reserved, and no exchange of its own is open."""
+    TRAINED = "it waits for the total of its update"
+    """It has charged its ledger and sent its update."""
+    APPLIED = "it waits for the metrics of its round"
+    """It has applied the total and sent its counts."""
+
+
+_KEYED = frozenset({SiloState.READY, SiloState.TRAINED, SiloState.APPLIED})
+_RUNNING = _KEYED | {SiloState.AGREEING}
+
+ALLOWED: Mapping[str, frozenset[SiloState]] = {
+    "inspect": frozenset({SiloState.STARTED}),
+    "restore": frozenset({SiloState.PREPARED}),
+    "introduce": _RUNNING | {SiloState.PREPARED},
+    "contribute": frozenset({SiloState.AGREEING}),
+    "agree": frozenset({SiloState.AGREEING}),
+    "finish": frozenset({SiloState.AGREEING}),
+    "train": _KEYED,
+    "apply": frozenset({SiloState.TRAINED}),
+    "read_metrics": frozenset({SiloState.APPLIED}),
+    "forget": _RUNNING | {SiloState.PREPARED},
+}
+"""The states in which each method may be called. `release` and `ping` answer in all of them."""
+
+
+def require_allowed(method: str, state: SiloState) -> None:
+    """Raise FederationError unless that method may be called in that state."""
+    if state not in ALLOWED[method]:
+        raise FederationError(
+            f"this silo was asked to {method.replace('_', ' ')}, but {state.value}",
+            "The driver must call silos in the order of blindsum.actors.silo_state.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelState:
+    """The global model after a round, and all that the next round's model depends on.
+
+    Attributes:
+        vector: float32 [parameters].
+        optimizer: the server optimizer's state.
+        course: range and clipping of the next round.
+        mark: what the vault had accepted by then.
+    """
+
+    round: int
+    vector: Vector = field(repr=False)
+    digest: str
+    optimizer: tuple[npt.NDArray[np.float64], ...] = field(repr=False)
+    course: Course
+    mark: tuple[bytes, bytes] = field(default=(b"", b""), repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentUpdate:
+    """The update that a silo sent and whose total it waits for.
+
+    Attributes:
+        unit: the change of the parameters that a value of 1 stands for.
+        tally: the update's counts, private to the silo.
+    """
+
+    exchange: Exchange
+    unit: float
+    tally: Tally = field(repr=False)

@@ -1,0 +1,258 @@
+"""Every peer a thread of this process: for tests of failures, which then take no seconds of Ray.
+
+Messages, frames, checks and order are those of `blindsum.actors.ray_cluster`; what is missing is
+the wall between processes. A peer "dies" by raising `Killed`, or by `kill`; a thread that is stuck
+when its peer is killed stays stuck, and its answer is dropped.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
+
+import pyarrow as pa
+
+from blindsum.actors.aggregator import CALLS as AGGREGATOR_CALLS
+from blindsum.actors.aggregator import Aggregator
+from blindsum.actors.channel import IN_FLIGHT
+from blindsum.actors.cluster import Answered, Died, Handle, InputLost, Outcome, Raised
+from blindsum.actors.codec import encoded
+from blindsum.actors.messages import SiloSpec
+from blindsum.actors.shell import shell
+from blindsum.actors.silo import Silo
+from blindsum.actors.silo_actor import CALLS as SILO_CALLS
+from blindsum.platform.errors import AggregatorLost, BlindsumError, FederationError
+
+_ASIDE = ("release", "ping")
+"""Methods that answer at any time, in a thread of their own."""
+
+Answer = Future[Any]
+
+
+class Killed(BaseException):
+    """Raised inside a peer: its process is gone from here on."""
+
+
+class _InputLost(Exception):
+    """An input was to come from a peer that died."""
+
+
+class ThreadPeer:
+    """One object, called by one thread at a time; `release` and `ping` by another.
+
+    Args:
+        make: makes the object, in the peer's own thread.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._dead = threading.Event()
+        self._open: set[Answer] = set()
+        self._lock = threading.Lock()
+        self._work: dict[bool, queue.SimpleQueue[Callable[[], None]]] = {
+            aside: queue.SimpleQueue() for aside in (False, True)
+        }
+        for work in self._work.values():
+            threading.Thread(target=self._serve, args=(work,), daemon=True).start()
+        made = self._submit(make, aside=False)
+        made.add_done_callback(lambda done: self.die() if done.exception() else None)
+        self._made = made
+
+    @property
+    def object(self) -> Any:
+        """The object itself, for tests that look inside."""
+        return self._made.result()
+
+    def call(self, method: str, arguments: Sequence[Any]) -> Answer:
+        """Call a method once every answer among its arguments is there."""
+        answer: Answer = Future()
+        with self._lock:
+            self._open.add(answer)
+        inputs = [one for one in arguments if isinstance(one, Future)]
+        left, lock = [len(inputs) + 1], threading.Lock()
+
+        def ready(_: object = None) -> None:
+            with lock:
+                left[0] -= 1
+                if left[0]:
+                    return
+            self._work[method in _ASIDE].put(lambda: self._run(method, arguments, answer))
+
+        for one in inputs:
+            one.add_done_callback(ready)
+        ready()
+        if self._dead.is_set():
+            self.die()
+        return answer
+
+    def die(self) -> None:
+        """Give up every call that has not ended, and every later one."""
+        self._dead.set()
+        with self._lock:
+            lost, self._open = self._open, set()
+        for answer in lost:
+            _resolve(answer, Killed())
+
+    def _run(self, method: str, arguments: Sequence[Any], answer: Answer) -> None:
+        if self._dead.is_set():
+            return self.die()
+        try:
+            given = [_input(one) if isinstance(one, Future) else one for one in arguments]
+            value = getattr(self.object, method)(*given)
+        except Killed:
+            return self.die()
+        except BaseException as error:  # noqa: BLE001 - it is the caller's to read
+            value = error
+        with self._lock:
+            self._open.discard(answer)
+        if not self._dead.is_set():
+            _resolve(answer, value)
+        return None
+
+    def _submit(self, call: Callable[[], Any], aside: bool) -> Answer:
+        answer: Answer = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(call())
+            except BaseException as error:  # noqa: BLE001
+                answer.set_exception(error)
+
+        self._work[aside].put(run)
+        return answer
+
+    def _serve(self, work: queue.SimpleQueue[Callable[[], None]]) -> None:
+        while True:
+            work.get()()
+
+
+def _resolve(answer: Answer, value: Any) -> None:
+    if answer.done():
+        return
+    if isinstance(value, BaseException):
+        answer.set_exception(value)
+    else:
+        answer.set_result(value)
+
+
+def _input(answer: Answer) -> Any:
+    try:
+        return answer.result()
+    except Killed:
+        raise _InputLost from None
+
+
+class ThreadChannel:
+    """A silo's way to aggregators that are threads."""
+
+    def __init__(self, aggregators: Sequence[ThreadPeer]) -> None:
+        self._aggregators = list(aggregators)
+        self._flying: list[Answer] = []
+
+    @property
+    def aggregators(self) -> int:
+        """How many there are."""
+        return len(self._aggregators)
+
+    def send(self, aggregator: int, frame: pa.Buffer) -> None:
+        """Send a frame; waits for the oldest where too many are under way."""
+        self._flying.append(self._aggregators[aggregator].call("add", [frame]))
+        while len(self._flying) > IN_FLIGHT:
+            self._get(self._flying.pop(0))
+
+    def settle(self) -> None:
+        """Wait until every frame is added."""
+        flying, self._flying = self._flying, []
+        for one in flying:
+            self._get(one)
+
+    def fetch(self, reference: Answer) -> list[pa.Buffer]:
+        """The frames behind a reference."""
+        return list(self._get(reference))
+
+    def _get(self, answer: Answer) -> Any:
+        try:
+            return answer.result()
+        except Killed:
+            raise AggregatorLost("the aggregator's process died") from None
+        except BlindsumError:
+            raise
+        except Exception:  # noqa: BLE001 - as RayChannel: the aggregator's own text stays there
+            raise FederationError("the aggregator failed unexpectedly") from None
+
+
+class ThreadCluster:
+    """A `Cluster` of threads.
+
+    Args:
+        silo, aggregator: classes of the same shape, for tests that look inside.
+    """
+
+    def __init__(self, silo: type[Silo] = Silo, aggregator: type[Aggregator] = Aggregator) -> None:
+        channelled = type(silo.__name__, (silo,), {"_channel": lambda _, to: ThreadChannel(to)})
+        self._silo = shell(channelled, SILO_CALLS, (SiloSpec,), own_process=False)
+        self._aggregator = shell(aggregator, AGGREGATOR_CALLS, own_process=False)
+
+    def start_silos(self, specs: Mapping[str, SiloSpec]) -> dict[str, ThreadPeer]:
+        """As `Cluster.start_silos`."""
+        return {name: ThreadPeer(self._maker(spec)) for name, spec in specs.items()}
+
+    def _maker(self, spec: SiloSpec) -> Callable[[], Any]:
+        return lambda: self._silo(encoded(spec))
+
+    def start_aggregators(self, count: int, keep: bool) -> list[ThreadPeer]:
+        """As `Cluster.start_aggregators`."""
+
+        def maker(index: int) -> Callable[[], Any]:
+            return lambda: self._aggregator(index, count, keep)
+
+        return [ThreadPeer(maker(index)) for index in range(count)]
+
+    def call(
+        self, peer: ThreadPeer, method: str, *arguments: Any, answers: int = 1
+    ) -> list[Handle]:
+        """As `Cluster.call`."""
+        whole = peer.call(method, arguments)
+        return [whole] if answers == 1 else [_part(whole, index) for index in range(answers)]
+
+    def wait(
+        self, handles: Sequence[Answer], count: int, timeout_s: float
+    ) -> dict[Handle, Outcome]:
+        """As `Cluster.wait`."""
+        end, waiting, done = time.monotonic() + timeout_s, set(handles), set[Answer]()
+        while waiting and len(done) < count:
+            left = max(0.0, end - time.monotonic())
+            ended, waiting = wait(waiting, timeout=left, return_when=FIRST_COMPLETED)
+            done |= ended
+            if not ended:
+                break
+        return {answer: _outcome(answer) for answer in handles if answer in done}
+
+    def kill(self, peer: ThreadPeer) -> None:
+        """As `Cluster.kill`, but for a thread that is stuck."""
+        peer.die()
+
+
+def _part(whole: Answer, index: int) -> Answer:
+    part: Answer = Future()
+
+    def resolve(done: Answer) -> None:
+        error = done.exception()
+        _resolve(part, error if error else done.result()[index])
+
+    whole.add_done_callback(resolve)
+    return part
+
+
+def _outcome(answer: Answer) -> Outcome:
+    error = answer.exception()
+    if error is None:
+        return Answered(answer.result())
+    if isinstance(error, Killed):
+        return Died()
+    if isinstance(error, _InputLost):
+        return InputLost()
+    return Raised(error)
