@@ -115,8 +115,8 @@ def as_page(found: Audit, run: str) -> str:
         (
             "<p class=legend>Each cell shows the worst figure over all checkpoints and batch "
             "sizes, its 95 % interval and, in grey, the figure that guessing from public "
-            "knowledge reaches. Red means that the attack beat guessing: its whole interval, or its "
-            "value where there is no interval, lies above the grey figure.</p>"
+            "knowledge reaches. Red means that the attack beat guessing: its whole interval, or "
+            "its value where there is no interval, lies above the grey figure.</p>"
         ),
         "<h2>Does training stay within its epsilon?</h2>",
         _bounds(found),
