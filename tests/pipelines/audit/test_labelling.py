@@ -223,7 +223,9 @@ def test_private_tasks_and_what_they_alone_label_stay_out(make_job: MakeJob) -> 
     for name in ("malignant", "size"):
         table = table.set_column(table.column_names.index(name), name, empty)
     pq.write_table(table, places.table)
-    with pytest.raises(DataError, match="no training record of this silo has a label of a shared task"):
+    with pytest.raises(
+        DataError, match="no training record of this silo has a label of a shared task"
+    ):
         load_audited(job_file.job, "birch", places)
 
 
