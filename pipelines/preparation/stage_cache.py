@@ -31,8 +31,7 @@ SLACK_S, TEXT_S = 60.0, 2.0
 """Time limit of a task: SLACK_S plus TEXT_S per text. A task over it is split in halves."""
 
 MOST_FAILED = 5
-"""Molecules that may fail in one run, by a crash or the time limit. More points to another cause, such
-as memory."""
+"""Molecules that may fail in one run, by a crash or the time limit; more suggest another cause."""
 
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
 
