@@ -1,5 +1,4 @@
-"""Stream a sum of 100 million values through real processes, and measure cost against silos and
-size.
+"""Stream a sum of 100 million values through real processes; measure cost by silos and size.
 
 Three silo processes and one aggregator process are connected by pipes. A silo makes its update,
 sends it part by part and receives the total part by part; the aggregator holds one sum. Peak memory

@@ -1,5 +1,4 @@
-"""Measure the seconds from a failure to the end of the round that is retried without the failed
-part.
+"""Measure the seconds from a failure until the retry without the failed part completes its round.
 
     python benchmarks/recovery.py --json FILE
 

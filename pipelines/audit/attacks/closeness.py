@@ -50,8 +50,7 @@ def closeness(records: Records, trained: Records, twin: Records, held_out: Recor
 
 
 def precision(records: Records, real: Records) -> float:
-    """Return the share of records within some real record's distance to its NEIGHBOURS-th
-    neighbour."""
+    """Return the share of records in the ball from a real record to its NEIGHBOURS-th neighbour."""
     reach = np.sort(cdist(real, real), axis=1)[:, min(NEIGHBOURS, len(real) - 1)]
     return float((cdist(records, real) <= reach).any(1).mean())
 
@@ -83,8 +82,9 @@ def class_mean(
 def summary(
     runs: npt.NDArray[np.object_], prior: list[Closeness], most: float
 ) -> dict[str, Figure]:
-    """Return means over federations, with Student's intervals of each one's difference from its
-    prior.
+    """Return means over federations.
+
+    Intervals are Student's intervals of the difference between each federation and its prior.
 
     Args:
         runs: Closeness, [federations, 2]: in the second of each pair, trained and twin records

@@ -33,8 +33,10 @@ class Local:
 
 @dataclass(frozen=True)
 class Effort:
-    """The attacker's effort and search range. `shape` is an image's (height, width), for total
-    variation."""
+    """The attacker's effort and search range.
+
+    `variation` weighs the total variation of images of `shape` (height, width).
+    """
 
     iterations: int = 1000
     restarts: int = 4

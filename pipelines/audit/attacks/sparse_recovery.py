@@ -37,8 +37,11 @@ APART = 0.7
 
 @dataclass(frozen=True)
 class Recovery:
-    """The result: records float64 [B, n], or None; the share of neurons that disagree with them;
-    directions tried and seconds taken."""
+    """The result of one search.
+
+    `records` float64 [B, n], or None if none were found; `disagreeing` is the share of neurons that
+    disagree with them; `tried` counts directions.
+    """
 
     records: Tensor | None
     disagreeing: float

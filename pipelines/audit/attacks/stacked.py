@@ -24,8 +24,10 @@ from blindsum.platform.training.models import build_model
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training settings of every model. `noise` is the multiplier; no clipping if `clip_norm` is
-    None."""
+    """Training settings of every model.
+
+    `noise` is the noise multiplier; `clip_norm` None means that gradients are not clipped.
+    """
 
     steps: int
     sampling_rate: float

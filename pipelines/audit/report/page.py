@@ -229,16 +229,16 @@ def _bounds(found: Audit) -> str:
                 )
             )
     planned, promised = found.bounds.get("as planned", {}).values(), found.plan.epsilon
-    verdict = "<p>No lower bound exceeds the planned epsilon.</p>"
+    verdict = "<p>With the planned noise, no lower bound exceeds the planned epsilon.</p>"
     if any(b.gaussian > promised for b in planned):
         verdict = (
-            "<p class=bad>The lower bound that assumes Gaussian noise exceeds the planned epsilon: "
-            "investigate.</p>"
+            "<p class=bad>With the planned noise, the lower bound that assumes a Gaussian "
+            "mechanism exceeds the planned epsilon: investigate.</p>"
         )
     if any(b.epsilon > promised for b in planned):
         verdict = (
-            "<p class=bad>A lower bound exceeds the planned epsilon: training does not keep its "
-            "plan.</p>"
+            "<p class=bad>With the planned noise, a lower bound exceeds the planned epsilon: "
+            "training does not keep its plan.</p>"
         )
     return verdict + _table(
         (
