@@ -1,12 +1,12 @@
 """Scores of how close reconstructions come to private records, which stay in the silo.
 
-    exact             every feature within a thousandth of the features' range
+    exact             every feature within a thousandth of the range (2 CLIP; 1 for bits)
     identifiability   the nearest of the silo's records is the true one
     PSNR              10 log10(range^2 / mean squared error), in dB
     Tanimoto          similarity of bits, for fingerprints
 
-The share of correct bits is no such score: nearly all bits of a fingerprint are zero, so that the
-mean of a class scores 0.96.
+The share of correct bits is not used: nearly all bits of a fingerprint are zero, so that the mean of
+a class scores 0.96.
 """
 
 from __future__ import annotations

@@ -104,9 +104,8 @@ def refusals(parameters: Parameters) -> dict[str, str]:
         uploads, later = one.uploads(first), one.uploads(second)
         honest = one.opened(first, _forged(one, first, uploads))
         if (honest != one.integers.sum(0)).any():
-            raise BlindsumError(
-                "the audit's own sum is wrong"
-            )  # then no result below would mean anything
+            # Without a correct honest sum, no result below would mean anything.
+            raise BlindsumError("the audit's own sum is wrong")
         tried: dict[str, Callable[[], object]] = {
             "doubled": lambda: one.opened(first, _forged(one, first, [*uploads, uploads[0]])),
             "dropped": lambda: one.opened(first, _forged(one, first, uploads[1:])),

@@ -4,11 +4,11 @@ Dimitrov, Baader, Mueller and Vechev, "SPEAR: exact gradient inversion of batche
 learning", NeurIPS 2024. Legend: m neurons, n features, B records.
 
 A linear layer's weight has the gradient G = D X and its bias d = D 1, where D [m, B] holds the
-gradients of the layer's outputs and X [B, n] the records. G has rank B, so any factorisation G = L
-R has D = L Q for some invertible Q [B, B]. ReLU sets about half of D's entries to zero: a column of
-Q is orthogonal to all rows of L whose neuron its record left inactive, and B - 1 of those rows
-determine it. Rows are drawn at random; a direction that is orthogonal to many more neurons than
-were drawn is a column. Scales follow from d (section 4).
+gradients of the layer's outputs and X [B, n] the records. G has rank B, so any factorisation
+G = L R has D = L Q for some invertible Q [B, B]. ReLU sets about half of D's entries to zero: a
+column of Q is orthogonal to all rows of L whose neuron its record left inactive, and B - 1 of those
+rows determine it. Rows are drawn at random; a direction that is orthogonal to many more neurons
+than were drawn is a column. Scales follow from d (section 4).
 
 Sums over local steps keep this form: every step's gradient has the records as its row space, and a
 neuron that no step activated for a record stays zero in its column.
@@ -40,7 +40,7 @@ class Recovery:
     """The result of one search.
 
     `records` float64 [B, n], or None if none were found; `disagreeing` is the share of neurons that
-    disagree with them; `tried` counts directions.
+    disagree with them; `tried` is the number of directions, `seconds` the time taken.
     """
 
     records: Tensor | None
