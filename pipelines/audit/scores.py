@@ -5,8 +5,8 @@
     PSNR              10 log10(range^2 / mean squared error), in dB
     Tanimoto          similarity of bits, for fingerprints
 
-The share of correct bits is not used: nearly all bits of a fingerprint are zero, so that the mean of
-a class scores 0.96.
+The share of correct bits is not used: nearly all bits of a fingerprint are zero, so that the mean
+of a class scores 0.96.
 """
 
 from __future__ import annotations
