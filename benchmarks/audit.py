@@ -1,20 +1,27 @@
-"""How strong the audit's attacks are, and what is left of them under each defence.
+"""Measure how strong the audit's attacks are without protection and under each defence.
 
     python benchmarks/audit.py --json build/audit.json
     python benchmarks/audit.py --data FILE.csv.gz --smiles smiles --target p_np --json FILE
 
-Molecules are those of examples/solubility (fingerprints of 1,024 bits, low or not low solubility), or a
-table by --data; images are scikit-learn's digits. Networks: 1024-512-2 (ReLU) for sparse recovery and
-imprint, 1024-64-2 for membership, two convolutions for matching. Privacy is epsilon 8 at delta 1e-5 over
-the run of its arm. "encrypted" is what an aggregator holds even with the silos' key.
+Molecules come from examples/solubility (fingerprints of 1,024 bits, classes low and not low
+solubility) or from the table given by --data; images are scikit-learn's digits. Networks:
+1024-512-2 (ReLU) for sparse recovery and imprint, 1024-64-2 for membership, two convolutions for
+matching. Privacy is epsilon 8 at delta 1e-5 over an arm's run. In the arm "encrypted" the attacker
+has what an aggregator holds, and the silos' key as well.
 
-JSON, without protection, and the same under dp. and encrypted.: server.spear.{b4,b8,b16}_{exact,seconds},
-server.fedavg_exact, server.imprint_exact, server.matching.{b1,b8}_{psnr,identified,seconds},
-membership.{lira,rmia,confidence}.{tpr_at_1pct,tpr_at_0.1pct,canaries,precision_at_0.1pct},
-participant.generator.{frechet,frechet_of_other_classes,frechet_of_class_mean,precision,nearer,nearer_low,
-seconds} (digits), memorisation.{drawn,drawn_of_others_at_most,exposure,readable,seconds} (SMILES, 3 silos), seconds;
-and key_recovery.{usual_share,usual_seconds,exact_share}. Under encryption, membership, generator and memorisation
-are those of none: the model is released.
+The JSON has these figures without protection, and the same ones under dp. and encrypted.:
+
+    server.spear.{b4,b8,b16}_{exact,seconds}, server.fedavg_exact, server.imprint_exact,
+    server.matching.{b1,b8}_{psnr,identified,seconds},
+    membership.{lira,rmia,confidence}.{tpr_at_1pct,tpr_at_0.1pct,canaries,precision_at_0.1pct},
+    participant.generator.{frechet,frechet_of_other_classes,frechet_of_class_mean,precision,nearer,
+    nearer_low,seconds} (digits),
+    memorisation.{drawn,drawn_of_others_at_most,exposure,readable,seconds} (SMILES, 3 silos),
+    seconds
+
+and key_recovery.{usual_share,usual_seconds,exact_share}. Under encryption, the figures of
+membership, generator and memorisation are copied from the arm without protection, because the model
+is released.
 """
 
 from __future__ import annotations
@@ -75,7 +82,7 @@ def plan(rate: float, steps: int) -> PrivacyPlan:
 
 
 def molecules(given: argparse.Namespace) -> tuple[Fold, list[str]]:
-    """Distinct fingerprints and a label of two classes; and SMILES."""
+    """Return distinct fingerprints with labels of two classes, and all SMILES."""
     if given.data:
         import pandas
 
@@ -108,7 +115,7 @@ def exact(got: torch.Tensor | None, true: torch.Tensor) -> float:
 
 
 def server(data: Fold, arm: Defence) -> dict[str, Any]:
-    """Sparse recovery, from gradients and from local steps, and the imprint layer."""
+    """Measure sparse recovery, from gradients and from local steps, and the imprint layer."""
     own, model, figures = plan(RATE, STEPS), network(512), dict[str, Any]()
     features, labels = torch.from_numpy(data.features), torch.from_numpy(data.labels)
     spear: dict[str, float] = {}
@@ -145,7 +152,10 @@ def server(data: Fold, arm: Defence) -> dict[str, Any]:
 
 
 def fedavg(start: nn.Sequential, features: torch.Tensor, labels: torch.Tensor, steps: int) -> float:
-    """Of four batches of eight, from the sum of local steps on halves of each."""
+    """Return the share of records recovered from four batches of eight.
+
+    Each update is the sum of local steps on the batch's two halves in turn.
+    """
     shares = []
     for v in range(4):
         model = network(512)
@@ -178,7 +188,7 @@ def convolutions(seed: int) -> nn.Sequential:
 
 
 def matching(arm: Defence, iterations: int) -> dict[str, float]:
-    """Gradient matching on digits through two convolutions."""
+    """Measure gradient matching on digits through two convolutions."""
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
     images, labels = (images[order] / 16).astype(np.float32), labels[order].astype(np.int64)
@@ -186,7 +196,7 @@ def matching(arm: Defence, iterations: int) -> dict[str, float]:
     own, figures = plan(64 / 1400, 30 * 22), dict[str, float]()
     for batch, victims, effort in ((1, 8, 1), (8, 3, 2)):
         started, got = time.perf_counter(), []
-        # An attacker who knows the noise weighs smoothness more.
+        # An attacker who expects noise gives smoothness more weight.
         variation = 0.01 if arm == "none" else 0.3
         spent = Effort(
             iterations=iterations * effort, restarts=2, variation=variation, shape=(8, 8)
@@ -211,7 +221,7 @@ def matching(arm: Defence, iterations: int) -> dict[str, float]:
 
 
 def of_members(data: Fold, arm: Defence, rate: float) -> dict[str, Any]:
-    """Membership, from MODELS shadow models."""
+    """Measure membership inference with MODELS shadow models."""
     started, held = time.perf_counter(), len(data.labels) // 6
     x, y = data.features[:-held], data.labels[:-held]
     canaries = np.arange(len(y)) < max(20, len(y) // 20)
@@ -258,7 +268,10 @@ def of_members(data: Fold, arm: Defence, rate: float) -> dict[str, Any]:
 
 
 def generated(arm: Defence, federations: int = 4) -> dict[str, float]:
-    """Hitaj's participant on digits: the other silo alone has the classes 0 to 4; it makes threes."""
+    """Measure Hitaj et al.'s participant on digits: only the other silo has classes 0 to 4.
+
+    The participant generates threes.
+    """
     started = time.perf_counter()
     images, labels = load_digits(return_X_y=True)
     images, labels = (images / 16).astype(np.float32), labels.astype(np.int64)
@@ -310,7 +323,7 @@ def generated(arm: Defence, federations: int = 4) -> dict[str, float]:
 
 
 def remembered(texts: list[str], arm: Defence) -> dict[str, float]:
-    """What a language model on half of the molecules tells of them."""
+    """Measure what a language model trained on half of the molecules reveals about them."""
     started = time.perf_counter()
     private = plan(RATE, STEPS) if arm == "dp" else None
     memory = memorised(texts, Job.model_validate(JOB), private, Reading(2000, 8000))
@@ -349,11 +362,13 @@ JOB = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("--data", type=Path, help="a CSV table of molecules")
-    parser.add_argument("--smiles", default="smiles")
-    parser.add_argument("--target", default="target")
-    parser.add_argument("--iterations", type=int, default=1000, help="of gradient matching")
+    parser.add_argument("--smiles", default="smiles", help="the table's column of SMILES")
+    parser.add_argument("--target", default="target", help="the table's column of two classes")
+    parser.add_argument(
+        "--iterations", type=int, default=1000, help="iterations of gradient matching"
+    )
     given = parser.parse_args()
     torch.set_num_threads(2)
     (data, texts), tree = molecules(given), dict[str, Any](arms={})
@@ -374,7 +389,7 @@ def main() -> None:
         "usual_seconds": usual.seconds,
         "exact_share": ours.share,
     }
-    table = Table(title="attacks, by defence", box=None)
+    table = Table(title="attacks under each defence", box=None)
     for heading in ("figure", *ARMS):
         table.add_column(heading)
     flat = {arm: flattened(tree["arms"][arm]) for arm in ARMS}

@@ -1,16 +1,16 @@
-"""What differential privacy adds to a training step, against plain SGD and Opacus.
+"""Measure the cost of a differentially private training step against plain SGD and Opacus.
 
     python benchmarks/dp_step.py --json build/dp_step.json
 
-Two models at a batch of 256, one thread, all arms in the same run, their steps in turns:
+Two models at a batch of 256, one thread, all arms in the same run, taking turns step by step:
 
     sgd            forward, backward, SGD
     blindsum       clipping by book-keeping, noise from AES in counter mode, SGD
     opacus_hooks   Opacus's default: a gradient for every record
     opacus_ghost   Opacus's ghost clipping: two backward passes
 
-`step_ms` is the median CPU time of a step; `peak_mb` what a step's memory peaks at above what
-was held before it, measured in a process of its own.
+`step_ms` is the median CPU time of a step. `peak_mb` is the peak memory of five steps above the
+memory held before the first, measured in a separate process.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def model(kind: str) -> nn.Module:
 
 
 def step(kind: str, arm: str) -> Step:
-    """One training step of that arm on one fixed batch."""
+    """Return a function that takes one training step of an arm on a fixed batch."""
     torch.manual_seed(0)
     net, features = model(kind), MODELS[kind]
     x = (torch.rand(BATCH, features) < 0.03).float() if kind == "mlp" else torch.rand(BATCH, 784)
@@ -124,13 +124,13 @@ def step(kind: str, arm: str) -> Step:
 
 
 def times(kind: str, steps: int) -> dict[str, float]:
-    """Median CPU milliseconds of a step, by arm; arms take turns."""
+    """Return the median CPU milliseconds of a step for each arm; arms take turns."""
     made = {arm: step(kind, arm) for arm in ARMS}
     taken: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for number in range(steps + 3):
         for arm, one in made.items():
             if arm == "opacus_hooks" and number >= 8:
-                continue  # slow, and its median is clear by then
+                continue  # slow, and its median is stable by then
             started = time.process_time()
             one()
             taken[arm].append(time.process_time() - started)
@@ -138,7 +138,7 @@ def times(kind: str, steps: int) -> dict[str, float]:
 
 
 def peak(kind: str, arm: str, into: multiprocessing.Queue) -> None:
-    """Put the peak of resident memory during steps, MB above what was held before the first."""
+    """Put into a queue the peak resident memory of five steps, MB above that before the first."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     one = step(kind, arm)
@@ -171,13 +171,13 @@ def peaks(kind: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--steps", type=int, default=40, help="steps to take medians over")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     arms: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in ARMS}
-    table = Table(title="a step at a batch of 256", box=None)
+    table = Table(title="one step at a batch of 256", box=None)
     for heading in ("model", "arm", "ms", "times SGD", "peak MB", "times SGD"):
         table.add_column(heading, justify="right")
     for kind in MODELS:

@@ -1,24 +1,25 @@
-"""What an encrypted sum costs: Blindsum's `he` against TenSEAL's usual encrypted vectors.
+"""Measure the cost of an encrypted sum: Blindsum's `he` against TenSEAL's own encrypted vectors.
 
     python benchmarks/encryption.py --json build/encryption.json
     python benchmarks/encryption.py --scale --json build/scale.json --plot build/scale.svg
 
-Arms, one after the other in this process, on one core, in CPU time per value:
+Arms, each in a separate process on one core, in CPU time per value:
 
-    blindsum_b12, blindsum_b19   masked, exact, signed uploads of 12 and 19 bits a value (16 bits
+    blindsum_b12, blindsum_b19   masked, exact, signed uploads of 12 and 19 bits per value (16 bits
                                  where 19 do not fit), as a silo makes and an aggregator reads them
     ckks_vector                  `ts.ckks_vector`, N = 8192, primes of 60, 40 and 40 bits, scale
                                  2^40, secret-key encryption: neither masked nor signed
 
-`encrypt_ns` covers quantising to a serialised, signed frame with masks; `load_ns` checking a
-frame and loading its ciphertexts; `add_ns` adding them; `decrypt_ns` loading the total to floats.
-`verify_ns` is the part of `encrypt_ns` that hashes what is sent, `verify_total_ns` the part of
-`decrypt_ns` that hashes the total, `verify_share` what the first is of a silo's encrypt path; an
-aggregator adds two words an upload.
+`encrypt_ns` covers everything from quantising to a serialised, signed frame with masks; `load_ns`
+checking a frame and loading its ciphertexts; `add_ns` adding them; `decrypt_ns` everything from
+loading the total to floats. `verify_ns` is the part of `encrypt_ns` that hashes the upload,
+`verify_total_ns` the part of `decrypt_ns` that hashes the total, and `verify_share` is `verify_ns`
+/ `encrypt_ns`; an aggregator adds two words per upload.
+
 Every sum is compared with the sum of the integers, bit for bit. A run's figures are medians over
-its silos' uploads and three totals, the first of each left out; each arm runs three times, in
-turns with the others, in a process of its own, and the median counts (64 silos of 4,194,304
-values: once). `stages` splits them further; `ceremony_ms` is one silo's side of the key ceremony.
+its silos' uploads and over three totals, without the first of each; each arm runs three times,
+taking turns with the others, and the median of the runs counts (64 silos of 4,194,304 values run
+once). `stages` splits the figures further; `ceremony_ms` is one silo's side of the key ceremony.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ SILOS = (3, 8, 64)
 BOUND = 0.1
 REPEATS = 3
 RUNS = 3
-LARGE = 50_000_000  # more values than that in all uploads together are measured once
+LARGE = 50_000_000  # with more values than this in all uploads together, an arm runs once
 
 
 class Clock:
@@ -80,7 +81,7 @@ class Clock:
 
 
 class Timed:
-    """Calls one method of an object on the clock, and passes the rest through."""
+    """Times one method of an object and passes everything else through."""
 
     def __init__(self, inner: Any, method: str, clock: Clock, stage: str) -> None:
         self._inner, self._method = inner, method
@@ -97,7 +98,7 @@ class Timed:
 
 
 def seeds(roster: tuple[str, ...]) -> list[PairSeeds]:
-    """Mask seeds as a key ceremony leaves them."""
+    """Return all silos' mask seeds, as a key ceremony would make them."""
     pairs = {frozenset((a, b)): os.urandom(32) for a in roster for b in roster if a < b}
     return [
         PairSeeds(name, {o: pairs[frozenset((name, o))] for o in roster if o != name})
@@ -106,7 +107,7 @@ def seeds(roster: tuple[str, ...]) -> list[PairSeeds]:
 
 
 def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str, Any]:
-    """One whole exchange, every silo's upload in it."""
+    """Measure one whole exchange with every silo's upload."""
     parameters = Parameters.derive(silos, bits)
     roster = tuple(f"silo{i:02}" for i in range(silos))
     exchange = Exchange("bench", 1, 1, "update", roster, values, BOUND, parameters)
@@ -114,7 +115,7 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
     clock, uploads, expected = Clock(), [], np.zeros(values, np.int64)
     adder: Any = total.adder
     adder._evaluator = Timed(adder._evaluator, "add_inplace", clock, "add")
-    key = HashKey(os.urandom(32))  # of the key ceremony
+    key = HashKey(os.urandom(32))  # normally from the key ceremony
     public = {name: identity.public for name in roster}
     up_bytes = 0
     for index, (name, own) in enumerate(zip(roster, seeds(roster), strict=True)):
@@ -130,7 +131,7 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
 
         started = time.process_time()
         opened: Any = own.open(exchange, key)
-        with clock("aside"), clock("opening"):  # what the hash adds to that
+        with clock("aside"), clock("opening"):  # what hashing adds to opening
             hash_of(exchange, key)
         opened._hashing = Timed(opened._hashing, "add", clock, "verify")
         masks: Any = Timed(opened, "apply", clock, "mask")
@@ -143,7 +144,7 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
                 total.add(read_upload(frame, exchange, public))
         whole = time.process_time() - started
         spent = clock.take()
-        spent["encrypt"] -= spent["mask"]  # masks are applied inside it, and hash what they mask
+        spent["encrypt"] -= spent["mask"]  # masking happens inside, and includes hashing
         spent["mask"] -= spent["verify"]
         spent["verify"] += spent.pop("opening")
         spent["load"] -= spent.get("add", 0.0)
@@ -188,7 +189,7 @@ def _totals(
         spent["whole"] = time.process_time() - started - spent.pop("aside")
         spent["unpack"] = spent["whole"] - spent["decrypt"] - spent["verify"]
         decrypted.append(spent)
-    uploads, decrypted = uploads[1:], decrypted[1:]  # the first ones warm the process up
+    uploads, decrypted = uploads[1:], decrypted[1:]  # the first of each warms the process up
     per_value = 1e9 / values
 
     def median(runs: list[dict[str, float]], stage: str) -> float:
@@ -213,7 +214,7 @@ def _totals(
 
 
 def ckks_vector(values: int) -> dict[str, Any]:
-    """The reference: TenSEAL's own vectors, as other platforms use them."""
+    """Measure the reference: TenSEAL's own vectors, as other platforms use them."""
     context = ts.context(
         ts.SCHEME_TYPE.CKKS,
         8192,
@@ -248,14 +249,16 @@ def ckks_vector(values: int) -> dict[str, Any]:
 
 
 def apart(arm: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """An arm's figures and the most memory it took, in a process of its own: silos and
-    aggregator together, beyond what interpreter and libraries hold."""
+    """Return an arm's figures and its peak memory, measured in a separate process.
+
+    The peak covers silos and aggregator together, without interpreter and libraries.
+    """
     fork = multiprocessing.get_context("fork")
     receiving, sending = fork.Pipe(duplex=False)
 
     def run() -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # TenSEAL warns of long vectors, from C++
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # TenSEAL's C++ code warns of long vectors
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = memory("VmRSS")
         sending.send(arm(*arguments) | {"peak_mb": memory("VmHWM") - before})
 
@@ -271,13 +274,13 @@ def apart(arm: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]
 
 
 def memory(field: str) -> float:
-    """A figure of this process's memory in MB: VmRSS now, VmHWM at most."""
+    """Return this process's memory in MB: VmRSS is current, VmHWM is the peak."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
 def medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Figure by figure, the median over runs."""
+    """Return the median over runs, figure by figure."""
     return {
         key: medians([run[key] for run in runs])
         if isinstance(value, dict)
@@ -287,7 +290,7 @@ def medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def ceremony(silos: int, folder: Path) -> float:
-    """CPU milliseconds of one silo's side of a key ceremony."""
+    """Return the CPU milliseconds of one silo's side of a key ceremony."""
     roster = [f"silo{i:02}" for i in range(silos)]
     own = {name: Identity(folder / name) for name in roster}
     started = time.process_time()
@@ -301,7 +304,7 @@ def ceremony(silos: int, folder: Path) -> float:
 
 
 def measure(sizes: tuple[int, ...], rosters: tuple[int, ...]) -> dict[str, Any]:
-    """All arms at all sizes, with how they compare."""
+    """Measure all arms at all sizes and compare them."""
     result: dict[str, Any] = {"sizes": {}, "ceremony_ms": {}}
     with tempfile.TemporaryDirectory() as folder:
         identity = Identity(Path(folder) / "identity.pem")
@@ -326,7 +329,7 @@ def measure(sizes: tuple[int, ...], rosters: tuple[int, ...]) -> dict[str, Any]:
 
 
 def compare(cell: dict[str, Any]) -> None:
-    """How many times cheaper than the reference, for a silo and for an aggregator."""
+    """Add how many times cheaper than the reference an arm is, for a silo and an aggregator."""
     reference = cell["ckks_vector"]
     for arm in ("blindsum_b12", "blindsum_b19"):
         for who, paths in (("silo", ("encrypt", "decrypt")), ("aggregator", ("load", "add"))):
@@ -335,7 +338,7 @@ def compare(cell: dict[str, Any]) -> None:
 
 
 def show(values: int, silos: int, cell: dict[str, Any]) -> None:
-    """Print one cell, stage by stage, for the next person who makes them smaller."""
+    """Print one cell stage by stage, to show where time can be saved."""
     console = Console(highlight=False, width=110)
     table = Table(box=None, title=f"{values:,} values, {silos} silos", title_justify="left")
     columns = (
@@ -364,7 +367,7 @@ def show(values: int, silos: int, cell: dict[str, Any]) -> None:
     console.print(table)
     for arm in ("blindsum_b12", "blindsum_b19"):
         stages = "  ".join(f"{k} {v:.1f}" for k, v in cell[arm]["stages"].items())
-        console.print(f"  {arm}: checking is {cell[arm]['verify_share']:.1%} of encrypting")
+        console.print(f"  {arm}: hashing takes {cell[arm]['verify_share']:.1%} of encrypting")
         console.print(f"  {arm} ({cell[arm]['bits']} bits, {cell[arm]['digits']} digits): {stages}")
 
 
@@ -374,7 +377,7 @@ def main() -> None:
     parser.add_argument(
         "--scale",
         action="store_true",
-        help="memory at 100 million values, and cost against silos and size",
+        help="measure memory at 100 million values, and cost against silos and size",
     )
     parser.add_argument("--plot", type=Path, help="with --scale: picture to write")
     parser.add_argument("--values", type=int, nargs="*", default=SIZES, help="sizes to measure")

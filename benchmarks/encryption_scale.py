@@ -1,8 +1,8 @@
-"""A sum of 100 million values, streamed through real processes; and cost against silos and size.
+"""Stream a sum of 100 million values through real processes; measure cost by silos and size.
 
-Three silo processes and one aggregator process, joined by pipes. A silo makes its update, sends
-it part by part, and gets the total part by part; the aggregator holds one sum. Peak memory is
-each process's own (VmHWM), interpreter and libraries in it.
+Three silo processes and one aggregator process are connected by pipes. A silo makes its update,
+sends it part by part and receives the total part by part; the aggregator holds one sum. Peak memory
+is each process's own (VmHWM), including interpreter and libraries.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from blindsum.he.wire import read_upload
 VALUES = 100_000_000
 BOUND = 0.1
 PASSES = 5
-CHECKED = 50_000  # values whose digits every silo shows, to be summed in the clear
+CHECKED = 50_000  # values whose digits every silo reports, to be summed in the clear
 console = Console(highlight=False, width=110)
 
 
 def scale(plot: Path | None) -> dict[str, Any]:
-    """All figures of `--scale`."""
+    """Measure all figures of `--scale`."""
     result = {"streamed": streamed(VALUES), "linear": linear()}
     for name, figures in result["streamed"].items():
         console.print(
@@ -58,7 +58,11 @@ def scale(plot: Path | None) -> dict[str, Any]:
 
 
 def streamed(values: int) -> dict[str, Any]:
-    """One exchange of three silos; peaks against the float32 vector and one encrypted total."""
+    """Run one exchange of three silos.
+
+    Returns:
+        Peak memory, also relative to one encrypted total and to the float32 vector.
+    """
     roster = ("alder", "birch", "cedar")
     parameters = Parameters.derive(3, 12)
     exchange = Exchange("scale", 1, 1, "update", roster, values, BOUND, parameters)
@@ -112,7 +116,7 @@ def streamed(values: int) -> dict[str, Any]:
 
 
 def agree(own: list[tuple[str, Identity]]) -> list[Keys]:
-    """A key ceremony in one process."""
+    """Run a key ceremony in one process."""
     parties = [KeyCeremony("scale", "terms", name, identity, {}) for name, identity in own]
     cards = tuple(party.introduction for party in parties)
     contributions = tuple(party.contribute(cards) for party in parties)
@@ -129,7 +133,7 @@ def silo(
     up: Connection,
     report: Connection,
 ) -> None:
-    """One silo's process: its update out, the mean back."""
+    """Run one silo's process: send its update, receive the mean."""
     parameters = exchange.parameters
     update = np.random.default_rng(seed).standard_normal(exchange.values, np.float32)
     update *= 0.02
@@ -159,7 +163,7 @@ def silo(
 def aggregator(
     exchange: Exchange, public: dict[str, bytes], ends: list[Connection], report: Connection
 ) -> None:
-    """The aggregator's process: adds what arrives, and sends every silo the same total."""
+    """Run the aggregator's process: add all uploads and send every silo the same total."""
     total = Sum(exchange)
     missing = len(ends) * len(exchange.parts)
     while missing:
@@ -174,7 +178,7 @@ def aggregator(
 
 
 def peak() -> float:
-    """This process's greatest resident memory, MB."""
+    """Return this process's peak resident memory, MB."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -183,8 +187,10 @@ def peak() -> float:
 
 
 def linear() -> dict[str, Any]:
-    """CPU seconds against silos (at two digits a real throughout) and against size: the least of
-    PASSES interleaved passes, which is what other load on the machine disturbs least."""
+    """Measure CPU seconds against the number of silos (two digits per real throughout) and size.
+
+    Each figure is the minimum of PASSES interleaved passes, which other load disturbs least.
+    """
     counts = (3, 8, 16, 24, 32, 48, 64)
     sizes = (262_144, 1_048_576, 2_097_152, 3_145_728, 4_194_304, 8_388_608)
     with tempfile.TemporaryDirectory() as folder:
@@ -200,10 +206,10 @@ def linear() -> dict[str, Any]:
 
 
 def cost(values: int, silos: int, identity: Identity) -> dict[str, float]:
-    """CPU seconds of one silo (out and back) and of the aggregator (all silos' uploads).
+    """Return CPU seconds of one silo (upload and total) and of the aggregator (all uploads).
 
-    The aggregator adds one silo's upload as often as there are silos: the cost is the same.
-    The silo decrypts a total of its own upload alone, which reads the same.
+    The aggregator adds one silo's upload once per silo, which costs the same as different uploads.
+    The silo decrypts a total of only its own upload, which costs the same as a real total.
     """
     parameters = Parameters.derive(silos, 12, digits=2)
     roster = tuple(f"silo{i:02}" for i in range(silos))
@@ -249,7 +255,7 @@ def add(
 
 
 def line(x: tuple[int, ...], y: list[float]) -> dict[str, Any]:
-    """A straight line through the points, and how much of them it explains."""
+    """Fit a straight line to the points; return it with its R2."""
     slope, offset = np.polyfit(x, y, 1)
     rest = np.asarray(y) - (slope * np.asarray(x) + offset)
     return {
@@ -262,7 +268,7 @@ def line(x: tuple[int, ...], y: list[float]) -> dict[str, Any]:
 
 
 def draw(lines: dict[str, Any], path: Path) -> None:
-    """Points and their straight lines, two panels."""
+    """Draw the points and their straight lines in two panels."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -282,6 +288,6 @@ def draw(lines: dict[str, Any], path: Path) -> None:
         axis.set_ylim(bottom=0)
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("cost of one encrypted sum, 12 bits, two digits a real", fontsize=10)
+    figure.suptitle("cost of one encrypted sum, 12 bits, two digits per real", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

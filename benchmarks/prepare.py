@@ -1,9 +1,9 @@
-"""Molecules standardised a second: over Ray, and in one process as the reference.
+"""Measure molecules standardised per second, with Ray and in one process as the reference.
 
     python benchmarks/prepare.py --json FILE [--data TABLE --smiles COLUMN --count 2000]
 
-Without --data the molecules are those of examples/solubility. Both arms do the same molecules with the same
-settings and keep what they find in Parquet. Ray's workers are started before the clock.
+Without --data the molecules come from examples/solubility. Both arms process the same molecules
+with the same settings and store the results in Parquet. Ray's workers start before the clock does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from blindsum.platform.data.table import read_table
 
 
 def molecules(data: Path | None, column: str, count: int) -> list[str]:
-    """Distinct SMILES, in a mixed order: what is slow is spread."""
+    """Return distinct SMILES in mixed order, so that slow ones are spread evenly."""
     if data:
         tables = [read_table(data)]
     else:
@@ -37,7 +37,7 @@ def molecules(data: Path | None, column: str, count: int) -> list[str]:
 
 
 def alone(stage: Standardise, texts: list[str], folder: Path) -> float:
-    """Seconds in this process."""
+    """Return the seconds it takes in this process."""
     started = time.perf_counter()
     parts = [stage.compute(texts[i : i + CHUNK]) for i in range(0, len(texts), CHUNK)]
     pq.write_table(pa.concat_tables(parts), folder / "alone.parquet")
@@ -45,7 +45,7 @@ def alone(stage: Standardise, texts: list[str], folder: Path) -> float:
 
 
 def over_ray(stage: Standardise, texts: list[str], folder: Path, workers: int) -> float:
-    """Seconds of tasks on Ray, the workers being there."""
+    """Return the seconds it takes with Ray, whose workers have started before."""
     warm = StageCache(stage, folder / "warm")
     warm.run(["C" * n for n in range(1, 1 + CHUNK * workers)], workers, lambda _: None)
     cache = StageCache(stage, folder)
@@ -57,16 +57,16 @@ def over_ray(stage: Standardise, texts: list[str], folder: Path, workers: int) -
         found["structure"].to_pylist()
         != pq.read_table(folder / "alone.parquet")["structure"].to_pylist()
     ):
-        raise SystemExit("the two arms differ")
+        raise SystemExit("the two arms have different results")
     return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--smiles", default="smiles")
-    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--data", type=Path, help="a table of molecules")
+    parser.add_argument("--smiles", default="smiles", help="the table's column of SMILES")
+    parser.add_argument("--count", type=int, default=2000, help="how many molecules to use")
     given = parser.parse_args()
     texts, workers = molecules(given.data, given.smiles, given.count), os.cpu_count() or 1
     figures: dict[str, object] = {"molecules": len(texts), "workers": workers, "arms": {}}
@@ -86,8 +86,8 @@ def main() -> None:
                 "ratio": one / ray,
             }
             print(
-                f"{name}: {len(texts) / one:.0f} a second in one process, {len(texts) / ray:.0f} "
-                f"over Ray with {workers} workers: {one / ray:.2f} times"
+                f"{name}: {len(texts) / one:.0f} per second in one process, {len(texts) / ray:.0f} "
+                f"with Ray and {workers} workers: {one / ray:.2f} times as fast"
             )
     figures["arms"] = arms
     if given.json:

@@ -1,10 +1,11 @@
-"""Seconds from a failure to the end of the round that is made again without what failed.
+"""Measure the seconds from a failure until the retry without the failed part completes its round.
 
     python benchmarks/recovery.py --json FILE
 
-Four silos with a quorum of two on scikit-learn's digits; a silo is killed while it trains, the aggregator
-while it adds, a silo is stopped (SIGSTOP) with a deadline of DEADLINE_S. The reference arm is a round in
-which nothing fails. At last the driver is killed, in a process of its own: seconds until its silos are gone.
+Four silos with a quorum of two train on scikit-learn's digits. A silo is killed in the middle of a
+round, then an aggregator, then a silo is stopped (SIGSTOP) with a deadline of DEADLINE_S. The
+reference is a round in which nothing fails. Finally the driver of a second run is killed, in a
+separate process: seconds until its silos are gone.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def processes(name: str) -> list[psutil.Process]:
 
 
 def signalled(name: str, how: int, after_s: float) -> dict[str, float]:
-    """Sends a signal to one such process a little later; gives when."""
+    """Send a signal to the first process of that name after a delay; return when, under "at"."""
     sent: dict[str, float] = {}
 
     def send() -> None:
@@ -115,7 +116,7 @@ def rounds(folder: Path) -> dict[str, float]:
 
 
 def driver(folder: Path) -> float:
-    """Seconds from the driver's SIGKILL until none of its silos is there."""
+    """Return the seconds from the driver's SIGKILL until all its silos are gone."""
     job_in(folder)
     process = subprocess.Popen(
         [sys.executable, "-m", "blindsum", "run", str(folder / "job.yaml"), "--json"],
@@ -141,7 +142,7 @@ def driver(folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         figures = rounds(Path(one)) | {"driver_killed_silos_gone_s": driver(Path(two))}

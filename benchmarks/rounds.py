@@ -1,4 +1,4 @@
-"""What a round costs beside training: an encrypted federation against a plaintext Ray sum.
+"""Measure a round's cost besides training: an encrypted federation against a plaintext Ray sum.
 
     python benchmarks/rounds.py --json build/rounds.json
 
@@ -8,8 +8,8 @@ Both arms run here, one after the other, with three silo actors and one aggregat
     encrypted   Blindsum's own federation with its charges, signatures, digests and encrypted
                 metrics; training is replaced by a ready-made update of the same size
 
-`startup_s` is the shipped example's own: from the command to the first round. Seconds are
-medians; `up_bytes` is what one silo sends for its update and its metrics.
+`startup_s` is the time from the command to the first round of the shipped example. Seconds are
+medians; `up_bytes` is the size of one silo's uploads for its update and its metrics.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples/solubility/job.yaml"
 
 
 class ReadySilo(Silo):
-    """A silo whose training takes no time: the same update each round."""
+    """A silo whose training takes no time: it returns the same update each round."""
 
     def inspect(self) -> Any:
         inspection = super().inspect()
@@ -80,7 +80,7 @@ class PlainAggregator:
 
 
 def job(folder: Path, parameters: int, rounds: int) -> Job:
-    """A job whose model has exactly that many parameters, on forty made-up records."""
+    """Return a job whose model has exactly `parameters` parameters, on forty made-up records."""
     columns = {f"x{i}": np.linspace(-1, 1, 40) for i in range(4)}
     for silo in SILOS:
         table = columns | {"y": np.arange(40) % 2, "fold": ["train"] * 30 + ["test"] * 10}
@@ -122,7 +122,7 @@ def job(folder: Path, parameters: int, rounds: int) -> Job:
 
 
 def encrypted(parameters: int, rounds: int) -> dict[str, Any]:
-    """Rounds of a real federation without its training."""
+    """Measure rounds of a real federation without its training."""
     with tempfile.TemporaryDirectory() as folder:
         warm = 3
         made = job(Path(folder), parameters, rounds + warm)
@@ -132,7 +132,7 @@ def encrypted(parameters: int, rounds: int) -> dict[str, Any]:
         inspected = federation.inspect()
         size = inspected[SILOS[0]].parameters
         if size != parameters:
-            raise SystemExit(f"the model has {size} parameters, wanted {parameters}")
+            raise SystemExit(f"the model has {size} parameters instead of {parameters}")
         federation.exchange_keys()
         reports = [federation.run_round(number + 1) for number in range(rounds + warm)][warm:]
         federation.close()
@@ -148,7 +148,7 @@ def encrypted(parameters: int, rounds: int) -> dict[str, Any]:
 
 
 def plaintext(parameters: int, rounds: int) -> dict[str, Any]:
-    """The same exchange of bare float32 vectors."""
+    """Measure the same exchange with plain float32 vectors."""
     silos = [PlainSilo.remote(parameters) for _ in SILOS]
     aggregator = PlainAggregator.remote()
     seconds = []
@@ -170,7 +170,7 @@ def plaintext(parameters: int, rounds: int) -> dict[str, Any]:
 
 
 def startup() -> float:
-    """Seconds from the command to the first round of the shipped example."""
+    """Return the seconds from the command to the first round of the shipped example."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [
@@ -219,7 +219,7 @@ def main() -> None:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the figures, phase by phase, for the next person who makes them smaller."""
+    """Print the figures phase by phase, to show where time can be saved."""
     console = Console(highlight=False)
     console.print(f"start-up to the first round: {result['startup_s']:.1f} s")
     table = Table(box=None)

@@ -1,10 +1,11 @@
-"""Memory and traffic by model size: what a node needs.
+"""Measure memory and traffic by model size, to show what a node needs.
 
     python benchmarks/sizing.py --json FILE
 
-Three silos on scikit-learn's digits, dense models of growing size, two rounds each with differential privacy and
-encryption. Memory is the peak of each process (VmHWM), least what it takes at the smallest model: what is left
-is divided by the parameters more. The reference arm is that smallest model. Bytes are of one silo in one round.
+Three silos train dense models of growing size on scikit-learn's digits, two rounds each, with
+differential privacy and encryption. Memory is the peak of each process (VmHWM). Bytes per parameter
+are the memory beyond that of the smallest model, which is the reference, divided by the additional
+parameters. Traffic is in bytes for one silo and one round.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SILOS = 3
 
 
 def peaks() -> dict[str, float]:
-    """Peak resident MB of silos and aggregators, the greatest of each; and of the object store, now."""
+    """Return the largest peak resident memory among silos and among aggregators, MB."""
     found: dict[str, float] = {}
     for process in psutil.process_iter(["cmdline"]):
         name = (process.info["cmdline"] or [""])[0]
@@ -68,7 +69,7 @@ def measured(folder: Path, hidden: list[int]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     given = parser.parse_args()
     rows = []
     for hidden in HIDDEN:

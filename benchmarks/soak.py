@@ -1,11 +1,12 @@
-"""Whether memory stays flat over a long run, and many silos on one machine.
+"""Measure whether memory stays flat over a long run, and how one machine copes with many silos.
 
     python benchmarks/soak.py --json FILE [--plot FILE] [--rounds 500] [--silos 32]
 
-The long run is the solubility example with so many rounds. Every few rounds the resident memory of driver, silos
-and aggregator and what the object store holds are read. `growth_mb` is the median of the last fifth less
-that of the second fifth (the first fills caches), the reference arm is that second fifth. The other run is a
-federation of so many silos on scikit-learn's digits, beside one of four: seconds of a round, and memory.
+The long run is the solubility example with --rounds rounds. Every few rounds it reads the resident
+memory of driver, silos and aggregator and the memory used by the object store. `growth_mb` is the
+median of the last fifth of the run minus that of the second fifth, which is the reference because
+the first fills caches. The other run is a federation of --silos silos on scikit-learn's digits,
+compared with one of four silos: seconds per round, and memory.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ MB = 2**20
 
 
 def memory() -> dict[str, float]:
-    """Resident MB by who, silos on average, and what the object store holds."""
+    """Return resident MB of the driver, of silos and aggregators on average, and of the store."""
     found: dict[str, list[float]] = {"driver": [psutil.Process().memory_info().rss / MB]}
     for process in psutil.process_iter(["cmdline"]):
         name = (process.info["cmdline"] or [""])[0]
@@ -51,7 +52,7 @@ def memory() -> dict[str, float]:
 
 
 class Sampling(Quiet):
-    """Reads the memory every few rounds."""
+    """An observer that reads the memory every `every` rounds."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -60,7 +61,7 @@ class Sampling(Quiet):
         self.seconds: list[float] = []
 
     def planned(self, run: Any) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
     def round(self, run: Any, report: Any) -> None:
         self.seconds.append(report.seconds)
@@ -175,10 +176,10 @@ def plot(sampling: Sampling, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
-    parser.add_argument("--rounds", type=int, default=500)
-    parser.add_argument("--silos", type=int, default=32)
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--plot", type=Path, help="picture of the memory to write")
+    parser.add_argument("--rounds", type=int, default=500, help="rounds of the long run")
+    parser.add_argument("--silos", type=int, default=32, help="silos of the large federation")
     given = parser.parse_args()
     figures, sampling = soak(given.rounds)
     found = {"soak": figures, "silos": [many(4, 10), many(given.silos, 10)]}

@@ -1,1 +1,1 @@
-"""What a person runs: the command line and the pipelines behind it."""
+"""The command line and the pipelines behind it."""

@@ -1,1 +1,1 @@
-"""Attacks on a job's own model, data and protocol, and what stops them: `blindsum audit`."""
+"""`blindsum audit`: attacks a job's own model, data and protocol, and reports what stops them."""

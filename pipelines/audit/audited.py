@@ -1,4 +1,4 @@
-"""The records that an audit attacks: a silo's own, with the labels that all silos know."""
+"""Load the records that an audit attacks: a silo's own, with their labels of shared tasks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ Molecules = tuple[list[str], list[str]]
 
 @dataclass(frozen=True)
 class Audited:
-    """A silo's folds; its molecules in the same order, if its records are such; and what is left out,
-    in words. Private to the silo."""
+    """A silo's folds, private to the silo.
+
+    `molecules` holds the SMILES of both folds in the same order, if the records are molecules;
+    `left_out` describes what the audit leaves out.
+    """
 
     data: SiloData
     molecules: Molecules | None
@@ -31,16 +34,18 @@ class Audited:
 
 
 def load_audited(job: Job, silo: str, places: SiloPlaces) -> Audited:
-    """Read what is attacked. Of private tasks nothing is: what they train is a head that stays in the
-    silo, and the report may be shown to others.
+    """Read the records to attack, without labels of private tasks.
+
+    Private tasks train a head that stays in the silo, and the report may be shown to others.
 
     Raises:
-        DataError: as `blindsum.platform.data.table.load_data`; or no record has a label of a shared task.
+        DataError: as `blindsum.platform.data.table.load_data`, or no training or no held-out record
+            has a label of a shared task.
         JobError: all tasks are private.
     """
     if not job.data.outputs:
         raise JobError(
-            "all tasks of this job are private, and the audit attacks what silos train together",
+            "all tasks of this job are private, but the audit attacks only shared tasks",
             "Audit a job with a shared task over the same data.",
         )
     member = open_member(job, silo, places, "audit")
@@ -53,8 +58,8 @@ def load_audited(job: Job, silo: str, places: SiloPlaces) -> Audited:
     for name, (fold, _) in (("training", train), ("held-out", test)):
         if not len(fold):
             raise DataError(
-                f"no {name} record of this silo has a label of a task that all silos know",
-                "Audit another silo, or with labels of a shared task.",
+                f"no {name} record of this silo has a label of a shared task",
+                "Audit another silo, or add labels of a shared task.",
             )
     if molecules:
         kept = (
@@ -63,13 +68,13 @@ def load_audited(job: Job, silo: str, places: SiloPlaces) -> Audited:
         )
         molecules = next(kept), next(kept)
     left_out = (
-        "this silo's private tasks, the head they train, and records labelled in them alone",
+        "this silo's private tasks, the head they train, and records labelled only in those tasks",
     )
     return Audited(replace(data, train=train[0], test=test[0]), molecules, left_out)
 
 
 def _shared(fold: Fold, tasks: int) -> tuple[Fold, npt.NDArray[np.bool_]]:
-    """The fold's records with a label of a shared task, those labels alone; and which they are."""
+    """Return the records with a label of a shared task, with only those labels, and their mask."""
     labels = fold.labels[:, :, :tasks]
     known = np.asarray(np.isfinite(labels[:, 0]).any(1))
     return Fold(fold.stored[known], labels[known]), known

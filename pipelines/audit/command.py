@@ -1,4 +1,4 @@
-"""What `blindsum audit` prints, writes and records."""
+"""Run `blindsum audit`: print its figures, write its report and record it in MLflow."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ OTHERS = (
     "protocol.accepted_forgeries",
     "server.planted_weights_accepted",
 )
-"""Figures of the gate that are in no row of the matrix."""
+"""Beginnings of the gate's figures that have no row in the matrix."""
 
 
 class Shown:
-    """A progress bar where there is a person to see it."""
+    """A progress bar, shown only on a terminal."""
 
     def __init__(self, quiet: bool) -> None:
         self._bar = Progress(
@@ -66,13 +66,15 @@ def run_audit(
     as_json: bool,
     mlflow: bool = False,
 ) -> None:
-    """Audit one silo; write the report; end with an error where a figure passes its limit.
+    """Audit one silo, write the report, and raise an error if a figure exceeds its limit.
 
     Args:
-        mlflow: leave report and figures with the job's MLflow too, which others may read.
+        silo: the silo to audit; by default the first of the job's roster.
+        fail_on: limits, each as FIGURE=NUMBER.
+        mlflow: also store report and figures in the job's MLflow, where others may read them.
 
     Raises:
-        BlindsumError: the audit could not run, or a limit of `fail_on` is passed.
+        BlindsumError: the audit could not run, or a figure exceeds its limit in `fail_on`.
     """
     limits = dict(_limit(text) for text in fail_on)
     name = silo or job_file.job.roster[0]
@@ -94,8 +96,8 @@ def run_audit(
         _write(figures, json.dumps(found.as_dict(), indent=1))
     except OSError as error:
         raise BlindsumError(
-            f"the audit's files could not be written in {folder} and {private}: {error.strerror}",
-            "Make room, then run it again: shadow models that are there are not trained again.",
+            f"the audit's files could not be written to {folder} and {private}: {error.strerror}",
+            "Free some space, then run the audit again: trained shadow models are reused.",
         ) from None
     failure = _record(job_file, run, found, report, figures) if mlflow else None
     if as_json:
@@ -105,11 +107,13 @@ def run_audit(
     if failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {failure}")
     if passed := exceeded(found, limits):
-        raise BlindsumError("the audit's limits are passed: " + "; ".join(passed))
+        raise BlindsumError(
+            f"audit failed: {len(passed)} of {len(limits)} limits exceeded: {'; '.join(passed)}"
+        )
 
 
 def _record(job_file: JobFile, run: str, found: Audit, report: Path, figures: Path) -> str | None:
-    """Leave the shareable part with the job's MLflow; returns what could not be."""
+    """Store the shareable part in the job's MLflow; return what could not be stored, or None."""
     tracker = Tracker(job_file, run)
     tracker.ready()
     tracker.log_round(0, {_metric(key): value for key, value in found.gate().items()})
@@ -126,25 +130,25 @@ def _limit(text: str) -> tuple[str, float]:
         limit = math.nan
     if not math.isfinite(limit):
         raise JobError(
-            f"--fail-on {text!r} is no limit",
-            "Write it as FIGURE=NUMBER, a figure of audit.json's gate.",
+            f"--fail-on {text!r} is not a limit",
+            'Write FIGURE=NUMBER: a figure under "gate" in audit.json, and a finite number.',
         )
     known = {gate_key(f"{row.adversary}.{row.attack}.") for row in ROWS} | set(OTHERS)
     if not any(key.startswith(f"{one}") for one in known):
         raise JobError(
-            f"--fail-on names {key!r}, and no attack has such a figure",
-            f"Figures begin with one of: {', '.join(sorted(known))}",
+            f"--fail-on names the unknown figure {key!r}",
+            f"A figure's name begins with one of: {', '.join(sorted(known))}",
         )
     return key, limit
 
 
 def _metric(key: str) -> str:
-    """MLflow takes letters, digits and a few signs."""
+    """Return the figure's MLflow key, with characters that MLflow rejects replaced by "_"."""
     return "audit." + "".join(c if c.isalnum() or c in "_-./ " else "_" for c in key)
 
 
 def _write(path: Path, content: str) -> None:
-    """For the owner's eyes, until the owner hands it on."""
+    """Write a file that only the owner can read (mode 0600), until the owner shares it."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     opened = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     with open(opened, "w", encoding="utf-8") as file:
@@ -153,7 +157,7 @@ def _write(path: Path, content: str) -> None:
 
 def _show(found: Audit, report: Path, private: Path) -> None:
     table = Table(
-        title=f"audit of silo {found.silo}; what guessing gives in brackets",
+        title=f"audit of silo {found.silo}; in parentheses: the figure that guessing reaches",
         title_justify="left",
         box=None,
     )
@@ -174,18 +178,19 @@ def _show(found: Audit, report: Path, private: Path) -> None:
     for name, views in found.bounds.items():
         bounds = ", ".join(f"{view} {bound.best:.2f}" for view, bound in views.items())
         claimed = f" (claimed {found.plan.epsilon:g})" if name == "as planned" else ""
-        console.print(f"epsilon at least, {name}{claimed}: {bounds}")
+        console.print(f"lower bound on epsilon, {name}{claimed}: {bounds}")
     accepted = [name for name, refusal in found.refusals.items() if not refusal]
     console.print(
-        f"[bold red]forgeries accepted:[/] {', '.join(accepted)}"
+        f"[bold red]forged sums accepted:[/] {', '.join(accepted)}"
         if accepted
         else f"forged sums: all {len(found.refusals)} refused"
     )
     if not found.planted:
         console.print(
-            "[bold red]planted weights would be accepted:[/] no approval of its owner is asked for"
+            "[bold red]planted weights would be accepted:[/] this machine does not require its "
+            "owner's approval of the job"
         )
     for text in found.findings.not_tested:
         console.print(f"not tested: {text}")
     console.print(f"report: {report} ({found.seconds:.0f} s)", soft_wrap=True)
-    console.print(f"private, for the silo alone: {private}", soft_wrap=True)
+    console.print(f"private, only for the silo: {private}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What an attack achieved: a figure, its interval, and what a guess without the secret gives."""
+"""Evidence of what an attack achieved: figures, their intervals, and the floor of a guess."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ CONFIDENCE = 0.95
 
 
 def alike(defence: Defence) -> tuple[Defence, Defence]:
-    """That defence without and with encryption: who is meant to see the model sees no difference."""
+    """Return a defence without and with encryption.
+
+    Encryption makes no difference to an attacker who is meant to see the model.
+    """
     return ("none", "encrypted") if defence == "none" else ("dp", "both")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One score, with its interval at 95 % where it is an estimate, and the floor: the same
-    score of an attacker who has only what is public. `less`: the smaller, the stronger the attack."""
+    """One score, with its 95 % interval where it is an estimate, and its floor.
+
+    The floor is the score of an attacker who has only public knowledge. `less` means that a smaller
+    score is a stronger attack.
+    """
 
     value: float
     low: float | None = None
@@ -32,7 +38,7 @@ class Figure:
 
     @property
     def above_floor(self) -> bool:
-        """Whether the attack did better than a guess: the interval, or the value, lies beyond it."""
+        """Whether the attack beat the floor with its whole interval, or with its value if none."""
         if self.less:
             most = self.value if self.high is None else self.high
             return self.floor is not None and most < self.floor
@@ -42,7 +48,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One attack under one defence. `records` and `queries` are the attacker's budget."""
+    """One attack under one defence, on one checkpoint of the model.
+
+    `setting` describes the attack's setting, such as its batch size; `seconds` is its duration.
+    """
 
     attack: str
     adversary: str
@@ -59,17 +68,18 @@ class Evidence:
 
 @dataclass
 class Findings:
-    """All evidence of one audit, and what could not be tested and why."""
+    """All evidence of one audit, and a list of what was not tested and why."""
 
     evidence: list[Evidence] = field(default_factory=list)
     not_tested: list[str] = field(default_factory=list)
 
 
 def proportion(hits: int, of: int, floor: float | None = None, among: int = 1) -> Figure:
-    """A share with its exact interval (Clopper and Pearson, 1934).
+    """Return a share with its exact interval (Clopper and Pearson, 1934).
 
     Args:
-        among: how many shares the worst of is looked at: the interval holds for all together (Bonferroni).
+        among: number of shares whose worst is reported: the interval holds for all of them at once
+            (Bonferroni).
     """
     if of == 0:
         return Figure(0.0, 0.0, 1.0, floor)
@@ -82,9 +92,9 @@ def proportion(hits: int, of: int, floor: float | None = None, among: int = 1) -
 def average(
     values: Sequence[float], floor: float | None = None, *, least: float = 0.0, most: float = 1.0
 ) -> Figure:
-    """A mean over repetitions, between `least` and `most`, with Student's interval."""
+    """Return a mean over repetitions, between `least` and `most`, with Student's interval."""
     mean = float(np.mean(values))
-    if len(values) == 1:  # says nothing of how far off it is
+    if len(values) == 1:  # one value shows no spread
         return Figure(mean, least, most, floor)
     reach = float(stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
     return Figure(mean, max(mean - reach, least), min(mean + reach, most), floor)

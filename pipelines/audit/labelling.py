@@ -1,9 +1,8 @@
-"""What an attacker makes of a job's labels: classes, or the tasks that all silos know.
+"""How the attacks use a job's labels: classes, or the labels of shared tasks.
 
-Every attack needs a loss to take gradients of. Some need more: labels read off a gradient, a class to
-imitate, a score that says how well a model knows a record. A job of classes and a job of tasks
-answer those in their own way; a binary task is two classes, and a task that measures a number has
-its loss.
+Every attack needs a loss to take gradients of. Some need more: labels recovered from a gradient, a
+class to imitate, or a score of how well a model knows a record. Jobs with classes and jobs with
+tasks provide these differently: a binary task has two classes, a numeric task has only its loss.
 
 Legend: K models, N records, V views of a record.
 """
@@ -27,24 +26,24 @@ from blindsum.platform.training.losses import MultiTask, RecordLoss, classificat
 Reals = npt.NDArray[np.float64]
 
 WHOLE = ""
-"""The view of a whole record, as its loss is trained on."""
+"""The view of a whole record: the loss that training minimises."""
 
 MOST_TASKS = 20
-"""So many tasks are looked at one by one: those with the most labels."""
+"""How many tasks are attacked one by one: those with the most labels."""
 
 SURE = 1e-12
-"""Losses are floored here: a greater certainty tells nothing more, and its log odds are infinite."""
+"""Lower limit of losses: more certainty adds no information, and its log odds are infinite."""
 
 SPOILT = 2.0
-"""How many scales a canary's number is off."""
+"""How far a canary's number is from the true one, in units of the task's scale."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What K models say of N records, in V views.
+    """Losses and statistics of K models on N records, in V views.
 
     `losses` float64 [V, K, N], nats, NaN where a record has no label in that view; `statistics`, of
-    the same shape, are what likelihood ratios are taken of: close to Gaussian over models.
+    the same shape, go into the likelihood ratios: close to Gaussian over models.
     """
 
     losses: Reals
@@ -52,10 +51,11 @@ class Observed:
 
 
 class Labelling(Protocol):
-    """What the attacks ask of a job's labels.
+    """Interface through which the attacks use a job's labels.
 
-    `loss` is the job's; `bounded` whether its gradient in the outputs is; `has_classes` whether `classes`
-    are the job's own; `score_name` what `score` is, and `least` the least it can be.
+    `loss` is the job's loss; `bounded`: whether its gradient in the outputs is bounded;
+    `has_classes`: whether `classes` are the job's own; `score_name` names `score`, and `least` is
+    its lower limit.
     """
 
     loss: RecordLoss
@@ -65,53 +65,55 @@ class Labelling(Protocol):
     least: float
 
     def classes(self, labels: Labels) -> npt.NDArray[np.int64]:
-        """Int64 [N]: what an attacker sorts records by; -1 where a record has no label for it."""
+        """Return the classes that attackers sort records by, int64 [N]; -1 without a label."""
 
     def of_class(self, wanted: int, records: int) -> Tensor:
-        """Labels of so many made-up records of that class."""
+        """Return labels for `records` made-up records of class `wanted`."""
 
     def taken(self, outputs: Tensor) -> Tensor:
-        """Which class a model takes records for, int64 [N], of outputs [N, ...]."""
+        """Return the class a model assigns to each record, int64 [N], from outputs [N, ...]."""
 
     def from_bias(self, made_up: Tensor, bias: Tensor, records: int) -> Tensor:
-        """The labels behind the last bias's gradient.
+        """Estimate the labels of the attacked records from the last bias's gradient.
 
         Args:
-            made_up: what the model says of records that the attacker made up, [M, outputs]; it stands
-                for what the model said of those attacked.
+            made_up: the model's outputs on records that the attacker made up, [M, outputs]; they
+                stand in for its outputs on the attacked records.
             bias: gradient of the last bias, [outputs], a sum over `records`.
         """
 
     def views(self, labels: Labels) -> tuple[str, ...]:
-        """WHOLE, and the tasks that are looked at one by one."""
+        """Return WHOLE and the names of the tasks that are attacked one by one."""
 
     def observe(self, outputs: Reals, labels: Labels, views: tuple[str, ...]) -> Observed:
-        """Of outputs float64 [K, N, outputs] and the labels of N records."""
+        """Return losses and statistics, from outputs float64 [K, N, outputs] and N labels."""
 
     def spoilt(self, labels: Labels, random: np.random.Generator) -> Labels:
-        """Wrong labels for those records."""
+        """Return wrong labels for those records."""
 
     def score(self, outputs: Tensor, labels: Labels) -> float | None:
-        """How good a model is on held-out records; None where too few are labelled."""
+        """Return a model's score on held-out records; None if too few are labelled."""
 
 
 def labelling(contract: DataSection) -> Labelling:
-    """How that job's labels are read."""
+    """Return the `Labelling` for a job's data section."""
     if contract.target:
         return Classes(len(contract.target.classes))
     return OfTasks(contract.tasks or {})
 
 
 def log_odds(losses: Reals) -> Reals:
-    """log(p / (1 - p)) of the probability p = exp(-loss): the logit-scaled confidence of Carlini et
-    al., IEEE S&P 2022, section 4, for any loss in nats."""
+    """Return log(p / (1 - p)) of p = exp(-loss), for any loss in nats.
+
+    This is the logit-scaled confidence of Carlini et al., IEEE S&P 2022, section 4.
+    """
     floored = np.maximum(losses, SURE)
     scaled: Reals = -floored - np.log(-np.expm1(-floored))
     return scaled
 
 
 class Classes:
-    """One column of classes."""
+    """Labels in one column of classes."""
 
     bounded, has_classes, score_name, least = True, True, "accuracy", 0.0
 
@@ -129,8 +131,10 @@ class Classes:
         return outputs.argmax(1)
 
     def from_bias(self, made_up: Tensor, bias: Tensor, records: int) -> Tensor:
-        """Int64 [records], ascending (Wainakh et al., PoPETs 2022): the bias's gradient is the sum of
-        predicted minus true classes."""
+        """Return int64 [records], ascending (Wainakh et al., PoPETs 2022).
+
+        The bias's gradient is the sum of predicted minus true classes.
+        """
         counts = records * torch.softmax(made_up, 1).mean(0) - bias
         labels = []
         for _ in range(records):
@@ -158,8 +162,11 @@ class Classes:
 
 
 class OfTasks:
-    """Many columns with gaps. The classes are those of the first binary task; where there is none, a
-    number above or below its centre: public, and no class of the job's."""
+    """Labels in many columns with gaps.
+
+    The classes are those of the first binary task. If there is none, they are numbers above and
+    below the first task's centre, which is public; those are not classes of the job.
+    """
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks, self._names = tasks, list(tasks)
@@ -186,9 +193,11 @@ class OfTasks:
         return (outputs[:, self._sorted_by] > 0).long()
 
     def from_bias(self, made_up: Tensor, bias: Tensor, records: int) -> Tensor:
-        """Float32 [records, 2, tasks]. A task's gradient is the sum of predicted minus true labels, by
-        its weight; where it is nothing, nothing was labelled. Which of several records has which
-        label does not show."""
+        """Return float32 [records, 2, tasks].
+
+        A task's gradient, divided by its weight, is the sum of predicted minus true labels; if it
+        is zero, no record was labelled. It does not show which of several records has which label.
+        """
         labels = torch.zeros(records, 2, len(self._tasks))
         for i, binary in enumerate(self._binary):
             apart = float(bias[i]) / float(self._weights[i])
@@ -225,13 +234,13 @@ class OfTasks:
         return Observed(np.stack(found), np.stack(statistics))
 
     def _of_one(self, outputs: Reals, labels: Labels, i: int) -> Reals:
-        """One task's own loss, float64 [K, N], NaN where it is not labelled."""
+        """Return one task's own loss, float64 [K, N], NaN where it is not labelled."""
         name = self._names[i]
         alone = MultiTask({name: self._tasks[name].model_copy(update={"weight": 1.0})})
         return np.where(np.isnan(labels[:, 0, 0]), np.nan, _losses(alone, outputs, labels))
 
     def _statistic(self, outputs: Reals, labels: Labels, i: int) -> Reals:
-        """A logit towards the label; or what a number is off by, with its sign."""
+        """Return the logit towards the label of a binary task, or a number's signed error."""
         known = labels[:, 0]
         found: Reals = outputs * (2 * known - 1) if self._binary[i] else outputs - known
         return found
@@ -251,6 +260,6 @@ class OfTasks:
 
 
 def _losses(loss: RecordLoss, outputs: Reals, labels: Labels) -> Reals:
-    """Float64 [K, N] of outputs [K, N, ...]: every model's loss on every record."""
+    """Return each model's loss on each record, float64 [K, N], from outputs [K, N, ...]."""
     known = torch.from_numpy(np.ascontiguousarray(labels))
     return torch.stack([loss(model, known) for model in torch.from_numpy(outputs)]).numpy()

@@ -1,4 +1,4 @@
-"""Membership inference against one silo: shadow models trained, scored, and put among the findings."""
+"""Run membership inference against one silo: train shadow models, score them, add the findings."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from blindsum.pipelines.audit.victim import Victim
 Bools = npt.NDArray[np.bool_]
 FPRS = {"1 %": 0.01, "0.1 %": 0.001, "0": 0.0}
 LEAST_LABELLED = 20
-"""Records with a label of a task, trained on and held out, below which its rates say nothing."""
+"""Fewest labelled records of a task, in training and held out each, for meaningful rates."""
 
 
 def run(found: Audit, victim: Victim, folder: str, state: Path, watcher: Watcher) -> None:
     """Train shadow models on the silo's records, without and with privacy, and score them.
 
     Args:
-        folder: the job file's.
-        state: folder for the shadow models' answers, in the silo's state folder.
+        folder: the job file's folder.
+        state: folder for the shadow models' outputs, inside the silo's state folder.
 
     Raises:
         BlindsumError: a worker failed.
@@ -42,11 +42,11 @@ def run(found: Audit, victim: Victim, folder: str, state: Path, watcher: Watcher
     job, models = found.job, found.depth.shadows
     if not stackable(job):
         found.findings.not_tested.append(
-            "membership inference: shadow models are made of fully connected models alone"
+            "membership inference: shadow models can be trained only for fully connected models"
         )
         return
     canaries = mislabelled(job, victim.data)[1]
-    folds = (victim.data.train, victim.data.test)  # in their order, unlike the fingerprint
+    folds = (victim.data.train, victim.data.test)  # keeps their order, unlike the fingerprint
     content = b"".join(f.features.tobytes() + f.labels.tobytes() for f in folds)
     records = hashlib.sha256(content).hexdigest()
     with ray_session(None):
@@ -66,7 +66,7 @@ def run(found: Audit, victim: Victim, folder: str, state: Path, watcher: Watcher
 def _of_records(
     found: Audit, seen: membership.Shadows, defence: Defence, canaries: Bools, seconds: float
 ) -> None:
-    """Who was trained on, from all that a model says of a record."""
+    """Add the attacks that use a model's whole output on a record."""
     scored = membership.scores(seen)
     found.curves[defence] = membership.curve(
         scored["lira"][:, ~canaries], seen.members[:, ~canaries]
@@ -75,7 +75,7 @@ def _of_records(
     counts = np.histogram(risk[~canaries], 20, (0, 1))[0]
     found.exposures[defence] = [round(float(c), 3) for c in counts / counts.sum()]
     if defence == ("dp" if found.job.private else "none"):
-        found.risks = np.where(canaries, np.nan, risk)  # those the audit spoilt itself
+        found.risks = np.where(canaries, np.nan, risk)  # their labels are the audit's
     for attack, values in scored.items():
         figures = _rates(values, seen.members, canaries)
         found.findings.evidence += [
@@ -95,7 +95,7 @@ def _of_records(
 def _by_task(
     found: Audit, seen: dict[str, membership.Shadows], defence: Defence, canaries: Bools
 ) -> None:
-    """The same from one task's label at a time, for each of many."""
+    """Add the likelihood-ratio attack on one task's label, for each task of a job with several."""
     for task, one in seen.items():
         started = time.perf_counter()
         own, others = ~np.isnan(one.losses).any(0), ~np.isnan(one.population).any(0)
@@ -154,7 +154,7 @@ def _rates(scores: Any, members: Any, canaries: Bools, among: int = 1) -> dict[s
 
 
 def _digest(found: Audit, recipe: Recipe, records: str) -> str:
-    """A folder for shadow models: other data, settings or numbers of models get another."""
+    """Return the shadow models' folder name: a hash of job, recipe, number, records, versions."""
     versions = [torch.__version__, version("blindsum"), version("rdkit")]
     told = found.job.model_dump_json()
     content = [told, asdict(recipe), found.depth.shadows, records, versions]

@@ -1,4 +1,4 @@
-"""What one audit found about one silo: how hard it tried, its figures, and the gate."""
+"""The result of auditing one silo: the attacker's effort, the figures, and the gate."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ from blindsum.platform.privacy.plan import PrivacyPlan
 
 
 class Watcher(Protocol):
-    """Is told what the audit does."""
+    """Receives the audit's progress."""
 
     def stage(self, text: str, total: int | None = None) -> None:
-        """Something begins, of that many steps."""
+        """Begin a stage of `total` steps."""
 
     def step(self) -> None:
-        """One step of it is done."""
+        """Complete one step of the stage."""
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How hard the attacker tries: batches and seconds of reconstruction, shadow models, canaries,
-    federations with a generator and their rounds, the language model, and models for each epsilon."""
+    """The attacker's effort.
+
+    `victims` batches per reconstruction attack, with `seconds` of search for each and `iterations`
+    of matching; `batches`, `matched` and `imprinted` are batch sizes. `shadows` shadow models,
+    `canaries`, `federations` with a generator and their `rounds`, `reading` for the language model,
+    and `models` for each epsilon.
+    """
 
     name: str
     victims: int
@@ -85,8 +90,11 @@ FULL = Depth(
 
 @dataclass
 class Audit:
-    """What was found about one silo. `examples`, `molecules` and `risks` are the silo's own; `score` names
-    what `tradeoff` has."""
+    """The findings about one silo.
+
+    `examples`, `molecules` and `risks` are private to the silo; `score` names the score in
+    `tradeoff`; `planted` is the silo's refusal of planted weights, empty if it accepts them.
+    """
 
     job: Job
     silo: str
@@ -107,7 +115,7 @@ class Audit:
 
     @property
     def own(self) -> Defence:
-        """Which defence the job itself has."""
+        """Return the defence that the job itself has."""
         private, encrypted = self.job.private, self.job.encryption.scheme == "ckks"
         return (
             "both"
@@ -118,7 +126,7 @@ class Audit:
         )
 
     def gate(self) -> dict[str, float]:
-        """The figures that `--fail-on` compares: what the attacks reach against this very job."""
+        """Return the figures that `--fail-on` compares: the worst against the job's own defence."""
         found: dict[str, float] = {}
         for one in self.findings.evidence:
             if one.defence != self.own or one.attack in OF_ANOTHER_MODEL:
@@ -137,7 +145,7 @@ class Audit:
         return {key: round(value, 3) for key, value in found.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything that may leave the silo, if its owner wants it to."""
+        """Return everything that may leave the silo, if its owner agrees."""
         return {
             "job": self.job.name,
             "silo": self.silo,
@@ -158,11 +166,11 @@ class Audit:
 
 
 OF_ANOTHER_MODEL = ("memorisation",)
-"""Attacks on a model that is not the job's: no figure of theirs is the gate's."""
+"""Attacks on a model other than the job's: the gate leaves them out."""
 
 
 def _rounded(content: Any, digits: int = 3) -> Any:
-    """With all its numbers rounded: to the last digit, shares tell of how many records they are."""
+    """Round all numbers: the exact digits of a share would reveal the number of records."""
     if isinstance(content, dict):
         return {key: _rounded(value, digits) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -171,12 +179,12 @@ def _rounded(content: Any, digits: int = 3) -> Any:
 
 
 def gate_key(text: str) -> str:
-    """A figure's name in the gate, from its words."""
+    """Return a figure's key in the gate."""
     return re.sub(r"[^a-z0-9.]+", "_", text.lower().replace(" %", "pct")).strip("_")
 
 
 def keep_private(found: Audit, folder: Path) -> Path:
-    """Write the most exposed records into the silo's own folder; returns the file's path."""
+    """Write the exposure of all records but the canaries, highest first; return the file's path."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / "exposed_records.csv"
     opened = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
@@ -190,20 +198,18 @@ def keep_private(found: Audit, folder: Path) -> Path:
 
 
 def exceeded(found: Audit, limits: dict[str, float]) -> list[str]:
-    """Which of the gate's figures pass their limit.
+    """Return a message for each of the gate's figures that exceeds its limit.
 
     Raises:
-        JobError: there is no such figure.
+        JobError: a limit names a figure that this audit does not have.
     """
     gate = found.gate()
     unknown = [key for key in limits if key not in gate]
     if unknown:
         raise JobError(
-            f"--fail-on names {unknown[0]!r}, which this audit has no figure for",
-            f"There are: {', '.join(sorted(gate))}.",
+            f"--fail-on names {unknown[0]!r}, a figure that this audit does not have",
+            f"It has: {', '.join(sorted(gate))}.",
         )
     return [
-        f"{key} is {gate[key]:.4g}, above {limit:g}"
-        for key, limit in limits.items()
-        if gate[key] > limit
+        f"{key} {gate[key]:.4g} > {limit:g}" for key, limit in limits.items() if gate[key] > limit
     ]

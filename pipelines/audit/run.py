@@ -1,8 +1,8 @@
 """`blindsum audit`: one silo's owner attacks the job's own model, data and protocol.
 
-It runs on the silo's machine, by its owner, like the ledger's commands: records, and figures by
-record, stay in the silo's state folder. The report has figures over many records, which depend on
-private data and are not differentially private: whether to show it is the owner's decision.
+The owner runs it on the silo's machine, like the ledger's commands. Records and figures about
+single records stay in the silo's state folder. The report has figures over many records; they
+depend on private data and are not differentially private, so the owner decides whether to share it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from blindsum.platform.privacy.plan import plan
 from blindsum.platform.state.approval import require_weights
 
 ASSUMED = LocalNoise(noise="local", epsilon=8.0, delta=1e-5)
-"""What "with differential privacy" means for a job that has none."""
+"""The privacy section that the audit assumes for a job without differential privacy."""
 
 PRIVACY: tuple[Defence, ...] = ("none", "dp")
 OPEN: tuple[Defence, ...] = ("none", "dp")
@@ -61,8 +61,8 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
     found = Audit(job, silo, depth, planned)
     if job.privacy.noise == "none":
         found.findings.not_tested.append(
-            f"this job's own privacy: it has none; arms with it assume epsilon {ASSUMED.epsilon:g} "
-            f"at delta {ASSUMED.delta:g}"
+            f"this job's own privacy plan: it has none; the figures with privacy assume epsilon "
+            f"{ASSUMED.epsilon:g} at delta {ASSUMED.delta:g}"
         )
     victim = Victim(job, silo, audited.data, planned)
     _left_out(found, victim, audited.left_out)
@@ -86,20 +86,20 @@ def _left_out(found: Audit, victim: Victim, of_records: tuple[str, ...]) -> None
     found.score = victim.labelling.score_name
     if victim.without_noise() is not None:
         found.findings.not_tested.append(
-            "training without clipping: errors of numbers are not bounded, so the arms without privacy "
-            "that train have no noise, and the job's clip norm"
+            "training without clipping: the errors of numeric tasks are unbounded, so figures "
+            "without privacy come from models trained without noise but with the job's clip norm"
         )
 
 
 NOT_TESTED = [
-    "attackers with several records of one person, or with other silos' data",
-    "noise on the counts of privacy.clip_quantile and privacy.metrics_epsilon (by tests alone)",
+    "attackers who have several records of one person, or other silos' data",
+    "noise on the counts of privacy.clip_quantile and privacy.metrics_epsilon (only unit tests do)",
 ]
 
 
 def _implementation(found: Audit, watcher: Watcher) -> None:
-    watcher.stage("does the training keep its epsilon?", 2)
-    # Fixed before: with a seed the noise could be taken off.
+    watcher.stage("checking that training stays within its epsilon", 2)
+    # The noise is not seeded: noise from a known seed could be subtracted.
     for name, noise in (("without noise", False), ("as planned", True)):
         found.bounds[name] = audit_canaries(
             found.job, found.plan, found.depth.canaries, noise=noise
@@ -113,7 +113,11 @@ def _cryptography(found: Audit, watcher: Watcher) -> None:
     parameters = Parameters.derive(len(job.silos), job.encryption.bits)
     started = time.perf_counter()
     for recovered, defences, note in (
-        (key_recovery.usual(len(job.silos)), OPEN, "plain TenSEAL vectors, float64 sums returned"),
+        (
+            key_recovery.usual(len(job.silos)),
+            OPEN,
+            "plain TenSEAL vectors; the sums are returned as float64",
+        ),
         (
             key_recovery.exact(len(job.silos)),
             SEALED,
@@ -135,11 +139,11 @@ def _cryptography(found: Audit, watcher: Watcher) -> None:
     watcher.step()
     bare, masked = protocol.opened_with_shared_key(parameters)
     for share, defences, note in (
-        (bare, OPEN, "one key for all silos, leaked to the aggregator; no masks"),
+        (bare, OPEN, "the key that all silos share, leaked to the aggregator; no masks"),
         (
             masked,
             SEALED,
-            f"the same key leaked; masks inside. Uniform: p = {protocol.uniformity(parameters):.2g}",
+            f"same leaked key, masked upload; uniformity p = {protocol.uniformity(parameters):.2g}",
         ),
     ):
         found.findings.evidence += [
@@ -160,7 +164,7 @@ def _cryptography(found: Audit, watcher: Watcher) -> None:
 
 
 def _planted_is_refused(state: Path, job: Job, silo: str) -> str:
-    """What this very silo says when the job's model comes with other weights; empty: nothing."""
+    """Return this silo's refusal of other weights for the job's model, "" if it accepts them."""
     owner = find_owner()
     if owner is None or not asks_for_approval(owner, job):
         return ""
@@ -173,7 +177,7 @@ def _planted_is_refused(state: Path, job: Job, silo: str) -> str:
 
 
 def _reconstruction(found: Audit, victim: Victim, watcher: Watcher) -> None:
-    watcher.stage("reading records out of updates")
+    watcher.stage("reconstructing records from updates")
     depth = found.depth
     tried = Reconstruction(victim, depth.victims, depth.seconds, depth.iterations)
     evidence = tried.server(depth.batches, depth.matched, depth.imprinted)
@@ -184,7 +188,7 @@ def _reconstruction(found: Audit, victim: Victim, watcher: Watcher) -> None:
 
 
 def _candidates(found: Audit, victim: Victim, watcher: Watcher) -> None:
-    watcher.stage("picking the record out of candidates", 2)
+    watcher.stage("identifying the record among candidates", 2)
     started = time.perf_counter()
     for defence in PRIVACY:
         figure = identify(
@@ -201,7 +205,8 @@ def _candidates(found: Audit, victim: Victim, watcher: Watcher) -> None:
                 same,
                 "all updates",
                 {"right candidate": figure},
-                f"of {round(1 / (figure.floor or 1))}; whoever sees the models, encrypted or not",
+                f"one of {round(1 / (figure.floor or 1))} candidates; by anyone who sees the "
+                "models, with or without encryption",
                 time.perf_counter() - started,
             )
             for same in alike(defence)
@@ -213,7 +218,8 @@ def _generator(found: Audit, victim: Victim, watcher: Watcher) -> None:
     depth = found.depth
     if not victim.labelling.has_classes:
         found.findings.not_tested.append(
-            "a participant's generator: this job's tasks are numbers, and no class can be made"
+            "a participant's generator: this job has only numeric tasks, so there is no class to "
+            "imitate"
         )
         return
     watcher.stage("training a generator as a participant", 2)
@@ -221,15 +227,17 @@ def _generator(found: Audit, victim: Victim, watcher: Watcher) -> None:
         started = time.perf_counter()
         try:
             tried = generator.attack(victim, depth.federations, depth.rounds, noise=defence == "dp")
-        except RuntimeError as error:  # a factory's model without gradients in its records
+        except RuntimeError as error:  # a factory's model without gradients in its inputs
             found.findings.not_tested.append(
-                f"a participant's generator: not through this model ({type(error).__name__})"
+                "a participant's generator: this model does not support it "
+                f"({type(error).__name__})"
             )
             return
         watcher.step()
         if tried is None:
             found.findings.not_tested.append(
-                "a participant's generator: too few records of the silo's commonest class, or of others"
+                "a participant's generator: too few records of the silo's most common class, or "
+                "of the other classes"
             )
             return
         found.findings.evidence += [
@@ -239,11 +247,12 @@ def _generator(found: Audit, victim: Victim, watcher: Watcher) -> None:
                 same,
                 "running",
                 tried.figures,
-                f"{depth.federations} pairs of federations, {tried.rounds} rounds of the plan's "
-                f"{found.plan.rounds_within_budget}. Real records: Frechet {tried.real.frechet:.2f}, "
-                f"precision {tried.real.precision:.2f}; the class's mean and spread: "
-                f"{tried.mean.frechet:.2f}, {tried.mean.precision:.2f}. The model takes {tried.taken:.0%} "
-                f"of made and {tried.random:.0%} of random records for the class",
+                f"{depth.federations} pairs of federations, {tried.rounds} of the plan's "
+                f"{found.plan.rounds_within_budget} rounds. Real records: Frechet "
+                f"{tried.real.frechet:.2f}, precision {tried.real.precision:.2f}; records drawn "
+                f"from the class's mean and spread: {tried.mean.frechet:.2f}, "
+                f"{tried.mean.precision:.2f}. The model assigns {tried.taken:.0%} of generated "
+                f"and {tried.random:.0%} of random records to the class",
                 time.perf_counter() - started,
             )
             for same in alike(defence)
@@ -252,9 +261,9 @@ def _generator(found: Audit, victim: Victim, watcher: Watcher) -> None:
 
 def _memorisation(found: Audit, molecules: list[str] | None, watcher: Watcher) -> None:
     if molecules is None:
-        found.findings.not_tested.append("memorisation: this job's records are no text")
+        found.findings.not_tested.append("memorisation: this job's records are not text")
         return
-    watcher.stage("reading molecules out of a language model", 2)
+    watcher.stage("extracting molecules from a language model", 2)
     reading = found.depth.reading
     for defence in PRIVACY:
         started = time.perf_counter()
@@ -264,7 +273,8 @@ def _memorisation(found: Audit, molecules: list[str] | None, watcher: Watcher) -
             )
         except PrivacyError:
             found.findings.not_tested.append(
-                f"memorisation under privacy: {reading.steps} steps are too many for the plan's epsilon"
+                f"memorisation with privacy: the plan's epsilon does not allow {reading.steps} "
+                "steps"
             )
             return
         watcher.step()
@@ -278,8 +288,8 @@ def _memorisation(found: Audit, molecules: list[str] | None, watcher: Watcher) -
                 same,
                 "language model",
                 memory.figures,
-                f"a language model of the audit's own after {reading.steps} steps; {reading.samples} "
-                f"texts drawn, of which {memory.readable:.0%} are molecules",
+                f"the audit's own language model after {reading.steps} steps; {reading.samples} "
+                f"sampled texts, of which {memory.readable:.0%} are molecules",
                 time.perf_counter() - started,
             )
             for same in alike(defence)
@@ -287,11 +297,11 @@ def _memorisation(found: Audit, molecules: list[str] | None, watcher: Watcher) -
 
 
 def _tradeoff(found: Audit, victim: Victim, watcher: Watcher) -> None:
-    watcher.stage("what privacy costs")
+    watcher.stage("measuring the cost of privacy")
     points = tradeoff(victim, found.depth.models)
     if points is None:
         found.findings.not_tested.append(
-            f"{found.score} against epsilon: a model takes more than {MOST_STEPS} steps"
+            f"{found.score} against epsilon: training a model takes more than {MOST_STEPS} steps"
         )
         return
     if not points:

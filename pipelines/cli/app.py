@@ -1,4 +1,7 @@
-"""The `blindsum` command. Exit status: 0 done, 1 refused or failed, 2 wrong usage, 130 Ctrl-C."""
+"""The `blindsum` command.
+
+Exit status: 0 for success, 1 if refused or failed, 2 for wrong usage, 130 after Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -64,12 +67,12 @@ def resume(
     json: JsonOption = False,
     lines: LinesOption = False,
 ) -> None:
-    """Go on with an interrupted run, from its last round that ended."""
+    """Resume an interrupted run after its last completed round."""
     from blindsum.pipelines.run.run_log import read_log
 
     kept = read_log(run_folder.absolute())
     if kept.ended:
-        raise JobError(f"{kept.name} has ended well", "Start a new run.")
+        raise JobError(f"{kept.name} has already completed", "Start a new run.")
     _train(kept.job_file, address, json, lines, kept)
 
 
@@ -99,7 +102,7 @@ def check(
     address: AddressOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Validate job, silo data and privacy plan; print what a run would spend and send."""
+    """Validate the job, silo data and privacy plan; print what a run would spend and send."""
     job_file = load_job(job, set_ or [])
     from blindsum.pipelines.run.check import check as check_job
     from blindsum.pipelines.run.check import show_check
@@ -118,10 +121,10 @@ def init(
         with path.open("x", encoding="utf-8") as file:
             file.write(starter)
     except FileExistsError:
-        raise JobError(f"{path} is there already", "Name another file.") from None
+        raise JobError(f"{path} already exists", "Name another file.") from None
     except OSError as error:
         raise JobError(f"{path} cannot be written: {error.strerror}") from None
-    typer.echo(f"wrote {path}; edit it, then: blindsum check {quote(str(path))}", err=True)
+    typer.echo(f"wrote {path}; edit it, then run: blindsum check {quote(str(path))}", err=True)
 
 
 @app.command()
@@ -129,7 +132,7 @@ def identity(
     job: JobArgument,
     silo: SiloOption,
 ) -> None:
-    """Print the fingerprint of a silo's identity on this machine; make one if there is none."""
+    """Print the fingerprint of a silo's identity on this machine; create one if none exists."""
     from blindsum.actors.vault import open_identity
     from blindsum.he.identity import fingerprint
     from blindsum.platform.job.paths import state_folder
@@ -143,20 +146,27 @@ def identity(
 def audit(
     job: JobArgument,
     silo: Annotated[
-        str | None, typer.Option("--silo", help="Whose data; on its machine. Default: the first.")
+        str | None,
+        typer.Option(
+            "--silo", help="The silo to audit, on its own machine. Default: the job's first silo."
+        ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Weaker attackers, in minutes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Use weaker attackers; takes minutes.")
+    ] = False,
     fail_on: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIGURE=NUMBER", help="End with an error above that; may repeat."),
+        typer.Option(
+            metavar="FIGURE=NUMBER", help="Fail if the figure exceeds the number; may repeat."
+        ),
     ] = None,
     mlflow: Annotated[
-        bool, typer.Option("--mlflow", help="Leave the report with the job's MLflow too.")
+        bool, typer.Option("--mlflow", help="Also store the report in the job's MLflow.")
     ] = False,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Attack the job's own model, data and protocol, and report what stops what."""
+    """Attack the job's own model, data and protocol; report which defence stops which attack."""
     job_file = load_job(job, set_ or [])
     from blindsum.pipelines.audit.command import run_audit
 
@@ -168,22 +178,22 @@ def audit(
 @interruptible
 def baseline(
     arm: Annotated[
-        str, typer.Argument(metavar="local|pooled", help="Each silo alone, or all as one.")
+        str, typer.Argument(metavar="local|pooled", help="Each silo alone, or all pooled.")
     ],
     job: JobArgument,
     silo: Annotated[
-        str | None, typer.Option("--silo", help="With local: one silo, on its machine.")
+        str | None, typer.Option("--silo", help="With local: only this silo, on its machine.")
     ] = None,
     publish: Annotated[
-        bool, typer.Option("--publish", help="Leave exact figures with an MLflow server too.")
+        bool, typer.Option("--publish", help="Also send the exact figures to an MLflow server.")
     ] = False,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Train without a federation, to compare one with: reads the silos' tables on this machine."""
+    """Train without a federation, for comparison; reads the silos' tables on this machine."""
     job_file = load_job(job, set_ or [])
     if arm not in ("local", "pooled"):
-        raise JobError(f"there is no baseline {arm!r}", "Take local or pooled.")
+        raise JobError(f"unknown baseline {arm!r}", "Use local or pooled.")
     from blindsum.pipelines.comparison.baseline import baseline as train_baseline
     from blindsum.pipelines.comparison.baseline import show_baseline
 
@@ -200,18 +210,23 @@ def baseline(
 @interruptible
 def compare(
     job: JobArgument,
-    runs: Annotated[list[str] | None, typer.Argument(help="Runs by name; default: all.")] = None,
-    experiment: Annotated[str | None, typer.Option(help="Default: the job's.")] = None,
+    runs: Annotated[list[str] | None, typer.Argument(help="Names of runs; default: all.")] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="MLflow experiment; default: the job's.")
+    ] = None,
     silo: Annotated[
-        str | None, typer.Option("--silo", help="Add this silo's gains by task, for its own eyes.")
+        str | None,
+        typer.Option("--silo", help="Add this silo's gain on each task; private to the silo."),
     ] = None,
     page: Annotated[
-        Path | None, typer.Option(help="Where to write the page; default: beside the job.")
+        Path | None, typer.Option(help="Where to write the page; default: next to the job file.")
     ] = None,
-    mlflow: Annotated[bool, typer.Option("--mlflow", help="Keep the page in MLflow too.")] = False,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Also store the page in MLflow.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show finished runs and baselines beside each other."""
+    """Compare finished runs and baselines side by side."""
     job_file = load_job(job, [])
     from blindsum.pipelines.comparison.compare_page import run_compare
 
@@ -222,13 +237,19 @@ def compare(
 @interruptible
 def sweep(
     job: JobArgument,
-    epsilon: Annotated[str, typer.Option(help="Budgets with commas; none is one.")],
-    seeds: Annotated[int, typer.Option(min=1, max=100)] = 1,
-    arms: Annotated[str, typer.Option(help="federated, local, pooled, with commas.")] = "federated",
-    parallel: Annotated[int, typer.Option(min=1, max=64, help="Runs at a time, on one Ray.")] = 1,
+    epsilon: Annotated[
+        str, typer.Option(help='Comma-separated budgets; "none" trains without privacy.')
+    ],
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="How many seeds for each budget.")] = 1,
+    arms: Annotated[
+        str, typer.Option(help="Comma-separated: federated, local, pooled.")
+    ] = "federated",
+    parallel: Annotated[
+        int, typer.Option(min=1, max=64, help="Runs at the same time, on one Ray cluster.")
+    ] = 1,
     set_: SetOption = None,
 ) -> None:
-    """Run a job at several budgets and seeds; goes on where it was interrupted."""
+    """Run a job at several budgets and seeds; run it again to resume after an interruption."""
     job_file = load_job(job, set_ or [])
     from blindsum.pipelines.comparison.sweep import run_sweep
 
@@ -240,35 +261,39 @@ def sweep(
 @interruptible
 def prepare(
     recipe: Annotated[
-        Path, typer.Argument(help="What all silos agreed on.", metavar="RECIPE.YAML")
+        Path, typer.Argument(help="The recipe that all silos agreed on.", metavar="RECIPE.YAML")
     ],
-    sources: Annotated[Path, typer.Argument(help="This silo's tables.", metavar="SOURCES.YAML")],
-    secret: Annotated[Path, typer.Option("--secret", help="The consortium's secret.")],
+    sources: Annotated[
+        Path, typer.Argument(help="Describes this silo's tables.", metavar="SOURCES.YAML")
+    ],
+    secret: Annotated[Path, typer.Option("--secret", help="The consortium's secret file.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     against: Annotated[
         list[Path] | None, typer.Option(help="Another silo's manifest.json; may repeat.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Processes; default: one a core.")
+        int | None, typer.Option(min=1, max=1024, help="Worker processes; default: one per core.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a silo's table from its own assays: standard structures, features, folds, labels."""
+    """Build a silo's table from its assays: standardised structures, features, folds, labels."""
     from blindsum.pipelines.preparation.prepare import prepare as prepare_tables
     from blindsum.pipelines.preparation.prepare import show_report
 
     keep_stdout()
     show_report(prepare_tables(recipe, sources, secret, out, against or [], workers, json), json)
-    typer.echo(f"wrote {out}; the job's data section is {out / 'data.yaml'}", err=True)
+    typer.echo(f"wrote {out}; copy the job's data section from {out / 'data.yaml'}", err=True)
 
 
 @app.command()
 def secret(path: Annotated[Path, typer.Argument(help="File to write.", metavar="FILE")]) -> None:
-    """Make a consortium's secret, for `prepare`; one silo does, and hands it to the others."""
+    """Create the consortium's secret for `prepare`: one silo runs this, then shares the file."""
     from blindsum.platform.data.preparation.secret import make_secret
 
     make_secret(path)
-    typer.echo(f"wrote {path}: for the silos alone, not for the server or the job", err=True)
+    typer.echo(
+        f"wrote {path}: share it with the silos only, never with the server or in the job", err=True
+    )
 
 
 def _version(wanted: bool) -> None:
@@ -287,7 +312,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command; a user's mistake ends in one message, never in a traceback."""
+    """Run the command; an error ends in one message, never in a traceback."""
     try:
         app()
     except BlindsumError as error:
@@ -297,10 +322,11 @@ def main() -> None:
         show_error(
             JobError(
                 f"the module {error.name!r} is not installed for {sys.executable}",
-                "Install Blindsum with all that it needs; for a cluster's nodes: blindsum submit --ship all.",
+                "Install Blindsum with its dependencies; for a cluster's nodes: "
+                "blindsum submit --ship all.",
             )
         )
         sys.exit(1)
-    except Exception as error:  # noqa: BLE001 - the driver's tracebacks may quote what it holds
+    except Exception as error:  # noqa: BLE001 - a traceback of the driver may quote values
         show_error(without_values(error))
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""`blindsum audit-log`: what a silo took part in and sent, for its owner on its machine."""
+"""`blindsum audit-log`: a silo's owner reads, on its machine, what it took part in and sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from blindsum.platform.state.audit_log import AuditLog, Event
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="What a silo took part in, sent and refused; run by its owner, on its machine.",
+    help="Show what a silo took part in, sent and refused; for its owner, on its machine.",
 )
 
 
@@ -31,7 +31,7 @@ app = typer.Typer(
 def show(
     job: JobArgument,
     silo: SiloOption,
-    run: Annotated[str | None, typer.Option(help="Of this run alone.")] = None,
+    run: Annotated[str | None, typer.Option(help="Show only this run.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Print all events, oldest first."""
@@ -55,7 +55,7 @@ def verify(
     """Check every hash and every signature."""
     from blindsum.pipelines.cli import signed_log
 
-    signed_log.verify(_opened(job, silo).chain, head, "what audit-log show printed at some time")
+    signed_log.verify(_opened(job, silo).chain, head, "an earlier output of audit-log show")
 
 
 @app.command()
@@ -81,7 +81,7 @@ def _opened(job: Path, silo: str) -> AuditLog:
     if not path.exists():
         raise LedgerError(
             f"silo '{silo}' has no audit log at {path}",
-            "It is made by the silo's first run, on the silo's own machine.",
+            "The silo's first run creates it, on the silo's own machine.",
         )
     return AuditLog(path, silo, open_identity(state))
 

@@ -1,4 +1,4 @@
-"""`blindsum ledger`: its commands. What they do is in `blindsum.pipelines.cli.ledger_tables`."""
+"""The commands of `blindsum ledger`; `blindsum.pipelines.cli.ledger_tables` does the work."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from blindsum.pipelines.cli.options import ExportOption, HeadOption, JobArgument
 from blindsum.platform.job.file import load_job
 
 app = typer.Typer(
-    no_args_is_help=True, help="What a silo's data has spent; run by its owner, on its machine."
+    no_args_is_help=True, help="Show what a silo's data has spent; for its owner, on its machine."
 )
 
 
 @app.command()
 def show(job: JobArgument, silo: SiloOption) -> None:
-    """Print every job's spend, and each table's over all jobs."""
+    """Print each job's spend, and each table's spend over all jobs."""
     from blindsum.pipelines.cli import ledger_tables
 
     ledger_tables.show(ledger_tables.open_ledger(load_job(job, []), silo))
@@ -32,7 +32,7 @@ def verify(
     from blindsum.pipelines.cli import ledger_tables, signed_log
 
     opened = ledger_tables.open_ledger(load_job(job, []), silo)
-    signed_log.verify(opened.chain, head, "blindsum.ledger.SILO in a run's MLflow tags")
+    signed_log.verify(opened.chain, head, "a run's MLflow tag blindsum.ledger.SILO")
 
 
 @app.command()
@@ -52,10 +52,12 @@ def export(
 def limit(
     job: JobArgument,
     silo: SiloOption,
-    epsilon: Annotated[float, typer.Option("--epsilon", help="For each table, over all jobs.")],
-    delta: Annotated[float, typer.Option("--delta")] = 1e-5,
+    epsilon: Annotated[
+        float, typer.Option("--epsilon", help="Limit for each table, over all jobs.")
+    ],
+    delta: Annotated[float, typer.Option("--delta", help="Delta of that limit.")] = 1e-5,
 ) -> None:
-    """Put a lifetime budget in force: jobs that would pass it are refused."""
+    """Set a lifetime budget: the silo refuses jobs that would exceed it."""
     from blindsum.pipelines.cli import ledger_tables
 
     ledger_tables.set_limit(
@@ -65,8 +67,8 @@ def limit(
 
 @app.command()
 def adopt(job: JobArgument, silo: SiloOption) -> None:
-    """Go on with a ledger that another identity, or an earlier version, wrote."""
+    """Continue a ledger that another identity, or an earlier version, wrote."""
     from blindsum.pipelines.cli import ledger_tables
 
     adopted = ledger_tables.open_ledger(load_job(job, []), silo, adopt=True)
-    typer.echo(f"{adopted.path} goes on under this silo's identity", err=True)
+    typer.echo(f"{adopted.path} now continues under this silo's identity", err=True)

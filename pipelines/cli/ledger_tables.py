@@ -1,4 +1,4 @@
-"""`blindsum ledger`: what a silo's data has spent, for the silo's owner on the silo's machine."""
+"""`blindsum ledger`: tables of what a silo's data has spent, for its owner on its machine."""
 
 from __future__ import annotations
 
@@ -20,37 +20,38 @@ DEFAULT_DELTA = 1e-5
 
 
 def open_ledger(job_file: JobFile, silo: str, make: bool = False, adopt: bool = False) -> Ledger:
-    """A silo's ledger on this machine.
+    """Open a silo's ledger on this machine.
 
     Args:
-        make: make one if there is none.
+        make: create it if it does not exist.
+        adopt: continue a ledger that another identity signed.
 
     Raises:
         JobError: the job has no such silo.
-        LedgerError, KeyRefused: there is no ledger, or it cannot be trusted.
+        LedgerError, KeyRefused: the ledger does not exist or cannot be trusted.
     """
     state = state_folder(job_file.silo(silo))
     path = state / "ledger.sqlite"
     if not make and not path.exists():
         raise LedgerError(
             f"silo '{silo}' has no ledger at {path}",
-            "It is made by the silo's first run, on the silo's own machine.",
+            "The silo's first run creates it, on the silo's own machine.",
         )
     return Ledger(path, silo, open_identity(state), adopt=adopt)
 
 
 def show(ledger: Ledger) -> None:
-    """Print every job's spend, and each dataset's over all jobs."""
+    """Print each job's spend, and each dataset's spend over all jobs."""
     limit = ledger.limit()
     delta = limit.delta if limit else DEFAULT_DELTA
     jobs = Table(title="jobs", title_justify="left", box=None)
     for heading in (
         "job",
-        "begun (UTC)",
+        "started (UTC)",
         "table",
         "charges",
         "epsilon",
-        "epsilon held-out",
+        "held-out epsilon",
         "delta",
     ):
         jobs.add_column(heading, overflow="fold")
@@ -106,22 +107,25 @@ def show(ledger: Ledger) -> None:
 
 
 def set_limit(ledger: Ledger, epsilon: float, delta: float) -> None:
-    """Put a lifetime limit in force for each of the silo's tables.
+    """Set a lifetime limit for each of the silo's tables.
 
     Raises:
-        LedgerError: it is no budget.
+        LedgerError: epsilon or delta is out of range.
     """
     if not (0 < epsilon <= 1e6 and 1e-12 <= delta < 0.5):
         raise LedgerError(
-            f"a lifetime limit of epsilon {epsilon:g} at delta {delta:g} is no budget",
-            "Take epsilon above 0 (useful ones lie around 1 to 20) and delta in 1e-12 to 0.5.",
+            f"a lifetime limit of epsilon {epsilon:g} at delta {delta:g} is out of range",
+            "Use epsilon above 0 and at most 1e6 (useful values are about 1 to 20), and delta from "
+            "1e-12 to below 0.5.",
         )
     ledger.set_limit(Limit(epsilon, delta))
-    console.print(f"in force for each table in {ledger.path}: epsilon {epsilon:g}, delta {delta:g}")
+    console.print(
+        f"lifetime limit for each table in {ledger.path}: epsilon {epsilon:g}, delta {delta:g}"
+    )
 
 
 def _table(dataset: str) -> str:
-    """The owner's name for a table, or the beginning of its fingerprint."""
+    """Return the owner's name for a table, or the start of its fingerprint."""
     return dataset.removeprefix("dataset:") if ":" in dataset else dataset[:12]
 
 

@@ -1,4 +1,4 @@
-"""What several commands take, and how they end on Ctrl-C."""
+"""Arguments and options that several commands share, and how commands end on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,25 +16,30 @@ P = ParamSpec("P")
 JobArgument = Annotated[Path, typer.Argument(help="The job file.", metavar="JOB.YAML")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: training.rounds=5."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a setting, e.g. training.rounds=5; may repeat."
+    ),
 ]
 AddressOption = Annotated[
     str | None,
-    typer.Option(help="Ray cluster to join (auto, HOST:PORT). Default: a local Ray of our own."),
+    typer.Option(help="Ray cluster to join (auto, HOST:PORT). Default: start a local Ray."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, on stdout.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object per line on stdout.")
+]
 LinesOption = Annotated[
-    bool, typer.Option("--lines", help="A line for each round, for a log that someone follows.")
+    bool, typer.Option("--lines", help="Print one line per round, for a log file.")
 ]
 HeadOption = Annotated[
-    str | None, typer.Option("--head", help="A head kept earlier, which must still be there.")
+    str | None,
+    typer.Option("--head", help="A head noted earlier, which the chain must still contain."),
 ]
 ExportOption = Annotated[Path, typer.Option("--to", help="JSON file to write.")]
 SiloOption = Annotated[str, typer.Option("--silo", help="The silo's name in the job file.")]
 
 
 def interruptible(command: Callable[P, None]) -> Callable[P, None]:
-    """Say that Ctrl-C was heard, and end with the shell's status for it."""
+    """Wrap a command: on Ctrl-C, print "interrupted" and exit with status 130."""
 
     @functools.wraps(command)
     def call(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -1,4 +1,4 @@
-"""What a silo's owner does with an append-only file, be it the ledger or the audit log."""
+"""Verify and export a silo's append-only files: its ledger and its audit log."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ def verify(chain: Chain, head: str | None, kept_in: str) -> None:
     """Check every hash and signature; print who signed.
 
     Args:
-        head: one kept earlier, which must still be there.
-        kept_in: where there are such heads.
+        head: a head noted earlier, which the chain must still contain.
+        kept_in: where to find earlier heads, in words.
 
     Raises:
-        LedgerError: names the first entry that does not fit.
+        LedgerError: a hash, a signature or the head does not match; names the first bad entry.
     """
     found = chain.verify(thorough=True, head=head)
-    console.print(f"{found.entries} entries, every hash and signature holds")
+    console.print(f"{found.entries} entries; all hashes and signatures are valid")
     if found.unsigned:
-        console.print(
-            f"the oldest {found.unsigned} are unsigned; the first signature vouches for them"
-        )
+        console.print(f"the oldest {found.unsigned} are unsigned; the first signature covers them")
     for public in found.signers:
         console.print(f"signed by {fingerprint(public)}", soft_wrap=True)
     if head is None:
-        console.print(f"whether newer entries were cut off shows --head, from {kept_in}")
+        console.print(
+            f"to check that no newer entries were removed, pass --head, taken from {kept_in}"
+        )
 
 
 def export(chain: Chain, called: str, path: Path, to: Path) -> None:
     """Write all entries with hashes, signatures and signers to a new JSON file.
 
     Raises:
-        LedgerError: the file is there already or cannot be written.
+        LedgerError: the file already exists or cannot be written.
     """
     content = json.dumps({called: str(path), "entries": chain.export()}, indent=1)
     try:
         with to.open("x", encoding="utf-8") as file:
             file.write(content)
     except FileExistsError:
-        raise LedgerError(f"{to} is there already", "Name another file.") from None
+        raise LedgerError(f"{to} already exists", "Name another file.") from None
     except OSError as error:
         raise LedgerError(f"{to} cannot be written: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""`blindsum silo` and `blindsum approve`: what a silo's owner says, on the silo's own machine."""
+"""`blindsum silo` and `blindsum approve`: a silo's owner decides, on the silo's own machine."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ from blindsum.platform.job.file import load_job
 from blindsum.platform.job.owner import OwnerFile, find_owner, owner_home
 from blindsum.platform.job.yaml_reader import dump, parse_section
 
-app = typer.Typer(no_args_is_help=True, help="What the owner of a silo's machine allows on it.")
+app = typer.Typer(
+    no_args_is_help=True, help="Set what this machine allows, as the owner of its silo."
+)
 
 
 @app.command()
 def init(
-    name: Annotated[str, typer.Argument(help="The name under which this machine may act.")],
+    name: Annotated[str, typer.Argument(help="The silo name that this machine may act under.")],
     dataset: Annotated[
         list[str],
         typer.Option(
-            "--dataset", metavar="NAME=/PATH", help="A table, as jobs name it; may repeat."
+            "--dataset",
+            metavar="NAME=/PATH",
+            help="A table and the name that jobs use for it; may repeat.",
         ),
     ],
     state: Annotated[
-        Path | None, typer.Option(help="Folder of ledger and identity; absolute.")
+        Path | None, typer.Option(help="Absolute path of the folder for ledger and identity.")
     ] = None,
     system: Annotated[
-        bool, typer.Option("--system", help="For every user: /etc/blindsum/silo.yaml.")
+        bool, typer.Option("--system", help="Write it for every user: /etc/blindsum/silo.yaml.")
     ] = False,
 ) -> None:
-    """Write the owner's file: from then on this machine takes part in approved jobs alone."""
+    """Write the owner's file: this machine will then take part only in approved jobs."""
     tables = {}
     for text in dataset:
         alias, equals, table = text.partition("=")
         if not equals:
-            raise JobError(f"--dataset {text!r} is not of the form NAME=/PATH")
+            raise JobError(f"--dataset {text!r} does not have the form NAME=/PATH")
         tables[alias] = {"path": table}
     content = {
         "names": [name],
@@ -55,7 +59,7 @@ def init(
         mode = 0o644 if system else 0o600
         opened = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
     except FileExistsError:
-        raise ConsentError(f"{path} is there already", "Edit it, or move it away.") from None
+        raise ConsentError(f"{path} already exists", "Edit it, or move it away.") from None
     except OSError as error:
         raise ConsentError(f"{path} cannot be written: {error.strerror}") from None
     with open(opened, "w", encoding="utf-8") as file:
@@ -68,12 +72,12 @@ def init(
 
 @app.command()
 def show() -> None:
-    """Print the owner's file in force on this machine, and where it lies."""
+    """Print the owner's file in force on this machine, and its path."""
     owner = find_owner()
     if owner is None:
         typer.echo(
-            f"no owner's file at {' or '.join(map(str, owners.places()))}: nobody's consent is asked here, "
-            "and no lifetime limit binds"
+            f"no owner's file at {' or '.join(map(str, owners.places()))}: jobs need no approval "
+            "on this machine, and no lifetime limit applies"
         )
         raise typer.Exit(1)
     typer.echo(f"# {owner.path}")
@@ -83,13 +87,13 @@ def show() -> None:
 def approve(
     job: JobArgument,
     silo: SiloOption,
-    runs: Annotated[int, typer.Option(help="How many runs it is for.")] = 1,
+    runs: Annotated[int, typer.Option(help="How many runs to allow.")] = 1,
     until: Annotated[
         str | None, typer.Option(metavar="YYYY-MM-DD", help="Last day (UTC); default: in 30 days.")
     ] = None,
     set_: SetOption = None,
 ) -> None:
-    """Let a silo on this machine take part in this job, for a number of runs."""
+    """Allow a silo on this machine to take part in this job for a number of runs."""
     from blindsum.actors.books import LEDGER
     from blindsum.actors.vault import open_identity
     from blindsum.platform.job.paths import import_from, silo_places
@@ -103,7 +107,7 @@ def approve(
     places_ = silo_places(job_file.silo(silo), str(job_file.folder))
     if places_.owner is None:
         raise ConsentError(
-            "this machine has no owner's file, so an approval would bind nobody",
+            "this machine has no owner's file, so an approval would have no effect",
             "Write one first: blindsum silo init NAME --dataset NAME=/PATH.",
         )
     end = _end_of(until, DEFAULT_DAYS)
@@ -131,11 +135,11 @@ def approve(
 
 
 def _end_of(until: str | None, days: int) -> float:
-    """The end of that day, UTC, in seconds since 1970."""
+    """Return the end of that day, UTC, in seconds since 1970."""
     today = datetime.datetime.now(datetime.UTC).date()
     try:
         day = datetime.date.fromisoformat(until) if until else today + datetime.timedelta(days=days)
     except ValueError:
-        raise JobError(f"--until {until!r} is no date", "Write it as YYYY-MM-DD.") from None
+        raise JobError(f"--until {until!r} is not a date", "Write it as YYYY-MM-DD.") from None
     end = datetime.datetime.combine(day, datetime.time.max, datetime.UTC)
     return end.timestamp()

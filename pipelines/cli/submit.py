@@ -1,4 +1,7 @@
-"""`blindsum submit` and `blindsum job`: jobs on a Ray cluster, from any machine that reaches its dashboard."""
+"""`blindsum submit` and `blindsum job`: run jobs on a Ray cluster.
+
+They work from any machine that can reach the cluster's dashboard.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from blindsum.platform.job.file import load_job
 if TYPE_CHECKING:
     from blindsum.infra.submission import Cluster, Ship, Submitted
 
-app = typer.Typer(no_args_is_help=True, help="Jobs that were submitted to a Ray cluster.")
+app = typer.Typer(no_args_is_help=True, help="Watch and stop jobs submitted to a Ray cluster.")
 
 ServerOption = Annotated[
     str,
@@ -28,13 +31,13 @@ ServerOption = Annotated[
         "--address",
         envvar="RAY_API_SERVER_ADDRESS",
         metavar="http://HOST:8265",
-        help="The cluster's job server, which is its dashboard.",
+        help="The cluster's job server: the address of its dashboard.",
     ),
 ]
 CaOption = Annotated[
-    Path | None, typer.Option("--ca", help="Certificate that an https address is verified with.")
+    Path | None, typer.Option("--ca", help="Certificate to verify an https address with.")
 ]
-IdArgument = Annotated[str, typer.Argument(help="What submit printed.", metavar="ID")]
+IdArgument = Annotated[str, typer.Argument(help="The id that submit printed.", metavar="ID")]
 
 
 @interruptible
@@ -47,24 +50,29 @@ def submit(
         str | None,
         typer.Option(
             metavar="code|all|nothing",
-            help="What of Blindsum the nodes lack. Default: code; nothing where a node offers silo:NAME.",
+            help="What to install on the nodes: code (this package), all (with dependencies) or "
+            "nothing. Default: code, or nothing if any node offers a resource silo:NAME.",
         ),
     ] = None,
     with_folder: Annotated[
-        bool, typer.Option("--with-folder", help="Simulation: send the tables to all nodes, too.")
+        bool,
+        typer.Option("--with-folder", help="For simulations: also send the tables to all nodes."),
     ] = False,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Go on with this folder of the driver's node.")
+        str | None,
+        typer.Option(metavar="RUN", help="Resume the run in this folder on the driver's node."),
     ] = None,
-    python: Annotated[str, typer.Option(help="The nodes' interpreter.")] = "python",
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the id and end.")] = False,
+    python: Annotated[str, typer.Option(help="The nodes' Python interpreter.")] = "python",
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the id and exit.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Run a job on a Ray cluster, through Ray's job submission; ends with the job's exit status."""
+    """Run a job on a Ray cluster through Ray's job submission; exits with the job's status."""
     if ship not in (None, "code", "all", "nothing"):
-        raise JobError(f"there is no --ship {ship!r}", "Take code, all or nothing.")
+        raise JobError(f"unknown --ship {ship!r}", "Use code, all or nothing.")
     if resume and set_:
-        raise JobError("--set has no effect on a run that goes on", "Its job is the one it began.")
+        raise JobError(
+            "--set has no effect on a resumed run", "It keeps the job that it was started with."
+        )
     job_file = load_job(job, set_ or [])
     cluster = _cluster(address, ca)
     found = cluster.submit(
@@ -82,21 +90,23 @@ def submit(
     try:
         _follow(cluster, found.id)
     except KeyboardInterrupt:
-        console.print(f"the job goes on; end it with: blindsum job stop {found.id}", soft_wrap=True)
+        console.print(
+            f"the job keeps running; to stop it: blindsum job stop {found.id}", soft_wrap=True
+        )
         raise
     _end_as(cluster.job(found.id))
 
 
 @app.command("list")
 def list_(address: ServerOption, ca: CaOption = None, json: JsonOption = False) -> None:
-    """Print Blindsum's jobs on the cluster, the newest first."""
+    """Print Blindsum's jobs on the cluster, newest first."""
     jobs = _cluster(address, ca).jobs()
     if json:
         for one in jobs:
             emit("job", **asdict(one))
         return
     table = Table(box=None)
-    for heading in ("id", "status", "exit status", "begun (UTC)", "seconds"):
+    for heading in ("id", "status", "exit status", "started (UTC)", "seconds"):
         table.add_column(heading, overflow="fold")
     for one in jobs:
         table.add_row(one.id, one.status, _or_blank(one.exit_status), _clock(one), _seconds(one))
@@ -107,7 +117,7 @@ def list_(address: ServerOption, ca: CaOption = None, json: JsonOption = False) 
 def status(
     id: IdArgument, address: ServerOption, ca: CaOption = None, json: JsonOption = False
 ) -> None:
-    """Print where a job stands."""
+    """Print a job's status."""
     found = _cluster(address, ca).job(id)
     if json:
         emit("job", **asdict(found))
@@ -123,10 +133,10 @@ def logs(
     address: ServerOption,
     ca: CaOption = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Until it ends, as submit does.")
+        bool, typer.Option("--follow", help="Print until the job ends, as submit does.")
     ] = False,
 ) -> None:
-    """Print what a job said."""
+    """Print a job's output."""
     cluster = _cluster(address, ca)
     if not follow:
         typer.echo(cluster.logs(id), nl=False)
@@ -139,7 +149,7 @@ def logs(
 def wheel(
     folder: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="FOLDER")],
 ) -> None:
-    """Write what submit sends, for ray job submit: a wheel, and what it needs as requirements.txt."""
+    """Write what submit ships, for use with ray job submit: a wheel and its requirements.txt."""
     from blindsum.infra.wheel import make_wheel, requirements
 
     made = make_wheel(folder)
@@ -150,17 +160,17 @@ def wheel(
         raise JobError(f"{needs} cannot be written: {error.strerror}") from None
     environment = {"py_modules": [str(made.absolute())], "pip": str(needs.absolute())}
     typer.echo(
-        f"wrote {folder}; where nodes lack both: ray job submit --runtime-env-json", err=True
+        f"wrote {folder}; for nodes that lack both: ray job submit --runtime-env-json", err=True
     )
     typer.echo(json_text(environment))
 
 
 @app.command()
 def stop(id: IdArgument, address: ServerOption, ca: CaOption = None) -> None:
-    """End a job as Ctrl-C does: its last model is saved, and `submit --resume` goes on with it."""
+    """Stop a job as Ctrl-C does: its last model is saved; `submit --resume` continues the run."""
     cluster = _cluster(address, ca)
     if cluster.job(id).over:
-        typer.echo(f"{id} has ended before", err=True)
+        typer.echo(f"{id} has already ended", err=True)
         return
     found = cluster.stop(id)
     typer.echo(f"{found.id}: {found.status}")
@@ -171,7 +181,7 @@ def stop(id: IdArgument, address: ServerOption, ca: CaOption = None) -> None:
 def _cluster(address: str, ca: Path | None) -> Cluster:
     from blindsum.infra.submission import Cluster
 
-    socket.setdefaulttimeout(60)  # Ray's client has no timeout, and a cut network says nothing
+    socket.setdefaulttimeout(60)  # Ray's client sets none: a cut network would hang
     return Cluster(address, ca)
 
 
@@ -182,14 +192,16 @@ def _follow(cluster: Cluster, id: str) -> None:
         for text in cluster.follow(id):
             typer.echo(text, nl=False)
     except Unanswered:
-        console.print(f"{id} may go on; see: blindsum job status", soft_wrap=True)
+        console.print(f"{id} may still be running; check with: blindsum job status", soft_wrap=True)
         raise
 
 
 def _end_as(found: Submitted) -> None:
     last = "\n".join(found.message.splitlines()[-6:])
     if "ModuleNotFoundError: No module named" in last or "is not installed for" in last:
-        console.print("the nodes lack what Blindsum needs: --ship all, or nodes with its image")
+        console.print(
+            "the nodes lack Blindsum's dependencies: use --ship all, or nodes that run its image"
+        )
     elif found.exit_status and not found.message.startswith("Job entrypoint command"):
         said = (found.message.strip().splitlines() or ["no reason was given"])[-1]
         console.print(f"{found.status}: {said[:300]}", markup=False, soft_wrap=True)

@@ -1,1 +1,1 @@
-"""Runs beside each other: baselines, sweeps and the comparison."""
+"""Comparing runs: baselines, sweeps and the comparison itself."""

@@ -1,8 +1,8 @@
-"""`blindsum compare`: finished runs of one experiment beside each other, from MLflow.
+"""`blindsum compare`: compare the finished runs of one experiment, read from MLflow.
 
-Runs are grouped by arm (federated, local, pooled), budget and encryption; within a group they differ by
-their seeds. Gains over local training are taken seed by seed: what two runs have in common by their
-seed cancels (paired differences, Student's interval).
+Runs are grouped by arm (federated, local, pooled), budget, mechanism and encryption; within a group
+only their seeds differ. Gains over local training are computed seed by seed, so that effects of the
+seed cancel (paired differences, Student's interval).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from blindsum.platform.tracking.mlflow_uri import open_client, sqlite_file
 
 CONFIDENCE = 0.95
 LEAST_RATIO = 0.01
-"""Scores and gaps below which nothing is divided by them."""
+"""Scores and gaps must exceed this to be divided by."""
 
 SCORES = {"auroc": ("mean AUROC", 1.0), "accuracy": ("accuracy", 1.0), "r2": ("mean R2", 1.0)}
-"""Main figures, the first that a run has; and what a perfect model reaches."""
+"""Main figures and a perfect model's value; a run's main figure is the first that it has."""
 
 
 Key = tuple[str, float | None, bool, str]
@@ -35,8 +35,11 @@ Key = tuple[str, float | None, bool, str]
 
 @dataclass(frozen=True)
 class Trial:
-    """One finished run. `score` is of its last evaluation; `epsilon` None without privacy, `mechanism` the
-    kind of noise and delta, `silo` the one that a baseline was made of alone."""
+    """One finished run.
+
+    `score` comes from the last evaluation; `epsilon` is None without privacy; `mechanism` is the
+    kind of noise and delta; `silo` is the silo of a baseline that covers only one.
+    """
 
     name: str
     arm: str
@@ -60,7 +63,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval at 95 %; without one where there is one value."""
+    """A mean with the half-width of its 95 % interval, which is None for a single value."""
 
     mean: float
     reach: float | None
@@ -69,8 +72,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ by their seeds alone, and their gains over local training, where that was run
-    with the same seeds: absolute, relative, and as the share of the gap to a perfect score."""
+    """Runs that differ only by their seeds, and their gains over local runs with the same seeds.
+
+    Gains are absolute, relative, and as the share of the gap to a perfect score; None without local
+    runs.
+    """
 
     arm: str
     epsilon: float | None
@@ -85,8 +91,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All groups, best privacy first; `differing` settings that are not alike in all runs. `alone`:
-    baselines of one silo, which are of other held-out records and in no group."""
+    """All groups, sorted by arm and then by epsilon.
+
+    `differing` lists the settings that differ between runs. `alone` are baselines of one silo,
+    which belong to no group because their held-out records differ.
+    """
 
     experiment: str
     metric: str
@@ -97,11 +106,11 @@ class Comparison:
 
 
 def compare(job_file: JobFile, experiment: str | None, names: Sequence[str]) -> Comparison:
-    """Read an experiment's finished runs, all or those named.
+    """Read an experiment's finished runs, either all or those in `names`.
 
     Raises:
         TrackingError: MLflow cannot be read or has no such experiment.
-        JobError: a run is unknown, or none is finished.
+        JobError: a named run does not exist, or no run is finished.
     """
     experiment = experiment or job_file.job.tracking.experiment or job_file.job.name
     trials = _trials(job_file, experiment)
@@ -116,7 +125,7 @@ def compare(job_file: JobFile, experiment: str | None, names: Sequence[str]) -> 
     if not trials:
         raise JobError(
             f"experiment {experiment!r} has no finished run to compare",
-            "Run the job, and for baselines: blindsum baseline local, blindsum baseline pooled.",
+            "Run the job; for baselines run blindsum baseline local and blindsum baseline pooled.",
         )
     metric = next(name for name in SCORES if any(t.metric == name for t in trials))
     alone = [trial for trial in trials if trial.metric == metric and trial.silo]
@@ -156,7 +165,7 @@ def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
         if metric is None:
             continue  # an audit, or a run without an evaluation
         if "test_seed" in tags.get("blindsum.differential_privacy", ""):
-            continue  # its noise is known to all: neither private nor without noise
+            continue  # its noise is public: neither private nor free of noise
         epsilon = tags.get("epsilon", "unbounded")
         apart = (
             "runs",
@@ -200,7 +209,7 @@ def _order(group: Key) -> tuple[int, float, bool, str]:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Student's interval of a mean."""
+    """Return the mean of the values with Student's interval."""
     if len(values) < 2:
         return Estimate(float(np.mean(values)), None, len(values))
     reach = stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
@@ -218,7 +227,7 @@ def _group(of: Sequence[Trial], trials: Sequence[Trial]) -> Group:
         ours, local = (np.array(column) for column in zip(*pairs, strict=True))
         gain = estimate((ours - local).tolist())
         gaps = SCORES[first.metric][1] - local
-        # A ratio to next to nothing says nothing, and R2 has no zero to be relative to.
+        # A ratio to a value near zero means nothing, and R2 has no natural zero.
         if first.metric != "r2" and local.min() > LEAST_RATIO:
             relative = float(((ours - local) / local).mean())
         if gaps.min() > LEAST_RATIO:
@@ -229,19 +238,22 @@ def _group(of: Sequence[Trial], trials: Sequence[Trial]) -> Group:
 
 
 def _newest(of: Sequence[Trial]) -> dict[str, Trial]:
-    """One run for each seed: the newest, which MLflow gives first."""
+    """Return each seed's newest run; MLflow returns the newest first."""
     return {trial.seed: trial for trial in reversed(of)}
 
 
 def _bases(trials: Sequence[Trial], epsilon: float | None) -> dict[str, Trial]:
-    """By seed, the local training that gains are over: without privacy (who trains alone needs none from
-    itself), or where there is none, at the same budget."""
+    """Return, by seed, the local runs from which gains are measured.
+
+    These are the runs without privacy, which a silo training alone does not need; if there are
+    none, the runs at the same budget.
+    """
     local = [t for t in trials if t.arm == "local" and t.epsilon is None]
     return _newest(local or [t for t in trials if t.arm == "local" and t.epsilon == epsilon])
 
 
 def _differing(trials: Sequence[Trial]) -> list[str]:
-    """Settings beside seed, privacy and encryption that are not alike in all runs."""
+    """Return the settings, besides seed, privacy and encryption, that differ between runs."""
     values: dict[str, set[str]] = defaultdict(set)
     for trial in trials:
         for name, value in trial.settings:
@@ -253,12 +265,12 @@ def _differing(trials: Sequence[Trial]) -> list[str]:
 def gains_by_task(
     job_file: JobFile, silo: str, comparison: Comparison
 ) -> dict[str, dict[str, float]]:
-    """Each task's mean gain over local training, by arm and budget, from the silo's own folder.
+    """Return each task's mean gain over local training, by group, from the silo's own folder.
 
-    For the silo's own eyes: figures by task never leave it.
+    Private to the silo: figures by task never leave it.
 
     Raises:
-        JobError: the silo has no figures of a local and of another run.
+        JobError: the silo lacks figures by task of a local run and another run with the same seed.
     """
     folder = state_folder(job_file.silo(silo)) / "runs"
     trials = [*comparison.trials, *(t for t in comparison.alone if t.silo == silo)]
@@ -275,8 +287,9 @@ def gains_by_task(
                 found[label(trial.group)][task].append(score - before[task])
     if not found:
         raise JobError(
-            f"silo {silo!r} has no figures by task of a local and of another run with one seed",
-            "They are of jobs with tasks, on the silo's machine: run blindsum baseline local there.",
+            f"silo {silo!r} lacks figures by task of a local run and another run with the same "
+            "seed",
+            "Jobs with tasks leave them on the silo's machine: run blindsum baseline local there.",
         )
     return {
         group: {task: float(np.mean(values)) for task, values in tasks.items()}
@@ -294,7 +307,7 @@ def _by_task(folder: Path, metric: str) -> dict[str, float]:
 
 
 def label(group: Key) -> str:
-    """A group in words."""
+    """Return a group's description."""
     arm, epsilon, encrypted, mechanism = group
     plain = "" if encrypted or arm != "federated" else ", NOT encrypted"
     return (

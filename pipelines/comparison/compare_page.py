@@ -1,4 +1,4 @@
-"""A comparison in the terminal, as a page that carries all it needs, and in MLflow."""
+"""Show a comparison in the terminal, as a self-contained HTML page, and in MLflow."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run_compare(
         own_mlflow = keep_by_task(state_folder(job_file.silo(silo)), comparison.experiment, trials)
     if gains and mlflow:
         raise JobError(
-            "gains by task are the silo's own and do not go to MLflow",
+            "gains by task are private to the silo and do not go to MLflow",
             "Leave out --mlflow or --silo.",
         )
     own = f"{comparison.experiment}-{silo}" if silo else comparison.experiment
@@ -77,7 +77,8 @@ def run_compare(
         write(as_page(comparison, gains), path)
     except OSError as error:
         raise BlindsumError(
-            f"the page cannot be written to {path}: {error.strerror}", "Name another with --page."
+            f"the page cannot be written to {path}: {error.strerror}",
+            "Choose another path with --page.",
         ) from None
     failure = None
     if mlflow:
@@ -94,13 +95,13 @@ def run_compare(
     console.print(f"page: {path}", soft_wrap=True)
     if own_mlflow:
         uri = sqlite_uri(own_mlflow)
-        console.print(f"figures by task, for {silo} alone: {uri}", soft_wrap=True)
+        console.print(f"figures by task, private to {silo}: {uri}", soft_wrap=True)
     if failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {failure}")
 
 
 def show(comparison: Comparison) -> None:
-    """Print the groups."""
+    """Print the groups as a table."""
     head, rows = _rows(comparison)
     table = Table(title=f"experiment {comparison.experiment}", title_justify="left", box=None)
     for heading in head:
@@ -110,24 +111,26 @@ def show(comparison: Comparison) -> None:
     console.print(table)
     if comparison.differing:
         console.print(
-            f"[yellow]these runs differ in more than seed and privacy:[/] {', '.join(comparison.differing)}",
+            "[yellow]these runs differ in more than seed, privacy and encryption:[/] "
+            f"{', '.join(comparison.differing)}",
             soft_wrap=True,
         )
 
 
 def as_page(comparison: Comparison, gains: Gains | None = None) -> str:
-    """The comparison as one HTML page.
+    """Return the comparison as one HTML page.
 
     Args:
-        gains: a silo's own, by group and task: the page is then for the silo's own eyes.
+        gains: a silo's gains by group and task, which make the page private to the silo.
     """
     head, rows = _rows(comparison)
     parts = [
         f"<h1>{html.escape(comparison.experiment)}</h1>",
         (
-            f"<p>{len(comparison.trials)} finished runs; {SCORES[comparison.metric][0]} on held-out records, "
-            "mean and 95 % interval over seeds. Gains are over local training without privacy with the same "
-            "seeds.</p>"
+            f"<p>{len(comparison.trials)} finished runs. Scores are "
+            f"{SCORES[comparison.metric][0]} on held-out records: mean and 95 % interval over "
+            "seeds. Gains are measured from local training with the same seeds, without privacy "
+            "where such runs exist.</p>"
         ),
         _table(head, rows),
         "<h2>Score against epsilon</h2>",
@@ -138,12 +141,14 @@ def as_page(comparison: Comparison, gains: Gains | None = None) -> str:
     if comparison.differing:
         names = html.escape(", ".join(comparison.differing))
         parts.insert(
-            2, f"<p class=note>These runs differ in more than seed and privacy: {names}</p>"
+            2,
+            "<p class=note>These runs differ in more than seed, privacy and encryption: "
+            f"{names}</p>",
         )
     if gains:
         parts += [
             "<h2>Gains by task</h2>",
-            "<p class=note>Of one silo's own tasks: for its own eyes.</p>",
+            "<p class=note>Private: this section shows one silo's own tasks.</p>",
             embedded(_gains_picture(gains, SCORES[comparison.metric][0])),
             _table(*_gain_rows(gains)),
         ]
@@ -151,7 +156,7 @@ def as_page(comparison: Comparison, gains: Gains | None = None) -> str:
 
 
 def write(page: str, path: Path) -> None:
-    """Write the page, for its owner's eyes."""
+    """Write the page so that only its owner can read it (mode 0600)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     opened = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     with open(opened, "w", encoding="utf-8") as file:
@@ -165,10 +170,10 @@ def _rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         SCORES[comparison.metric][0],
         "runs",
         "gain over local",
-        "relative",
-        "of the gap",
-        "sent",
-        "seconds a round",
+        "relative gain",
+        "share of gap closed",
+        "sent per round",
+        "seconds per round",
     ]
     return head, [_row(group) for group in comparison.groups]
 
@@ -184,7 +189,7 @@ def _row(group: Group) -> list[str]:
         _estimate(group.gain, signed=True),
         "" if group.relative is None else f"{group.relative:+.1%}",
         "" if group.of_gap is None else f"{group.of_gap:+.1%}",
-        f"{size(sent)} a round" if sent else "",
+        size(sent) if sent else "",
         f"{figures['seconds_round']:.2f}" if "seconds_round" in figures else "",
     ]
 
@@ -218,7 +223,7 @@ def _gain_rows(gains: Gains) -> tuple[list[str], list[list[str]]]:
 
 
 def _score_picture(comparison: Comparison) -> Picture:
-    """Private groups by epsilon; those without privacy at the right edge."""
+    """Plot scores against epsilon, with groups without privacy at the right edge."""
     picture = Picture(figsize=(7.0, 3.6), layout="constrained")
     FigureCanvasAgg(picture)
     axes = picture.subplots()
@@ -246,7 +251,7 @@ def _score_picture(comparison: Comparison) -> Picture:
 
 
 def _gains_picture(gains: Gains, metric: str) -> Picture:
-    """The share of tasks that gain at most so much (ECDF)."""
+    """Plot the share of tasks whose gain is at most a given value (ECDF)."""
     picture = Picture(figsize=(7.0, 3.4), layout="constrained")
     FigureCanvasAgg(picture)
     axes = picture.subplots()

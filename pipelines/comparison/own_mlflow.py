@@ -1,4 +1,4 @@
-"""A silo's figures by task in an MLflow of its own, for its eyes alone: a file in its state folder."""
+"""Keep a silo's figures by task in its private MLflow, a file in its state folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def keep_by_task(state: Path, experiment: str, trials: Sequence[Trial]) -> Path 
         state: the silo's state folder.
 
     Returns:
-        The SQLite file, or None where no run left figures by task here.
+        The SQLite file, or None if no run left figures by task on this machine.
 
     Raises:
         TrackingError: it cannot be written.
@@ -59,7 +59,7 @@ def keep_by_task(state: Path, experiment: str, trials: Sequence[Trial]) -> Path 
     except (MlflowException, OSError) as error:
         raise TrackingError(
             f"the silo's own MLflow {path} cannot be written ({type(error).__name__})",
-            "Make room, or move the file away: it is made again from the runs' tasks.csv.",
+            "Free some space, or move the file away: it is rebuilt from the runs' tasks.csv.",
         ) from None
     return path
 
@@ -70,5 +70,5 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _name(task: str) -> str:
-    """MLflow takes letters, digits and a few signs."""
+    """Return the task's name with characters that MLflow rejects replaced by "_"."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-. ") else "_" for c in task)[:200]

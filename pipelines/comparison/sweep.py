@@ -1,7 +1,7 @@
-"""`blindsum sweep`: one job at several budgets and seeds, as nested MLflow runs.
+"""`blindsum sweep`: run one job at several budgets and seeds, as nested MLflow runs.
 
-A sweep that was interrupted goes on with what is missing: what is finished is known from MLflow, by the
-sweep's digest of job, budget and seed.
+An interrupted sweep continues with the missing runs. It finds the finished runs in MLflow by a tag
+with the digest of job, budget, seed and arm.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TAG = "blindsum.sweep"
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep. `epsilon` None: without privacy."""
+    """One run of a sweep; `epsilon` is None without privacy."""
 
     arm: Arm
     epsilon: float | None
@@ -49,19 +49,19 @@ class Point:
 def run_sweep(
     job_file: JobFile, overrides: Sequence[str], epsilon: str, seeds: int, arms: str, parallel: int
 ) -> None:
-    """Read the options, say what it costs, sweep, and show the comparison.
+    """Read the options, print the sweep's cost, run it, and show the comparison.
 
     Raises:
         BlindsumError: an option is wrong, or a run failed.
     """
     chosen = [arm.strip() for arm in arms.split(",")]
     if unknown := [arm for arm in chosen if arm not in ARMS]:
-        raise JobError(f"there is no arm {unknown[0]!r}", f"There are {', '.join(ARMS)}.")
+        raise JobError(f"unknown arm {unknown[0]!r}", f"Use {', '.join(ARMS)}.")
     try:
         budgets = [None if e.strip() == "none" else float(e) for e in epsilon.split(",")]
     except ValueError:
         raise JobError(
-            f"--epsilon {epsilon!r} is no list of budgets", "Write it as 1,3,8."
+            f"--epsilon {epsilon!r} is not a list of budgets", "Write, for example, none,1,3,8."
         ) from None
     of = points(job_file, budgets, seeds, [arm for arm in ARMS if arm in chosen])
     console.print(cost(job_file, of), soft_wrap=True)
@@ -71,24 +71,24 @@ def run_sweep(
 
     there = sweep(job_file.path, overrides, of, parallel, said)
     if there:
-        console.print(f"{there} of {len(of)} runs were there already")
+        console.print(f"{there} of {len(of)} runs were already finished")
     show(compare(job_file, None, []))
 
 
 def points(
     job_file: JobFile, epsilons: Sequence[float | None], seeds: int, arms: Sequence[Arm]
 ) -> list[Point]:
-    """All runs, those of one seed together: an interrupted sweep has whole seeds.
+    """Return all runs, seed by seed, so that an interrupted sweep has completed whole seeds.
 
     Raises:
-        JobError: nothing to sweep, or an impossible budget.
+        JobError: there is nothing to sweep, or the job does not say which noise to add.
     """
     if seeds < 1 or not epsilons or not arms:
-        raise JobError("a sweep needs a budget, a seed and an arm", "For instance --epsilon 1,3,8.")
+        raise JobError("a sweep needs a budget, a seed and an arm", "For example: --epsilon 1,3,8.")
     if job_file.job.privacy.noise == "none" and any(epsilons):
         raise JobError(
             "the job has privacy.noise none, so the sweep does not know which noise to add",
-            "Give the job a privacy section, and sweep --epsilon none,1,3.",
+            "Give the job a privacy section with noise, and sweep --epsilon none,1,3.",
         )
     first = job_file.job.seed
     return [
@@ -97,10 +97,10 @@ def points(
 
 
 def told(path: Path, overrides: Sequence[str], point: Point) -> JobFile:
-    """The job of one run.
+    """Return the job of one run.
 
     Raises:
-        JobError: it is not valid.
+        JobError: the job is not valid.
     """
     if point.epsilon is not None:
         privacy = [f"privacy.epsilon={point.epsilon!r}"]
@@ -111,25 +111,26 @@ def told(path: Path, overrides: Sequence[str], point: Point) -> JobFile:
 
 
 def cost(job_file: JobFile, of: Sequence[Point]) -> str:
-    """What the sweep costs the silos' records, in words."""
+    """Describe what the sweep costs in privacy."""
     federated = [p for p in of if p.arm == "federated"]
     spent = [p.epsilon for p in federated if p.epsilon is not None]
     section, said = job_file.job.privacy, []
     if bare := len(federated) - len(spent):
         said.append(
-            f"{bare} federated runs have NO privacy: they hand every silo models that may reveal "
+            f"{bare} federated runs have NO privacy: every silo receives models that may reveal "
             "training records."
         )
     if spent and section.noise != "none":
         said.append(
-            f"Each of {len(spent)} private federated runs is charged in full in every silo's ledger. "
-            f"Whoever sees all of them has epsilon {sum(spent):g} at delta "
-            f"{len(spent) * section.delta:g} (basic composition), also where only the best is kept: "
-            "choosing among them looked at all."
+            f"Each of {len(spent)} private federated runs is charged in full to every silo's "
+            f"ledger. Together they have epsilon {sum(spent):g} at delta "
+            f"{len(spent) * section.delta:g} (basic composition). Keeping only the best run does "
+            "not lower that: choosing it uses them all."
         )
     if len(federated) < len(of):
         said.append(
-            "Local and pooled runs are charged nowhere; their exact figures are for who owns the records."
+            "Local and pooled runs are charged to no ledger; their exact figures are only for the "
+            "owners of the records."
         )
     return " ".join(said)
 
@@ -141,14 +142,14 @@ def sweep(
     parallel: int,
     said: Callable[[Point, str], None],
 ) -> int:
-    """Run what is missing; returns how many were there already.
+    """Run the missing runs; return how many were already finished.
 
     Args:
-        parallel: runs at a time, on one Ray.
-        said: told of each run's end, in a few words.
+        parallel: number of runs at the same time, on one Ray cluster.
+        said: called at each run's end with its result in words.
 
     Raises:
-        BlindsumError: runs failed; the others went on. Names the first.
+        BlindsumError: runs failed, though the others were completed; names the first failure.
     """
     jobs = {point: told(path, overrides, point) for point in of}
     one = next(iter(jobs.values()))
@@ -172,7 +173,7 @@ def sweep(
             said(point, f"failed: {error}")
 
     with ray_session(None):
-        if parallel == 1:  # in the main thread, where Ctrl-C is heard
+        if parallel == 1:  # in the main thread, which receives Ctrl-C
             for point in missing:
                 run(point)
         else:
@@ -185,14 +186,15 @@ def sweep(
     _closed(one, parent, not failed)
     if failed:
         raise BlindsumError(
-            f"{len(failed)} of {len(missing)} runs failed; the first, {failed[0][0].text}: {failed[0][1]}",
-            "Mend it and sweep again: runs that finished are not run again.",
+            f"{len(failed)} of {len(missing)} runs failed; the first, {failed[0][0].text}: "
+            f"{failed[0][1]}",
+            "Fix the cause and sweep again: finished runs are not repeated.",
         )
     return len(of) - len(missing)
 
 
 class Quiet:
-    """Shows nothing: a sweep says a line for each run."""
+    """An observer that shows nothing: a sweep prints one line for each run."""
 
     def stage(self, text: str) -> None:
         pass
@@ -214,7 +216,7 @@ def _digest(job_file: JobFile, more: Sequence[str]) -> str:
 
 
 def _opened(job_file: JobFile, digest: str) -> tuple[str, set[str]]:
-    """A parent run for what follows, and digests of the runs that are finished."""
+    """Create a parent run; return its id and the digests of the finished runs."""
     from blindsum.platform.tracking.mlflow_run import Tracker
 
     tracker = Tracker(job_file, f"{job_file.job.name}-sweep-{digest[:6]}", {TAG: "parent"})

@@ -1,1 +1,1 @@
-"""From a silo's own tables to the one that it trains on, over Ray."""
+"""Preparation: builds the table that a silo trains on from its own tables, with Ray."""

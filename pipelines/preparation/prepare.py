@@ -1,4 +1,4 @@
-"""`blindsum prepare`: from a silo's own tables to the one it trains on. Run by each silo, alone."""
+"""`blindsum prepare`: build the table a silo trains on from its own tables; each silo runs it."""
 
 from __future__ import annotations
 
@@ -43,11 +43,12 @@ def prepare(
     """Prepare a silo's tables and write them to a folder.
 
     Args:
-        against: other silos' manifests, compared before anything slow is done.
-        workers: processes; by default one for each core.
+        against: other silos' manifests, compared before any slow step.
+        workers: number of processes; by default one per core.
+        quiet: show no progress.
 
     Raises:
-        BlindsumError: a file cannot be read or written, or is wrong; a manifest differs.
+        BlindsumError: a file is wrong or cannot be read or written, or a manifest differs.
     """
     recipe, sources = load_recipe(recipe_path), load_sources(sources_path)
     secret = read_secret(secret_path)
@@ -55,7 +56,7 @@ def prepare(
     for path in against:
         if differ := differences(manifest, read_manifest(path)):
             raise DataError(
-                f"this silo prepares otherwise than {path} says:\n  " + "\n  ".join(differ),
+                f"this silo's preparation differs from {path}:\n  " + "\n  ".join(differ),
                 "Agree on one recipe, one secret and one version of RDKit.",
             )
     tables = read_tables(sources, recipe, sources_path.resolve().parent)
@@ -75,7 +76,8 @@ def prepare(
     if not len(labels):
         show_report(report)
         raise DataError(
-            "nothing is left to train on", "The counts above say why. Check thresholds and quorum."
+            "nothing is left to train on",
+            "The counts above show why. Check thresholds and quorum.",
         )
     labelled = set(labels["structure"])
     usable = usable.filter(pa.array([text in labelled for text in usable["text"].to_pylist()]))
@@ -89,7 +91,7 @@ def prepare(
 
 
 class _Slow(ExitStack):
-    """Runs stages with a bar, on one Ray that is started when there is something to do."""
+    """Runs stages with a progress bar, on a Ray that starts when the first work is due."""
 
     def __init__(self, workers: int | None, quiet: bool) -> None:
         super().__init__()
@@ -101,7 +103,7 @@ class _Slow(ExitStack):
         missing = cache.missing(texts)
         there = len(texts) - len(missing)
         if there and missing and not self._quiet:
-            console.print(f"{what}: {there:,} of {len(texts):,} are there already")
+            console.print(f"{what}: {there:,} of {len(texts):,} were computed before")
         if missing and not self._started:
             self.enter_context(ray_session())
             self._started = True
@@ -121,7 +123,7 @@ def _distinct(texts: Iterable[str]) -> list[str]:
 
 
 def _finite(features: pa.Table) -> pa.Table:
-    """Rows that have every feature."""
+    """Keep the rows whose features are all present and finite."""
     keep = pa.array([True] * features.num_rows, pa.bool_())
     for name in features.column_names:
         column = features[name].combine_chunks()
@@ -132,7 +134,7 @@ def _finite(features: pa.Table) -> pa.Table:
 
 
 def show_report(report: Report, as_json: bool = False) -> None:
-    """What was kept and what was dropped."""
+    """Print how many compounds, labels and tasks were kept and dropped."""
     if as_json:
         emit("prepared", **report.as_dict())
         return
@@ -143,7 +145,11 @@ def show_report(report: Report, as_json: bool = False) -> None:
             report.records,
             f"distinct structures with labels, of {report.compounds} compounds",
         ),
-        ("", report.merged_compounds, "compounds have the structure of another (one record)"),
+        (
+            "",
+            report.merged_compounds,
+            "compounds with the same structure as another (merged into one record)",
+        ),
         *(("", n, f"compounds dropped: {why}") for why, n in report.dropped_compounds.items()),
         ("labels", report.labels, f"of {report.measurements} measurements"),
         *(
@@ -151,13 +157,13 @@ def show_report(report: Report, as_json: bool = False) -> None:
             for why, n in report.dropped_measurements.items()
         ),
         *(
-            ("", n, f"of these in {escape(unit)}, which does not convert")
+            ("", n, f"of these in {escape(unit)}, which cannot be converted")
             for unit, n in report.dropped_units.most_common(10)
         ),
         (
             "tasks",
             report.shared_tasks + report.private_tasks,
-            f"{report.shared_tasks} shared, {report.private_tasks} of this silo alone",
+            f"{report.shared_tasks} shared, {report.private_tasks} private to this silo",
         ),
         *(("", n, f"tasks: {why}") for why, n in report.dropped_tasks.items()),
     ]

@@ -1,10 +1,10 @@
-"""Runs a stage over Ray and keeps what it found: nothing is computed twice, also after an interruption.
+"""Run a stage with Ray and keep its results: nothing is computed twice, even after an interruption.
 
-What goes through Ray is file names and numbers of rows. Molecules stay in files of the silo's own state
-folder, mode 0600: the object store may spill to where others read.
+Only file names and row numbers go through Ray. Molecules stay in files of mode 0600 in the silo's
+state folder, because the object store may spill to a place where others can read.
 
-    prepare/STAGE-DIGEST/part-*.parquet   rows, by text; a part is whole or not there
-    prepare/work-*.arrow                  texts still to do, while they are done
+    prepare/STAGE-DIGEST/part-*.parquet   results, one row per text; a part is complete or missing
+    prepare/work-*.arrow                  texts being computed
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from blindsum.platform.data.preparation.stages import Stage
 from blindsum.platform.errors import BlindsumError, DataError, without_values
 
 CHUNK = 200
-"""Texts in one task: seconds of work, so that little is lost by an interruption."""
+"""Texts in one task: seconds of work, so that an interruption loses little."""
 
 SLACK_S, TEXT_S = 60.0, 2.0
-"""A task may take so long, and so much longer for each text: then its molecules are tried in halves."""
+"""Time limit of a task: SLACK_S plus TEXT_S per text. A task over it is split in halves."""
 
 MOST_FAILED = 5
-"""Molecules that may end their process in one run. More is no fault of theirs: memory, or a killer."""
+"""Molecules that may fail in one run, by a crash or the time limit; more suggest another cause."""
 
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
 
@@ -39,7 +39,7 @@ Done = Callable[[int], None]
 
 
 class StageCache:
-    """A stage's results in a folder. Files that cannot be read are computed again."""
+    """A stage's results in a folder. Results in damaged files are computed again."""
 
     def __init__(self, stage: Stage, folder: Path) -> None:
         self._stage = stage
@@ -47,7 +47,7 @@ class StageCache:
         self._work = folder
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """Which of the texts are still to do."""
+        """Return the texts without a result."""
         known = set(self._known()["text"].to_pylist())
         return [text for text in texts if text not in known]
 
@@ -55,8 +55,8 @@ class StageCache:
         """Compute the texts, in tasks on the connected Ray.
 
         Args:
-            workers: tasks at a time.
-            done: called with how many more are done.
+            workers: number of tasks at the same time.
+            done: called with the number of texts just completed.
 
         Raises:
             DataError: the folder cannot be written.
@@ -66,20 +66,20 @@ class StageCache:
             _Tasks(self._stage, file, self._folder, done).run(len(texts), workers)
 
     def table(self, texts: Sequence[str]) -> pa.Table:
-        """Rows of the texts, in their order.
+        """Return the texts' rows, in their order.
 
         Raises:
-            DataError: one is not there.
+            DataError: a text has no row.
         """
         known = self._known()
         row = {text: i for i, text in enumerate(known["text"].to_pylist())}
         try:
             return known.take(pa.array([row[text] for text in texts], pa.int64()))
         except KeyError:
-            raise DataError("a kept result vanished", "Prepare again.") from None
+            raise DataError("a stored result disappeared", "Run the preparation again.") from None
 
     def _known(self) -> pa.Table:
-        """All rows that can be read, whole: what is damaged in one column is damaged."""
+        """Return all readable rows; remove files with any damage, even in one column."""
         empty = self._stage.compute([])
         parts = [empty]
         for path in sorted(self._folder.glob("part-*.parquet")):
@@ -87,7 +87,7 @@ class StageCache:
                 with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
                     parts.append(file.read().cast(empty.schema))
             except (OSError, ValueError, pa.ArrowException) as error:
-                if getattr(error, "errno", None) is None:  # not a system's: the file is damaged
+                if getattr(error, "errno", None) is None:  # not a system error: the file is damaged
                     with suppress(OSError):
                         path.unlink()  # its molecules are computed again
         return pa.concat_tables(parts)
@@ -96,7 +96,7 @@ class StageCache:
     def _file(self, texts: Sequence[str]) -> Iterator[Path]:
         for folder in (self._work, self._folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for left in self._work.glob("work-*.arrow"):  # by a run that was killed
+        for left in self._work.glob("work-*.arrow"):  # from a killed run
             host, process = left.name.split("-")[1:3]
             if host == _HOST and not _runs(process):
                 left.unlink(missing_ok=True)
@@ -114,8 +114,11 @@ class StageCache:
 
 
 class _Tasks:
-    """Ranges of texts as Ray tasks. A range whose process dies, or that does not end, is tried in
-    halves, down to one text, which is tried once more and then counted as failed."""
+    """Ranges of texts as Ray tasks.
+
+    A range whose process dies or exceeds its time limit is split in halves, down to a single text,
+    which is tried once more and then counted as failed.
+    """
 
     def __init__(self, stage: Stage, file: Path, folder: Path, done: Done) -> None:
         import ray
@@ -168,8 +171,9 @@ class _Tasks:
         self._failed += 1
         if self._failed > MOST_FAILED:
             raise DataError(
-                f"processes that standardise molecules died again and again ({MOST_FAILED} molecules twice)",
-                "Look at this machine's free memory; try --workers 1. What was done is kept.",
+                "processes that compute molecules keep dying or exceed their time limit: more than "
+                f"{MOST_FAILED} molecules failed twice",
+                "Check this machine's free memory, and try --workers 1. Finished results are kept.",
             )
         with pa.memory_map(str(self._file)) as source:
             text = pa.ipc.open_file(source).read_all()["text"][row].as_py()
@@ -177,7 +181,7 @@ class _Tasks:
 
 
 def _compute(stage: Stage, file: str, folder: str, start: int, stop: int) -> str | None:
-    """One task. Gives None, or a message: exceptions would carry molecules through Ray."""
+    """Compute one task; return None or an error message: exceptions might carry molecules."""
     try:
         with pa.memory_map(file) as source:
             texts = pa.ipc.open_file(source).read_all()["text"][start:stop].to_pylist()

@@ -1,1 +1,1 @@
-"""What people see: the terminal and HTML pages."""
+"""Output for people: the terminal and HTML pages."""

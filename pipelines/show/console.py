@@ -1,6 +1,6 @@
-"""The terminal: errors, warnings and progress on stderr, JSON lines on stdout.
+"""Write to the terminal: errors, warnings and progress on stderr, JSON lines on stdout.
 
-Nothing here knows a record or a key.
+No record and no key reaches this module.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if not console.is_terminal:
 
 
 def show_error(error: Exception) -> None:
-    """One message, on stderr."""
+    """Print an error as one message on stderr."""
     console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
 
 
 def show_warnings(found: list[str]) -> None:
-    """Every warning on a line of its own."""
+    """Print each warning on its own line."""
     for text in found:
         console.print(f"[bold red]warning:[/] {text}")
 
@@ -38,13 +38,17 @@ _kept: TextIO | None = None
 
 
 def keep_stdout() -> None:
-    """Keep stdout for our own lines: Ray prints about lost workers there."""
+    """Reserve stdout for our own lines: Ray prints messages about lost workers there."""
     global _kept
-    _kept, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115 - till the process ends
+    _kept, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115 - until the process ends
 
 
 def emit(event: str, **content: Any) -> None:
-    """One JSON line on stdout. A reader that went away does not end a run."""
+    """Print one JSON line on stdout. A closed pipe does not end a run.
+
+    Raises:
+        BlindsumError: the output cannot be written, for example to a full disk.
+    """
     stream = _kept or sys.stdout
     try:
         stream.write(json.dumps({"event": event, **content}) + "\n")
@@ -55,18 +59,18 @@ def emit(event: str, **content: Any) -> None:
         _silence(stream)
         raise BlindsumError(
             f"the output cannot be written: {os.strerror(error.errno or 0)}",
-            "Make room, or send it elsewhere.",
+            "Free some space, or redirect the output.",
         ) from None
 
 
 def _silence(stream: TextIO) -> None:
-    """What is still in the stream's buffer must not fail again when the process ends."""
+    """Redirect a stream to the null device, so that flushing it at exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
 def counting(text: str, total: int, quiet: bool) -> Iterator[Callable[..., None]]:
-    """A bar of that many steps where there is a person to see it; gives what is called at each."""
+    """Show a progress bar of `total` steps on a terminal; yield the function to call per step."""
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -81,7 +85,7 @@ def counting(text: str, total: int, quiet: bool) -> Iterator[Callable[..., None]
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Format a number of bytes for people, in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

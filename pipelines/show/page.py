@@ -1,4 +1,4 @@
-"""What HTML pages are made of: they carry all they need, and print."""
+"""The parts shared by HTML pages, which are self-contained and printable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Picture
 
 
 def embedded(picture: Picture) -> str:
-    """An img element that holds the picture."""
+    """Return an img element that contains the picture."""
     content = io.BytesIO()
     picture.savefig(content, format="png", dpi=130)
     encoded = base64.b64encode(content.getvalue()).decode()

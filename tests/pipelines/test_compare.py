@@ -114,7 +114,7 @@ def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_pa
     assert "mean AUROC" in page and "http" not in page and "<script" not in page
     with pytest.raises(JobError, match="has no finished run 'nothing'"):
         compare(assays, None, ["nothing"])
-    with pytest.raises(JobError, match="has no figures by task of a local and of another run"):
+    with pytest.raises(JobError, match="lacks figures by task of a local run and another run"):
         gains_by_task(assays, "birch", found)
     # A silo's own figures by task, as a federated run leaves them there.
     own = tmp_path / "state" / "birch" / "runs"
@@ -191,7 +191,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_says_what_it_costs(
         run_sweep(job_file, overrides, "2", 2, "local", 1)
     capsys.readouterr()
     run_sweep(job_file, overrides, "2", 2, "local", 2)
-    assert tried == [3, 4, 4] and "1 of 2 runs were there already" in capsys.readouterr().err
+    assert tried == [3, 4, 4] and "1 of 2 runs were already finished" in capsys.readouterr().err
     run_sweep(job_file, overrides, "2", 1, "federated,local", 1)
     said = capsys.readouterr().err.replace("\n", " ")
     assert "epsilon 2 at delta 0.0001" in said and tried == [3, 4, 4]
@@ -206,8 +206,8 @@ def test_a_sweep_goes_on_where_it_stopped_and_says_what_it_costs(
 def test_impossible_sweeps_are_refused(make_job: MakeJob) -> None:
     job_file = make_job()
     for epsilon, seeds, arms, said in (
-        ("x", 1, "local", "no list of budgets"),
-        ("1", 1, "alone", "no arm 'alone'"),
+        ("x", 1, "local", "not a list of budgets"),
+        ("1", 1, "alone", "unknown arm 'alone'"),
         ("-1", 1, "local", "epsilon"),
     ):
         with pytest.raises(JobError, match=said):
@@ -216,7 +216,7 @@ def test_impossible_sweeps_are_refused(make_job: MakeJob) -> None:
         points(make_job(NONE), [1.0], 1, ["local"])
     assert "NO privacy" in cost(job_file, [Point("federated", None, 1)])
     only_local = cost(job_file, [Point("local", 1.0, 1)])
-    assert "charged nowhere" in only_local and "in full" not in only_local
+    assert "charged to no ledger" in only_local and "in full" not in only_local
     strict = make_job("silos.birch.epsilon=1")
     bare = sweeping.told(strict.path, ["silos.birch.epsilon=1"], Point("local", None, 5)).job
     assert bare.privacy.noise == "none" and bare.silo("birch").epsilon is None and bare.seed == 5

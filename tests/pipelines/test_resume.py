@@ -109,7 +109,7 @@ def test_a_log_is_whole_lines_and_one_process_has_it(make_job: MakeJob, tmp_path
     again.end()
     again.close()
     found = CliRunner().invoke(app, ["resume", str(folder)])
-    assert found.exit_code == 1 and "one has ended well" in str(found.exception)
+    assert found.exit_code == 1 and "one has already completed" in str(found.exception)
     with pytest.raises(JobError, match="there is no run to go on with"):
         read_log(tmp_path)
     (folder / NAME).write_text("nonsense\n")

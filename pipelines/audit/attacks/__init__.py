@@ -1,1 +1,1 @@
-"""The attacks, one a file, each measured against a guess without the secret."""
+"""The attacks, one per file, each compared with a guess from public knowledge."""

@@ -1,17 +1,18 @@
-"""Does the implementation keep its epsilon? A lower bound from one run with many canaries.
+"""Test whether the implementation keeps its epsilon: a lower bound from one run with many canaries.
 
-Steinke, Nasr and Jagielski, "Privacy auditing with one (1) training run", NeurIPS 2023: of m canaries
-each is put in by a coin; the auditor guesses the coins of the r it is most sure of. More right guesses than
-(epsilon, delta) allows refute it (theorem 5.2; `refutes`). A second bound takes the whole trade-off
-curve of the Gaussian mechanism instead of two numbers (Mahloujifar, Melis and Chaudhuri, "Auditing
-f-differential privacy in one run", ICML 2025, algorithm 3).
+Steinke, Nasr and Jagielski, "Privacy auditing with one (1) training run", NeurIPS 2023: a coin flip
+decides for each of m canaries whether it is included; the auditor guesses the coins of the r
+canaries it is most sure of. More right guesses than (epsilon, delta) allows refute it (theorem 5.2;
+`refutes`). A second bound uses the whole trade-off curve of the Gaussian mechanism instead of two
+numbers (Mahloujifar, Melis and Chaudhuri, "Auditing f-differential privacy in one run", ICML 2025,
+algorithm 3).
 
-What is run is the product's own training step (`LocalTrainer`: sampling, clipping, noise, or
-the integer shares of shared noise), with the silo's plan. Only model and records are the audit's: a
-linear model of one input for each canary, whose gradients are orthogonal and longer than the clip
-norm, the worst case that the plan was made for. White-box, the auditor sees every update;
-black-box, only the last model's confidence in each canary. First without noise: an audit that finds no leak
-there finds none anywhere.
+The audit runs the product's own training step (`LocalTrainer`: sampling, clipping, and noise or the
+integer shares of shared noise) with the silo's plan. Only model and records are the audit's: a
+linear model with one input for each canary, whose gradients are orthogonal and longer than the clip
+norm, the worst case that the plan covers. The white-box auditor sees every update, the black-box
+auditor only the last model's confidence in each canary. A run without noise comes first: an audit
+that finds no leak there cannot find one elsewhere.
 """
 
 from __future__ import annotations
@@ -42,12 +43,15 @@ GUESSES = (20, 50, 100, 200, 400, 800)
 CONFIDENCE = 0.95
 UNITS = 256
 LENGTH = 100.0
-"""Size of a canary's one feature, in clip norms: its gradient stays longer than one."""
+"""Size of a canary's one feature, in clip norms: its gradient stays longer than one clip norm."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Lower bounds on epsilon that hold with CONFIDENCE; the guesses and how many were right."""
+    """Lower bounds on epsilon that hold with CONFIDENCE, and the guesses they rest on.
+
+    `gaussian` holds only if the mechanism is Gaussian; `right` of `guesses` guesses were right.
+    """
 
     epsilon: float
     gaussian: float
@@ -62,10 +66,11 @@ class Bound:
 def audit(
     job: Job, plan: PrivacyPlan, canaries: int = 1000, *, noise: bool = True
 ) -> dict[str, Bound]:
-    """Train once on canaries as the job's plan says; bounds for "white box" and "black box".
+    """Train once on canaries with the plan; return the bounds for "white box" and "black box".
 
     Args:
-        noise: False takes the noise out, to show what the audit can find.
+        canaries: number of canaries, each included with probability one half.
+        noise: False removes the noise, to show what the audit can find.
     """
     random = np.random.default_rng()
     coins = random.random(canaries) < 0.5
@@ -84,14 +89,14 @@ def audit(
 def _train(
     job: Job, plan: PrivacyPlan, canaries: int, coins: npt.NDArray[np.bool_]
 ) -> tuple[Scores, Scores]:
-    """The product's steps on the chosen canaries; both auditors' scores, higher says member."""
+    """Train on the included canaries; return both auditors' scores: a higher score says member."""
     features = np.zeros((int(coins.sum()), canaries), np.float32)
     length = LENGTH * max(1.0, plan.clip_norm)
     features[np.arange(len(features)), np.flatnonzero(coins)] = length
     model = nn.Linear(canaries, 2, bias=False)
     nn.init.zeros_(model.weight)
     fold = Fold(features, np.zeros(len(features), np.int64))
-    # A small step: canaries stay unlearned, and their gradients long.
+    # A small step keeps canaries unlearned and their gradients long.
     rate = 1e-4 / length * job.training.expected_batch_size
     training = job.training.model_copy(update={"learning_rate": rate})
     trainer = LocalTrainer(model, fold, training, plan, cryptographic_generator())
@@ -104,7 +109,7 @@ def _train(
             update = _with_shares(update, plan.share or 0.0, honest)
         update *= made.unit
         vector = (vector + update).astype(np.float32)
-        # The gradient's direction of class 0: minus in its row, plus in the other.
+        # The direction of class 0's gradient: negative in its own row, positive in the other.
         scores += update.reshape(2, canaries)[0] - update.reshape(2, canaries)[1]
     set_parameters(model, vector)
     with torch.no_grad():
@@ -122,10 +127,10 @@ def _with_shares(sums: Scores, share: float, honest: int) -> Scores:
 
 
 def bound(scores: Scores, coins: npt.NDArray[np.bool_], delta: float) -> Bound:
-    """The best lower bounds over several numbers of guesses, each at its part of the confidence."""
+    """Return the best lower bounds over several numbers of guesses, at their joint confidence."""
     order, canaries = np.argsort(-scores), len(scores)
     tried = [r for r in GUESSES if r <= canaries]
-    # For every number of guesses, two bounds and two views of the same run.
+    # Union bound: for each number of guesses, two bounds and two views of the same run.
     beta, best = (1 - CONFIDENCE) / (4 * len(tried)), Bound(0.0, 0.0, 0, 0)
     for guesses in tried:
         half = guesses // 2
@@ -143,8 +148,10 @@ def bound(scores: Scores, coins: npt.NDArray[np.bool_], delta: float) -> Bound:
 def refutes(
     canaries: int, guesses: int, right: int, epsilon: float, *, delta: float, beta: float
 ) -> bool:
-    """Whether so many right guesses refute (epsilon, delta): Steinke et al., theorem 5.2 and
-    appendix D."""
+    """Return whether that many right guesses refute (epsilon, delta).
+
+    Steinke et al., theorem 5.2 and appendix D.
+    """
     q = 1 / (1 + math.exp(-epsilon))
     tail = stats.binom.sf(right - 1, guesses, q)
     alpha = 0.0
@@ -155,8 +162,10 @@ def refutes(
 
 
 def refutes_gaussian(canaries: int, guesses: int, right: int, mu: float, *, beta: float) -> bool:
-    """Whether so many right guesses refute the Gaussian trade-off curve of that mu: Mahloujifar
-    et al., algorithm 3."""
+    """Return whether that many right guesses refute the Gaussian trade-off curve of `mu`.
+
+    Mahloujifar et al., algorithm 3.
+    """
 
     def back(x: float) -> float:
         return float(ndtr(ndtri(x) - mu))
@@ -171,7 +180,7 @@ def refutes_gaussian(canaries: int, guesses: int, right: int, mu: float, *, beta
 
 
 def _largest(refuted: Callable[[float], bool]) -> float:
-    """The largest parameter that is refuted, 0 if none is."""
+    """Return the largest refuted parameter, 0 if none is refuted."""
     if not refuted(1e-6):
         return 0.0
     low, high = 1e-6, 1.0
@@ -184,7 +193,7 @@ def _largest(refuted: Callable[[float], bool]) -> float:
 
 
 def _epsilon_of(mu: float, delta: float) -> float:
-    """Epsilon at delta of a Gaussian mechanism (Dong, Roth and Su, 2022, corollary 2.13)."""
+    """Return a Gaussian mechanism's epsilon at delta (Dong, Roth and Su, 2022, corollary 2.13)."""
 
     def excess(epsilon: float) -> float:
         upper = ndtr(mu / 2 - epsilon / mu)

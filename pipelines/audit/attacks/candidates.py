@@ -1,13 +1,13 @@
-"""Which of these records was it? An adversary who knows everything but one record.
+"""Identify a record among candidates, as an adversary who knows everything but that record.
 
 Balle, Cherubin and Hayes, "Reconstructing training data with informed adversaries", IEEE S&P 2022,
 and Hayes, Mahloujifar and Balle, NeurIPS 2023 (prior-aware attacks): the adversary knows all other
-records, so it can take their part off every update, and holds K candidates of which one was in the
-data. What is left is n g_i + noise, with n the steps that sampled the record: maximum likelihood picks
-the candidate. Reconstruction of unknown records fails at budgets that protect nothing; this attack is
-the yardstick that does not.
+records, so it can subtract their part from every update, and holds K candidates, one of which was
+in the data. The rest is n g_i + noise, where n is the number of steps that sampled the record:
+maximum likelihood picks the candidate. Reconstruction of unknown records fails even at budgets that
+protect nothing; this attack does not, so it measures protection.
 
-Gradients are taken at the job's first model and held there, which is the adversary's best case.
+Gradients are taken at the job's first model and held fixed, which is the adversary's best case.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.training.losses import RecordLoss, classification
 
 TINY = 1e-30
-"""Less than any gradient's square: a number beyond its qualifier has none."""
+"""Less than any gradient's square: a number beyond its qualifier has a gradient of zero."""
 
 
 def identify(
@@ -37,10 +37,10 @@ def identify(
     seed: int = 0,
     loss: RecordLoss = classification,
 ) -> Figure:
-    """How often the candidate is named; the floor is a guess among them.
+    """Return how often the attack names the right candidate; the floor is a random guess.
 
     Args:
-        noise: False for training without privacy: no noise, and no clipping either.
+        noise: False for training without privacy: neither noise nor clipping.
     """
     random = np.random.default_rng(seed)
     rows = random.permutation(len(fold))[:candidates]
@@ -60,7 +60,7 @@ def identify(
         middle = steps * plan.sampling_rate
         counts = np.arange(max(0, int(middle - spread)), min(steps, int(middle + spread)) + 1)
         likelihood = np.full(products.shape, -np.inf)
-        for n in counts:  # how often the record was sampled is not known: summed out
+        for n in counts:  # n is unknown to the adversary: summed out
             fit = (n * products - n**2 * squared / 2) / deviation**2
             weight = stats.binom.logpmf(n, steps, plan.sampling_rate)
             likelihood = np.logaddexp(likelihood, fit + weight)
@@ -73,7 +73,7 @@ def identify(
 def _gradients(
     model: nn.Module, fold: Fold, rows: np.ndarray, clip_norm: float | None, loss: RecordLoss
 ) -> np.ndarray:
-    """Each candidate's gradient, float64 [K, parameters], clipped unless told otherwise."""
+    """Return each candidate's gradient, float64 [K, parameters], clipped if `clip_norm` is set."""
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     found = []

@@ -1,13 +1,13 @@
-"""How close made-up records come to a class: scores against real records that nobody trained on.
+"""Scores of how close generated records come to a class, against records nobody trained on.
 
-Frechet         distance between Gaussians fitted to made and real records (Heusel et al., NeurIPS
-                2017), in the first principal components of real ones; less is closer. Records
-                that are all alike are far: their spread counts
-precision       share of made records within the manifold of real ones (Kynkaanniemi et al., NeurIPS
-                2019: in the ball of a real record to its third neighbour). Of sparse bits hardly a score:
-                the empty record lies in every ball
-nearer          share of made records nearer to the records trained on than to as many others of the
-                class; one half if the class is learnt and no record
+Frechet         distance between Gaussians fitted to generated and real records (Heusel et al.,
+                NeurIPS 2017), in the first principal components of the real ones; less is closer.
+                Records that are all alike are far away, because their spread counts
+precision       share of generated records within the manifold of real ones (Kynkaanniemi et al.,
+                NeurIPS 2019: in the ball from a real record to its third neighbour). Of little use
+                for sparse bits: the empty record lies in every ball
+nearer          share of generated records nearer to the records trained on than to as many others
+                of the class; one half if the class is learnt but no record
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEIGHBOURS, COMPONENTS = 3, 8
 
 @dataclass(frozen=True)
 class Closeness:
-    """Scores of made records."""
+    """Scores of generated records."""
 
     frechet: float
     precision: float
@@ -35,12 +35,12 @@ class Closeness:
 
 
 def closeness(records: Records, trained: Records, twin: Records, held_out: Records) -> Closeness:
-    """Scores of records made of one class, [*, features]. Records that are no numbers score as the worst.
+    """Score records generated for one class, [*, features]; the worst score if any is not finite.
 
     Args:
-        trained: the class's records that were trained on.
-        twin: as many others of the class, which were not.
-        held_out: others again, that stand for what the class looks like.
+        trained: records of the class that were trained on.
+        twin: as many others of the class, which were not trained on.
+        held_out: further records of the class, which represent what it looks like.
     """
     if not np.isfinite(records).all():
         return Closeness(np.inf, 0.0, 0.5)
@@ -50,13 +50,13 @@ def closeness(records: Records, trained: Records, twin: Records, held_out: Recor
 
 
 def precision(records: Records, real: Records) -> float:
-    """Share of records in the ball of a real one that reaches to its NEIGHBOURS-th neighbour."""
+    """Return the share of records in the ball from a real record to its NEIGHBOURS-th neighbour."""
     reach = np.sort(cdist(real, real), axis=1)[:, min(NEIGHBOURS, len(real) - 1)]
     return float((cdist(records, real) <= reach).any(1).mean())
 
 
 def frechet(records: Records, real: Records) -> float:
-    """Frechet distance, in the first COMPONENTS principal components of the real records."""
+    """Return the Frechet distance in the real records' first COMPONENTS principal components."""
     centre = real.mean(0)
     axes = linalg.svd(real - centre, full_matrices=False)[2][: min(COMPONENTS, len(real) // 4)]
     a, b = (records - centre) @ axes.T, (real - centre) @ axes.T
@@ -69,7 +69,7 @@ def frechet(records: Records, real: Records) -> float:
 def class_mean(
     records: Records, count: int, low: float, high: float, binary: bool, seed: int = 0
 ) -> Records:
-    """What is drawn from a class's mean and its spread feature by feature."""
+    """Draw `count` records from a class's mean and spread, feature by feature."""
     random = np.random.default_rng(seed)
     shape = (count, records.shape[1])
     if binary:
@@ -82,13 +82,15 @@ def class_mean(
 def summary(
     runs: npt.NDArray[np.object_], prior: list[Closeness], most: float
 ) -> dict[str, Figure]:
-    """Means over federations; intervals are Student's, of what sets each federation apart from its prior.
+    """Return means over federations.
+
+    Intervals are Student's intervals of the difference between each federation and its prior.
 
     Args:
-        runs: Closeness, [federations, 2]: in the second of each, trained and twin records have changed
-            places, which takes off what sets the two apart by chance.
-        prior: scores of what the participant has anyway, by federation: the floor.
-        most: cut for the Frechet distance.
+        runs: Closeness, [federations, 2]: in the second of each pair, trained and twin records
+            change places, which cancels chance differences between the two sets.
+        prior: the floor: scores of what the participant has anyway, for each federation.
+        most: upper limit of the Frechet distance.
     """
 
     def figure(name: str, most: float, less: bool = False) -> Figure:

@@ -1,9 +1,9 @@
-"""Records whose gradient points where the observed one does: works for any differentiable model.
+"""Find records whose gradient has the observed direction; works for any differentiable model.
 
 Geiping, Bauermeister, Droege and Moeller, "Inverting gradients: how easy is it to break privacy in
 federated learning?", NeurIPS 2020: Adam with signed steps on 1 - cosine + total variation, the best
 of several starts by its own loss. Labels come from the last bias (Zhao, Mopuri and Bilen, "iDLG",
-2020; Wainakh et al., PoPETs 2022): its gradient is the sum of predicted minus true classes.
+2020; Wainakh et al., PoPETs 2022), whose gradient is the sum of predicted minus true classes.
 Updates of several local steps are matched by taking the same steps (Geiping et al., section 6).
 """
 
@@ -24,7 +24,7 @@ Parameters = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Local:
-    """Local steps that made an update: plain SGD at that rate, over a batch in its order."""
+    """The local steps behind an update: plain SGD at `rate` over batches in record order."""
 
     steps: int = 1
     batch: int = 0  # 0: all records in every step
@@ -33,7 +33,10 @@ class Local:
 
 @dataclass(frozen=True)
 class Effort:
-    """What the attacker spends. `shape` is an image's (height, width), for total variation."""
+    """The attacker's effort and search range.
+
+    `variation` weighs the total variation of images of `shape` (height, width).
+    """
 
     iterations: int = 1000
     restarts: int = 4
@@ -54,11 +57,11 @@ def match(
     seed: int = 0,
     loss: RecordLoss = classification,
 ) -> tuple[Tensor, float]:
-    """The records [B, features] that explain the update best, and their 1 - cosine.
+    """Return the records [B, features] that explain the update best, and their 1 - cosine.
 
     Args:
-        update: by trainable parameter, a sum or mean of gradients, or of local steps taken off.
-        labels: [B, ...], as `labels_from_bias` gives them.
+        update: one tensor per trainable parameter: a sum or mean of gradients, or of local steps.
+        labels: [B, ...], as `labels_from_bias` returns them.
     """
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     start = {name: p.detach() for name, p in model.named_parameters()}
@@ -105,9 +108,9 @@ def labels_from_bias(
     labelling: Labelling,
     seed: int = 0,
 ) -> Tensor:
-    """Labels [B, ...] from the last bias's gradient, [outputs], a sum.
+    """Return labels [B, ...] estimated from the last bias's gradient, [outputs], a sum.
 
-    What the model predicts on records the attacker makes up stands for what it predicted.
+    The model's outputs on made-up records stand in for its outputs on the attacked records.
     """
     generator = torch.Generator().manual_seed(seed)
     made_up = effort.low + (effort.high - effort.low) * torch.rand(
@@ -125,7 +128,7 @@ def _explained(
     local: Local,
     record_loss: RecordLoss,
 ) -> Callable[[Tensor], Tensor]:
-    """The flat update that records would have given, differentiable in the records."""
+    """Return a function from records to the flat update they would cause, differentiable."""
 
     def loss(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
         output = functional_call(model, parameters, (x,))
@@ -144,7 +147,7 @@ def _explained(
 
 
 def _variation(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Mean total variation of each start's images, [restarts]."""
+    """Return the mean total variation of each start's images, [restarts]."""
     images = x.view(*x.shape[:-1], *shape)
     across = (images[..., 1:, :] - images[..., :-1, :]).abs().mean((-1, -2))
     along = (images[..., :, 1:] - images[..., :, :-1]).abs().mean((-1, -2))

@@ -1,13 +1,14 @@
-"""A server that plants the first layer: records sort themselves into bins, one gradient each.
+"""Attack as a server that plants the first layer, which sorts records into bins.
 
 Fowl, Geiping, Czaja, Goldblum and Goldstein, "Robbing the Fed: directly obtaining private data in
 federated learning with modified models", ICLR 2022, section 3. Every neuron measures the same
-direction h and has its own threshold, in ascending order; the layer after treats all alike. A
-record activates the neurons below its measure, so two neighbours' gradients differ by the records of one bin: a
-bin with one record gives it exactly, whatever the batch.
+direction h and has its own threshold, in ascending order; the next layer treats all neurons alike.
+A record activates the neurons whose threshold is below its measurement, so the gradients of two
+neighbouring neurons differ by the records of one bin: a bin with a single record reveals it
+exactly, however large the batch.
 
-Weights come from the job's seed, so who plants them has to hand silos another model. A silo whose
-owner approved the job knows its initial weights by their digest, and refuses others
+Weights come from the job's seed, so a server that plants them has to send silos another model. A
+silo whose owner approved the job knows the digest of its initial weights and refuses any others
 (`blindsum.platform.state.approval`).
 """
 
@@ -20,11 +21,11 @@ from torch import Tensor, nn
 
 
 def planted(model: nn.Module, first: nn.Linear, public: Tensor, seed: int = 0) -> nn.Module:
-    """The model with its first two linear layers set for the attack.
+    """Return a copy of the model with its first two linear layers set for the attack.
 
     Args:
-        first: the layer, followed by ReLU.
-        public: records [Z, n] like those attacked, to place the thresholds by.
+        first: the model's first linear layer, followed by ReLU.
+        public: records [Z, n] like those attacked, from which to choose the thresholds.
     """
     generator = torch.Generator().manual_seed(seed)
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
@@ -45,7 +46,7 @@ def planted(model: nn.Module, first: nn.Linear, public: Tensor, seed: int = 0) -
 
 
 def recovered(weight: Tensor, bias: Tensor) -> Tensor:
-    """One candidate record for each bin that is not empty, float64 [r, n]."""
+    """Return one candidate record for each non-empty bin, float64 [r, n]."""
     g, d = weight.double(), bias.double()
     apart = torch.cat([g[:-1] - g[1:], g[-1:]])
     scale = torch.cat([d[:-1] - d[1:], d[-1:]])

@@ -1,15 +1,15 @@
-"""The secret key from published CKKS decryptions, where they are published with full precision.
+"""Recover the secret key from CKKS decryptions that are published with full precision.
 
 Li and Micciancio, "On the security of homomorphic encryption on approximate numbers", EUROCRYPT
-2021, section 3. A ciphertext (c0, c1) decrypts to m = c0 + c1 s mod p. Who learns m, and not a rounding of
-it, solves for s. Decoded real vectors are the real parts of the slots: encoding twice the real part
-gives m(X) + m(1/X), and two such vectors of full length determine s, a pair of coefficients at a
-time, in the number-theoretic transform. So an aggregator that sees two decrypted sums can open every
-silo's upload.
+2021, section 3. A ciphertext (c0, c1) decrypts to m = c0 + c1 s mod p. Anyone who learns m itself,
+rather than a rounded value, can solve for s. Decoded real vectors are the real parts of the slots:
+encoding twice the real part gives m(X) + m(1/X), and two such vectors of full length determine s,
+one pair of coefficients at a time, in the number-theoretic transform. So an aggregator that sees
+two decrypted sums can open every silo's upload.
 
-`usual` stages what the usual way of doing it hands out: `ts.ckks_vector`, one key for all silos,
-N = 8192, float64 sums returned to the aggregator. `exact` gives the attacker of Blindsum more than it
-ever sees, the rounded integers of a sum before they are unmasked, and tries the same.
+`usual` attacks the common design: `ts.ckks_vector`, one key for all silos, N = 8192, and float64
+sums returned to the aggregator. `exact` tries the same on Blindsum, with more than its aggregator
+ever sees: the rounded integers of a sum before they are unmasked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DEGREE, SCALE = 8192, 2.0**40
 
 @dataclass(frozen=True)
 class Recovered:
-    """Which share of the key's coefficients came out, and the seconds that the solving took."""
+    """The share of the key's coefficients that was recovered, and the seconds spent solving."""
 
     share: float
     seconds: float
@@ -65,7 +65,7 @@ def usual(silos: int = 3, seed: int = 0) -> Recovered:
 
 
 def _solve(context: Any, ciphertexts: list[Any], published: list[np.ndarray[Any, Any]]) -> Any:
-    """The key's coefficients mod the first prime, from two sums and their decryptions."""
+    """Return the key's coefficients mod the first prime, from two sums and their decryptions."""
     prime = int(context.first_context_data().parms().coeff_modulus()[0].value())
     encoder, known, parts = seal.CKKSEncoder(context), [], []
     for ciphertext, decrypted in zip(ciphertexts, published, strict=True):
@@ -90,7 +90,7 @@ def _integers(at: Any, start: int) -> Any:
 
 
 def exact(silos: int = 3, seed: int = 0) -> Recovered:
-    """The same with Blindsum's sums: full slots, so that one would do, and rounded integers."""
+    """Try the same on a Blindsum sum: rounded integers in full slots, so one sum would suffice."""
     parameters = Parameters.derive(silos)
     context = make_context()
     content = generate_secret_key()
@@ -98,7 +98,7 @@ def exact(silos: int = 3, seed: int = 0) -> Recovered:
     random = np.random.default_rng(seed)
     reach = 1 << (parameters.real_bits - 1)
     for _ in range(silos):
-        masked = random.integers(-reach, reach, (1, RING_DEGREE))  # as masks leave it
+        masked = random.integers(-reach, reach, (1, RING_DEGREE))  # uniform, like a masked upload
         bare = MaskStream(parameters, 1, [], [])
         adder.add(0, cipher.encrypt(masked, bare))
     chunk = adder.total(0, 1)

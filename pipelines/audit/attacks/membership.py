@@ -1,13 +1,14 @@
-"""Was this record trained on? Likelihood ratios from shadow models, whoever queries the model.
+"""Infer from a model's outputs which records it was trained on, with the help of shadow models.
 
 LiRA (Carlini, Chien, Nasr, Song, Terzis and Tramer, "Membership inference attacks from first
 principles", IEEE S&P 2022): a record's logit-scaled confidence log(p / (1 - p)) is Gaussian over
 models that were trained with it, and over models that were not; the score is the ratio of the two
-densities. Of a number, it is the error with its sign that is close to Gaussian; of many tasks, the log
-odds of p = exp(-mean loss). Variances by record from 64 shadow models on, one for all records below. RMIA (Zarifzadeh,
-Liu and Shokri, ICML 2024, equations 1 to 4) compares a record's gain with that of records from the
-population: strong with few shadow models; p is exp(-loss) there. The weak arm is the loss itself (Yeom
-et al., CSF 2018). Every model is the target once, the others its shadows.
+densities. For a numeric task the signed error is close to Gaussian; for many tasks it is the log
+odds of p = exp(-mean loss). With more than 64 models each record has its own variances, otherwise
+all records share one. RMIA (Zarifzadeh, Liu and Shokri, ICML 2024, equations 1 to 4) compares a
+record's gain with the gain of records from the population, with p = exp(-loss); it is strong with
+few shadow models. The weak attack is the loss itself (Yeom et al., CSF 2018). Each model is the
+target once, with all others as its shadows.
 
 Legend: K models, N records, Z population records.
 """
@@ -25,14 +26,14 @@ from blindsum.pipelines.audit.evidence import Figure
 Reals = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 BY_RECORD = 64
-"""Shadow models from which variances are estimated record by record."""
+"""With more models than this, variances are estimated for each record."""
 LEAST = 1e-2
 TINY = 1e-300
 
 
 @dataclass(frozen=True)
 class Shadows:
-    """What K trained models say of N records and Z of the population.
+    """The outputs of K trained models on N records and on Z records of the population.
 
     `statistics` float64 [K, N], close to Gaussian over models; `losses` float64 [K, N], nats;
     `members` bool [K, N]; `population` float64 [K, Z], losses of the population's records.
@@ -45,7 +46,7 @@ class Shadows:
 
 
 def scores(shadows: Shadows, by_record: bool | None = None) -> dict[str, Reals]:
-    """Every attack's scores, float64 [K, N]: higher says member."""
+    """Return each attack's scores, float64 [K, N]: a higher score says member."""
     models = len(shadows.losses)
     by_record = models > BY_RECORD if by_record is None else by_record
     found: dict[str, list[Reals]] = {"lira": [], "rmia": [], "confidence": []}
@@ -80,7 +81,7 @@ def _ratio(shadows: Shadows, target: int, others: Bools, by_record: bool) -> Rea
 
 
 def tpr_at(scores: Reals, members: Bools, fpr: float) -> float:
-    """The share of members found by the threshold that at most that share of others passes."""
+    """Return the share of members above a threshold that at most `fpr` of non-members exceed."""
     others = np.sort(scores[~members])[::-1]
     allowed = int(np.floor(fpr * len(others) + 1e-9))
     threshold = others[allowed] if allowed < len(others) else -np.inf
@@ -96,11 +97,12 @@ def rates(
     seed: int = 0,
     among: int = 1,
 ) -> Figure:
-    """TPR at that FPR over all targets together, with a bootstrap interval over the targets.
+    """Return the TPR at an FPR over all targets together, with a bootstrap interval over targets.
 
     Args:
-        among: how many rates the worst of is looked at: the interval holds for all together (Bonferroni;
-            of more than one, from the bootstrap's deviation, whose tails so few resamples do not show).
+        among: number of rates whose worst is reported: the interval holds for all of them at once
+            (Bonferroni). Above 1 it uses the bootstrap's standard deviation, because so few
+            resamples do not show the tails.
     """
     random = np.random.default_rng(seed)
     drawn = [
@@ -117,7 +119,7 @@ def rates(
 
 
 def precision(found: Figure, fpr: float) -> Figure:
-    """Precision at a balanced prior of what a TPR at that FPR flags; its floor is a half."""
+    """Return the precision that a TPR at an FPR has under a balanced prior; the floor is 0.5."""
 
     def of(tpr: float | None) -> float:
         return (tpr or 0.0) / ((tpr or 0.0) + fpr) if tpr or fpr else 0.5
@@ -126,7 +128,7 @@ def precision(found: Figure, fpr: float) -> Figure:
 
 
 def curve(scores: Reals, members: Bools, points: int = 81) -> list[tuple[float, float]]:
-    """(FPR, TPR) pairs, at FPRs that do not tell how many records there are."""
+    """Return (FPR, TPR) pairs at FPRs that do not reveal the number of records."""
     flat, inside = scores.ravel(), members.ravel()
     return [
         (float(f), round(tpr_at(flat, inside, float(f)), 4))
@@ -135,8 +137,10 @@ def curve(scores: Reals, members: Bools, points: int = 81) -> list[tuple[float, 
 
 
 def exposure(scores: Reals, members: Bools) -> Reals:
-    """Each record's risk, float64 [N]: the chance that a model trained with it scores it above
-    one trained without. Private to the silo."""
+    """Return each record's risk, float64 [N], which is private to the silo.
+
+    The risk is the chance that a model trained with the record scores it above one trained without.
+    """
     risk = np.full(scores.shape[1], 0.5)
     for record in range(scores.shape[1]):
         inside, outside = scores[members[:, record], record], scores[~members[:, record], record]

@@ -1,11 +1,12 @@
-"""The aggregator that does not keep to its part: it opens, alters, repeats, leaves out.
+"""Attack as a malicious aggregator: it opens, alters, repeats or leaves out uploads.
 
-A consortium of the job's size runs one exchange with the product's own silos' half (keys, masks,
-signatures, frames) and its own aggregator's, on made-up integers.
+A consortium of the job's size runs one exchange on made-up integers, with the product's own code
+for silos (keys, masks, signatures, frames) and for the aggregator.
 
-    opened in the shared-key design    with the key that all silos share, and no masks
-    opened here                        the same upload, masked: uniform
-    doubled, dropped, amplified, replayed, altered, added to    what the silos, or the aggregator, refuse
+    opened, shared-key design   an upload without masks, with the key that all silos share
+    opened, Blindsum            the same upload with masks: the result is uniform
+    forged                      doubled, dropped, amplified, replayed, altered or added to: the
+                                silos or the aggregator refuse it
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ VALUES = 1000
 
 
 class Consortium:
-    """Silos with one key, seeds for each pair, and an aggregator that has met them."""
+    """Silos that share one key and a seed for each pair, and an aggregator that knows them."""
 
     def __init__(self, parameters: Parameters, folder: Path) -> None:
         self.parameters = parameters
@@ -64,7 +65,7 @@ class Consortium:
         return Exchange("audit", round, 1, "update", self.roster, VALUES, 1.0, self.parameters)
 
     def uploads(self, exchange: Exchange) -> list[pa.Buffer]:
-        """Every silo's frame."""
+        """Return all silos' frames."""
         return [
             frame
             for name, vector in zip(self.roster, self.integers, strict=True)
@@ -85,21 +86,26 @@ class Consortium:
         return one
 
     def opened(self, exchange: Exchange, totals: list[pa.Buffer]) -> Integers:
-        """What a silo reads from a total."""
+        """Return the integers that a silo reads from a total."""
         hashing = hash_of(exchange, self.hashing)
         parts = decrypt_parts(exchange, totals, self.cipher, hashing)
         return np.concatenate([part for _, part in parts])
 
 
 def refusals(parameters: Parameters) -> dict[str, str]:
-    """What was tried against the sum, and the refusal that answered; empty where nothing did."""
+    """Try every forgery; return for each the refusal it met, or "" if it was accepted.
+
+    Raises:
+        BlindsumError: even the honest sum is wrong.
+    """
     with TemporaryDirectory() as folder:
         one = Consortium(parameters, Path(folder))
         first, second = one.exchange(1), one.exchange(2)
         uploads, later = one.uploads(first), one.uploads(second)
         honest = one.opened(first, _forged(one, first, uploads))
         if (honest != one.integers.sum(0)).any():
-            raise BlindsumError("the audit's own sum is wrong")  # nothing else would mean anything
+            # Without a correct honest sum, no result below would mean anything.
+            raise BlindsumError("the audit's own sum is wrong")
         tried: dict[str, Callable[[], object]] = {
             "doubled": lambda: one.opened(first, _forged(one, first, [*uploads, uploads[0]])),
             "dropped": lambda: one.opened(first, _forged(one, first, uploads[1:])),
@@ -136,12 +142,12 @@ def _forged(
     others: list[pa.Buffer] | None = None,
     adding: bool = False,
 ) -> list[pa.Buffer]:
-    """A total of whatever uploads, by an aggregator that skips every check of its own."""
+    """Return a total of the given uploads, by an aggregator that skips all its own checks."""
     made = Sum(exchange)
     for of, frames in ((exchange, uploads), (other or exchange, others or [])):
         for frame in frames:
             made.add(read_upload(frame, of, one.public))
-    if adding:  # a plaintext, which takes no key: CKKS is malleable
+    if adding:  # adding a plaintext needs no key: CKKS is malleable
         adder: Any = made.adder
         plain = seal.Plaintext()
         seal.CKKSEncoder(make_context()).encode(1000.0, float(one.parameters.scale), plain)
@@ -156,7 +162,7 @@ def _flipped(frame: pa.Buffer) -> pa.Buffer:
 
 
 def opened_with_shared_key(parameters: Parameters) -> tuple[float, float]:
-    """Shares of one upload's integers that the leaked key gives: without masks, and with them."""
+    """Return the shares of one upload's integers that a leaked key opens: unmasked and masked."""
     with TemporaryDirectory() as folder:
         one = Consortium(parameters, Path(folder))
         exchange = one.exchange(1)
@@ -175,7 +181,7 @@ def opened_with_shared_key(parameters: Parameters) -> tuple[float, float]:
 
 
 def uniformity(parameters: Parameters) -> float:
-    """Kolmogorov and Smirnov's p for the reals of one masked upload to be uniform in K bits."""
+    """Return the Kolmogorov-Smirnov p-value for the uniformity of one masked upload's reals."""
     with TemporaryDirectory() as folder:
         one = Consortium(parameters, Path(folder))
         exchange = one.exchange(1)

@@ -1,14 +1,14 @@
-"""The server's and the participant's attempts to read records out of updates, under each defence.
+"""Reconstruct records from updates, as the server or as a participant, under each defence.
 
     closed form       one record, from the first layer's gradient
     sparse recovery   a batch, from the first layer with ReLU
     matching          a batch, from the whole gradient, by optimisation
     imprint           a large batch, by a server that plants the first layer
-    subtraction       a participant takes its own part off the total, and does the same
+    subtraction       a participant subtracts its own part from the total, then does the same
 
-The attacker knows the model, the batch's size and, for matching, reads the labels off the last bias.
-What it cannot recover it guesses from public knowledge: the mean of the label's class in the held-out
-fold. That guess is the floor beside every score.
+The attacker knows the model and the batch size, and for matching it estimates the labels from the
+last bias's gradient. For records that it cannot recover it guesses the mean of the label's class in
+the held-out fold, which stands for public knowledge. That guess is the floor of every score.
 """
 
 from __future__ import annotations
@@ -35,14 +35,17 @@ from blindsum.platform.data.features import CLIP
 
 SHOWN = 4
 CELLS = 8
-"""Checkpoints times batches: the report shows the worst of them, and one chance hit is no attack."""
+"""Checkpoints times batch sizes. The report shows the worst; a single lucky hit must not count."""
 CHECKPOINTS = ("fresh", "trained")
 
 
 @dataclass(frozen=True)
 class Example:
-    """Records for the silo's own eyes: true, recovered, and guessed, float64 [B, features]; the
-    positions among the training records of the true ones, and of the nearest to the others."""
+    """True, recovered and guessed records, float64 [B, features]; private to the silo.
+
+    `rows` are positions among the training records: of the true records, and of the nearest to the
+    recovered and to the guessed ones.
+    """
 
     title: str
     true: Records
@@ -53,8 +56,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Layers:
-    """The parts of a model that these attacks read: the first linear layer, whether ReLU follows
-    it, and the last one."""
+    """The layers that these attacks use.
+
+    `first` is the first linear layer, None if the model does not begin with one that has a bias;
+    `relu`: whether ReLU follows it; `last` is the last layer, None if it is not linear;
+    `adjoining`: whether these two are the model's only linear layers.
+    """
 
     first: nn.Linear | None
     relu: bool
@@ -74,7 +81,7 @@ class Layers:
 
 
 def _impossible(layers: Layers, batch: int) -> str:
-    """Why the first layer does not give that many records, or nothing."""
+    """Return why the first layer does not reveal that many records, or ""."""
     if layers.first is None:
         return "the model does not begin with a linear layer with a bias"
     if batch > 1 and not layers.relu:
@@ -85,11 +92,12 @@ def _impossible(layers: Layers, batch: int) -> str:
 
 
 class Reconstruction:
-    """All attacks on one victim. Scores leave it, examples stay in the silo.
+    """All reconstruction attacks on one victim. Scores may leave the silo, examples must not.
 
     Args:
-        victims: how many batches each attack is tried on.
-        seconds: of search for one batch.
+        victims: number of batches that each attack is tried on.
+        seconds: time limit of the search for one batch.
+        iterations: of gradient matching.
     """
 
     def __init__(self, victim: Victim, victims: int, seconds: float, iterations: int) -> None:
@@ -113,7 +121,7 @@ class Reconstruction:
     def server(
         self, batches: Sequence[int], matched: Sequence[int], imprinted: Sequence[int]
     ) -> list[Evidence]:
-        """Every attack that the model allows, by checkpoint, batch and defence."""
+        """Run every attack that the model allows, for each checkpoint, batch size and defence."""
         found = []
         for checkpoint in CHECKPOINTS:
             layers = Layers.of(self._victim.model(checkpoint))
@@ -153,9 +161,9 @@ class Reconstruction:
         ]
 
     def participant(self, batch: int) -> list[Evidence]:
-        """What a silo learns from the total by taking its own update off, by defence.
+        """Attack as a silo that subtracts its own update from the total, for each defence.
 
-        Encryption changes nothing here: the participant is meant to read the total.
+        Encryption makes no difference here: the participant is meant to read the total.
         """
         layers = Layers.of(self._victim.model("fresh"))
         others = len(self._victim.job.silos) - 1
@@ -210,7 +218,7 @@ class Reconstruction:
     ) -> Records | None:
         model = self._victim.model(checkpoint)
         seen: Defence = defence
-        if attack == "subtraction":  # the total is decrypted for whoever takes part
+        if attack == "subtraction":  # every participant decrypts the total
             seen = "dp" if defence in ("dp", "both") else "none"
         update = self._victim.update(rows, checkpoint, seen)
         if attack == "subtraction":
@@ -227,7 +235,7 @@ class Reconstruction:
         else:
             output = layers.last if layers.adjoining else None
             record = None
-            # The total brings rounded integers: how exact they are the attacker has to try.
+            # The total holds rounded integers, whose precision the attacker has to guess.
             tolerances = (1e-4,) if attack != "subtraction" else (1e-4, 1e-3, 1e-2)
             for tolerance in tolerances:
                 found = recover(
@@ -255,7 +263,7 @@ class Reconstruction:
         local = self._victim.local(batch)
         labelling = self._victim.labelling
         labels = labels_from_bias(model, bias, batch, features, self._effort, labelling)
-        # Every iteration takes all local steps, and goes back through them.
+        # Every iteration runs all local steps forward and backward.
         iterations = max(self._effort.iterations // local.steps, min(300, self._effort.iterations))
         effort = replace(self._effort, iterations=iterations)
         found, _ = match(
@@ -264,14 +272,14 @@ class Reconstruction:
         return found.numpy().astype(np.float64)
 
     def _rounded(self, update: SeenUpdate) -> SeenUpdate:
-        """As the total brings it: rounded to the job's integers."""
+        """Round an update to the job's integers, as in the total."""
         job = self._victim.job
         parameters = Parameters.derive(len(job.silos), job.encryption.bits)
         integers, unit = encoded(update.gradients, parameters)
         return SeenUpdate(decoded(integers, unit, update.gradients))
 
     def _guess(self, classes: np.ndarray) -> Records:
-        """The mean of each class among the held-out records."""
+        """Return each class's mean over the held-out records."""
         held = self._victim.data.test
         of_held = self._classes(held.labels)
         means = []
@@ -288,7 +296,8 @@ class Reconstruction:
             "exact records": proportion(
                 exact, count, scores.exact(guess, true, self._span) / count
             ),
-            # Whatever knows nothing of the record hits it once in as many times as there are records.
+            # A guess that knows nothing of the record hits it once in as many times as there are
+            # records.
             "identified": proportion(
                 named, count, max(guessed / count, 1 / len(self._pool)), among=CELLS
             ),
@@ -318,7 +327,7 @@ class Reconstruction:
         )
 
     def _nearest(self, records: Records, true: np.ndarray) -> list[int]:
-        """The position of the nearest record; the true one's where several are as near."""
+        """Return the positions of the nearest records; the true record wins ties."""
         distances = cdist(records, self._pool)
         found = distances.argmin(1)
         own = distances[np.arange(len(true)), true]

@@ -1,8 +1,8 @@
-"""Shadow models, trained on the machine's cores by Ray and kept in the silo's own folder.
+"""Train shadow models on the machine's cores with Ray; keep their outputs in the silo's folder.
 
-Workers read the silo's table themselves and write what their models say of its records to files of
-mode 0600: neither passes through Ray's object store. A shard that is there already is not trained
-again, so an audit that was interrupted goes on where it stopped.
+Workers read the silo's table themselves and write their models' outputs on its records to files of
+mode 0600: neither passes through Ray's object store. Existing shards are not trained again, so an
+interrupted audit resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from blindsum.platform.job.schema import Job
 
 SHARD = 16
 FAR = 1e4
-"""Outputs are cut here."""
+"""Outputs are clipped to this size."""
 
 CANARIES = 0.05
-"""Share of the records that get a wrong label: they show what the attack finds of odd ones."""
+"""Share of the records that get a wrong label: they show how the attack does on outliers."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """SHARD of the models: `first` and on, of `models` in all."""
+    """Up to SHARD models, from number `first` on, of `models` in all."""
 
     job: Job
     silo: str
@@ -61,7 +61,7 @@ def train_shard(shard: Shard) -> None:
     read, labels = labelling(shard.job.data), mislabelled(shard.job, data)[0]
     features = torch.from_numpy(data.train.features)
     stack = Stack(shard.job, features.shape[1], count, read.loss)
-    # Seeded: these models are an attacker's, and nothing of theirs is released.
+    # Seeding is safe: these models belong to an attacker, and nothing of them is released.
     generator = torch.Generator().manual_seed(shard.first + 1)
     stack.train(
         features, torch.from_numpy(labels), torch.from_numpy(members), shard.recipe, generator
@@ -79,7 +79,7 @@ def train_shard(shard: Shard) -> None:
 
 
 def _said(stack: Stack, fold: Fold) -> npt.NDArray[np.float64]:
-    """What the models say of a fold, finite: a model that ended in no numbers knows nothing."""
+    """Return the models' outputs on a fold, made finite: a NaN becomes 0, which knows nothing."""
     outputs = stack.logits(torch.from_numpy(fold.features)).double()
     return outputs.nan_to_num(0.0, FAR, -FAR).clamp(-FAR, FAR).numpy()
 
@@ -93,7 +93,7 @@ def _readable(path: str) -> bool:
 
 
 def memberships(records: int, models: int) -> npt.NDArray[np.bool_]:
-    """Which records each model is trained on, bool [K, N]: every record for half of them."""
+    """Return which records each model is trained on, bool [K, N]: each record by half of them."""
     random = np.random.default_rng(7)
     chosen = np.zeros((models, records), bool)
     order = random.random((records, models)).argsort(axis=1)[:, : models // 2]
@@ -102,7 +102,7 @@ def memberships(records: int, models: int) -> npt.NDArray[np.bool_]:
 
 
 def mislabelled(job: Job, data: SiloData) -> tuple[Labels, npt.NDArray[np.bool_]]:
-    """The training labels with the canaries' wrong, and which records are canaries."""
+    """Return the training labels with wrong ones for canaries, and which records are canaries."""
     random = np.random.default_rng(11)
     labels = data.train.labels.copy()
     canaries = np.zeros(len(labels), bool)
@@ -121,17 +121,19 @@ def shadows(
     recipe: Recipe,
     trained: Callable[[], None],
 ) -> dict[str, Shadows]:
-    """Train what is missing, and read all shards: what the models say, by view of a record
-    (`blindsum.pipelines.audit.labelling.Labelling.views`). Records without a label in a view have NaN.
+    """Train the missing shards, then return the outputs of all models, by view of a record.
+
+    Views: `blindsum.pipelines.audit.labelling.Labelling.views`. Records without a label in a view
+    are NaN.
 
     Args:
         into: folder of this recipe's shards, in the silo's state folder.
-        trained: called for each model that is there.
+        trained: called for each shard that exists or has been trained.
 
     Raises:
         BlindsumError: a worker failed.
     """
-    for made in (into.parent.parent, into.parent, into):  # of parents, mkdir sets no mode
+    for made in (into.parent.parent, into.parent, into):  # mkdir does not set the mode of parents
         made.mkdir(parents=True, exist_ok=True, mode=0o700)
     shards = [
         Shard(job, silo, folder, str(into / f"{first:04}.npz"), first, models, recipe)
@@ -153,12 +155,13 @@ def shadows(
             raise error.cause from None
         raise BlindsumError(
             f"a shadow model could not be trained ({type(error.cause).__name__})",
-            "Run the audit again: it goes on with what is missing.",
+            "Run the audit again: it trains only the missing shadow models.",
         ) from None
     except RayError as error:
         raise BlindsumError(
             f"a worker that trained shadow models was lost ({type(error).__name__})",
-            "Look at free memory, then run the audit again: it goes on with what is missing.",
+            "Check that enough memory is free, then run the audit again: it trains only the "
+            "missing shadow models.",
         ) from None
     statistics, losses, population = _read(shards)
     members = memberships(len(data.train), models)
@@ -170,7 +173,7 @@ def shadows(
 
 
 def _read(shards: list[Shard]) -> list[npt.NDArray[np.float64]]:
-    """Statistics and losses, [V, K, N], and the population's losses, [V, K, Z], of all shards."""
+    """Read all shards: statistics and losses, [V, K, N], and population losses, [V, K, Z]."""
     read = [np.load(one.path) for one in shards]
     names = ("statistics", "losses", "population")
     return [np.concatenate([one[name] for one in read], axis=1) for name in names]

@@ -1,23 +1,23 @@
-"""Records from the gradient of a first layer with ReLU: exact for small batches.
+"""Recover records from the gradient of a first layer with ReLU; exact for small batches.
 
 Dimitrov, Baader, Mueller and Vechev, "SPEAR: exact gradient inversion of batches in federated
 learning", NeurIPS 2024. Legend: m neurons, n features, B records.
 
-The gradient of a linear layer's weight is G = D X, of its bias d = D 1, where D [m, B] holds the
-gradients of the layer's outputs and X [B, n] the records. G has rank B, so any factoring
-G = L R has D = L Q for some invertible Q [B, B]. ReLU sets about half of D's entries to zero: a column
-of Q is orthogonal to all rows of L whose neuron its record left inactive, B - 1 of which determine
-it. Rows are drawn at random; a direction that is orthogonal to many more neurons than were drawn
-is a column. Scales follow from d (section 4).
+A linear layer's weight has the gradient G = D X and its bias d = D 1, where D [m, B] holds the
+gradients of the layer's outputs and X [B, n] the records. G has rank B, so any factorisation
+G = L R has D = L Q for some invertible Q [B, B]. ReLU sets about half of D's entries to zero: a
+column of Q is orthogonal to all rows of L whose neuron its record left inactive, and B - 1 of those
+rows determine it. Rows are drawn at random; a direction that is orthogonal to many more neurons
+than were drawn is a column. Scales follow from d (section 4).
 
-Sums over local steps keep the form: every step's gradient has the records as its row space, and a
+Sums over local steps keep this form: every step's gradient has the records as its row space, and a
 neuron that no step activated for a record stays zero in its column.
 
-Where the output layer V follows at once, the active entries of a column are V^T e for some e. That
-sorts out differences of two records, which for two classes have more zeros than the records.
+If the output layer V follows directly, the active entries of a column are V^T e for some e. That
+excludes differences of two records, which for two classes have more zeros than the records.
 
-The server knows the layer, so it can check: recovered records must activate exactly the neurons in
-which their columns of D are not zero.
+The server knows the layer, so it can check the result: recovered records must activate exactly the
+neurons for which their columns of D are not zero.
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ import torch
 from torch import Tensor, nn
 
 AT_ONCE = 1e-3
-"""Share of neurons in disagreement below which nothing better is looked for."""
+"""The search ends once the share of disagreeing neurons is below this."""
 
 APART = 0.7
-"""How far a column may be from V^T e: local steps move V, and neurons that flip break the form."""
+"""Largest distance of a column from V^T e, which local steps and flipped neurons distort."""
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What came out: records float64 [B, n], or None; the share of neurons that disagree with
-    them; directions tried and seconds taken."""
+    """The result of one search.
+
+    `records` float64 [B, n], or None if none were found; `disagreeing` is the share of neurons that
+    disagree with them; `tried` is the number of directions, `seconds` the time taken.
+    """
 
     records: Tensor | None
     disagreeing: float
@@ -58,17 +61,17 @@ def recover(
     seconds: float = 30.0,
     seed: int = 0,
 ) -> Recovery:
-    """The records behind a first layer's gradient.
+    """Recover the records behind a first layer's gradient.
 
     Args:
-        weight: gradient of the weight, [m, n]; of a sum of losses, a mean, or local steps.
+        weight: gradient of the weight, [m, n]: of a sum or mean of losses, or of local steps.
         bias: gradient of the bias, [m].
-        records: B, which the rank of `weight` tells.
-        layer: as it was when the gradient was taken, or before the local steps.
-        output: the layer after it, if that is the last.
-        tolerance: below which a direction counts as orthogonal to a neuron.
-        disagreeing: the greatest share of neurons that may contradict the result.
-        seconds: after which the search ends.
+        records: B, which the rank of `weight` reveals.
+        layer: the layer as it was when the gradient was taken, or before the local steps.
+        output: the next layer, if that is the last one.
+        tolerance: a direction with a smaller cosine counts as orthogonal to a neuron.
+        disagreeing: the largest share of neurons that may contradict the result.
+        seconds: time limit of the search.
     """
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
@@ -85,13 +88,13 @@ def recover(
     draws, best, enough = min(4000, 64 << records), Recovery(None, 1.0, 0, 0.0), 0
     if records == 1:
         found = torch.ones(1, 1, dtype=torch.float64)
-    # Two similar records may be mixed at first: while a few neurons contradict, look on for a while.
+    # Two similar records may be mixed up at first: if a few neurons disagree, search on a while.
     while time.perf_counter() - started < seconds:
         if records > 1:
             directions = _orthogonal(rows, draws, generator)
             tried += len(directions)
             orthogonal = ((directions @ rows.T).abs() < tolerance).sum(1)
-            # A random direction is orthogonal to the B - 1 neurons it was made from and no others.
+            # A random direction is orthogonal only to the B - 1 neurons it was made from.
             likely = orthogonal >= records + max(2, int(0.1 * len(rows)))
             directions, merit = directions[likely], orthogonal[likely].double()
             if output is not None:
@@ -112,10 +115,10 @@ def recover(
 
 
 def _orthogonal(rows: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-    """Unit directions [draws, B], each orthogonal to B - 1 neurons drawn at random."""
+    """Return unit directions [draws, B], each orthogonal to B - 1 neurons drawn at random."""
     size = rows.shape[1]
     picked = rows[torch.rand(draws, len(rows), generator=generator).topk(size - 1, dim=1).indices]
-    # A fixed random last equation picks one vector of the null space, by elimination.
+    # One more random equation picks a vector of the null space, by elimination.
     extra = torch.randn(draws, 1, size, generator=generator, dtype=torch.float64)
     system = torch.cat([picked, extra], dim=1)
     right = torch.zeros(draws, size, 1, dtype=torch.float64)
@@ -127,9 +130,10 @@ def _orthogonal(rows: Tensor, draws: int, generator: torch.Generator) -> Tensor:
 
 
 def _distinct(directions: Tensor, merits: Tensor) -> tuple[Tensor, Tensor]:
-    """Without repetitions (up to sign), those of most merit first, a few times B.
+    """Drop repeated directions (up to sign) and keep the best few times B, by merit.
 
-    Of two records' columns a mixture is orthogonal to the neurons that both left inactive: fewer.
+    A mixture of two records' columns ranks lower: it is orthogonal only to neurons inactive in
+    both.
     """
     order = merits.argsort(descending=True, stable=True)
     directions, merits, kept = directions[order], merits[order], list[int]()
@@ -142,7 +146,7 @@ def _distinct(directions: Tensor, merits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _independent(directions: Tensor, records: int) -> Tensor | None:
-    """The first B linearly independent directions."""
+    """Return the first B linearly independent directions, or None if there are fewer."""
     basis, chosen = torch.empty(0, records, dtype=torch.float64), list[int]()
     for i, direction in enumerate(directions):
         rest = direction - basis.T @ (basis @ direction)
@@ -156,7 +160,10 @@ def _independent(directions: Tensor, records: int) -> Tensor | None:
 
 
 def _apart(columns: Tensor, active: Tensor, output: Tensor) -> Tensor:
-    """How far columns [r, m] are from V^T e on their active entries, for the best e, from 0 to 1."""
+    """Return columns' distances, 0 to 1, from V^T e on active entries, for the best e.
+
+    Columns are [r, m].
+    """
     v, mask = output.detach().double(), active.double()
     normal = torch.einsum("rm,cm,dm->rcd", mask, v, v)
     e = torch.linalg.lstsq(
@@ -168,7 +175,7 @@ def _apart(columns: Tensor, active: Tensor, output: Tensor) -> Tensor:
 
 
 def _disagreement(records: Tensor, columns: Tensor, layer: nn.Linear, tolerance: float) -> float:
-    """The share of neurons and records of which one says active and the other not."""
+    """Return the share of neuron-record pairs on which the layer and the columns disagree."""
     with torch.no_grad():
         active = records @ layer.weight.double().T + layer.bias.double() > 0
     used = columns.abs() > tolerance * columns.abs().max(dim=0).values
@@ -177,7 +184,7 @@ def _disagreement(records: Tensor, columns: Tensor, layer: nn.Linear, tolerance:
 
 
 def _scaled(columns: Tensor, g: Tensor, d: Tensor) -> Tensor | None:
-    """The records if these are D's columns up to their scales, else None."""
+    """Return the records if these are D's columns up to scale, else None."""
     scales = torch.linalg.lstsq(columns, d[:, None]).solution[:, 0]
     if float((columns @ scales - d).norm()) > 1e-2 * float(d.norm()):
         return None

@@ -1,11 +1,12 @@
-"""Many models of one shape trained side by side, each on its own half of the records.
+"""Train many models of one shape side by side, each on its own half of the records.
 
-The same steps as `blindsum.platform.training.local.LocalTrainer` takes (Poisson samples, clipped
-sums, Gaussian noise, the public divisor), for fully connected models, K at a time: a batched matrix
-product costs little more than a single one. Norms by record need no gradient by record: that of
-a linear layer's gradient is |d| |a| (Goodfellow, arXiv:1510.01799).
+The steps are those of `blindsum.platform.training.local.LocalTrainer` (Poisson samples, clipped
+sums, Gaussian noise, the public divisor), for K fully connected models at a time: a batched matrix
+product costs little more than a single one. The norm of one record's gradient does not need that
+gradient: for a linear layer it is |d| |a| (Goodfellow, arXiv:1510.01799).
 
-Legend: K models, N records, B padded length of their samples, I and O a layer's inputs and outputs.
+Legend: K models, N records, B the padded length of their samples, I and O a layer's inputs and
+outputs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from blindsum.platform.training.models import build_model
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every model is trained. `noise` is the multiplier, `clip_norm` None without privacy."""
+    """Training settings of every model.
+
+    `noise` is the noise multiplier; `clip_norm` None means that gradients are not clipped.
+    """
 
     steps: int
     sampling_rate: float
@@ -34,12 +38,12 @@ class Recipe:
 
 
 def stackable(job: Job) -> bool:
-    """Whether the job's model is fully connected, which is what is stacked here."""
+    """Return whether the job's model is fully connected, the only kind that `Stack` supports."""
     return isinstance(job.model, (Linear, Mlp))
 
 
 class Stack:
-    """K copies of the job's model, from its own initial weights: the attacker knows them."""
+    """K copies of the job's model, with its initial weights, which the attacker knows."""
 
     def __init__(
         self, job: Job, features: int, models: int, loss: RecordLoss = classification
@@ -52,7 +56,7 @@ class Stack:
         self.biases = [m.bias.detach().repeat(models, 1) for m in layers]  # [K, O]
 
     def logits(self, features: Tensor) -> Tensor:
-        """[K, N, outputs] of records [N, I]."""
+        """Return the outputs, [K, N, outputs], on records [N, I]."""
         return self._forward(features.expand(len(self.weights[0]), -1, -1))[-1]
 
     def train(
@@ -68,7 +72,7 @@ class Stack:
         Args:
             features: float32 [N, I].
             labels: [N, ...], as the loss takes them.
-            members: bool [K, N], which records each model is trained on.
+            members: bool [K, N]: which records each model is trained on.
         """
         for _ in range(recipe.steps):
             drawn = torch.rand(members.shape, generator=generator) < recipe.sampling_rate
@@ -81,7 +85,7 @@ class Stack:
                 one.sub_(gradient, alpha=recipe.learning_rate / recipe.divisor)
 
     def _forward(self, x: Tensor) -> list[Tensor]:
-        """Inputs of every layer, and the logits, [K, B, ...]."""
+        """Return every layer's inputs, and the logits, [K, B, ...]."""
         inputs = [x]
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
@@ -93,7 +97,7 @@ class Stack:
     def _sums(
         self, features: Tensor, labels: Tensor, valid: Tensor, recipe: Recipe
     ) -> list[Tensor]:
-        """Sums of the samples' gradients, of all weights and then of all biases."""
+        """Return the samples' summed gradients, of all weights and then of all biases."""
         *inputs, logits = self._forward(features)
         said = logits.flatten(0, 1).requires_grad_()
         losses = self._loss(said, labels.flatten(0, 1)).sum()
@@ -116,7 +120,7 @@ class Stack:
 
 
 def _padded(drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of each model's sample, [K, B], and which of them are there."""
+    """Return the rows of each model's sample, padded to [K, B], and which of them are valid."""
     longest = max(int(drawn.sum(1).max()), 1)
     rows = drawn.float().topk(longest, dim=1).indices
     return rows, drawn.gather(1, rows).float()

@@ -1,1 +1,1 @@
-"""What an audit shows: the page for everyone, and the silo's private one."""
+"""The HTML pages of an audit: the report that can be shared, and the silo's private page."""

@@ -1,4 +1,4 @@
-"""The audit as one HTML page that carries all it needs, and the silo's private page of records."""
+"""Render an audit as one self-contained HTML page: figures over many records, no record."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from blindsum.pipelines.show.page import PAGE, embedded
 BLUE, ORANGE, GREY, RED = "#2c6fbb", "#d1701f", "#8a8a8a", "#b3261e"
 NAMED = {
     "none": "no protection",
-    "dp": "privacy alone",
-    "encrypted": "encryption alone",
+    "dp": "privacy only",
+    "encrypted": "encryption only",
     "both": "both",
 }
 
@@ -31,7 +31,7 @@ OWN = NAMED | {"both": "privacy and encryption"}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the matrix: an attack, its main figure, and who tries it."""
+    """One row of the matrix: an adversary, its attack, and the attack's main figure."""
 
     adversary: str
     attack: str
@@ -41,99 +41,129 @@ class Row:
 
 ROWS = (
     Row("server", "closed form", "exact records", "one record, from the first layer's gradient"),
-    Row("server", "sparse recovery", "exact records", "a batch, from a first layer with ReLU"),
+    Row(
+        "server",
+        "sparse recovery",
+        "exact records",
+        "a batch, from the gradient of a first layer with ReLU",
+    ),
     Row("server", "matching", "identified", "a batch, by matching the whole gradient"),
-    Row("server", "imprint", "exact records", "a large batch, with a first layer that it planted"),
-    Row("participant", "subtraction", "exact records", "the total minus one's own part"),
+    Row(
+        "server",
+        "imprint",
+        "exact records",
+        "a large batch, through first-layer weights that it planted",
+    ),
+    Row(
+        "participant",
+        "subtraction",
+        "exact records",
+        "the total minus the participant's own update",
+    ),
     Row(
         "participant",
         "generator",
         "nearer to training records",
-        "of the class whose records it makes, half if it has learnt no record",
+        "share of the records it generates; 50 % if it has learnt the class but no record",
     ),
     Row("aggregator", "key recovery", "share of the key", "from published decryptions"),
-    Row("aggregator", "upload opened", "values read", "with the silos' shared key leaked"),
-    Row("outsider", "lira", "TPR at 1 % FPR", "who was trained on, by likelihood ratios"),
-    Row("outsider", "lira by task", "TPR at 1 % FPR", "the same, by the label of one task of many"),
-    Row("outsider", "rmia", "TPR at 1 % FPR", "the same, relative to the population"),
-    Row("outsider", "confidence", "TPR at 1 % FPR", "the same, by confidence alone (weak)"),
-    Row("outsider", "candidates", "right candidate", "which of many records it was"),
+    Row("aggregator", "upload opened", "values read", "after the silos' shared key has leaked"),
+    Row("outsider", "lira", "TPR at 1 % FPR", "membership, by likelihood ratios"),
+    Row(
+        "outsider",
+        "lira by task",
+        "TPR at 1 % FPR",
+        "membership, from the label of one task of many",
+    ),
+    Row("outsider", "rmia", "TPR at 1 % FPR", "membership, relative to population records"),
+    Row("outsider", "confidence", "TPR at 1 % FPR", "membership, from confidence only (weak)"),
+    Row(
+        "outsider",
+        "candidates",
+        "right candidate",
+        "which of many candidate records was trained on",
+    ),
     Row(
         "outsider",
         "memorisation",
         "training molecules drawn",
-        "letter by letter, from a language model",
+        "sampled letter by letter from a language model",
     ),
 )
 
 
 def as_page(found: Audit, run: str) -> str:
-    """The report: figures over many records, none of a record."""
+    """Return the report as HTML: figures over many records, none about a single record."""
     job, own = found.job, found.own
     plan = found.plan
     parts = [
         f"<h1>Audit of {html.escape(job.name)}</h1>",
         (
             f"<p>Silo {html.escape(found.silo)}, {html.escape(run)}, {found.depth.name} audit, "
-            f"{found.seconds:.0f} s, blindsum {version('blindsum')}. This job has: <b>{OWN[own]}</b>, "
-            f"epsilon {plan.epsilon:g} at delta {plan.delta:g} where there is privacy.</p>"
+            f"{found.seconds:.0f} s, blindsum {version('blindsum')}. This job has: "
+            f"<b>{OWN[own]}</b>. The columns with privacy use epsilon {plan.epsilon:g} at delta "
+            f"{plan.delta:g}.</p>"
         ),
         (
             "<p class=note>These figures come from private records and are not differentially "
-            "private. The silo's owner decides who sees them. A failed attack is no proof: a better one "
-            "may succeed. What is proven is the privacy plan and the encryption's hardness.</p>"
+            "private. The silo's owner decides who sees them. A failed attack proves nothing: a "
+            "better one may succeed. The guarantees come from the privacy plan and from the "
+            "hardness of breaking the encryption.</p>"
         ),
         "<h2>Attacks and defences</h2>",
         _matrix(found),
         (
-            "<p class=legend>Worst over checkpoints and batches, with the 95 % interval; in grey what "
-            "guessing from public knowledge gives. Red: the attack did better than guessing.</p>"
+            "<p class=legend>Each cell shows the worst figure over all checkpoints and batch "
+            "sizes, its 95 % interval and, in grey, the figure that guessing from public "
+            "knowledge reaches. Red means that the attack beat guessing: its whole interval, or "
+            "its value where there is no interval, lies above the grey figure.</p>"
         ),
-        "<h2>Does the training keep its epsilon?</h2>",
+        "<h2>Does training stay within its epsilon?</h2>",
         _bounds(found),
     ]
     if found.curves:
         parts += [
-            "<h2>Who was in the training data</h2>",
+            "<h2>Membership: which records were trained on</h2>",
             embedded(_membership(found)),
             _table(
                 (
                     "attack",
                     "defence",
                     "TPR at 1 % FPR",
-                    "TPR at 0.1 %",
-                    "TPR at 0",
-                    "precision at 0.1 %",
-                    "canaries, 1 %",
+                    "TPR at 0.1 % FPR",
+                    "TPR at 0 FPR",
+                    "precision at 0.1 % FPR",
+                    "canaries' TPR at 1 % FPR",
                 ),
                 _membership_rows(found.findings.evidence),
             ),
         ]
     if found.tradeoff:
         parts += [
-            "<h2>What privacy costs</h2>",
+            "<h2>The cost of privacy</h2>",
             embedded(_costs(found.tradeoff, plan.epsilon, found.score)),
             (
-                f"<p class=legend>Held-out {found.score} of models trained on this silo's records alone, with "
-                f"the noise that reaches the mean of {len(job.silos)} silos of its kind; mean and 95 % "
-                f"interval over {found.depth.models} models. <code>blindsum run</code> trains the real one.</p>"
+                f"<p class=legend>Held-out {found.score} of models trained only on this silo's "
+                f"records, with the same noise-to-signal ratio as the mean of {len(job.silos)} "
+                f"such silos' updates; mean and 95 % interval over {found.depth.models} models. "
+                "<code>blindsum run</code> trains the real model.</p>"
             ),
         ]
     parts += [
         "<h2>An aggregator that alters the sum</h2>",
         _table(
-            ("tried", "answer"),
+            ("attempt", "refusal"),
             (
                 (name, answer or "<b class=bad>ACCEPTED</b>")
                 for name, answer in found.refusals.items()
             ),
         ),
-        "<h2>A server that plants the first layer</h2>",
-        f"<p>This silo refuses it: {html.escape(found.planted)}.</p>"
+        "<h2>A server that plants first-layer weights</h2>",
+        f"<p>This silo refuses them: {html.escape(found.planted)}.</p>"
         if found.planted
-        else "<p class=bad>This silo would accept it: no approval of its owner is asked for (blindsum "
-        "silo init).</p>",
-        "<h2>Every attack</h2>",
+        else "<p class=bad>This silo would accept them: its machine does not require the owner's "
+        "approval of the job. To require it: blindsum silo init.</p>",
+        "<h2>All attacks</h2>",
         _all(found.findings.evidence),
         "<h2>What was not tested</h2>",
         "<ul>"
@@ -155,6 +185,7 @@ def _matrix(found: Audit) -> str:
 
 
 def worst(evidence: Iterable[Evidence], row: Row, defence: str) -> Figure | None:
+    """Return the figure most favourable to the attacker, or None if there is no evidence."""
     of_row = [
         e.figures[row.figure]
         for e in evidence
@@ -178,7 +209,7 @@ def _cell(figure: Figure | None) -> str:
 
 
 def shown(figure: Figure, value: float) -> str:
-    """A share in per cent; a distance as it is."""
+    """Format a value: shares in per cent, distances as they are."""
     return f"{value:.3g}" if figure.less else f"{value:.1%}"
 
 
@@ -198,18 +229,24 @@ def _bounds(found: Audit) -> str:
                 )
             )
     planned, promised = found.bounds.get("as planned", {}).values(), found.plan.epsilon
-    verdict = "<p>Nothing found contradicts the plan.</p>"
+    verdict = "<p>With the planned noise, no lower bound exceeds the planned epsilon.</p>"
     if any(b.gaussian > promised for b in planned):
-        verdict = "<p class=bad>The Gaussian bound is above the plan: look into it.</p>"
+        verdict = (
+            "<p class=bad>With the planned noise, the lower bound that assumes a Gaussian "
+            "mechanism exceeds the planned epsilon: investigate.</p>"
+        )
     if any(b.epsilon > promised for b in planned):
-        verdict = "<p class=bad>More was found than the plan allows: it is not kept.</p>"
+        verdict = (
+            "<p class=bad>With the planned noise, a lower bound exceeds the planned epsilon: "
+            "training does not keep its plan.</p>"
+        )
     return verdict + _table(
         (
             "run",
             "auditor",
-            "epsilon claimed",
-            "epsilon at least",
-            "at least, if Gaussian",
+            "claimed epsilon",
+            "lower bound on epsilon",
+            "lower bound, if Gaussian",
             "right guesses",
         ),
         rows,
@@ -232,7 +269,7 @@ def _membership_rows(evidence: Iterable[Evidence]) -> list[tuple[str, ...]]:
 
 
 def _named(evidence: Evidence) -> str:
-    """The attack, and which task it reads."""
+    """Return the attack's name, with its task for the attack by task."""
     by_task = evidence.attack == "lira by task"
     return f"lira, {evidence.setting}" if by_task else evidence.attack
 
@@ -257,9 +294,9 @@ def _membership(found: Audit) -> Picture:
         title="likelihood ratios (LiRA), all targets",
     )
     risks.set(
-        xlabel="chance to tell that a record is in",
+        xlabel="chance that LiRA tells a member from a non-member",
         ylabel="share of records",
-        title="exposure by record",
+        title="exposure of each record",
     )
     for axes in (curve, risks):
         _plain(axes)
@@ -282,10 +319,10 @@ def _costs(points: Sequence[Point], planned: float, score: str) -> Picture:
         label="with privacy",
     )
     for bare in (p.score for p in points if p.epsilon is None):
-        axes.axhline(bare.value, color=ORANGE, label="without")
+        axes.axhline(bare.value, color=ORANGE, label="without privacy")
         (below,), (above,) = _reach([bare])
         axes.axhspan(bare.value - below, bare.value + above, color=ORANGE, alpha=0.12, linewidth=0)
-    axes.axvline(planned, color=GREY, linestyle=":", label="the plan")
+    axes.axvline(planned, color=GREY, linestyle=":", label="planned epsilon")
     axes.set(xscale="log", xlabel="epsilon", ylabel=f"held-out {score}")
     axes.set_xticks(epsilons, [f"{e:g}" for e in epsilons])
     axes.minorticks_off()
@@ -294,7 +331,7 @@ def _costs(points: Sequence[Point], planned: float, score: str) -> Picture:
 
 
 def _reach(figures: Sequence[Figure]) -> list[list[float]]:
-    """From each value down and up to its interval's ends."""
+    """Return the distances from each value down and up to the ends of its interval."""
     return [
         [f.value - (f.value if f.low is None else f.low) for f in figures],
         [(f.value if f.high is None else f.high) - f.value for f in figures],

@@ -1,7 +1,7 @@
-"""The silo's private page: records as they are, as they were recovered, and as a guess.
+"""Render the silo's private page: true records beside the recovered and the guessed ones.
 
-Of molecules, features are no picture that a chemist reads: the silo's molecule whose features are
-nearest to the recovered ones is drawn instead.
+Chemists cannot read a molecule off its features. For molecules the page therefore draws the silo's
+molecule whose features are nearest to the recovered ones.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ WIDTH, HEIGHT = 190, 120
 
 
 def as_private_page(found: Audit) -> str:
-    """True, recovered and guessed records side by side. For the silo's own eyes."""
+    """Return true, recovered and guessed records side by side, as HTML. Private to the silo."""
     parts = [
         (
-            "<h1>Recovered records</h1><p class=note>Private: this page shows records of the silo "
-            f"{html.escape(found.silo)}. It is in the silo's state folder and belongs nowhere else.</p>"
+            "<h1>Recovered records</h1><p class=note>Private: this page shows records of silo "
+            f"{html.escape(found.silo)}. Keep it in the silo's state folder.</p>"
         )
     ]
     if found.molecules:
         parts.append(
-            "<p>Under recovered and guessed: the silo's molecule with the nearest features, and how "
-            "far they are: Tanimoto similarity of bits, or the root mean square difference.</p>"
+            "<p>The columns recovered and guessed show the silo's molecule with the nearest "
+            "features. Below each is how close the recovered or guessed features are to the true "
+            "ones: the Tanimoto similarity of bits, or the root mean square difference.</p>"
         )
     for example in found.examples:
         parts.append(f"<h2>{html.escape(example.title)}</h2>")
@@ -64,7 +65,7 @@ def _close(example: Example, i: int, shown: str) -> str:
     if is_binary(example.true):
         a, b = true > 0.5, other > 0.5
         return f"Tanimoto {(a & b).sum() / max((a | b).sum(), 1):.2f}"
-    return f"apart {np.sqrt(((true - other) ** 2).mean()):.2g}"
+    return f"RMS difference {np.sqrt(((true - other) ** 2).mean()):.2g}"
 
 
 def _svg(smiles: str) -> str:

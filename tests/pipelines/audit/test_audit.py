@@ -44,7 +44,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def audited(
     job_file: JobFile, capsys: pytest.CaptureFixture[str], *fail_on: str
 ) -> dict[str, object]:
-    with pytest.raises(BlindsumError, match="limits are passed: outsider.candidates.* above -1"):
+    with pytest.raises(BlindsumError, match="1 of 1 limits exceeded: outsider.candidates.* > -1"):
         command.run_audit(
             job_file, "birch", True, ["outsider.candidates.right_candidate=-1"], True, mlflow=True
         )
@@ -62,7 +62,7 @@ def test_an_audit_leaves_a_report_and_keeps_records_in_the_silo(
     figures = json.loads((report.parent / "audit.json").read_text())
     page = report.read_text()
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
-    for heading in ("Attacks and defences", "keep its epsilon", "What was not tested"):
+    for heading in ("Attacks and defences", "stay within its epsilon", "What was not tested"):
         assert heading in page
     _check_evidence(figures)
     assert not any(x is None for x in figures["refusals"].values())
@@ -141,13 +141,15 @@ def test_limits_are_finite_and_of_figures_that_there_are(make_job: MakeJob) -> N
     job_file = make_job(RELU)
     own = plan(make_job().job, "birch")
     assert own
-    with pytest.raises(JobError, match="'no.such', which this audit has no figure for.*forgeries"):
+    with pytest.raises(
+        JobError, match="'no.such', a figure that this audit does not have.*forgeries"
+    ):
         outcome.exceeded(outcome.Audit(job_file.job, "birch", TINY, own), {"no.such": 1.0})
     for nonsense in ("server.x=high", "server.x=nan", "server.x=inf"):
-        with pytest.raises(JobError, match="is no limit"):
+        with pytest.raises(JobError, match="is not a limit"):
             command.run_audit(job_file, "birch", True, [nonsense], True)
     for unknown in ("nobody.x=1", "server.lira.tpr_at_1pct_fpr=1"):
-        with pytest.raises(JobError, match=r"no attack has such a figure.*outsider\.lira\."):
+        with pytest.raises(JobError, match=r"unknown figure.*outsider\.lira\."):
             command.run_audit(job_file, "birch", True, [unknown], True)
     found = outcome.Audit(job_file.job, "birch", TINY, own)
     found.findings.evidence.append(
@@ -174,11 +176,11 @@ def test_what_a_model_does_not_allow_is_said_and_a_planted_layer_refused(
         "closed form, batch of 1: the model does not begin",
         "imprint: ",
         "subtraction",
-        "shadow models are made of fully connected",
+        "shadow models can be trained only for fully connected",
     ):
         assert reason in said
     assert {e["attack"] for e in found["evidence"]} >= {"matching", "candidates"}
-    assert found["gate"]["server.planted_weights_accepted"] == 1, "nobody's consent is asked here"
+    assert found["gate"]["server.planted_weights_accepted"] == 1, "no approval is required here"
 
 
 def test_an_interval_is_the_exact_binomial_one() -> None:

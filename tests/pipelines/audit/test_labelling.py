@@ -237,7 +237,9 @@ def test_private_tasks_and_what_they_alone_label_stay_out(make_job: MakeJob) -> 
     for name in ("malignant", "size"):
         table = table.set_column(table.column_names.index(name), name, empty)
     pq.write_table(table, places.table)
-    with pytest.raises(DataError, match="no training record of this silo has a label of a task"):
+    with pytest.raises(
+        DataError, match="no training record of this silo has a label of a shared task"
+    ):
         load_audited(job_file.job, "birch", places)
 
 
@@ -305,7 +307,7 @@ def test_a_job_of_tasks_is_audited(
     } <= attacks
     if case != "two tasks and private ones":  # which has too few records of a class
         assert ("generator" in attacks) == (case == "one label")
-    assert ("tasks are numbers" in said) == (case == "a number")
+    assert ("only numeric tasks" in said) == (case == "a number")
     assert ("training without clipping" in said) == (case != "one label")
     assert figures["score"] == ("mean R2" if case == "a number" else "mean AUROC")
     assert [p["epsilon"] for p in figures["score_by_epsilon"]] == [None, 1.0, 3.0, 8.0]
