@@ -53,6 +53,7 @@ def fetch(ref: ObjectRef[Any], name: str, doing: str) -> Any:
 
 
 def lost(name: str, doing: str) -> FederationError:
+    """Return the error for a silo or an aggregator whose process died."""
     if " " in name:
         return AggregatorLost(f"{name}'s process died", "Look at its node's memory and logs.")
     return SiloLost(

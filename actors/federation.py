@@ -56,8 +56,8 @@ class Federation:
         interrupted: set by a signal's handler (`blindsum.actors.waiting`).
         standing: where an interrupted run stood, to go on from there.
         log: of the driver's events.
-        silo_actor, aggregator_actor: Ray actor classes of the same shape, for tests and
-            benchmarks that look inside.
+        silo_actor: Ray actor class of the same shape, for tests and benchmarks that look inside.
+        aggregator_actor: likewise for aggregators.
     """
 
     def __init__(

@@ -160,8 +160,9 @@ class Silo:
     def restore(self, round: int) -> str:
         """Go back to where this silo stood after a round; returns its model's digest.
 
-        Raises: FederationError, where its state after that round is not there, or this silo never
-            joined the run.
+        Raises:
+            FederationError: the state after that round is missing, or this silo never joined the
+                run.
         """
         if checked_round(round):
             self._require_joined()

@@ -136,6 +136,11 @@ def _tags(job: Job, arm: Arm, silo: str | None) -> dict[str, str]:
 
 
 def member_of(job_file: JobFile, name: str) -> Member:
+    """Load a silo's table and private tasks in this process.
+
+    Raises:
+        BlindsumError: the table or the tasks cannot be used; names the silo.
+    """
     job, section = job_file.job, job_file.silo(name)
     try:
         places = silo_places(section, str(job_file.folder))
@@ -189,6 +194,7 @@ def _pooled(
 def trained(
     job: Job, member: Member, own: PrivacyPlan | None, name: str, done: Callable[[], None]
 ) -> nn.Module:
+    """Train one model in this process with a job's settings; `done` is called after each round."""
     model = build_model(
         job.model,
         feature_count(job.data.features),

@@ -155,6 +155,7 @@ def _matrix(found: Audit) -> str:
 
 
 def worst(evidence: Iterable[Evidence], row: Row, defence: str) -> Figure | None:
+    """Return the attack's best figure under a defence, the worst for the silo; None without any."""
     of_row = [
         e.figures[row.figure]
         for e in evidence
