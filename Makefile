@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test fuzz mutants lint docs bench clean
+.PHONY: setup demo test fuzz mutants lint docs bench release clean
 
 setup: $(VENV)/.ready
 
@@ -49,6 +49,11 @@ bench: setup
 	$(BIN)/python benchmarks/prepare.py --json build/prepare.json
 	$(BIN)/python benchmarks/encryption.py --json build/encryption.json
 	$(BIN)/python benchmarks/encryption.py --scale --json build/scale.json --plot build/scale.svg
+
+# Builds, checks, and tries the wheel on every Python at hand. Uploads nothing.
+release: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	infra/release.sh $(CURDIR)/$(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
