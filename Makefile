@@ -1,5 +1,6 @@
-# make demo and make test do everything on a fresh machine with Python 3.11.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# make demo and make test do everything on a fresh machine with Python 3.11, 3.12 or 3.13.
+PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3; do \
+  $$one -c '' 2> /dev/null && echo $$one && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -9,8 +10,8 @@ setup: $(VENV)/.ready
 
 # torch first: with it in place, nothing that needs torch brings another build of it.
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	  || { echo "Blindsum needs Python 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "Blindsum needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
