@@ -1,16 +1,17 @@
-# make demo and make test do everything on a fresh machine with Python 3.11.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# make demo and make test do everything on a fresh machine with Python 3.11, 3.12 or 3.13.
+PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3; do \
+  $$one -c '' 2> /dev/null && echo $$one && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test fuzz mutants lint bench clean
+.PHONY: setup demo test fuzz mutants lint docs bench release clean
 
 setup: $(VENV)/.ready
 
 # torch first: with it in place, nothing that needs torch brings another build of it.
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	  || { echo "Blindsum needs Python 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "Blindsum needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -34,6 +35,9 @@ lint: setup
 	$(BIN)/mypy
 	PYTHONPATH=src $(BIN)/lint-imports --no-logo
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: setup
 	$(BIN)/python benchmarks/rounds.py --json build/rounds.json
 	$(BIN)/python benchmarks/dp_step.py --json build/dp_step.json
@@ -46,6 +50,11 @@ bench: setup
 	$(BIN)/python benchmarks/prepare.py --json build/prepare.json
 	$(BIN)/python benchmarks/encryption.py --json build/encryption.json
 	$(BIN)/python benchmarks/encryption.py --scale --json build/scale.json --plot build/scale.svg
+
+# Builds, checks, and tries the wheel on every Python at hand. Uploads nothing.
+release: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	infra/release.sh $(CURDIR)/$(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

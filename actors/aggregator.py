@@ -25,7 +25,8 @@ class Aggregator:
     Where there are several aggregators, each adds its own range of the parts.
 
     Args:
-        index, of: which one this is, of how many.
+        index: which aggregator this is, from 0.
+        of: the number of aggregators.
         keep: hold on to the uploads until the next sum is opened, to be summed again.
     """
 

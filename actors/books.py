@@ -163,6 +163,7 @@ class Books:
 
     @property
     def path(self) -> Path:
+        """The ledger's file."""
         return self.ledger.path
 
     @property

@@ -86,6 +86,12 @@ class Vault:
         return self._ceremony.introduction
 
     def contribute(self, introductions: tuple[Introduction, ...]) -> Contribution:
+        """Seal this silo's part of the keys to each of the others.
+
+        Raises:
+            KeyRefused: the ceremony's roster is not the job's, or a silo's identity has changed since
+                the start of the run.
+        """
         if not self._allows(tuple(one.silo for one in introductions)):
             raise KeyRefused("the ceremony's roster is not the job's", "Start the job again.")
         if self._identities and any(
@@ -100,9 +106,11 @@ class Vault:
         return contribution
 
     def agree(self, contributions: tuple[Contribution, ...]) -> Agreement:
+        """Open what was sealed to this silo, and sign the digest of all messages."""
         return self._ceremony.agree(contributions)
 
     def finish(self, agreements: tuple[Agreement, ...]) -> None:
+        """Derive the job's keys, once all silos have signed the same digest."""
         keys = self._ceremony.finish(agreements)
         encrypted = self._parameters.scheme == "ckks"
         self._ciphers = {
@@ -120,6 +128,7 @@ class Vault:
     # -- exchanges -----------------------------------------------------------------------
 
     def connect(self, channel: Channel) -> None:
+        """Set the channel to the aggregators."""
         self._channel = channel
 
     def send(self, exchange: Exchange, digits: Callable[[slice], Integers]) -> int:

@@ -84,6 +84,7 @@ class Exchange:
 
     @property
     def chunks(self) -> int:
+        """The number of ciphertexts of one silo's upload."""
         return self.parameters.chunks(self.values)
 
     @property

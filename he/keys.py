@@ -61,6 +61,7 @@ class Introduction:
     signature: Bytes = b""
 
     def signed_content(self) -> bytes:
+        """Return the bytes that the identity signs."""
         parts = [self.identity, self.mlkem, self.x25519]
         return _message("introduction", self.run, self.silo, *(part.hex() for part in parts))
 
@@ -75,6 +76,7 @@ class Contribution:
     signature: Bytes = b""
 
     def signed_content(self) -> bytes:
+        """Return the bytes that the identity signs."""
         sealed = [f"{to} {hashlib.sha256(text).hexdigest()}" for to, text in self.sealed.items()]
         return _message("contribution", self.silo, self.transcript, *sorted(sealed))
 
@@ -89,6 +91,7 @@ class Agreement:
     signature: Bytes = b""
 
     def signed_content(self) -> bytes:
+        """Return the bytes that the identity signs."""
         return _message("agreement", self.silo, self.transcript, self.proof)
 
 

@@ -68,6 +68,7 @@ class Header:
 
     @classmethod
     def of(cls, exchange: Exchange, part: int, silo: str, chunks: str, check: str) -> Header:
+        """Return the header of one part of a silo's upload to an exchange."""
         return cls(
             _FORMAT,
             exchange.run,
@@ -87,6 +88,7 @@ class Header:
         )
 
     def signed_content(self) -> bytes:
+        """Return the bytes that the silo signs."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
 
@@ -108,6 +110,7 @@ class Upload:
 
     @property
     def silo(self) -> str:
+        """The name of the silo that signed the upload."""
         return self.receipt.header.silo
 
 

@@ -64,6 +64,7 @@ class Submitted:
 
     @property
     def over(self) -> bool:
+        """Whether the job has ended."""
         return self.status in ENDED
 
 
@@ -267,6 +268,7 @@ def refusal(address: str, text: str) -> ClusterError:
 
 
 def no_token(address: str) -> ClusterError:
+    """Return the error for an address that refuses the token."""
     return ClusterError(
         f"{address} refuses this token, or wants one",
         "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.",

@@ -85,6 +85,12 @@ def test_the_wheel_holds_every_module_and_works_alone(tmp_path: Path) -> None:
     assert where.startswith(str(tmp_path / "site"))
 
 
+def test_the_version_is_the_package_s(tmp_path: Path) -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    shown = python("import blindsum; print(blindsum.__version__)", tmp_path)
+    assert shown == config["project"]["version"]
+
+
 def test_the_bare_rooms_are_banned() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     banned = config["tool"]["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"]

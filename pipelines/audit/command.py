@@ -55,6 +55,7 @@ class Shown:
         self._bar.advance(self._task)
 
     def close(self) -> None:
+        """Remove the progress bar."""
         self._bar.stop()
 
 

@@ -63,6 +63,7 @@ class Evidence:
     note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the fields, for `audit.json`."""
         return asdict(self)
 
 

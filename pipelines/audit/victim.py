@@ -55,6 +55,7 @@ class SeenUpdate:
     gradients: list[Tensor]
 
     def of(self, parameter: Tensor, model: nn.Module) -> Tensor:
+        """Return the gradient of one of the model's parameters."""
         return self.gradients[[id(p) for p in model.parameters()].index(id(parameter))]
 
 

@@ -54,10 +54,12 @@ class Trial:
 
     @property
     def score(self) -> float:
+        """The figure that runs are compared by."""
         return self.figures[self.metric]
 
     @property
     def group(self) -> Key:
+        """Arm, budget, encryption and mechanism: runs are grouped by them."""
         return self.arm, self.epsilon, self.encrypted, self.mechanism
 
 

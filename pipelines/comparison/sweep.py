@@ -42,6 +42,7 @@ class Point:
 
     @property
     def text(self) -> str:
+        """The point as a line of output."""
         privacy = "no privacy" if self.epsilon is None else f"epsilon {self.epsilon:g}"
         return f"{self.arm}, {privacy}, seed {self.seed}"
 

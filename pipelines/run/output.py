@@ -90,6 +90,7 @@ class Progressing:
         console.print(_lost_line(run, silos, left))
 
     def close(self) -> None:
+        """Remove the progress bar."""
         self._live.stop()
 
 
@@ -119,9 +120,11 @@ class Lines(Quiet):
     """A line for each stage and round, for a log that someone follows."""
 
     def stage(self, text: str) -> None:
+        """Print the stage."""
         console.print(text)
 
     def round(self, run: Run, report: RoundReport) -> None:
+        """Print a line about a round that ended."""
         found = report.metrics.held_out
         score = f"{found.line()}, " if found else ""
         spent = f"epsilon {max(report.epsilon.values()):.3f}, " if report.epsilon else ""

@@ -22,6 +22,7 @@ class JobFile:
 
     @property
     def folder(self) -> Path:
+        """The folder that the job file lies in."""
         return self.path.parent
 
     def silo(self, name: str) -> SiloSection:

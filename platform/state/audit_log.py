@@ -85,4 +85,5 @@ class AuditLog:
         return [Event(**json.loads(row["content"])) for row in self.chain.export()]
 
     def close(self) -> None:
+        """Close the database."""
         self.chain.close()

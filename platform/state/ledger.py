@@ -395,6 +395,7 @@ class Ledger:
         )
 
     def close(self) -> None:
+        """Close the database."""
         self.chain.close()
 
     def _reserved(self, job: str, kind: str) -> Entry | None:

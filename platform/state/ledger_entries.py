@@ -52,6 +52,7 @@ class Entry:
     roster: Sequence[str] | None = None
 
     def canonical(self) -> str:
+        """Return the entry as JSON with sorted keys, the text that is hashed and signed."""
         return json.dumps(asdict(self), sort_keys=True)
 
 

@@ -204,6 +204,7 @@ class Chain:
         return [dict(zip(("content", "hash", "signature", "signer"), r, strict=True)) for r in rows]
 
     def close(self) -> None:
+        """Close the database."""
         self.db.close()
 
     def _require_own_schema(self) -> None:

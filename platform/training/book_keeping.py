@@ -280,6 +280,7 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def no_gradient(name: str) -> ModelError:
+    """Return the error for a parameter whose gradients cannot be clipped record by record."""
     return ModelError(
         f"parameter '{name.removeprefix('_module.')}' has no gradient per record: clipping it "
         "would bound nothing",

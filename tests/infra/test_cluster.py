@@ -38,7 +38,8 @@ def bare_python(folder: Path) -> Path:
     """An interpreter that has what Blindsum needs, and not Blindsum."""
     venv.create(folder, with_pip=False)
     here = next(Path(p) for p in sys.path if p.endswith("site-packages"))
-    (folder / "lib/python3.11/site-packages/base.pth").write_text(f"{here}\n")
+    (site,) = folder.glob("lib/python3.*/site-packages")
+    (site / "base.pth").write_text(f"{here}\n")
     python = folder / "bin/python"
     found = subprocess.run(
         [python, "-c", "import ray, blindsum"], check=False, capture_output=True, text=True

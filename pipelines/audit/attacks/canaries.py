@@ -60,6 +60,7 @@ class Bound:
 
     @property
     def best(self) -> float:
+        """The larger of the two bounds."""
         return max(self.epsilon, self.gaussian)
 
 

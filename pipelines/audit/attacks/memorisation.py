@@ -87,6 +87,7 @@ class LanguageModel(nn.Module):
         return 1 + (self.kernel - 1) * steps
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return the logits of every token."""
         one_hot = functional.one_hot(tokens.long().clamp(0, self.tokens - 1), self.tokens)
         x = one_hot.to(self.last.weight.dtype).transpose(1, 2)
         x = functional.pad(x, (1, 0))[..., :-1]  # the token itself is not among those before it

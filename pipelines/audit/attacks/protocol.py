@@ -62,6 +62,7 @@ class Consortium:
         )
 
     def exchange(self, round: int) -> Exchange:
+        """Return the exchange of a round over all silos."""
         return Exchange("audit", round, 1, "update", self.roster, VALUES, 1.0, self.parameters)
 
     def uploads(self, exchange: Exchange) -> list[pa.Buffer]:
@@ -80,6 +81,7 @@ class Consortium:
         ]
 
     def aggregator(self, exchange: Exchange) -> Aggregator:
+        """Return an aggregator that has opened an exchange."""
         one = Aggregator()
         one.meet(self.public)
         one.open(exchange)

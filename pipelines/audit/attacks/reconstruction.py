@@ -70,6 +70,7 @@ class Layers:
 
     @classmethod
     def of(cls, model: nn.Module) -> Layers:
+        """Find these layers in a model."""
         layers = [m for m in model.modules() if not list(m.children())]
         linear = [m for m in layers if isinstance(m, nn.Linear)]
         first = (
