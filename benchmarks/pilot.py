@@ -36,7 +36,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from blindsum.pipelines.comparison.baseline import Member, member_of, together, trained
-from blindsum.pipelines.comparison.sweep import Quiet
+from blindsum.pipelines.run.listeners import Listener
 from blindsum.pipelines.run.train import train
 from blindsum.platform.data.split import fraction, scaffold_key
 from blindsum.platform.job.file import JobFile, load_job
@@ -149,11 +149,11 @@ def real(
 ) -> dict[str, Any]:
     """A run on Ray, with its model's AUROC and its rounds' seconds by phase."""
     job_file = job_of(folder, tasks, f"encryption.scheme={scheme}", *overrides)
-    run = train(job_file, None, Quiet())
+    run = train(job_file, None, Listener())
     model = model_of(job_file.job, private=False)
-    if run.model is None:
+    if run.saved is None:
         raise RuntimeError("the run left no model")
-    model.load_state_dict(torch.load(run.model))
+    model.load_state_dict(torch.load(run.saved.path))
     later = run.reports[len(run.reports) // 4 :]  # the first rounds start things
     phases = {k: float(np.median([r.phases[k] for r in later])) for k in later[0].phases}
     return {

@@ -84,7 +84,7 @@ def _train(
     from blindsum.pipelines.run.train import train
 
     keep_stdout()
-    shown = output.observer(json, lines)
+    shown = output.listener(json, lines)
     seen: list[Run] = []
     try:
         train(job_file, address, shown, seen.append, kept=kept)

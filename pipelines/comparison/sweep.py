@@ -19,7 +19,7 @@ from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.comparison.baseline import baseline
 from blindsum.pipelines.comparison.compare import compare
 from blindsum.pipelines.comparison.compare_page import show
-from blindsum.pipelines.run.run import Run
+from blindsum.pipelines.run.listeners import Listener
 from blindsum.pipelines.run.train import train
 from blindsum.pipelines.show.console import console
 from blindsum.platform.errors import BlindsumError, JobError
@@ -165,7 +165,7 @@ def sweep(
         tags = {TAG: _digest(jobs[point], [point.arm]), "mlflow.parentRunId": parent}
         try:
             if point.arm == "federated":
-                done = train(jobs[point], None, Quiet(), tags=tags)
+                done = train(jobs[point], None, Listener(), tags=tags)
                 said(point, done.headline())
             else:
                 said(point, baseline(jobs[point], point.arm, tags=tags).held_out.line())
@@ -192,22 +192,6 @@ def sweep(
             "Fix the cause and sweep again: finished runs are not repeated.",
         )
     return len(of) - len(missing)
-
-
-class Quiet:
-    """An observer that shows nothing: a sweep prints one line for each run."""
-
-    def stage(self, text: str) -> None:
-        pass
-
-    def planned(self, run: Run) -> None:
-        pass
-
-    def round(self, run: Run, report: object) -> None:
-        pass
-
-    def lost(self, run: Run, silos: list[str], left: int) -> None:
-        pass
 
 
 def _digest(job_file: JobFile, more: Sequence[str]) -> str:

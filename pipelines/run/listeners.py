@@ -1,61 +1,120 @@
-"""An observer that also keeps a run's log for machines and its figures for Prometheus."""
+"""Everyone who follows a run: the terminal, MLflow, the run's own log, log collectors, Prometheus.
+
+Each is a `Listener`; `Listeners` passes every event to all of them in order.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
-from blindsum.pipelines.run.run import Observer, Run
+from blindsum.pipelines.run.run import Run
 from blindsum.platform.events import Log
 
 if TYPE_CHECKING:
     from blindsum.actors.round_report import RoundReport
     from blindsum.infra.meters import Meters
+    from blindsum.pipelines.run.run_log import RunLog
+    from blindsum.platform.tracking.mlflow_run import Tracker
 
 NAME = "log.jsonl"
 """In the run's folder: what the driver saw, one event a line."""
 
 
-class Watched:
-    """Passes on what it is told.
+class Listener:
+    """Follows a run. Subclasses override what they care about."""
+
+    def stage(self, text: str) -> None:
+        """Something slow begins."""
+
+    def planned(self, run: Run) -> None:
+        """The silos are ready and the plan is made; rounds begin."""
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        """A round was completed."""
+
+    def lost(self, run: Run, silos: list[str], left: int) -> None:
+        """Silos were lost in the round that was announced last; `left` silos remain."""
+
+    def ended(self, run: Run) -> None:
+        """The run is over, however it went."""
+
+
+class Listeners(Listener):
+    """Several listeners as one."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._all = list(listeners)
+
+    def add_first(self, *listeners: Listener) -> None:
+        """Let these hear every event before the others."""
+        self._all[:0] = listeners
+
+    def stage(self, text: str) -> None:
+        for one in self._all:
+            one.stage(text)
+
+    def planned(self, run: Run) -> None:
+        for one in self._all:
+            one.planned(run)
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        for one in self._all:
+            one.round(run, report)
+
+    def lost(self, run: Run, silos: list[str], left: int) -> None:
+        for one in self._all:
+            one.lost(run, silos, left)
+
+    def ended(self, run: Run) -> None:
+        for one in self._all:
+            one.ended(run)
+
+
+class KeepsRounds(Listener):
+    """Appends each round to the run's log, from which it can be resumed."""
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        if run.standing:
+            failure = self._log.round(report, figures(run, report), run.standing)
+            run.unkept = failure or run.unkept
+
+
+class TracksFigures(Listener):
+    """Sends each round's figures to MLflow."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        self._tracker.log_round(report.round, figures(run, report))
+
+
+class LogsEvents(Listener):
+    """Writes one JSON line an event into the run's folder, for log collectors.
 
     Args:
         log: the driver's, which the federation writes to as well.
     """
 
-    def __init__(self, inner: Observer, run: Run, log: Log) -> None:
-        self._inner, self._run, self._log = inner, run, log
+    def __init__(self, run: Run, log: Log) -> None:
+        self._run, self._log = run, log
         self._file: TextIO | None = None
-        self._meters: Meters | None = None
-        self._retries = 0
 
     def stage(self, text: str) -> None:
         if self._file is None and self._run.folder.is_dir():
             with suppress(OSError):
                 self._file = (self._run.folder / NAME).open("a", encoding="utf-8")
                 self._log.to(self._file)
-        self._inner.stage(text)
 
     def planned(self, run: Run) -> None:
-        from blindsum.infra.meters import Meters
-
-        self._retries = run.retries
-        self._meters = Meters(run.job_file.job.name, run.name)
         self._log.say("planned", rounds=run.rounds_planned, silos=list(run.inspections))
-        self._inner.planned(run)
 
     def round(self, run: Run, report: RoundReport) -> None:
-        if self._meters:
-            left = {s: max(0.0, (run.budget(s) or 0.0) - e) for s, e in report.epsilon.items()}
-            self._meters.round(
-                1 + run.retries - self._retries,
-                len(report.roster),
-                report.up_bytes,
-                report.down_bytes,
-                {**report.phases, "round": report.seconds},
-                left,
-            )
-            self._retries = run.retries
         self._log.say(
             "round",
             round=report.round,
@@ -67,24 +126,51 @@ class Watched:
             bytes_down=report.down_bytes,
             model=report.model_digest,
         )
-        self._inner.round(run, report)
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         self._log.say("lost", round=run.announced, lost=silos, left=left)
-        self._inner.lost(run, silos, left)
 
-    def end(self) -> None:
-        """The run is over, however it went."""
-        self._log.say("ended", status=self._run.status, said=self._run.ended)
-        if self._meters:
-            self._meters.close(self._run.retries - self._retries)
+    def ended(self, run: Run) -> None:
+        self._log.say("ended", status=run.status, said=run.ended or "")
         if self._file:
             with suppress(OSError):
                 self._file.close()
 
 
+class Measures(Listener):
+    """Keeps the run's figures for Prometheus."""
+
+    def __init__(self) -> None:
+        self._meters: Meters | None = None
+        self._retries = 0
+
+    def planned(self, run: Run) -> None:
+        from blindsum.infra.meters import Meters  # needs Ray to be connected
+
+        self._retries = run.retries
+        self._meters = Meters(run.job_file.job.name, run.name)
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        if self._meters is None:
+            return
+        left = {s: max(0.0, (run.budget(s) or 0.0) - e) for s, e in report.epsilon.items()}
+        self._meters.round(
+            1 + run.retries - self._retries,
+            len(report.roster),
+            report.up_bytes,
+            report.down_bytes,
+            {**report.phases, "round": report.seconds},
+            left,
+        )
+        self._retries = run.retries
+
+    def ended(self, run: Run) -> None:
+        if self._meters:
+            self._meters.close(run.retries - self._retries)
+
+
 def figures(run: Run, report: RoundReport) -> dict[str, float]:
-    """One round's figures as MLflow shows them."""
+    """Return one round's figures under the names that MLflow shows."""
     metrics = report.metrics
     named = {
         "saturated_share": metrics.saturated,

@@ -1,11 +1,11 @@
-"""What the terminal shows.
+"""What the terminal shows of a run.
 
     on a terminal    progress while it runs, a summary at the end    (stderr)
     elsewhere        the summary alone                               (stderr)
     with --lines     a line for each round                           (stderr)
     with --json      one JSON object a line: planned, round, end      (stdout)
 
-Errors go to stderr, one message each. Nothing here knows a record or a key.
+Errors go to stderr, one message each. No record and no key reaches this module.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from blindsum.pipelines.run.listeners import Listener
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.releases import metrics_guarantee
@@ -33,31 +34,41 @@ if TYPE_CHECKING:
     from blindsum.pipelines.run.run import Run
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 attempt", "2 attempts"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def verb(count: int) -> str:
+    """Return "was" or "were", for that many."""
+    return "was" if count == 1 else "were"
+
+
 def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> list[str]:
-    """What a reader must not overlook.
+    """Return what a reader must not overlook.
 
     Args:
-        inspections: of the silos; those without an owner's file are named.
+        inspections: of the silos; the warning names those without an owner's file.
     """
     found = []
     if open_ := [name for name, one in (inspections or {}).items() if not one.owned]:
         found.append(
-            f"owners' consent and lifetime limits are not enforced at {', '.join(open_)}: no owner's "
-            "file there (blindsum silo init). Right for a simulation alone"
+            f"owners' consent and lifetime limits are not enforced at {', '.join(open_)}: no "
+            "owner's file there (blindsum silo init). This is right only for a simulation"
         )
     if job.privacy.noise == "none":
         found.append("no differential privacy: the model may reveal training records")
     elif not job.private:
         found.append(
-            "privacy.test_seed is set: noise and samples can be foretold and taken off again. "
-            "The model may reveal training records. For tests only"
+            "privacy.test_seed is set: anyone can predict the noise and remove it. The model may "
+            "reveal training records. For tests only"
         )
     if job.encryption.scheme == "none":
-        found.append("no encryption: the aggregator's process sees every silo's update")
+        found.append("no encryption: the aggregator sees every silo's update")
     return found
 
 
-class Progressing:
+class Progressing(Listener):
     """Live progress for a person."""
 
     def __init__(self) -> None:
@@ -94,22 +105,13 @@ class Progressing:
         self._live.stop()
 
 
-class Quiet:
-    """No terminal: nothing until the end."""
-
-    def stage(self, text: str) -> None:
-        """Say nothing."""
+class Quiet(Listener):
+    """No terminal: only what must not be overlooked, until the end."""
 
     def planned(self, run: Run) -> None:
-        """Say only what must not be overlooked."""
-        job = run.job_file.job
-        show_warnings(warnings(job, run.inspections))
-
-    def round(self, run: Run, report: RoundReport) -> None:
-        """Say nothing."""
+        show_warnings(warnings(run.job_file.job, run.inspections))
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
-        """Say only what must not be overlooked."""
         console.print(_lost_line(run, silos, left))
 
     def close(self) -> None:
@@ -133,11 +135,8 @@ class Lines(Quiet):
         )
 
 
-class JsonLines:
+class JsonLines(Listener):
     """One JSON object a line on stdout, for machines."""
-
-    def stage(self, text: str) -> None:
-        """Stages are for people."""
 
     def planned(self, run: Run) -> None:
         job = run.job_file.job
@@ -174,8 +173,8 @@ class JsonLines:
 Shown = Progressing | Quiet | Lines | JsonLines
 
 
-def observer(as_json: bool, lines: bool = False) -> Shown:
-    """The right one for where the output goes."""
+def listener(as_json: bool, lines: bool = False) -> Shown:
+    """Return the listener that suits where the output goes."""
     if as_json:
         return JsonLines()
     if lines:
@@ -184,11 +183,11 @@ def observer(as_json: bool, lines: bool = False) -> Shown:
 
 
 def show_end(run: Run) -> None:
-    """The closing summary: what came out, where it is, what to type next."""
-    if run.run_id and run.status != "FINISHED":
-        console.print(f"go on with it: blindsum resume {quote(str(run.folder))}", soft_wrap=True)
+    """Print the closing summary: the result, where it is, and what to type next."""
+    if run.link and run.status != "FINISHED":
+        console.print(f"To resume: blindsum resume {quote(str(run.folder))}", soft_wrap=True)
     if not run.reports:
-        return  # nothing came out: the error says it all
+        return  # there is no result: the error says it all
     job = run.job_file.job
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -196,9 +195,8 @@ def show_end(run: Run) -> None:
     if run.reports:
         last = run.reports[-1]
         m, found = last.metrics, run.held_out()
-        table.add_row(
-            "rounds", f"{len(run.reports)} of {job.training.rounds}, {run.ended or 'all'}"
-        )
+        completed = f"{len(run.reports)} of {job.training.rounds} completed"
+        table.add_row("rounds", f"{completed}; {run.ended}" if run.ended else completed)
         table.add_row("held out", _score_line(run))
         table.add_row("", f"these figures are {metrics_guarantee(job)}")
         table.add_row("privacy", _privacy_line(run))
@@ -211,21 +209,22 @@ def show_end(run: Run) -> None:
         if run.retries:
             table.add_row(
                 "",
-                f"{run.retries} attempts failed and were made again: each was charged, the model is of "
-                "the rounds that ended",
+                f"{counted(run.retries, 'attempt')} failed and {verb(run.retries)} retried. Failed "
+                "attempts count against the budget; the model contains only completed rounds.",
             )
         if run.lost:
             table.add_row("lost", ", ".join(f"{s} in round {n}" for s, n in run.lost.items()))
         if found and found[1].dropped and not found[1].deviation:
-            table.add_row("", f"{found[1].dropped} molecules could not be read and were dropped")
+            dropped = counted(found[1].dropped, "molecule")
+            table.add_row("", f"{dropped} could not be read and {verb(found[1].dropped)} dropped")
         up = sum(r.up_bytes for r in run.reports)
         down = sum(r.down_bytes for r in run.reports)
-        table.add_row("traffic", f"{size(up)} up, {size(down)} down, all silos together")
-    table.add_row("time", f"{run.seconds:.1f} s, of which start-up {run.startup_s:.1f} s")
-    if run.model:
-        table.add_row("model", f"{run.model} (after round {run.model_round})")
-    if run.run_id:
-        table.add_row("MLflow", f"experiment {run.experiment}, run {run.run_id}")
+        table.add_row("traffic", f"{size(up)} up, {size(down)} down, over all silos")
+    table.add_row("time", f"{run.seconds:.1f} s, including {run.startup_s:.1f} s of start-up")
+    if run.saved:
+        table.add_row("model", f"{run.saved.path} (after round {run.saved.round})")
+    if run.link:
+        table.add_row("MLflow", f"experiment {run.link.experiment}, run {run.link.run_id}")
     for name, inspection in run.inspections.items():
         if inspection.plan and run.reports and inspection.ledger:
             table.add_row(f"ledger {name}", inspection.ledger)
@@ -233,12 +232,12 @@ def show_end(run: Run) -> None:
     show_warnings(warnings(job, run.inspections))
     if run.tracking_failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")
-    if run.run_id and run.reports:
-        console.print("\nLook at it, and compare it with other runs:")
+    if run.link and run.reports:
+        console.print("\nTo look at the run and compare it with others:")
         beside = Path(sys.executable).with_name("mlflow")
         mlflow = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
         console.print(
-            Text(f"  {mlflow} ui --backend-store-uri {quote(run.tracking_uri)}"), soft_wrap=True
+            Text(f"  {mlflow} ui --backend-store-uri {quote(run.link.uri)}"), soft_wrap=True
         )
 
 
@@ -246,13 +245,13 @@ def _lost_line(run: Run, silos: list[str], left: int) -> str:
     job = run.job_file.job
     said = (
         f"[yellow]lost in round {run.announced}:[/] {', '.join(silos)}; {left} of "
-        f"{len(job.silos)} are left, quorum {job.least_silos}"
+        f"{len(job.silos)} silos remain (quorum {job.least_silos})"
     )
     if left < job.least_silos or (job.privacy.noise != "none" and job.privacy.metrics_epsilon):
         return said
     return (
-        f"{said}. Held-out figures stop here: exact counts of fewer silos would show the lost one's "
-        "own. With privacy.metrics_epsilon they go on."
+        f"{said}. Held-out figures stop here: exact counts of fewer silos would reveal those of the "
+        "lost one. With privacy.metrics_epsilon they continue."
     )
 
 
@@ -273,13 +272,13 @@ def _privacy_line(run: Run) -> str:
     figures = {(epsilon, run.budget(silo)) for silo, epsilon in total.items()}
     if len(figures) == 1:
         ((epsilon, budget),) = figures
-        spent = {f"every silo {epsilon:.3f} of {budget:g}"}
+        spent = {f"{epsilon:.3f} of {budget:g} at every silo"}
     plan = next(plan for plan in run.plans.values() if plan)
     metrics_epsilon = run.reports[-1].metrics_epsilon
     held_out = f"; held-out records {metrics_epsilon:.3f}" if metrics_epsilon else ""
     begun = ""
     if run.announced > len(run.reports):
-        begun = f"; round {run.announced} is counted though it did not end"
+        begun = f"; includes round {run.announced}, which was not completed"
     return (
         f"epsilon {', '.join(sorted(spent))}, at delta {plan.delta:g} "
         f"(per record, add or remove){begun}{held_out}"

@@ -1,4 +1,4 @@
-"""One run as it unfolds, and who is told."""
+"""One run as it unfolds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from blindsum.platform.job.file import JobFile
 
@@ -15,55 +15,89 @@ if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not be
     from blindsum.actors.messages import Standing
     from blindsum.actors.round_report import RoundReport
     from blindsum.actors.silo_messages import Inspection
+    from blindsum.pipelines.run.run_log import Kept
     from blindsum.platform.evaluation.classes import HeldOut
     from blindsum.platform.evaluation.tasks import TaskFigures
     from blindsum.platform.privacy.plan import PrivacyPlan
-    from blindsum.platform.tracking.mlflow_run import Status
+    from blindsum.platform.tracking.mlflow_run import RunLink, Status
 
 
-class Observer(Protocol):
-    """Is told what happens, as it happens."""
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What a run is before it begins.
 
-    def stage(self, text: str) -> None:
-        """Something slow begins."""
-
-    def planned(self, run: Run) -> None:
-        """Silos are ready and the plan is made; rounds begin."""
-
-    def round(self, run: Run, report: RoundReport) -> None:
-        """A round ended."""
-
-    def lost(self, run: Run, silos: list[str], left: int) -> None:
-        """Silos were lost in the round that was announced last; so many are left."""
-
-
-@dataclass
-class Run:
-    """One run as it unfolds, and in the end all there is to say about it."""
+    Attributes:
+        folder: where its results go.
+        resumed: the interrupted run that it continues.
+    """
 
     name: str
     job_file: JobFile
     folder: Path
+    resumed: Kept | None = None
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """The model file, and the round after which it was the consortium's."""
+
+    path: Path
+    round: int
+
+
+@dataclass
+class Run:
+    """A run as it unfolds, and in the end all there is to say about it.
+
+    Attributes:
+        standing: where the federation stands; None before it started.
+        announced: the last round that was announced to the silos.
+        ended: why the run ended before its last round, if it did.
+        unsaved: why results could not be saved, if they could not.
+        unkept: why the run cannot be resumed from its last rounds, if it cannot.
+    """
+
+    spec: RunSpec
     started: float = field(default_factory=time.monotonic)
     status: Status = "FAILED"
-    ended: str = ""
+    ended: str | None = None
     rounds_planned: int = 0
     inspections: Mapping[str, Inspection] = field(default_factory=dict)
     reports: list[RoundReport] = field(default_factory=list)
-    startup_s: float = 0.0
-    tracking_uri: str = ""
-    experiment: str = ""
-    run_id: str = ""
-    tracking_failure: str | None = None
-    model: Path | None = None
-    model_round: int = 0
-    announced: int = 0
-    retries: int = 0
-    lost: dict[str, int] = field(default_factory=dict)
-    unsaved: str = ""
-    unkept: str = ""
     standing: Standing | None = None
+    announced: int = 0
+    startup_s: float = 0.0
+    link: RunLink | None = None
+    saved: SavedModel | None = None
+    tracking_failure: str | None = None
+    unsaved: str | None = None
+    unkept: str | None = None
     interrupted: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def name(self) -> str:
+        """The run's unique name."""
+        return self.spec.name
+
+    @property
+    def job_file(self) -> JobFile:
+        """The job that it runs."""
+        return self.spec.job_file
+
+    @property
+    def folder(self) -> Path:
+        """Where its results go."""
+        return self.spec.folder
+
+    @property
+    def retries(self) -> int:
+        """Attempts beyond each round's first."""
+        return self.standing.retries if self.standing else 0
+
+    @property
+    def lost(self) -> Mapping[str, int]:
+        """Silos that were dropped, by the round in which they were lost."""
+        return self.standing.lost if self.standing else {}
 
     @property
     def seconds(self) -> float:
@@ -72,8 +106,8 @@ class Run:
 
     @property
     def plans(self) -> dict[str, PrivacyPlan | None]:
-        """What each silo may spend in this run. One that was lost before the run was resumed tells no
-        plan: it follows from the job."""
+        """What each silo may spend in this run. A silo that was lost before the run was resumed
+        reports no plan: it follows from the job."""
         return {
             name: self.inspections[name].plan if name in self.inspections else self._plan(name)
             for name in self.job_file.job.roster
@@ -91,12 +125,12 @@ class Run:
         return plan.epsilon if plan else None
 
     def held_out(self) -> tuple[int, HeldOut | TaskFigures] | None:
-        """The newest evaluation, and the round that it is of."""
+        """The newest evaluation, and its round."""
         found = [(r.round, r.metrics.held_out) for r in self.reports if r.metrics.held_out]
         return found[-1] if found else None
 
     def headline(self) -> str:
-        """One line: what came out, at which spend."""
+        """Summarise the result and its spend in one line."""
         found = self.held_out()
         reached = found[1].line() if found else "no round was evaluated"
         if found and found[0] < len(self.reports):
@@ -113,12 +147,12 @@ class Run:
         return f"{reached}, {privacy}"
 
     def also(self, text: str) -> None:
-        """Add to how the run ended."""
+        """Add a reason to how the run ended."""
         self.ended = f"{self.ended}; {text}" if self.ended else text
 
     def epsilon(self) -> dict[str, float]:
-        """Spent by silo, an upper bound: a round that was announced counts as charged, and so
-        does every further attempt at one."""
+        """What each silo spent, an upper bound: a round that was announced counts as charged, and so
+        does every further attempt at it."""
         from blindsum.platform.privacy.plan import spent_epsilon
 
         known = (
@@ -142,7 +176,8 @@ class Run:
         }
 
     def summary(self) -> dict[str, object]:
-        """Everything a machine wants to know at the end."""
+        """Everything about the run, as `--json` prints it at the end."""
+        link = self.link
         last = self.reports[-1] if self.reports else None
         return {
             "run": self.name,
@@ -154,19 +189,19 @@ class Run:
             "metrics_epsilon": last.metrics_epsilon if last else None,
             "rounds_announced": self.announced,
             "retries": self.retries,
-            "lost": self.lost,
+            "lost": dict(self.lost),
             "epsilon": self.epsilon(),
             "delta": next((plan.delta for plan in self.plans.values() if plan), None),
             "up_bytes": sum(r.up_bytes for r in self.reports),
             "down_bytes": sum(r.down_bytes for r in self.reports),
             "startup_s": round(self.startup_s, 3),
             "seconds": round(self.seconds, 3),
-            "model": str(self.model) if self.model else None,
-            "model_round": self.model_round,
+            "model": str(self.saved.path) if self.saved else None,
+            "model_round": self.saved.round if self.saved else None,
             "model_digest": last.model_digest if last else None,
-            "tracking_uri": self.tracking_uri,
-            "experiment": self.experiment,
-            "mlflow_run": self.run_id,
+            "tracking_uri": link.uri if link else None,
+            "experiment": link.experiment if link else None,
+            "mlflow_run": link.run_id if link else None,
             "tracking_failure": self.tracking_failure,
             "ledgers": {name: i.ledger for name, i in self.inspections.items() if i.ledger},
             "consent_enforced": {name: i.owned for name, i in self.inspections.items()},

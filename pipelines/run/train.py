@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import os
 import secrets
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.run.folders import runs_folder, silo_folder
-from blindsum.pipelines.run.listeners import Watched, figures
-from blindsum.pipelines.run.run import Observer, Run
+from blindsum.pipelines.run.listeners import (
+    KeepsRounds,
+    Listener,
+    Listeners,
+    LogsEvents,
+    Measures,
+    TracksFigures,
+)
+from blindsum.pipelines.run.run import Run, RunSpec
 from blindsum.pipelines.run.run_log import Kept, RunLog
+from blindsum.pipelines.run.save import closing_tags, save, write_whole
 from blindsum.platform.errors import BlindsumError, BudgetExceeded, without_values
 from blindsum.platform.events import Log
 from blindsum.platform.job.file import JobFile
@@ -32,7 +40,7 @@ if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not be
 def train(
     job_file: JobFile,
     address: str | None,
-    observer: Observer,
+    listener: Listener,
     finished: Callable[[Run], None] = lambda run: None,
     tags: Mapping[str, str] | None = None,
     kept: Kept | None = None,
@@ -41,9 +49,10 @@ def train(
 
     Args:
         address: of a Ray cluster to join, or None for a Ray of our own.
+        listener: follows the run; the terminal's, for example.
         finished: called with the run however it ended, once its model is saved.
         tags: for MLflow, beside the job's own.
-        kept: an interrupted run of this job, to go on with.
+        kept: an interrupted run of this job, to be resumed.
 
     Returns:
         The run, with status FINISHED.
@@ -52,51 +61,31 @@ def train(
         BlindsumError: the run failed; the last good model is saved and MLflow is closed.
         KeyboardInterrupt: Ctrl-C or SIGTERM, likewise.
     """
-    run = _interrupted(kept) if kept else _new_run(job_file)
+    run = Run(_resumed_spec(kept) if kept else _new_spec(job_file))
     log = RunLog(run.folder, run.name, job_file)
     if kept:
-        log.open(kept.mlflow_run)  # first of all: another process may have it
-    told = Log(job=job_file.job.name, run=run.name)
-    observer = watched = Watched(observer, run, told)
-    observer.stage("starting Ray")
+        log.open(kept.mlflow_run)  # first of all: another process may be running it
+        run.reports, run.standing = list(kept.reports), kept.standing
+        run.announced = kept.standing.round
+    events = Log(job=job_file.job.name, run=run.name)
+    listeners = Listeners([Measures(), LogsEvents(run, events), listener])
+    listeners.stage("starting Ray")
     ahead = threading.Thread(target=_import_ahead, daemon=True)
     ahead.start()
-    # Twice: Ray, once started, puts a handler of its own in place.
-    heard = run.interrupted
-    with _hearing(heard), ray_session(address), _hearing(heard):
+    # Twice: Ray, once started, installs a handler of its own.
+    with _hearing(run.interrupted), ray_session(address), _hearing(run.interrupted):
         from blindsum.platform.tracking.mlflow_run import Tracker
 
         ahead.join()
-        tracker = Tracker(
-            job_file,
-            run.name,
-            {"blindsum.arm": "federated", **(tags or {})},
-            kept.mlflow_run if kept else "",
-        )
-        federation: Federation | None = None
+        about = {"blindsum.arm": "federated", **(tags or {})}
+        tracker = Tracker(job_file, run.name, about, kept.mlflow_run if kept else "")
+        listeners.add_first(KeepsRounds(log), TracksFigures(tracker))
+        session = _Session(run, tracker, listeners, log, events)
         try:
-            federation = _start(run, tracker, observer, log, told)
-            if kept:
-                tracker.log_missing(kept.figures)
-            _rounds(run, federation, tracker, observer, log)
-            run.status = "FINISHED"
-        except KeyboardInterrupt:
-            run.status, run.ended = "KILLED", "interrupted"
-            raise
-        except BlindsumError as error:
-            run.ended = str(error)
-            raise
-        except Exception as error:
-            run.ended = str(without_values(error))
-            raise
+            session.run_to_the_end()
         finally:
             with _undisturbed():
-                observer.stage("saving the model and closing the run")
-                _finish(run, federation, tracker)
-                if run.status == "FINISHED":
-                    log.end()
-                log.close()
-                watched.end()
+                session.close()
                 finished(run)
     if run.unsaved:
         raise BlindsumError(
@@ -110,188 +99,139 @@ def _import_ahead() -> None:
         importlib.import_module("blindsum.actors.federation")
 
 
-def _start(run: Run, tracker: Tracker, observer: Observer, log: RunLog, told: Log) -> Federation:
-    from blindsum.actors.federation import Federation
+@dataclass
+class _Session:
+    """A run while Ray is connected."""
 
-    job = run.job_file.job
-    observer.stage("silos read their data and plan their spend")
-    federation = Federation(
-        job,
-        run.name,
-        silo_folder(run.job_file),
-        interrupted=run.interrupted,
-        standing=run.standing,
-        log=told,
-    )
-    run.inspections = federation.inspect()
-    plans = [plan for plan in run.plans.values() if plan]
-    run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
-    link = tracker.ready()
-    run.tracking_uri, run.experiment, run.run_id = link.uri, link.experiment, link.run_id
-    if not run.standing:
-        log.open(run.run_id)
-    observer.stage("silos exchange keys")
-    federation.exchange_keys()
-    run.startup_s = run.seconds
-    observer.planned(run)
-    return federation
+    run: Run
+    tracker: Tracker
+    listeners: Listeners
+    log: RunLog
+    events: Log
+    federation: Federation | None = None
 
-
-def _rounds(
-    run: Run, federation: Federation, tracker: Tracker, observer: Observer, log: RunLog
-) -> None:
-    _tell_of_lost(run, federation, observer)
-    for number in range(len(run.reports) + 1, run.rounds_planned + 1):
-        run.announced = number
+    def run_to_the_end(self) -> None:
+        """Start the silos and run all rounds; notes in the run how it ended."""
+        run = self.run
         try:
-            report = federation.run_round(number)
-        except BudgetExceeded as error:  # the ledger knows of a spend that the plan did not
-            run.ended = f"stopped before round {number}: {error}"
-            return
-        finally:
-            run.retries = federation.retries
-            _tell_of_lost(run, federation, observer)
-        run.reports.append(report)
-        found = figures(run, report)
-        run.unkept = log.round(report, found, federation.standing) or run.unkept
-        tracker.log_round(number, found)
-        observer.round(run, report)
-    if run.rounds_planned < run.job_file.job.training.rounds:
-        run.ended = (
-            f"stopped after round {run.rounds_planned} of {run.job_file.job.training.rounds}: "
-            "the next one would pass a silo's budget"
-        )
-
-
-def _tell_of_lost(run: Run, federation: Federation, observer: Observer) -> None:
-    if fresh := federation.lost.keys() - run.lost.keys():
-        run.lost = dict(federation.lost)
-        observer.lost(run, sorted(fresh), len(federation.roster))
-
-
-def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
-    """Save what there is. Runs on every way out, and raises nothing that would hide it."""
-    if federation and run.reports:
-        try:
-            _save(run, federation, tracker)
-            if run.status == "FINISHED":
-                federation.forget()  # and before that nothing: who saves in vain may go on
+            federation = self.federation = self._start()
+            if run.spec.resumed:
+                self.tracker.log_missing(run.spec.resumed.figures)
+            self._rounds(federation)
+            run.status = "FINISHED"
+        except KeyboardInterrupt:
+            run.status, run.ended = "KILLED", "interrupted"
+            raise
         except BlindsumError as error:
-            run.unsaved = f"the last model could not be saved: {error}"
-        except OSError as error:
-            run.unsaved = (
-                f"results could not be saved in {run.folder}: {os.strerror(error.errno or 0)}"
+            run.ended = str(error)
+            raise
+        except Exception as error:
+            run.ended = str(without_values(error))
+            raise
+
+    def _start(self) -> Federation:
+        from blindsum.actors.federation import Federation
+
+        run, job = self.run, self.run.job_file.job
+        self.listeners.stage("silos read their data and plan their spend")
+        # Kept at once: a silo that refuses in `inspect` must be ended as well.
+        federation = self.federation = Federation(
+            job,
+            run.name,
+            silo_folder(run.job_file),
+            interrupted=run.interrupted,
+            standing=run.standing,
+            log=self.events,
+        )
+        run.inspections = federation.inspect()
+        plans = [plan for plan in run.plans.values() if plan]
+        run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
+        run.link = self.tracker.ready()
+        if not run.spec.resumed:
+            self.log.open(run.link.run_id)
+        self.listeners.stage("silos exchange keys")
+        federation.exchange_keys()
+        run.startup_s = run.seconds
+        self.listeners.planned(run)
+        return federation
+
+    def _rounds(self, federation: Federation) -> None:
+        run, planned = self.run, self.run.job_file.job.training.rounds
+        self._note_standing(federation)
+        for number in range(len(run.reports) + 1, run.rounds_planned + 1):
+            run.announced = number
+            try:
+                report = federation.run_round(number)
+            except BudgetExceeded as error:  # the ledger knows of a spend that the plan did not
+                run.ended = f"stopped before round {number}: {error}"
+                return
+            finally:
+                self._note_standing(federation)
+            run.reports.append(report)
+            self.listeners.round(run, report)
+        if run.rounds_planned < planned:
+            run.ended = (
+                f"stopped after round {run.rounds_planned} of {planned}: "
+                "the next one would pass a silo's budget"
             )
-    if run.unsaved:
-        run.status = "FAILED" if run.status == "FINISHED" else run.status
-        run.also(run.unsaved)
-    if run.unkept:
-        run.also(f"it cannot be gone on with from its last rounds: {run.unkept}")
-    tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
-    tags |= {f"blindsum.lost.{silo}": f"in round {round}" for silo, round in run.lost.items()}
-    tags |= {f"blindsum.epsilon.{silo}": f"{e:.6g}" for silo, e in run.epsilon().items()}
-    tags |= {
-        f"blindsum.consent.{silo}": "enforced" if one.owned else "NOT ENFORCED: no owner's file"
-        for silo, one in run.inspections.items()
-    }
-    tags |= {
-        f"privacy.noise_multiplier.{silo}": f"{plan.noise_multiplier:.6g}"
-        for silo, plan in run.plans.items()
-        if plan
-    }
-    if run.reports:
-        heads = {silo: h for report in run.reports for silo, h in report.ledgers.items()}
-        tags |= {f"blindsum.ledger.{silo}": h for silo, h in heads.items()}
-        tags["mlflow.note.content"] = run.headline()
-    run.tracking_failure = tracker.finish(run.status, run.ended or "all rounds", tags)
-    if federation:
-        federation.close()
-    if run.model:
-        try:
-            _write(run.folder / "summary.json", json.dumps(run.summary(), indent=2).encode())
-        except OSError as error:
-            run.also(f"summary.json could not be written: {os.strerror(error.errno or 0)}")
+
+    def _note_standing(self, federation: Federation) -> None:
+        run = self.run
+        known, run.standing = set(run.lost), federation.standing
+        if fresh := run.lost.keys() - known:
+            self.listeners.lost(run, sorted(fresh), len(federation.roster))
+
+    def close(self) -> None:
+        """Save what there is and close everything, on every way out."""
+        self.listeners.stage("saving the model and closing the run")
+        self._finish()
+        if self.run.status == "FINISHED":
+            self.log.end()
+        self.log.close()
+        self.listeners.ended(self.run)
+
+    def _finish(self) -> None:
+        """Raises nothing that would hide how the run ended."""
+        run, federation = self.run, self.federation
+        if federation and run.reports:
+            try:
+                save(run, federation, self.tracker)
+                if run.status == "FINISHED":
+                    federation.forget()  # not before: a run that was not saved may be resumed
+            except BlindsumError as error:
+                run.unsaved = f"the last model could not be saved: {error}"
+            except OSError as error:
+                reason = os.strerror(error.errno or 0)
+                run.unsaved = f"results could not be saved in {run.folder}: {reason}"
+        if run.unsaved:
+            run.status = "FAILED" if run.status == "FINISHED" else run.status
+            run.also(run.unsaved)
+        if run.unkept:
+            run.also(f"this run cannot be resumed from its last rounds: {run.unkept}")
+        ended = run.ended or "all rounds completed"
+        run.tracking_failure = self.tracker.finish(run.status, ended, closing_tags(run))
+        if federation:
+            federation.close()
+        if run.saved:
+            try:
+                content = json.dumps(run.summary(), indent=2).encode()
+                write_whole(run.folder / "summary.json", content)
+            except OSError as error:
+                run.also(f"summary.json could not be written: {os.strerror(error.errno or 0)}")
 
 
-def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
-    import torch
-
-    from blindsum.platform.data.features import feature_count
-    from blindsum.platform.job.paths import import_from
-    from blindsum.platform.privacy.statement import as_page, privacy_statement
-    from blindsum.platform.tracking.curves import draw_run
-    from blindsum.platform.training.models import model_of, set_parameters
-
-    job = run.job_file.job
-    # An interrupted user waits for no silo that is deep in its training.
-    timeout_s = 10.0 if run.status == "KILLED" else 60.0
-    release = federation.release(run.reports[-1].round, run.reports[-1].model_digest, timeout_s)
-    import_from(str(run.job_file.folder))
-    features = feature_count(job.data.features)
-    model = model_of(job, private=False)
-    set_parameters(model, release.vector)
-    tracker.log_model(model, features, release.round)  # first: it may have more room
-    run.folder.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    torch.save(model.state_dict(), content)
-    run.model = _write(run.folder / "model.pt", content.getvalue())
-    run.model_round = release.round
-    text = run.job_file.text.replace(tracker.uri, tracker.shown_uri)
-    _write(run.folder / "job.yaml", text.encode())
-    curves = run.folder / "accuracy_and_epsilon.png"
-    private = bool(run.reports[0].epsilon)
-    draw_run(
-        curves,
-        f"{run.name}\n{run.headline()}",
-        [r.round for r in run.reports],
-        {r.round: r.metrics.held_out for r in run.reports if r.metrics.held_out},
-        {s: [r.epsilon[s] for r in run.reports if s in r.epsilon] for s in job.roster}
-        if private
-        else {},
-        {s: b for s in job.roster if (b := run.budget(s)) is not None},
-    )
-    tracker.log_file(curves)
-    owned = {name: i.owned for name, i in run.inspections.items()}
-    stated = privacy_statement(job, run.plans, run.epsilon(), run.headline(), owned)
-    page = as_page(stated, run.name).encode()
-    content_json = json.dumps({"run": run.name, **stated}, indent=2).encode()
-    tracker.log_file(_write(run.folder / "privacy-statement.json", content_json))
-    tracker.log_file(_write(run.folder / "privacy-statement.html", page))
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        return partial.rename(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _new_run(job_file: JobFile) -> Run:
+def _new_spec(job_file: JobFile) -> RunSpec:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     # The budget early in the name: MLflow cuts names short, and runs differ by it first.
     privacy = job_file.job.privacy
     label = "nodp" if privacy.noise == "none" else f"eps{privacy.epsilon:g}"
     label = label if job_file.job.private or label == "nodp" else "NOT-PRIVATE-TEST"
     name = f"{job_file.job.name}-{label}-{stamp}-{secrets.token_hex(3)}"
-    return Run(name, job_file, runs_folder(job_file) / name)
+    return RunSpec(name=name, job_file=job_file, folder=runs_folder(job_file) / name)
 
 
-def _interrupted(kept: Kept) -> Run:
-    at = kept.standing
-    return Run(
-        kept.name,
-        kept.job_file,
-        kept.folder,
-        reports=list(kept.reports),
-        announced=at.round,
-        retries=at.retries,
-        lost=dict(at.lost),
-        standing=at,
-    )
+def _resumed_spec(kept: Kept) -> RunSpec:
+    return RunSpec(name=kept.name, job_file=kept.job_file, folder=kept.folder, resumed=kept)
 
 
 @contextmanager
@@ -305,10 +245,17 @@ def _hearing(interrupted: threading.Event) -> Iterator[None]:
         interrupted.set()
         raise KeyboardInterrupt
 
+    def unraisable(what: sys.UnraisableHookArgs) -> None:
+        # Where the interrupt fell into a destructor: `interrupted` is set, and nothing is lost.
+        if not isinstance(what.exc_value, KeyboardInterrupt):
+            hook(what)
+
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -74,12 +74,12 @@ def test_without_noise_a_continued_run_ends_with_the_very_model(
     assert ended.status == "FINISHED" and ended.name == broken.name
     assert [r.model_digest for r in ended.reports] == [r.model_digest for r in whole.reports]
     assert [r.range for r in ended.reports] == [r.range for r in whole.reports]
-    assert ended.model and ended.model.read_bytes() == whole.model.read_bytes()  # type: ignore[union-attr]
-    assert ended.run_id == broken.run_id and not kept_by_silos.exists()
-    client = mlflow.MlflowClient(ended.tracking_uri)
-    assert client.get_run(ended.run_id).info.status == "FINISHED"
+    assert ended.saved.path.read_bytes() == whole.saved.path.read_bytes()  # type: ignore[union-attr]
+    assert ended.link == broken.link and not kept_by_silos.exists()
+    client = mlflow.MlflowClient(ended.link.uri)
+    assert client.get_run(ended.link.run_id).info.status == "FINISHED"
     for name in ("accuracy", "seconds_round"):
-        steps = [m.step for m in client.get_metric_history(ended.run_id, name)]
+        steps = [m.step for m in client.get_metric_history(ended.link.run_id, name)]
         assert sorted(steps) == [1, 2, 3, 4, 5]
     summary = json.loads((ended.folder / "summary.json").read_text())
     assert summary["rounds"] == 5 and summary["status"] == "FINISHED"

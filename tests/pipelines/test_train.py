@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from matplotlib import image
 from blindsum.pipelines.run.output import JsonLines, Quiet
 from blindsum.pipelines.run.run import Run
 from blindsum.pipelines.run.run_log import read_log
-from blindsum.pipelines.run.train import train
+from blindsum.pipelines.run.train import _hearing, train
 from blindsum.platform.errors import BlindsumError, SiloLost, TrackingError
 from blindsum.platform.events import PUBLIC
 from blindsum.platform.job.file import JobFile, load_job
@@ -72,8 +73,8 @@ def blocking_job(job_file: JobFile, folder: Path) -> tuple[JobFile, Path]:
 
 
 def client(run: Run) -> tuple[mlflow.MlflowClient, Any]:
-    found = mlflow.MlflowClient(run.tracking_uri)
-    return found, found.get_run(run.run_id)
+    found = mlflow.MlflowClient(run.link.uri)
+    return found, found.get_run(run.link.run_id)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -100,7 +101,7 @@ def test_a_run_leaves_model_figures_and_ledgers(
         assert [e.kind for e in entries] == ["reserve"] + ["charge"] * planned
         assert entries[-1].epsilon == run.reports[-1].epsilon[name] <= 3
 
-    state = torch.load(run.model, weights_only=True)
+    state = torch.load(run.saved.path, weights_only=True)
     weights = torch.cat([state["weight"].reshape(-1), state["bias"]]).numpy()
     assert digest(weights) == run.reports[-1].model_digest
     summary = json.loads((run.folder / "summary.json").read_text())
@@ -114,7 +115,7 @@ def test_a_run_leaves_model_figures_and_ledgers(
 
 def _check_tracking(run: Run, job_file: JobFile) -> None:
     found, logged = client(run)
-    assert run.tracking_uri == f"sqlite:///{job_file.folder}/mlflow.db"
+    assert run.link.uri == f"sqlite:///{job_file.folder}/mlflow.db"
     assert logged.info.status == "FINISHED"
     params = logged.data.params
     assert params["privacy.epsilon"] == "3.0" and params["training.local_steps"] == "2"
@@ -130,10 +131,10 @@ def _check_tracking(run: Run, job_file: JobFile) -> None:
         ("bytes_up", [r.up_bytes for r in run.reports]),
         ("seconds_send", [r.phases["send"] for r in run.reports]),
     ):
-        history = sorted(found.get_metric_history(run.run_id, name), key=lambda m: m.step)
+        history = sorted(found.get_metric_history(run.link.run_id, name), key=lambda m: m.step)
         assert [m.step for m in history] == list(range(1, len(run.reports) + 1))
         np.testing.assert_allclose([m.value for m in history], expected, rtol=1e-9)
-    artifacts = {a.path for a in found.list_artifacts(run.run_id)}
+    artifacts = {a.path for a in found.list_artifacts(run.link.run_id)}
     statement = {"privacy-statement.json", "privacy-statement.html"}
     assert {"job.yaml", "accuracy_and_epsilon.png"} | statement <= artifacts
     stated = json.loads((run.folder / "privacy-statement.json").read_text())
@@ -143,7 +144,7 @@ def _check_tracking(run: Run, job_file: JobFile) -> None:
         )
         assert logged.data.tags[f"blindsum.ledger.{name}"].startswith(f"{len(run.reports) + 1}:")
     assert image.imread(run.folder / "accuracy_and_epsilon.png").std() > 0.05
-    mlflow.set_tracking_uri(run.tracking_uri)
+    mlflow.set_tracking_uri(run.link.uri)
     (model,) = found.search_logged_models([logged.info.experiment_id])
     signature = mlflow.models.get_model_info(model.model_uri).signature
     assert signature.inputs.inputs[0].shape == (-1, 4)
@@ -168,8 +169,8 @@ def test_a_lost_silo_ends_the_run_with_its_last_model(make_job: MakeJob, tmp_pat
         train(job_file, None, Quiet(), finished.append)
     killer.join()
     (run,) = finished
-    assert run.status == "FAILED" and run.model_round == 1 and "round 2" in run.ended
-    assert run.model is not None and run.model.exists()
+    assert run.status == "FAILED" and run.saved.round == 1 and "round 2" in run.ended
+    assert run.saved.path.exists()
     # The round that did not end was charged: no figure of spend may leave it out.
     assert run.announced == 2
     for name, epsilon in run.epsilon().items():
@@ -190,7 +191,7 @@ def test_a_folder_without_room_fails_the_run_and_mlflow_keeps_the_model(
 
     two = yaml.safe_load(make_job().text)["silos"][:2]  # every silo takes seconds to start
     job_file = make_job("training.rounds=1", f"silos={json.dumps(two)}")
-    monkeypatch.setattr("blindsum.pipelines.run.train._write", full)
+    monkeypatch.setattr("blindsum.pipelines.run.save.write_whole", full)
     finished: list[Run] = []
     with pytest.raises(BlindsumError, match="No space left on device. Make room"):
         train(job_file, None, Quiet(), finished.append)
@@ -228,3 +229,27 @@ def test_a_password_in_the_tracking_uri_is_not_shown() -> None:
     shown = without_password("http://ada:secret@127.0.0.1:5000/path")
     assert shown == "http://127.0.0.1:5000/path"
     assert without_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_an_interrupt_that_falls_into_a_destructor_is_heard_and_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python cannot raise it there, and would print a traceback in place of the run's last words."""
+    printed: list[type] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: printed.append(what.exc_type))
+
+    class Falls:
+        def __init__(self, error: type[BaseException]) -> None:
+            self.error = error
+
+        def __del__(self) -> None:
+            if self.error is KeyboardInterrupt:
+                signal.raise_signal(signal.SIGTERM)
+            raise self.error
+
+    heard = threading.Event()
+    with _hearing(heard):
+        Falls(KeyboardInterrupt)
+        assert heard.is_set() and printed == []
+        Falls(ValueError)
+        assert printed == [ValueError]

@@ -1,0 +1,118 @@
+"""What a run leaves: its model, its curves, its privacy statement, and tags in MLflow."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blindsum.pipelines.run.run import Run, SavedModel
+
+if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
+    from blindsum.actors.federation import Federation
+    from blindsum.platform.tracking.mlflow_run import Tracker
+
+
+def save(run: Run, federation: Federation, tracker: Tracker) -> None:
+    """Fetch the last model from a silo and write everything into the run's folder and MLflow.
+
+    Raises:
+        BlindsumError: no silo gives the model.
+        OSError: the folder cannot be written.
+    """
+    _save_model(run, federation, tracker)
+    _save_curves(run, tracker)
+    _save_statement(run, tracker)
+
+
+def _save_model(run: Run, federation: Federation, tracker: Tracker) -> None:
+    import torch
+
+    from blindsum.platform.data.features import feature_count
+    from blindsum.platform.job.paths import import_from
+    from blindsum.platform.training.models import model_of, set_parameters
+
+    job, last = run.job_file.job, run.reports[-1]
+    # An interrupted user waits for no silo that is deep in its training.
+    timeout_s = 10.0 if run.status == "KILLED" else 60.0
+    release = federation.release(last.round, last.model_digest, timeout_s)
+    import_from(str(run.job_file.folder))
+    model = model_of(job, private=False)
+    set_parameters(model, release.vector)
+    # MLflow first: it may have more room.
+    tracker.log_model(model, feature_count(job.data.features), release.round)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    torch.save(model.state_dict(), content)
+    path = write_whole(run.folder / "model.pt", content.getvalue())
+    run.saved = SavedModel(path, release.round)
+    text = run.job_file.text.replace(tracker.uri, tracker.shown_uri)
+    write_whole(run.folder / "job.yaml", text.encode())
+
+
+def _save_curves(run: Run, tracker: Tracker) -> None:
+    from blindsum.platform.tracking.curves import draw_run
+
+    path, roster, reports = (
+        run.folder / "accuracy_and_epsilon.png",
+        run.job_file.job.roster,
+        run.reports,
+    )
+    private = bool(reports[0].epsilon)
+    draw_run(
+        path,
+        f"{run.name}\n{run.headline()}",
+        [r.round for r in reports],
+        {r.round: r.metrics.held_out for r in reports if r.metrics.held_out},
+        {s: [r.epsilon[s] for r in reports if s in r.epsilon] for s in roster} if private else {},
+        {s: budget for s in roster if (budget := run.budget(s)) is not None},
+    )
+    tracker.log_file(path)
+
+
+def _save_statement(run: Run, tracker: Tracker) -> None:
+    from blindsum.platform.privacy.statement import as_page, privacy_statement
+
+    owned = {name: i.owned for name, i in run.inspections.items()}
+    stated = privacy_statement(run.job_file.job, run.plans, run.epsilon(), run.headline(), owned)
+    content = json.dumps({"run": run.name, **stated}, indent=2).encode()
+    page = as_page(stated, run.name).encode()
+    tracker.log_file(write_whole(run.folder / "privacy-statement.json", content))
+    tracker.log_file(write_whole(run.folder / "privacy-statement.html", page))
+
+
+def closing_tags(run: Run) -> dict[str, str]:
+    """What MLflow shows of a run that is over: spend, ledgers, consent, losses."""
+    tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
+    tags |= {f"blindsum.lost.{silo}": f"in round {round}" for silo, round in run.lost.items()}
+    tags |= {f"blindsum.epsilon.{silo}": f"{e:.6g}" for silo, e in run.epsilon().items()}
+    tags |= {
+        f"blindsum.consent.{silo}": "enforced" if one.owned else "NOT ENFORCED: no owner's file"
+        for silo, one in run.inspections.items()
+    }
+    tags |= {
+        f"privacy.noise_multiplier.{silo}": f"{plan.noise_multiplier:.6g}"
+        for silo, plan in run.plans.items()
+        if plan
+    }
+    if run.reports:
+        heads = {silo: h for report in run.reports for silo, h in report.ledgers.items()}
+        tags |= {f"blindsum.ledger.{silo}": h for silo, h in heads.items()}
+        tags["mlflow.note.content"] = run.headline()
+    return tags
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file completely or not at all; returns its path.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        return partial.rename(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
