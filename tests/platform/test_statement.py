@@ -31,7 +31,7 @@ def test_every_heading_is_there_and_every_silo_has_its_parameters(
 
 def test_whom_the_guarantee_trusts_follows_from_the_job(make_job: MakeJob) -> None:
     local = stated(make_job)["Threat model and trust"]
-    assert local["other silos"] == "not trusted with records"
+    assert local["other silos"] == "not trusted with a silo's records"
     shared = stated(make_job, *SHARED)["Threat model and trust"]
     assert "up to 1 of 3 may collude; at least 2 must add" in shared["other silos"]
     bare = stated(make_job, "encryption.scheme=none")
@@ -48,7 +48,7 @@ def test_without_privacy_nothing_is_promised(make_job: MakeJob, override: str) -
     found = stated(make_job, override)
     assert "unbounded" in found["Privacy parameters"]["epsilon"]
     assert "may reveal training records" in found["What is not covered"]["everything"]
-    assert found["Threat model and trust"]["who queries the model"] == "TRUSTED"
+    assert found["Threat model and trust"]["anyone who can query the model"] == "TRUSTED"
 
 
 def test_the_page_carries_all_it_needs_and_escapes_what_it_shows(make_job: MakeJob) -> None:
