@@ -651,7 +651,7 @@ def test_a_silo_adds_its_share_to_what_it_sends(
 def test_a_range_too_coarse_for_the_noise_is_refused(make_job: MakeJob) -> None:
     job_file = make_job(*SHARED, "encryption.bits=4")
     silo = Silo(SiloSpec(job_file.job, "r", "alder", str(job_file.folder), 1))
-    with pytest.raises(PrivacyError, match="integer units, and needs 4"):
+    with pytest.raises(PrivacyError, match="accounting needs at least 4"):
         silo.inspect()
 
 

@@ -305,7 +305,7 @@ def test_an_identity_is_made_once_and_its_fingerprint_can_be_pinned(
     assert load_job(path, [f"silos.birch.identity={fingerprint}"]).job.silo("birch").identity
     assert (tmp_path / "state/birch/identity.pem").stat().st_mode & 0o777 == 0o600
     stranger = runner.invoke(app, ["identity", str(path), "--silo", "oak"])
-    assert "names no silo 'oak'" in str(stranger.exception)
+    assert "has no silo 'oak'" in str(stranger.exception)
     with pytest.raises(JobError, match="silos.1.identity"):
         load_job(path, ["silos.birch.identity=abc"])
 

@@ -45,16 +45,16 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
     ("keys", "value", "said"),
     [
         ("traning", {}, "traning: unknown key. Did you mean 'training'?"),
-        ("training.epoch", 3, "training.epoch: unknown key. Known here: rounds, local_steps"),
+        ("training.epoch", 3, "training.epoch: unknown key. Known keys: rounds, local_steps"),
         ("privacy.epsilom", 3, "privacy.epsilom: unknown key. Did you mean 'epsilon'?"),
         ("silos.1.dat", "x", "silos.1.dat: unknown key. Did you mean 'data'?"),
-        ("model.hidden", [3], "model.hidden: unknown key. Known here: kind."),
+        ("model.hidden", [3], "model.hidden: unknown key. Known keys: kind."),
         ("training.rounds", ..., "training.rounds: is missing. Add it."),
         ("privacy.noise", ..., "privacy: the key 'noise' is missing. Add it."),
         (
             "privacy.noise",
             "gaussian",
-            "privacy: 'gaussian' is not known. Take one of: 'local', 'shared', 'none'",
+            "privacy: 'gaussian' is not known. Choose one of: 'local', 'shared', 'none'",
         ),
         ("privacy.epsilon", 0, "privacy.epsilon: input should be greater than 0"),
         ("privacy.epsilon", float("inf"), "privacy.epsilon: input should be a finite number"),
@@ -74,7 +74,7 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("data.target.classes", ["a", "a"], "data.target.classes: a class is named twice"),
         ("data.target.classes", ["a", 1], "classes must be all text or all integers"),
         ("data.folds", {"kind": "scaffold", "salt": "x"}, "folds.kind scaffold needs features"),
-        ("quorum", 4, "quorum is 4, with 3 silos"),
+        ("quorum", 4, "quorum is 4, but the job has only 3 silos"),
         (
             "data.features.columns.mean_radius.scale",
             0,
@@ -122,12 +122,12 @@ def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "holds no job"),
-        ("- 1", "holds no job"),
+        ("", "is not a job file"),
+        ("- 1", "is not a job file"),
         ("a: [1", "line 1"),
         ("a: &x 1\nb: *x", "uses YAML aliases"),
-        ("seed: 2024-13-45", "cannot read as what it looks like"),
-        ("name: x\nname: y", "line 2: 'name' is there twice"),
+        ("seed: 2024-13-45", "looks like a date or a number"),
+        ("name: x\nname: y", "line 2: duplicate key 'name'"),
     ],
 )
 def test_what_is_no_job_file(tmp_path: Path, text: str, said: str) -> None:
@@ -158,11 +158,11 @@ def test_overrides(make_job: MakeJob) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("training.rounds", "is not of the form"),
+        ("training.rounds", "does not have the form"),
         ("training.round=5", "--set: training.round: unknown key. Did you mean 'rounds'?"),
         ("training.rounds=0", "--set: training.rounds: input should be greater"),
         ("silos.oak.epsilon=1", "there is no item 'oak'"),
-        ("silos.9.epsilon=1", "Take one of: alder, birch, cedar"),
+        ("silos.9.epsilon=1", "Choose one of: alder, birch, cedar"),
         ("name.x=1", "name has no keys"),
         ("training.rounds=[", "is not a YAML value"),
     ],

@@ -132,9 +132,9 @@ def test_the_plan_is_the_central_ones(make_job: MakeJob) -> None:
     ("change", "said"),
     [
         ("training.local_steps=2", "one step a round"),
-        ("privacy.colluders=3", "with rounds of 3 silos at most 2"),
+        ("privacy.colluders=3", "must be below the quorum of 3 silos .at most 2"),
         ("encryption.scheme=none", "needs encryption.scheme ckks"),
-        ("encryption.range=1.0", "leave it out"),
+        ("encryption.range=1.0", "leave encryption.range out"),
     ],
 )
 def test_jobs_under_which_the_claim_would_not_hold_are_refused(

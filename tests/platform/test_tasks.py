@@ -261,7 +261,7 @@ def test_private_tasks_are_read_and_never_named(make_job: MakeJob, tmp_path: Pat
     path.write_text("potency: {kind: regression, scale: 1e-5}")
     assert read_private_tasks(path, {})["potency"].scale == 1e-5, "numbers as in the job file"
     path.write_text("SECRET-7: {}")
-    with pytest.raises(DataError, match="or also in data.tasks") as caught:
+    with pytest.raises(DataError, match="columns is also in data.tasks") as caught:
         read_private_tasks(path, {"SECRET-7": Task()})
     assert "SECRET" not in str(caught.value)
     contract = make_job("data.target=null", "data.tasks={hit: {}}").job.data
@@ -293,7 +293,7 @@ def test_private_tasks_are_read_and_never_named(make_job: MakeJob, tmp_path: Pat
             ("silos.alder.private_tasks=own.yaml", "data.target=null", "data.tasks={hit: {}}"),
             "model.kind mlp",
         ),
-        (("data.target=null", "data.tasks={hit: {scale: 2}}"), "of regression tasks"),
+        (("data.target=null", "data.tasks={hit: {scale: 2}}"), "belong to regression tasks only"),
         (("data.target=null", "data.tasks={mean_radius: {}}"), "both a feature and a label"),
     ],
 )
