@@ -383,7 +383,7 @@ def test_a_silos_owner_sees_checks_exports_and_limits_the_ledger(
         ).hexdigest()
     )
     runner.invoke(app, ["ledger", "limit", *of_birch, "--epsilon", "0.5"], catch_exceptions=False)
-    with pytest.raises(LedgerError, match="silo 'birch': the plan would pass the lifetime limit"):
+    with pytest.raises(LedgerError, match="silo 'birch': the plan would exceed the lifetime limit"):
         Consortium(load_job(path), "run-2")
     for wrong in (["0"], ["-1"], ["inf"], ["1", "--delta", "1e-320"]):
         with pytest.raises(LedgerError, match="is no budget"):

@@ -76,5 +76,5 @@ def test_entries_cut_off_are_found_by_a_head_kept_earlier(tmp_path: Path) -> Non
     head = log.chain.head()
     log.chain.db.executescript("DROP TRIGGER no_delete; DELETE FROM entries WHERE number = 3;")
     assert log.chain.verify(thorough=True).entries == 2
-    with pytest.raises(LedgerError, match="the entry 3 that was once the newest of the audit log"):
+    with pytest.raises(LedgerError, match="the former newest entry 3 of the audit log"):
         log.chain.verify(head=head)

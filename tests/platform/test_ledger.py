@@ -97,7 +97,7 @@ def test_an_attempt_is_charged_once_and_only_after_a_reservation(
         ledger.charge("job", 1, 1, accountant)
     ledger.reserve("job", DATASET, privacy_plan())
     ledger.charge("job", 1, 1, accountant)
-    with pytest.raises(LedgerError, match="charged already"):
+    with pytest.raises(LedgerError, match="already charged"):
         ledger.charge("job", 1, 1, accountant)
     with pytest.raises(LedgerError, match="already reserved"):
         ledger.reserve("job", DATASET, privacy_plan())
@@ -278,7 +278,7 @@ def test_entries_cut_off_from_the_end_are_missed_by_a_head_kept_elsewhere(
     tampered(ledger.path, "DELETE FROM entries WHERE number = 2")
     again = open_ledger(tmp_path)  # nothing inside the file tells
     again.chain.verify(thorough=True, head=early)
-    with pytest.raises(LedgerError, match="entry 2 that was once the newest"):
+    with pytest.raises(LedgerError, match="the former newest entry 2"):
         again.chain.verify(head=head)
     with pytest.raises(LedgerError, match="is not the head of this ledger"):
         again.chain.verify(head="nonsense")
@@ -318,7 +318,9 @@ def test_a_lifetime_limit_refuses_plans_and_charges_over_all_jobs(
     one = round_divergences(plan)
     limit = Limit(Limit(0.0, 1e-5).epsilon_of(30.5 * one), 1e-5)  # room for 30 rounds
     ledger.set_limit(limit)
-    with pytest.raises(LedgerError, match=r"lifetime limit .* At this noise 30 rounds still fit"):
+    with pytest.raises(
+        LedgerError, match=r"lifetime limit .* At this noise multiplier, 30 rounds still fit"
+    ):
         ledger.reserve("too long", DATASET, plan)
     short = replace(plan, rounds=20, rounds_within_budget=20)
     lax = Accountant(privacy_plan(50.0))
@@ -328,12 +330,14 @@ def test_a_lifetime_limit_refuses_plans_and_charges_over_all_jobs(
         ledger.charge("first", number, 1, lax)
     for number in range(1, 11):
         ledger.charge("second", number, 1, lax)
-    with pytest.raises(BudgetExceeded, match="would pass the lifetime limit"):
+    with pytest.raises(BudgetExceeded, match="would exceed the lifetime limit"):
         ledger.charge("second", 11, 1, lax)
     ledger.reserve("elsewhere", Dataset("another dataset"), short)  # a limit is for each table
-    with pytest.raises(LedgerError, match=r"past jobs spent .* Nothing of this plan fits"):
+    with pytest.raises(
+        LedgerError, match=r"past jobs spent .* Not even one round of this plan fits"
+    ):
         ledger.reserve("third", DATASET, short)
-    with pytest.raises(LedgerError, match="without differential privacy has none"):
+    with pytest.raises(LedgerError, match="without differential privacy is unbounded"):
         ledger.unprotected("plain", DATASET)
     assert ledger.lifetime_epsilon(DATASET, 1e-5) == Limit(0.0, 1e-5).epsilon_of(30 * one)
     assert len([e for e in ledger.entries() if e.kind == "charge"]) == 30
@@ -362,7 +366,7 @@ def test_held_out_records_have_charges_of_their_own_and_the_larger_spend_counts(
     assert ledger.lifetime(DATASET).epsilon == first
     second = ledger.charge("job", 1, 1, evaluated, "held-out")
     assert second == evaluated.epsilon_after(1)
-    with pytest.raises(LedgerError, match="is charged already"):
+    with pytest.raises(LedgerError, match="is already charged"):
         ledger.charge("job", 1, 1, evaluated, "held-out")
     assert ledger.lifetime(DATASET).epsilon == max(first, second)
     assert ledger.lifetime(DATASET).jobs == 1
@@ -482,7 +486,7 @@ def test_an_entry_that_did_not_get_in_is_no_charge(tmp_path: Path, accountant: A
     with sqlite3.connect(ledger.path) as db:
         db.execute("CREATE TRIGGER quiet BEFORE INSERT ON entries BEGIN SELECT RAISE(IGNORE); END")
     db.close()
-    with pytest.raises(LedgerError, match="did not get into it"):
+    with pytest.raises(LedgerError, match="was not stored"):
         ledger.charge("job", 1, 1, accountant)
 
 
@@ -504,7 +508,7 @@ def test_what_is_no_head_is_refused(tmp_path: Path, head: str) -> None:
     chain.verify(head=chain.head())
     with pytest.raises(LedgerError, match="is not the head of this ledger"):
         chain.verify(head=head)
-    with pytest.raises(LedgerError, match="that was once the newest"):
+    with pytest.raises(LedgerError, match="the former newest entry"):
         chain.verify(head="0:" + "1" * 64)
 
 
