@@ -522,7 +522,7 @@ def test_where_uploads_are_kept_the_drawn_silo_says_who_cheated(make_job: MakeJo
     forged = [aggregator.total(exchange, None)[1]]
     said = {}
     for name, silo in consortium.silos.items():
-        with pytest.raises(TotalRefused, match="not the sum of what the silos sent") as caught:
+        with pytest.raises(TotalRefused, match="not the sum of the silos' uploads") as caught:
             silo.apply(exchange, consortium.counts(exchange), [aggregator.uploads()], *forged)
         said[name] = "not the sum of the uploads that the silos signed" in str(caught.value)
     assert said == {name: name == drawn for name in said}
@@ -720,7 +720,7 @@ def test_a_silo_that_was_told_another_job_has_no_part_in_the_ceremony(make_job: 
         silo.inspect()
     cards = tuple(silo.introduce() for silo in silos)
     contributions = tuple(silo.contribute(cards) for silo in silos)
-    with pytest.raises(KeyRefused, match="'birch' was told other introductions or another job"):
+    with pytest.raises(KeyRefused, match="'birch' received other introductions or another job"):
         silos[0].agree(contributions)
 
 

@@ -122,7 +122,7 @@ def test_a_sum_over_another_roster_is_refused(silos: int, values: int) -> None:
     strange = seeds[one.roster[0]].open(other).apply(pack(zeros, p))
     assert not unpack(np.asarray(sum(uploads)), values, p).any()
     for wrong in (uploads[1:], [*uploads, uploads[0]], [strange, *uploads[1:]]):
-        with pytest.raises(EncryptionError, match="no sum of one upload of each silo"):
+        with pytest.raises(EncryptionError, match="not the sum of one upload from each silo"):
             unpack(np.asarray(sum(wrong)), values, p)
 
 

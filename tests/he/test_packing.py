@@ -57,7 +57,7 @@ def test_millions_of_values_that_fill_no_chunk(silos: int, bits: int) -> None:
 def test_an_integer_beyond_the_limit_is_refused() -> None:
     p = Parameters.derive(3)
     for value in (p.limit + 1, -p.limit - 1):
-        with pytest.raises(EncryptionError, match="passes the limit"):
+        with pytest.raises(EncryptionError, match="exceeds the limit"):
             pack(np.array([0, value]), p)
     for shapeless in (np.array([], np.int64), np.ones((2, 2), np.int64), np.int64(3)):
         with pytest.raises(EncryptionError, match="cannot be packed"):
@@ -71,7 +71,7 @@ def test_a_sum_no_roster_can_reach_is_refused() -> None:
     one_more = packed * 2 + pack(np.eye(1, 9000, dtype=np.int64)[0], p)
     beyond_the_end = packed + pack(np.eye(1, 9001, 9000, dtype=np.int64)[0], p)
     for wrong in (packed * 64, one_more, -one_more, beyond_the_end):
-        with pytest.raises(EncryptionError, match="no sum of one upload of each silo"):
+        with pytest.raises(EncryptionError, match="not the sum of one upload from each silo"):
             unpack(wrong, 9000, p)
 
 

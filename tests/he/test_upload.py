@@ -90,9 +90,9 @@ def test_whoever_holds_the_uploads_can_sum_them_again(sent: Sent) -> None:
 
 
 def test_a_sum_made_again_needs_every_upload_once(sent: Sent) -> None:
-    with pytest.raises(UploadRefused, match="not all there"):
+    with pytest.raises(UploadRefused, match="cannot be summed again"):
         sum_again(sent.one, sent.frames[1:], sent.totals, sent.public)
-    with pytest.raises(UploadRefused, match="came twice"):
+    with pytest.raises(UploadRefused, match="was received twice"):
         sum_again(sent.one, [*sent.frames, sent.frames[0]], sent.totals, sent.public)
 
 
@@ -110,7 +110,7 @@ def test_an_aggregator_that_adds_to_the_sum_is_caught(sent: Sent) -> None:
     parts = decrypt_parts(sent.one, forged, sent.cipher, hash_of(sent.one, KEY))
     first = next(parts)[1]
     assert (first != sent.vectors.sum(axis=0)[: first.size]).any()
-    with pytest.raises(EncryptionError, match="not the sum of what the silos sent"):
+    with pytest.raises(EncryptionError, match="not the sum of the silos' uploads"):
         list(parts)
     with pytest.raises(UploadRefused, match="not the sum of the uploads"):
         sum_again(sent.one, sent.frames, forged, sent.public)
