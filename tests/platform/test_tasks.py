@@ -75,8 +75,8 @@ def test_a_record_costs_what_its_labels_say_and_nothing_for_gaps() -> None:
     ("column", "values", "said"),
     [
         ("hit", [1, 2, 0, None], "binary task and has values other than 0 and 1"),
-        ("potency", [8.0, 5000.0, None, 7.0], "more than 100 scales"),
-        ("potency", [8.0, float("inf"), None, 7.0], "more than 100 scales"),
+        ("potency", [8.0, 5000.0, None, 7.0], "more than 100 times the task"),
+        ("potency", [8.0, float("inf"), None, 7.0], "more than 100 times the task"),
         ("side", ["=", "~", None, ">"], "qualifiers other than"),
     ],
 )

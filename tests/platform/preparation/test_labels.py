@@ -280,25 +280,28 @@ def test_a_wide_table_gives_the_same_as_long_ones(tmp_path: Path) -> None:
         ({"compounds": "compound,smiles\n"}, "has no rows"),
         (
             {"activities": f"compound,assay,value,q\n1,7,>5 {CANARY},\n"},
-            "'value' is string, expected numbers. Qualifiers such as",
+            "'value' is string, expected numbers. Put qualifiers such as",
         ),
         ({"activities": f"compound,assay,value,q\n1,7,5,{CANARY}\n"}, "qualifiers other than"),
         ({"assays": "assay,task\n"}, "assays.csv has no rows"),
-        ({"assays": "assay,task,task\n7,a,b\n"}, "some twice"),
+        ({"assays": "assay,task,task\n7,a,b\n"}, "assays.csv has duplicate columns"),
         (
             {"activities": "compound;assay;value;q\n1;7;5;\n"},
-            "is missing, or there twice. Name it so in the sources file. (A CSV has commas",
+            "is missing or duplicate. Correct its name in the sources file. (A CSV must be",
         ),
-        ({"assays": f"assay,task,color\n7,{CANARY},x\n"}, "other columns than assay, task"),
+        (
+            {"assays": f"assay,task,color\n7,{CANARY},x\n"},
+            "assays.csv has unexpected columns (1 of 3)",
+        ),
         (
             {"assays": f"assay,task,kind\n7,{CANARY},sort of\n"},
             "assays.csv, row 1: kind: Input should be",
         ),
         (
             {"assays": "assay,task,threshold\n7,shared,5\n"},
-            "settings of a shared task stand in the recipe",
+            "a shared task takes its settings from the recipe",
         ),
-        ({"assays": f"assay,task\n7,{CANARY}\n7,{CANARY}\n"}, "row 2: no assay, or the same"),
+        ({"assays": f"assay,task\n7,{CANARY}\n7,{CANARY}\n"}, "row 2: no assay, or a duplicate"),
         (
             {"assays": "assay,task,threshold\n7,own,5\n8,own,6\n"},
             "row 2: the task has other settings",

@@ -207,15 +207,15 @@ def test_a_secret_is_its_owners_alone(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     made = read_secret(path)
     assert len(made.key) == 32 and made.key.hex() not in repr(made) and made.digest != SECRET.digest
-    with pytest.raises(KeyRefused, match="is there already"):
+    with pytest.raises(KeyRefused, match="already exists"):
         make_secret(path)
     path.chmod(0o640)
-    with pytest.raises(KeyRefused, match="others may read .*chmod 600"):
+    with pytest.raises(KeyRefused, match="other users can read .*chmod 600"):
         read_secret(path)
     path.chmod(0o600)
     for text in ("", "abc", "zz" * 32, "ab" * 31):
         path.write_text(text)
-        with pytest.raises(KeyRefused, match="holds no secret"):
+        with pytest.raises(KeyRefused, match="is not a secret"):
             read_secret(path)
     with pytest.raises(KeyRefused, match="cannot be read"):
         read_secret(tmp_path / "none")
@@ -271,7 +271,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     for text in ("", "[]", "{}", '{"digests": {}, "recipe": {}}'):
         path.write_text(text)
-        with pytest.raises(DataError, match="is no manifest"):
+        with pytest.raises(DataError, match="is not the manifest"):
             read_manifest(path)
     path.write_text(json.dumps(manifest_of(recipe(), SECRET)))
     assert differences(read_manifest(path), manifest_of(recipe(), SECRET)) == []
@@ -298,9 +298,12 @@ def test_features_are_rdkits() -> None:
         ),
         ("features: {kind: ecfp}\nfolds: {count: 5, held_out: 5}", "line 2: folds: held_out: the"),
         ("features: {kind: ecfp}\ntasks: {fold: {}}", "'fold' is the name of another column"),
-        ("features: {kind: ecfp}\ntasks: {a: {kind: regression, threshold: 6}}", "threshold is of"),
+        (
+            "features: {kind: ecfp}\ntasks: {a: {kind: regression, threshold: 6}}",
+            "threshold belongs to binary",
+        ),
         ("features: {kind: ecfp}\ntasks: {a: {low: 6, high: 5}}", "low is above high"),
-        ("- 1", "holds no recipe"),
+        ("- 1", "is not a recipe file"),
     ],
 )
 def test_a_wrong_recipe_is_named_by_its_line(text: str, said: str, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_several_units_are_not_merged_where_no_task_says_which(task: AssayTask) 
     assert labels(task, one)[0]
     # Another silo's could be in uM: of a shared task, the recipe says.
     with pytest.raises(
-        DataError, match="with units, and does not say .* tasks.t in the recipe a unit"
+        DataError, match="with units, but the task has no unit.* tasks.t in the recipe a unit"
     ):
         labels(task, one, shared=True)
 
@@ -253,7 +253,7 @@ def test_several_units_in_a_column_that_nobody_named_are_refused(
 ) -> None:
     text = f"compound,assay,value,{column}\n1,7,5,nM\n2,7,5,{CANARY}\n"
     with pytest.raises(
-        DataError, match=f"'{column}' holds several units.* activities.unit: {column}"
+        DataError, match=f"'{column}' has several units.* activities.unit: {column}"
     ) as error:
         read(tmp_path, text, BARE)
     assert CANARY not in str(error.value)
@@ -295,22 +295,22 @@ def test_a_wide_tables_units_stand_by_assay(tmp_path: Path) -> None:
         ["8", "uM", 1],
         ["8", "%", 2],
     ]
-    with pytest.raises(DataError, match="'8_unit' holds several units"):
+    with pytest.raises(DataError, match="'8_unit' has several units"):
         wide(units={"7": "nM"})
     with pytest.raises(DataError, match="wide.units names assays that are not"):
         wide(units={"9": "nM"})
-    with pytest.raises(ValidationError, match="in units or in unit_columns"):
+    with pytest.raises(ValidationError, match="in units or in unit_columns, not in both"):
         wide(units={"8": "nM"}, unit_columns={"8": "8_unit"})
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"unit": "nM"}, "go with a threshold"),
-        ({"transform": "p_molar"}, "go with a threshold"),
+        ({"unit": "nM"}, "or a threshold"),
+        ({"transform": "p_molar"}, "or a threshold"),
         ({"threshold": 5.0, "unit": "nM", "transform": "p_molar"}, "give unit or transform"),
-        ({"direction": "low"}, "direction is of tasks with a threshold"),
-        ({"kind": "regression", "direction": "low"}, "direction is of tasks"),
+        ({"direction": "low"}, "direction needs a threshold"),
+        ({"kind": "regression", "direction": "low"}, "direction needs a threshold"),
         ({"threshold": 5.0, "unit": " "}, "write a unit, such as nM"),
     ],
 )
@@ -319,7 +319,7 @@ def test_settings_that_mean_nothing_together_are_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=said):
         AssayTask.model_validate(settings)
-    with pytest.raises(ValidationError, match="give unit or one_unit"):
+    with pytest.raises(ValidationError, match="give unit or one_unit, not both"):
         Sources.model_validate(
             {"compounds": {"file": "c"}, "activities": {"file": "a", "unit": "u", "one_unit": "nM"}}
         )
