@@ -61,12 +61,12 @@ def test_keys_are_their_owners_alone_and_fit_what_ray_is_told(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "address", "said"),
     [
-        ("../birch", "10.0.0.3", "no name for a node"),
-        ("", "10.0.0.3", "no name for a node"),
-        ("b" * 65, "10.0.0.3", "no name for a node"),
+        ("../birch", "10.0.0.3", "not a name for a node"),
+        ("", "10.0.0.3", "not a name for a node"),
+        ("b" * 65, "10.0.0.3", "not a name for a node"),
         ("birch", "10.0.0.3:6379", "neither an IP address nor a host name"),
         ("birch", "a b", "neither an IP address nor a host name"),
-        ("alder", "10.0.0.3", "is there already"),
+        ("alder", "10.0.0.3", "already exists"),
     ],
 )
 def test_what_cannot_be_made_is_refused(tmp_path: Path, name: str, address: str, said: str) -> None:
@@ -74,9 +74,9 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path, name: str, address: str,
     make_node(tmp_path, "alder", ["10.0.0.2"], days=1)
     with pytest.raises(JobError, match=said):
         make_node(tmp_path, name, [address], days=1)
-    with pytest.raises(JobError, match="there is no authority"):
+    with pytest.raises(JobError, match="there is no readable authority"):
         make_node(tmp_path / "nowhere", "birch", ["10.0.0.3"], days=1)
-    with pytest.raises(JobError, match="is there already"):
+    with pytest.raises(JobError, match="already exists"):
         make_authority(tmp_path, days=1)
 
 
@@ -84,7 +84,7 @@ def test_a_key_that_was_taken_away_is_not_replaced_by_another(tmp_path: Path) ->
     """It would sign what no node takes."""
     make_authority(tmp_path, days=1)
     (tmp_path / "ca.key").unlink()
-    with pytest.raises(JobError, match="ca.crt is there already"):
+    with pytest.raises(JobError, match="ca.crt already exists"):
         make_authority(tmp_path, days=1)
     assert not (tmp_path / "ca.key").exists()
     make_authority(tmp_path / "other", days=1)

@@ -21,7 +21,7 @@ def test_tls_on_one_side_alone_is_said_at_once(
     """The other way round: tests/infra/test_cluster.py, whose nodes have certificates."""
     _require_listener(cluster.address)
     monkeypatch.setenv("RAY_USE_TLS", "1")
-    with pytest.raises(ClusterError, match="does not speak TLS, and RAY_USE_TLS is set here"):
+    with pytest.raises(ClusterError, match="does not speak TLS, but RAY_USE_TLS is set here"):
         _require_listener(cluster.address)
 
 
@@ -68,6 +68,6 @@ def test_an_address_that_means_a_silent_port_is_named_with_what_it_means(
         for address in (f"127.0.0.1:{port}", "auto"):
             monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
             with pytest.raises(
-                ClusterError, match="which .* means here.*listens on 127.0.0.1 alone"
+                ClusterError, match="which .* means here.*listens only on 127.0.0.1"
             ):
                 _require_listener(address)

@@ -140,7 +140,7 @@ def test_tables_are_sent_from_the_jobs_own_folder_alone(make_job: MakeJob, tmp_p
 def test_a_factory_that_cannot_be_read_is_named(make_job: MakeJob, tmp_path: Path) -> None:
     job_file = make_job("privacy={noise: none}", "model={kind: factory, factory: own:make}")
     (job_file.folder / "own.py").write_text("def make(:\n")
-    with pytest.raises(JobError, match=r"own\.py of model\.factory is not readable Python"):
+    with pytest.raises(JobError, match=r"own\.py of model\.factory is not valid Python"):
         write_bundle(job_file, tmp_path / "sent" / "job", with_tables=False)
 
 
@@ -162,7 +162,7 @@ def test_a_datasets_name_in_the_owners_file_means_the_same_on_its_node(make_job:
     [
         ("Request failed with status code 401: Unauthorized", "refuses this token"),
         ("Request failed with status code 403: Forbidden", "refuses this token"),
-        ("Request failed with status code 404: Job x does not exist", "knows no such job"),
+        ("Request failed with status code 404: Job x does not exist", "has no such job"),
         ("Request failed with status code 500: trial-20260401-404403 is there", "-404403 is there"),
         ("", "no reason given"),
     ],
