@@ -1,4 +1,4 @@
-"""Job files: every fault has its place and its mend."""
+"""Job files: every error has its line and a remedy."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -97,7 +97,7 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("training.rounds", 1_000_000, "less than or equal to"),
     ],
 )
-def test_a_fault_has_its_place_and_its_mend(
+def test_an_error_has_its_place_and_a_remedy(
     tmp_path: Path, keys: str, value: Any, said: str
 ) -> None:
     message = refused(edited(tmp_path, keys, value))
@@ -111,7 +111,7 @@ def test_the_line_is_the_right_one(tmp_path: Path) -> None:
     assert f"job.yaml, line {line}: training.epoch" in refused(path)
 
 
-def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     content = job_content(tmp_path)
     content["training"]["rounds"] = 0
     content["privacy"]["delta"] = 7
@@ -130,7 +130,7 @@ def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
         ("name: x\nname: y", "line 2: duplicate key 'name'"),
     ],
 )
-def test_what_is_no_job_file(tmp_path: Path, text: str, said: str) -> None:
+def test_texts_that_are_not_job_files(tmp_path: Path, text: str, said: str) -> None:
     assert said in refused(write(tmp_path, text))
 
 
@@ -174,7 +174,7 @@ def test_wrong_overrides(make_job: MakeJob, override: str, said: str) -> None:
 
 
 def test_numbers_with_an_exponent_are_numbers(make_job: MakeJob, tmp_path: Path) -> None:
-    """YAML 1.1 reads 1e-5 as text; everyone who writes a delta means a number."""
+    """YAML 1.1 reads 1e-5 as text, but a delta written so is meant as a number."""
     assert make_job("privacy.delta=1e-5", "privacy.epsilon=2E0").job.privacy.delta == 1e-5  # type: ignore[union-attr]
     path = tmp_path / "exponent.yaml"
     path.write_text((tmp_path / "job.yaml").read_text().replace("delta: 0.0001", "delta: 1e-6"))
@@ -192,7 +192,7 @@ def test_starter_and_example_are_valid(tmp_path: Path) -> None:
     assert load_job(ROOT / "examples/solubility/job.yaml").job.privacy.noise == "shared"
 
 
-def test_two_owners_may_name_their_datasets_alike_but_not_one_file_beside_the_job(
+def test_two_owners_datasets_may_have_the_same_name_but_not_be_the_same_file(
     tmp_path: Path,
 ) -> None:
     content = job_content(tmp_path)
