@@ -174,7 +174,7 @@ def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str,
     if header.check or header.part == len(exchange.parts) - 1:
         words = read(header.check)
         if header.check != _check(exchange, header.part, words):
-            raise UploadRefused("check words came with a part that is not the last")
+            raise UploadRefused("received check words with a part that is not the last")
     try:
         verify(
             identities[header.silo],
@@ -211,7 +211,7 @@ def read_total(frame: pa.Buffer, exchange: Exchange, part: Part) -> tuple[Chunks
         raise UploadRefused("received a frame that is not this part of this exchange's total")
     words = read(check) if check or part.index == len(exchange.parts) - 1 else NO_WORDS
     if check != _check(exchange, part.index, words):
-        raise UploadRefused("check words came with a part that is not the last")
+        raise UploadRefused("received check words with a part that is not the last")
     return content.chunks(part, f"part {part.index} of the total"), words
 
 

@@ -66,8 +66,7 @@ def stop() -> None:
 
 
 class Log:
-    """A writer of events with some fixed fields. It writes to the stream given to `to`, or else to
-    that of `start`.
+    """A writer of events with fixed fields. The stream is that set by `to`, or else by `start`.
 
     Args:
         bound: fields of PUBLIC that every line contains.

@@ -139,7 +139,7 @@ def find_owner() -> Owner | None:
 
 
 def _require_trusted(path: Path) -> None:
-    """Refuse a file that another user could have written, or that lies in such a folder."""
+    """Refuse a file if another user could have written the file or its folder."""
     for place, kind in ((path, stat.S_ISREG), (path.parent, stat.S_ISDIR)):
         try:
             found = place.lstat()

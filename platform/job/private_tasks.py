@@ -1,5 +1,4 @@
-"""A silo's private tasks: columns for which it trains a head of its own, and whose names it keeps
-secret."""
+"""A silo's private tasks: label columns with a private head, whose names never leave the silo."""
 
 from __future__ import annotations
 

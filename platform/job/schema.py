@@ -328,7 +328,8 @@ class Job(Section):
 
     @property
     def least_silos(self) -> int:
-        """The quorum, or else the number of silos. Under shared noise, so many shares suffice."""
+        """The fewest silos of a round: the quorum, or by default all. Under shared noise, the
+        noise shares of this many silos suffice."""
         return self.quorum or len(self.silos)
 
     @property

@@ -9,8 +9,8 @@ Zrnic, NeurIPS 2021; Lecuyer, arXiv:2103.01379): as long as the sum of the diver
     epsilon - log(1 / delta') / (a - 1)
 
 the privacy loss exceeds epsilon with probability at most delta' (Mironov, CSF 2017, proposition 3).
-Here the bound may hold at any order in ORDERS, and which order it is turns out only at the end. A
-union bound over the orders gives delta' = delta / |ORDERS|.
+Here the bound needs to hold at one order in ORDERS, which is known only at the end. A union bound
+over the orders gives delta' = delta / |ORDERS|.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sources of randomness. In a private run, noise and samples never come from a seed.
 
-Everyone who has a job file knows its seed, and could subtract noise drawn from it from an update.
-Only runs without privacy are seeded.
+Everyone who has a job file knows its seed. If noise were drawn from the seed, they could subtract
+it from an update. Only runs without privacy are seeded.
 """
 
 from __future__ import annotations

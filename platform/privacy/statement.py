@@ -104,8 +104,8 @@ def privacy_statement(
             "noise": described["generator"],
             "floating point": "silos send integers, rounded after the noise is added"
             if section.noise == "shared"
-            else "noise is drawn in double precision and rounded stochastically before it is "
-            "sent; there is no proof against floating-point attacks",
+            else "noise is drawn in double precision, and the noised update is rounded "
+            "stochastically before it is sent; there is no proof against floating-point attacks",
             "code": f"blindsum {version('blindsum')}, {ACCOUNTANT}, "
             f"opacus {version('opacus')}, torch {version('torch')}",
         },
