@@ -179,11 +179,11 @@ def _assays(
     unknown = set(names) - {"assay", "task", *settings}
     if unknown or names.count("assay") != 1 or len(set(names)) < len(names):
         if unknown:
-            fault = f"unexpected columns ({len(unknown)} of {len(names)})"
+            wrong = f"unexpected columns ({len(unknown)} of {len(names)})"
         else:
-            fault = "duplicate columns" if "assay" in names else "no column 'assay'"
+            wrong = "duplicate columns" if "assay" in names else "no column 'assay'"
         raise DataError(
-            f"{path.name} has {fault}",
+            f"{path.name} has {wrong}",
             f"The allowed columns are assay, task, {', '.join(sorted(settings))}, each at most "
             "once; assay is required.",
         )
