@@ -1,1 +1,1 @@
-"""What is encrypted: vectors of integers, added by someone who cannot read them."""
+"""Encrypted sums of integer vectors, by an aggregator that cannot read them."""

@@ -1,13 +1,14 @@
 """Encrypt, add and decrypt packed reals: CKKS through `tenseal.sealapi`.
 
-    Cipher    in a silo: holds the secret key, masks and encrypts, and decrypts
-    Adder     in an aggregator: holds public parameters alone
+    Cipher    in a silo: holds the secret key; masks, encrypts and decrypts
+    Adder     in an aggregator: holds only public parameters
 
-Chunks are rows of bytes, one ciphertext each (`blindsum.he.coefficients`): a fresh one is its
-first polynomial and the seed of the second (secret-key encryption), a sum both polynomials.
+Chunks are rows of bytes, one ciphertext each (`blindsum.he.coefficients`). A fresh chunk consists
+of its first polynomial and the seed of the second (secret-key encryption); a sum's chunk consists
+of both polynomials.
 
 `Cipher.decrypt` returns rounded integers and never SEAL's raw decoding: two full-precision
-decodings of CKKS hand out the secret key (Li and Micciancio, EUROCRYPT 2021, section 3).
+decodings of CKKS reveal the secret key (Li and Micciancio, EUROCRYPT 2021, section 3).
 """
 
 from __future__ import annotations
@@ -26,30 +27,33 @@ from blindsum.platform.errors import EncryptionError, KeyRefused, UploadRefused
 
 
 class Adder(Protocol):
-    """Adds chunks it cannot read, of a range of an exchange's chunks that starts at `first`."""
+    """Adds the uploads' chunks without being able to read them.
+
+    `first` is the index, within the exchange, of the first chunk of a range.
+    """
 
     def add(self, first: int, chunks: Chunks) -> None:
         """Add one upload's chunks, uint8 [chunks, bytes], from chunk `first` on."""
 
     def total(self, first: int, chunks: int) -> Chunks:
-        """The sum's chunks of that range, uint8 [chunks, bytes], and forget them."""
+        """Return the sum's chunks of that range, uint8 [chunks, bytes], and drop them here."""
 
 
 class Cipher(Protocol):
     """Encrypts packed reals [chunks, N], int64, and decrypts their sum."""
 
     def encrypt(self, packed: Integers, masks: MaskStream) -> Chunks:
-        """One row of bytes per row, uint8 [chunks, bytes]."""
+        """Encrypt each row into a row of bytes, uint8 [chunks, bytes]."""
 
     def decrypt(self, chunks: Chunks) -> Integers:
-        """Packed sums mod 2^K, int64 [chunks, N]."""
+        """Return the packed sums mod 2^K, int64 [chunks, N]."""
 
 
 @dataclass(frozen=True)
 class SecretKey:
-    """The CKKS secret of one job, serialised. Lives in silo processes alone.
+    """The CKKS secret key of one job, serialised. It exists only in silo processes.
 
-    Its repr shows nothing, so that it cannot reach a log or a traceback by accident.
+    Its repr does not show the key, so that it cannot reach a log or a traceback by accident.
     """
 
     content: bytes = field(repr=False)
@@ -57,18 +61,19 @@ class SecretKey:
     def __reduce__(self) -> str:
         raise KeyRefused(
             "the secret key was about to be pickled",
-            "It crosses between silos only sealed (blindsum.he.keys).",
+            "Silos exchange it only in sealed form (blindsum.he.keys).",
         )
 
 
 def generate_secret_key() -> SecretKey:
-    """A fresh secret key, uniform ternary, from SEAL's generator seeded by the system."""
+    """Return a fresh secret key, uniform ternary, from SEAL's generator, which the operating system
+    seeds."""
     context = make_context()
     return SecretKey(Coefficients(context).save_key(seal.KeyGenerator(context).secret_key()))
 
 
 class CkksCipher:
-    """Secret-key CKKS over exactly packed, masked integers.
+    """Secret-key CKKS of exactly packed, masked integers.
 
     Raises:
         KeyRefused: the key does not belong to these parameters.
@@ -76,8 +81,8 @@ class CkksCipher:
 
     def __init__(self, parameters: Parameters, key: SecretKey) -> None:
         self._scale = float(parameters.scale)
-        # The greatest real that n masked uploads sum to. Far beyond it doubles have no fractions
-        # left, and a residual would be nought whatever the ciphertext is.
+        # The greatest real to which n masked uploads can sum. Far beyond it, doubles have no
+        # fractional part, and the residual would be zero for any ciphertext.
         self._greatest = parameters.silos * 2.0 ** (parameters.real_bits - 1) + 0.5
         context = make_context()
         self._coefficients = Coefficients(context, self._scale)
@@ -89,7 +94,7 @@ class CkksCipher:
     def encrypt(self, packed: Integers, masks: MaskStream) -> Chunks:
         plain = seal.Plaintext()
         chunks = np.empty((len(packed), UPLOAD_BYTES), np.uint8)
-        # Masking is part of encrypting: the key is shared, and would open what is not masked.
+        # Masking is part of encryption: all silos share the key, which opens unmasked chunks.
         for masked, chunk in zip(masks.apply(packed), chunks, strict=True):
             slots = masked.astype(np.float64).view(np.complex128)
             self._encoder.encode(slots.tolist(), self._scale, plain)
@@ -97,13 +102,13 @@ class CkksCipher:
         return chunks
 
     def decrypt(self, chunks: Chunks) -> Integers:
-        """Packed sums, int64 [chunks, N], to be taken mod 2^K.
+        """Return the packed sums, int64 [chunks, N], which the caller must take mod 2^K.
 
         Raises:
             UploadRefused: a chunk is not a ciphertext of these parameters.
             EncryptionError: a slot is further than RESIDUAL_LIMIT from an integer, or larger
-                than n masked reals can sum to. The sum is not one of at most n fresh uploads,
-                or was made with another key.
+                than the sum of n masked reals can be. The chunk is not the sum of at most n fresh
+                uploads, or was encrypted with another key.
         """
         plain = seal.Plaintext()
         integers = np.empty((len(chunks), RING_DEGREE), np.int64)
@@ -117,16 +122,16 @@ class CkksCipher:
             reals -= rounded
             if not (small and max(reals.max(), -reals.min()) <= RESIDUAL_LIMIT):
                 raise EncryptionError(
-                    "the total is not a sum of this job's uploads: a real of it is too large, or "
-                    f"has a rounding residual above {RESIDUAL_LIMIT}; nothing was released",
-                    "A ciphertext was altered, or a silo holds another key.",
+                    "the total is not a sum of this job's uploads: one of its reals is too large, "
+                    f"or has a rounding residual above {RESIDUAL_LIMIT}; nothing was released",
+                    "A ciphertext was altered, or a silo has another key.",
                 )
             row[:] = rounded
         return integers
 
 
 class CkksAdder:
-    """Adds ciphertexts as they come. Memory: one sum, and one ciphertext in flight."""
+    """Adds ciphertexts as they arrive. It holds one sum and one further ciphertext in memory."""
 
     def __init__(self, parameters: Parameters) -> None:
         context = make_context()
@@ -138,7 +143,7 @@ class CkksAdder:
         """Add one upload's chunks, from chunk `first` on.
 
         Raises:
-            UploadRefused: a chunk is not a ciphertext of these parameters; the sum is as it was.
+            UploadRefused: a chunk is not a ciphertext of these parameters; the sum is unchanged.
         """
         begins = first not in self._sums
         for index, chunk in enumerate(chunks, first):
@@ -168,7 +173,7 @@ class CkksAdder:
 
 
 class PlainCipher:
-    """No encryption and no masks: the same integers in the clear, for comparisons and audits."""
+    """The same integers without encryption or masks, for comparisons and audits."""
 
     def encrypt(self, packed: Integers, masks: MaskStream) -> Chunks:
         masks.hash(packed)
@@ -194,12 +199,12 @@ class PlainAdder:
 
 
 def adder(parameters: Parameters) -> Adder:
-    """A fresh adder for one exchange."""
+    """Return a fresh adder for one exchange."""
     return CkksAdder(parameters) if parameters.scheme == "ckks" else PlainAdder()
 
 
 def chunk_bytes(parameters: Parameters) -> tuple[int, int]:
-    """Bytes of a fresh chunk and of a sum's chunk."""
+    """Return the sizes in bytes of a fresh chunk and of a sum's chunk."""
     if parameters.scheme == "none":
         return 8 * RING_DEGREE, 8 * RING_DEGREE
     return UPLOAD_BYTES, SUM_BYTES

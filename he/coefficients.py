@@ -1,16 +1,16 @@
-"""Ciphertexts as bare coefficients: nothing on the wire that the parameters already say.
+"""Ciphertexts as bare coefficients: the wire carries nothing that follows from the parameters.
 
-SEAL reads and writes its objects as streams, to paths only, and compresses what it writes. Of a
-stream, all but the coefficients and the seed is the same for all ciphertexts of one context and
-scale. So a chunk carries only those:
+SEAL reads and writes its objects as streams, only to paths, and compresses them. For all
+ciphertexts of one context and scale, a stream is the same except for the coefficients and the seed.
+So a chunk carries only those:
 
-    upload   N words of 60 bits, 15 bytes for two of them, and a seed of 64 bytes
+    upload   N words of 60 bits (15 bytes for two words) and a seed of 64 bytes
     sum      2 N words of 64 bits
 
-and reading puts them back into the one stream, uncompressed. SEAL then checks every word
-against the modulus, as it does for any stream. Layout of a stream: SEAL 4.1, `serialization.h`,
-`ciphertext.cpp` (`save_members`), `dynarray.h`; this module takes it from a stream that SEAL
-wrote, and refuses to start if it is not as expected.
+Reading a chunk inserts them into a stored uncompressed stream. SEAL then checks every word against
+the modulus, as it does for any stream. The layout of a stream is defined in SEAL 4.1:
+`serialization.h`, `ciphertext.cpp` (`save_members`), `dynarray.h`. This module takes it from a
+stream that SEAL wrote, and refuses to start if it is not as expected.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _ROWS = RING_DEGREE // _GROUP
 UPLOAD_BYTES = _WORDS * (_GROUP - 1) // _GROUP + SEED_BYTES
 SUM_BYTES = 2 * _WORDS
 
-_HEADER = 16  # magic, sizes, compression mode, and the size of the whole as uint64
-_RAW_BLOCK = 10  # zstd's frame and block header before a block that it stored as it is
+_HEADER = 16  # magic, sizes, compression mode, and the size of the whole stream as uint64
+_RAW_BLOCK = 10  # zstd's frame header and block header before a block that it stored uncompressed
 _LAST_RAW = 1
 _SHIFTS = (np.arange(_GROUP - 1, dtype=np.uint64) * 4)[:, None]
 _LOW = np.uint64((1 << PRIME_BITS) - 1)
@@ -45,7 +45,7 @@ _HIGH = np.uint64(PRIME_BITS)
 
 
 def make_context() -> Any:
-    """SEAL's context of the one ring and prime of `blindsum.he.parameters`."""
+    """Return SEAL's context for the ring and the prime of `blindsum.he.parameters`."""
     literal = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
     literal.set_poly_modulus_degree(RING_DEGREE)
     literal.set_coeff_modulus(seal.CoeffModulus.Create(RING_DEGREE, [PRIME_BITS]))
@@ -67,7 +67,7 @@ class _File:
         os.pwrite(self._file, content, offset)
 
     def get(self, *into: Any) -> int:
-        """Fill the buffers from the start of the file; returns the bytes read."""
+        """Fill the buffers from the start of the file, and return the number of bytes read."""
         return os.preadv(self._file, into, 0)
 
     def size(self) -> int:
@@ -81,31 +81,31 @@ class _File:
 
 
 class _Stream:
-    """One kind of ciphertext's stream: its constant parts, and places for what varies.
+    """The stream of one kind of ciphertext: its constant parts, and the places of those that vary.
 
     Args:
         body: an uncompressed body that SEAL wrote.
-        words: bytes of coefficients in it.
-        seed: bytes from the end of the coefficients to the end of the body.
+        words: the number of bytes of coefficients in it.
+        seed: the number of bytes from the end of the coefficients to the end of the body.
     """
 
     def __init__(self, body: bytes, words: int, seed: int) -> None:
         header = b"\x5e\xa1\x10\x04\x03\0\0\0" + struct.pack("<Q", _HEADER + len(body))
-        start = len(body) - words - seed  # of the coefficients, in the body
+        start = len(body) - words - seed  # where the coefficients start in the body
         self.constant = body[:start]
         self.file = _File(header + body)
         self.words_at = _HEADER + start
         self.seed_at = _HEADER + len(body) - SEED_BYTES
-        # Where a saved stream is read to: coefficients by themselves, so that they are aligned.
+        # Buffers for a saved stream. The coefficients have their own, so that they are aligned.
         self.head = bytearray(_HEADER + _RAW_BLOCK + start)
         self.words = np.empty(words // 8, "<u8")
-        self.tail = bytearray(seed + 1)  # one byte more: nothing may follow
+        self.tail = bytearray(seed + 1)  # one byte more, to detect a stream that is too long
         self.size = len(self.head) + words + seed
         self.block = (len(body) << 3 | _LAST_RAW).to_bytes(3, "little")  # RFC 8878, 3.1.1.2
 
 
 class Coefficients:
-    """Reads and writes ciphertexts of one context and scale. Keys too, as SEAL's own streams."""
+    """Reads and writes ciphertexts of one context and scale, and keys as SEAL's own streams."""
 
     def __init__(self, context: Any, scale: float | None = None) -> None:
         self._context = context
@@ -125,7 +125,7 @@ class Coefficients:
         chunk[-SEED_BYTES:] = np.frombuffer(seed, np.uint8)
 
     def read_upload(self, chunk: Chunks) -> Any:
-        """The ciphertext of a row of UPLOAD_BYTES, its second polynomial drawn from the seed.
+        """Return the ciphertext of a row of UPLOAD_BYTES. The seed gives its second polynomial.
 
         Raises:
             UploadRefused: a coefficient is not below the modulus.
@@ -143,7 +143,7 @@ class Coefficients:
         chunk[:] = self._save(total, self._sum)[0].view(np.uint8)
 
     def read_sum(self, chunk: Chunks) -> Any:
-        """The ciphertext of a row of SUM_BYTES.
+        """Return the ciphertext of a row of SUM_BYTES.
 
         Raises:
             UploadRefused: a coefficient is not below the modulus.
@@ -152,17 +152,17 @@ class Coefficients:
         return self._load(self._sum)
 
     def save_key(self, key: Any) -> bytes:
-        """A secret key as SEAL's own stream; no copy stays here."""
+        """Return a secret key as SEAL's own stream. This object keeps no copy."""
         try:
             return self._saved_by(key)
         finally:
             self._saved.wipe()
 
     def load_key(self, content: bytes) -> Any:
-        """A secret key from SEAL's own stream.
+        """Return the secret key in one of SEAL's own streams.
 
         Raises:
-            KeyRefused: it is none, or of other parameters.
+            KeyRefused: it is not a secret key, or belongs to other parameters.
         """
         try:
             self._saved.put(0, content)
@@ -172,26 +172,26 @@ class Coefficients:
         except (RuntimeError, ValueError):
             raise KeyRefused(
                 "the secret key does not belong to this job's parameters",
-                "Start the job again: every job makes its own key.",
+                "Start the job again: every run makes its own key.",
             ) from None
         finally:
             self._saved.wipe()
 
     def _learn(self, scale: float) -> None:
-        """Take the streams' constant parts from ciphertexts of a key that is thrown away."""
+        """Take the streams' constant parts from ciphertexts under a key that is then discarded."""
         plain = seal.Plaintext()
         seal.CKKSEncoder(self._context).encode(0.0, scale, plain)
         key = seal.KeyGenerator(self._context).secret_key()
         fresh = seal.Encryptor(self._context, key).encrypt_symmetric(plain)
-        # After the words: a stream of its own, of the generator's kind (one byte) and its seed.
+        # After the words comes a nested stream: the generator's kind (one byte) and its seed.
         seed = _HEADER + 1 + SEED_BYTES
         self._fresh = _Stream(_inflated(self._saved_by(fresh)), _WORDS, seed)
         full = self._load(self._fresh)
         self._sum = _Stream(_inflated(self._saved_by(full)), SUM_BYTES, 0)
         if self._fresh.words_at != self._sum.words_at or full.size() != 2 or full.scale != scale:
             raise EncryptionError(
-                "SEAL writes ciphertexts in an unknown layout",
-                "Install the version of tenseal that blindsum names.",
+                "the installed SEAL writes ciphertexts in an unknown layout",
+                "Install the version of tenseal that blindsum requires.",
             )
 
     def _load(self, stream: _Stream) -> Any:
@@ -203,10 +203,10 @@ class Coefficients:
         return loaded
 
     def _save(self, ciphertext: Any, stream: _Stream) -> tuple[npt.NDArray[np.uint64], bytes]:
-        """The words and the seed of a ciphertext; the words hold until the next call.
+        """Return the words and the seed of a ciphertext. The words are valid until the next call.
 
-        Coefficients do not compress, so zstd stores them as they are, and they can be read
-        from the stream as they stand; a stream that did compress is inflated.
+        Coefficients do not compress, so zstd usually stores them unchanged, and they are read
+        directly from the stream. A stream that did compress is decompressed first.
         """
         ciphertext.save(self._saved.path)
         read = self._saved.get(stream.head, stream.words, stream.tail)
@@ -232,7 +232,7 @@ class Coefficients:
 
 
 def _inflated(stream: bytes | bytearray) -> bytes:
-    """A stream's body."""
+    """Return the decompressed body of a stream."""
     content = pa.BufferReader(memoryview(stream)[_HEADER:])
     with pa.input_stream(content, compression="zstd") as inflating:
         return bytes(inflating.read())

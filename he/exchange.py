@@ -1,4 +1,4 @@
-"""What one encrypted sum is over. Public, and the same for every silo and aggregator."""
+"""The definition of one encrypted sum. It is public, and the same for all silos and aggregators."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STRICT = ConfigDict(
 )
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
-"""A run's name: it becomes the name of a folder at every silo, and never a path."""
+"""A run's name. Every silo names a folder after it, so it can never be a path."""
 
 SiloName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
@@ -33,11 +33,12 @@ Number = Annotated[int, Field(ge=1, le=10_000_000)]
 Factor = Annotated[float, Field(gt=1e-30, lt=1e30)]
 
 PART_CHUNKS = 64
-"""Chunks that travel together under one signature: 2 MB. What a silo and an aggregator hold
-in flight is a few parts, whatever the size of the model."""
+"""Number of chunks that travel together under one signature: 2 MB. A silo and an aggregator hold
+only a few parts in memory at a time, whatever the size of the model."""
 
 GROUP_CHUNKS = 8
-"""Chunks that are quantised, packed and encrypted in one go: their integers stay in the cache."""
+"""Number of chunks that are quantised, packed and encrypted at a time, so that their integers stay
+in the cache."""
 
 
 @plain_dataclass(frozen=True)
@@ -49,11 +50,11 @@ class Part:
     chunks: int
 
     def values(self, exchange: Exchange) -> slice:
-        """The values that this part carries."""
+        """Return the range of values that this part carries."""
         return exchange.slice(self.first, self.first + self.chunks)
 
     def groups(self, exchange: Exchange) -> Iterator[tuple[slice, slice]]:
-        """The part's chunks and their values, GROUP_CHUNKS at a time."""
+        """Yield the part's rows and the range of their values, GROUP_CHUNKS at a time."""
         for start in range(0, self.chunks, GROUP_CHUNKS):
             stop = min(start + GROUP_CHUNKS, self.chunks)
             yield slice(start, stop), exchange.slice(self.first + start, self.first + stop)
@@ -61,14 +62,14 @@ class Part:
 
 @dataclass(frozen=True, config=STRICT)
 class Exchange:
-    """One sum over one roster: what every upload and total of it must match.
+    """One sum over one roster. Every upload and total of the exchange must match it.
 
     `run` is the name of the run. `values` is the length of the vector. `range` is the greatest
-    magnitude of a real value that becomes a digit; None where the values are counts. `model` is the digest of the model
-    that the silos start from: a silo takes part only from its own, so that silos which were
-    shown different totals find out from each other, in the next sum, and not from the driver.
-    `clipping` is what the round's clip norms are of the job's: silos that were told different ones
-    have masks that do not cancel, and open nothing.
+    magnitude of a real value that becomes a digit; it is None where the values are counts. `model`
+    is the digest of the model that the silos start from. A silo takes part only if it is the digest
+    of its own model: if silos received different totals, the next sum reveals it, whatever the
+    driver says. `clipping` is the round's clip norm in units of the job's. If silos receive
+    different values of it, their masks do not cancel, and no total can be decrypted.
     """
 
     run: RunName
@@ -89,17 +90,17 @@ class Exchange:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """All chunks in order, PART_CHUNKS at a time."""
+        """All chunks in order, divided into parts of PART_CHUNKS."""
         return _parts(self.chunks, PART_CHUNKS)
 
     def slice(self, first: int, stop: int) -> slice:
-        """The values of a range of chunks."""
+        """Return the range of values of a range of chunks."""
         each = self.parameters.values_per_chunk
         return slice(first * each, min(stop * each, self.values))
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 over every field, 32 bytes: masks and verifiers are drawn from it."""
+        """The SHA-256 over every field, 32 bytes. Masks and verifiers are derived from it."""
         content = asdict(self) | {"parameters": self.parameters.digest}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 

@@ -1,7 +1,8 @@
 """A silo's long-term identity: an Ed25519 and an ML-DSA-65 key, used together.
 
-A signature is both, over the same content, and holds only if both do: to forge one takes the
-fall of elliptic curves and of lattices. Ed25519 is RFC 8032, ML-DSA-65 FIPS 204.
+A signature consists of one by each key over the same content, and is valid only if both are. To
+forge it, an attacker must break both elliptic curves and lattices. Ed25519 is RFC 8032, ML-DSA-65
+is FIPS 204.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ _END = b"-----END PRIVATE KEY-----\n"
 
 
 class Identity:
-    """A silo's signing keys, in a file that only its owner can read; made if there is none.
+    """A silo's signing keys, in a file that only its owner can read, created if it is missing.
 
-    A file with an Ed25519 key alone, as earlier versions wrote it, is given the other.
+    If a file from an earlier version has only an Ed25519 key, an ML-DSA-65 key is added.
 
     Raises:
-        KeyRefused: the file is readable by others, or holds anything but the two keys.
+        KeyRefused: other users can read the file, or it contains anything but the two keys.
     """
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
             _write(path, ed25519.Ed25519PrivateKey.generate())
         if path.stat().st_mode & 0o077:
-            raise KeyRefused(f"the identity {path} can be read by others", f"Run: chmod 600 {path}")
+            raise KeyRefused(f"other users can read the identity {path}", f"Run: chmod 600 {path}")
         keys = _read(path)
         if len(keys) == 1 and isinstance(keys[0], ed25519.Ed25519PrivateKey):
             _write(path, keys[0])
@@ -48,7 +49,7 @@ class Identity:
         ):
             raise KeyRefused(
                 f"the identity {path} is not an Ed25519 and an ML-DSA-65 key",
-                "Restore it from a backup, or move it away to have a new one made.",
+                "Restore it from a backup, or move it elsewhere: a new one is then created.",
             )
         self._keys = (classical, lattice)
 
@@ -58,12 +59,12 @@ class Identity:
         return b"".join(key.public_key().public_bytes_raw() for key in self._keys)
 
     def sign(self, content: bytes) -> bytes:
-        """Both signatures, 64 and 3,309 bytes."""
+        """Return both signatures, 64 and 3,309 bytes, concatenated."""
         return b"".join(key.sign(content) for key in self._keys)
 
     @staticmethod
     def holds(public: bytes, signature: bytes, content: bytes) -> bool:
-        """Whether both signatures are that public identity's, of that content."""
+        """Return whether both signatures are that public identity's signatures of that content."""
         try:
             verify(public, signature, content, "content")
         except (KeyRefused, TypeError):
@@ -78,7 +79,7 @@ def verify(identity: bytes, signature: bytes, content: bytes, what: str) -> None
     """Check both signatures of a public identity.
 
     Raises:
-        KeyRefused: one of them does not verify. `what` names the signed thing.
+        KeyRefused: one of them does not verify. `what` names the signed object in the message.
     """
     try:
         if len(identity) != PUBLIC_BYTES:
@@ -92,12 +93,12 @@ def verify(identity: bytes, signature: bytes, content: bytes, what: str) -> None
 
 
 def fingerprint(identity: bytes) -> str:
-    """SHA-256 of a public identity, hex: what people compare over the telephone."""
+    """Return the SHA-256 of a public identity, in hex, for people to compare over the telephone."""
     return hashlib.sha256(identity).hexdigest()
 
 
 def _read(path: Path) -> list[object]:
-    """The private keys of a file of PEM blocks, or nothing if one cannot be read."""
+    """Return the private keys in a file of PEM blocks, or an empty list if one cannot be read."""
     blocks = [block + _END for block in path.read_bytes().split(_END) if block.strip()]
     try:
         return [serialization.load_pem_private_key(block, password=None) for block in blocks]
@@ -115,8 +116,8 @@ def _write(path: Path, classical: ed25519.Ed25519PrivateKey) -> None:
         for key in (classical, mldsa.MLDSA65PrivateKey.generate())
     )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Created with its final mode, and renamed: no moment in which others could open it, and
-    # none in which a crash leaves half a file.
+    # Created with its final mode and then renamed, so that at no moment can others open it, and a
+    # crash never leaves half a file.
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,20 +1,21 @@
-"""The one key ceremony of a job: one secret for all silos, one seed for each pair.
+"""The key ceremony of a run: one secret for all silos, and one seed for each pair.
 
-    1. introduce   every silo: fresh public keys, signed by its identity    Introduction
-    2. contribute  every silo, to each other: 32 random bytes for their     Contribution
-                   mask seed, sealed; the first silo's hold the CKKS secret too
-    3. agree       every silo opens what is for it, and signs the digest    Agreement
-                   of all that was said, with a proof that it holds the secret
+    1. introduce   every silo sends fresh public keys, signed by its        Introduction
+                   identity
+    2. contribute  every silo seals 32 random bytes for each other silo,    Contribution
+                   towards their mask seed; the first silo adds the CKKS secret
+    3. agree       every silo opens what was sealed for it, and signs the   Agreement
+                   digest of all messages, with a proof that it has the secret
     4. finish      every silo checks that all signed the same digest        Keys
 
 Sealing is HPKE (RFC 9180) with the hybrid KEM ML-KEM-768 + X25519 (FIPS 203 and RFC 7748),
-HKDF-SHA256 and ChaCha20-Poly1305: recorded traffic stays closed unless both lattices and
-elliptic curves fall. A pair's seed is HKDF-SHA256 over both silos' contributions, salted with
-the digest: it is secret and random if one of the two is honest and its KEM holds.
+HKDF-SHA256 and ChaCha20-Poly1305. Recorded traffic stays secret unless both lattices and elliptic
+curves are broken. A pair's seed is HKDF-SHA256 over both silos' contributions, salted with the
+digest. It is secret and random if one of the two silos is honest and its KEM is secure.
 
-Everything passes through the driver. What it alters, drops or swaps is detected, except that
-it may introduce itself in the silos' names to all of them: identities that are pinned in the
-job file (`silos.NAME.identity`) close that.
+All messages pass through the driver. If it alters, drops or swaps one, the silos detect it. There
+is one exception: a driver can introduce itself to every silo in the names of all others. Identities
+pinned in the job file (`silos.NAME.identity`) prevent that.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class Introduction:
 
 @dataclass(frozen=True, config=STRICT)
 class Contribution:
-    """What one silo sealed to each of the others. Public: only they can open it."""
+    """The bytes that one silo sealed for each of the others. Public: only the receivers can open
+    them."""
 
     silo: SiloName
     transcript: Digest
@@ -83,7 +85,7 @@ class Contribution:
 
 @dataclass(frozen=True, config=STRICT)
 class Agreement:
-    """A silo's signature on the whole ceremony, and its proof that it holds the secret."""
+    """A silo's signature on the whole ceremony, and its proof that it has the secret."""
 
     silo: SiloName
     transcript: Digest
@@ -97,8 +99,11 @@ class Agreement:
 
 @plain_dataclass(frozen=True)
 class Keys:
-    """What a silo has after the ceremony. `hashing` is the key of totals' hash, `verifiers` draws
-    who looks for the one that cheated (HMAC key); `ceremony` is the digest that all silos signed."""
+    """A silo's keys after the ceremony.
+
+    `hashing` is the key of the totals' hash. `verifiers` is the HMAC key that selects the silo to
+    find out who cheated. `ceremony` is the digest that all silos signed.
+    """
 
     secret: SecretKey
     seeds: PairSeeds
@@ -107,18 +112,18 @@ class Keys:
     ceremony: bytes
 
     def verifier(self, roster: tuple[str, ...], exchange: bytes) -> str:
-        """The silo that looks who cheated: no one without the secret can foresee it."""
+        """Return the silo that finds out who cheated. Nobody without the secret can predict it."""
         drawn = hmac.digest(self.verifiers, exchange, "sha256")
         return roster[int.from_bytes(drawn, "big") % len(roster)]
 
 
 class KeyCeremony:
-    """One silo's side of one ceremony. The sealing keys live as long as this object.
+    """One silo's side of one ceremony. The sealing keys exist as long as this object.
 
     Args:
         run: the run's unique name.
-        terms: digest of what all silos must agree on: the job and its parameters.
-        pins: fingerprints of silos' identities, as far as they are known beforehand.
+        terms: digest of the job and its parameters, on which all silos must agree.
+        pins: the pinned fingerprints of identities, by silo; may be incomplete.
     """
 
     def __init__(
@@ -138,11 +143,11 @@ class KeyCeremony:
         self.introduction = replace(unsigned, signature=signature)
 
     def contribute(self, introductions: tuple[Introduction, ...]) -> Contribution:
-        """Seal a contribution to every other silo; the first silo adds the secret it makes.
+        """Seal a contribution for every other silo; the first silo generates and adds the secret.
 
         Raises:
-            KeyRefused: an introduction was altered, doubled, swapped or is another's than
-                the job file says.
+            KeyRefused: an introduction was altered, duplicated or swapped, or its identity is not
+                the one that the job file pins.
         """
         self._check(introductions)
         self._introductions = introductions
@@ -162,7 +167,7 @@ class KeyCeremony:
         return replace(unsigned, signature=self._identity.sign(unsigned.signed_content()))
 
     def agree(self, contributions: tuple[Contribution, ...]) -> Agreement:
-        """Open what the others sealed to this silo, and sign all that was said.
+        """Open the contributions for this silo, and sign the digest of all messages.
 
         Raises:
             KeyRefused: a contribution is missing, forged, stale, or sealed to another silo.
@@ -176,8 +181,8 @@ class KeyCeremony:
             verify(card.identity, one.signature, one.signed_content(), what)
             if one.transcript != self._transcript:
                 raise KeyRefused(
-                    f"silo '{one.silo}' was told other introductions or another job",
-                    "Something between the silos alters messages, or their job files differ.",
+                    f"silo '{one.silo}' received other introductions or another job",
+                    "Messages between the silos are altered, or their job files differ.",
                 )
             if one.silo != self._silo:
                 theirs[one.silo] = self._open(one)
@@ -196,26 +201,28 @@ class KeyCeremony:
         """Check that every silo signed the same ceremony and holds the same secret.
 
         Raises:
-            KeyRefused: names the silo that differs.
+            KeyRefused: one did not; the message names it.
         """
         for one, card in zip(agreements, self._introductions, strict=False):
             what = f"agreement of '{card.silo}'"
             verify(card.identity, one.signature, one.signed_content(), what)
             if (one.silo, one.transcript) != (card.silo, self._digest.hex()):
                 raise KeyRefused(
-                    f"silo '{card.silo}' has seen another key ceremony than '{self._silo}'",
-                    "Something between the silos alters messages. Do not run this job.",
+                    f"silos '{card.silo}' and '{self._silo}' have seen different key ceremonies",
+                    "Messages between the silos are altered. Do not run this job.",
                 )
             if not hmac.compare_digest(one.proof, self._proof()):
                 raise KeyRefused(
-                    f"silo '{card.silo}' does not hold the same key", "Start the job again."
+                    f"silo '{card.silo}' does not have the same secret key", "Start the job again."
                 )
         if len(agreements) != len(self._introductions):
             raise KeyRefused("the key ceremony lacks a silo's agreement", "Start the job again.")
         secret, seeds = self._secret, self._seeds
         if secret is None or seeds is None:
-            raise KeyRefused("the keys of this ceremony were taken up before", "Begin another.")
-        # Given out once: two sets of the same seeds could each open the same masks.
+            raise KeyRefused(
+                "the keys of this ceremony were already handed out", "Hold a new ceremony."
+            )
+        # Handed out once only: each of two copies of the seeds could open the same masks.
         self._secret = self._seeds = None
         hashing, verifiers = (
             hashlib.sha256(b"blindsum " + of + secret.content).digest()
@@ -226,17 +233,17 @@ class KeyCeremony:
     def _check(self, introductions: tuple[Introduction, ...]) -> None:
         if self.introduction not in introductions:
             raise KeyRefused(
-                f"the introduction of silo '{self._silo}' was replaced on its way",
-                "Something between the silos alters messages. Do not run this job.",
+                f"the introduction of silo '{self._silo}' was replaced in transit",
+                "Messages between the silos are altered. Do not run this job.",
             )
         for one in introductions:
             pinned = self._pins.get(one.silo)
             if pinned is not None and fingerprint(one.identity) != pinned:
                 raise KeyRefused(
-                    f"the identity of silo '{one.silo}' is {fingerprint(one.identity)[:16]}…, "
-                    f"the job file says {pinned[:16]}…",
-                    "Ask that silo for its fingerprint (blindsum identity); if it is still the "
-                    "old one, someone else answers in its name.",
+                    f"the identity of silo '{one.silo}' is {fingerprint(one.identity)[:16]}…, but "
+                    f"the job file pins {pinned[:16]}…",
+                    "Ask that silo for its fingerprint (blindsum identity). If it is the pinned "
+                    "one, someone else is impersonating the silo.",
                 )
 
     def _seal(self, to: Introduction, text: bytes) -> bytes:
@@ -253,16 +260,20 @@ class KeyCeremony:
             text: bytes = _SUITE.decrypt(contribution.sealed[self._silo], key, info)
         except (KeyError, InvalidTag, ValueError):
             raise KeyRefused(
-                f"what silo '{contribution.silo}' sealed was not made for this silo in this "
-                "ceremony",
+                f"the contribution of silo '{contribution.silo}' was not made for this silo in "
+                "this ceremony",
                 "It is stale, swapped or forged. Start the job again.",
             ) from None
         if len(text) < SEED_BYTES:
-            raise KeyRefused(f"silo '{contribution.silo}' sealed too little for a seed")
+            raise KeyRefused(
+                f"the contribution of silo '{contribution.silo}' has {len(text)} bytes, fewer than "
+                f"the {SEED_BYTES} of a seed",
+                "Start the job again.",
+            )
         return text
 
     def _seed(self, other: str, theirs: bytes) -> bytes:
-        """The pair's seed: the contribution of the silo that is first in the roster goes first."""
+        """Derive the pair's seed. The contributions are concatenated in roster order."""
         names = [one.silo for one in self._introductions]
         mine = self._mine[other]
         both = mine + theirs if names.index(self._silo) < names.index(other) else theirs + mine
@@ -273,12 +284,13 @@ class KeyCeremony:
         return derive.derive(both)
 
     def _proof(self) -> str:
-        """HMAC-SHA256 (RFC 2104) under a digest of the secret: tells nothing about it."""
+        """Return an HMAC-SHA256 (RFC 2104) under a digest of the secret. It does not reveal the
+        secret."""
         return hmac.digest(self._proving, self._digest, "sha256").hex()
 
 
 def transcript(introductions: tuple[Introduction, ...], terms: str) -> str:
-    """Digest of all introductions in roster order and the terms, hex.
+    """Return the digest, in hex, of the terms and all introductions in roster order.
 
     Raises:
         KeyRefused: a signature does not verify, or a silo or an identity appears twice.
@@ -302,5 +314,5 @@ def _info(transcript: str, sender: str, receiver: str) -> bytes:
 
 
 def _message(*parts: str) -> bytes:
-    """Unambiguous bytes to sign: JSON, so that no two lists of parts look alike."""
+    """Return the bytes to sign: JSON, so that different lists of parts give different bytes."""
     return json.dumps(parts).encode()

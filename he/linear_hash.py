@@ -1,30 +1,31 @@
-"""A keyed linear hash by which every silo finds out whether a total is the sum of the uploads.
+"""A keyed linear hash by which every silo verifies that a total is the sum of the uploads.
 
-From the silos' shared secret, which no aggregator has, HKDF-SHA256 (RFC 5869) and ChaCha20 (RFC
-8439) give elements of the field of p = 2^61 - 1, for each of two folds:
+The silos share a secret that no aggregator has. HKDF-SHA256 (RFC 5869) and ChaCha20 (RFC 8439)
+derive from it elements of the field of p = 2^61 - 1, for each of two folds:
 
-    v_k   one for each packed real of a chunk, for the length of a key ceremony
-    r_c   one for each chunk of an exchange, as long
-    o     an offset, for each exchange anew
+    v_k   one for each packed real of a chunk, fixed for a key ceremony
+    r_c   one for each chunk of an exchange, fixed for a key ceremony
+    o     an offset, fresh for each exchange
 
-A silo hashes the reals that it encrypts, masked and packed, x_ck:
+A silo hashes the masked, packed reals x_ck that it encrypts:
 
     h = sum over c of r_c * (sum over k of v_k * x_ck)  mod p
 
-and hides h under one-time masks that it shares with each other silo, which cancel in the sum over
-the roster; the roster's first silo also adds o. These words go into its signed header. The
-aggregator adds words as it adds ciphertexts, and the result must be o + h(total).
+It hides h under one-time masks that it shares with each other silo and that cancel in the sum over
+the roster. The roster's first silo also adds o. The resulting words, one per fold, go into the
+signed header of the upload. The aggregator adds the words like the ciphertexts, and the result must
+be o + h(total).
 
-- Reals are integers below 2^53 in magnitude, decrypted sums too, and the hash is linear over them:
+- Reals and decrypted sums are integers below 2^53 in magnitude, and the hash is linear over them:
   an honest total always passes.
-- A total that differs in any real differs by integers below p that are not all zero, and passes,
-  with whatever words, only if a polynomial of degree two in r and v takes one value: probability at
-  most 2/p a fold (Schwartz, J. ACM 1980), 2^-120 for both. (Without encryption reals are not bounded,
-  and nothing is claimed.)
-- The words are tags of Wegman and Carter's (JCSS 1981): one universal hash, and for each message an
-  offset that is used once. Their sum is uniform for whoever lacks o, and one silo's words for whoever
-  lacks a pair's seed, so that r and v are as unknown after any number of exchanges as before. The first
-  total that fails ends the keys.
+- A total that differs in any real differs by integers below p that are not all zero. Whatever words
+  come with it, it passes only if a polynomial of degree two in r and v takes one particular value.
+  The probability of that is at most 2/p per fold (Schwartz, J. ACM 1980), 2^-120 for both.
+  (Without encryption, reals are not bounded, and nothing is claimed.)
+- The words are tags as in Wegman and Carter (JCSS 1981): one universal hash, with an offset per
+  message that is used once. Their sum is uniform to anyone who lacks o, and one silo's words are
+  uniform to anyone who lacks the seed of one of its pairs. So r and v are as unknown after any
+  number of exchanges as before. The first total that fails ends the use of the keys.
 """
 
 from __future__ import annotations
@@ -51,63 +52,64 @@ Words = tuple[int, ...]
 NO_WORDS: Words = (0,) * FOLDS
 _WRITTEN = re.compile(rf"[0-9a-f]{{{16 * FOLDS}}}")
 
-# Products of a real's and a multiplier's limbs, summed over a chunk, must stay below 2^53 to be
-# exact in doubles, in which numpy multiplies matrices: 18 + 21 + 12 bits.
+# numpy multiplies matrices in doubles. To be exact, the products of a real's and a multiplier's
+# limbs, summed over a chunk, must stay below 2^53: they have 18 + 21 + 12 bits.
 _REAL_LIMB, _LIMB = 18, 21
 _REAL_LIMBS, _LIMBS = 3, 3
 
 
 def added(one: Words, other: Words) -> Words:
-    """The sum, word by word."""
+    """Return the sum of two hashes, word by word."""
     return tuple((a + b) % PRIME for a, b in zip(one, other, strict=True))
 
 
 def written(words: Words) -> str:
-    """As frames carry them: 16 hexadecimal digits a word."""
+    """Return words as frames carry them: 16 hexadecimal digits per word."""
     return "".join(f"{word:016x}" for word in words)
 
 
 def read(text: object) -> Words:
-    """Words as `written` writes them.
+    """Read words in the form that `written` returns.
 
     Raises:
-        UploadRefused: they are not.
+        UploadRefused: the text does not have that form.
     """
     if isinstance(text, str) and _WRITTEN.fullmatch(text):
         words = tuple(int(text[at : at + 16], 16) for at in range(0, len(text), 16))
         if max(words) < PRIME:
             return words
-    raise UploadRefused("a frame whose check words are not elements of the field")
+    raise UploadRefused("received a frame whose check words are not elements of the field")
 
 
 def keystream(key: bytes, salt: bytes, info: bytes) -> Any:
-    """ChaCha20 under a key that HKDF-SHA256 derives; `update` gives its bytes for as many noughts.
+    """Return ChaCha20 under a key that HKDF-SHA256 derives. `update` of zero bytes returns the next
+    bytes of the stream.
 
     Args:
-        salt: of one use: two streams of the same key, salt and info are the same.
+        salt: a value for one use: two streams with the same key, salt and info are identical.
     """
     derived = HKDF(hashes.SHA256(), 32, salt=salt, info=info).derive(key)
-    # A key of its own for each salt: the nonce may be constant.
+    # Every salt gives a different key, so the nonce may be constant.
     return StreamCipher(algorithms.ChaCha20(derived, bytes(16)), mode=None).encryptor()
 
 
 def elements(stream: Any, count: int) -> npt.NDArray[np.uint64]:
-    """The next uniform elements of the field, uint64 [count], of a keystream."""
+    """Return the next uniform elements of the field, uint64 [count], from a keystream."""
     found = np.zeros(0, np.uint64)
     while found.size < count:
         drawn = np.frombuffer(stream.update(bytes(8 * (count - found.size))), "<u8")
         drawn = drawn & np.uint64(PRIME)
-        found = np.concatenate([found, drawn[drawn != PRIME]])  # of 2^61, the one that is too many
+        found = np.concatenate([found, drawn[drawn != PRIME]])  # 61 bits can also be p, 0 mod p
     return found
 
 
 def next_words(stream: Any) -> Words:
-    """The next FOLDS elements of a keystream."""
+    """Return the next FOLDS elements of the field from a keystream."""
     return tuple(elements(stream, FOLDS).tolist())
 
 
 class HashKey:
-    """What the silos' secret gives for hashing, for the length of a ceremony.
+    """The hash's multipliers and offsets, derived from the silos' secret, for one key ceremony.
 
     Args:
         key: 32 bytes.
@@ -125,13 +127,13 @@ class HashKey:
         self._of_chunks: list[Words] = []
 
     def of_chunks(self, chunks: int) -> list[Words]:
-        """Multipliers of so many chunks, or more."""
+        """Return the multipliers of at least that many chunks."""
         while len(self._of_chunks) < chunks:
             self._of_chunks.append(next_words(self._chunks))
         return self._of_chunks
 
     def offset(self, salt: bytes) -> Words:
-        """The offset of one exchange."""
+        """Return the offset of one exchange."""
         return next_words(keystream(self._key, salt, b"blindsum hash offset"))
 
     def __reduce__(self) -> str:
@@ -139,22 +141,22 @@ class HashKey:
 
 
 class LinearHash:
-    """The hash of one exchange's packed reals, first chunk to last.
+    """The hash of one exchange's packed reals, taken from the first chunk to the last.
 
     Args:
-        salt: of this exchange alone, 32 bytes.
-        chunks: of the exchange.
+        salt: a value for this exchange only, 32 bytes.
+        chunks: the number of chunks of the exchange.
     """
 
     def __init__(self, key: HashKey, salt: bytes, chunks: int) -> None:
         self.offset = key.offset(salt)
         self._multipliers, self._of_chunks = key.of_reals, key.of_chunks(chunks)
         self._chunks, self._done, self._words = chunks, 0, NO_WORDS
-        self._limbs = np.empty((0, _REAL_LIMBS, RING_DEGREE))  # memory, kept from call to call
+        self._limbs = np.empty((0, _REAL_LIMBS, RING_DEGREE))  # a buffer reused between calls
         self._part = np.empty(RING_DEGREE, np.int64)
 
     def add(self, packed: Integers) -> None:
-        """The next chunks' packed reals, int64 [rows, N], each below 2^53 in magnitude.
+        """Add the next chunks' packed reals, int64 [rows, N], each below 2^53 in magnitude.
 
         Raises:
             EncryptionError: there are more chunks than the exchange has.
@@ -171,7 +173,8 @@ class LinearHash:
             self._done += 1
 
     def _products(self, packed: Integers) -> Integers:
-        """Of each row's limbs with the multipliers', int64 [rows, real limbs, limbs, FOLDS]."""
+        """Return the products of each row's limbs with the multipliers' limbs, summed over the row,
+        int64 [rows, real limbs, limbs, FOLDS]."""
         if len(self._limbs) < len(packed):
             self._limbs = np.empty((len(packed), _REAL_LIMBS, RING_DEGREE))
         limbs, part, last = self._limbs[: len(packed)], self._part, _REAL_LIMBS - 1
@@ -187,22 +190,25 @@ class LinearHash:
 
     @property
     def words(self) -> Words:
-        """The hash, once every chunk is in it.
+        """The hash of all chunks.
 
         Raises:
             EncryptionError: chunks are missing.
         """
         if self._done != self._chunks:
-            raise EncryptionError("a hash was asked for before all chunks were in it")
+            raise EncryptionError(
+                f"the hash was requested after {self._done} of {self._chunks} chunks, before all "
+                "chunks were added"
+            )
         return self._words
 
     def holds(self, words: Words) -> bool:
-        """Whether these are the words of the total that was hashed."""
+        """Return whether these are the words of the hashed total."""
         return words == added(self.words, self.offset)
 
 
 def _joined(limbs: Any) -> int:
-    """Sums of products of limbs, int64 [real limbs, limbs], as one integer."""
+    """Combine sums of products of limbs, int64 [real limbs, limbs], into one integer."""
     total = 0
     for i, row in enumerate(limbs.tolist()):
         for j, product in enumerate(row):

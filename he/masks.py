@@ -1,21 +1,21 @@
-"""Pairwise one-time masks: the lock that the shared secret key does not open.
+"""Pairwise one-time masks: they hide an upload from anyone with the shared secret key.
 
 Silos i < j share a seed to which both contributed (`blindsum.he.keys`). For one exchange
 
     key    = HKDF-SHA256(seed, salt of the exchange, info)                   RFC 5869
     stream = ChaCha20(key), one 64-bit word for each packed real              RFC 8439
-             (after the two that hide the upload's hash: `blindsum.he.linear_hash`)
+             (after two that hide the upload's hash: `blindsum.he.linear_hash`)
 
-i adds the stream's words to its packed reals mod 2^K, and j subtracts them. One upload's reals
-are then uniform in K bits for whoever lacks one of its seeds, even with the secret key; and
-the sum over the whole roster, mod 2^K, is the sum of the reals (Bonawitz et al., "Practical
-secure aggregation", CCS 2017, section 4, on a complete graph). An aggregator that works
-with all but two silos learns those two's sum and nothing else.
+Silo i adds the stream's words to its packed reals mod 2^K, and j subtracts them. The reals of one
+upload are then uniform in K bits to anyone who lacks one of its silo's seeds, even with the secret
+key. The sum over the whole roster, mod 2^K, is the sum of the reals (Bonawitz et al., "Practical
+secure aggregation", CCS 2017, section 4, on a complete graph). An aggregator that colludes with all
+but two silos learns the sum of those two and nothing else.
 
-A stream used twice would show the difference of two updates. The digest holds run, round,
-attempt, purpose and roster, and `PairSeeds.open` gives each stream once. Into the salt goes, beside
-the digest, what the silo accepted before (`view`): between silos that were shown anything different,
-nothing cancels.
+A stream used twice would reveal the difference of two updates. The exchange's digest covers run,
+round, attempt, purpose and roster, and `PairSeeds.open` returns each stream once. The salt covers
+the digest and everything that the silo accepted before (`view`): if two silos were shown anything
+different, their masks do not cancel.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ class PairSeeds:
         self._opened: set[bytes] = set()
 
     def open(self, exchange: Exchange, key: HashKey | None = None, view: bytes = b"") -> MaskStream:
-        """The masks of this silo's upload to that exchange, once.
+        """Return the masks of this silo's upload to that exchange. Each is returned once only.
 
         Args:
-            key: of the hash of what is masked; without one there is none.
-            view: digest of what this silo accepted before in the run.
+            key: the key of the hash of the masked reals; without one they are not hashed.
+            view: digest of everything that this silo accepted before in the run.
 
         Raises:
-            KeyRefused: a silo of the roster has no seed here, or this silo is not in it.
-            EncryptionError: the masks of this exchange were given out before.
+            KeyRefused: a silo of the roster has no seed here, or this silo is not in the roster.
+            EncryptionError: the masks of this exchange were returned before.
         """
         others = [name for name in exchange.roster if name != self._silo]
         if len(others) + 1 != len(exchange.roster) or not set(others) <= set(self._seeds):
@@ -73,7 +73,7 @@ class PairSeeds:
         if exchange.digest in self._opened:
             raise EncryptionError(
                 "the masks of this exchange were used before; nothing was sent",
-                "Every attempt needs its own number.",
+                "Every attempt needs a new number.",
             )
         self._opened.add(exchange.digest)
         mine = exchange.roster.index(self._silo)
@@ -85,7 +85,7 @@ class PairSeeds:
         for name in others:
             first = mine < exchange.roster.index(name)
             stream = keystream(self._seeds[name], salt, b"blindsum mask")
-            pads = next_words(stream)  # what follows them in the stream masks reals
+            pads = next_words(stream)  # the rest of the stream masks the reals
             words = added(words, tuple(pad if first else PRIME - pad for pad in pads))
             (plus if first else minus).append(stream)
         return MaskStream(exchange.parameters, exchange.chunks, plus, minus, hashing, words)
@@ -95,11 +95,12 @@ class PairSeeds:
 
 
 class MaskStream:
-    """Masks for one upload's packed reals, first chunk to last. Every word is used once.
+    """The masks of one upload's packed reals, from the first chunk to the last. Every word is used
+    once.
 
     Args:
-        hashing: takes in what is masked.
-        words: what hides the hash.
+        hashing: the hash of the masked reals, if they are hashed.
+        words: the words that hide the hash.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class MaskStream:
         self._words = np.frombuffer(self._bytes, "<u8")
 
     def apply(self, packed: Integers) -> Integers:
-        """The next rows masked, mod 2^K and centred, int64 [chunks, N].
+        """Mask the next rows; returns them mod 2^K and centred, int64 [chunks, N].
 
         Raises:
             EncryptionError: there are more rows than the exchange has.
@@ -128,7 +129,7 @@ class MaskStream:
         if self._left < 0:
             raise EncryptionError("more chunks were to be masked than the exchange has")
         masked = packed.astype(np.int64)
-        for row in masked.view(np.uint64):  # a row at a time: its buffers stay in the cache
+        for row in masked.view(np.uint64):  # one row at a time, so that buffers stay in the cache
             for stream in self._added:
                 row += self._next(stream)
             for stream in self._subtracted:
@@ -138,13 +139,13 @@ class MaskStream:
         return found
 
     def hash(self, reals: Integers) -> None:
-        """Take in what is uploaded, where that is not what `apply` gave: without encryption."""
+        """Hash the uploaded reals. `apply` does this itself; without encryption the caller does."""
         if self._hashing:
             self._hashing.add(reals)
 
     @property
     def words(self) -> Words:
-        """The hidden hash of all that was uploaded. Raises EncryptionError while some is missing."""
+        """The hidden hash of the whole upload. Raises EncryptionError while chunks are missing."""
         return added(self._hashing.words, self._offset) if self._hashing else self._offset
 
     def _next(self, stream: Any) -> np.ndarray[Any, Any]:
@@ -153,10 +154,10 @@ class MaskStream:
 
 
 def salt_of(exchange: Exchange, view: bytes) -> bytes:
-    """What masks and hash of an exchange are derived with, 32 bytes."""
+    """Return the salt from which masks and hash of an exchange are derived, 32 bytes."""
     return hashlib.sha256(exchange.digest + view).digest()
 
 
 def hash_of(exchange: Exchange, key: HashKey, view: bytes = b"") -> LinearHash:
-    """A fresh hash of that exchange's total, for who has the silos' secret and accepted the same."""
+    """Return a fresh hash of that exchange's total, for a silo with the secret and that view."""
     return LinearHash(key, salt_of(exchange, view), exchange.chunks)

@@ -1,8 +1,8 @@
-"""Reals to signed integers, and integers to the packed reals that CKKS adds exactly.
+"""Quantises reals to signed integers, and packs integers into reals that CKKS adds exactly.
 
 A vector of v values becomes `chunks` rows of N packed reals, int64. Row c packs its D * N
 integers as D digits: real j of the row is the sum over d of x[c, d, j] * 2^(k d). Adding packed
-reals adds digits, since no digit's sum leaves its k bits.
+reals adds their digits, since no sum of digits exceeds its k bits.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Floats = npt.NDArray[np.float32]
 LARGE = 1 / 8
 """Share of the range beyond which a value counts as large: `adapted_range`."""
 
-_BLOCK = 1 << 15  # values quantised at a time: temporaries stay in the cache
+_BLOCK = 1 << 15  # values quantised at a time, so that temporaries stay in the cache
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """Signed integers, int64 [values]; how many values the range cut off, and how many passed
-    an eighth of it (those cut off among them)."""
+    """Signed integers, int64 [values]; the number of values that were cut to the range, and the
+    number beyond an eighth of it (including those that were cut)."""
 
     integers: Integers
     saturated: int
@@ -44,8 +44,8 @@ def quantise(
 ) -> Quantised:
     """Clip to [-bound, bound] and round stochastically to b-bit signed integers.
 
-    Stochastic rounding is unbiased, so the mean over silos keeps the small values that
-    rounding to nearest would drop. One integer unit is bound / limit.
+    Stochastic rounding is unbiased, so the mean over silos keeps small values that rounding to
+    nearest would drop. One integer unit is bound / limit.
 
     Raises:
         EncryptionError: a value is NaN or infinite.
@@ -69,7 +69,7 @@ def _quantise(
     scaled = np.multiply(values, limit / bound, dtype=np.float64)
     magnitude = np.abs(scaled)
     greatest = magnitude.max()
-    if not np.isfinite(greatest):  # NaN is the maximum of whatever holds it
+    if not np.isfinite(greatest):  # the maximum is NaN if any value is
         raise _not_finite()
     saturated = large = 0
     if greatest > limit * LARGE:
@@ -78,34 +78,34 @@ def _quantise(
         np.clip(scaled, -limit, limit, out=scaled)
     scaled += random.random(out=magnitude)
     np.floor(scaled, out=scaled)
-    # limit plus a draw just below one rounds up in float64
+    # In float64, limit plus a draw just below one rounds up.
     np.minimum(scaled, limit, out=out[: scaled.size], casting="unsafe")
     return saturated, large
 
 
 def require_finite(values: npt.NDArray[np.floating]) -> None:
-    """Raises EncryptionError if a value is NaN or infinite: before a first part is sent."""
+    """Raise EncryptionError if a value is NaN or infinite. Called before any part is sent."""
     if not np.isfinite(values).all():
         raise _not_finite()
 
 
 def _not_finite() -> EncryptionError:
     return EncryptionError(
-        "the update holds NaN or infinite values, which cannot be encrypted",
+        "the update has NaN or infinite values, which cannot be encrypted",
         "Training diverged: lower training.learning_rate, or scale the features.",
     )
 
 
 MAX_DOUBLINGS = 10
-"""How far a range may move from the job's, in doublings or halvings, however silos count: one that
-lies about its counts moves everybody's range by this much and no further."""
+"""Greatest number of doublings or halvings by which the range may move from the job's. It limits
+how far a silo that lies about its counts can move the range of all silos."""
 
 
 def adapted_range(range: float, job_range: float, saturated: float, large: float) -> float:
-    """The next round's range from this round's public shares over all silos.
+    """Return the next round's range, from this round's public shares over all silos.
 
-    Twice the range when more than one value in a thousand was cut; half of it when none in
-    a hundred thousand passed an eighth of it, so that halving leaves a factor of four.
+    The range doubles if more than one value in 1,000 was cut. It halves if fewer than one value in
+    100,000 was beyond an eighth of it, so that after halving a factor of four remains.
     """
     if saturated > 1e-3:
         return min(range * 2, math.ldexp(job_range, MAX_DOUBLINGS))
@@ -113,25 +113,25 @@ def adapted_range(range: float, job_range: float, saturated: float, large: float
 
 
 def square_sum(integers: Integers) -> int:
-    """The exact sum of the squares of at most 2^17 integers below 2^37 in magnitude.
+    """Return the exact sum of the squares of at most 2^17 integers below 2^37 in magnitude.
 
-    Exact, so that silos on different processors hold a total to the same bound, bit by bit.
+    It is exact so that silos on different processors compare a total with the bound identically.
     """
     high, low = integers >> 15, integers & 0x7FFF
     return (int(high @ high) << 30) + (int(high @ low) << 16) + int(low @ low)
 
 
 def pack(integers: Integers, parameters: Parameters) -> Integers:
-    """Packed reals, int64 [chunks, N], of signed integers [values] within `limit`.
+    """Pack signed integers [values] within `limit` into reals, int64 [chunks, N].
 
     Raises:
-        EncryptionError: an integer passes the limit, or there are none.
+        EncryptionError: an integer exceeds the limit, or the vector is empty.
     """
     if integers.ndim != 1 or integers.size == 0:
         raise EncryptionError(f"a vector of shape {integers.shape} cannot be packed")
     if max(int(integers.max()), -int(integers.min())) > parameters.limit:
         raise EncryptionError(
-            f"an integer passes the limit of {parameters.limit} ({parameters.bits} bits)"
+            f"an integer exceeds the limit of {parameters.limit} ({parameters.bits} bits)"
         )
     chunks = parameters.chunks(integers.size)
     if integers.size == chunks * parameters.values_per_chunk:
@@ -148,7 +148,7 @@ def pack(integers: Integers, parameters: Parameters) -> Integers:
 
 
 def centred(packed: Integers, parameters: Parameters) -> Integers:
-    """Packed reals mod 2^K, in [-2^(K-1), 2^(K-1)). Changes and returns its argument."""
+    """Reduce packed reals mod 2^K to [-2^(K-1), 2^(K-1)). Changes its argument and returns it."""
     half = 1 << (parameters.real_bits - 1)
     packed += half
     packed &= (1 << parameters.real_bits) - 1
@@ -157,15 +157,15 @@ def centred(packed: Integers, parameters: Parameters) -> Integers:
 
 
 def unpack(packed: Integers, values: int, parameters: Parameters) -> Integers:
-    """The summed integers, int64 [values], of packed reals [chunks, N] mod 2^K.
+    """Return the summed integers, int64 [values], of packed reals [chunks, N] mod 2^K.
 
-    Inverse of `pack`. Digits that no n honest uploads sum to are refused: at least one in
-    256 of a digit's 2^k values is out of their reach, and digits that carry no value must be zero. If
-    the masks of the reals do not cancel, digits are uniform, and a chunk of 4,096 passes with
-    probability below 2^-23, one of 12,288 below 2^-69.
+    This is the inverse of `pack`. Digits that n honest uploads cannot sum to are refused: at least
+    one in 256 of a digit's 2^k values is unreachable, and digits that carry no value must be zero.
+    If the masks of the reals do not cancel, the digits are uniform. A chunk of 4,096 digits then
+    passes with probability below 2^-23, one of 12,288 digits with probability below 2^-69.
 
     Raises:
-        EncryptionError: the reals are no sum of one honest upload of each silo.
+        EncryptionError: the reals are not the sum of one honest upload from each silo.
     """
     k = parameters.summed_bits
     rest = centred(packed.copy(), parameters)
@@ -181,7 +181,7 @@ def unpack(packed: Integers, values: int, parameters: Parameters) -> Integers:
     reach = parameters.silos * parameters.limit
     if int(digits.max()) > reach or int(digits.min()) < -reach or digits[values:].any():
         raise EncryptionError(
-            "the total is no sum of one upload of each silo; nothing was released",
-            "An upload was left out, doubled or altered on its way.",
+            "the total is not the sum of one upload from each silo; nothing was released",
+            "An upload was left out, duplicated or altered in transit.",
         )
     return digits[:values]

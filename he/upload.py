@@ -1,7 +1,7 @@
-"""An update's way to the aggregator and back, a part at a time.
+"""Encrypts an update for the aggregator, sums uploads and decrypts the total, a part at a time.
 
-Neither end ever holds more than a few parts beside the vector itself (a silo) or the sum (an
-aggregator).
+Beside the vector itself, a silo never holds more than a few parts; beside the sum, neither does an
+aggregator.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def encrypt_parts(
     masks: MaskStream,
     identity: Identity,
 ) -> Iterator[pa.Buffer]:
-    """One silo's upload, frame by frame.
+    """Yield one silo's upload, frame by frame.
 
     Args:
-        digits: the integers, int64, of a range of the exchange's values; called for one range
-            after the other.
+        digits: returns the integers, int64, of a range of the exchange's values. It is called once
+            for each range, in order.
     """
     for part in exchange.parts:
         chunks = np.empty((part.chunks, chunk_bytes(exchange.parameters)[0]), np.uint8)
@@ -46,7 +46,7 @@ def encrypt_parts(
 
 
 class Sum:
-    """An aggregator's side of one exchange: uploads in, the total's frames out."""
+    """An aggregator's side of one exchange: it adds uploads, and returns the total's frames."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -54,13 +54,13 @@ class Sum:
         self.words: Words = NO_WORDS
 
     def add(self, upload: Upload) -> None:
-        """Add a part that passed every check. Raises UploadRefused, and the sum is as it was."""
+        """Add a part that passed every check. On UploadRefused the sum is unchanged."""
         self.adder.add(upload.part.first, upload.chunks)
         if check := upload.receipt.header.check:
             self.words = added(self.words, read(check))
 
     def frame(self, part: Part) -> pa.Buffer:
-        """One part of the total; it is forgotten here."""
+        """Return the frame of one part of the total, and drop that part here."""
         chunks = self.adder.total(part.first, part.chunks)
         return write_total(self._exchange, part, chunks, self.words)
 
@@ -68,14 +68,14 @@ class Sum:
 def decrypt_parts(
     exchange: Exchange, frames: Iterable[pa.Buffer], cipher: Cipher, hashing: LinearHash
 ) -> Iterator[tuple[slice, Integers]]:
-    """The summed integers, int64, range by range, of a total's frames in order.
+    """Yield the summed integers, int64, range by range, from a total's frames in order.
 
-    Nothing of it may be used before the last range was followed by the end: only then has the
-    total been checked.
+    The caller must not use any of them before the iterator is exhausted: only then has the total
+    been verified.
 
     Raises:
-        UploadRefused: a frame is malformed, of another exchange, or missing.
-        EncryptionError: the total is not the sum of one upload of each silo.
+        UploadRefused: a frame is malformed, belongs to another exchange, or is missing.
+        EncryptionError: the total is not the sum of one upload from each silo.
     """
     words = NO_WORDS
     for part, frame in _parts_of_total(exchange, frames):
@@ -86,8 +86,8 @@ def decrypt_parts(
             yield where, unpack(packed, where.stop - where.start, exchange.parameters)
     if not hashing.holds(words):
         raise EncryptionError(
-            "the total is not the sum of what the silos sent; nothing was released",
-            "An aggregator altered it, or silos were shown different things.",
+            "the total is not the sum of the silos' uploads; nothing was released",
+            "An aggregator altered it, or silos received different messages or totals.",
         )
 
 
@@ -97,30 +97,35 @@ def sum_again(
     totals: Iterable[pa.Buffer],
     identities: Mapping[str, bytes],
 ) -> None:
-    """Check that a total is the sum of the signed uploads, ciphertext by ciphertext.
+    """Verify that a total is the sum of the signed uploads, ciphertext by ciphertext.
 
     Args:
         uploads: every silo's frames, in any order, each once.
         totals: the total's frames, in order.
 
     Raises:
-        UploadRefused: an upload is missing, doubled or forged, or the total is not their sum.
+        UploadRefused: an upload is missing, duplicated or forged, or the total is not their sum.
     """
     adding, seen = adder(exchange.parameters), set()
     for frame in uploads:
         upload = read_upload(frame, exchange, identities)
         if (upload.silo, upload.part.index) in seen:
-            raise UploadRefused(f"part {upload.part.index} of silo '{upload.silo}' came twice")
+            raise UploadRefused(
+                f"part {upload.part.index} of silo '{upload.silo}' was received twice"
+            )
         seen.add((upload.silo, upload.part.index))
         adding.add(upload.part.first, upload.chunks)
     if len(seen) != len(exchange.roster) * len(exchange.parts):
-        raise UploadRefused("the uploads are not all there to be summed again")
+        raise UploadRefused(
+            f"only {len(seen)} of {len(exchange.roster) * len(exchange.parts)} parts of the "
+            "uploads were received, so they cannot be summed again"
+        )
     for part, frame in _parts_of_total(exchange, totals):
         ours = adding.total(part.first, part.chunks)
         if (ours != read_total(frame, exchange, part)[0]).any():
             raise UploadRefused(
                 "the aggregator's total is not the sum of the uploads that the silos signed",
-                "The aggregator altered it. Do not go on with this aggregator.",
+                "The aggregator altered it. Do not use this aggregator again.",
             )
 
 
@@ -134,4 +139,4 @@ def _parts_of_total(
             raise UploadRefused(f"part {part.index} of the total is missing")
         yield part, frame
     if next(arrived, None) is not None:
-        raise UploadRefused("the total has more parts than its exchange")
+        raise UploadRefused(f"the total has more parts than the {len(exchange.parts)} expected")

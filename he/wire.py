@@ -1,4 +1,4 @@
-"""Uploads and totals as plain bytes: typed, signed, and nothing else.
+"""The wire format: uploads and totals as frames of plain bytes.
 
 A frame is one part of an upload or of a total:
 
@@ -8,13 +8,13 @@ A frame is one part of an upload or of a total:
     head       JSON (UTF-8), padded with blanks so that the chunks begin at a multiple of 64
     chunks     the ciphertexts of the part, in order
 
-The header of an upload is under its silo's signature and holds the digest of the chunks, so that a
-frame is checked whole before any of it is added, and `Receipt`, header and signature, proves to
-anyone what a silo sent. Frames were Arrow streams once: Arrow 25 ends the process on some that are
-malformed, so that whoever may send one could end an aggregator (tests/fuzz).
+The silo signs the header of its upload, which includes the digest of the chunks. A frame is
+therefore checked as a whole before any of it is added, and a `Receipt` (header and signature)
+proves to anyone what a silo sent. Frames were once Arrow streams, but Arrow 25 ends the process on
+some malformed ones, so that any sender could have ended an aggregator (tests/fuzz).
 
-A total is not signed: with its last part come the words by which every silo checks that it is the
-sum of what the roster's silos hashed (`blindsum.he.linear_hash`).
+A total is not signed. Its last part carries the words by which every silo verifies that the total
+is the sum of what the roster's silos hashed (`blindsum.he.linear_hash`).
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _MAGIC = b"blindsum"
 _ALIGNED = 64
 
 _MAX_HEAD = 1 << 16
-"""Bytes of a head, at most: roster, signature, padding."""
+"""The greatest size of a head in bytes: roster, signature and padding."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a part of an upload says of itself, under its silo's signature."""
+    """The header of a part of an upload, which its silo signs."""
 
     format: int
     run: str
@@ -64,7 +64,7 @@ class Header:
     part: int
     silo: str
     chunks: str  # SHA-256 over the chunks' own SHA-256 digests, hex
-    check: str  # in the last part: words of `blindsum.he.linear_hash` for the whole upload, hex
+    check: str  # only in the last part: the whole upload's words of `blindsum.he.linear_hash`, hex
 
     @classmethod
     def of(cls, exchange: Exchange, part: int, silo: str, chunks: str, check: str) -> Header:
@@ -94,7 +94,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Receipt:
-    """A header and its silo's signature: proof of what that silo sent, and to what."""
+    """A header and its silo's signature: they prove what that silo sent, and for which exchange."""
 
     header: Header
     signature: bytes
@@ -125,7 +125,7 @@ def write_upload(
     """Frame and sign one part of a silo's upload, uint8 [part.chunks, bytes].
 
     Args:
-        words: of the whole upload; they travel with its last part.
+        words: the words of the whole upload; they travel with its last part.
     """
     check = _check(exchange, part.index, words)
     header = Header.of(exchange, part.index, silo, _digest(chunks), check)
@@ -137,8 +137,8 @@ def read_upload(frame: pa.Buffer, exchange: Exchange, identities: Mapping[str, b
     """Read and check one part of an upload.
 
     Raises:
-        UploadRefused: it is malformed, for another exchange, from a stranger, altered, or
-            of the wrong size. The message names the first thing that differs.
+        UploadRefused: it is malformed, for another exchange, from a silo outside the roster,
+            altered, or of the wrong size. The message names the first difference.
     """
     content = _Frame(frame, chunk_bytes(exchange.parameters)[0])
     receipt = _receipt(content.metadata)
@@ -146,15 +146,15 @@ def read_upload(frame: pa.Buffer, exchange: Exchange, identities: Mapping[str, b
     silo = receipt.header.silo
     chunks = content.chunks(part, f"part {part.index} of silo '{silo}'")
     if _digest(chunks) != receipt.header.chunks:
-        raise UploadRefused(f"part {part.index} of silo '{silo}' was altered on its way")
+        raise UploadRefused(f"part {part.index} of silo '{silo}' was altered in transit")
     return Upload(receipt, part, chunks)
 
 
 def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str, bytes]) -> Part:
-    """Check that a silo of the roster signed this for this exchange; returns the part it is of.
+    """Check that a silo of the roster signed this receipt for this exchange, and return its part.
 
     Raises:
-        UploadRefused: it did not. The message names the first thing that differs.
+        UploadRefused: no such silo did. The message names the first difference.
     """
     header = receipt.header
     expected = Header.of(exchange, header.part, header.silo, header.chunks, header.check)
@@ -162,26 +162,28 @@ def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str,
         got = getattr(header, name)
         if got != value or type(got) is not type(value):
             raise UploadRefused(
-                f"an upload for {name} {_short(got)} came in place of {_short(value)}",
-                "It is stale, replayed or of another run.",
+                f"received an upload for {name} {_short(got)}, expected {_short(value)}",
+                "It is stale, replayed or from another run.",
             )
     if header.silo not in exchange.roster or header.silo not in identities:
-        raise UploadRefused(f"an upload from '{_short(header.silo)}', which is not in the roster")
+        raise UploadRefused(
+            f"received an upload from '{_short(header.silo)}', which is not in the roster"
+        )
     if type(header.part) is not int or not 0 <= header.part < len(exchange.parts):
         raise UploadRefused(
-            f"part {_short(header.part)} came of silo '{header.silo}', "
-            f"there are {len(exchange.parts)}"
+            f"received part {_short(header.part)} of silo '{header.silo}', but the exchange "
+            f"has only {len(exchange.parts)} parts, numbered from 0"
         )
     if header.check or header.part == len(exchange.parts) - 1:
         words = read(header.check)
         if header.check != _check(exchange, header.part, words):
-            raise UploadRefused("check words came with a part that is not the last")
+            raise UploadRefused("received check words with a part that is not the last")
     try:
         verify(
             identities[header.silo],
             receipt.signature,
             header.signed_content(),
-            f"upload as that of silo '{header.silo}'",
+            f"upload from silo '{header.silo}'",
         )
     except KeyRefused as error:
         raise UploadRefused(error.what) from None
@@ -201,18 +203,18 @@ def write_total(
 
 
 def read_total(frame: pa.Buffer, exchange: Exchange, part: Part) -> tuple[Chunks, Words]:
-    """The chunks of that part of the sum, a view into the received buffer, and its words.
+    """Read one part of the sum: its chunks, a view into the received buffer, and its words.
 
     Raises:
-        UploadRefused: it is malformed, or another exchange's or part's.
+        UploadRefused: it is malformed, or belongs to another exchange or part.
     """
     content = _Frame(frame, chunk_bytes(exchange.parameters)[1])
     check = content.metadata.pop("check", "")
     if content.metadata != {_TOTAL: exchange.digest.hex(), "part": part.index}:
-        raise UploadRefused("a frame came that is not this part of this exchange's total")
+        raise UploadRefused("received a frame that is not this part of this exchange's total")
     words = read(check) if check or part.index == len(exchange.parts) - 1 else NO_WORDS
     if check != _check(exchange, part.index, words):
-        raise UploadRefused("check words came with a part that is not the last")
+        raise UploadRefused("received check words with a part that is not the last")
     return content.chunks(part, f"part {part.index} of the total"), words
 
 
@@ -224,10 +226,10 @@ def _receipt(metadata: Mapping[str, Any]) -> Receipt:
     try:
         fields = dict(metadata["header"])
         header = Header(**(fields | {"roster": tuple(fields["roster"])}))
-        hash(header)  # every field a plain value: none can be a list to choke on later
+        hash(header)  # only plain values can be hashed: this refuses lists early
         return Receipt(header, bytes.fromhex(metadata["signature"]))
     except (KeyError, TypeError, ValueError):
-        raise UploadRefused("an upload without a complete signed header") from None
+        raise UploadRefused("received an upload without a complete signed header") from None
 
 
 def _head(metadata: Mapping[str, Any]) -> bytes:
@@ -245,21 +247,21 @@ def _write(metadata: Mapping[str, Any], chunks: Chunks) -> pa.Buffer:
 
 
 class _Frame:
-    """A frame whose head was read, and nothing else yet.
+    """A frame of which only the head has been read.
 
     Args:
-        chunk: bytes of one ciphertext.
+        chunk: the size of one ciphertext in bytes.
 
     Raises:
-        UploadRefused: the frame is larger than any part, or its head is not as `_write` makes it.
+        UploadRefused: the frame is larger than any part, or its head is not as `_write` writes it.
     """
 
     def __init__(self, frame: pa.Buffer, chunk: int) -> None:
         self._chunk = chunk
         if not isinstance(frame, pa.Buffer):
-            raise UploadRefused("something came that is not a frame")
+            raise UploadRefused("received something that is not a frame")
         if frame.size > PART_CHUNKS * chunk + _PREFIX.size + _MAX_HEAD:
-            raise UploadRefused(f"a frame of {frame.size} bytes, larger than any part")
+            raise UploadRefused(f"received a frame of {frame.size} bytes, larger than any part")
         self._content = np.frombuffer(frame, np.uint8) if frame.size else np.zeros(0, np.uint8)
         self._start, self.metadata = self._read_head()
 
@@ -267,10 +269,10 @@ class _Frame:
         prefix = self._content[: _PREFIX.size].tobytes()
         magic, format, size = _PREFIX.unpack(prefix.ljust(_PREFIX.size, b"\0"))
         if magic != _MAGIC or size > _MAX_HEAD:
-            raise UploadRefused("something came that is not a frame of ciphertexts")
+            raise UploadRefused("received something that is not a frame of ciphertexts")
         if format != _FORMAT:
             raise UploadRefused(
-                f"a frame of format {format} came in place of {_FORMAT}",
+                f"received a frame of format {format}, expected {_FORMAT}",
                 "All silos must run the same version of blindsum.",
             )
         start = _PREFIX.size + size
@@ -278,22 +280,25 @@ class _Frame:
         try:
             metadata = json.loads(head)
         except RecursionError:
-            raise UploadRefused("a frame whose head is nested too deep") from None
+            raise UploadRefused("received a frame whose head is nested too deeply") from None
         except ValueError:
-            raise UploadRefused("a frame whose head cannot be read") from None
+            raise UploadRefused("received a frame whose head cannot be read") from None
         if not isinstance(metadata, dict) or _head(metadata) != head:
-            raise UploadRefused("a frame whose head is not written as it is due")
+            raise UploadRefused("received a frame whose head is not in the canonical form")
         return start, metadata
 
     def chunks(self, part: Part, what: str) -> Chunks:
-        """The chunks of that part, a view into the frame.
+        """Return the chunks of that part, a view into the frame.
 
         Raises:
-            UploadRefused: the frame does not hold exactly so many bytes.
+            UploadRefused: the frame does not have exactly the size of that part.
         """
         body = self._content[self._start :]
         if body.size != part.chunks * self._chunk:
-            raise UploadRefused(f"{what} is not exactly its {part.chunks} chunks")
+            raise UploadRefused(
+                f"{what} has {body.size} bytes, not exactly its {part.chunks} chunks of "
+                f"{self._chunk} bytes"
+            )
         return body.reshape(part.chunks, self._chunk)
 
 

@@ -1,1 +1,1 @@
-"""Where it runs: a local Ray for one machine, or a cluster that is already there."""
+"""The places where Blindsum runs: a local Ray on one machine, or an existing cluster."""

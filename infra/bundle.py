@@ -1,8 +1,8 @@
-"""The folder that travels to a cluster with a job.
+"""The folder that is sent to a cluster with a job.
 
-Only what the job names goes along: the job file as it was validated, and the source files of its
-`model.factory`; for a simulation also the tables. Whatever else lies beside the job file (keys,
-results, `.env`, other people's tables) stays where it is.
+It contains only files that the job names: the job file as it was validated and the source files of
+its `model.factory`; for a simulation also the tables. Other files beside the job file (keys,
+results, `.env`, other people's tables) are never sent.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from blindsum.platform.job.file import JobFile
 
 
 def write_bundle(job_file: JobFile, folder: Path, *, with_tables: bool) -> Path:
-    """Write what travels into a new folder, and give its path.
+    """Write the files to send into a new folder, and return its path.
 
     Args:
-        with_tables: also the silos' `data` and `private_tasks`, for a simulation.
+        with_tables: include the silos' `data` and `private_tasks`, for a simulation.
 
     Raises:
         JobError: a table lies outside the job's folder or is missing, or a factory's source
@@ -41,12 +41,12 @@ def write_bundle(job_file: JobFile, folder: Path, *, with_tables: bool) -> Path:
 
 
 def factory_sources(job_file: JobFile) -> list[Path]:
-    """The files beside the job file that its `model.factory` imports, relative to that folder.
+    """Return the files beside the job file that its `model.factory` imports, as relative paths.
 
-    Found by reading the sources, not by running them.
+    They are found by parsing the sources, not by running them.
 
     Raises:
-        JobError: one of them is not readable Python.
+        JobError: one of them is not valid Python.
     """
     factory = getattr(job_file.job.model, "factory", None)
     found: list[Path] = []
@@ -66,7 +66,7 @@ def factory_sources(job_file: JobFile) -> list[Path]:
 
 
 def _files_of(folder: Path, module: str) -> list[Path]:
-    """A module's own file and its packages' `__init__.py`, as far as they lie in the folder."""
+    """Return a module's file and its packages' `__init__.py` files that lie in the folder."""
     parts = module.split(".")
     places = [folder.joinpath(*parts[:n], "__init__.py") for n in range(1, len(parts) + 1)]
     places.append(folder.joinpath(*parts).with_suffix(".py"))
@@ -78,7 +78,7 @@ def _imported(path: Path, relative: Path) -> list[str]:
         tree = ast.parse(path.read_bytes(), str(relative))
     except (SyntaxError, ValueError, OSError):
         raise JobError(
-            f"{relative} of model.factory is not readable Python", "Mend it, then submit again."
+            f"{relative} of model.factory is not valid Python", "Correct it, then submit again."
         ) from None
     package = list(relative.parent.parts)
     names: list[str] = []
@@ -109,7 +109,7 @@ def _tables(job_file: JobFile) -> list[Path]:
     if faults:
         raise JobError(
             f"{', '.join(faults)}: no such file in the job file's folder",
-            "--with-folder sends tables from that folder alone: move them there, and name them "
+            "--with-folder sends only tables in that folder: move them there, and name them "
             "relative to the job file.",
         )
     return named

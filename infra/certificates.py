@@ -1,8 +1,9 @@
-"""Certificates for Ray's TLS: one authority for a cluster, one certificate for each node.
+"""Certificates for Ray's TLS: one authority for a cluster, and one certificate for each node.
 
-Ray asks both sides of every connection for a certificate of the authority (RAY_USE_TLS=1), and the called side's
-must name the address it was called at. X.509 as in RFC 5280, keys on P-256: gRPC's BoringSSL takes no Ed25519. The
-exchange of TLS keys is classical; what silos send through it is sealed after quantum computers too.
+With RAY_USE_TLS=1, Ray requires a certificate by the authority from both sides of every connection,
+and the server's must name the address that the client connects to. Certificates are X.509 (RFC
+5280), with keys on P-256, because gRPC's BoringSSL does not accept Ed25519. The TLS key exchange is
+classical, but the silos' messages inside it are also sealed against quantum computers.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ CA_CERTIFICATE, CA_KEY = "ca.crt", "ca.key"
 NODE_CERTIFICATE, NODE_KEY = "tls.crt", "tls.key"
 _NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _SKEW = datetime.timedelta(minutes=5)
-"""Clocks of nodes differ a little."""
+"""Allowance for clocks that differ between nodes."""
 
 
 def make_authority(folder: Path, days: int) -> None:
     """Write a new authority's certificate and key (mode 0600) into a folder.
 
     Raises:
-        JobError: one is there, or it cannot be written.
+        JobError: the folder already has one, or cannot be written.
     """
     for path in (folder / CA_KEY, folder / CA_CERTIFICATE):
-        if path.exists():  # a new key beside an old certificate would sign what nobody takes
-            raise JobError(f"{path} is there already", "Name another folder, or remove it.")
+        if path.exists():  # nobody would accept signatures by a new key beside an old certificate
+            raise JobError(f"{path} already exists", "Name another folder, or remove the file.")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Blindsum cluster")])
     built = (
@@ -49,33 +50,38 @@ def make_authority(folder: Path, days: int) -> None:
 
 
 def make_node(folder: Path, name: str, addresses: Sequence[str], days: int) -> Path:
-    """Write a node's certificate, valid at most as long as the authority's, its key (mode 0600) and the authority's certificate into folder/name, and give
-    that folder.
+    """Write a node's certificate, its key (mode 0600) and the authority's certificate into
+    folder/name, and return that folder.
+
+    The certificate is valid at most as long as the authority's.
 
     Args:
-        folder: of the authority.
-        addresses: IP addresses and host names that others call the node by. 127.0.0.1 and localhost are
-            added: a node's processes call each other.
+        folder: the authority's folder.
+        addresses: IP addresses and host names at which others reach the node. 127.0.0.1 and
+            localhost are added, because a node's processes connect to each other.
 
     Raises:
-        JobError: the authority is not there or cannot be read, a name or an address is none, or the files are
-            there.
+        JobError: the authority is missing or cannot be read, the name or an address is not valid,
+            or the files already exist.
     """
     try:
         authority = x509.load_pem_x509_certificate((folder / CA_CERTIFICATE).read_bytes())
         key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), None)
     except (OSError, ValueError, TypeError):
         raise JobError(
-            f"there is no authority in {folder} that can be read",
-            f"Make one first: blindsum certificates authority {folder}",
+            f"there is no readable authority in {folder}",
+            f"Create one first: blindsum certificates authority {folder}",
         ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or (
         key.public_key() != authority.public_key()
     ):
-        raise JobError(f"{folder / CA_KEY} is not the key of {folder / CA_CERTIFICATE}")
+        raise JobError(
+            f"{folder / CA_KEY} is not the key of {folder / CA_CERTIFICATE}",
+            "Restore both files from a backup.",
+        )
     if not _NAME.fullmatch(name) or len(name) > 64:
         raise JobError(
-            f"{name!r} is no name for a node", "At most 64 letters, digits, dots and hyphens."
+            f"{name!r} is not a name for a node", "Use at most 64 letters, digits, dots, hyphens."
         )
     own = ec.generate_private_key(ec.SECP256R1())
     names = [_general_name(one) for one in dict.fromkeys([*addresses, "127.0.0.1", "localhost"])]
@@ -107,7 +113,7 @@ def make_node(folder: Path, name: str, addresses: Sequence[str], days: int) -> P
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What makes Ray use a node's certificate, for every process of Ray on that node."""
+    """Return the environment variables with which Ray's processes use a node's certificate."""
     return {
         "RAY_USE_TLS": "1",
         "RAY_TLS_SERVER_CERT": str((folder / NODE_CERTIFICATE).absolute()),
@@ -180,6 +186,6 @@ def _write(path: Path, content: bytes) -> None:
         with open(os.open(path, flags, 0o600), "wb") as file:
             file.write(content)
     except FileExistsError:
-        raise JobError(f"{path} is there already", "Name another folder, or remove it.") from None
+        raise JobError(f"{path} already exists", "Name another folder, or remove it.") from None
     except OSError as error:
         raise JobError(f"{path} cannot be written: {error.strerror}") from None

@@ -1,8 +1,8 @@
-"""Start a Ray of our own on this machine, or join one that the user names.
+"""Starts a local Ray on this machine, or joins one that the user names.
 
-Never joins by accident: without an address, RAY_ADDRESS is ignored and a fresh local Ray is
-started, whose every port listens on 127.0.0.1. Its logs, sockets and spilled objects lie in a
-folder that its user alone can enter, and go with it unless something failed.
+It never joins a cluster by accident: without an address, RAY_ADDRESS is ignored and a fresh local
+Ray is started, all of whose ports listen on 127.0.0.1. Its logs, sockets and spilled objects lie in
+a folder that only its user can enter, and are removed with it unless something failed.
 """
 
 from __future__ import annotations
@@ -26,29 +26,32 @@ from blindsum.platform.job.paths import home_folder
 OBJECT_STORE_BYTES = 512 * 2**20
 
 _LONGEST_FOLDER = 39
-"""Ray's sockets lie up to 66 characters below its folder, and a socket's path has 107 at most (unix(7))."""
+"""Longest path of a local Ray's folder. Ray's sockets have paths up to 66 characters longer, and a
+socket's path has at most 107 (unix(7))."""
 
 _KEPT_S = 7 * 24 * 3600
-"""How long the folder of a Ray that did not end well is kept."""
+"""Seconds for which the folder of a local Ray is kept after a failure."""
 
 
 @contextmanager
 def ray_session(address: str | None = None) -> Iterator[None]:
-    """Connect to Ray for the length of a `with` block; a Ray of our own ends with it.
+    """Connect to Ray for the length of a `with` block; a local Ray ends with the block.
 
-    A Ray that this process is already connected to (a notebook's) is used and left alone.
+    If this process is already connected to a Ray (in a notebook), that one is used and left
+    running.
 
     Args:
-        address: of a cluster to join (`auto`, `HOST:PORT`, `ray://...`), or None for our own.
+        address: address of a cluster to join (`auto`, `HOST:PORT`, `ray://...`), or None to start a
+            local Ray.
 
     Raises:
         ClusterError: Ray cannot be started or joined.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # The federation reads every error it needs; Ray would print the rest, with tracebacks.
+    # The federation reads the errors that it needs; Ray would print the others with tracebacks.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if address is None:
-        # Ray's name for "this machine only": without it every port listens on all interfaces.
+        # This setting restricts Ray to this machine; without it, ports listen on all interfaces.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
@@ -57,7 +60,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         return
     if address is not None:
         _require_listener(address)
-    # Worker logs stay in their files: what a library prints inside a silo is the silo's.
+    # Worker logs stay in their files: a library's output inside a silo is private to the silo.
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
@@ -78,7 +81,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             )
         else:
             ray.init(address, **options)
-    except Exception as error:  # noqa: BLE001 - Ray raises that itself where a node starts too slowly
+    except Exception as error:  # noqa: BLE001 - Ray raises plain Exception for a slow start
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
         where = f"joined at {address!r}" if address else "started on this machine"
@@ -103,11 +106,13 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 
 def _private_folder() -> str:
-    """A new folder for one Ray of our own, mode 0700: in our home, unless that is too long for Ray.
-    (Ray opens its own folder, in there, to everyone.)
+    """Create a folder for one local Ray, mode 0700, and return it.
+
+    It lies in Blindsum's home folder, unless that path is too long for Ray. (Ray's own folder
+    inside it is open to everyone.)
 
     Raises:
-        ClusterError: it cannot be made.
+        ClusterError: the folder cannot be created.
     """
     prefix = f"ray-{os.getuid()}-"
     home = home_folder()
@@ -121,14 +126,17 @@ def _private_folder() -> str:
         return tempfile.mkdtemp(prefix=prefix, dir=home)
     except OSError as error:
         raise ClusterError(
-            f"no folder for Ray can be made in {home} ({error.strerror})",
-            "Make room there, or set BLINDSUM_HOME to a folder that can be written.",
+            f"no folder for Ray can be created in {home} ({error.strerror})",
+            "Make room there, or set BLINDSUM_HOME to a writable folder.",
         ) from None
 
 
 def _quieten_listener() -> None:
-    """Under TLS, Ray 2.60's thread that listens for other workers' messages connects without it, and its
-    traceback would reach the user. What it would have said is withheld here anyway."""
+    """Silence a thread of Ray's that fails under TLS.
+
+    Ray 2.60's thread that listens for other workers' error messages connects without TLS, and its
+    traceback would reach the user. Its messages are not shown here in any case.
+    """
     before = threading.excepthook
     if getattr(before, "quiet", False):
         return
@@ -142,7 +150,7 @@ def _quieten_listener() -> None:
 
 
 def _require_listener(address: str) -> None:
-    """Ray would try for minutes to reach a port that nobody listens on."""
+    """Raise ClusterError if nothing listens at an address: Ray would try to connect for minutes."""
     found = _resolved(address)
     host, _, port = found.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
@@ -155,17 +163,19 @@ def _require_listener(address: str) -> None:
         raise ClusterError(
             f"nothing answers at {shown} ({error.strerror or type(error).__name__})",
             "Start the cluster, or correct --address; without it a local Ray is used. A Ray that "
-            "listens on 127.0.0.1 alone cannot be joined: start it with ray start --head "
+            "listens only on 127.0.0.1 cannot be joined: start it with ray start --head "
             "--node-ip-address HOST.",
         ) from None
 
 
 def _resolved(address: str) -> str:
-    """HOST:PORT as Ray itself understands an address: of `auto` the Ray that it finds, and in place of
-    a loopback address this machine's own.
+    """Return HOST:PORT as Ray itself resolves an address.
+
+    `auto` becomes the Ray that is found on this machine, and a loopback address becomes this
+    machine's network address.
 
     Raises:
-        ClusterError: there is no Ray on this machine to be found.
+        ClusterError: no Ray is found on this machine.
     """
     if "://" in address:
         return address
@@ -175,16 +185,16 @@ def _resolved(address: str) -> str:
         return canonicalize_bootstrap_address(address) or address
     except ConnectionError:
         raise ClusterError(
-            f"no Ray runs on this machine that {address!r} could mean",
+            f"no Ray is running on this machine, so {address!r} cannot be resolved",
             "Start one, or give its address: --address HOST:PORT. Without --address a local Ray "
             "is used.",
         ) from None
     except ValueError:
-        return address  # Ray says what is wrong with it
+        return address  # Ray then reports what is wrong with it
 
 
 def _require_alike(connection: socket.socket, address: str) -> None:
-    """With TLS on one side alone, Ray would try for minutes, and not say why."""
+    """Raise ClusterError if only one side uses TLS: Ray would try for minutes without a reason."""
     ours = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # Ray verifies
@@ -196,9 +206,10 @@ def _require_alike(connection: socket.socket, address: str) -> None:
         theirs = False
     if ours != theirs:
         raise ClusterError(
-            f"{address!r} {'wants' if theirs else 'does not speak'} TLS, and RAY_USE_TLS is "
+            f"{address!r} {'requires' if theirs else 'does not speak'} TLS, but RAY_USE_TLS is "
             f"{'not set' if theirs else 'set'} here",
-            "Set RAY_USE_TLS and the certificates as on the cluster's nodes: blindsum certificates node."
+            "Set RAY_USE_TLS and the certificates as on the cluster's nodes: "
+            "blindsum certificates node."
             if theirs
             else "Unset RAY_USE_TLS, or start the cluster with it.",
         )

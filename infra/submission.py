@@ -1,7 +1,8 @@
-"""A job on a Ray cluster, through Ray's job submission.
+"""Jobs on a Ray cluster, through Ray's job submission.
 
-What travels: the job file, the sources of its `model.factory`, and this installation's code as a wheel where no
-node is a silo's own. Tables do not: each silo reads its own, on its own node.
+A submission sends the job file, the sources of its `model.factory` and, if no node belongs to a
+silo, this installation's code as a wheel. It does not send tables: each silo reads its own on its
+own node.
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 Ship = Literal["code", "all", "nothing"]
-"""What of this installation goes to the nodes: its own code, or that with all it needs, or neither."""
+"""The part of this installation that is sent to the nodes: its code, its code with all its
+requirements, or nothing."""
 
 STOP_WAIT_S = 120
-"""How long Ray waits for a stopped job to save its model; Ray's own 3 s would cut that short."""
+"""Seconds that Ray waits for a stopped job to save its model. Ray's default of 3 s is too short."""
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED_STATUS = 130
-"""Exit status of a stopped job: as after Ctrl-C."""
+"""Exit status of a stopped job, the same as after Ctrl-C."""
 
 PATIENCE_S = 120
-"""How long who follows a job waits for a cluster that does not answer."""
+"""Seconds for which `Cluster.follow` waits for a cluster that does not answer."""
 
 _POLL_S = 1.0
 ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
@@ -51,8 +53,11 @@ class Unanswered(ClusterError):
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that Ray took. `status` is Ray's: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED; `exit_status` is
-    the command's, None while it runs."""
+    """A job that Ray accepted.
+
+    `status` is Ray's: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED. `exit_status` is the
+    command's, None while it runs. `started` and `ended` are seconds since 1970.
+    """
 
     id: str
     name: str
@@ -72,32 +77,33 @@ class Cluster:
     """The job server of a Ray cluster.
 
     Args:
-        address: as `http://HOST:8265`, or https behind a proxy with TLS.
-        ca: certificate to verify an https address with; by default the system's.
+        address: such as `http://HOST:8265`, or https behind a proxy with TLS.
+        ca: certificate that verifies an https address; by default the system's.
 
-    A token is taken from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token.
+    With RAY_AUTH_MODE=token, the token comes from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
 
     Raises:
-        ClusterError: nothing answers there, or the token is refused.
+        ClusterError: nothing answers there, or the cluster refuses the token.
     """
 
     def __init__(self, address: str, ca: Path | None = None) -> None:
         if not address.startswith(("http://", "https://")):
             raise ClusterError(
                 f"{address!r} is not the address of a cluster's job server",
-                "It begins with http:// or https://, with the port of Ray's dashboard: "
+                "It begins with http:// or https:// and has the port of Ray's dashboard: "
                 "http://HOST:8265.",
             )
         if ca is not None and not ca.is_file():
-            raise ClusterError(f"there is no certificate {ca}")
+            raise ClusterError(f"there is no certificate {ca}", "Check --ca.")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         from ray.job_submission import JobSubmissionClient
 
         for module in ("dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
-            logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)  # they set their own
+            logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)  # they set their own levels
         self._address = address
         if ca is not None:
-            os.environ["REQUESTS_CA_BUNDLE"] = str(ca)  # not all of Ray's clients can be told
+            # Not all of Ray's clients take a certificate as an argument.
+            os.environ["REQUESTS_CA_BUNDLE"] = str(ca)
         with self._explained(), _without(*ADDRESSES):
             self._client: JobSubmissionClient = JobSubmissionClient(address)
 
@@ -111,17 +117,18 @@ class Cluster:
         python: str = "python",
         json: bool = False,
     ) -> Submitted:
-        """Have the cluster run a job, on a node without a silo where there is one.
+        """Submit a job to the cluster; its driver runs on a node without a silo, if there is one.
 
         Args:
-            ship: see `Ship`. None is "nothing" where a node offers `silo:NAME`, so that an owner's
-                machine runs what its owner installed, and "code" elsewhere.
-            with_folder: send the tables that the job names, too: for simulations.
-            resume: folder of an interrupted run on the driver's node, to go on with.
+            ship: see `Ship`. None means "nothing" if a node offers `silo:NAME`, so that an owner's
+                machine runs the code that its owner installed, and "code" otherwise.
+            with_folder: also send the tables that the job names, for simulations.
+            resume: folder, on the driver's node, of an interrupted run to resume.
             python: the nodes' interpreter.
+            json: print the run's result as JSON.
 
         Raises:
-            JobError: the job's paths mean nothing on another machine.
+            JobError: the job has paths that are not valid on another machine.
             ClusterError: Ray refused the job.
         """
         if not with_folder:
@@ -155,24 +162,28 @@ class Cluster:
         return self.job(found)
 
     def job(self, id: str) -> Submitted:
-        """A job by its id. Raises ClusterError if there is none."""
+        """Return a job by its id. Raises ClusterError if there is none."""
         with self._explained():
             return _submitted(self._client.get_job_info(id))
 
     def jobs(self) -> list[Submitted]:
-        """Blindsum's jobs on the cluster, the newest first."""
+        """Return Blindsum's jobs on the cluster, newest first."""
         with self._explained():
             found = self._client.list_jobs()
         ours = [_submitted(one) for one in found if "blindsum.job" in (one.metadata or {})]
         return sorted(ours, key=lambda one: one.started or 0.0, reverse=True)
 
     def logs(self, id: str) -> str:
-        """All that a job has said so far."""
+        """Return a job's output so far."""
         with self._explained():
             return str(self._client.get_job_logs(id))
 
     def follow(self, id: str) -> Iterator[str]:
-        """What a job says, as it says it, until it has ended. Bridges PATIENCE_S without an answer."""
+        """Yield a job's output as it appears, until the job has ended.
+
+        Raises:
+            Unanswered: the cluster has not answered for PATIENCE_S.
+        """
         said, answered = 0, time.monotonic()
         while True:
             try:
@@ -188,10 +199,10 @@ class Cluster:
                 said = len(text)
             if over:
                 return
-            time.sleep(_POLL_S + said / 1e6)  # the whole text comes each time
+            time.sleep(_POLL_S + said / 1e6)  # every answer contains the whole text
 
     def stop(self, id: str) -> Submitted:
-        """End a job as SIGTERM does: its last model is saved. Waits until it has ended."""
+        """Stop a job by SIGTERM, so that it saves its last model, and wait until it has ended."""
         with self._explained():
             self._client.stop_job(id)
         end = time.monotonic() + STOP_WAIT_S + 10
@@ -200,7 +211,7 @@ class Cluster:
         return found
 
     def _nodes(self) -> list[tuple[bool, str, dict[str, float]]]:
-        """Of each live node, whether it is the head, its address, and its resources."""
+        """Return, for each live node, whether it is the head, its address, and its resources."""
         from ray.util.state import list_nodes
 
         with self._explained(), _without(*ADDRESSES):
@@ -210,7 +221,7 @@ class Cluster:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Ray's and the network's errors in a reader's words."""
+        """Raise errors of Ray and the network as ClusterErrors that say what to do."""
         import requests
         from ray.exceptions import AuthenticationError
         from ray.util.state.exception import RayStateApiException
@@ -222,24 +233,26 @@ class Cluster:
         except (ConnectionError, requests.exceptions.RequestException) as error:
             if "CERTIFICATE" in str(error).upper() or self._unverified():
                 raise ClusterError(
-                    f"{self._address} has no certificate that holds here",
-                    "Give the certificate that signed it: --ca FILE.",
+                    f"the certificate of {self._address} cannot be verified here",
+                    "Name the certificate that signed it: --ca FILE.",
                 ) from None
             raise Unanswered(
                 f"{self._address} does not answer",
-                "Is the cluster up, and is its dashboard at this address?",
+                "Check that the cluster is running, with its dashboard at this address.",
             ) from None
         except (RuntimeError, RayStateApiException) as error:
             raise refusal(self._address, str(error)) from None
         except OSError as error:  # shutil.Error is one
             raise ClusterError(
-                f"what is to be sent cannot be gathered: {error.strerror or type(error).__name__}"
+                "the files to send cannot be copied: "
+                f"{error.strerror or type(error).__name__}"
                 f"{f' ({error.filename})' if error.filename else ''}",
-                "Make room in the temporary folder, or mend what cannot be read in the job's.",
+                "Make room in the temporary folder, and check that the job's files can be read.",
             ) from None
 
     def _unverified(self) -> bool:
-        """Whether it is the certificate: Ray's client says of every failure that it failed to connect."""
+        """Return whether the certificate is at fault: Ray's client reports only that it failed to
+        connect."""
         import requests
 
         if not self._address.startswith("https://"):
@@ -254,33 +267,34 @@ class Cluster:
 
 
 def refusal(address: str, text: str) -> ClusterError:
-    """What a person is told of what Ray's job server answered."""
+    """Return the error that explains an answer of Ray's job server."""
     found = re.match(r"Request failed with status code (\d+)", text)
     status = found[1] if found else ""
     if status in ("401", "403"):
         return no_token(address)
     if status == "404":
-        return ClusterError(f"{address} knows no such job", "See: blindsum job list.")
+        return ClusterError(f"{address} has no such job", "See: blindsum job list.")
     lines = [line for line in text.splitlines() if line.strip()]
     return ClusterError(
-        f"Ray refused at {address}: {lines[-1][:300] if lines else 'no reason given'}"
+        f"Ray at {address} refused: {lines[-1][:300] if lines else 'no reason given'}"
     )
 
 
 def no_token(address: str) -> ClusterError:
     """Return the error for an address that refuses the token."""
     return ClusterError(
-        f"{address} refuses this token, or wants one",
+        f"{address} refuses this token, or requires one",
         "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.",
     )
 
 
 def require_portable(job_file: JobFile) -> None:
-    """Every silo's table lies on its own node: what names it must mean the same there. A path from /
-    or ~ does, and so does the name of a dataset in the owner's file.
+    """Check that the job's paths are valid on the silos' own nodes, where their tables lie.
+
+    A path that starts with / or ~ is valid there, and so is a dataset's name in the owner's file.
 
     Raises:
-        JobError: names the silos whose paths do not.
+        JobError: a path is relative to the job file; the message names the silos.
     """
     relative = [
         f"silos.{silo.name}.{key}"
@@ -292,15 +306,17 @@ def require_portable(job_file: JobFile) -> None:
     ]
     if relative:
         raise JobError(
-            f"{', '.join(relative)}: a path relative to the job file means nothing on another machine",
-            "Write the path on the silo's own node, from / or ~, or the dataset's name in the "
-            "owner's file. To simulate with the tables sent along: --with-folder.",
+            f"{', '.join(relative)}: a path relative to the job file is not valid on another "
+            "machine",
+            "Write a path on the silo's own node that starts with / or ~, or the dataset's name in "
+            "the owner's file. To simulate, send the tables along with: --with-folder.",
         )
 
 
 @contextmanager
 def _without(*variables: str) -> Iterator[None]:
-    """To Ray's client they would count more than the address that the user gave."""
+    """Remove environment variables for a `with` block: Ray's client would prefer them to the
+    address that the user gave."""
     kept = {name: os.environ.pop(name) for name in variables if name in os.environ}
     try:
         yield

@@ -1,8 +1,9 @@
-"""This installation as a wheel, for nodes that lack it, and what it needs, pinned.
+"""This installation as a wheel, for nodes that lack it, and its pinned requirements.
 
-Ray installs a wheel among `py_modules` with pip on every node, with what the wheel says that it needs; so this
-one says nothing, and `requirements` go to the runtime environment's `pip`, where nodes that have them in place
-download nothing. Ray knows a wheel by its file's name alone: the name has a digest of the content.
+Ray installs a wheel among `py_modules` with pip on every node, together with the requirements that
+the wheel declares. This wheel therefore declares none. `requirements` go to the `pip` field of the
+runtime environment instead: a node that already has them downloads nothing. Ray identifies a wheel
+only by its file name, so the name includes a digest of the content.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ DISTRIBUTION = "blindsum"
 
 
 def make_wheel(folder: Path) -> Path:
-    """Write this installation's own code as a wheel, and give its path.
+    """Write this installation's code as a wheel, and return its path.
 
     Raises:
         ClusterError: the folder cannot be written.
@@ -51,15 +52,18 @@ def make_wheel(folder: Path) -> Path:
             wheel.write_files(str(content))
     except OSError as error:
         raise ClusterError(
-            f"the wheel cannot be made in {folder}: {error.strerror}", "Make room there."
+            f"the wheel cannot be written in {folder}: {error.strerror}",
+            "Check that the disk has room and the folder is writable.",
         ) from None
     shutil.rmtree(content)
     return path
 
 
 def requirements() -> list[str]:
-    """All that Blindsum needs, and what that needs, at the versions that are installed here. Not Ray,
-    nor what it alone needs: a node's Ray is the cluster's."""
+    """Return Blindsum's requirements, direct and indirect, pinned to the versions installed here.
+
+    Ray and packages that only Ray requires are left out: a node has the cluster's Ray.
+    """
     pins: dict[str, str] = {}
     open_: list[tuple[str, frozenset[str]]] = [
         (text, frozenset()) for text in distribution(DISTRIBUTION).requires or []
@@ -79,15 +83,15 @@ def requirements() -> list[str]:
         try:
             found = distribution(needed.name)
         except PackageNotFoundError:
-            continue  # an optional one that its package does without
-        # Not what a local build adds, "+cpu": registries do not have it.
+            continue  # an optional requirement that is not installed here
+        # Without the suffix of a local build ("+cpu"), which registries do not have.
         pins[key[0]] = f"{key[0]}=={Version(found.version).public}"
         open_ += [(needs, key[1]) for needs in found.requires or []]
     return [pins[name] for name in sorted(pins)]
 
 
 def digest_of(content: Path) -> str:
-    """Of all names and contents: 12 hexadecimal digits."""
+    """Return a digest of all file names and contents, 12 hexadecimal digits."""
     digest = hashlib.sha256()
     for path in sorted(p for p in content.rglob("*") if p.is_file()):
         digest.update(f"{path.relative_to(content)}\0{path.stat().st_size}\0".encode())

@@ -2,28 +2,28 @@
 
     BlindsumError
     ├── JobError              the job file or an override is not valid
-    ├── DataError             a silo's data breaks the contract of the job
-    ├── ModelError            the model cannot be built, or not trained under DP
+    ├── DataError             a silo's data does not meet the job's requirements
+    ├── ModelError            the model cannot be built, or cannot be trained under DP
     ├── PrivacyError          the privacy plan is impossible
-    │   └── BudgetExceeded    a charge would pass the silo's budget
+    │   └── BudgetExceeded    a charge would exceed the silo's budget
     ├── LedgerError           the ledger cannot be read, written or trusted
     ├── ConsentError          a silo's owner has not agreed to this job, run, name or table
-    ├── CannotTakePart        a silo takes no part; only its owner is told why
-    ├── EncryptionError       parameters, encoding or decryption
+    ├── CannotTakePart        a silo takes no part; only its owner learns why
+    ├── EncryptionError       encryption parameters, encoding or decryption failed
     │   ├── KeyRefused        a wrong, missing, stale or swapped key or identity
     │   ├── UploadRefused     a malformed, forged, foreign or replayed upload
-    │   └── TotalRefused      a total that is no sum of the roster's uploads
+    │   └── TotalRefused      a total that is not the sum of the roster's uploads
     ├── FederationError       a round cannot be completed
     │   ├── SiloLost          one or more silos died or missed their deadline
-    │   ├── SiloRefused       a silo's upload was refused by an aggregator
+    │   ├── SiloRefused       an aggregator refused a silo's upload
     │   ├── AggregatorLost    an aggregator died
     │   └── ModelsDiffer      silos disagree about the model after a round
-    ├── ClusterError          Ray cannot be started, joined, or has no place for a silo
+    ├── ClusterError          Ray cannot be started or joined, or cannot place a silo
     ├── TrackingError         MLflow cannot be reached or written
-    └── Unexpected            a fault of ours, reported without any of its values
+    └── Unexpected            a fault in Blindsum or a library, without any of its values
 
-A message says what happened and how to mend it; `silo` and `round` say where. Messages
-never hold records, plaintext or keys: they are printed, logged and sent to MLflow.
+A message says what happened and what to do about it; `silo` and `round` say where. Messages
+never contain records, plaintext or keys, because they are printed, logged and sent to MLflow.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from typing import Any, TypeVar, cast
 
 
 class BlindsumError(Exception):
-    """A fault with one clear message. Survives pickling, so it crosses Ray unchanged.
+    """The base of every error. It survives pickling, so it crosses Ray unchanged.
 
     Args:
         what: what happened, with the offending setting and its value.
         mend: what the user can do about it.
-        silo: name of the silo where it happened, if at one.
-        round: number of the round in which it happened, from 1, if in one.
+        silo: name of the silo where it happened, if it happened at a silo.
+        round: number of the round in which it happened, from 1, if it happened in a round.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class BlindsumError(Exception):
         return _rebuild, (type(self), self.what, self.mend, self.silo, self.round)
 
     def located(self, *, silo: str | None = None, round: int | None = None) -> BlindsumError:
-        """The same error with its place filled in where it was still unknown."""
+        """Fill in the silo and the round where they are still unknown, and return the error."""
         self.silo = self.silo or silo
         self.round = self.round or round
         return self
@@ -84,7 +84,7 @@ class JobError(BlindsumError):
 
 
 class DataError(BlindsumError):
-    """A silo's data breaks the contract of the job."""
+    """A silo's data does not meet the job's requirements."""
 
 
 class ModelError(BlindsumError):
@@ -96,7 +96,7 @@ class PrivacyError(BlindsumError):
 
 
 class BudgetExceeded(PrivacyError):
-    """A charge would pass the silo's budget. Nothing was trained or sent for it."""
+    """A charge would exceed the silo's budget. Nothing was trained or sent for it."""
 
 
 class LedgerError(BlindsumError):
@@ -104,16 +104,16 @@ class LedgerError(BlindsumError):
 
 
 class ConsentError(BlindsumError):
-    """A silo's owner has not agreed: to this job, this run, this name or this table."""
+    """A silo's owner has not agreed to this job, this run, this name or this table."""
 
 
 class CannotTakePart(BlindsumError):
-    """A silo takes no part. The reason stands in the silo's own audit log and nowhere else: an
-    answer that differs with the records would answer questions about them."""
+    """A silo takes no part. Only the silo's own audit log records the reason: an answer that
+    depended on the records would reveal something about them."""
 
 
 class EncryptionError(BlindsumError):
-    """Parameters, encoding or decryption of an encrypted sum."""
+    """Parameters, encoding or decryption of an encrypted sum failed."""
 
 
 class KeyRefused(EncryptionError):
@@ -125,7 +125,7 @@ class UploadRefused(EncryptionError):
 
 
 class TotalRefused(EncryptionError):
-    """A total that is malformed, or decrypts to no sum of one upload of each silo."""
+    """A total that is malformed, or does not decrypt to the sum of one upload from each silo."""
 
 
 class FederationError(BlindsumError):
@@ -137,11 +137,11 @@ class SiloLost(FederationError):
 
 
 class SiloRefused(FederationError):
-    """A silo's upload was refused by an aggregator; the sum is unharmed."""
+    """An aggregator refused a silo's upload; the sum is unharmed."""
 
 
 class AggregatorLost(FederationError):
-    """An aggregator died: a sum was lost with it, and no secret."""
+    """An aggregator died. Its sum was lost, but no secret was exposed."""
 
 
 class ModelsDiffer(FederationError):
@@ -149,7 +149,7 @@ class ModelsDiffer(FederationError):
 
 
 class ClusterError(BlindsumError):
-    """Ray cannot be started or joined, or has no place for a silo."""
+    """Ray cannot be started or joined, or cannot place a silo."""
 
 
 class TrackingError(BlindsumError):
@@ -157,35 +157,35 @@ class TrackingError(BlindsumError):
 
 
 class Unexpected(BlindsumError):
-    """A fault of ours, or of a library, reported without any of its values."""
+    """A fault in Blindsum or in a library, reported without any of its values."""
 
 
 F = TypeVar("F")
 
 
 def without_values(error: BaseException) -> Unexpected:
-    """Describe an unforeseen error by its type and place in the code alone.
+    """Describe an unforeseen error only by its type and its place in the code.
 
-    Library messages quote what they choked on ("could not convert 'CC(=O)O' ..."), and
-    what a silo's code chokes on is its data or its keys.
+    Library messages quote the value that caused the error ("could not convert 'CC(=O)O' ..."),
+    and at a silo that value is data or a key.
     """
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "blindsum" in frame.filename] or list(frames)
     place = f" at {ours[-1].name}, line {ours[-1].lineno}" if ours else ""
     return Unexpected(
         f"unexpected {type(error).__module__}.{type(error).__qualname__}{place}; "
-        "its message is withheld, since it may quote private values",
+        "its message is withheld, because it may quote private values",
         "This is a fault in Blindsum: please report it with the place named here.",
     )
 
 
 def guarded(method: F) -> F:
-    """Let only our own, value-free errors leave a silo's method.
+    """Decorate a silo's method so that only Blindsum's own errors, free of values, leave it.
 
-    Stops private values from travelling inside the messages or the chained context of
-    library errors, which Ray would pickle, print and log. The method's object gives the
-    silo's name, if it has a `name`. If it has `note_refusal`, that is told of the error, and what
-    it returns in its place is raised.
+    This keeps private values in the messages and the chained context of library errors from
+    leaving the silo: Ray would pickle, print and log them. The silo's name is taken from the
+    object's `name` attribute, if it has one. If the object has a `note_refusal` method, it is
+    called with the error; the error that it returns, if any, is raised instead.
     """
     inner = cast(Callable[..., Any], method)
 
@@ -195,8 +195,8 @@ def guarded(method: F) -> F:
         try:
             return inner(self, *args, **kwargs)
         except BlindsumError as error:
-            failure = pickle.loads(pickle.dumps(error))  # leaves traceback and context behind
-        except Exception as error:  # noqa: BLE001 - whatever it is, its values stay here
+            failure = pickle.loads(pickle.dumps(error))  # drops the traceback and the context
+        except Exception as error:  # noqa: BLE001 - the values of any error must stay here
             failure = without_values(error)
         failure.located(silo=getattr(self, "name", None))
         if note := getattr(self, "note_refusal", None):

@@ -1,7 +1,7 @@
-"""Events as JSON lines, for machines that gather logs: one object a line, with job, run, silo, round and attempt.
+"""Events as JSON lines, for log collectors: one object a line, with job, run, silo, round, attempt.
 
-Nothing is written until `start` says where. What may stand in a line is listed in PUBLIC: names that are not in it
-are dropped, so that no record or key gets into a log by being at hand.
+Nothing is written until `start` is called. Log lines contain only fields from the fixed list
+PUBLIC; other fields are dropped, so that no record or key gets into a log by accident.
 """
 
 from __future__ import annotations
@@ -43,33 +43,33 @@ PUBLIC = frozenset(
         "who",
     }
 )
-"""Names of what a line may say: all of it public, as messages between silos and driver are."""
+"""Fields that a line may contain. All are public, like the messages between silos and driver."""
 
 _everywhere: TextIO | None = None
 
 
 def start(stream: TextIO | None = None) -> None:
-    """Write all events of this process from now on: to stderr, which in a Ray actor is a file of its node's
-    logs.
+    """Write all events of this process from now on.
 
     Args:
-        stream: where else.
+        stream: where to write. The default is stderr, which in a Ray actor is a file among the
+            node's logs.
     """
     global _everywhere
     _everywhere = stream or sys.stderr
 
 
 def stop() -> None:
-    """Write no more."""
+    """Stop writing events."""
     global _everywhere
     _everywhere = None
 
 
 class Log:
-    """Says what happens, bound to who says it. Writes where `to` says, or else where `start` does.
+    """A writer of events with fixed fields. The stream is that set by `to`, or else by `start`.
 
     Args:
-        bound: names of PUBLIC that stand in every line.
+        bound: fields of PUBLIC that every line contains.
     """
 
     def __init__(self, **bound: str) -> None:
@@ -77,18 +77,18 @@ class Log:
         self._stream: TextIO | None = None
 
     def to(self, stream: TextIO) -> None:
-        """Write into this file from now on."""
+        """Write to this stream from now on."""
         self._stream = stream
 
     def say(self, event: str, **public: object) -> None:
-        """Write one line. A log that cannot be written ends nothing."""
+        """Write one line. A log that cannot be written does not stop the run."""
         stream = self._stream or _everywhere
         if stream is None:
             return
         logger = structlog.wrap_logger(structlog.WriteLogger(stream), processors=_PROCESSORS)
         try:
             logger.info(event, **self._bound, **public)
-        except (OSError, ValueError):  # a full disk; a stream that was closed
+        except (OSError, ValueError):  # a full disk, or a closed stream
             return
 
 

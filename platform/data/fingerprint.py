@@ -1,9 +1,9 @@
-"""A table's fingerprint: which records it holds, whoever wrote the file.
+"""A table's fingerprint: it identifies the records, whichever program wrote the file.
 
-Values are hashed in one form. Text is UTF-8 whether its column is `string`, `large_string`,
-`string_view` or dictionary-encoded; numbers and booleans are IEEE 754 doubles with one zero; NaN and
-null are both a gap; an untyped empty column is a column of gaps. Neither the order of rows nor of
-columns counts. A fingerprint is private: it would confirm a guess of the table.
+Values are hashed in one canonical form. Text is UTF-8 whether its column is `string`,
+`large_string`, `string_view` or dictionary-encoded. Numbers and booleans are IEEE 754 doubles with
+one zero. NaN and null are both a gap, and an untyped empty column is a column of gaps. The order of
+rows and columns does not matter. A fingerprint is private: it would confirm a guess of the table.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ VERSION = b"blindsum fingerprint 2\0"
 
 
 def fingerprints(table: pa.Table) -> tuple[str, tuple[str, ...]]:
-    """The table's fingerprint, and those that earlier versions gave the same records.
+    """Return the table's fingerprint, and those that earlier versions gave the same records.
 
-    Earlier ones depended on how columns were typed: text as `string` and as `large_string` is tried.
+    Earlier fingerprints depended on the types of columns, so they are computed with text both as
+    `string` and as `large_string`.
 
     Returns:
         SHA-256 digests, hex.
@@ -48,7 +49,7 @@ def _canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
-    if pa.types.is_list(kind):  # positions of bits: as text, which sorts
+    if pa.types.is_list(kind):  # positions of bits: as text, which Arrow can sort
         flat = pc.cast(column.combine_chunks(), pa.list_(pa.string()))
         return pa.chunked_array([pc.binary_join(flat, " ")])
     if pa.types.is_null(kind):
@@ -74,7 +75,7 @@ def _earlier(table: pa.Table) -> tuple[str, ...]:
 
 
 def _version_1(table: pa.Table) -> str:
-    """As every version before the first owner's file computed it."""
+    """Return the fingerprint that every version before the owner's file computed."""
     ordered: Any = table.select(sorted(table.column_names))
     for i, name in enumerate(ordered.column_names):
         if pa.types.is_list(ordered.schema.field(name).type):

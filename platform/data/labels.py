@@ -16,16 +16,17 @@ from blindsum.platform.job.data_section import Target, Tasks
 Labels = npt.NDArray[Any]
 
 MAX_SCALED = 100.0
-"""A regression label further from its center, in scales, is refused: a slip of units."""
+"""A regression label further than this from its center, in units of its scale, is refused: the unit
+is probably wrong."""
 
 SIDES = {"<": -1.0, "=": 0.0, ">": 1.0, "": 0.0}
 
 
 def class_labels(table: pa.Table, target: Target, path: Path) -> Labels:
-    """Int64 [records], positions among the target's classes.
+    """Return each record's position among the target's classes, int64 [records].
 
     Raises:
-        DataError: a value is none of them.
+        DataError: a value is not one of the classes.
     """
     column = table.column(target.column).combine_chunks()
     kind = pa.string() if isinstance(target.classes[0], str) else pa.int64()
@@ -33,25 +34,28 @@ def class_labels(table: pa.Table, target: Target, path: Path) -> Labels:
         indices = pc.index_in(column.cast(kind), value_set=pa.array(target.classes, kind))
     except (pa.ArrowException, OverflowError):
         raise DataError(
-            f"{path.name}: column '{target.column}' or data.target.classes holds integers "
-            "beyond 64 bits"
+            f"{path.name}: column '{target.column}' or data.target.classes has integers beyond "
+            "64 bits",
+            "Use smaller integers, or text.",
         ) from None
     if indices.null_count:
         raise DataError(
             f"{path.name}: column '{target.column}' has values that are not in "
             f"data.target.classes ({', '.join(map(str, target.classes))})",
-            "Correct those records, or name their class in the job.",
+            "Correct those records, or add their class to the job.",
         )
     labels: Labels = indices.to_numpy(zero_copy_only=False).astype(np.int64)
     return labels
 
 
 def task_labels(table: pa.Table, tasks: Tasks, path: Path) -> Labels:
-    """Float32 [records, 2, tasks]: scaled values with NaN where missing; -1, 0 or 1 where the true
-    value lies below, at or above them.
+    """Return the labels of many tasks, float32 [records, 2, tasks].
+
+    The first row of a record has the scaled values, NaN where missing. The second has -1, 0 or 1
+    where the true value lies below, at or above them.
 
     Raises:
-        DataError: a binary column holds something else than 0, 1 and gaps, a number is infinite or far
+        DataError: a binary column has values other than 0, 1 and gaps, a number is infinite or far
             out of range, or a qualifier is unknown.
     """
     labels = np.zeros((table.num_rows, 2, len(tasks)), np.float32)
@@ -60,23 +64,25 @@ def task_labels(table: pa.Table, tasks: Tasks, path: Path) -> Labels:
             values = table.column(name).cast(pa.float64()).to_numpy().astype(np.float64)
         except pa.ArrowException:
             raise DataError(
-                f"{path.name}: column '{name}' has integers beyond 2^53, which a float cannot hold",
-                "A label of that size is as a rule an identifier: name another column.",
+                f"{path.name}: column '{name}' has integers beyond 2^53, which a float cannot "
+                "represent",
+                "A label of that size is usually an identifier: name another column.",
             ) from None
         known = values[~np.isnan(values)]
         if task.kind == "binary":
             if not np.isin(known, (0.0, 1.0)).all():
                 raise DataError(
-                    f"{path.name}: column '{name}' is a binary task and has values other than 0 and 1",
-                    "Correct them, leave them empty, or say kind: regression.",
+                    f"{path.name}: column '{name}' is a binary task and has values other than 0 "
+                    "and 1",
+                    "Correct them, leave them empty, or set kind: regression.",
                 )
             labels[:, 0, i] = values
             continue
         scaled = (values - task.center) / task.scale
         if (np.abs(scaled[~np.isnan(values)]) > MAX_SCALED).any():
             raise DataError(
-                f"{path.name}: column '{name}' has values more than {MAX_SCALED:g} scales from its "
-                "center, or infinite ones",
+                f"{path.name}: column '{name}' has values that are infinite or more than "
+                f"{MAX_SCALED:g} times the task's scale from its center",
                 "Check the units, or the task's center and scale.",
             )
         labels[:, 0, i] = scaled
@@ -86,7 +92,7 @@ def task_labels(table: pa.Table, tasks: Tasks, path: Path) -> Labels:
 
 
 def require_labelled(labels: Labels, path: Path) -> None:
-    """Raises DataError if a record has no label of any task."""
+    """Raise DataError if a record has no label of any task."""
     if np.isnan(labels[:, 0]).all(1).any():
         raise DataError(
             f"{path.name} has records without a label of any task", "Leave those records out."
@@ -104,5 +110,5 @@ def _sides(table: pa.Table, column: str, path: Path) -> npt.NDArray[np.float32]:
 
 
 def task_columns(tasks: Tasks) -> tuple[list[str], list[str]]:
-    """The columns of numbers and of qualifiers."""
+    """Return the names of the tasks' value columns and of their qualifier columns."""
     return list(tasks), [t.qualifier for t in tasks.values() if t.qualifier]

@@ -1,4 +1,4 @@
-"""SMILES to molecules, without what tells atoms apart on paper alone."""
+"""Reads SMILES into molecules, without atom-map numbers, and writes them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from rdkit import Chem
 
 
 def read_molecule(smiles: str) -> Chem.Mol | None:
-    """The molecule without atom-map numbers, as RDKit reads it; None where it cannot.
+    """Return the molecule as RDKit reads it, without atom-map numbers, or None if it cannot.
 
-    `[CH3:1][OH:2]` is a numbered methanol, written so by a reaction or a drawing program, and shares
-    the key of `CO`. Numbers also make centres of what has two equal ends, so the molecule is read again.
+    `[CH3:1][OH:2]` is methanol with numbers from a reaction or a drawing program, and must have the
+    same key as `CO`. Numbers also turn an atom with two equal ends into a stereocentre, so the
+    molecule is read again without them.
     """
     molecule = Chem.MolFromSmiles(smiles)
     if molecule is None or ":" not in smiles:  # ":" is also in aromatic bonds and CXSMILES
@@ -23,7 +24,8 @@ def read_molecule(smiles: str) -> Chem.Mol | None:
 
 
 def write_molecule(molecule: Chem.Mol) -> str:
-    """Canonical SMILES; with enhanced stereo (`|&1:1|`, a racemate), canonical CXSMILES."""
+    """Return the canonical SMILES; for enhanced stereo (`|&1:1|`, a racemate), canonical
+    CXSMILES."""
     if not molecule.GetStereoGroups():
         return str(Chem.MolToSmiles(molecule))
     canonical = Chem.CanonicalizeStereoGroups(molecule)

@@ -1,4 +1,4 @@
-"""A fold of records: features dense or sparse, read in batches of bounded memory."""
+"""A fold of records: dense or sparse features, read in batches of bounded memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ Features = npt.NDArray[np.float32]
 Stored = Features | Any  # or a scipy.sparse.csr_array of float32
 
 MAX_BATCH_BYTES = 64 * 2**20
-"""Of dense features at a time: 524 fingerprints of 32,000 bits, 16,384 of 1,024."""
+"""Most memory of the dense features of a batch: 524 fingerprints of 32,000 bits, or 16,384 of
+1,024."""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Features float32 [records, features], dense or as a CSR array, and labels, int64 [records] of
-    classes or float32 [records, 2, tasks] (`blindsum.platform.data.labels`). Private to the silo."""
+    """A fold's features and labels. Private to the silo.
+
+    Features are float32 [records, features], dense or as a CSR array. Labels are classes, int64
+    [records], or tasks, float32 [records, 2, tasks] (`blindsum.platform.data.labels`).
+    """
 
     stored: Stored
     labels: Labels
@@ -38,17 +42,17 @@ class Fold:
 
     @property
     def width(self) -> int:
-        """Features of one record."""
+        """The number of features of one record."""
         return int(self.stored.shape[1])
 
     @cached_property
     def features(self) -> Features:
-        """All of them, dense: for small folds. Training and evaluation read `batches`."""
+        """All features, dense, for small folds. Training and evaluation read `batches`."""
         return dense(self.stored)
 
     def batches(self, rows: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Dense features and labels of those records (all, by default), in order, in batches of at
-        most MAX_BATCH_BYTES of features. There is always one, which may be empty."""
+        """Yield dense features and labels of those records (all, by default), in order, in batches
+        of at most MAX_BATCH_BYTES of features. There is at least one batch, which may be empty."""
         rows = np.arange(len(self)) if rows is None else rows
         size = max(1, MAX_BATCH_BYTES // (4 * max(self.width, 1)))
         for start in range(0, max(len(rows), 1), size):
@@ -56,27 +60,27 @@ class Fold:
             yield torch.from_numpy(dense(self.stored[part])), torch.from_numpy(self.labels[part])
 
     def outputs(self, model: nn.Module) -> Tensor:
-        """What a model says of every record, [records, outputs], without gradients."""
+        """Return a model's outputs for every record, [records, outputs], without gradients."""
         model.eval()
         with torch.no_grad():
             return torch.cat([model(features) for features, _ in self.batches()])
 
 
 def dense(stored: Stored) -> Features:
-    """Float32 [records, features]."""
+    """Return features as a dense array, float32 [records, features]."""
     found: Any = stored
     return found.toarray() if sparse.issparse(found) else found  # type: ignore[no-any-return]
 
 
 def stacked(parts: Sequence[Stored]) -> Stored:
-    """The parts' records one after the other, stored as they are."""
+    """Concatenate the records of several parts; sparse parts stay sparse."""
     if sparse.issparse(parts[0]):
         return sparse.vstack(parts, format="csr")
     return np.concatenate(parts)
 
 
 def bits(positions: Sequence[npt.NDArray[np.integer[Any]]], width: int) -> Stored:
-    """Records of 0 and 1 as a CSR array, from the positions that are 1."""
+    """Return records of 0 and 1 as a CSR array, from the positions that are 1."""
     ends = np.cumsum([0, *(len(p) for p in positions)])
     found = np.concatenate([*positions, np.zeros(0, np.int64)]).astype(np.int64)
     return sparse.csr_array(

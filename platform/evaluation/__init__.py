@@ -1,1 +1,1 @@
-"""What held-out records say of a model, as integers that can be summed encrypted."""
+"""Evaluation on held-out records, counted as integers that can be summed encrypted."""

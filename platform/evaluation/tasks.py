@@ -1,15 +1,16 @@
-"""Held-out figures of tasks: each silo's own by task, and over the consortium their means alone.
+"""Held-out figures of tasks: each silo has its own by task, and the consortium only their means.
 
     AUROC            area under the ROC curve
     AUPRC            average precision
-    AUPRC at 0.1     the same at a share of positives of 0.1: precision as it would be there (Siblini,
-                     Frery, He-Guelton, Oble and Wang, IDA 2020), so that tasks can be compared
-    calibration      expected calibration error, ten bins (Guo, Pleiss, Sun and Weinberger, ICML 2017)
-    R2, RMSE         of regression, in scaled units, over values that are neither below nor above
+    AUPRC at 0.1     the same if the share of positives were 0.1 (Siblini, Frery, He-Guelton, Oble
+                     and Wang, IDA 2020), so that tasks can be compared
+    calibration      expected calibration error, ten bins (Guo, Pleiss, Sun and Weinberger,
+                     ICML 2017)
+    R2, RMSE         for regression, in scaled units, over exactly measured values
 
-A task counts in a silo where it has LEAST held-out records of each class, or LEAST values. What leaves
-are sums over the tasks that all silos know, and how many; R2 is cut at -1 in them. Of a silo's private
-tasks nothing leaves.
+A silo counts a task if it has LEAST held-out records of each class, or LEAST values. It sends sums
+over the shared tasks and their number; R2 is cut at -1 in them. It sends nothing about its private
+tasks.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from blindsum.platform.training.losses import MultiTask
 LEAST = 5
 REFERENCE = 0.1
 UNIT = 2.0**-16
-"""One integer unit of a summed figure."""
+"""The size of one integer unit of a summed figure."""
 
 MOST = 64.0
-"""Figures and records' losses are cut here, so that sums stay bounded."""
+"""Greatest figure, and greatest loss of a record: larger ones are cut, so that sums are bounded."""
 
 CLASSIFIED, MEASURED = ("auroc", "auprc", "auprc_at_0.1", "calibration_error"), ("r2", "rmse")
 SUMS = 3 + 1 + len(CLASSIFIED) + 1 + len(MEASURED)
-"""Records, loss, dropped molecules; tasks and figures of each kind."""
+"""The number of counts: records, loss, dropped molecules; and for each kind, tasks and figures."""
 
 Figures = dict[str, float]
 Reals = npt.NDArray[np.float64]
@@ -45,8 +46,12 @@ Reals = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TaskFigures:
-    """Means over the shared tasks of all silos; those of a kind without a task are NaN. `loss` is a record's
-    mean, weighted as in training; `dropped` the molecules RDKit could not read."""
+    """The mean of each figure over the shared tasks of all silos; NaN for a kind without a task.
+
+    `binary_tasks` and `regression_tasks` count a task once for each silo that has enough labels of
+    it. `loss` is the mean over records, weighted as in training. `dropped` is the number of
+    molecules that RDKit could not read.
+    """
 
     records: int
     loss: float
@@ -60,47 +65,48 @@ class TaskFigures:
     r2: float
     rmse: float
 
-    deviation = 0.0  # from noise, of which there is none
+    deviation = 0.0  # these figures carry no noise
 
     @property
     def score(self) -> Score:
-        """The main figure, and what guessing gives."""
+        """The main figure, and the score of guessing."""
         if self.binary_tasks:
             return Score("mean AUROC", self.auroc, 0.5, "guessing")
         return Score("mean R2", self.r2, 0.0, "always the mean")
 
     def line(self) -> str:
-        """What came out, in words."""
+        """Return the main figures in words."""
         parts = []
         if self.binary_tasks:
-            parts.append(f"mean AUROC {self.auroc:.3f} over {self.binary_tasks} silos' tasks")
+            parts.append(f"mean AUROC {self.auroc:.3f} over {self.binary_tasks} silo-task pairs")
         if self.regression_tasks:
-            parts.append(f"mean R2 {self.r2:.3f} over {self.regression_tasks} silos' tasks")
-        said = " and ".join(parts) or "no shared task has enough held-out labels to be scored"
-        return f"{said}, {self.records} held-out records"
+            parts.append(f"mean R2 {self.r2:.3f} over {self.regression_tasks} silo-task pairs")
+        said = " and ".join(parts) or "no shared task has enough held-out labels for a score"
+        return f"{said} ({self.records} held-out records)"
 
     def detail(self) -> str:
-        """The same, and the loss."""
+        """Return `line` with the loss."""
         return f"{self.line()}; loss {self.loss:.3f}"
 
     def as_dict(self) -> dict[str, float]:
-        """Figures that there are."""
+        """Return the figures that are not NaN."""
         return {k: v for k, v in asdict(self).items() if not np.isnan(v)}
 
     def tracked(self) -> dict[str, float]:
-        """Figures as MLflow shows them."""
+        """Return the figures under MLflow's names."""
         named = {"records": "held_out_records", "dropped": "dropped_records"}
         return {named.get(name, name): value for name, value in self.as_dict().items()}
 
 
 class TaskCounting:
-    """One silo's figures by task, and what leaves of them: sums over the tasks that all silos know.
+    """One silo's figures by task, and the counts that it sends: sums over the shared tasks.
 
     Args:
-        own: the silo's private tasks, after the shared ones; nothing of them leaves.
+        own: the silo's private tasks, whose labels follow the shared ones. Their figures never
+            leave the silo.
     """
 
-    plan = None  # figures of tasks are exact: see `Job`
+    plan = None  # figures of tasks are never noised: see `Job`
 
     def __init__(self, shared: Tasks, data: SiloData, own: Tasks | None = None) -> None:
         self._shared, self._data = shared, data
@@ -109,7 +115,8 @@ class TaskCounting:
         self.latest: dict[str, Figures] = {}
 
     def counts(self, model: nn.Module) -> npt.NDArray[np.int64]:
-        """Int64 [SUMS]. Leaves in `latest` the figures of every task that has enough labels."""
+        """Return the counts of a model, int64 [SUMS]. Sets `latest` to the figures of every task
+        that has enough labels."""
         labels = self._data.test.labels
         outputs = self._data.test.outputs(model)
         self.latest = by_task(outputs.numpy(), labels, self._tasks)
@@ -128,7 +135,7 @@ class TaskCounting:
         return np.rint(sums).astype(np.int64)
 
     def possible(self, counts: npt.NDArray[np.int64], silos: int) -> bool:
-        """Whether honest silos' counts can have that sum."""
+        """Return whether honest silos' counts can have that sum."""
         records, loss, dropped, binary, *rest = (int(c) for c in counts)
         of_binary, measured, of_measured = rest[:4], rest[4], rest[5:]
         tasks = silos * len(self._shared)
@@ -142,7 +149,7 @@ class TaskCounting:
         )
 
     def figures(self, counts: npt.NDArray[np.int64], silos: int) -> TaskFigures:
-        """The consortium's, from summed counts; `silos` of them, which does not matter here."""
+        """Return the consortium's figures from summed counts. `silos` is not used here."""
         records, loss, dropped, binary, *rest = (int(c) for c in counts)
         of_binary, measured, of_measured = rest[:4], rest[4], rest[5:]
 
@@ -169,11 +176,11 @@ class TaskCounting:
 def by_task(
     outputs: npt.NDArray[Any], labels: npt.NDArray[Any], tasks: Tasks
 ) -> dict[str, Figures]:
-    """Figures of the tasks that have enough labels.
+    """Return the figures of the tasks that have enough labels.
 
     Args:
         outputs: float [records, tasks].
-        labels: float [records, 2, tasks], as `blindsum.platform.data.labels` makes them.
+        labels: float [records, 2, tasks], from `blindsum.platform.data.labels`.
     """
     found = {}
     for i, (name, task) in enumerate(tasks.items()):
@@ -186,7 +193,7 @@ def by_task(
 def _of_task(outputs: npt.NDArray[Any], labels: npt.NDArray[Any], task: Task) -> Figures | None:
     known = ~np.isnan(labels[:, 0]) & (labels[:, 1] == 0)
     said, true = outputs[known].astype(np.float64), labels[known, 0].astype(np.float64)
-    finite = bool(np.isfinite(said).all())  # a model that ended in no numbers scores the worst
+    finite = bool(np.isfinite(said).all())  # a diverged model gets the worst score
     if task.kind == "regression":
         if len(true) < LEAST or true.std() == 0:
             return None
@@ -198,7 +205,8 @@ def _of_task(outputs: npt.NDArray[Any], labels: npt.NDArray[Any], task: Task) ->
         return None
     if not finite:
         return {"auroc": 0.0, "auprc": 0.0, "auprc_at_0.1": 0.0, "calibration_error": 1.0}
-    from sklearn.metrics import average_precision_score, roc_auc_score  # a second, in every silo
+    # Importing scikit-learn takes a second, at every silo.
+    from sklearn.metrics import average_precision_score, roc_auc_score
 
     return {
         "auroc": float(roc_auc_score(true, said)),
@@ -209,7 +217,8 @@ def _of_task(outputs: npt.NDArray[Any], labels: npt.NDArray[Any], task: Task) ->
 
 
 def precision_at_rate(true: Reals, said: Reals, rate: float = REFERENCE) -> float:
-    """Average precision if the share of positives were `rate` (Siblini et al., 2020, section 3)."""
+    """Return the average precision if the share of positives were `rate` (Siblini et al., 2020,
+    section 3)."""
     from sklearn.metrics import roc_curve
 
     false, right, _ = roc_curve(true, said, drop_intermediate=False)
@@ -219,7 +228,8 @@ def precision_at_rate(true: Reals, said: Reals, rate: float = REFERENCE) -> floa
 
 
 def calibration_error(true: Reals, probability: Reals, bins: int = 10) -> float:
-    """Mean distance between probability and frequency over equal bins, weighted by records."""
+    """Return the mean distance between probability and frequency over bins of equal width, weighted
+    by records."""
     which = np.minimum((probability * bins).astype(int), bins - 1)
     counts = np.bincount(which, minlength=bins)
     gaps = np.abs(np.bincount(which, probability, bins) - np.bincount(which, true, bins))

@@ -1,1 +1,1 @@
-"""What a run is told: the job file, the owner's file, and where things lie."""
+"""A run's settings: the job file, the owner's file, and the paths that follow from them."""

@@ -1,4 +1,4 @@
-"""What every silo's table must meet: features, labels, folds. The data section of a job."""
+"""The data section of a job: the features, labels and folds that every silo's table must have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 
 def _usable(value: float) -> float:
-    """Far beyond any use, and short of where a product of two is no number any more."""
+    """Limit a number to a range far wider than any use, in which the product of two is finite."""
     if not 1e-12 <= value <= 1e12:
         raise ValueError("write a number from 1e-12 to 1e12")
     return value
@@ -22,29 +22,29 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
 Name = Annotated[str, Field(pattern=_NAME)]
-"""Of a job, a silo or a dataset: it may stand in messages, tags and names of files."""
+"""The name of a job, a silo or a dataset. It may appear in messages, tags and file names."""
 
 
 def is_name(text: str) -> bool:
-    """Whether that can name a dataset of an owner's file."""
+    """Return whether this text can name a dataset in an owner's file."""
     return re.fullmatch(_NAME, text) is not None
 
 
 class Section(BaseModel):
-    """Common rules: no unknown keys, no silent conversions, immutable."""
+    """The base of all sections: no unknown keys, no silent conversions, immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Scaling(Section):
-    """(x - center) / scale. Public constants, never computed from the silos' data."""
+    """The scaling (x - center) / scale. Both are public constants, never computed from data."""
 
     center: float = Field(0.0, allow_inf_nan=False)
     scale: Positive = 1.0
 
 
 class Columns(Section):
-    """Numeric columns as they are, scaled by public constants."""
+    """Numeric columns, scaled by public constants."""
 
     kind: Literal["columns"]
     columns: dict[str, Scaling] = Field(min_length=1)
@@ -76,7 +76,8 @@ class Ecfp(Section):
 
 
 class Fingerprint(Section):
-    """A column of lists of the positions that are 1, as `blindsum prepare` writes it."""
+    """A column of lists with the positions of the bits that are 1, as `blindsum prepare` writes
+    it."""
 
     kind: Literal["fingerprint"]
     column: str = "fingerprint"
@@ -84,12 +85,13 @@ class Fingerprint(Section):
 
 
 Fraction = Annotated[float, Field(ge=0.01, le=0.9)]
-"""Of records that are held out. A fraction near 0 or 1 would let an empty fold answer questions about
+"""The fraction of records that are held out. Near 0 or 1, whether a fold is empty could reveal
 single records."""
 
 
 class ScaffoldFolds(Section):
-    """A chemical series (Bemis-Murcko scaffold) lies in one fold, the same in every silo."""
+    """Folds by chemical series: a Bemis-Murcko scaffold lies in one fold, the same at every
+    silo."""
 
     kind: Literal["scaffold"]
     salt: str = Field(min_length=1, description="Public constant; changing it moves records.")
@@ -97,19 +99,20 @@ class ScaffoldFolds(Section):
 
 
 class HashFolds(Section):
-    """Records with the same key, such as a patient's number, lie in one fold."""
+    """Folds by key: records with the same key, such as a patient's number, lie in one fold."""
 
     kind: Literal["hash"]
     column: str
     key: Literal["text", "integer"] = Field(
-        "text", description="Type of the keys, the same in every silo: 00017 is not 17."
+        "text", description="Type of the keys, the same at every silo: text 00017 is not 17."
     )
     salt: str = Field(min_length=1)
     test_fraction: Fraction = 0.2
 
 
 class ColumnFolds(Section):
-    """A column that says `train` or `test`, or numbers the folds of which one is held out."""
+    """Folds from a column: it holds `train` or `test`, or fold numbers, one of which is held
+    out."""
 
     kind: Literal["column"]
     column: str = "fold"
@@ -117,8 +120,11 @@ class ColumnFolds(Section):
 
 
 class Prepared(Section):
-    """Digests from `blindsum prepare`'s manifest: of public reference molecules prepared as the silo's
-    own, which say that all silos' tables were prepared alike."""
+    """Digests from the manifest of `blindsum prepare`.
+
+    They are taken over public reference molecules that were prepared like the silo's own, and show
+    that all silos prepared their tables in the same way.
+    """
 
     recipe: Digest
     structures: Digest
@@ -146,9 +152,9 @@ class Target(Section):
 class Task(Section):
     """One assay: a column of labels, empty where a record was not measured.
 
-    Binary columns hold 0 and 1; the model gives a logit. Regression columns hold numbers; the model
-    gives (y - center) / scale, and what stands in the qualifier's column (`<`, `=`, `>`) says
-    that the true value is below or above what was measured.
+    A binary column holds 0 and 1, and the model outputs a logit. A regression column holds numbers,
+    and the model outputs (y - center) / scale. The qualifier's column (`<`, `=`, `>`) says whether
+    the true value is below, equal to or above the measured value.
     """
 
     kind: Literal["binary", "regression"] = "binary"
@@ -160,27 +166,29 @@ class Task(Section):
     @model_validator(mode="after")
     def _only_numbers_are_scaled(self) -> Task:
         if self.kind == "binary" and (self.center, self.scale, self.qualifier) != (0.0, 1.0, None):
-            raise ValueError("center, scale and qualifier are of regression tasks")
+            raise ValueError("center, scale and qualifier belong to regression tasks only")
         return self
 
 
 Tasks = dict[str, Task]
-"""By the name of their column, in the order of the model's outputs."""
+"""Tasks by the name of their column, in the order of the model's outputs."""
 
 
 class DataSection(Section):
-    """The contract every silo's table must meet."""
+    """The requirements that every silo's table must meet."""
 
     features: Annotated[Columns | Descriptors | Ecfp | Fingerprint, Field(discriminator="kind")]
-    target: Target | None = Field(None, description="One column of classes; or give tasks.")
+    target: Target | None = Field(None, description="One column of classes; instead of tasks.")
     tasks: Tasks | None = Field(
         None,
         min_length=1,
         max_length=10_000,
-        description="Many columns of labels, with gaps, that all silos know by name.",
+        description="Label columns, possibly with gaps, whose names all silos know.",
     )
     folds: Annotated[ScaffoldFolds | HashFolds | ColumnFolds, Field(discriminator="kind")]
-    prepared: Prepared | None = Field(None, description="Refuses tables that say otherwise.")
+    prepared: Prepared | None = Field(
+        None, description="Refuse tables whose digests of preparation differ from these."
+    )
     unparsable: Literal["refuse", "drop"] = Field(
         "refuse", description="What to do with molecules that RDKit cannot read."
     )
@@ -188,7 +196,7 @@ class DataSection(Section):
     @model_validator(mode="after")
     def _classes_or_tasks(self) -> DataSection:
         if self.target is not None and self.tasks is not None:
-            raise ValueError("give a target or tasks, not both")
+            raise ValueError("give target or tasks, not both")
         used = {self.target.column} if self.target else set(self.tasks or ())
         if both := sorted(used & self.inputs):
             raise ValueError(f"column {both[0]!r} is both a feature and a label")
@@ -196,7 +204,7 @@ class DataSection(Section):
 
     @property
     def inputs(self) -> set[str]:
-        """Columns that features are made from."""
+        """The columns from which features are computed."""
         features = self.features
         if features.kind == "columns":
             return set(features.columns)
@@ -204,7 +212,7 @@ class DataSection(Section):
 
     @property
     def outputs(self) -> int:
-        """How many outputs the shared model has."""
+        """The number of outputs of the shared model."""
         return len(self.target.classes) if self.target else len(self.tasks or ())
 
     @model_validator(mode="after")

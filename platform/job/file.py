@@ -1,4 +1,4 @@
-"""Reads a job file and its overrides."""
+"""The job file: read, overridden and validated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blindsum.platform.job.yaml_reader import Place, read_section
 
 @dataclass(frozen=True)
 class JobFile:
-    """A validated job and where it came from. `text` is the file with overrides applied."""
+    """A validated job and the file it came from. `text` is the file with overrides applied."""
 
     job: Job
     path: Path
@@ -26,14 +26,14 @@ class JobFile:
         return self.path.parent
 
     def silo(self, name: str) -> SiloSection:
-        """The section of a silo that a person named.
+        """Return the section of the silo that the user named.
 
         Raises:
             JobError: the job has no such silo.
         """
         if name not in self.job.roster:
             known = ", ".join(self.job.roster)
-            raise JobError(f"{self.path.name} names no silo '{name}'", f"Its silos are {known}.")
+            raise JobError(f"{self.path.name} has no silo '{name}'", f"Its silos are {known}.")
         return self.job.silo(name)
 
 
@@ -41,19 +41,19 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     """Read a YAML job file, apply `key.key=value` overrides, and validate.
 
     Raises:
-        JobError: the file cannot be read or a setting is wrong; names every fault at once.
+        JobError: the file cannot be read or a setting is wrong; lists every fault at once.
     """
     try:
         path = path.resolve(strict=False)
     except (OSError, RuntimeError):
-        raise JobError(f"the job file {path} cannot be read") from None
+        raise JobError(f"the job file {path} cannot be read", "Check the path.") from None
     found = read_section(path, Job, "job", "Write one with: blindsum init", overrides)
     _refuse_shared_files(found.section, path, found.lines)
     return JobFile(found.section, path, found.text)
 
 
 def _refuse_shared_files(job: Job, path: Path, lines: dict[Place, int]) -> None:
-    """One table behind two names would be charged in two ledgers, each at half the spend."""
+    """Refuse two silos with one table: two ledgers would each be charged for half of its spend."""
     for key in ("data", "state"):
         seen: dict[Path, str] = {}
         for i, silo in enumerate(job.silos):
@@ -67,10 +67,10 @@ def _refuse_shared_files(job: Job, path: Path, lines: dict[Place, int]) -> None:
                     f"{where}: silos.{silo.name}.{key}: {value!r} is not a path"
                 ) from None
             if key == "data" and is_name(value) and not place.exists():
-                continue  # a dataset in an owner's file: each owner has its own of that name
+                continue  # a dataset in an owner's file: owners may use the same name
             if place in seen:
                 raise JobError(
                     f"{where}: silos {seen[place]} and {silo.name} have the same {key}, {place}",
-                    "Every silo has its own.",
+                    f"Give every silo a different {key}.",
                 )
             seen[place] = silo.name

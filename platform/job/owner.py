@@ -1,16 +1,16 @@
-"""The owner's file: what a silo's machine may take part in, where no driver can reach it.
+"""The owner's file: it says what a silo's machine may take part in, out of the driver's reach.
 
     names: [alder]                      the names under which this machine may act
-    state: /srv/blindsum/alder          ledger, identity and approvals
-    datasets:                           what the job names; where it lies is the owner's business
+    state: /srv/blindsum/alder          folder of ledger, identity and approvals
+    datasets:                           the job gives the name; the owner decides the path
       solubility: {path: /data/solubility.parquet}
     approved_jobs_only: true
 
-It is looked for in two places that depend on nothing a driver says: `/etc/blindsum/silo.yaml`, and
-`.blindsum/silo.yaml` in the home that the password database gives for the user who runs the silo.
-Neither HOME nor BLINDSUM_HOME nor the job moves it. Where there is one, names, tables, state folder
-and approvals are taken from it alone. Where there is none the run is a simulation: nobody's consent
-is asked, no lifetime limit binds, and every output says so.
+It is looked for in two places that the driver cannot influence: `/etc/blindsum/silo.yaml`, and
+`.blindsum/silo.yaml` in the home folder that the password database lists for the user who runs the
+silo. HOME, BLINDSUM_HOME and the job do not change these places. If the file exists, names, tables,
+state folder and approvals come from it alone. If it does not, the run is a simulation: nobody is
+asked for consent, no lifetime limit applies, and every output says so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FILE = "silo.yaml"
 
 
 class DatasetSection(Section):
-    """One table, under the name by which jobs know it."""
+    """One table. Jobs refer to it by its name in the owner's file."""
 
     path: str = Field(min_length=1, max_length=4096, description="Parquet or CSV file.")
     private_tasks: str | None = Field(
@@ -45,12 +45,12 @@ class DatasetSection(Section):
 
 
 class OwnerFile(Section):
-    """What the owner of a machine says about the silo on it."""
+    """The settings by which a machine's owner controls the silo on it."""
 
     names: list[Name] = Field(min_length=1, max_length=64)
     state: str = Field(description="Folder of ledger, identity and approvals.")
     datasets: dict[Name, DatasetSection] = Field(min_length=1)
-    approved_jobs_only: bool = Field(True, description="Refuse every job that was not approved.")
+    approved_jobs_only: bool = Field(True, description="Refuse every job that is not approved.")
 
     @field_validator("state")
     @classmethod
@@ -71,45 +71,45 @@ class OwnerFile(Section):
 
 def _absolute(path: str) -> str:
     if not path.startswith("/"):
-        raise ValueError("write an absolute path, from /")
+        raise ValueError("write an absolute path, starting with /")
     return os.path.normpath(path)
 
 
 @dataclass(frozen=True)
 class Owner:
-    """An owner's file that was found, and where."""
+    """An owner's file and its path."""
 
     path: Path
     file: OwnerFile
 
     @property
     def state(self) -> Path:
-        """The silo's own folder."""
+        """The silo's state folder."""
         return Path(self.file.state)
 
     def require_name(self, name: str) -> None:
-        """Raises ConsentError unless this machine may act under that name."""
+        """Raise ConsentError unless this machine may act under that name."""
         if name not in self.file.names:
             raise ConsentError(
-                f"{self.path} does not let this machine act as silo '{name}'",
-                f"It names {', '.join(self.file.names)}.",
+                f"{self.path} does not allow this machine to act as silo '{name}'",
+                f"Allowed names: {', '.join(self.file.names)}.",
             )
 
     def dataset(self, name: str) -> DatasetSection:
-        """The table of that name. Raises ConsentError if there is none."""
+        """Return the dataset of that name. Raises ConsentError if there is none."""
         if name not in self.file.datasets:
             raise ConsentError(
-                f"the job asks for dataset {name!r}, which {self.path} does not name",
-                f"It names {', '.join(self.file.datasets)}. On a silo with an owner's file, "
-                "silos.NAME.data is one of these names and never a path.",
+                f"the job asks for dataset {name!r}, which is not in {self.path}",
+                f"Its datasets are {', '.join(self.file.datasets)}. At a silo with an owner's "
+                "file, silos.NAME.data must be one of these names, never a path.",
             )
         return self.file.datasets[name]
 
 
 def owner_home() -> Path:
-    """The home of the user who runs this process, from the password database.
+    """Return the home folder of the user who runs this process, from the password database.
 
-    Not from HOME, which a driver can set in a job's environment.
+    It does not come from HOME, which a driver can set in a job's environment.
     """
     try:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
@@ -118,16 +118,16 @@ def owner_home() -> Path:
 
 
 def places() -> tuple[Path, ...]:
-    """Where an owner's file is looked for, in this order."""
+    """Return the paths where an owner's file is looked for, in this order."""
     return Path("/etc/blindsum") / FILE, owner_home() / ".blindsum" / FILE
 
 
 def find_owner() -> Owner | None:
-    """This machine's owner's file; None if there is none.
+    """Return this machine's owner's file, or None if it does not exist.
 
     Raises:
-        ConsentError: it is there and cannot be read, says something wrong, or others than its owner
-            could have written it.
+        ConsentError: the file exists but cannot be read, is not valid, or could have been written
+            by somebody other than its owner.
     """
     for path in places():
         if not os.path.lexists(path):
@@ -139,18 +139,19 @@ def find_owner() -> Owner | None:
 
 
 def _require_trusted(path: Path) -> None:
-    """Refuse a file, or a folder around it, that another user could have written."""
+    """Refuse a file if another user could have written the file or its folder."""
     for place, kind in ((path, stat.S_ISREG), (path.parent, stat.S_ISDIR)):
         try:
             found = place.lstat()
         except OSError as error:
             raise ConsentError(
-                f"the owner's file {path} cannot be read ({os.strerror(error.errno or 0)})"
+                f"the owner's file {path} cannot be read ({os.strerror(error.errno or 0)})",
+                "Check its permissions.",
             ) from None
         if not kind(found.st_mode) or found.st_uid not in (0, os.getuid()):
             raise ConsentError(
-                f"{place} is not a plain file or folder of this user or of root",
+                f"{place} is not a plain file or folder that this user or root owns",
                 f"Run: chown {os.getuid()} {place}",
             )
         if found.st_mode & 0o022:
-            raise ConsentError(f"{place} can be written by others", f"Run: chmod go-w {place}")
+            raise ConsentError(f"other users can write to {place}", f"Run: chmod go-w {place}")

@@ -1,8 +1,8 @@
-"""Where things lie: what is the owner's where the owner says, and else beside the job file.
+"""The paths of a silo's table, state folder and results.
 
-On a machine with an owner's file (`blindsum.platform.job.owner`) nothing that a driver says leads to a
-path. Without one, tables are found relative to the job file, and state in BLINDSUM_HOME or the home
-of the user who runs the silo.
+On a machine with an owner's file (`blindsum.platform.job.owner`), the owner decides every path of
+the silo and the driver none. Without one, tables are found relative to the job file, and state in
+BLINDSUM_HOME or in the home folder of the user who runs the silo.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ SUBMITTED_VARIABLE = "BLINDSUM_SUBMITTED"
 
 
 def resolve(path: str, folder: str) -> Path:
-    """An absolute path; relative ones start at the job file's folder."""
+    """Return an absolute path; a relative one starts at `folder`, the job file's."""
     return Path(folder).joinpath(Path(path).expanduser()).resolve()
 
 
 def require_usable(folder: Path) -> None:
-    """Check that a state folder can be used, without making it.
+    """Check that a state folder can be used, without creating it.
 
     Raises:
-        LedgerError: it is no folder, or nothing can be written there.
+        LedgerError: it is not a folder, or it is not writable.
     """
     existing = next(p for p in (folder, *folder.parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -43,10 +43,10 @@ def require_usable(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class SiloPlaces:
-    """Where one silo of a job finds what is its own. Private to the silo.
+    """The paths of one silo of a job. Private to the silo.
 
-    `state` is the folder of ledger, identity and approvals; `dataset` the name under which the owner
-    knows the table, None without an owner's file.
+    `state` is the folder of ledger, identity and approvals. `dataset` is the table's name in the
+    owner's file, or None without an owner's file.
     """
 
     owner: Owner | None
@@ -56,20 +56,21 @@ class SiloPlaces:
     dataset: str | None
 
     def of_run(self, run: str) -> Path:
-        """The folder of what one run leaves at this silo: no other run's, and not the ledger's."""
+        """Return the folder for the files that one run leaves at this silo. No other run uses it,
+        and the ledger lies outside it."""
         return self.state / "runs" / run
 
 
 def silo_places(silo: SiloSection, folder: str) -> SiloPlaces:
-    """Where a silo of a job finds what is its own on this machine. Raises as `places_under`."""
+    """Return the paths of a silo on this machine. Raises as `places_under`."""
     return places_under(find_owner(), silo, folder)
 
 
 def places_under(owner: Owner | None, silo: SiloSection, folder: str) -> SiloPlaces:
-    """The same, under an owner's file that was read already.
+    """Return the paths of a silo, given an owner's file that has already been read, or None.
 
     Args:
-        folder: the job file's. Not looked at where there is an owner's file.
+        folder: the job file's folder. Not used if there is an owner's file.
 
     Raises:
         ConsentError: the owner's file does not allow this name, table or state folder, or cannot
@@ -84,19 +85,21 @@ def places_under(owner: Owner | None, silo: SiloSection, folder: str) -> SiloPla
     dataset = owner.dataset(silo.data)
     if (silo.private_tasks is None) != (dataset.private_tasks is None):
         raise ConsentError(
-            f"dataset {silo.data!r} has {'no ' if dataset.private_tasks is None else ''}private_tasks "
-            f"in {owner.path}, and the job says otherwise",
-            "Agree on silos.NAME.private_tasks; the file itself is the owner's to name.",
+            f"dataset {silo.data!r} has "
+            f"{'no ' if dataset.private_tasks is None else ''}private_tasks in {owner.path}, but "
+            f"the job has {'' if dataset.private_tasks is None else 'no '}private_tasks for it",
+            "Agree on whether to set silos.NAME.private_tasks; the owner's file decides its path.",
         )
     tasks = dataset.private_tasks
     return SiloPlaces(owner, state, Path(dataset.path), Path(tasks) if tasks else None, silo.data)
 
 
 def state_folder(silo: SiloSection) -> Path:
-    """The silo's own folder: ledger, identity, approvals, and what runs left there.
+    """Return the silo's state folder: ledger, identity, approvals, and files that runs left there.
 
-    Where the owner's file says. Without one in the home of whoever runs the silo, not beside the
-    job: a ledger must outlive a checkout or a job's temporary working directory.
+    The owner's file says where it is. Without an owner's file it is in the home folder of the user
+    who runs the silo, not beside the job: a ledger must outlive a checkout or a job's temporary
+    working directory.
 
     Raises:
         ConsentError: the owner's file does not allow that name, or the job names another folder.
@@ -109,8 +112,8 @@ def _state_under(owner: Owner | None, silo: SiloSection) -> Path:
         owner.require_name(silo.name)
         if silo.state and Path(silo.state).expanduser().absolute() != owner.state:
             raise ConsentError(
-                f"the job wants silo '{silo.name}' to keep its state elsewhere than {owner.path} says",
-                "Leave silos.NAME.state out: it is the owner's to say.",
+                f"the job sets silos.{silo.name}.state to another folder than {owner.path} does",
+                "Leave silos.NAME.state out of the job: the owner's file decides it.",
             )
         return owner.state
     if silo.state:
@@ -119,14 +122,17 @@ def _state_under(owner: Owner | None, silo: SiloSection) -> Path:
 
 
 def home_folder() -> Path:
-    """Where what is nobody's in particular lies on this machine: BLINDSUM_HOME, or else ~/.blindsum."""
+    """Return Blindsum's folder on this machine: BLINDSUM_HOME, or else ~/.blindsum."""
     home = Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".blindsum")
     return home.expanduser().absolute()
 
 
 def results_folder(folder: Path) -> Path:
-    """Where a run's results start from: where BLINDSUM_RESULTS says, or else beside the job file; of a
-    submitted job in the home of who runs it, since its own folder does not outlive it."""
+    """Return the folder that a run's results are relative to.
+
+    This is BLINDSUM_RESULTS if it is set, and else the job file's folder. For a submitted job it is
+    Blindsum's home folder instead, because the job's own folder does not outlive it.
+    """
     if said := os.environ.get(RESULTS_VARIABLE):
         return Path(said).expanduser().absolute()
     return home_folder() if SUBMITTED_VARIABLE in os.environ else folder
@@ -135,7 +141,8 @@ def results_folder(folder: Path) -> Path:
 def import_from(folder: str) -> None:
     """Let `model.factory` name a module that lies beside the job file.
 
-    Last on the path: a file there can add modules, never replace installed ones.
+    The folder comes last on the path: a file there can add a module, but never replace an
+    installed one.
     """
     if folder not in sys.path:
         sys.path.append(folder)

@@ -1,4 +1,4 @@
-"""A silo's private tasks: columns that it trains a head of its own on, and names to nobody."""
+"""A silo's private tasks: label columns with a private head, whose names never leave the silo."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blindsum.platform.job.yaml_reader import Loader
 
 
 def load_private_tasks(section: SiloSection, job: Job, path: Path | None) -> Tasks:
-    """A silo's own tasks; none if it has no file of them.
+    """Return a silo's private tasks, or an empty mapping if it has none.
 
     Args:
         path: the file, as `blindsum.platform.job.paths.silo_places` finds it.
@@ -25,7 +25,8 @@ def load_private_tasks(section: SiloSection, job: Job, path: Path | None) -> Tas
     if section.private_tasks is None or path is None:
         if not job.data.outputs:
             raise DataError(
-                "this silo has no task at all", "Give it private_tasks, or the job data.tasks."
+                "this silo has no task at all",
+                "Give the silo private_tasks, or give the job data.tasks.",
             )
         return {}
     known = {*(job.data.tasks or ()), *job.data.inputs}
@@ -33,27 +34,31 @@ def load_private_tasks(section: SiloSection, job: Job, path: Path | None) -> Tas
 
 
 def read_private_tasks(path: Path, known: Collection[str]) -> Tasks:
-    """A silo's own tasks, from its YAML file: a mapping of column names to settings.
+    """Read a silo's private tasks from its YAML file, a mapping of column names to settings.
+
+    Args:
+        known: columns that the job already uses: shared tasks and features.
 
     Raises:
-        DataError: the file cannot be read, or a task is wrong or also a known column: a shared task, or a
-            feature. Tasks are not named: errors reach the driver.
+        DataError: the file cannot be read, has no task or a wrong one, or names a known column.
+            The message names no task, because errors reach the driver.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
         tasks = TypeAdapter(dict[str, Task]).validate_python(content)
     except (OSError, UnicodeDecodeError):
         raise DataError(
-            "the file of this silo's private tasks cannot be read", "Check silos.private_tasks."
+            "this silo's file of private tasks cannot be read", "Check silos.private_tasks."
         ) from None
     except (yaml.YAMLError, ValidationError, ValueError, AttributeError, RecursionError):
         raise DataError(
-            "the file of this silo's private tasks is no mapping of columns to tasks",
+            "this silo's file of private tasks is not a mapping of columns to tasks",
             "Write NAME: {kind: binary} or {kind: regression, center: ..., scale: ...}.",
         ) from None
     if not tasks or set(tasks) & set(known):
         raise DataError(
-            "this silo's private tasks are none, or also in data.tasks or among the features",
-            "Name each column in one place.",
+            "this silo's file of private tasks is empty, or one of its columns is also in "
+            "data.tasks or among the features",
+            "Name at least one column, and name each column in one place only.",
         )
     return tasks

@@ -1,7 +1,7 @@
-"""The job: everything a run is told, validated at the door and immutable after it.
+"""The job: all settings of a run, validated when they are read and immutable afterwards.
 
-Unknown keys are refused everywhere, so that a misspelt `epsilom` cannot silently train
-without the budget its author meant.
+Unknown keys are refused everywhere. A misspelt `epsilom` therefore cannot silently train without
+the intended budget.
 """
 
 from __future__ import annotations
@@ -18,30 +18,37 @@ RESERVED = ("aggregator", "driver", "check")
 
 
 class SiloSection(Section):
-    """One data owner."""
+    """One silo of the job: a data owner and its table."""
 
     name: Name = Field(description="Short name; appears in every message about this silo.")
-    data: str = Field(description="Parquet or CSV file, relative to the job file or absolute.")
+    data: str = Field(
+        description="Parquet or CSV file, relative to the job file or absolute; at a silo with an "
+        "owner's file, a dataset's name in it."
+    )
 
     @field_validator("state")
     @classmethod
     def _does_not_depend_on_a_folder(cls, state: str | None) -> str | None:
         if state is not None and not state.startswith(("/", "~")):
-            raise ValueError("write an absolute path, or one from ~: the ledger must not move")
+            raise ValueError(
+                "write an absolute path, or one that starts with ~: the ledger must not move"
+            )
         return state
 
     epsilon: Positive | None = Field(None, description="Stricter budget than privacy.epsilon.")
     identity: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
-        description="Fingerprint of this silo's identity (blindsum identity); others are refused.",
+        description="Fingerprint of this silo's identity, from blindsum identity; any other "
+        "identity is refused.",
     )
     state: str | None = Field(
         None, description="Folder of ledger and identity; default ~/.blindsum/silos/NAME."
     )
     private_tasks: str | None = Field(
         None,
-        description="YAML file of this silo's own tasks, on its node: their heads never leave it.",
+        description="YAML file of this silo's private tasks, on its node; their heads never leave "
+        "the silo.",
     )
 
 
@@ -60,7 +67,7 @@ class Mlp(Section):
 
 
 class Factory(Section):
-    """Your own: `function(features: int, outputs: int) -> torch.nn.Module`."""
+    """A model of your own: `function(features: int, outputs: int) -> torch.nn.Module`."""
 
     kind: Literal["factory"]
     factory: str
@@ -74,15 +81,15 @@ class Factory(Section):
 
 
 class TrainingSection(Section):
-    """Local training. One step takes a Poisson sample: each record with probability
-    `sampling_rate`, independently."""
+    """Local training. One step takes a Poisson sample: it includes each record independently with
+    probability `sampling_rate`."""
 
     rounds: int = Field(ge=1, le=100_000)
     local_steps: int = Field(10, ge=1, le=100_000)
     sampling_rate: float = Field(gt=0, le=1)
     expected_batch_size: Positive = Field(
-        description="Public divisor of the clipped sum; about sampling_rate times a silo's "
-        "records. A constant, so that the size of a silo's data stays protected too."
+        description="Public divisor of the clipped sum; about sampling_rate times the number of a "
+        "silo's records. It is a constant, so that the size of a silo's data stays protected too."
     )
     learning_rate: Positive
 
@@ -94,38 +101,45 @@ class TrainingSection(Section):
 
 
 class ServerSection(Section):
-    """How every silo turns the mean update into the next model, identically."""
+    """The server optimizer, with which every silo turns the mean update into the next model. All
+    silos compute the same model."""
 
     optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
     learning_rate: Positive = 1.0
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum, and adam's first beta")
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="Momentum of momentum; first beta of adam."
+    )
 
 
 class _Noise(Section):
-    """What local and shared noise have in common."""
+    """The settings that local and shared noise have in common."""
 
     epsilon: Positive
     delta: float = Field(ge=1e-12, lt=0.5)
     clip_norm: Positive = Field(
-        1.0, description="Greatest L2 norm of a record's gradient; of round 1, where it adapts."
+        1.0,
+        description="Greatest L2 norm of a record's gradient; with clip_quantile, that of round 1.",
     )
     clip_quantile: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Adapt clip_norm until this share of the gradients stays below it.",
+        description="Adapt the clip norm so that this share of the gradients is within it.",
     )
     metrics_epsilon: Positive | None = Field(
         None,
-        description="Budget of held-out records: noise on their counts. Without: exact counts.",
+        description="Budget of held-out records, whose counts are then noised; default: exact "
+        "counts.",
     )
     metrics_every: int = Field(
-        1, ge=1, description="Rounds from one evaluation to the next; the last is evaluated too."
+        1,
+        ge=1,
+        description="Number of rounds between evaluations; the last round is always evaluated.",
     )
     test_seed: int | None = Field(
         None,
         ge=0,
-        description="Noise and samples from this seed, known to all: for tests, NOT private.",
+        description="Draw noise and samples from this publicly known seed: for tests, NOT private.",
     )
 
 
@@ -137,63 +151,67 @@ class LocalNoise(_Noise):
         None,
         ge=0.2,
         le=1000,
-        description="Fixed by hand; the run then stops where the budget ends.",
+        description="Fixes the noise multiplier; the run then stops where the budget ends.",
     )
 
 
 class SharedNoise(_Noise):
-    """Record-level DP-SGD over all silos' records: one step a round, noise made together, as
-    much as one trusted server would add (`blindsum.platform.privacy.shared_noise`)."""
+    """Record-level DP-SGD over all silos' records, with one step a round. Each silo adds a share of
+    the noise, in total as much as one trusted server would add
+    (`blindsum.platform.privacy.shared_noise`)."""
 
     noise: Literal["shared"]
     colluders: int = Field(
         1,
         ge=0,
         le=63,
-        description="Silos that may pool what they know; the others' noise alone suffices.",
+        description="Number of silos that may collude; the other silos' noise alone suffices.",
     )
 
 
 class NoNoise(Section):
-    """No differential privacy. For comparisons: every output says so."""
+    """No differential privacy, for comparisons. Every output says so."""
 
     noise: Literal["none"]
 
 
 class EncryptionSection(Section):
-    """How updates become integers and ciphertext."""
+    """The encoding of updates as integers, and their encryption."""
 
     scheme: Literal["ckks", "none"] = "ckks"
     bits: int | None = Field(None, ge=2, le=24)
     range: Positive | None = Field(
         None,
-        description="Greatest magnitude of one value of an update; default 1, or what clipping "
-        "and noise need where the noise is shared.",
+        description="Greatest magnitude of one value of an update; default 1. Under shared noise "
+        "it follows from clipping and noise.",
     )
     adapt_range: bool = Field(
         True,
-        description="Double or halve the range between rounds, from public figures alone; not "
-        "where the noise is shared.",
+        description="Double or halve the range between rounds, from public figures alone; no "
+        "effect under shared noise.",
     )
     verify: Literal["hash", "keep"] = Field(
         "hash",
-        description="Every silo checks every total by its hash; keep: aggregators also keep the "
-        "signed uploads, from which a silo says who cheated where the check fails.",
+        description="hash: every silo verifies every total by its hash. keep: aggregators also "
+        "keep the signed uploads, so that a silo can tell who cheated if a check fails.",
     )
     aggregators: int | None = Field(
-        None, ge=1, le=64, description="Actors that share the sum; default: by the model's size."
+        None,
+        ge=1,
+        le=64,
+        description="Number of aggregators that divide the sum; default: by the model's size.",
     )
 
 
 class DeadlineSection(Section):
-    """After these many seconds without an answer a silo counts as lost."""
+    """Deadlines in seconds: a silo that has not answered by then counts as lost."""
 
     start_s: Positive = 120.0
     round_s: Positive = 600.0
 
 
 class TrackingSection(Section):
-    """MLflow."""
+    """Tracking with MLflow."""
 
     uri: str | None = Field(None, description="Default: a SQLite file beside the job file.")
     experiment: str | None = Field(None, description="Default: the job's name.")
@@ -203,7 +221,12 @@ class Job(Section):
     """A whole job file."""
 
     name: Name
-    seed: int = Field(0, ge=0, lt=2**63, description="Of initial weights; never of noise.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="Seed of the initial weights; never of noise in a private run.",
+    )
     silos: list[SiloSection] = Field(min_length=2, max_length=64)
     data: DataSection
     model: Annotated[Linear | Mlp | Factory, Field(discriminator="kind")]
@@ -215,7 +238,7 @@ class Job(Section):
         None,
         ge=2,
         le=64,
-        description="Fewest silos that a round is done with once others are lost; default: all.",
+        description="Fewest silos with which a round can complete; default: all.",
     )
     deadlines: DeadlineSection = DeadlineSection()
     tracking: TrackingSection = TrackingSection()
@@ -225,13 +248,13 @@ class Job(Section):
     def _silos_are_distinct(self) -> Job:
         for key in ("name", "data", "state"):
             values = [v for s in self.silos if (v := getattr(s, key)) is not None]
-            if key == "data":  # two owners may have given their tables the same name
+            if key == "data":  # two owners may use the same name for their datasets
                 values = [v for v in values if not is_name(v)]
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"two silos have the same {key}, {twice[0]!r}")
         if reserved := [name for name in self.roster if name in RESERVED]:
-            raise ValueError(f"a silo cannot be named {reserved[0]!r}")
+            raise ValueError(f"a silo cannot be named {reserved[0]!r}: the name is reserved")
         if self.privacy.noise == "none" and any(s.epsilon is not None for s in self.silos):
             raise ValueError("a silo has an epsilon but privacy.noise is none")
         return self
@@ -242,7 +265,9 @@ class Job(Section):
             raise ValueError("give data.target, data.tasks, or silos with private_tasks")
         if self.has_private_tasks:
             if self.data.target is not None:
-                raise ValueError("private_tasks go with data.tasks, not with data.target")
+                raise ValueError(
+                    "private_tasks can be combined with data.tasks, not with data.target"
+                )
             if self.model.kind != "mlp":
                 raise ValueError("private_tasks need model.kind mlp: its hidden layers are shared")
         if (
@@ -251,8 +276,8 @@ class Job(Section):
             and self.privacy.metrics_epsilon
         ):
             raise ValueError(
-                "privacy.metrics_epsilon covers counts of classes alone: a record moves an AUROC of "
-                "tasks by an unknown amount"
+                "privacy.metrics_epsilon covers only the counts of data.target: the effect of one "
+                "record on the AUROC of a task has no known bound"
             )
         return self
 
@@ -266,25 +291,27 @@ class Job(Section):
             )
         if self.privacy.colluders >= self.least_silos:
             raise ValueError(
-                f"privacy.colluders is {self.privacy.colluders}, with rounds of {self.least_silos} "
-                f"silos at most {self.least_silos - 1}"
+                f"privacy.colluders is {self.privacy.colluders}, but must be below the quorum of "
+                f"{self.least_silos} silos (at most {self.least_silos - 1})"
             )
         if self.encryption.scheme == "none":
             raise ValueError(
                 "privacy.noise shared needs encryption.scheme ckks: without masks the aggregator "
-                "would see each silo's sum under its own share of the noise alone"
+                "would see each silo's sum protected only by that silo's own noise share"
             )
         if self.encryption.range is not None:
             raise ValueError(
-                "encryption.range follows from clipping and noise under privacy.noise shared: "
-                "leave it out"
+                "leave encryption.range out: under privacy.noise shared it follows from clipping "
+                "and noise"
             )
         return self
 
     @model_validator(mode="after")
     def _a_quorum_is_of_the_silos(self) -> Job:
         if self.least_silos > len(self.silos):
-            raise ValueError(f"quorum is {self.quorum}, with {len(self.silos)} silos")
+            raise ValueError(
+                f"quorum is {self.quorum}, but the job has only {len(self.silos)} silos"
+            )
         return self
 
     @model_validator(mode="after")
@@ -301,7 +328,8 @@ class Job(Section):
 
     @property
     def least_silos(self) -> int:
-        """Fewest silos of a round. Noise that is made together is enough with so many."""
+        """The fewest silos of a round: the quorum, or by default all. Under shared noise, the
+        noise shares of this many silos suffice."""
         return self.quorum or len(self.silos)
 
     @property
@@ -311,24 +339,24 @@ class Job(Section):
 
     @property
     def adapts_range(self) -> bool:
-        """Whether the range moves between rounds."""
+        """Whether the range changes between rounds."""
         return self.encryption.adapt_range and self.privacy.noise != "shared"
 
     def evaluates(self, round: int) -> bool:
-        """Whether held-out records are evaluated after that round."""
+        """Return whether held-out records are evaluated after that round."""
         every = 1 if self.privacy.noise == "none" else self.privacy.metrics_every
         return round % every == 0 or round == self.training.rounds
 
     @property
     def has_private_tasks(self) -> bool:
-        """Whether a silo has tasks of its own; the model is then a trunk with heads."""
+        """Whether any silo has private tasks; the model is then a trunk with heads."""
         return any(silo.private_tasks for silo in self.silos)
 
     @property
     def roster(self) -> tuple[str, ...]:
-        """Names of all silos, in the file's order."""
+        """The names of all silos, in the job file's order."""
         return tuple(silo.name for silo in self.silos)
 
     def silo(self, name: str) -> SiloSection:
-        """The section of one silo."""
+        """Return the section of one silo."""
         return next(silo for silo in self.silos if silo.name == name)

@@ -1,4 +1,4 @@
-"""YAML files that people write: read into checked sections, every fault with its line and its mend."""
+"""Reads YAML files into validated sections; every fault is reported with its line and a remedy."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _MENDS = {
 
 
 class Loader(yaml.SafeLoader):
-    """YAML's safe subset, in which 1e-5 is a number as in YAML 1.2, not a text."""
+    """A loader of YAML's safe subset, in which 1e-5 is a number as in YAML 1.2, not text."""
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes what `Loader` reads as it was: text that looks like 1e5 in quotes."""
+    """A dumper whose output `Loader` reads back unchanged: text that looks like 1e5 is quoted."""
 
 
 for kind in (Loader, Dumper):
@@ -50,13 +50,13 @@ for kind in (Loader, Dumper):
 
 
 def dump(content: Any) -> str:
-    """YAML text, keys in their order."""
+    """Return content as YAML text, with keys in their order."""
     return str(yaml.dump(content, Dumper=Dumper, sort_keys=False))
 
 
 @dataclass(frozen=True)
 class YamlFile(Generic[S]):
-    """A checked section, the lines of its keys, and the text with overrides applied."""
+    """A validated section, the lines of its keys, and the text with overrides applied."""
 
     section: S
     lines: dict[Place, int]
@@ -74,11 +74,11 @@ def read_section(
     """Read a YAML file, apply `key.key=value` overrides, and validate.
 
     Args:
-        kind: what the file is, for messages: "job".
-        start: how to come by one.
+        kind: the kind of file, for messages: "job".
+        start: how to create such a file, for messages.
 
     Raises:
-        error: the file cannot be read or a setting is wrong; names every fault at once.
+        error: the file cannot be read or a setting is wrong; lists every fault at once.
     """
     source = _source(path, kind, start, error)
     try:
@@ -90,13 +90,13 @@ def read_section(
 def parse_section(
     source: str, name: str, model: type[S], kind: str, start: str, overrides: Sequence[str] = ()
 ) -> YamlFile[S]:
-    """The same, of a text.
+    """Parse YAML text, apply overrides, and validate, as `read_section` does for a file.
 
     Args:
-        name: of the file it is from.
+        name: the name of the file that the text is from.
 
     Raises:
-        JobError: names every fault at once.
+        JobError: the text or a setting is wrong; lists every fault at once.
     """
     content, lines = _parsed(source, name, kind, start)
     overridden = [_override(content, text) for text in overrides]
@@ -131,30 +131,30 @@ def _parsed(
         content = yaml.load(source, Loader=Loader)
     except (ValueError, AttributeError, RecursionError, OverflowError):
         raise JobError(
-            f"{name} holds a value that YAML cannot read as what it looks like",
+            f"{name} has a value that looks like a date or a number but is not valid as one",
             "Put quotes around text that looks like a date or a number; remove !! tags.",
         ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it is not YAML"
-        raise JobError(f"{name}{place}: {problem}", "Mend the YAML syntax.") from None
+        raise JobError(f"{name}{place}: {problem}", "Correct the YAML syntax.") from None
     if not isinstance(content, dict) or node is None:
-        raise JobError(f"{name} holds no {kind}", start)
+        raise JobError(f"{name} is not a {kind} file: it has no keys at its top level", start)
     lines: dict[Place, int] = {}
     _index(node, (), lines, name)
     return content, lines
 
 
 def _index(node: yaml.Node, path: Place, lines: dict[Place, int], file: str) -> None:
-    """Remember the line of every key; refuse keys that YAML would silently let win."""
+    """Record the line of every key; refuse a duplicate key, which YAML silently overrides."""
     lines[path] = node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             line = key.start_mark.line + 1
             if key.value in seen:
-                raise JobError(f"{file}, line {line}: {key.value!r} is there twice", "Keep one.")
+                raise JobError(f"{file}, line {line}: duplicate key {key.value!r}", "Keep one.")
             seen.add(key.value)
             _index(value, (*path, key.value), lines, file)
             lines[(*path, key.value)] = line
@@ -164,10 +164,10 @@ def _index(node: yaml.Node, path: Place, lines: dict[Place, int], file: str) -> 
 
 
 def _override(content: dict[str, Any], text: str) -> Place:
-    """Set one `key.key=value`; list items by their position or, for silos, by name."""
+    """Set one `key.key=value`. A list item is named by its position or its `name`."""
     dotted, equals, value = text.partition("=")
     if not equals or not dotted.strip():
-        raise JobError(f"--set {text!r} is not of the form key.key=value")
+        raise JobError(f"--set {text!r} does not have the form key.key=value")
     keys = dotted.strip().split(".")
     here: Any = content
     path: list[str | int] = []
@@ -181,7 +181,7 @@ def _override(content: dict[str, Any], text: str) -> Place:
             if not 0 <= position < len(here):
                 raise JobError(
                     f"--set {dotted}: there is no item {key!r}",
-                    f"Take one of: {', '.join(str(n or i) for i, n in enumerate(names))}.",
+                    f"Choose one of: {', '.join(str(n or i) for i, n in enumerate(names))}.",
                 )
             step = position
         elif not isinstance(here, dict):
@@ -215,7 +215,7 @@ def _describe(
     if kind == "extra_forbidden":
         message = "unknown key"
         close = difflib.get_close_matches(str(path[-1]), section, n=1)
-        mend = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(section)}."
+        mend = f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(section)}."
     elif kind in ("model_attributes_type", "model_type"):
         message, mend = "is not a section", "Write its keys, indented below it."
     elif kind == "missing":
@@ -228,7 +228,7 @@ def _describe(
     elif kind == "union_tag_invalid":
         context = fault.get("ctx", {})
         message = f"{context.get('tag')!r} is not known"
-        mend = f"Take one of: {context.get('expected_tags')}."
+        mend = f"Choose one of: {context.get('expected_tags')}."
     dotted = ".".join(str(part) for part in path) or "the file"
     if any(path[: len(one)] == one or one[: len(path)] == path for one in overridden if path):
         place = "--set"
@@ -241,9 +241,9 @@ def _describe(
 def _resolve(
     location: Sequence[str | int], content: Any, root: type[BaseModel]
 ) -> tuple[Place, list[str]]:
-    """The path as written in the file, and the keys known at its parent.
+    """Return the path as written in the file, and the keys known at its parent.
 
-    Pydantic puts the tags of chosen kinds into the path; the file has no such keys.
+    Pydantic adds the tags of the chosen kinds to the path; the file has no such keys.
     """
     path: list[str | int] = []
     here: Any = content
@@ -255,7 +255,7 @@ def _resolve(
             model = next((k for k in kinds if _is_kind(k, str(part))), model)
             known, kinds = list(model.model_fields), []
             continue
-        if part in _FORMS and not _has(here, part):  # which of two forms was tried
+        if part in _FORMS and not _has(here, part):  # the form that pydantic tried
             continue
         path.append(part)
         here = here[part] if _has(here, part) else None
@@ -275,13 +275,13 @@ def _has(here: Any, part: str | int) -> bool:
 
 
 def _sections_of(model: type[BaseModel], part: str | int) -> list[type[BaseModel]]:
-    """The section classes that may stand below a key."""
+    """Return the section classes that are allowed below a key."""
     field = model.model_fields.get(str(part)) if not isinstance(part, int) else None
     return _sections(field.annotation) if field else []
 
 
 def _is_kind(model: type[BaseModel], tag: str) -> bool:
-    """Whether a tag such as `local` or `mlp` chooses this section."""
+    """Return whether a tag such as `local` or `mlp` chooses this section."""
     choosers = (model.model_fields.get(name) for name in ("kind", "noise"))
     return any(c and tag in getattr(c.annotation, "__args__", ()) for c in choosers)
 

@@ -1,1 +1,1 @@
-"""What is promised to a record: plan, noise, releases and the privacy statement."""
+"""The privacy guarantee for a record: plan, noise, releases and the privacy statement."""

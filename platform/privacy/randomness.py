@@ -1,7 +1,7 @@
-"""Where randomness comes from. Noise and sampling never come from a seed.
+"""Sources of randomness. In a private run, noise and samples never come from a seed.
 
-A seed in a job file is known to everyone who holds the file: noise drawn from it could be
-subtracted from an update. Only the job's reference arm without privacy is seeded.
+Everyone who has a job file knows its seed. If noise were drawn from the seed, they could subtract
+it from an update. Only runs without privacy are seeded.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ _ROOT_2 = math.sqrt(2)
 
 
 def cryptographic_generator() -> np.random.Generator:
-    """AES-128 in counter mode (NIST SP 800-38A) under a fresh key from the operating system."""
+    """Return AES-128 in counter mode (NIST SP 800-38A), with a fresh key from the operating
+    system."""
     return np.random.Generator(AESCounter(key=secrets.randbits(128)))
 
 
 def seeded_generator(seed: int, *labels: str | int) -> np.random.Generator:
-    """A reproducible generator, for runs without privacy and for stochastic rounding there."""
+    """Return a reproducible generator, for runs without privacy and their stochastic rounding."""
     text = "\0".join(str(part) for part in (seed, *labels))
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()))
 
 
 def generator_of(job: Job, silo: str) -> np.random.Generator:
-    """A silo's noise and samples. Never from a seed, but in a run that says it is not private."""
+    """Return the generator of a silo's noise and samples: seeded only in a run that says that it
+    is not private."""
     if job.private:
         return cryptographic_generator()
     section = job.privacy
@@ -46,12 +48,13 @@ def generator_of(job: Job, silo: str) -> np.random.Generator:
 
 
 def normal_blocks(count: int, random: np.random.Generator) -> Iterator[tuple[slice, torch.Tensor]]:
-    """That many standard normals, float64, a range at a time; a range's hold until the next.
+    """Yield `count` standard normals, float64, a block at a time, each with its slice.
 
-    A fresh key from `random` starts AES-256 in counter mode; 51 bits of each 64-bit word
-    make a uniform on the midpoints of (-1, 1), and the inverse error function a normal of it. A
-    third of the time of numpy's ziggurat, which draws one by one. No draw passes 8.2
-    deviations: real normals do with probability 2^-51.
+    A block's values are valid only until the next block is drawn. A fresh key from `random` starts
+    AES-256 in counter mode; 51 bits of each 64-bit word make a uniform on the midpoints of
+    (-1, 1), which the inverse error function turns into a normal. This takes a third of the time
+    of numpy's ziggurat, which draws one value at a time. No draw exceeds 8.2 standard deviations;
+    a true normal does so with probability 2^-51.
     """
     stream = Cipher(algorithms.AES(random.bytes(32)), modes.CTR(bytes(16))).encryptor()
     zeros, drawn = bytes(8 * _BLOCK), bytearray(8 * _BLOCK)
@@ -68,16 +71,16 @@ def add_gaussian(target: torch.Tensor, deviation: float, random: np.random.Gener
     if deviation == 0:
         return
     flat = target.view(-1)
-    drawn = torch.empty(_BLOCK, dtype=target.dtype)  # adding types of two kinds is slower
+    drawn = torch.empty(_BLOCK, dtype=target.dtype)  # adding tensors of two dtypes is slower
     for where, normals in normal_blocks(flat.numel(), random):
         flat[where].add_(drawn[: normals.numel()].copy_(normals), alpha=deviation)
 
 
 def normals(count: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """That many standard normals by Box and Muller (1958), for noise that must hold to the tails.
+    """Return `count` standard normals by Box and Muller (1958), accurate into the tails.
 
-    Uniforms of 64 bits, the small ones at their full relative precision, make radii up to 9.5:
-    a pair of real normals passes that with probability 2^-65.
+    Uniforms of 64 bits, the small ones at full relative precision, give radii up to 9.5. A pair
+    of true normals exceeds that radius with probability 2^-65.
     """
     pairs = (count + 1) // 2
     words = np.frombuffer(random.bytes(16 * pairs), "<u8")

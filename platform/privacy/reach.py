@@ -1,15 +1,15 @@
-"""How far honest silos can move the model in one round: a public bound that every total is held to.
+"""The reach: a public bound on how far honest silos can move the model in one round.
 
-Under encryption nobody sees a single update, so a silo that lies could use the codec's whole room.
-What honest silos send is bounded by clipping and noise, both public. A mean beyond that is scaled
-down to it before it is applied. This looks at the total alone: post-processing, which costs no
-privacy. It bounds the length of a step and says nothing of its direction.
+Under encryption nobody sees a single update, so a dishonest silo could use the whole range of the
+encoding. Clipping and noise, both public, bound the updates of honest silos. A mean update beyond
+that bound is scaled down to it before it is applied. The step looks only at the total: it is
+post-processing and costs no privacy. It bounds the length of a step, not its direction.
 
 Legend: n silos in the round, d values, C the clip norm (times the round's `clipping`), m the
-expected batch size, z the update's noise multiplier, s the deviation of a silo's share of shared
-noise, k local steps, r the learning rate, u one integer unit. A normal vector of deviation s stays
-within s (sqrt(d) + TAIL) but with probability exp(-TAIL^2 / 2), about 2^-72 (Boucheron, Lugosi and
-Massart, "Concentration Inequalities", 2013, theorem 5.6).
+expected batch size, z the update's noise multiplier, s the standard deviation of a silo's share of
+shared noise, k local steps, r the learning rate, u one integer unit. The norm of a normal vector
+of standard deviation s exceeds s (sqrt(d) + TAIL) with probability at most exp(-TAIL^2 / 2), about
+2^-72 (Boucheron, Lugosi and Massart, "Concentration Inequalities", 2013, theorem 5.6).
 
     shared noise    |sum|  <= n C m SLACK + s sqrt(n) (sqrt(d) + TAIL) + n u sqrt(d)
     local noise     |mean| <= r k C SLACK + r z C sqrt(k / n) / m (sqrt(d) + TAIL) + u sqrt(d)
@@ -27,17 +27,20 @@ from blindsum.platform.privacy.plan import PrivacyPlan, plan
 
 TAIL = 10.0
 SLACK = 2.0
-"""How much larger than expected_batch_size a silo's samples may be before its sum is held back."""
+"""Factor by which a silo's sample may exceed expected_batch_size before its sum is scaled down."""
 
 
 def honest_reach(
     job: Job, own: PrivacyPlan | None, silos: int, values: int, unit: float, clipping: float
 ) -> float:
-    """Greatest L2 norm of the mean update that honest silos reach; infinite without clipping.
+    """Return the greatest L2 norm of honest silos' mean update; infinite without clipping.
 
     Args:
-        own: this silo's plan. The job's own clip norm counts, which no silo's exceeds.
-        unit: of one integer that silos send.
+        own: this silo's plan. The bound uses the job's clip norm, which no silo's clip norm
+            exceeds.
+        silos: n, the number of silos in the round.
+        values: d, the number of values in the update.
+        unit: u, the size of one integer unit.
         clipping: the round's clip norm, in units of the job's.
     """
     section, training = job.privacy, job.training
@@ -52,7 +55,7 @@ def honest_reach(
         of_rounding = silos * unit * math.sqrt(values)
         return rate / batch * (of_sums + of_noise + of_rounding) / silos
     steps = training.local_steps
-    # The laxest budget has the least noise and the strictest the most: the job's greatest counts.
+    # The strictest budget has the most noise, so the bound uses the greatest noise in the job.
     of_sums = rate * steps * clip_norm * SLACK
     noisiest = max(own.update_noise, _greatest_noise(job))
     of_noise = rate * noisiest * clip_norm * math.sqrt(steps / silos) / batch * spread
@@ -65,7 +68,7 @@ def _greatest_noise(job: Job) -> float:
 
 
 def held_to(mean: npt.NDArray[np.float64], norm: float, reach: float) -> bool:
-    """Scale a mean update down to the reach, in place; whether it was beyond it.
+    """Scale a mean update down to the reach, in place, and return whether it was beyond it.
 
     Args:
         norm: the mean's L2 norm.

@@ -1,4 +1,4 @@
-"""A run's privacy statement: what is promised, how, on whose trust, and what is not covered.
+"""A run's privacy statement: the guarantee, its mechanism, whom it trusts, what it does not cover.
 
 The headings follow the layers of NIST SP 800-226, "Guidelines for Evaluating Differential Privacy
 Guarantees" (2025): parameters and unit, algorithms with utility and bias, query and threat model,
@@ -39,10 +39,10 @@ HEADINGS = (
 )
 
 NOT_COVERED = (
-    "settings chosen by looking at private records: no ledger counts that",
-    "a person with several records: protected less, by group privacy",
-    "silos that do not do what their software says",
-    "sizes and timing of what is sent",
+    "choosing settings by looking at private records: no ledger accounts for it",
+    "a person with several records: protected less (group privacy)",
+    "silos that deviate from the protocol",
+    "sizes and timing of messages",
 )
 
 
@@ -53,13 +53,13 @@ def privacy_statement(
     utility: str = "",
     owned: Mapping[str, bool] | None = None,
 ) -> Statement:
-    """The statement, by heading.
+    """Return the statement, by heading.
 
     Args:
-        plans: every silo's plan.
-        spent: epsilon spent by silo, an upper bound; None before a run.
-        utility: what came out, in a line.
-        owned: whether an owner's file is in force, by silo.
+        plans: the plan of every silo, by name.
+        spent: upper bound on the epsilon that each silo spent; None before a run.
+        utility: the run's result on held-out records, in one line.
+        owned: for each silo, whether an owner's file is in force.
     """
     section = job.privacy
     trust = _trust(job) | _consent(owned or {})
@@ -79,18 +79,20 @@ def privacy_statement(
             name: described[name] for name in ("mechanism", "sampler", "accountant")
         }
         | {
-            "composition": "all rounds and all attempts of the job, charged before each",
-            "over jobs": "each job has its own budget; a limit over jobs holds where the silo's "
-            "machine has an owner's file and its owner has set one, for all that has an epsilon (exact held-out counts have none)",
+            "composition": "all rounds and all attempts of the job; each is charged before it "
+            "starts",
+            "across jobs": "each job has its own budget; a lifetime limit across jobs applies only "
+            "where the silo's machine has an owner's file and its owner has set a limit, and "
+            "covers every release that has an epsilon (exact held-out counts have none)",
             "held-out records": metrics_guarantee(job),
         }
         | _held_out(job),
         "Utility": {"held-out": utility or "not measured before a run"},
         "Bias": {
-            "clipping": "gradients above the clip norm are cut, which moves the model "
-            "away from records that differ most from the others",
-            "small groups": "noise is the same for all: groups with few records lose more accuracy; "
-            "accuracy by group is not measured here",
+            "clipping": "gradients above the clip norm are scaled down to it, which moves the "
+            "model away from the records that differ most from the others",
+            "small groups": "the noise does not depend on a group's size, so groups with few "
+            "records lose more accuracy; accuracy by group is not measured here",
         },
         "Query model": {
             "released": "the model after every round, to all silos and the driver",
@@ -100,10 +102,10 @@ def privacy_statement(
         "Threat model and trust": trust,
         "Mechanism implementation": {
             "noise": described["generator"],
-            "floating point": "integers leave the silos; the noise is rounded with them"
+            "floating point": "silos send integers, rounded after the noise is added"
             if section.noise == "shared"
-            else "noise in double precision, rounded stochastically before it leaves: no proof "
-            "against attacks on floating point",
+            else "noise is drawn in double precision, and the noised update is rounded "
+            "stochastically before it is sent; there is no proof against floating-point attacks",
             "code": f"blindsum {version('blindsum')}, {ACCOUNTANT}, "
             f"opacus {version('opacus')}, torch {version('torch')}",
         },
@@ -114,7 +116,8 @@ def privacy_statement(
             else "NOT encrypted: the aggregator's process sees them",
         },
         "Data collection exposure": {
-            "collection": "each silo's own; Blindsum reads what the silo already holds"
+            "collection": "each silo collects its own records; Blindsum reads what the silo "
+            "already holds"
         },
         "What is not covered": {str(i): text for i, text in enumerate(not_covered, 1)},
     }
@@ -122,17 +125,18 @@ def privacy_statement(
 
 
 def _unprotected(job: Job, trust: dict[str, str]) -> Statement:
-    why = "it adds no noise" if job.privacy.noise == "none" else "its noise is from a known seed"
+    no_noise = job.privacy.noise == "none"
+    why = "it adds no noise" if no_noise else "its noise is drawn from a known seed"
     return {
         "Privacy parameters": {
-            "epsilon": f"unbounded: this run has no differential privacy, {why}"
+            "epsilon": f"unbounded: this run has no differential privacy, because {why}"
         },
         "Threat model and trust": trust,
         "What is not covered": {"everything": "the model may reveal training records"},
     }
 
 
-_CURIOUS = "may be curious, and work with silos"
+_CURIOUS = "may be curious and may collude with silos"
 
 
 def _parameters(plan: PrivacyPlan, spent: float | None) -> dict[str, Any]:
@@ -144,7 +148,7 @@ def _parameters(plan: PrivacyPlan, spent: float | None) -> dict[str, Any]:
         "clip norm": plan.clip_norm,
         "sampling rate": plan.sampling_rate,
         **(
-            {"deviation of the unclipped count's noise": plan.count_noise}
+            {"standard deviation of the noise on the unclipped count": plan.count_noise}
             if plan.count_noise
             else {}
         ),
@@ -158,11 +162,12 @@ def _held_out(job: Job) -> dict[str, Any]:
     if plan is None:
         return {}
     return {
-        "held-out mechanism": "Gaussian noise on counts to which a record adds at most "
-        f"{HELD_OUT_SENSITIVITY:.4g} in L2, made as the updates' noise is",
+        "held-out mechanism": "Gaussian noise on counts, drawn in the same way as the updates' "
+        f"noise; one record changes the counts by at most {HELD_OUT_SENSITIVITY:.4g} in L2",
         "held-out plan": f"{plan.rounds} evaluations at noise multiplier "
         f"{plan.noise_multiplier:.6g}: epsilon {plan.epsilon_planned:.6g}, {ACCOUNTANT}",
-        "within the job": "a record is in training or held out, never both: the larger budget counts",
+        "within the job": "a record is either trained on or held out, never both, so the larger "
+        "of the two budgets covers it",
     }
 
 
@@ -170,28 +175,28 @@ def _trust(job: Job) -> dict[str, str]:
     section, n = job.privacy, len(job.silos)
     encrypted = job.encryption.scheme == "ckks"
     found = {
-        "who queries the model": "not trusted" if job.private else "TRUSTED",
-        "other silos": "not trusted with records",
+        "anyone who can query the model": "untrusted" if job.private else "TRUSTED",
+        "other silos": "not trusted with a silo's records",
         "aggregator, driver, network": _CURIOUS if encrypted else "TRUSTED",
     }
     if section.noise == "shared":
         honest = job.least_silos - section.colluders
         found["other silos"] = (
             f"up to {section.colluders} of {n} may collude; at least {honest} must add their share "
-            "of the noise and keep it"
+            "of the noise and keep it secret"
         )
         found["aggregator, driver, network"] = (
-            f"{_CURIOUS}, as long as the masks hold and the driver gives every silo the agreed job "
-            "and does not answer in other silos' names"
+            f"{_CURIOUS}, provided that the masks are secure, and that the driver sends every silo "
+            "the agreed job and impersonates no silo"
         )
     if job.least_silos < n:
-        found["silos that are lost"] = (
-            f"the run goes on with at least {job.least_silos} of {n}; every further attempt at a round is "
-            "charged"
+        found["lost silos"] = (
+            f"the run continues with at least {job.least_silos} of {n}; every further attempt at a "
+            "round is charged"
         )
     pinned = sum(silo.identity is not None for silo in job.silos)
     found["identities pinned in the job file"] = f"{pinned} of {n}"
-    found["totals"] = "every silo checks that each is the sum of what the silos sent" + (
+    found["totals"] = "every silo verifies that each total is the sum of the silos' uploads" + (
         "; signed uploads are kept as evidence" if job.encryption.verify == "keep" else ""
     )
     return found
@@ -202,14 +207,16 @@ def _consent(owned: Mapping[str, bool]) -> dict[str, str]:
         return {}
     open_ = [name for name, one in owned.items() if not one]
     return {
-        "owners' consent and lifetime limits": f"NOT ENFORCED at {', '.join(open_)}: no owner's file"
-        if open_
-        else "enforced at every silo"
+        "owners' consent and lifetime limits": (
+            f"NOT ENFORCED at {', '.join(open_)}: no owner's file"
+            if open_
+            else "enforced at every silo"
+        )
     }
 
 
 def as_page(statement: Statement, title: str) -> str:
-    """The statement as one HTML page without any other file."""
+    """Return the statement as one HTML page that needs no other file."""
     parts = [f"<h1>Privacy statement</h1><p>{html.escape(title)}</p>"]
     for heading, content in statement.items():
         parts.append(f"<h2>{html.escape(heading)}</h2>")

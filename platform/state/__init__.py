@@ -1,1 +1,1 @@
-"""Everything that a silo keeps on its own disk, and nothing else."""
+"""The files that a silo keeps on its own disk, and nothing else."""

@@ -1,13 +1,14 @@
-"""Which jobs a silo's owner has approved, for how many runs, and until when.
+"""Approvals: which jobs a silo's owner has approved, for how many runs, and until when.
 
-A silo is told its job by the driver. On a machine with an owner's file it takes part only in jobs
-that stand approved in its own ledger: a driver can no longer show it other pins, another budget,
-other folds or another roster than its owner has read. An approval is for a number of runs until a
-date, and each run uses one up in the ledger transaction that reserves the run's plan.
+A silo receives its job from the driver. On a machine with an owner's file it takes part only in
+jobs that its own ledger lists as approved, so that a driver cannot substitute other pins, another
+budget, other folds or another roster for those that the owner has read. An approval is valid for a
+number of runs until a date. Each run uses it once, in the ledger transaction that reserves the
+run's plan.
 
-The model's initial weights are approved with the job, by their digest: planted weights would sort
-records into gradients of their own (Fowl et al., ICLR 2022). So is the code of a `model.factory`,
-whose files the silo keeps (`blindsum.platform.state.approved_code`).
+An approval also covers the model's initial weights, by their digest: planted weights could separate
+single records into gradients of their own (Fowl et al., ICLR 2022). It also covers the code of a
+`model.factory`, whose files the silo keeps (`blindsum.platform.state.approved_code`).
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ MOST_RUNS = 1000
 
 
 def job_digest(job: Job) -> str:
-    """SHA-256 over every setting of the job, defaults included, hex."""
+    """Return the SHA-256 over every setting of the job, defaults included, in hex."""
     return hashlib.sha256(job.model_dump_json().encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Approval:
-    """What a silo's owner agreed to.
+    """An approval by a silo's owner.
 
-    `job` is the job's digest and `weights` that of its initial weights, `runs` how many runs may
-    use it, `until` the end in seconds since 1970 (UTC), `code` the SHA-256 of the files of a
-    `model.factory`, by path.
+    `job` is the job's digest, `weights` the digest of its initial weights, `runs` the number of
+    runs that may use the approval, `until` its end in seconds since 1970 (UTC), and `code` the
+    SHA-256 of each file of a `model.factory`, by path.
     """
 
     id: str
@@ -70,10 +71,11 @@ class Approvals:
         code: Mapping[str, str] | None = None,
         id: str | None = None,
     ) -> Approval:
-        """Write a new approval into the ledger.
+        """Write a new approval into the ledger, and return it.
 
         Args:
-            id: from `new_id`, where files were kept under it already.
+            weights: the digest of the model's initial weights.
+            id: an id from `new_id`, if files have already been stored under it.
 
         Raises:
             ConsentError: no run could ever use it.
@@ -81,8 +83,8 @@ class Approvals:
         """
         if not 1 <= runs <= MOST_RUNS or until <= self._now():
             raise ConsentError(
-                f"an approval for {runs} runs that ends at {_day(until)} is of no use",
-                f"Take 1 to {MOST_RUNS} runs, and a day in the future.",
+                f"no run could use an approval for {runs} runs that ends on {_day(until)}",
+                f"Choose 1 to {MOST_RUNS} runs, and a day in the future.",
             )
         found = Approval(
             id or new_id(), job_digest(job), job.name, weights, runs, until, dict(code or {})
@@ -91,28 +93,29 @@ class Approvals:
         return found
 
     def all(self) -> list[Approval]:
-        """Every approval that was ever given, oldest first."""
+        """Return every approval in the ledger, oldest first."""
         return [Approval(**e.plan) for e in self._ledger.of_kind("approve") if e.plan]
 
     def runs(self, approval: Approval) -> list[str]:
-        """The runs that used an approval, oldest first."""
+        """Return the runs that used an approval, oldest first."""
         begun = self._ledger.of_kind("begun")
         return [e.job for e in begun if e.plan and e.plan["approval"] == approval.id]
 
     def of(self, run: str, job: Job) -> Approval:
-        """The approval that this run uses, or would use.
+        """Return the approval that this run uses, or would use.
 
         Raises:
-            ConsentError: the owner has not approved this job, or what was approved is used up or over.
+            ConsentError: the owner has not approved this job, or the approval is used up or has
+                expired.
         """
         of_job = [one for one in self.all() if one.job == job_digest(job)]
         if begun := next((one for one in of_job if run in self.runs(one)), None):
             return begun
         if not of_job:
             raise ConsentError(
-                f"this silo's owner has not approved job {job.name!r} as the driver tells it",
-                "Read the job file; if it is the agreed one, on the silo's machine: blindsum approve "
-                "JOB --silo NAME, with the same --set as the run.",
+                f"this silo's owner has not approved job {job.name!r} as the driver sent it",
+                "Read the job file. If it is the agreed one, run on the silo's machine: blindsum "
+                "approve JOB --silo NAME, with the same --set as the run.",
             )
         for one in reversed(of_job):
             if self._now() < one.until and len(self.runs(one)) < one.runs:
@@ -121,14 +124,14 @@ class Approvals:
         raise ConsentError(
             f"the approval of job {job.name!r} was for {last.runs} runs until {_day(last.until)}; "
             f"{len(self.runs(last))} have used it",
-            "If another run is agreed: blindsum approve JOB --silo NAME.",
+            "If another run is agreed, run: blindsum approve JOB --silo NAME.",
         )
 
     def use(self, run: str, job: Job) -> None:
-        """Let a run use up its approval. Called inside the ledger's transaction.
+        """Record that a run uses its approval. Called inside the ledger's transaction.
 
         Raises:
-            ConsentError: as `of`; another run may have come between.
+            ConsentError: as `of`; another run may have used the approval in the meantime.
         """
         approval = self.of(run, job)
         if run not in self.runs(approval):
@@ -139,17 +142,17 @@ class Approvals:
 
 
 def new_id() -> str:
-    """A name for an approval that no other has."""
+    """Return a random id for an approval."""
     return secrets.token_hex(8)
 
 
 def require_weights(approval: Approval, weights: str) -> None:
-    """Raises ConsentError unless the model starts from the weights that the owner approved."""
+    """Raise ConsentError unless the model starts from the weights that the owner approved."""
     if approval.weights != weights:
         raise ConsentError(
             "the model's initial weights are not those that this silo's owner approved",
-            "torch's version may differ from the one at the time of the approval. If the job is "
-            "the agreed one, on the silo's machine: blindsum approve JOB --silo NAME.",
+            "The version of torch may have changed since the approval. If the job is the agreed "
+            "one, run on the silo's machine: blindsum approve JOB --silo NAME.",
         )
 
 

@@ -1,8 +1,8 @@
 """The code of a `model.factory` as a silo's owner approved it.
 
-Approving a job builds its model on the owner's machine. Every file that was imported from the job's
-folder for that is copied into the silo's state folder and recorded by its SHA-256. The silo then
-imports the module from that copy, whatever else of that name a driver sends along.
+Approving a job builds its model on the owner's machine. Every file that this imports from the job's
+folder is copied into the silo's state folder and recorded by its SHA-256. The silo then imports the
+module from that copy, even if the driver sends another module with the same name.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ INSTALLED = "installed:"
 
 
 def imported_from(folder: Path, build: Callable[[], Any], module: str) -> dict[str, str]:
-    """Call `build`, and give the SHA-256 of every file that it imported from the job's folder.
+    """Call `build`, and return the SHA-256 of every file that it imported from the job's folder.
 
     Args:
-        module: the factory's; where it lies elsewhere, its whole package is recorded as installed.
+        module: the factory's module. If it lies outside the job's folder, its whole package is
+            recorded as installed.
     """
     before = set(sys.modules)
     build()
@@ -47,7 +48,7 @@ def keep_code(state: Path, approval: str, folder: Path, code: Mapping[str, str])
     """Copy the files that an approval names into the silo's state folder, mode 0600.
 
     Raises:
-        ConsentError: a file changed meanwhile.
+        ConsentError: a file changed in the meantime.
         LedgerError: the folder cannot be written.
     """
     for name, digest in code.items():
@@ -56,7 +57,7 @@ def keep_code(state: Path, approval: str, folder: Path, code: Mapping[str, str])
         content = (folder / name).read_bytes()
         if hashlib.sha256(content).hexdigest() != digest:
             raise ConsentError(
-                f"{folder / name} changed while it was approved", "Approve it again."
+                f"{folder / name} changed while it was being approved", "Approve the job again."
             )
         path = _kept(state, approval) / name
         try:
@@ -71,7 +72,7 @@ def keep_code(state: Path, approval: str, folder: Path, code: Mapping[str, str])
 
 
 def import_approved(state: Path, approval: str, code: Mapping[str, str]) -> None:
-    """From now on, import what an approval names from the silo's own copy.
+    """From now on, import an approval's modules from the silo's own copy.
 
     Raises:
         ConsentError: a file is missing or is not the one that was approved.
@@ -98,17 +99,18 @@ def import_approved(state: Path, approval: str, code: Mapping[str, str]) -> None
         )
         if not intact:
             raise ConsentError(
-                f"the code of model.factory ({module}) is not the one that this silo's owner approved",
+                f"the code of model.factory ({module}) is not the code that this silo's owner "
+                "approved",
                 "Read it, and approve the job again: blindsum approve JOB --silo NAME.",
             )
     for name in [n for n in sys.modules if n.partition(".")[0] in names]:
-        del sys.modules[name]  # of the same name, from elsewhere
+        del sys.modules[name]  # a module of the same name from elsewhere
     if names:
         sys.meta_path.insert(0, _Approved(folder, frozenset(names)))
 
 
 class _Approved(MetaPathFinder):
-    """Finds approved modules in the silo's copy, before any other place is looked at."""
+    """A finder that loads approved modules from the silo's copy, before any other place."""
 
     def __init__(self, folder: Path, names: frozenset[str]) -> None:
         self._folder, self._names = folder, names
@@ -131,8 +133,8 @@ def _source(module: ModuleType | None) -> Path | None:
 
 
 def _package_digest(path: Path, module: str) -> str:
-    """SHA-256 over every source file of the package that an installed module is of: what the factory
-    does may stand in any of them."""
+    """Return the SHA-256 over every source file of the package that an installed module belongs to:
+    the factory may call code in any of them."""
     if "." not in module and path.name != "__init__.py":
         return _digest(path)
     depth = module.count(".") + (path.name == "__init__.py")

@@ -1,8 +1,10 @@
-"""What a silo took part in and what left it: an append-only, hash-chained, signed log in the silo's folder.
+"""The audit log: an append-only, hash-chained, signed record of what a silo joined and sent.
 
-Beside the ledger, which says what was spent. An upload is noted on disk before any of it leaves: a crash can leave
-one too many, never one too few. The other events are noted when they have happened; of a charge that a crash
-kept out the ledger has the entry. Nothing here depends on a record, but for what was released anyway.
+It lies in the silo's state folder, beside the ledger, which records the spend. An upload is written
+to the log on disk before any part of it is sent, so that after a crash the log may list an upload
+too many, never one too few. Other events are written after they happen; if a crash keeps a charge
+out of the log, the ledger still has it. No entry depends on a record, except through figures that
+were released anyway.
 """
 
 from __future__ import annotations
@@ -17,21 +19,21 @@ from typing import Any, Literal
 from blindsum.platform.errors import LedgerError
 from blindsum.platform.state.signed_log import Chain, Signer
 
-MEND = "Keep it, and move it away to begin a new one."
+MEND = "Keep the file, but move it elsewhere: a new log is then started."
 EARLIER = ("joined", "charged", "sent", "refused")
 Kind = Literal["inspected", "joined", "charged", "sent", "refused"]
 
 
 @dataclass(frozen=True)
 class Event:
-    """One line of the log. `time` is seconds since 1970, UTC; `job` the run's name; round and attempt are 0
-    outside rounds. `detail`, by kind:
+    """One entry of the log. `time` is in seconds since 1970, UTC; `job` is the run's name; `round`
+    and `attempt` are 0 outside rounds. `detail` depends on the kind:
 
     inspected: the job's digest, before the table is read
     joined: the job's digest, the roster and its identities' fingerprints, once all have signed
-    charged: epsilon so far, and the ledger's head
-    sent: purpose and digest of the exchange, and its roster
-    refused: which error, and what it says
+    charged: the epsilon spent so far, and the ledger's head
+    sent: the exchange's purpose, digest and roster
+    refused: the error's class and message
     """
 
     kind: Kind
@@ -44,16 +46,16 @@ class Event:
 
 
 class AuditLog:
-    """One silo's log.
+    """One silo's audit log.
 
     Args:
-        path: the SQLite file; made with mode 0600 if missing.
+        path: the SQLite file; created with mode 0600 if missing.
         signer: the silo's identity.
         now: the clock, seconds since 1970.
 
     Raises:
-        LedgerError: the file cannot be opened, is no such log, its chain is broken, or another identity
-            wrote it.
+        LedgerError: the file cannot be opened, is not an audit log, has a broken chain, or was
+            written by another identity.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class AuditLog:
             self.chain.append(json.dumps(asdict(event), sort_keys=True))
 
     def events(self) -> list[Event]:
-        """All events, oldest first."""
+        """Return all events, oldest first."""
         return [Event(**json.loads(row["content"])) for row in self.chain.export()]
 
     def close(self) -> None:

@@ -1,12 +1,12 @@
-"""What a silo needs to go on with an interrupted run: its newest rounds, in its own state folder.
+"""Checkpoints: a silo's newest rounds in its own state folder, from which a run can be resumed.
 
-    runs/RUN/round-N.state           model and server optimizer after round N, the private head, and in runs
-                                     without privacy the state of the random numbers: SHA-256 of a
-                                     NumPy archive, and the archive
+    runs/RUN/round-N.state           model and server optimizer after round N, the private head, and
+                                     in runs without privacy the state of the random generators:
+                                     the SHA-256 of a NumPy archive, then the archive
 
-A file is whole or not there; the two newest are kept, and none once the run has ended well. The state of
-a cryptographic generator is never written: a continued run draws fresh noise. Keys are not written
-either: a continued run has a key ceremony of its own, under the same identities.
+A file is complete or absent. The two newest are kept, and all are removed once the run has
+completed. The state of a cryptographic generator is never written: a resumed run draws fresh noise.
+Keys are not written either: a resumed run holds a new key ceremony, under the same identities.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ _DIGEST = 32
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A silo after a round. `optimizer` and `head` are arrays; `random` the state of a seeded generator
-    and of torch's, None under privacy; `range` and `clipping` are of the next round. Private to the
-    silo."""
+    """A silo's state after a round. Private to the silo.
+
+    `optimizer` and `head` are arrays; `random` is the state of a seeded generator and of torch's,
+    None in a private run; `range` and `clipping` apply to the next round.
+    """
 
     round: int
     model: Vector
@@ -51,7 +53,7 @@ class Checkpoint:
 
 
 def state_of(generator: np.random.Generator) -> dict[str, Any]:
-    """Of a seeded generator and of torch, as JSON takes it."""
+    """Return the state of a seeded generator and of torch's generator, in a form fit for JSON."""
     return {
         "numpy": generator.bit_generator.state,
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
@@ -59,24 +61,24 @@ def state_of(generator: np.random.Generator) -> dict[str, Any]:
 
 
 def set_state(generator: np.random.Generator, state: dict[str, Any]) -> None:
-    """Both go on where they were."""
+    """Set a generator and torch's generator to a state from `state_of`."""
     generator.bit_generator.state = state["numpy"]
     content = np.frombuffer(bytes.fromhex(state["torch"]), np.uint8)
     torch.set_rng_state(torch.from_numpy(content.copy()))
 
 
 class Checkpoints:
-    """The newest rounds of one run.
+    """The checkpoints of one run's newest rounds.
 
     Args:
-        folder: of this run, in the silo's state folder.
+        folder: this run's folder in the silo's state folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def rounds(self) -> dict[int, str]:
-        """Digests of the models that can be read, by round."""
+        """Return the digests of the models in all readable checkpoints, by round."""
         found = {}
         for path in sorted(self._folder.glob("round-*.state")):
             number = re.fullmatch(r"round-(\d+)", path.stem)
@@ -85,10 +87,10 @@ class Checkpoints:
         return found
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Keep a round, mode 0600, and drop all but the newest.
+        """Write a checkpoint, mode 0600, and remove all but the two newest.
 
         Raises:
-            DataError: there is no room.
+            DataError: it cannot be written, for example because the disk is full.
         """
         arrays: dict[str, Any] = {"model": checkpoint.model}
         arrays |= {f"optimizer_{i}": one for i, one in enumerate(checkpoint.optimizer)}
@@ -116,7 +118,7 @@ class Checkpoints:
             for old in self._folder.glob("round-*.state"):
                 number = re.fullmatch(r"round-(\d+)", old.stem)
                 if number and int(number[1]) not in (checkpoint.round, checkpoint.round - 1):
-                    old.unlink(missing_ok=True)  # silos may be one round apart, and no more
+                    old.unlink(missing_ok=True)  # silos are at most one round apart
         except OSError as error:
             raise DataError(
                 f"this silo's checkpoint cannot be written in {self._folder}: "
@@ -125,26 +127,26 @@ class Checkpoints:
             ) from None
 
     def read(self, round: int) -> Checkpoint:
-        """One that `rounds` names.
+        """Return the checkpoint of a round that `rounds` lists.
 
         Raises:
-            FederationError: it is not there, or damaged.
+            FederationError: the file is missing or damaged.
         """
         found = self._read(self._path(round))
         if found is None:
             raise FederationError(
-                f"this silo has no state after round {round} in {self._folder}",
-                "Put it back from a backup, or start a new run.",
+                f"this silo has no readable state after round {round} in {self._folder}",
+                "Restore it from a backup, or start a new run.",
             )
         return found
 
     def drop(self) -> None:
-        """The run has ended well. Removes what `write` wrote, file by file, and nothing else."""
+        """Remove the files that `write` wrote, and no others, after a completed run."""
         with suppress(OSError):
             for path in self._folder.iterdir():
                 if re.fullmatch(r"round-\d+\.(state|partial)", path.name):
                     path.unlink(missing_ok=True)
-            self._folder.rmdir()  # unless it holds the silo's own model
+            self._folder.rmdir()  # fails, as it should, if the silo's own model is in it
 
     def _path(self, round: int) -> Path:
         return self._folder / f"round-{round}.state"

@@ -1,11 +1,12 @@
-"""What a silo's data has spent: an append-only, hash-chained, signed ledger in the silo's folder.
+"""The ledger: an append-only, hash-chained, signed record of what a silo's data has spent.
 
-Order of every round: check, commit the charge to disk, and only then train and send. A crash
-at any point can only over-count. Nothing is ever refunded.
+The order in every round is: check, commit the charge to disk, and only then train and send. A crash
+at any point can only lead to over-counting. Nothing is ever refunded.
 
-Entries are signed by the silo's identity: changes by whomever does not hold its keys are found when
-the ledger is next opened. Entries cut off from the end are found by comparing the head with one kept
-elsewhere: every run leaves it in MLflow as of its last round that ended. A dataset is known by the columns that the job uses.
+Entries are signed by the silo's identity. If anyone without its keys changes an entry, this is
+detected when the ledger is next opened. Entries cut off from the end are detected by comparing the
+head with a copy kept elsewhere: every run records it in MLflow, as of its last completed round. A
+dataset is identified by the columns that the job uses.
 """
 
 from __future__ import annotations
@@ -15,14 +16,11 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from blindsum.platform.errors import BudgetExceeded, LedgerError
-from blindsum.platform.privacy.lifetime_limit import Divergences, Limit, nothing, round_divergences
+from blindsum.platform.privacy.lifetime_limit import Divergences, Limit
 from blindsum.platform.privacy.plan import ACCOUNTANT, UNIT, Accountant, PrivacyPlan
 from blindsum.platform.state.ledger_entries import (
     EARLIER,
@@ -33,6 +31,12 @@ from blindsum.platform.state.ledger_entries import (
     Lifetime,
     Records,
 )
+from blindsum.platform.state.ledger_spend import (
+    composed,
+    plan_of,
+    require_within,
+    spent_divergences,
+)
 from blindsum.platform.state.signed_log import Chain, Signer
 
 _OF_JOB = "json_extract(content, '$.job') = ? AND json_extract(content, '$.kind') = ?"
@@ -42,13 +46,15 @@ class Ledger:
     """One silo's ledger.
 
     Args:
-        path: the SQLite file; made with mode 0600 if missing.
+        path: the SQLite file; created with mode 0600 if missing.
         signer: the silo's identity.
         now: the clock, seconds since 1970.
-        adopt: go on under this identity though another signed so far; that is recorded.
+        adopt: continue under this identity although another one signed the entries so far; the
+            ledger records the change.
 
     Raises:
-        LedgerError: the file cannot be opened, is not a ledger, or its chain is broken.
+        LedgerError: the file cannot be opened, is not a ledger, has a broken chain, or its newest
+            entry is not signed by this identity.
     """
 
     def __init__(
@@ -64,19 +70,19 @@ class Ledger:
         state = self.chain.verified
         if adopt:
             with self.chain.transaction():
-                # The number of entries that nothing signed: no others may lose their signatures.
+                # Records the number of unsigned entries: no other entry may lose its signature.
                 unsigned = state.unsigned if not state.signers else 0
                 self.append_within(Entry("identity", now(), "", silo, "", unsigned, 0, 0.0, 0.0))
         elif state.entries and signer.public not in state.signers[-1:]:
             how = "signed by another identity than this silo's" if state.signers else "not signed"
             raise LedgerError(
                 f"the newest entry of the ledger {path} is {how}",
-                "Put that identity back, or the ledger from a backup. If the identity was replaced "
+                "Restore that identity, or the ledger, from a backup. If the identity was replaced "
                 "on purpose, or an earlier version wrote the ledger: blindsum ledger adopt.",
             )
 
     def entries(self, job: str | None = None) -> list[Entry]:
-        """All entries, or one job's, oldest first."""
+        """Return all entries, or one job's, oldest first."""
         where = "WHERE json_extract(content, '$.job') = ? " if job else ""
         with self.chain.explained():
             rows = self.chain.db.execute(
@@ -85,16 +91,17 @@ class Ledger:
         return [Entry(**json.loads(content)) for (content,) in rows]
 
     def of_kind(self, kind: Kind) -> list[Entry]:
-        """All entries of one kind, oldest first."""
+        """Return all entries of one kind, oldest first."""
         with self.chain.explained():
             rows = self.chain.db.execute(
-                "SELECT content FROM entries WHERE json_extract(content, '$.kind') = ? ORDER BY number",
+                "SELECT content FROM entries WHERE json_extract(content, '$.kind') = ? "
+                "ORDER BY number",
                 (kind,),
             ).fetchall()
         return [Entry(**json.loads(content)) for (content,) in rows]
 
     def names_of(self, fingerprints: Collection[str]) -> frozenset[str]:
-        """Every name under which a table of one of those fingerprints was reserved."""
+        """Return every name under which a job began on a table with one of those fingerprints."""
         begun = [e for kind in ("reserve", "unprotected") for e in self.of_kind(kind)]
         return frozenset(
             e.dataset for e in begun if e.plan and e.plan.get("fingerprint") in fingerprints
@@ -106,7 +113,7 @@ class Ledger:
             self.append_within(entry)
 
     def append_within(self, entry: Entry) -> None:
-        """Write one entry, inside a transaction that is under way."""
+        """Write one entry, inside a transaction that is already open."""
         self.chain.append(entry.canonical())
 
     def reserve(
@@ -117,20 +124,21 @@ class Ledger:
         held_out: PrivacyPlan | None = None,
         first: Callable[[], None] = lambda: None,
     ) -> None:
-        """Record the whole plan before the job's first charge, and that for held-out records.
+        """Reserve the whole plan, and that for held-out records, before the job's first charge.
 
         Args:
-            first: called inside the transaction, before anything is written: uses up an approval.
+            first: called inside the transaction, before anything is written; it uses an approval.
 
         Raises:
-            LedgerError: this job has reserved already, or the plan would pass the lifetime limit.
+            LedgerError: this job has already reserved its plan, or the plan would exceed the
+                lifetime limit.
         """
         with self._appending(job) as entries:
             self.require_lifetime(dataset, plan, held_out)
             if entries:
                 raise LedgerError(
                     f"job {job} has already reserved its plan in {self.path}",
-                    "A job's number is used once: start a new run.",
+                    "A run reserves its plan once: start a new run.",
                 )
             first()
             reserved: list[tuple[Kind, PrivacyPlan]] = [("reserve", plan)]
@@ -154,23 +162,23 @@ class Ledger:
                 )
 
     def goes_on(self, job: str, dataset: Dataset, plan: PrivacyPlan | None) -> Attempt | None:
-        """Whether an interrupted job may go on, and the attempt that it noted last.
+        """Check that an interrupted job may be resumed, and return its last recorded attempt.
 
         Returns:
-            None if it has not reserved its plan yet.
+            None if the job has not reserved its plan yet.
 
         Raises:
-            LedgerError: it was begun on another table or with another plan.
+            LedgerError: the job began on another table or with another plan.
         """
         of_job = [e for e in self.entries(job) if e.kind != "begun"]
         if not of_job:
             return None
         first = of_job[0]
         same = first.kind == ("reserve" if plan else "unprotected") and first.dataset in dataset
-        if not same or (plan and first.plan is not None and _plan_of(first.plan) != plan):
+        if not same or (plan and first.plan is not None and plan_of(first.plan) != plan):
             raise LedgerError(
-                f"job {job} was begun on another table, or with another plan",
-                "Put table and job file back as they were, or start a new run.",
+                f"job {job} began on another table, or with another plan",
+                "Restore the table and the job file as they were, or start a new run.",
             )
         noted = [e for e in of_job if e.kind in ("charge", "attempt")]
         if not noted:
@@ -183,7 +191,7 @@ class Ledger:
     ) -> None:
         """Record that a job trains on this dataset without differential privacy.
 
-        Its spend has no bound, and no later job can make it smaller.
+        Its spend is unbounded, whatever later jobs do.
 
         Raises:
             LedgerError: the silo has a lifetime limit.
@@ -191,9 +199,9 @@ class Ledger:
         with self._appending(job):
             if limit := self.limit():
                 raise LedgerError(
-                    f"{self.path} limits the lifetime epsilon to {limit.epsilon:g}, and a job "
-                    "without differential privacy has none",
-                    "Set privacy.noise, or train on another table.",
+                    f"{self.path} limits the lifetime epsilon to {limit.epsilon:g}, but the "
+                    "epsilon of a job without differential privacy is unbounded",
+                    "Set privacy.noise to local or shared.",
                 )
             first()
             self.append_within(
@@ -212,7 +220,11 @@ class Ledger:
             )
 
     def attempt(self, job: str, round: int, attempt: int, roster: Sequence[str]) -> None:
-        """Note an attempt of a job without differential privacy: it is never made twice either."""
+        """Record an attempt of a job without differential privacy.
+
+        Raises:
+            LedgerError: this attempt was recorded already; no attempt is run twice.
+        """
         with self.chain.transaction():
             entry = Entry(
                 "attempt",
@@ -228,8 +240,8 @@ class Ledger:
             )
             if self._charges(job, "attempt", round, attempt)[1]:
                 raise LedgerError(
-                    f"attempt {attempt} of round {round} was made already",
-                    "An attempt is never run twice; a new one needs a new number.",
+                    f"attempt {attempt} of round {round} was already made",
+                    "An attempt is never run twice: a further attempt needs a new number.",
                 )
             self.append_within(entry)
 
@@ -247,15 +259,15 @@ class Ledger:
 
         Args:
             roster: the silos of this attempt.
-            dataset: by default the one that was reserved, under that name alone.
+            dataset: by default the reserved dataset, under that name alone.
 
         Returns:
-            Epsilon of the job after this round, at the plan's delta.
+            The job's epsilon after this round, at the plan's delta.
 
         Raises:
-            BudgetExceeded: the round would pass the reserved epsilon, or the lifetime limit;
+            BudgetExceeded: the round would exceed the reserved epsilon or the lifetime limit;
                 nothing was charged.
-            LedgerError: nothing is reserved, this attempt is charged already, or the disk fails.
+            LedgerError: no plan is reserved, this attempt is already charged, or the disk fails.
         """
         kind: Kind = "charge held-out" if records else "charge"
         with self.chain.transaction():
@@ -265,8 +277,8 @@ class Ledger:
             charges, again = self._charges(job, kind, round, attempt)
             if again:
                 raise LedgerError(
-                    f"attempt {attempt} of round {round} is charged already",
-                    "An attempt is never run twice; a new one needs a new number.",
+                    f"attempt {attempt} of round {round} is already charged",
+                    "An attempt is never run twice: a further attempt needs a new number.",
                 )
             epsilon, budget = accountant.epsilon_after(charges + 1), reserved.epsilon or 0.0
             if epsilon > budget:
@@ -293,8 +305,8 @@ class Ledger:
             spent_by = dataset or Dataset(reserved.dataset)
             if limit and not limit.holds(self._spent(spent_by, also=entry)):
                 raise BudgetExceeded(
-                    f"round {round} would pass the lifetime limit of epsilon {limit.epsilon:g} at "
-                    f"delta {limit.delta:g} in {self.path}",
+                    f"round {round} would exceed the lifetime limit of epsilon {limit.epsilon:g} "
+                    f"at delta {limit.delta:g} in {self.path}",
                     "The limit was lowered, or more was spent than this plan foresaw. Nothing was "
                     "trained or sent for this round.",
                 )
@@ -302,23 +314,11 @@ class Ledger:
         return epsilon
 
     def lifetime(self, dataset: Dataset) -> Lifetime:
-        """What this dataset has spent in all jobs so far; epsilon is infinite after a job
-        without differential privacy. Plans reserved but never charged do not count: nothing
-        was released for them. Of a job's training and held-out records the larger spend counts:
-        no record is both. Exact held-out counts are in no budget, and not counted."""
-        kinds = ("charge", "charge held-out", "unprotected")
-        jobs: dict[str, tuple[float, float]] = {}
-        for e in self.entries():
-            if e.kind in kinds and e.dataset in dataset:
-                epsilon, delta = jobs.get(e.job, (0.0, 0.0))
-                spent = math.inf if e.epsilon is None else e.epsilon
-                jobs[e.job] = max(epsilon, spent), max(delta, e.delta)
-        return Lifetime(
-            len(jobs), sum(e for e, _ in jobs.values()), sum(d for _, d in jobs.values())
-        )
+        """Return what this dataset has spent in all jobs so far (`composed`)."""
+        return composed(self.entries(), dataset)
 
     def limit(self) -> Limit | None:
-        """The lifetime budget in force, for each dataset, or None."""
+        """Return the lifetime limit in force for each dataset, or None."""
         with self.chain.explained():
             found = self.chain.db.execute(
                 "SELECT content FROM entries WHERE json_extract(content, '$.kind') = 'limit' "
@@ -330,69 +330,28 @@ class Ledger:
         return Limit(entry["epsilon"], entry["delta"])
 
     def set_limit(self, limit: Limit) -> None:
-        """Put a lifetime budget in force. A later one replaces it: what was spent stays spent."""
+        """Put a lifetime limit in force, in place of an earlier one. Past spend still counts."""
         with self._appending(""):
             self.append_within(
                 Entry("limit", self._now(), "", self.silo, "", 0, 0, limit.epsilon, limit.delta)
             )
 
     def lifetime_epsilon(self, dataset: Dataset, delta: float) -> float:
-        """The least limit at that delta that covers what the dataset has spent."""
+        """Return the smallest limit at that delta that covers what the dataset has spent."""
         if math.isinf(self.lifetime(dataset).epsilon):
             return math.inf
         return Limit(0.0, delta).epsilon_of(self._spent(dataset))
 
     def _spent(self, dataset: Dataset, also: Entry | None = None) -> Divergences:
-        """Renyi divergences of all charges of the dataset, and of one more, `also`.
-
-        Of each job the greater ones of training and of held-out records: a record is in one.
-        """
-        spent, plans = nothing(), {}
-        jobs: dict[str, dict[str, Divergences]] = {}
-        for entry in [*self.entries(), *([also] if also else [])]:
-            records = "held-out" if entry.kind.endswith("held-out") else ""
-            if entry.kind.startswith("reserve") and entry.plan is not None:
-                plans[entry.job, records] = round_divergences(_plan_of(entry.plan))
-            if entry.dataset in dataset and entry.kind.startswith("charge"):
-                of_job = jobs.setdefault(entry.job, {})
-                of_job[records] = of_job.get(records, nothing()) + plans[entry.job, records]
-            if entry.dataset in dataset and entry.kind == "unprotected":
-                spent = spent + math.inf
-        for of_job in jobs.values():
-            spent = spent + np.maximum(*[of_job.get(r, nothing()) for r in ("", "held-out")])
-        return spent
+        return spent_divergences([*self.entries(), *([also] if also else [])], dataset)
 
     def require_lifetime(
         self, dataset: Dataset, plan: PrivacyPlan, held_out: PrivacyPlan | None = None
     ) -> None:
-        """Raises LedgerError if those plans would pass the lifetime limit in force."""
+        """Raise LedgerError if those plans would exceed the lifetime limit in force."""
         limit = self.limit()
-        if limit is None:
-            return
-        spent = self._spent(dataset)
-        needed = [
-            min(one.rounds, one.rounds_within_budget) * round_divergences(one)
-            for one in (plan, held_out)
-            if one
-        ]
-        if limit.holds(spent + np.max(needed, axis=0)):
-            return
-        if not math.isfinite(spent[0]):
-            raise LedgerError(
-                f"a job has trained on this table without differential privacy: the lifetime limit "
-                f"of {self.path} cannot hold",
-                "Use another table.",
-            )
-        left = min(limit.rounds_left(spent, plan), plan.rounds)
-        raise LedgerError(
-            f"the plan would pass the lifetime limit of epsilon {limit.epsilon:g} at delta "
-            f"{limit.delta:g} in {self.path}; past jobs spent {limit.epsilon_of(spent):.3g} of it",
-            "The training would fit: lower privacy.metrics_epsilon."
-            if left == plan.rounds
-            else f"At this noise {left} rounds still fit."
-            if left
-            else "Nothing of this plan fits.",
-        )
+        if limit is not None:
+            require_within(limit, self._spent(dataset), plan, held_out, self.path)
 
     def close(self) -> None:
         """Close the database."""
@@ -405,8 +364,11 @@ class Ledger:
         return Entry(**json.loads(found[0])) if found else None
 
     def _charges(self, job: str, kind: str, round: int, attempt: int) -> tuple[int, bool]:
-        """How many there are, and whether that attempt is among them. Counted where they are: a long job's
-        entries would take more memory, and longer, with every round."""
+        """Return the number of charges, and whether that attempt is among them.
+
+        SQLite counts them: loading a long job's entries would take more memory and time with every
+        round.
+        """
         count, again = self.chain.db.execute(
             "SELECT count(*), total(json_extract(content, '$.round') = ? AND "
             f"json_extract(content, '$.attempt') = ?) FROM entries WHERE {_OF_JOB}",
@@ -416,11 +378,7 @@ class Ledger:
 
     @contextmanager
     def _appending(self, job: str) -> Iterator[list[Entry]]:
-        """Check and append in one transaction that no other process can interleave with."""
+        """Yield the job's entries inside one transaction, which no other process can interleave
+        with."""
         with self.chain.transaction():
             yield self.entries(job)
-
-
-def _plan_of(recorded: dict[str, Any]) -> PrivacyPlan:
-    names = {field.name for field in fields(PrivacyPlan)}
-    return PrivacyPlan(**{key: value for key, value in recorded.items() if key in names})

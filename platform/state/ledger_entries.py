@@ -1,4 +1,4 @@
-"""What stands in a ledger, and how a table is known there."""
+"""The entries of a ledger, and the names by which it knows a table."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ EARLIER = (
     "limit",
     "identity",
 )
-"""Kinds that ledgers of earlier versions hold."""
+"""The kinds of entries that ledgers of earlier versions contain."""
 
 Records = Literal["", "held-out"]
-"""Which records a charge is for: those of training, or those held out. None is both in a job."""
+"""The records that a charge is for: training records ("") or held-out records. In one job no record
+is both."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the ledger. `time` is seconds since 1970, UTC; `plan` is what was reserved or
-    approved; `roster` the silos of an attempt, in the job's order."""
+    """One entry of the ledger. `time` is in seconds since 1970, UTC; `plan` is the reserved plan or
+    the approval; `roster` lists the silos of an attempt, in the job's order."""
 
     kind: Kind
     time: float
@@ -60,9 +61,9 @@ class Entry:
 class Dataset:
     """A table as a ledger knows it.
 
-    `name` stands in new entries: the owner's name for it, or without an owner's file its
-    fingerprint. What was spent under any of `known` is its spend too: other names, or the
-    fingerprint as earlier versions computed it. `fingerprint` is of its records as they are now.
+    New entries use `name`: the owner's name for the table, or without an owner's file its
+    fingerprint. Spend recorded under any of `known` also counts as its spend: other names, or the
+    fingerprint as earlier versions computed it. `fingerprint` is that of its current records.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A round's attempt as a run noted it last; (0, 0) and no roster before the first."""
+    """The last attempt that a run recorded; (0, 0) and no roster before the first."""
 
     round: int = 0
     attempt: int = 0
@@ -84,8 +85,8 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Lifetime:
-    """What a dataset has spent over all jobs, by basic composition (Dwork and Roth, 2014,
-    theorem 3.16): epsilons and deltas add up."""
+    """A dataset's spend over all jobs, by basic composition (Dwork and Roth, 2014, theorem 3.16):
+    epsilons and deltas add up."""
 
     jobs: int
     epsilon: float

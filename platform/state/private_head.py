@@ -1,4 +1,4 @@
-"""What a silo keeps of its own: the head of its private tasks, its model, and figures by task."""
+"""The parts that a silo keeps to itself: its private head, its whole model and figures by task."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PrivateHead:
     """The private parameters of one silo's model in one run.
 
     Args:
-        folder: in the silo's state folder, for `model.pt` and `tasks.csv`.
+        folder: the folder for `model.pt` and `tasks.csv`, in the silo's state folder.
     """
 
     def __init__(self, model: nn.Module, folder: Path) -> None:
@@ -32,7 +32,7 @@ class PrivateHead:
 
     @property
     def state(self) -> tuple[npt.NDArray[np.float32], ...]:
-        """The head's parameters as they stand."""
+        """The head's current parameters."""
         return tuple(p.detach().numpy().copy() for p in self._own)
 
     @state.setter
@@ -42,8 +42,10 @@ class PrivateHead:
                 p.copy_(torch.from_numpy(one))
 
     def at(self, round: int) -> None:
-        """A round's attempt begins: the first from where the head stands, another from where the
-        first one began."""
+        """Begin an attempt at a round.
+
+        The first attempt starts from the current head, a further one from where the first started.
+        """
         with torch.no_grad():
             if round == self._round:
                 for p, before in zip(self._own, self._before, strict=True):
@@ -53,13 +55,14 @@ class PrivateHead:
         self._round = round
 
     def keep(self, round: int, figures: Mapping[str, Figures]) -> None:
-        """Write the whole model, shared part and head, and the held-out figures of each task, mode 0600.
+        """Write the whole model (shared part and head) and the held-out figures of each task, with
+        mode 0600.
 
         Args:
-            figures: by task; nothing is written of a job without tasks.
+            figures: held-out figures by task. Nothing is written for a job without tasks.
 
         Raises:
-            DataError: there is no room.
+            DataError: the files cannot be written, for example because the disk is full.
         """
         if not figures and not self._own:
             return

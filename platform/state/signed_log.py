@@ -1,9 +1,9 @@
 """An append-only table in SQLite whose rows are hash-chained and signed.
 
-A row's hash covers what the file is, the row's content and the hash before it (as in Haber and
-Stornetta, 1991); its signature is over the hash, and so vouches for all that came before. A file of
-one kind in place of another has no hash that holds. Rows cut off from the end leave
-a chain that verifies: compare its head with one kept elsewhere.
+A row's hash covers the kind of file, the row's content and the previous hash (as in Haber and
+Stornetta, 1991). Its signature covers the hash, and so all earlier rows. If a file of one kind is
+put in place of another, no hash verifies. If rows are cut off from the end, the chain still
+verifies: compare its head with a copy kept elsewhere.
 """
 
 from __future__ import annotations
@@ -46,19 +46,23 @@ class Signer(Protocol):
 
     @property
     def public(self) -> bytes:
-        """Its public keys."""
+        """The identity's public keys."""
 
     def sign(self, content: bytes) -> bytes:
-        """A signature by all its keys."""
+        """Sign content with all of the identity's keys."""
 
     def holds(self, public: bytes, signature: bytes, content: bytes) -> bool:
-        """Whether the signature is that public identity's, of that content."""
+        """Return whether this is that public identity's signature of that content."""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A chain that holds: its entries, how many of them (the oldest) are unsigned, as an earlier
-    version wrote them, and the public identities that signed, in order of their first entry."""
+    """The result of verifying an intact chain.
+
+    `entries` is the number of entries; `unsigned` the number of oldest entries without a signature,
+    from an earlier version; `signers` the public identities that signed, in the order in which
+    they took over.
+    """
 
     entries: int
     unsigned: int
@@ -66,16 +70,16 @@ class Verified:
 
 
 class Chain:
-    """The table in one file, made with mode 0600 if missing.
+    """The hash-chained table in one file, created with mode 0600 if missing.
 
     Args:
-        called: what the file is, in messages and in every hash.
-        mend: what to do with a broken one.
-        earlier: kinds of entries that a file of an earlier version, whose hashes did not cover what
-            the file is, may begin with.
+        called: the kind of file, for messages and for every hash.
+        mend: what to do about a broken chain, for messages.
+        earlier: kinds of entries with which a file of an earlier version may begin. The hashes of
+            that version did not cover the kind of file.
 
     Raises:
-        LedgerError: the file cannot be opened, is no such table, or the chain is broken.
+        LedgerError: the file cannot be opened, is not such a table, or its chain is broken.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class Chain:
         path: Path,
         signer: Signer,
         called: str = "ledger",
-        mend: str = "Restore the ledger from a backup; without it the spend cannot be known.",
+        mend: str = "Restore the ledger from a backup: without it the spend is unknown.",
         earlier: Collection[str] = (),
     ) -> None:
         self._earlier = frozenset(earlier)
@@ -98,12 +102,11 @@ class Chain:
             )
             self.db.execute("PRAGMA journal_mode = WAL")  # one flush to disk per entry
             self.db.execute("PRAGMA synchronous = FULL")
-            self.db.execute(
-                "PRAGMA cache_size = -256"
-            )  # kB: reading goes through the system's own cache
+            # In kB. A small cache is enough: reads go through the operating system's cache.
+            self.db.execute("PRAGMA cache_size = -256")
             self.db.executescript(_SCHEMA)
             columns = {row[1] for row in self.db.execute("PRAGMA table_info(entries)")}
-            if "signature" not in columns:  # an earlier version's
+            if "signature" not in columns:  # an earlier version wrote the file
                 self.db.execute("ALTER TABLE entries ADD COLUMN signature BLOB")
                 self.db.execute("ALTER TABLE entries ADD COLUMN signer INTEGER")
             self._require_own_schema()
@@ -112,7 +115,7 @@ class Chain:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Check and append so that no other process can come between."""
+        """Run checks and appends as one transaction, which no other process can interleave with."""
         with self.explained():
             self.db.execute("BEGIN IMMEDIATE")
             try:
@@ -132,7 +135,7 @@ class Chain:
             "SELECT hash FROM entries WHERE number = ?", self._seen[:1]
         ).fetchone()
         if (kept or (_FIRST,))[0] != self._seen[1]:
-            raise self._broken(f"entry {self._seen[0]}", "was changed while it was open")
+            raise self._broken(f"entry {self._seen[0]}", "was changed while the file was open")
         hash_, public = self._hash(content, previous), self._signer.public
         self.db.execute("INSERT OR IGNORE INTO signers (public) VALUES (?)", (public,))
         (signer,) = self.db.execute(
@@ -144,11 +147,13 @@ class Chain:
             (number + 1, content, previous, hash_, signature, signer),
         )
         if self._last() != (number + 1, hash_):
-            raise self._broken("a new entry", "did not get into it")
+            raise self._broken("a new entry", "was not stored")
 
     def head(self) -> str:
-        """Number and hash of the newest row, "12:ab…": who keeps it sees later that rows are
-        missing."""
+        """Return the number and hash of the newest row, "12:ab…".
+
+        A copy kept elsewhere reveals later whether rows are missing from the end.
+        """
         with self.explained():
             number, hash_ = self._last()
         return f"{number}:{hash_}"
@@ -158,10 +163,10 @@ class Chain:
 
         Args:
             thorough: check every signature.
-            head: what `head` gave at some time; the chain must still have that row.
+            head: an earlier return value of `head`; the chain must still have that row.
 
         Raises:
-            LedgerError: names the first entry that does not fit.
+            LedgerError: the chain is broken; names the first entry that does not fit.
         """
         with self.explained():
             rows = self.db.execute(
@@ -187,7 +192,7 @@ class Chain:
             public = known.get(signer, b"")
             checked = thorough or expected == len(rows)
             if checked and not self._signer.holds(public, signature, hash_.encode()):
-                raise self._broken(f"the signature of entry {expected}", "does not hold")
+                raise self._broken(f"the signature of entry {expected}", "does not verify")
             if public not in signers[-1:]:
                 signers.append(public)
         if head is not None:
@@ -195,7 +200,7 @@ class Chain:
         return Verified(len(rows), unsigned, tuple(signers))
 
     def export(self) -> list[dict[str, Any]]:
-        """Every row with hash, signature and signer in hex: enough to check it elsewhere."""
+        """Return every row with hash, signature and signer in hex, enough to verify the chain."""
         with self.explained():
             rows = self.db.execute(
                 "SELECT content, hash, lower(hex(signature)), lower(hex(public)) FROM entries "
@@ -208,7 +213,7 @@ class Chain:
         self.db.close()
 
     def _require_own_schema(self) -> None:
-        """Triggers, views and indexes that this module did not make could hide or drop entries."""
+        """Refuse a foreign schema: other triggers, views or indexes could hide or drop entries."""
         reference = sqlite3.connect(":memory:")
         reference.executescript(_SCHEMA)
         asked = "SELECT type, name, CASE type WHEN 'table' THEN '' ELSE sql END FROM sqlite_master"
@@ -216,13 +221,13 @@ class Chain:
         reference.close()
         checked = self.db.execute("PRAGMA integrity_check").fetchall()
         if ours != theirs or checked != [("ok",)]:
-            raise self._broken("the structure", "is not the one that was made")
+            raise self._broken("the structure", "is not the one that Blindsum creates")
 
     def _hash(self, content: str, previous: str) -> str:
         return hashlib.sha256(f"{self._called}\n{previous}\n{content}".encode()).hexdigest()
 
     def _is_earlier(self, content: str, previous: str, hash_: str) -> bool:
-        """Whether an earlier version wrote that row, into a file of this kind."""
+        """Return whether an earlier version wrote that row into a file of this kind."""
         if hash_ != hashlib.sha256(f"{previous}\n{content}".encode()).hexdigest():
             return False
         try:
@@ -241,10 +246,10 @@ class Chain:
         if not re.fullmatch(r"[0-9]{1,18}:[0-9a-f]{64}", head):
             raise LedgerError(
                 f"{head[:20]!r} is not the head of this {self._called}",
-                "It is a number, a colon and 64 hexadecimal digits, as it was printed.",
+                "A head is a number, a colon and 64 hexadecimal digits, as it was printed.",
             )
         if int(number) > len(hashes) or [_FIRST, *hashes][int(number)] != kept:
-            raise self._broken(f"the entry {number} that was once the newest", "is not there")
+            raise self._broken(f"the former newest entry {number}", "is missing")
 
     def _broken(self, what: str, how: str) -> LedgerError:
         return LedgerError(
@@ -254,22 +259,22 @@ class Chain:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """SQLite's and the disk's errors in a reader's words."""
+        """Raise errors of SQLite and the disk as a LedgerError that says what to do."""
         try:
             yield
         except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-            # SQLite quotes what it chokes on, and that need not be text.
+            # SQLite quotes the content that it cannot read, which need not be text.
             quoting = isinstance(error, UnicodeDecodeError)
             raise LedgerError(
                 f"the {self._called} {self._path} cannot be used: "
                 f"{'its content is damaged' if quoting else error}",
                 "Check that the disk has room and the folder is writable, and that the file is "
-                f"this silo's {self._called}. Without it nothing is trained or sent.",
+                f"this silo's {self._called}. Without it the silo does not train or send anything.",
             ) from None
 
 
 def _adopted(content: str) -> int:
-    """How many unsigned entries the entry vouches for by saying so."""
+    """Return the number of unsigned entries that this entry adopts, from its `round` field."""
     try:
         entry = json.loads(content)
         return int(entry["round"]) if entry["kind"] == "identity" else 0

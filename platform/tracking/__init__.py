@@ -1,1 +1,1 @@
-"""What is recorded of a run: MLflow, and the picture of it."""
+"""Tracking of a run in MLflow, and its plot."""

@@ -1,4 +1,4 @@
-"""The picture of a run: accuracy and epsilon over rounds."""
+"""The plot of a run: accuracy and epsilon over rounds."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ def draw_run(
     epsilon: Mapping[str, Sequence[float]],
     budget: Mapping[str, float],
 ) -> None:
-    """Write a PNG: the held-out score above, spent epsilon per silo below.
+    """Write a PNG, with the held-out score above and each silo's spent epsilon below.
 
     Args:
-        held_out: figures of the rounds that were evaluated, by round.
-        epsilon: spent after each round that the silo was in, by silo; empty without differential privacy.
-        budget: epsilon that each silo may spend.
+        rounds: the numbers of the completed rounds.
+        held_out: held-out figures by round, for the rounds that were evaluated.
+        epsilon: epsilon spent after each round that the silo took part in, by silo; empty without
+            differential privacy.
+        budget: the epsilon that each silo may spend.
     """
     figure = Figure(figsize=(7, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -49,7 +51,7 @@ def draw_run(
         }
         for spent, silos in distinct.items():
             label = "every silo" if len(silos) == len(epsilon) else ", ".join(silos)
-            if not spent:  # lost before a round ended
+            if not spent:  # the silo was lost before a round completed
                 continue
             lost = len(spent) < len(rounds)
             label += f", until round {rounds[len(spent) - 1]}" if lost else ""
@@ -92,7 +94,7 @@ def _draw_score(axes: Axes, held_out: Mapping[int, HeldOut | TaskFigures]) -> No
     label = "federated model"
     if any(noise):
         axes.errorbar(rounds, scores, noise, fmt="none", color=BLUE, alpha=0.4, capsize=2)
-        label += ", two deviations of the noise"
+        label += ", +-2 standard deviations of the noise"
     axes.plot(rounds, scores, color=BLUE, marker="o", markersize=3, label=label)
     axes.annotate(
         f"{scores[-1]:.3f}",

@@ -1,8 +1,8 @@
-"""MLflow: one run per job, written by one thread, never on a round's path.
+"""Tracking in MLflow: one MLflow run per run, written by a thread that no round waits for.
 
-The thread imports MLflow and opens the database while Ray starts. A tracking server that
-cannot be reached refuses the run before anything is spent. While one cannot be reached later, figures
-wait for it in order; what it has not taken by the end the closing summary says.
+The thread imports MLflow and opens the database while Ray starts. If the tracking server cannot be
+reached at the start, the run is refused before anything is spent. If it cannot be reached later,
+figures wait in order; the closing summary reports what could not be written by the end.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _PARAM_LIMIT = 6000
 _ATTEMPTS = 3
 PATIENCE_S = 15.0
-"""How long the end of a run waits for an MLflow that cannot be reached."""
+"""Seconds for which the end of a run waits for an MLflow server that cannot be reached."""
 
 
 @dataclass(frozen=True)
 class RunLink:
-    """Where a run's figures are. `uri` is the tracking URI."""
+    """The place of a run's figures in MLflow. `uri` is the tracking URI."""
 
     uri: str
     experiment: str
@@ -50,19 +50,19 @@ class RunLink:
 
 
 def tracking_uri(job_file: JobFile) -> str:
-    """Where a job's figures go: what it says, or else a SQLite file with its results."""
+    """Return the job's tracking URI; by default, that of a SQLite file in its results folder."""
     if said := job_file.job.tracking.uri:
         return said
     return sqlite_uri(results_folder(job_file.folder) / "mlflow.db")
 
 
 class Tracker:
-    """Writes one MLflow run from a thread of its own.
+    """Writes one MLflow run from its own thread.
 
     Args:
         run: the run's name.
-        tags: beside the job's own.
-        run_id: of an interrupted run, to go on with.
+        tags: tags in addition to those of the job.
+        run_id: the MLflow id of an interrupted run that is resumed.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Tracker:
         self._tasks.put(lambda: self._client.log_batch(self._run_id, metrics=batch))
 
     def log_missing(self, rounds: Mapping[int, Mapping[str, float]]) -> None:
-        """Queue figures of rounds that MLflow has not got, after an interruption."""
+        """Queue figures of rounds that MLflow lacks after an interruption."""
 
         def log() -> None:
             history = self._client.get_metric_history(self._run_id, "seconds_round")
@@ -118,7 +118,7 @@ class Tracker:
         self._tasks.put(log)
 
     def log_file(self, path: Path) -> None:
-        """Queue a file to be kept with the run."""
+        """Queue a file to be stored with the run."""
         self._tasks.put(lambda: self._client.log_artifact(self._run_id, str(path)))
 
     def log_model(self, model: nn.Module, features: int, round: int) -> None:
@@ -128,10 +128,10 @@ class Tracker:
     def finish(
         self, status: Status, ended: str, tags: Mapping[str, str], timeout_s: float = 60.0
     ) -> str | None:
-        """Write what is queued and close the run.
+        """Write everything that is queued and close the run.
 
         Returns:
-            What could not be written, or None.
+            A description of what could not be written, or None.
         """
         self._tasks.put(lambda: self._close(status, {"blindsum.ended": ended, **tags}))
         self._tasks.put(None)
@@ -146,9 +146,9 @@ class Tracker:
                 self._open()
                 self._failure = None
                 break
-            except Exception as error:  # noqa: BLE001 - MLflow's backends raise what they like
+            except Exception as error:  # noqa: BLE001 - MLflow's backends may raise anything
                 self._failure = _reason(error)
-                # Another run may be making the same tables at this moment.
+                # Another run may be creating the same tables at this moment.
                 again = attempt + 1 < _ATTEMPTS and not self._run_id
                 if again and self.uri.startswith("sqlite"):
                     time.sleep(1 + attempt)
@@ -165,8 +165,8 @@ class Tracker:
             self._write()
 
     def _write(self) -> None:
-        """Everything that waits, in order. What MLflow refuses is given up; while it cannot be reached
-        things wait."""
+        """Write everything that waits, in order. An item that MLflow refuses is dropped; while
+        MLflow cannot be reached, items wait."""
         while self._late:
             try:
                 self._late[0]()
@@ -185,7 +185,7 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         from mlflow.entities import Param, RunTag
 
-        # After the import, which sets levels of its own.
+        # After the import, which sets its own levels.
         for name in ("mlflow", "alembic", "urllib3"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -226,7 +226,7 @@ class Tracker:
         import torch
         from mlflow.models import infer_signature
 
-        # Two made-up records: with one, MLflow would freeze the batch size at 1.
+        # Two made-up records: with only one, MLflow would fix the batch size at 1.
         example = np.zeros((2, features), np.float32)
         with torch.no_grad():
             output = model.eval()(torch.from_numpy(example)).numpy()
@@ -249,7 +249,8 @@ class Tracker:
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    """All settings; of tasks, which may be thousands with names that MLflow does not take, one text."""
+    """Return all settings. Tasks become one text: they may be thousands, with names that MLflow
+    refuses."""
     content = job.model_dump()
     if job.data.tasks:
         content["data"]["tasks"] = json.dumps(list(job.data.tasks))
@@ -257,7 +258,7 @@ def _settings(job: Job) -> dict[str, Any]:
 
 
 def run_tags(job: Job) -> dict[str, str]:
-    """What MLflow shows of a run beside its settings and figures."""
+    """Return the tags that MLflow shows of a run, beside its settings and figures."""
     private = job.private
     tags = {
         "blindsum.version": version("blindsum"),
@@ -282,7 +283,7 @@ def run_tags(job: Job) -> dict[str, str]:
 
 
 def flatten(content: Any, prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted keys; lists of plain values as JSON."""
+    """Return nested settings as dotted keys; lists of plain values become JSON."""
     if isinstance(content, dict) and content:
         parts = [(str(key), value) for key, value in content.items()]
     elif isinstance(content, list) and any(isinstance(item, dict) for item in content):
@@ -298,7 +299,7 @@ def flatten(content: Any, prefix: str = "") -> dict[str, str]:
 
 
 def without_password(uri: str) -> str:
-    """The URI with user and password taken out: it is shown, logged and kept with the run."""
+    """Return the URI without user and password, for it is shown, logged and stored with the run."""
     parts = urlsplit(uri)
     if not parts.username and not parts.password:
         return uri
@@ -306,7 +307,8 @@ def without_password(uri: str) -> str:
 
 
 def code_commit() -> str | None:
-    """The git commit this code runs from, with "-changed" if the tree differs, if any."""
+    """Return the git commit of this code, with "-changed" if the tree differs; None outside a
+    repository."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -327,13 +329,13 @@ def code_commit() -> str | None:
 
 
 def _artifacts(uri: str) -> str | None:
-    """Beside a SQLite file; a server decides for itself."""
+    """Return the folder for artifacts, beside a SQLite file. A server decides for itself: None."""
     path = sqlite_file(uri)
     return (path.absolute().parent / "mlartifacts").as_uri() if path else None
 
 
 def _unreachable(error: Exception) -> bool:
-    """Whether MLflow may take the same later: a server that is away, a database that is busy or full."""
+    """Return whether a retry may succeed: the server is away, or the database is busy or full."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"ConnectionError", "Timeout", "OperationalError", "OSError"}:
         return True

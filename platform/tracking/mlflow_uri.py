@@ -1,6 +1,6 @@
-"""MLflow's tracking URIs: built and taken apart by the library that reads them.
+"""MLflow's tracking URIs, built and parsed by the library that MLflow reads them with.
 
-A path pasted into a URL means another one as soon as it has a `%`, `?` or `#` in it.
+A path pasted into a URL changes its meaning if it contains `%`, `?` or `#`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def sqlite_uri(path: Path) -> str:
-    """The tracking URI of a SQLite file."""
+    """Return the tracking URI of a SQLite file."""
     from sqlalchemy.engine import URL
 
     return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file behind a tracking URI; None where that is no SQLite file."""
+    """Return the file of a tracking URI, or None if it is not a SQLite file."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -32,11 +32,11 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def open_client(uri: str) -> mlflow.MlflowClient:
-    """MLflow's client of a tracking URI."""
+    """Return an MLflow client for a tracking URI."""
     import mlflow
 
-    # MLflow 3 makes the parents of a SQLite file from the URI as it is written: of an escaped one,
-    # that is a second, empty folder beside the right one.
+    # MLflow 3 creates the parent folders of a SQLite file from the URI as it is written. For an
+    # escaped URI that is a second, empty folder beside the right one.
     written = uri.removeprefix("sqlite:///")
     stray = (
         [folder for folder in Path(written).parents if not folder.exists()]

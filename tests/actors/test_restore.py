@@ -46,7 +46,7 @@ def test_a_silo_goes_back_to_its_newest_rounds(
     np.testing.assert_array_equal(silo._own.optimizer.state[0], before._own.optimizer.state[0])
     if privacy == NO_NOISE:
         assert silo._own.random.random() == before._own.random.random()
-    with pytest.raises(FederationError, match="has no state after round 1"):
+    with pytest.raises(FederationError, match="has no readable state after round 1"):
         silo.restore(1)
     silo.forget()
     assert not folder.exists()
@@ -68,10 +68,10 @@ def test_a_run_goes_on_with_its_own_table_and_plan_alone(
     consortium = after_rounds(Consortium(make_job()), 1)
     other = make_job("training.rounds=4").job
     spec = SiloSpec(other, "run-1", "alder", consortium.silos["alder"]._spec.folder, 1, True)
-    with pytest.raises(LedgerError, match="begun on another table, or with another plan"):
+    with pytest.raises(LedgerError, match="began on another table, or with another plan"):
         Silo(spec).inspect()
     tables["alder"].write_bytes(tables["birch"].read_bytes())
-    with pytest.raises(LedgerError, match="begun on another table, or with another plan"):
+    with pytest.raises(LedgerError, match="began on another table, or with another plan"):
         again(consortium).inspect()
     # a run that never was may begin
     assert again(consortium, "birch", run="run-2").inspect().charged == (0, 0)

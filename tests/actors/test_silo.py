@@ -525,7 +525,7 @@ def test_where_uploads_are_kept_the_drawn_silo_says_who_cheated(make_job: MakeJo
     forged = [aggregator.total(exchange, None)[1]]
     said = {}
     for name, silo in consortium.silos.items():
-        with pytest.raises(TotalRefused, match="not the sum of what the silos sent") as caught:
+        with pytest.raises(TotalRefused, match="not the sum of the silos' uploads") as caught:
             silo.apply(exchange, consortium.counts(exchange), [aggregator.uploads()], *forged)
         said[name] = "not the sum of the uploads that the silos signed" in str(caught.value)
     assert said == {name: name == drawn for name in said}
@@ -660,7 +660,7 @@ def test_a_silo_adds_its_share_to_what_it_sends(
 def test_a_range_too_coarse_for_the_noise_is_refused(make_job: MakeJob) -> None:
     job_file = make_job(*SHARED, "encryption.bits=4")
     silo = Silo(SiloSpec(job_file.job, "r", "alder", str(job_file.folder), 1))
-    with pytest.raises(PrivacyError, match="integer units, and needs 4"):
+    with pytest.raises(PrivacyError, match="accounting needs at least 4"):
         silo.inspect()
 
 
@@ -734,7 +734,7 @@ def test_a_silo_that_was_told_another_job_has_no_part_in_the_ceremony(make_job: 
         silo.inspect()
     cards = tuple(silo.introduce() for silo in silos)
     contributions = tuple(silo.contribute(cards) for silo in silos)
-    with pytest.raises(KeyRefused, match="'birch' was told other introductions or another job"):
+    with pytest.raises(KeyRefused, match="'birch' received other introductions or another job"):
         silos[0].agree(contributions)
 
 

@@ -194,7 +194,7 @@ def test_no_model_is_planted_in_the_first_round(
         return
     forged = lie.frames()
     for silo in consortium.silos.values():
-        with pytest.raises(TotalRefused, match="not the sum of what the silos sent"):
+        with pytest.raises(TotalRefused, match="not the sum of the silos' uploads"):
             silo.apply(exchange, consortium.counts(exchange), [], *forged)
 
 
@@ -210,7 +210,7 @@ def test_the_metrics_total_is_checked_as_well(
     forged = adds_to_the_first_polynomial(lie)
     for silo in consortium.silos.values():
         if checked:
-            with pytest.raises(TotalRefused, match="not the sum of what the silos sent"):
+            with pytest.raises(TotalRefused, match="not the sum of the silos' uploads"):
                 silo.read_metrics(counts, [], *forged)
         else:
             monkeypatch.setattr(LinearHash, "holds", lambda self, words: True)

@@ -255,7 +255,7 @@ def test_an_approval_ends(make_job: MakeJob, machine: Machine) -> None:
     with pytest.raises(ConsentError, match="was for 5 runs until"):
         approvals.of("run-2", job)
     assert approvals.of("run-1", job) == given, "a run that began goes on"
-    with pytest.raises(ConsentError, match="of no use"):
+    with pytest.raises(ConsentError, match="no run could use an approval"):
         approvals.give(job, "ab" * 32, 1, 1999.0)
     ledger.close()
 
@@ -466,7 +466,7 @@ def test_a_factorys_code_is_the_owners_copy(
     kept.write_text(FACTORY + "# changed\n")
     assert tried(job_file.job, folder=str(tmp_path)) == "refused"
     last = [e.detail["said"] for e in audit_log(machine) if e.kind == "refused"][-1]
-    assert "is not the one that this silo's owner approved" in last
+    assert "is not the code that this silo's owner approved" in last
     sys.modules.pop("approved_net", None)
 
 

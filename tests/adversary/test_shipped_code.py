@@ -70,5 +70,5 @@ def test_an_installed_factory_is_approved_with_its_whole_package(
     assert list(code) == [f"installed:{module}"]
     import_approved(tmp_path / "state", "1", code)
     (package / "core.py").write_text("layers = 3\n")
-    with pytest.raises(ConsentError, match="is not the one that this silo's owner approved"):
+    with pytest.raises(ConsentError, match="is not the code that this silo's owner approved"):
         import_approved(tmp_path / "state", "1", code)

@@ -1,4 +1,4 @@
-"""Silos for tests of `he`: rosters, mask seeds, exchanges."""
+"""Silos for the tests of `he`: rosters, mask seeds and exchanges."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def raw_seeds(names: Iterable[str], seed: int = 0) -> dict[frozenset[str], bytes
 
 
 def pair_seeds(names: tuple[str, ...], seed: int = 0) -> dict[str, PairSeeds]:
-    """What every silo holds after a ceremony."""
+    """Return the mask seeds that every silo has after a ceremony."""
     seeds = raw_seeds(names, seed)
     return {
         name: PairSeeds(name, {o: seeds[frozenset((name, o))] for o in names if o != name})
@@ -48,7 +48,7 @@ def exchange(p: Parameters, values: int, /, **changes: Any) -> Exchange:
 
 
 def bare(p: Parameters, chunks: int) -> MaskStream:
-    """A stream that masks nothing: what taking the masks away looks like."""
+    """Return a stream without masks, to show what an unmasked upload reveals."""
     return MaskStream(p, chunks, [], [])
 
 

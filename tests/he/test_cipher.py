@@ -1,4 +1,4 @@
-"""CKKS sums are exact integers, and nothing but rounded integers comes out."""
+"""CKKS sums are exact integers, and decryption returns only rounded integers."""
 
 import pickle
 
@@ -50,8 +50,8 @@ def test_plain_sums_are_the_same_integers() -> None:
     np.testing.assert_array_equal(unpack(packed, 20_011, p), vectors.sum(axis=0))
 
 
-def test_noise_is_what_the_bound_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The residual of a sum of n has the predicted deviation: the bound rests on it."""
+def test_noise_has_the_deviation_that_the_bound_assumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The residual of a sum of n has the predicted deviation, on which the bound rests."""
     p = Parameters.derive(8)
     one = CkksCipher(p, generate_secret_key())
     adder = CkksAdder(p)
@@ -84,8 +84,8 @@ def test_a_ciphertext_scaled_by_eight_releases_nothing() -> None:
 
 
 def moved(one: CkksCipher, p: Parameters, by: float) -> np.ndarray:
-    """A ciphertext of noughts with a plaintext added that moves its first real to `by`, noise
-    included: drawn until it is no further than 0.01 from there."""
+    """Return a ciphertext of zeros plus a plaintext that moves its first real to `by`, noise
+    included; it is redrawn until the real is within 0.01 of `by`."""
     plain = seal.Plaintext()
     while True:
         adder = CkksAdder(p)
@@ -106,14 +106,14 @@ def test_a_real_that_lies_between_integers_releases_nothing() -> None:
             one.decrypt(moved(one, p, by))
 
 
-def test_a_real_beyond_what_all_silos_can_reach_releases_nothing() -> None:
-    """Beyond 2^52 doubles have no fractions: there the residual alone sees nothing."""
+def test_a_real_beyond_the_reach_of_all_silos_releases_nothing() -> None:
+    """Beyond 2^52 doubles have no fractional part, so the residual alone detects nothing."""
     p = Parameters.derive(3)
     one = CkksCipher(p, generate_secret_key())
     most = 3 * 2 ** (p.real_bits - 1)
     assert one.decrypt(moved(one, p, most - 5))[0, 0] == most - 5
     for by in (most + 5, -most - 5):
-        with pytest.raises(EncryptionError, match="a real of it is too large"):
+        with pytest.raises(EncryptionError, match="one of its reals is too large"):
             one.decrypt(moved(one, p, by))
 
 
@@ -122,7 +122,7 @@ def test_another_key_decrypts_nothing() -> None:
     adder = CkksAdder(p)
     packed = pack(np.arange(100), p)
     adder.add(0, CkksCipher(p, generate_secret_key()).encrypt(packed, bare(p, 1)))
-    with pytest.raises(EncryptionError, match="holds another key"):
+    with pytest.raises(EncryptionError, match="has another key"):
         CkksCipher(p, generate_secret_key()).decrypt(adder.total(0, 1))
 
 
@@ -134,8 +134,8 @@ def test_ciphertext_of_equal_plaintext_differs() -> None:
     assert (first != second).mean() > 0.9
 
 
-def test_what_is_no_ciphertext_is_refused_and_the_sum_is_unharmed() -> None:
-    """A word beyond the modulus, in the second chunk of two: the first is taken back."""
+def test_a_chunk_that_is_not_a_ciphertext_is_refused_and_the_sum_is_unharmed() -> None:
+    """A word of the second of two chunks is beyond the modulus; the first is subtracted again."""
     p = Parameters.derive(3)
     one = CkksCipher(p, generate_secret_key())
     good = one.encrypt(pack(np.arange(10_000), p), bare(p, 2))
@@ -187,8 +187,8 @@ def one_modulus() -> int:
     return int(literal.coeff_modulus()[0].value())
 
 
-def test_a_seal_that_compresses_is_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sum of noughts compresses: the stream is inflated, whatever zstd made of it."""
+def test_a_stream_that_seal_compressed_is_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum of zeros compresses, so its stream is decompressed before it is read."""
     p = Parameters.derive(3)
     one = Coefficients(make_context(), float(p.scale))
     zeros = np.zeros(SUM_BYTES, np.uint8)

@@ -38,7 +38,7 @@ def test_an_identity_lasts_and_only_its_owner_can_read_it(tmp_path: Path) -> Non
     [b"", b"not a key", pem(x25519.X25519PrivateKey.generate())],
     ids=["nothing", "words", "another kind of key"],  # the same in every process of tests
 )
-def test_a_file_that_holds_no_identity_is_refused_and_left_alone(
+def test_a_file_without_an_identity_is_refused_and_left_unchanged(
     tmp_path: Path, content: bytes
 ) -> None:
     path = tmp_path / "identity.pem"
@@ -61,7 +61,7 @@ def test_an_identity_of_an_earlier_version_keeps_its_key_and_gains_the_other(
     assert Identity(path).public == public and path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_signature_holds_only_if_both_halves_do(tmp_path: Path) -> None:
+def test_a_signature_is_valid_only_if_both_halves_are(tmp_path: Path) -> None:
     one, other = Identity(tmp_path / "one"), Identity(tmp_path / "other")
     good, theirs = one.sign(b"content"), other.sign(b"content")
     verify(one.public, good, b"content", "thing")

@@ -1,4 +1,4 @@
-"""The key ceremony: one secret, a seed for each pair, bound to who took part and what was said."""
+"""The key ceremony: one secret and a seed for each pair, bound to the roster and all messages."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,8 +68,8 @@ def test_a_second_ceremony_shares_nothing_with_the_first(tmp_path: Path) -> None
     assert first[0].seeds._seeds["b"] == first[1].seeds._seeds["a"]
 
 
-def test_each_side_of_a_pair_decides_the_seed(tmp_path: Path) -> None:
-    """With all else held fixed, either contribution changes it: none alone can choose it."""
+def test_either_silo_of_a_pair_changes_the_seed(tmp_path: Path) -> None:
+    """With all else fixed, either contribution changes the seed: neither silo alone chooses it."""
     a, b = ceremonies(tmp_path, "a", "b")
     for one in (a, b):
         one.contribute(introductions([a, b]))
@@ -82,8 +82,8 @@ def test_each_side_of_a_pair_decides_the_seed(tmp_path: Path) -> None:
         assert len(seeds) == 4
 
 
-def test_the_same_contributions_in_another_ceremony_make_another_seed(tmp_path: Path) -> None:
-    """The seed is salted with the ceremony's digest: contributions replayed give none of it."""
+def test_the_same_contributions_give_another_seed_in_another_ceremony(tmp_path: Path) -> None:
+    """The seed is salted with the ceremony's digest: replayed contributions give another seed."""
     a, b = ceremonies(tmp_path, "a", "b")
     a.contribute(introductions([a, b]))
     seeds = set()
@@ -93,13 +93,13 @@ def test_the_same_contributions_in_another_ceremony_make_another_seed(tmp_path: 
     assert len(seeds) == 2
 
 
-def test_keys_are_given_out_once(tmp_path: Path) -> None:
-    """Two sets of the same seeds could each open the same masks."""
+def test_keys_are_handed_out_only_once(tmp_path: Path) -> None:
+    """Each of two copies of the seeds could open the same masks."""
     silos = ceremonies(tmp_path, "a", "b")
     said = contributions(silos)
     agreements = tuple(one.agree(said) for one in silos)
     silos[0].finish(agreements)
-    with pytest.raises(KeyRefused, match="taken up before"):
+    with pytest.raises(KeyRefused, match="already handed out"):
         silos[0].finish(agreements)
 
 
@@ -128,7 +128,7 @@ def test_nothing_public_holds_the_secret_or_a_seed(tmp_path: Path) -> None:
 def test_a_contribution_that_was_not_sealed_for_this_silo_is_refused(
     tmp_path: Path, swap: str
 ) -> None:
-    """Even if its sender signs it: what is sealed is bound to sender, receiver and ceremony."""
+    """Even if its sender signed it: the sealed text is bound to sender, receiver and ceremony."""
     silos = ceremonies(tmp_path, "a", "b", "c")
     said = list(contributions(silos))
     stale = contributions(ceremonies(tmp_path, "a", "b", "c"))[0].sealed["b"]
@@ -152,7 +152,7 @@ def test_a_contribution_that_was_not_sealed_for_this_silo_is_refused(
         silos[1].agree(tuple(said))
 
 
-def test_contributions_that_were_altered_dropped_or_of_other_terms_are_refused(
+def test_altered_or_dropped_contributions_and_other_terms_are_refused(
     tmp_path: Path,
 ) -> None:
     silos = ceremonies(tmp_path, "a", "b", "c")
@@ -165,25 +165,25 @@ def test_contributions_that_were_altered_dropped_or_of_other_terms_are_refused(
             silos[1].agree(few)
     elsewhere = ceremonies(tmp_path, "a", "b", "c", terms="another job")
     other = elsewhere[0].contribute(introductions(elsewhere))
-    with pytest.raises(KeyRefused, match="'a' was told other introductions or another job"):
+    with pytest.raises(KeyRefused, match="'a' received other introductions or another job"):
         silos[1].agree((other, b, c))
 
 
-def test_silos_that_saw_different_ceremonies_find_out(tmp_path: Path) -> None:
-    """A driver that shows each silo another contribution of a third is caught by the digests."""
+def test_silos_detect_that_they_saw_different_ceremonies(tmp_path: Path) -> None:
+    """The digests expose a driver that shows two silos different contributions of a third."""
     silos = ceremonies(tmp_path, "a", "b", "c")
     cards = introductions(silos)
     a, b, c = contributions(silos)
     again = silos[2].contribute(cards)  # c contributes twice, and is quoted differently
     seen_by_a, seen_by_b = silos[0].agree((a, b, c)), silos[1].agree((a, b, again))
     seen_by_c = silos[2].agree((a, b, again))
-    with pytest.raises(KeyRefused, match="'b' has seen another key ceremony than 'a'"):
+    with pytest.raises(KeyRefused, match="silos 'b' and 'a' have seen different key"):
         silos[0].finish((seen_by_a, seen_by_b, seen_by_c))
-    with pytest.raises(KeyRefused, match="'a' has seen another key ceremony than 'b'"):
+    with pytest.raises(KeyRefused, match="silos 'a' and 'b' have seen different key"):
         silos[1].finish((seen_by_a, seen_by_b, seen_by_c))
 
 
-def test_agreements_that_are_forged_missing_or_prove_nothing_are_refused(tmp_path: Path) -> None:
+def test_forged_and_missing_agreements_and_wrong_proofs_are_refused(tmp_path: Path) -> None:
     silos = ceremonies(tmp_path, "a", "b")
     said = contributions(silos)
     a, b = (one.agree(said) for one in silos)
@@ -195,7 +195,7 @@ def test_agreements_that_are_forged_missing_or_prove_nothing_are_refused(tmp_pat
         silos[0].finish((a,))
     unsigned = Agreement("b", b.transcript, "00" * 32)
     signature = silos[1]._identity.sign(unsigned.signed_content())
-    with pytest.raises(KeyRefused, match="'b' does not hold the same key"):
+    with pytest.raises(KeyRefused, match="'b' does not have the same secret key"):
         silos[0].finish((a, replace(unsigned, signature=signature)))
 
 
@@ -214,8 +214,8 @@ def test_replaced_or_repeated_introductions_are_refused(tmp_path: Path) -> None:
         transcript((a, other_run), TERMS)
 
 
-def test_a_pinned_identity_stops_whoever_answers_in_its_name(tmp_path: Path) -> None:
-    """Without the pin, a driver that introduces itself as b to a is not found out."""
+def test_a_pinned_identity_stops_impersonation(tmp_path: Path) -> None:
+    """Without the pin, nobody detects a driver that introduces itself to a as b."""
     known = fingerprint(Identity(tmp_path / "b" / "identity.pem").public)
     (honest,) = introductions(ceremonies(tmp_path, "b"))
     (impostor,) = introductions(ceremonies(tmp_path / "x", "b"))

@@ -1,4 +1,4 @@
-"""The hash by which silos check totals, against whole numbers."""
+"""The hash by which silos verify totals, compared with exact integers."""
 
 import hashlib
 import pickle
@@ -48,7 +48,9 @@ def reals(seed: int, chunks: int, greatest: int = GREATEST) -> Integers:
     chunks=st.integers(1, 3),
     greatest=st.sampled_from([0, 1, 2**18, 2**36, GREATEST]),
 )
-def test_it_is_what_the_docstring_says(seed: int, chunks: int, greatest: int) -> None:
+def test_the_hash_follows_the_formula_of_its_docstring(
+    seed: int, chunks: int, greatest: int
+) -> None:
     packed = reals(seed, chunks, greatest)
     drawn = elements(keystream(b"k" * 32, b"", b"blindsum hash of reals"), FOLDS * RING_DEGREE)
     rows = elements(keystream(b"k" * 32, b"", b"blindsum hash of chunks"), FOLDS * chunks)
@@ -59,7 +61,7 @@ def test_it_is_what_the_docstring_says(seed: int, chunks: int, greatest: int) ->
         assert word == sum(r * s for r, s in zip(of_chunks, sums, strict=True)) % PRIME
 
 
-def test_every_real_of_every_chunk_counts_and_so_does_its_place() -> None:
+def test_the_hash_depends_on_every_real_and_its_position() -> None:
     packed = reals(1, 2)
     honest = hashed(packed)
     for row, at, by in ((0, 0, 1), (1, 4095, -1), (0, 17, 2**52)):
@@ -71,7 +73,7 @@ def test_every_real_of_every_chunk_counts_and_so_does_its_place() -> None:
     assert KEY.offset(SALT) != KEY.offset(b"o" * 32), "every exchange has an offset of its own"
 
 
-def test_parts_may_come_in_any_size_and_none_may_be_missing_or_too_many() -> None:
+def test_parts_may_have_any_size_but_no_chunk_may_be_missing_or_extra() -> None:
     packed = reals(2, 5)
     one = LinearHash(KEY, SALT, 5)
     one.add(packed[:2])
@@ -84,7 +86,7 @@ def test_parts_may_come_in_any_size_and_none_may_be_missing_or_too_many() -> Non
 
 
 @pytest.mark.parametrize("silos", [2, 3, 8])
-def test_the_silos_words_add_up_to_the_totals_and_say_nothing_alone(silos: int) -> None:
+def test_the_silos_words_add_up_to_the_totals_and_reveal_nothing_alone(silos: int) -> None:
     p = Parameters.derive(silos)
     one = exchange(p, 2 * p.values_per_chunk)
     seeds = pair_seeds(one.roster)
@@ -134,7 +136,7 @@ GOLDEN_WORDS = "0f678b3efc466037139cfc6145fa8fcd"
 @pytest.mark.parametrize(
     "text", ["", "0" * 31, "0" * 33, "F" * 32, "g" * 32, f"{PRIME:016x}" * 2, None, 5, " " * 32]
 )
-def test_words_that_are_none_are_refused(text: object) -> None:
+def test_malformed_words_are_refused(text: object) -> None:
     with pytest.raises(UploadRefused, match="not elements of the field"):
         read(text)
     assert read(written((3, PRIME - 1))) == (3, PRIME - 1)

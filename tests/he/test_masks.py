@@ -1,4 +1,4 @@
-"""One upload, opened with the shared secret key, is noise; the whole roster's sum is exact."""
+"""One upload decrypted with the shared key is noise, and the whole roster's sum is exact."""
 
 import pickle
 from itertools import combinations
@@ -20,8 +20,8 @@ CHUNKS = 12
 
 
 def uniformity(reals: Integers, p: Parameters) -> float:
-    """The least p-value of chi-squared tests that packed reals are uniform in K bits: on the
-    highest six bits, on the lowest six, and on the six where the digits meet."""
+    """Return the smallest p-value of chi-squared tests that packed reals are uniform in K bits: of
+    the highest six bits, the lowest six, and the six where the digits meet."""
     shifted = centred(reals.copy(), p) + (1 << (p.real_bits - 1))
     values = []
     for shift in (p.real_bits - 6, 0, p.summed_bits - 3):
@@ -35,7 +35,7 @@ def correlation(reals: Integers, packed: Integers) -> float:
 
 
 def opened_upload(masks: MaskStream, p: Parameters) -> tuple[Integers, Integers]:
-    """An aggregator with the leaked secret key opens one upload; returns it and what was sent."""
+    """Decrypt one upload as an aggregator with the leaked key could; return it and the original."""
     update = np.random.default_rng(3).normal(0, p.limit / 20, CHUNKS * p.values_per_chunk)
     packed = pack(np.rint(np.clip(update, -p.limit, p.limit)).astype(np.int64), p)
     one = CkksCipher(p, generate_secret_key())
@@ -45,7 +45,7 @@ def opened_upload(masks: MaskStream, p: Parameters) -> tuple[Integers, Integers]
 
 
 @pytest.mark.parametrize(("silos", "bits"), [(2, 19), (3, 12), (8, 12)])
-def test_an_upload_opened_with_the_shared_key_is_uniform_noise(silos: int, bits: int) -> None:
+def test_an_upload_decrypted_with_the_shared_key_is_uniform_noise(silos: int, bits: int) -> None:
     p = Parameters.derive(silos, bits)
     one = exchange(p, CHUNKS * p.values_per_chunk)
     masks = pair_seeds(one.roster, seed=1)["silo01"].open(one)
@@ -54,14 +54,14 @@ def test_an_upload_opened_with_the_shared_key_is_uniform_noise(silos: int, bits:
     assert correlation(opened, packed) < 5 / np.sqrt(packed.size)
 
 
-def test_the_same_look_at_an_upload_without_masks_finds_the_update() -> None:
+def test_the_same_decryption_of_an_unmasked_upload_gives_the_update() -> None:
     p = Parameters.derive(3, 12)
     opened, packed = opened_upload(bare(p, CHUNKS), p)
     np.testing.assert_array_equal(opened, packed)
     assert uniformity(opened, p) < 1e-100 and correlation(opened, packed) > 0.99
 
 
-def test_all_but_two_silos_learn_the_sum_of_the_two_and_nothing_else() -> None:
+def test_all_other_silos_together_learn_only_the_sum_of_two() -> None:
     p = Parameters.derive(5, 12)
     one = exchange(p, CHUNKS * p.values_per_chunk)
     seeds = raw_seeds(one.roster, seed=2)
@@ -83,7 +83,7 @@ def test_all_but_two_silos_learn_the_sum_of_the_two_and_nothing_else() -> None:
 
 
 def _only(known: PairSeeds, name: str, other: str, one, p: Parameters) -> Integers:  # type: ignore[no-untyped-def]
-    """The mask that a pair's seed alone gives, from the pair's own place in the roster."""
+    """Return the mask from one pair's seed, as the pair stands in the roster."""
     stream = known.open(one)
     position = [o for o in one.roster if o != name].index(other)
     before = one.roster.index(name)
@@ -113,7 +113,7 @@ def test_masks_cancel_over_the_whole_roster(silos: int, bits: int, size: int, se
 @pytest.mark.parametrize("silos", [2, 3, 8, 64])
 @pytest.mark.parametrize("values", [5, 3 * 8192])  # with room to spare, and with none
 def test_a_sum_over_another_roster_is_refused(silos: int, values: int) -> None:
-    """One upload left out, doubled, or of another attempt: masks do not cancel."""
+    """If one upload is left out, doubled, or from another attempt, the masks do not cancel."""
     p = Parameters.derive(silos)
     one, other = exchange(p, values), exchange(p, values, attempt=2)
     seeds = pair_seeds(one.roster)
@@ -122,11 +122,11 @@ def test_a_sum_over_another_roster_is_refused(silos: int, values: int) -> None:
     strange = seeds[one.roster[0]].open(other).apply(pack(zeros, p))
     assert not unpack(np.asarray(sum(uploads)), values, p).any()
     for wrong in (uploads[1:], [*uploads, uploads[0]], [strange, *uploads[1:]]):
-        with pytest.raises(EncryptionError, match="no sum of one upload of each silo"):
+        with pytest.raises(EncryptionError, match="not the sum of one upload from each silo"):
             unpack(np.asarray(sum(wrong)), values, p)
 
 
-def test_no_stream_is_given_twice_and_every_exchange_has_its_own() -> None:
+def test_every_exchange_has_its_own_streams_and_each_is_returned_once() -> None:
     p = Parameters.derive(3)
     seeds = pair_seeds(roster(3))["silo00"]
     zeros = np.zeros((1, RING_DEGREE), np.int64)
@@ -156,7 +156,7 @@ def test_no_stream_is_given_twice_and_every_exchange_has_its_own() -> None:
         stream.apply(zeros)
 
 
-def test_seeds_stay_in_their_silo_and_serve_its_roster_alone() -> None:
+def test_seeds_stay_in_their_silo_and_work_only_for_its_roster() -> None:
     p = Parameters.derive(3)
     seeds = pair_seeds(roster(3))["silo00"]
     with pytest.raises(KeyRefused):

@@ -45,8 +45,8 @@ def test_sums_of_packed_reals_unpack_to_sums_of_integers(
 
 
 @pytest.mark.parametrize(("silos", "bits"), [(2, 22), (3, 19), (8, 12), (64, 24)])
-def test_millions_of_values_that_fill_no_chunk(silos: int, bits: int) -> None:
-    """At D = 2, 2, 3 and 1; the first at the most bits a real may have, 46."""
+def test_millions_of_values_that_do_not_fill_the_last_chunk(silos: int, bits: int) -> None:
+    """With D = 2, 2, 3 and 1; the first has the most bits that a real may have, 46."""
     p = Parameters.derive(silos, bits)
     random = np.random.default_rng(0)
     one = random.integers(-p.limit, p.limit + 1, 2_000_003)
@@ -57,26 +57,26 @@ def test_millions_of_values_that_fill_no_chunk(silos: int, bits: int) -> None:
 def test_an_integer_beyond_the_limit_is_refused() -> None:
     p = Parameters.derive(3)
     for value in (p.limit + 1, -p.limit - 1):
-        with pytest.raises(EncryptionError, match="passes the limit"):
+        with pytest.raises(EncryptionError, match="exceeds the limit"):
             pack(np.array([0, value]), p)
     for shapeless in (np.array([], np.int64), np.ones((2, 2), np.int64), np.int64(3)):
         with pytest.raises(EncryptionError, match="cannot be packed"):
             pack(shapeless, p)  # type: ignore[arg-type]
 
 
-def test_a_sum_no_roster_can_reach_is_refused() -> None:
+def test_a_sum_that_no_roster_can_reach_is_refused() -> None:
     p = Parameters.derive(2, 19)
     packed = pack(np.full(9000, p.limit), p)
     assert (unpack(packed * 2, 9000, p) == 2 * p.limit).all()
     one_more = packed * 2 + pack(np.eye(1, 9000, dtype=np.int64)[0], p)
     beyond_the_end = packed + pack(np.eye(1, 9001, 9000, dtype=np.int64)[0], p)
     for wrong in (packed * 64, one_more, -one_more, beyond_the_end):
-        with pytest.raises(EncryptionError, match="no sum of one upload of each silo"):
+        with pytest.raises(EncryptionError, match="not the sum of one upload from each silo"):
             unpack(wrong, 9000, p)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_no_numbers_are_refused(bad: float) -> None:
+def test_nan_and_infinite_values_are_refused(bad: float) -> None:
     with pytest.raises(EncryptionError, match="NaN or infinite"):
         quantise(np.array([0.0, bad]), 1.0, Parameters.derive(3), np.random.default_rng(0))
     with pytest.raises(EncryptionError, match="NaN or infinite"):
@@ -118,7 +118,7 @@ def test_stochastic_rounding_is_unbiased() -> None:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), silos=st.integers(2, 64))
 def test_sums_of_counts_are_exact_and_show_no_carry(data: st.DataObject, silos: int) -> None:
-    """Counts travel whole. In several digits, silos with the same total would look different."""
+    """A count is one digit. Split into several, equal totals of different counts would differ."""
     p = Parameters.derive(silos).of_counts
     assert p.digits == 1 and p.limit > 2**36
     counts = data.draw(st.lists(st.integers(-p.limit, p.limit), min_size=silos, max_size=silos))
@@ -144,7 +144,7 @@ def test_squares_are_summed_exactly() -> None:
         assert square_sum(integers) == sum(int(i) ** 2 for i in integers)
 
 
-def test_a_range_that_is_too_wide_or_too_narrow_is_found_in_a_few_rounds() -> None:
+def test_a_range_that_is_too_wide_or_too_narrow_adapts_in_a_few_rounds() -> None:
     p, random = Parameters.derive(3, 12), np.random.default_rng(0)
     for start in (100.0, 1e-3):
         at = start

@@ -1,4 +1,4 @@
-"""Parameters: derived from silos and bits, and refused where sums could be wrong."""
+"""Parameters are derived from silos and bits, and refused where sums could be wrong."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_measured_choices_of_the_design(silos: int, bits: int, digits: int) -> N
         (64, 16, 8),
     ],
 )
-def test_the_documented_table_is_where_the_bounds_end(silos: int, two: int, three: int) -> None:
+def test_the_documented_table_lists_the_limits(silos: int, two: int, three: int) -> None:
     for digits, bits in ((2, two), (3, three)):
         assert Parameters.derive(silos, bits, digits=digits).digits == digits
         with pytest.raises(EncryptionError, match="are not exact"):
@@ -49,7 +49,7 @@ def test_the_documented_table_is_where_the_bounds_end(silos: int, two: int, thre
 
 @pytest.mark.parametrize("silos", range(2, 65))
 def test_coefficients_of_a_sum_stay_below_half_the_prime(silos: int) -> None:
-    """Independently of the code: sums of uniform reals, the last one's masks determined."""
+    """An independent check: sums of uniform reals, the last of which the others determine."""
     derived = [Parameters.derive(silos, bits) for bits in range(2, 25)]
     for p in (*derived, derived[0].of_counts):
         one = 2.0**p.real_bits / math.sqrt(12) * p.scale * math.sqrt(2 / RING_DEGREE)
@@ -61,7 +61,7 @@ def test_coefficients_of_a_sum_stay_below_half_the_prime(silos: int) -> None:
 
 @pytest.mark.parametrize("silos", [2, 8, 64])
 def test_failure_probability_is_below_2_to_minus_80(silos: int) -> None:
-    """An independent bound: Gaussian tail in log space at half a unit."""
+    """Checked by an independent bound: the Gaussian tail at half a unit, in log space."""
     for p in (Parameters.derive(silos), Parameters.derive(silos).of_counts):
         assert _log2_tail(p) <= -80
 
@@ -79,7 +79,7 @@ def test_impossible_rosters_are_refused(silos: int) -> None:
         Parameters.derive(silos)
 
 
-def test_what_does_not_fit_is_refused_with_what_would() -> None:
+def test_bits_that_do_not_fit_are_refused_with_those_that_do() -> None:
     with pytest.raises(EncryptionError, match="at most 2 digits fit"):
         Parameters.derive(8, 19, digits=3)
     with pytest.raises(EncryptionError, match="2 to 24 bits"):

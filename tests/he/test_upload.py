@@ -1,4 +1,4 @@
-"""A vector's whole way: parts out, sums back, and the same sum made again."""
+"""A vector's whole path: upload in parts, total in parts, and the sum computed again."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ VALUES = (PART_CHUNKS + 2) * P.values_per_chunk - 5
 
 
 class Sent:
-    """Two silos' uploads of two parts each, and an honest aggregator's total."""
+    """Two silos' uploads of two parts each, and the total of an honest aggregator."""
 
     def __init__(self, folder: Path) -> None:
         self.one: Exchange = exchange(P, VALUES)
@@ -85,32 +85,32 @@ def test_a_total_that_lacks_a_part_is_refused(sent: Sent) -> None:
         sent.opened(sent.totals[::-1])
 
 
-def test_whoever_holds_the_uploads_can_sum_them_again(sent: Sent) -> None:
+def test_anyone_with_the_uploads_can_sum_them_again(sent: Sent) -> None:
     sum_again(sent.one, sent.frames[::-1], sent.totals, sent.public)
 
 
-def test_a_sum_made_again_needs_every_upload_once(sent: Sent) -> None:
-    with pytest.raises(UploadRefused, match="not all there"):
+def test_summing_again_needs_every_upload_once(sent: Sent) -> None:
+    with pytest.raises(UploadRefused, match="cannot be summed again"):
         sum_again(sent.one, sent.frames[1:], sent.totals, sent.public)
-    with pytest.raises(UploadRefused, match="came twice"):
+    with pytest.raises(UploadRefused, match="was received twice"):
         sum_again(sent.one, [*sent.frames, sent.frames[0]], sent.totals, sent.public)
 
 
 def shift(adder: CkksAdder) -> None:
-    """Add a chosen plaintext to the sum, as anyone can without a key: CKKS is malleable."""
+    """Add a chosen plaintext to the sum. CKKS is malleable: anyone can do so without a key."""
     coefficients = adder._coefficients
     plain = seal.Plaintext()
     seal.CKKSEncoder(coefficients._context).encode(1000.0, coefficients._scale, plain)
     adder._evaluator.add_plain_inplace(adder._sums[0], plain)
 
 
-def test_an_aggregator_that_adds_to_the_sum_is_caught(sent: Sent) -> None:
-    """Decryption alone does not notice: it is what the hash is for."""
+def test_an_aggregator_that_adds_to_the_sum_is_detected(sent: Sent) -> None:
+    """Decryption alone does not detect it; the hash does."""
     forged = sent.total(sent.frames, shift)
     parts = decrypt_parts(sent.one, forged, sent.cipher, hash_of(sent.one, KEY))
     first = next(parts)[1]
     assert (first != sent.vectors.sum(axis=0)[: first.size]).any()
-    with pytest.raises(EncryptionError, match="not the sum of what the silos sent"):
+    with pytest.raises(EncryptionError, match="not the sum of the silos' uploads"):
         list(parts)
     with pytest.raises(UploadRefused, match="not the sum of the uploads"):
         sum_again(sent.one, sent.frames, forged, sent.public)
@@ -118,7 +118,7 @@ def test_an_aggregator_that_adds_to_the_sum_is_caught(sent: Sent) -> None:
 
 @pytest.mark.parametrize("which", [[0, 1], [0, 1, 2], [0, 1, 2, 3, 0]])
 def test_a_total_of_other_uploads_decrypts_to_nothing(sent: Sent, which: list[int]) -> None:
-    """A single silo's upload as the total, one part missing, one doubled."""
+    """The totals are one silo's upload, one with a part missing and one with a part doubled."""
     forged = sent.total([sent.frames[i] for i in which])
     with pytest.raises(EncryptionError, match="nothing was released"):
         sent.opened(forged)

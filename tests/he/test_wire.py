@@ -1,4 +1,4 @@
-"""Frames: what was signed arrives, and every other frame is refused with a reason."""
+"""Frames: a signed frame arrives unchanged, and any other is refused with a reason."""
 
 import itertools
 import json
@@ -65,7 +65,7 @@ def test_an_upload_arrives_as_it_was_signed(identities, public) -> None:  # type
 
 
 def test_the_check_costs_few_bytes(identities) -> None:  # type: ignore[no-untyped-def]
-    """At most 64 a silo and exchange, for an exchange of one part."""
+    """At most 64 bytes for each silo and exchange, for an exchange of one part."""
     with_words = asdict(Header.of(exchange(), 0, "a", "0" * 64, "f" * 32))
     without = {name: value for name, value in with_words.items() if name != "check"}
     assert len(json.dumps(with_words)) - len(json.dumps(without)) == 45
@@ -124,25 +124,27 @@ def test_strangers_and_forgers_are_refused(identities, public) -> None:  # type:
     [
         (Part(0, 0, 1), 1, "not exactly its 2 chunks"),
         (Part(0, 0, 3), 3, "not exactly its 2 chunks"),
-        (Part(1, 0, 2), 2, "there are 1"),
-        (Part(-1, 0, 2), 2, "there are 1"),
+        (Part(1, 0, 2), 2, "has only 1 parts"),
+        (Part(-1, 0, 2), 2, "has only 1 parts"),
     ],
 )
-def test_what_is_not_exactly_a_part_is_refused(identities, public, part, rows, reason) -> None:  # type: ignore[no-untyped-def]
+def test_a_frame_that_is_not_exactly_a_part_is_refused(
+    identities, public, part, rows, reason
+) -> None:  # type: ignore[no-untyped-def]
     frame = write_upload(exchange(), part, "a", chunks(rows), identities["a"])
     with pytest.raises(UploadRefused, match=reason):
         read_upload(frame, exchange(), public)
 
 
 def framed(metadata: object, content: bytes = b"", *, size: int | None = None) -> pa.Buffer:
-    """A frame as a stranger would write it."""
+    """Return a frame as a stranger would write it."""
     head = json.dumps(metadata).encode()
     head += b" " * (-(16 + len(head)) % 64)
     return pa.py_buffer(struct.pack("<8sII", b"blindsum", 6, size or len(head)) + head + content)
 
 
 def opened(frame: pa.Buffer) -> tuple[dict[str, Any], bytes]:
-    """A frame's head and its chunks."""
+    """Return a frame's head and its chunks."""
     content = frame.to_pybytes()
     start = 16 + struct.unpack("<8sII", content[:16])[2]
     return json.loads(content[16:start]), content[start:]
@@ -151,7 +153,7 @@ def opened(frame: pa.Buffer) -> tuple[dict[str, Any], bytes]:
 def test_reordered_chunks_are_refused(identities, public) -> None:  # type: ignore[no-untyped-def]
     metadata, content = opened(signed(identities, "a"))
     half = len(content) // 2
-    with pytest.raises(UploadRefused, match="altered on its way"):
+    with pytest.raises(UploadRefused, match="altered in transit"):
         read_upload(framed(metadata, content[half:] + content[:half]), exchange(), public)
 
 
@@ -167,12 +169,12 @@ FUZZ = settings(
     other=st.floats(0, 1, exclude_max=True),
     noise=st.binary(min_size=1, max_size=16),
 )
-def test_no_altered_frame_is_taken_for_what_was_signed(  # type: ignore[no-untyped-def]
+def test_no_altered_frame_passes_as_the_signed_one(  # type: ignore[no-untyped-def]
     identities, public, frames, kind, at, other, noise
 ) -> None:
-    """Bit flips, cuts and insertions: refused, or read as exactly what was signed.
+    """After bit flips, cuts and insertions, a frame is refused or read exactly as it was signed.
 
-    Half of the positions lie in the head of the frame, where its structure is.
+    Half of the changes are in the head of the frame, which defines its structure.
     """
     frame = bytearray(frames["a"])
     reach = len(frame) if at < 0.5 else 8192
@@ -240,7 +242,7 @@ def test_no_header_of_any_shape_gets_past_the_signature(  # type: ignore[no-unty
         read_upload(framed(metadata, content), exchange(), public)
 
 
-def test_receipts_prove_what_a_silo_sent_and_to_what(identities, public) -> None:  # type: ignore[no-untyped-def]
+def test_receipts_prove_what_a_silo_sent_and_for_which_exchange(identities, public) -> None:  # type: ignore[no-untyped-def]
     receipt = read_upload(signed(identities, "a"), exchange(), public).receipt
     assert check_receipt(receipt, exchange(), public) == Part(0, 0, 2)
     for wrong, reason in (
@@ -253,7 +255,7 @@ def test_receipts_prove_what_a_silo_sent_and_to_what(identities, public) -> None
             check_receipt(wrong, exchange(), public)
 
 
-def test_a_total_is_read_for_its_own_exchange_and_part_alone() -> None:
+def test_a_total_is_read_only_for_its_own_exchange_and_part() -> None:
     part = exchange().parts[0]
     total = write_total(exchange(), part, chunks(2, SUM_BYTES), (5, 7))
     read, words = read_total(total, exchange(), part)
@@ -269,7 +271,7 @@ def test_a_total_is_read_for_its_own_exchange_and_part_alone() -> None:
         read_total(short, exchange(), part)
 
 
-def test_an_upload_is_no_total_and_garbage_is_neither(identities, public) -> None:  # type: ignore[no-untyped-def]
+def test_an_upload_is_not_a_total_and_garbage_is_neither(identities, public) -> None:  # type: ignore[no-untyped-def]
     part = exchange().parts[0]
     with pytest.raises(UploadRefused, match="not this part of this exchange's total"):
         read_total(signed(identities, "a"), exchange(), part)
@@ -301,10 +303,10 @@ def test_nothing_may_follow_or_hide_in_a_frame(identities, public) -> None:  # t
         (whole + whole, "not exactly its 2 chunks"),
         (whole[:-8], "not exactly its 2 chunks"),
         (framed(hidden, content).to_pybytes(), "signature"),
-        (whole.replace(b"  ", b" \n", 1), "not written as it is due"),
-        (whole[:8] + b"\4" + whole[9:], "format 4 came in place of 6"),
-        (framed([], content).to_pybytes(), "not written as it is due"),
-        (framed("[" * 60_000, content).to_pybytes().replace(b'"', b"["), "nested too deep"),
+        (whole.replace(b"  ", b" \n", 1), "not in the canonical form"),
+        (whole[:8] + b"\4" + whole[9:], "received a frame of format 4, expected 6"),
+        (framed([], content).to_pybytes(), "not in the canonical form"),
+        (framed("[" * 60_000, content).to_pybytes().replace(b'"', b"["), "nested too deeply"),
     ):
         with pytest.raises(UploadRefused, match=reason):
             read_upload(pa.py_buffer(altered), exchange(), public)

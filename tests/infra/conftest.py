@@ -1,4 +1,7 @@
-"""Tests of real hosts and a real database need what pip does not bring: they say so where they do not run."""
+"""Skips the tests that need more than pip installs: real hosts and a real database.
+
+A skipped test says what it lacks.
+"""
 
 import glob
 import os

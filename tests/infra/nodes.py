@@ -1,4 +1,4 @@
-"""Ray nodes as hosts of their own: each `ray start` in a network namespace, with a home and a /tmp/ray of its own.
+"""Ray nodes as separate hosts: each `ray start` has its own network namespace, home and /tmp/ray.
 
 Needs root and iproute2, as CI has. Nodes reach each other and the tests through one bridge.
 """
@@ -51,11 +51,11 @@ def ip(*arguments: str) -> None:
 
 
 class Lan:
-    """A bridge with namespaces on it; the first node is the head.
+    """A bridge between network namespaces; the first node is the head.
 
     Args:
         folder: each node's home is folder/NAME/home.
-        certificates: folder of each node's certificate, by name; no TLS without.
+        certificates: folder of each node's certificate, by name; without it there is no TLS.
         python: the nodes' interpreter.
     """
 
@@ -70,7 +70,7 @@ class Lan:
         self.folder, self.names, self._python = folder, list(names), python
         self._certificates, self._environment = certificates, dict(environment)
         self.tag = f"bs{os.getpid() % 10000}"
-        # a network of its own for each process of tests
+        # a separate network for each test process
         self._net = f"10.{77 + os.getpid() % 97}.{os.getpid() % 251}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         ip("link", "add", f"{self.tag}br", "type", "bridge")
@@ -85,7 +85,7 @@ class Lan:
         ip("link", "add", wire, "type", "veth", "peer", "name", "eth0", "netns", space)
         ip("link", "set", wire, "master", f"{self.tag}br", "up")
         if name != self.names[0]:
-            # as infra/kubernetes' policies: a silo's node reaches the head, and no other silo's
+            # like the policies in infra/kubernetes: a silo's node reaches only the head
             ip("link", "set", wire, "type", "bridge_slave", "isolated", "on")
         ip("-n", space, "addr", "add", f"{self.address(name)}/24", "dev", "eth0")
         ip("-n", space, "link", "set", "eth0", "up")
@@ -104,7 +104,7 @@ class Lan:
         return self.folder / name / "home"
 
     def start(self, name: str, resources: str = "{}") -> None:
-        """Begin `ray start` there; `wait` waits."""
+        """Begin `ray start` on a node; `wait` waits until it is done."""
         here = self.address(name)
         role = ["--head", "--dashboard-host", here] if name == self.names[0] else []
         role += [] if role else ["--address", f"{self.address(self.names[0])}:6379"]
@@ -131,7 +131,7 @@ class Lan:
             )
 
     def inside(self, name: str, command: Sequence[str]) -> list[str]:
-        """A command as it is run on a node."""
+        """Return the command line that runs a command on a node."""
         os.makedirs("/tmp/ray", exist_ok=True)
         home = self.home(name)
         environment = {
@@ -171,14 +171,14 @@ class Lan:
         self._until(lambda: self._answers() is not None, timeout_s)
 
     def wait_for(self, nodes: int, timeout_s: float = 120) -> None:
-        """Until so many nodes are alive."""
+        """Wait until that many nodes are alive."""
         self._until(
             lambda: sum(node["state"] == "ALIVE" for node in self.listed("nodes")) == nodes,
             timeout_s,
         )
 
     def listed(self, what: str) -> list[dict[str, Any]]:
-        """Nodes or actors, as Ray's state API gives them."""
+        """Return the nodes or actors that Ray's state API lists."""
         request = urllib.request.Request(
             f"{self.jobs}/api/v0/{what}?limit=1000&detail=true",
             headers={"Authorization": f"Bearer {TOKEN}"},
@@ -191,7 +191,7 @@ class Lan:
         try:
             return int(urllib.request.urlopen(f"{self.jobs}/api/version", timeout=2).status)
         except urllib.error.HTTPError as error:
-            return error.code  # it wants a token
+            return error.code  # it requires a token
         except OSError:
             return None
 
@@ -204,7 +204,7 @@ class Lan:
             time.sleep(0.3)
 
     def listening(self, name: str) -> set[int]:
-        """TCP ports that others can reach on the node's address."""
+        """Return the TCP ports that others can reach on the node's address."""
         tables = "cat /proc/net/tcp /proc/net/tcp6"
         done = subprocess.run(
             ["ip", "netns", "exec", self._space(name), "sh", "-c", tables],
@@ -222,14 +222,14 @@ class Lan:
         return {int(port, 16) for address, port in sockets if address not in loopback}
 
     def cut(self, name: str) -> None:
-        """Nothing gets to or from the node."""
+        """Block all traffic to and from the node."""
         ip("link", "set", self._wire_of(name), "down")
 
     def heal(self, name: str) -> None:
         ip("link", "set", self._wire_of(name), "up")
 
     def kill(self, name: str) -> None:
-        """The node is gone, from one moment to the next."""
+        """Kill the node without a shutdown."""
         for pid in self._pids(name):
             try:
                 os.kill(pid, signal.SIGKILL)

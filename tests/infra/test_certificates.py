@@ -1,4 +1,4 @@
-"""What certificates say, and whom they refuse."""
+"""Certificates: their content, and the connections that they refuse."""
 
 import ssl
 import stat
@@ -17,7 +17,7 @@ def read(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
-def test_a_node_is_verified_by_its_authority_under_its_addresses_alone(tmp_path: Path) -> None:
+def test_a_node_is_verified_by_its_authority_and_only_under_its_addresses(tmp_path: Path) -> None:
     make_authority(tmp_path / "ca", days=30)
     node = make_node(tmp_path / "ca", "alder", ["10.0.0.2", "alder.example"], days=30)
     certificate, authority = read(node / "tls.crt"), read(tmp_path / "ca" / "ca.crt")
@@ -46,7 +46,7 @@ def test_a_node_is_verified_by_its_authority_under_its_addresses_alone(tmp_path:
     assert longer.not_valid_after_utc == authority.not_valid_after_utc
 
 
-def test_keys_are_their_owners_alone_and_fit_what_ray_is_told(tmp_path: Path) -> None:
+def test_only_its_owner_can_read_a_key_and_rays_environment_names_it(tmp_path: Path) -> None:
     make_authority(tmp_path / "ca", days=1)
     node = make_node(tmp_path / "ca", "alder", ["10.0.0.2"], days=1)
     for key in (tmp_path / "ca" / "ca.key", node / "tls.key"):
@@ -61,30 +61,32 @@ def test_keys_are_their_owners_alone_and_fit_what_ray_is_told(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "address", "said"),
     [
-        ("../birch", "10.0.0.3", "no name for a node"),
-        ("", "10.0.0.3", "no name for a node"),
-        ("b" * 65, "10.0.0.3", "no name for a node"),
+        ("../birch", "10.0.0.3", "not a name for a node"),
+        ("", "10.0.0.3", "not a name for a node"),
+        ("b" * 65, "10.0.0.3", "not a name for a node"),
         ("birch", "10.0.0.3:6379", "neither an IP address nor a host name"),
         ("birch", "a b", "neither an IP address nor a host name"),
-        ("alder", "10.0.0.3", "is there already"),
+        ("alder", "10.0.0.3", "already exists"),
     ],
 )
-def test_what_cannot_be_made_is_refused(tmp_path: Path, name: str, address: str, said: str) -> None:
+def test_wrong_names_and_existing_files_are_refused(
+    tmp_path: Path, name: str, address: str, said: str
+) -> None:
     make_authority(tmp_path, days=1)
     make_node(tmp_path, "alder", ["10.0.0.2"], days=1)
     with pytest.raises(JobError, match=said):
         make_node(tmp_path, name, [address], days=1)
-    with pytest.raises(JobError, match="there is no authority"):
+    with pytest.raises(JobError, match="there is no readable authority"):
         make_node(tmp_path / "nowhere", "birch", ["10.0.0.3"], days=1)
-    with pytest.raises(JobError, match="is there already"):
+    with pytest.raises(JobError, match="already exists"):
         make_authority(tmp_path, days=1)
 
 
-def test_a_key_that_was_taken_away_is_not_replaced_by_another(tmp_path: Path) -> None:
-    """It would sign what no node takes."""
+def test_a_removed_key_is_not_replaced_by_another(tmp_path: Path) -> None:
+    """No node would accept certificates that another key signs."""
     make_authority(tmp_path, days=1)
     (tmp_path / "ca.key").unlink()
-    with pytest.raises(JobError, match="ca.crt is there already"):
+    with pytest.raises(JobError, match="ca.crt already exists"):
         make_authority(tmp_path, days=1)
     assert not (tmp_path / "ca.key").exists()
     make_authority(tmp_path / "other", days=1)

@@ -1,4 +1,4 @@
-"""A cluster of real nodes, each a host of its own, under token and TLS: submission, placement, failures."""
+"""A cluster of separate hosts with token and TLS: submission, placement and failures."""
 
 import json
 import os
@@ -35,7 +35,7 @@ QUICK_HEALTH = {
 
 
 def bare_python(folder: Path) -> Path:
-    """An interpreter that has what Blindsum needs, and not Blindsum."""
+    """Return an interpreter with Blindsum's requirements but without Blindsum."""
     venv.create(folder, with_pip=False)
     here = next(Path(p) for p in sys.path if p.endswith("site-packages"))
     (site,) = folder.glob("lib/python3.*/site-packages")
@@ -71,7 +71,7 @@ def lan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
 
 @pytest.fixture
 def job(lan: Lan, breast_cancer: pa.Table, tmp_path: Path) -> Callable[..., Path]:
-    """A job whose tables each lie in the home of their own node."""
+    """Return a job whose tables each lie in the home of their silo's node."""
 
     def make(**changed: Any) -> Path:
         for i, silo in enumerate(NAMES):
@@ -98,7 +98,7 @@ def blindsum(*arguments: object, **environment: str) -> subprocess.CompletedProc
 
 
 def where(lan: Lan) -> dict[str, set[str]]:
-    """The nodes that actors have been on so far, by their class."""
+    """Return the nodes on which actors have run so far, by class."""
     nodes = {node["node_id"]: node["node_ip"] for node in lan.listed("nodes")}
     names = {lan.address(name): name for name in NODES}
     found: dict[str, set[str]] = {}
@@ -108,7 +108,7 @@ def where(lan: Lan) -> dict[str, set[str]]:
 
 
 def started(lan: Lan, job: Path, *options: str) -> str:
-    """Submit without waiting; the job's id."""
+    """Submit a job without waiting, and return its id."""
     done = blindsum("submit", job, "--address", lan.jobs, "--ship", "code", "--no-wait", *options)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -135,14 +135,14 @@ class Followed:
         self._lines.put("")
 
     def until(self, said: str, timeout_s: float = 90) -> None:
-        """Until the job has said so."""
+        """Wait until the log contains this text."""
         while said not in self.text:
             line = self._lines.get(timeout=timeout_s)
             assert line, self.text
             self.text += line
 
     def until_silent(self, seconds: float) -> None:
-        """Until it has said nothing for so long."""
+        """Wait until the log has not grown for that long."""
         while True:
             try:
                 line = self._lines.get(timeout=seconds)
@@ -152,13 +152,13 @@ class Followed:
             self.text += line
 
     def end(self) -> int:
-        """Its exit status, as --follow gives it on."""
+        """Return the job's exit status, which is that of --follow."""
         while line := self._lines.get(timeout=120):
             self.text += line
         return self.process.wait()
 
     def round(self) -> int:
-        """The newest round."""
+        """Return the number of the newest round."""
         while not self._lines.empty():
             self.text += self._lines.get()
         return max(int(line.split()[1]) for line in self.text.splitlines() if line[:6] == "round ")
@@ -173,14 +173,14 @@ def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops
     log = Followed(lan, id)
     log.until("round 3 of 200")
 
-    # a short cut is bridged by TCP: nothing is lost
+    # TCP survives a short interruption: nothing is lost
     lan.cut("cedar")
     log.until_silent(1.5)
     lan.heal("cedar")
     log.until(f"round {log.round() + 3} of 200")
     assert "lost" not in log.text
 
-    # a long one: Ray gives the node up, and the rest go on; so they do when a node is gone
+    # after a long one Ray gives up the node and the others continue, as after a node's death
     lan.cut("cedar")
     log.until("cedar; 3 of 4 are left", timeout_s=60)
     lan.heal("cedar")
@@ -188,7 +188,7 @@ def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops
     log.until("elm; 2 of 4 are left", timeout_s=60)
     log.until(f"round {log.round() + 2} of 200")
 
-    # a job manager's stop, which is SIGTERM: as Ctrl-C
+    # the job manager stops a job by SIGTERM, like Ctrl-C
     done = blindsum("job", "stop", id, "--address", lan.jobs)
     assert done.stdout == f"{id}: STOPPED\n", done.stderr
     assert log.end() == 130
@@ -199,7 +199,7 @@ def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops
     lan.wait_for(3)
     alive = {node["node_ip"] for node in lan.listed("nodes") if node["state"] == "ALIVE"}
     assert alive == {lan.address(name) for name in ("head", "alder", "birch")}
-    # what others can reach is what docs/operations.md has a firewall let pass, and the metrics
+    # others can reach only the ports that docs/operations.md opens in a firewall, and the metrics
     for name in ("alder", "head"):
         known = {6380, 6381, 52365, 52366, 52367, 8080, *range(10002, 10202)}
         known |= {6379, 8265, 10001, 44217, 44227} if name == "head" else set()
@@ -212,7 +212,7 @@ def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops
     events = [json.loads(line) for line in done.stdout.splitlines() if line[:8] == '{"event"']
     end = events[-1]
     assert (end["event"], end["rounds"], set(end["lost"])) == ("end", 200, {"cedar", "elm"})
-    # results on the driver's node, each silo's state on its own, aggregators on none of theirs
+    # results are on the driver's node, each silo's state on its own node, aggregators on neither
     assert Path(end["model"]).is_relative_to(lan.home("head")) and Path(end["model"]).exists()
     for silo in NAMES:
         assert [p.name for p in (lan.home(silo) / "silos").iterdir()] == [silo]
@@ -231,7 +231,7 @@ def test_without_token_or_certificate_nobody_gets_in(lan: Lan, job: Callable[...
         assert (done.returncode, done.stdout) == (1, "") and "refuses this token" in done.stderr
     gcs = f"{lan.address('head')}:6379"
     done = blindsum("run", job(), "--address", gcs)
-    assert done.returncode == 1 and "wants TLS, and RAY_USE_TLS is not set" in done.stderr
+    assert done.returncode == 1 and "requires TLS, but RAY_USE_TLS is not set" in done.stderr
     foreign = lan.folder / "foreign"
     make_authority(foreign, days=2)
     for certificate, accepted in (
@@ -247,7 +247,7 @@ def test_without_token_or_certificate_nobody_gets_in(lan: Lan, job: Callable[...
 
 
 class Ending(socketserver.ThreadingTCPServer):
-    """A proxy that ends TLS in front of the cluster's dashboard."""
+    """A proxy that terminates TLS in front of the cluster's dashboard."""
 
     daemon_threads = True
 
@@ -261,7 +261,7 @@ class Ending(socketserver.ThreadingTCPServer):
         try:
             outside = self._context.wrap_socket(request, server_side=True)
         except ssl.SSLError:
-            return  # who calls does not trust the certificate
+            return  # the client does not trust the certificate
         with outside, socket.create_connection((self._target, 8265)) as inside:
             back = threading.Thread(target=copied, args=(inside, outside), daemon=True)
             back.start()
@@ -278,7 +278,7 @@ def copied(source: socket.socket, target: socket.socket) -> None:
         return
 
 
-def test_a_silo_without_a_node_is_named_at_once_behind_a_proxy_that_is_verified(
+def test_a_missing_silos_node_is_named_at_once_through_a_verified_proxy(
     lan: Lan, job: Callable[..., Path]
 ) -> None:
     path = job()
@@ -288,23 +288,23 @@ def test_a_silo_without_a_node_is_named_at_once_behind_a_proxy_that_is_verified(
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         address = f"https://127.0.0.1:{proxy.server_address[1]}"
         done = blindsum("job", "list", "--address", address)
-        assert done.returncode == 1 and "has no certificate that holds here" in done.stderr
+        assert done.returncode == 1 and "cannot be verified here" in done.stderr
         submit = "submit", path, "--address", address, "--ca", certificate / "ca.crt"
         done = blindsum(*submit, "--ship", "code")
         assert done.returncode == 1, done.stderr
         assert "error: no live node offers silo:oak" in done.stdout
         assert "Traceback" not in done.stdout
-        # by default nothing is shipped to silos' own machines, and these have no Blindsum
+        # by default nothing is shipped to silos' own machines, and these lack Blindsum
         done = blindsum(*submit)
         assert done.returncode == 1 and "No module named blindsum" in done.stdout
         unknown = "job", "status", "another", "--address", address, "--ca", certificate / "ca.crt"
-        assert "knows no such job" in blindsum(*unknown).stderr
+        assert "has no such job" in blindsum(*unknown).stderr
         proxy.shutdown()
 
 
 def test_no_silos_node_reaches_another(lan: Lan) -> None:
-    """What the others ran under: the head is all that a silo's node has to reach."""
-    birch = (lan.address("birch"), 52365)  # Ray's agent there
+    """The other tests ran under this rule: a silo's node only needs to reach the head."""
+    birch = (lan.address("birch"), 52365)  # Ray's agent on birch
     for name, reached in (("head", True), ("alder", False)):
         code = f"import socket; socket.create_connection({birch!r}, timeout=2)"
         done = subprocess.run(
@@ -314,7 +314,7 @@ def test_no_silos_node_reaches_another(lan: Lan) -> None:
 
 
 def answer(secure: ssl.SSLSocket) -> bytes:
-    """What a gRPC server says to one that it lets in: its HTTP/2 settings."""
+    """Return a gRPC server's first answer to an admitted client: its HTTP/2 settings."""
     try:
         return secure.recv(64)
     except (ssl.SSLError, ConnectionError):

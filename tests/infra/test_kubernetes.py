@@ -1,4 +1,4 @@
-"""Manifests against KubeRay's and Kubernetes' own schemas, and against each other."""
+"""The manifests are valid under KubeRay's and Kubernetes' schemas, and consistent."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ KUBERNETES = "1.30"
 
 
 def closed(schema: Any) -> Any:
-    """As the API server prunes: names that a schema does not list are errors, not news."""
+    """Return the schema with unknown names as errors, since the API server drops them silently."""
     if isinstance(schema, list):
         return [closed(one) for one in schema]
     if not isinstance(schema, dict):
@@ -41,7 +41,7 @@ def kuberay() -> dict[str, Any]:
     schemas = json.loads(lzma.decompress(KUBERAY.read_bytes()))
     for schema in schemas.values():
         schema["properties"]["metadata"] = {"x-kubernetes-preserve-unknown-fields": True}
-    # made once: jsonschema.validate checks a schema of a megabyte against its own each time
+    # built once: jsonschema.validate would check a schema of one megabyte at every call
     return {kind: jsonschema.Draft7Validator(closed(schema)) for kind, schema in schemas.items()}
 
 
@@ -67,7 +67,7 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
             yield one["metadata"]["name"], one["spec"]["template"]["spec"]
 
 
-def test_every_manifest_is_what_its_kind_allows(kuberay: dict[str, Any]) -> None:
+def test_every_manifest_is_valid_for_its_kind(kuberay: dict[str, Any]) -> None:
     seen = set()
     for one in documents():
         seen.add(one["kind"])
@@ -79,7 +79,7 @@ def test_every_manifest_is_what_its_kind_allows(kuberay: dict[str, Any]) -> None
     assert seen >= {"RayCluster", "RayJob", "NetworkPolicy", "StatefulSet", "Deployment"}
 
 
-def test_the_schemas_find_what_is_wrong(kuberay: dict[str, Any]) -> None:
+def test_the_schemas_detect_errors(kuberay: dict[str, Any]) -> None:
     (cluster,) = of_kind("RayCluster")
     for change in (
         lambda c: c["spec"].update(authOption={"mode": "token"}),
@@ -94,12 +94,12 @@ def test_the_schemas_find_what_is_wrong(kuberay: dict[str, Any]) -> None:
             kuberay["RayCluster"].validate(broken)
 
 
-def test_every_silo_has_a_node_a_table_and_a_state_of_its_own() -> None:
+def test_every_silo_has_its_own_node_table_and_state() -> None:
     (cluster,) = of_kind("RayCluster")
     claims = {one["metadata"]["name"] for one in of_kind("PersistentVolumeClaim")}
     for group in cluster["spec"]["workerGroupSpecs"]:
         name, pod = group["groupName"], group["template"]["spec"]
-        # KubeRay puts the value into a shell's command line: one word of JSON is left of it
+        # KubeRay puts the value into a shell command line, which leaves one word of JSON
         (said,) = shlex.split(group["rayStartParams"]["resources"])
         assert json.loads(said) == {f"silo:{name}": 1}
         assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (1, 1, 1)
@@ -116,7 +116,7 @@ def test_every_silo_has_a_node_a_table_and_a_state_of_its_own() -> None:
     assert "resources" not in head["rayStartParams"] and head["rayStartParams"]["num-cpus"] == "0"
 
 
-def test_a_token_is_wanted_and_no_secret_stands_in_a_manifest() -> None:
+def test_a_token_is_required_and_no_manifest_contains_a_secret() -> None:
     (cluster,) = of_kind("RayCluster")
     assert cluster["spec"]["authOptions"] == {"mode": "token", "secretName": "blindsum-ray"}
     assert not of_kind("Secret")
@@ -127,7 +127,7 @@ def test_a_token_is_wanted_and_no_secret_stands_in_a_manifest() -> None:
                 assert not secret or "secretKeyRef" in variable["valueFrom"]
 
 
-def test_pods_may_do_no_more_than_they_must() -> None:
+def test_pods_have_no_more_rights_than_they_need() -> None:
     names = []
     for name, pod in pods():
         names.append(name)
@@ -155,7 +155,8 @@ def test_pods_may_do_no_more_than_they_must() -> None:
 def allowed(
     policies: list[dict[str, Any]], source: dict[str, str], target: dict[str, str]
 ) -> set[int]:
-    """TCP ports that a pod may call another pod of the namespace on, by labels; first ports of ranges."""
+    """Return the TCP ports on which one pod of the namespace may connect to another, by labels; for
+    a range, its first port."""
 
     def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
         return selector.get("matchLabels", {}).items() <= labels.items()
@@ -175,7 +176,7 @@ def allowed(
     return ports(source, target, "egress", "to") & ports(target, source, "ingress", "from")
 
 
-def test_policies_let_pass_what_must_and_no_silo_to_another() -> None:
+def test_policies_allow_necessary_traffic_and_none_between_silos() -> None:
     policies = of_kind("NetworkPolicy")
     ray = {"ray.io/cluster": "blindsum"}
     head = ray | {"ray.io/node-type": "head"}
@@ -209,7 +210,7 @@ def test_policies_let_pass_what_must_and_no_silo_to_another() -> None:
         assert fixed == between
 
 
-def test_the_container_file_takes_what_there_is() -> None:
+def test_the_container_file_copies_existing_files() -> None:
     text = (ROOT / "infra/container/Containerfile").read_text()
     rooms = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
     named = {name for line in rooms for name in line.split()}

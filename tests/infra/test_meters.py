@@ -1,4 +1,4 @@
-"""Figures as Prometheus gets them, from a real Ray."""
+"""The figures that Prometheus receives, from a real Ray."""
 
 import time
 import urllib.request
@@ -10,7 +10,7 @@ from blindsum.infra.meters import Meters
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_rounds_figures_are_exported_by_the_drivers_node() -> None:
+def test_the_drivers_node_exports_a_rounds_figures() -> None:
     meters = Meters("trial", "run-1")
     for _ in range(2):
         meters.round(2, 3, 1000, 3000, {"train": 0.5, "round": 0.75}, {"alder": 1.5, "birch": 0.25})

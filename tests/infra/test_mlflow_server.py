@@ -1,4 +1,4 @@
-"""MLflow on PostgreSQL, as infra/mlflow starts it: a run's figures and model get there and stay there."""
+"""MLflow on PostgreSQL, as infra/mlflow starts it, stores a run's figures and model."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 def binary(name: str) -> str:
-    """Of the system's PostgreSQL; Debian keeps its servers apart."""
+    """Return the path of a program of PostgreSQL; Debian keeps the servers in a separate folder."""
     kept = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     found = shutil.which(name) or (str(kept[-1]) if kept else None)
     assert found, f"{name} is missing: install PostgreSQL (Debian: apt-get install postgresql)"
@@ -39,7 +39,7 @@ def binary(name: str) -> str:
 
 @pytest.fixture
 def database() -> Iterator[dict[str, str]]:
-    """A PostgreSQL of the test's own; where it is, as psql is told."""
+    """Start a PostgreSQL for the test, and yield its address in psql's environment variables."""
     folder, port = Path(tempfile.mkdtemp(prefix="blindsum-pg-")), free_port()
     # PostgreSQL refuses to be run by root.
     owner = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.getuid() == 0 else {}
@@ -107,14 +107,14 @@ def served(database: dict[str, str], artifacts: Path, port: int) -> subprocess.P
     for line in process.stdout or ():
         said_so_far.append(line)
         if "Application startup complete" in line:
-            # what it says from now on must be read, or it waits
+            # its further output must be read, or it blocks
             threading.Thread(target=process.communicate, daemon=True).start()
             return process
     raise AssertionError("".join(said_so_far)[-2000:])
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's
-def test_a_runs_figures_and_model_get_into_database_and_folder(
+def test_a_runs_figures_and_model_are_stored_in_database_and_folder(
     make_job: MakeJob, tmp_path: Path, database: dict[str, str]
 ) -> None:
     port = free_port()

@@ -1,4 +1,4 @@
-"""Joining a cluster: what does not fit is said at once, where Ray would try for minutes."""
+"""Joining a cluster: mismatches are reported at once, where Ray would try for minutes."""
 
 import os
 import socket
@@ -15,20 +15,20 @@ from blindsum.infra.ray_session import _private_folder, _require_listener
 from blindsum.platform.errors import ClusterError
 
 
-def test_tls_on_one_side_alone_is_said_at_once(
+def test_tls_on_one_side_only_is_reported_at_once(
     cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other way round: tests/infra/test_cluster.py, whose nodes have certificates."""
+    """tests/infra/test_cluster.py tests the opposite case, where the nodes have certificates."""
     _require_listener(cluster.address)
     monkeypatch.setenv("RAY_USE_TLS", "1")
-    with pytest.raises(ClusterError, match="does not speak TLS, and RAY_USE_TLS is set here"):
+    with pytest.raises(ClusterError, match="does not speak TLS, but RAY_USE_TLS is set here"):
         _require_listener(cluster.address)
 
 
-def test_what_ray_writes_of_a_run_lies_in_the_users_own_folder_and_goes_with_it(
+def test_rays_files_of_a_run_are_in_the_users_folder_and_removed_with_it(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silos' logs and spilled objects among it: Ray's default place is open to every user."""
+    """These include silos' logs and spilled objects; Ray's default folder is open to every user."""
     asked = (
         "import os, stat, sys, ray\n"
         "from pathlib import Path\n"
@@ -49,17 +49,17 @@ def test_what_ray_writes_of_a_run_lies_in_the_users_own_folder_and_goes_with_it(
     )
     os.rmdir(home)
     assert done.stdout.split() == [home, "0o700", "False"]
-    # Ray's sockets would not fit below this one
+    # the paths of Ray's sockets would be too long below this folder
     monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path_factory.mktemp("a-home-with-a-long-name")))
     made = Path(_private_folder())
     made.rmdir()
     assert made.parent == Path("/tmp")
 
 
-def test_an_address_that_means_a_silent_port_is_named_with_what_it_means(
+def test_the_message_about_a_silent_port_names_the_resolved_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ray takes this machine's own address for 127.0.0.1, and waited for minutes."""
+    """Ray resolves 127.0.0.1 to this machine's network address, and waited there for minutes."""
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
     monkeypatch.setattr(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", True)
     monkeypatch.setattr(ray._private.worker, "_global_node", None)
@@ -68,6 +68,6 @@ def test_an_address_that_means_a_silent_port_is_named_with_what_it_means(
         for address in (f"127.0.0.1:{port}", "auto"):
             monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
             with pytest.raises(
-                ClusterError, match="which .* means here.*listens on 127.0.0.1 alone"
+                ClusterError, match="which .* means here.*listens only on 127.0.0.1"
             ):
                 _require_listener(address)

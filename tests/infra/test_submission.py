@@ -1,4 +1,4 @@
-"""What goes to a cluster, and what a person is told who cannot reach one."""
+"""Submission: the files that are sent to a cluster, and the errors if it cannot be reached."""
 
 import json
 import shutil
@@ -22,8 +22,10 @@ from blindsum.platform.job.paths import results_folder
 from tests.conftest import SILOS, MakeJob
 
 
-def test_the_wheel_is_this_code_needs_nothing_and_is_named_by_its_content(tmp_path: Path) -> None:
-    """Ray fetches a wheel that it knows by name from its cache, whatever is in it."""
+def test_the_wheel_has_this_code_declares_no_requirements_and_is_named_by_content(
+    tmp_path: Path,
+) -> None:
+    """Ray takes a wheel whose name it knows from its cache, whatever its content."""
     first, second = make_wheel(tmp_path / "a"), make_wheel(tmp_path / "b")
     assert first.name == second.name and "+" in first.name
     for content in ("one", "another"):
@@ -59,7 +61,7 @@ def test_the_wheel_is_this_code_needs_nothing_and_is_named_by_its_content(tmp_pa
     assert found.stdout.startswith(str(target))
 
 
-def test_the_command_writes_what_plain_job_submission_takes(tmp_path: Path) -> None:
+def test_the_command_writes_a_wheel_for_plain_job_submission(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["job", "wheel", str(tmp_path)])
     assert done.exit_code == 0
     environment = json.loads(done.stdout.splitlines()[-1])
@@ -67,7 +69,7 @@ def test_the_command_writes_what_plain_job_submission_takes(tmp_path: Path) -> N
     assert Path(environment["pip"]).read_text().splitlines() == requirements()
 
 
-def test_what_is_needed_is_pinned_as_it_is_here() -> None:
+def test_requirements_are_pinned_to_the_installed_versions() -> None:
     pins = requirements()
     named = {Requirement(pin).name: Requirement(pin) for pin in pins}
     assert len(named) == len(pins) and {"torch", "tenseal", "mlflow", "opacus", "numpy"} <= set(
@@ -78,7 +80,7 @@ def test_what_is_needed_is_pinned_as_it_is_here() -> None:
 
 
 def sent(job_file: JobFile, folder: Path, *, with_tables: bool) -> set[str]:
-    """What travels, relative to the folder it arrives in."""
+    """Return the files that are sent, relative to the folder in which they arrive."""
     made = write_bundle(job_file, folder, with_tables=with_tables)
     assert (made / "job.yaml").read_text() == job_file.text
     return {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
@@ -86,7 +88,7 @@ def sent(job_file: JobFile, folder: Path, *, with_tables: bool) -> set[str]:
 
 @pytest.fixture
 def crowded(make_job: MakeJob) -> JobFile:
-    """A job whose folder holds what people keep beside a job: helpers, keys, results."""
+    """Return a job with other files in its folder: helpers, keys, results."""
     job_file = make_job("privacy={noise: none}", "model={kind: factory, factory: own.net:make}")
     sources = {
         "own/__init__.py": "",
@@ -119,7 +121,7 @@ SOURCES = {"own/__init__.py", "own/net.py", "own/parts.py", "own/deep/er.py", "h
 TABLES = {"alder.parquet", "birch.parquet", "cedar.parquet"}
 
 
-def test_nothing_travels_but_what_the_job_names(crowded: JobFile, tmp_path: Path) -> None:
+def test_only_files_that_the_job_names_are_sent(crowded: JobFile, tmp_path: Path) -> None:
     assert sent(crowded, tmp_path / "a" / "job", with_tables=False) == {"job.yaml", *SOURCES}
     assert sent(crowded, tmp_path / "b" / "job", with_tables=True) == {
         "job.yaml",
@@ -128,7 +130,7 @@ def test_nothing_travels_but_what_the_job_names(crowded: JobFile, tmp_path: Path
     }
 
 
-def test_tables_are_sent_from_the_jobs_own_folder_alone(make_job: MakeJob, tmp_path: Path) -> None:
+def test_tables_are_sent_only_from_the_jobs_own_folder(make_job: MakeJob, tmp_path: Path) -> None:
     job_file = make_job()
     (job_file.folder / "birch.parquet").unlink()
     outside = job_file.path.read_text().replace("alder.parquet", "../alder.parquet")
@@ -140,16 +142,16 @@ def test_tables_are_sent_from_the_jobs_own_folder_alone(make_job: MakeJob, tmp_p
 def test_a_factory_that_cannot_be_read_is_named(make_job: MakeJob, tmp_path: Path) -> None:
     job_file = make_job("privacy={noise: none}", "model={kind: factory, factory: own:make}")
     (job_file.folder / "own.py").write_text("def make(:\n")
-    with pytest.raises(JobError, match=r"own\.py of model\.factory is not readable Python"):
+    with pytest.raises(JobError, match=r"own\.py of model\.factory is not valid Python"):
         write_bundle(job_file, tmp_path / "sent" / "job", with_tables=False)
 
 
-def test_paths_that_mean_nothing_elsewhere_are_refused(make_job: MakeJob) -> None:
+def test_relative_paths_are_refused(make_job: MakeJob) -> None:
     with pytest.raises(JobError, match="silos.alder.data, silos.birch.data, silos.cedar.data"):
         require_portable(make_job())
 
 
-def test_a_datasets_name_in_the_owners_file_means_the_same_on_its_node(make_job: MakeJob) -> None:
+def test_a_datasets_name_in_the_owners_file_is_accepted(make_job: MakeJob) -> None:
     job_file = make_job()
     for name in SILOS:
         (job_file.folder / f"{name}.parquet").unlink()
@@ -162,7 +164,7 @@ def test_a_datasets_name_in_the_owners_file_means_the_same_on_its_node(make_job:
     [
         ("Request failed with status code 401: Unauthorized", "refuses this token"),
         ("Request failed with status code 403: Forbidden", "refuses this token"),
-        ("Request failed with status code 404: Job x does not exist", "knows no such job"),
+        ("Request failed with status code 404: Job x does not exist", "has no such job"),
         ("Request failed with status code 500: trial-20260401-404403 is there", "-404403 is there"),
         ("", "no reason given"),
     ],
@@ -181,7 +183,7 @@ def test_a_submitted_jobs_results_outlive_its_folder(
     assert results_folder(tmp_path) == tmp_path / "results"
 
 
-def test_a_submitted_run_that_goes_on_takes_the_files_it_brought(
+def test_a_submitted_run_that_is_resumed_uses_the_files_sent_with_it(
     make_job: MakeJob, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_file, here = make_job("training.rounds=9"), tmp_path_factory.mktemp("here")
@@ -196,7 +198,7 @@ def test_a_submitted_run_that_goes_on_takes_the_files_it_brought(
     assert found.folder == here and found.job.training.rounds == 9
 
 
-def test_who_cannot_reach_a_cluster_is_told_why(tmp_path: Path, make_job: MakeJob) -> None:
+def test_the_error_says_why_a_cluster_cannot_be_reached(tmp_path: Path, make_job: MakeJob) -> None:
     with pytest.raises(ClusterError, match="does not answer"):
         Cluster("http://127.0.0.1:9")
     with pytest.raises(ClusterError, match="begins with http"):

@@ -309,7 +309,7 @@ def test_an_identity_is_made_once_and_its_fingerprint_can_be_pinned(
     assert load_job(path, [f"silos.birch.identity={fingerprint}"]).job.silo("birch").identity
     assert (tmp_path / "state/birch/identity.pem").stat().st_mode & 0o777 == 0o600
     stranger = runner.invoke(app, ["identity", str(path), "--silo", "oak"])
-    assert "names no silo 'oak'" in str(stranger.exception)
+    assert "has no silo 'oak'" in str(stranger.exception)
     with pytest.raises(JobError, match="silos.1.identity"):
         load_job(path, ["silos.birch.identity=abc"])
 
@@ -394,7 +394,7 @@ def test_a_silos_owner_sees_checks_exports_and_limits_the_ledger(
         ).hexdigest()
     )
     runner.invoke(app, ["ledger", "limit", *of_birch, "--epsilon", "0.5"], catch_exceptions=False)
-    with pytest.raises(LedgerError, match="silo 'birch': the plan would pass the lifetime limit"):
+    with pytest.raises(LedgerError, match="silo 'birch': the plan would exceed the lifetime limit"):
         Consortium(load_job(path), "run-2")
     for wrong in (["0"], ["-1"], ["inf"], ["1", "--delta", "1e-320"]):
         with pytest.raises(LedgerError, match="is out of range"):

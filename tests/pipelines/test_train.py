@@ -201,7 +201,7 @@ def test_a_folder_without_room_fails_the_run_and_mlflow_keeps_the_model(
     monkeypatch.undo()  # there is room again: nothing is trained or charged for saving
     monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path / "home"))
     ended = train(job_file, None, Quiet(), kept=read_log(finished[0].folder))
-    assert ended.status == "FINISHED" and ended.model and ended.model.exists()
+    assert ended.status == "FINISHED" and ended.saved.path.exists()
     entries = ledger_of(tmp_path / "state" / "alder", "alder").entries()
     assert [e.kind for e in entries] == ["reserve", "charge"]
 

@@ -1,4 +1,4 @@
-"""Adaptive clipping: one mechanism of the planned noise, and a norm that finds its quantile."""
+"""Adaptive clipping: one mechanism with the planned noise, and a norm that finds its quantile."""
 
 import math
 
@@ -21,7 +21,7 @@ SHARED = ("privacy.noise=shared", "training.local_steps=1")
 
 
 def moved(job: Job, silo: str, total_update_noise: float) -> float:
-    """How far one record moves clipped sum and count together, in deviations of their noise."""
+    """Return how far one record moves sum and count together, in deviations of the noise."""
     own = plan(job, silo)
     assert own
     return math.hypot(own.clip_norm / total_update_noise, 0.5 / own.count_noise)
@@ -37,9 +37,9 @@ def test_local_count_and_sum_together_are_the_planned_mechanism(make_job: MakeJo
     assert found == pytest.approx(1 / own.noise_multiplier)
 
 
-def test_each_silos_count_has_the_updates_noise_at_least(make_job: MakeJob) -> None:
-    """Many silos share the count's noise, and each alone would have less: the update's would have to
-    make up for it, without bound."""
+def test_each_silos_count_has_at_least_the_updates_noise(make_job: MakeJob) -> None:
+    """Many silos share the noise of the count. If each added less than this, the update's noise
+    would have to grow without bound."""
     own = plan(
         make_job(ADAPTIVE, "privacy.epsilon=0.5", "training.expected_batch_size=2").job, "alder"
     )
@@ -57,7 +57,7 @@ def test_shared_count_and_sum_hold_for_the_strictest_silo_too(make_job: MakeJob)
     assert plans["alder"] and plans["alder"].clip_norm == pytest.approx(job.privacy.clip_norm)
 
 
-def test_the_unclipped_are_counted_with_noise_that_all_steps_have(make_job: MakeJob) -> None:
+def test_the_count_of_unclipped_records_has_the_noise_of_all_steps(make_job: MakeJob) -> None:
     """Remove the noise on the count, and this fails."""
     job = make_job(ADAPTIVE).job  # two local steps
     own, one = plan(job, "alder"), Fold(np.zeros((5, 4), np.float32), np.zeros(5, np.int64))
@@ -86,7 +86,7 @@ def test_the_clip_norm_finds_its_quantile_and_stays_within_reach() -> None:
 
 
 def test_clip_norm_and_noise_move_together(make_job: MakeJob) -> None:
-    """Clip at more and leave the noise as it was, or forget what the count costs, and this fails."""
+    """This fails if the clip norm grows without the noise, or if the count is not accounted for."""
     job = make_job(
         ADAPTIVE, "model={kind: mlp, hidden: [900]}", "training.expected_batch_size=5"
     ).job

@@ -1,4 +1,4 @@
-"""The audit log: append-only, signed, and found out when it was changed."""
+"""The audit log is append-only and signed, and changes to it are detected."""
 
 import sqlite3
 from pathlib import Path
@@ -23,7 +23,7 @@ def three_events(folder: Path) -> AuditLog:
     return log
 
 
-def test_events_come_back_in_order_and_over_restarts(tmp_path: Path) -> None:
+def test_events_are_read_back_in_order_and_after_restarts(tmp_path: Path) -> None:
     three_events(tmp_path).close()
     log = open_log(tmp_path)
     log.note("refused", "run", 2, 1, error="FederationError", said="no")
@@ -47,10 +47,13 @@ def test_events_come_back_in_order_and_over_restarts(tmp_path: Path) -> None:
         "UPDATE entries SET content = replace(content, '0.5', '0.1') WHERE number = 2",
         "DELETE FROM entries WHERE number = 2",
         "UPDATE entries SET signature = zeroblob(64) WHERE number = 3",
-        "INSERT INTO entries SELECT 4, content, hash, hash || 'x', signature, signer FROM entries WHERE number = 3",
+        (
+            "INSERT INTO entries SELECT 4, content, hash, hash || 'x', signature, signer "
+            "FROM entries WHERE number = 3"
+        ),
     ],
 )
-def test_a_change_is_found_when_the_log_is_next_opened(tmp_path: Path, change: str) -> None:
+def test_a_change_is_detected_when_the_log_is_next_opened(tmp_path: Path, change: str) -> None:
     three_events(tmp_path).close()
     path = tmp_path / "audit.sqlite"
     db = sqlite3.connect(path)
@@ -64,17 +67,17 @@ def test_a_change_is_found_when_the_log_is_next_opened(tmp_path: Path, change: s
 
 
 def test_a_log_that_another_identity_wrote_is_refused(tmp_path: Path) -> None:
-    """Whoever removes a log and writes another one anew lacks the silo's keys."""
+    """Anyone who replaces the log by a new one lacks the silo's keys."""
     three_events(tmp_path).close()
     (tmp_path / "identity.pem").unlink()
     with pytest.raises(LedgerError, match="is not signed by this silo's identity"):
         open_log(tmp_path)
 
 
-def test_entries_cut_off_are_found_by_a_head_kept_earlier(tmp_path: Path) -> None:
+def test_a_saved_head_reveals_entries_that_were_cut_off(tmp_path: Path) -> None:
     log = three_events(tmp_path)
     head = log.chain.head()
     log.chain.db.executescript("DROP TRIGGER no_delete; DELETE FROM entries WHERE number = 3;")
     assert log.chain.verify(thorough=True).entries == 2
-    with pytest.raises(LedgerError, match="the entry 3 that was once the newest of the audit log"):
+    with pytest.raises(LedgerError, match="the former newest entry 3 of the audit log"):
         log.chain.verify(head=head)

@@ -1,4 +1,4 @@
-"""Clipped sums against Opacus's gradients by record, and models that cannot be clipped."""
+"""Clipped sums, compared with Opacus's per-record gradients, and models that cannot be clipped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FEATURES, CLASSES = 48, 3
 
 
 class Reshaped(nn.Module):
-    """Applies a stack of layers to records reshaped to [B, *shape]."""
+    """A stack of layers on records reshaped to [B, *shape]."""
 
     def __init__(self, shape: tuple[int, ...], *layers: nn.Module) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def batch(records: int) -> tuple[torch.Tensor, torch.Tensor]:
 def opacus_sums(
     model: nn.Module, features: torch.Tensor, labels: torch.Tensor, clip: float
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Opacus's gradients by record, clipped and summed in double precision; and their norms."""
+    """Return Opacus's per-record gradients, clipped and summed in double precision; and norms."""
     model = copy.deepcopy(model)
     for layer in model.modules():
         if isinstance(layer, nn.ReLU):
@@ -153,7 +153,7 @@ def test_an_empty_sample_sums_to_zero_and_leaves_nothing_behind(name: str) -> No
 @pytest.mark.parametrize("name", ["mlp", "three dimensions", "long", "conv 2d", "layer norm"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_record_that_overflows_adds_nothing(name: str, value: float) -> None:
-    """Else one record could turn the whole sum into NaN, and everyone would see it."""
+    """Otherwise one record could turn the whole sum into NaN, visible to everyone."""
     torch.manual_seed(2)
     model = (BOOK_KEPT | GHOSTED)[name]()
     way = clipped_sum(model, FEATURES)
@@ -187,7 +187,7 @@ class Tied(nn.Module):
 
 
 class PastItsLayer(nn.Module):
-    """Uses a weight through its layer and beside it."""
+    """A model that uses a weight both through its layer and directly."""
 
     def __init__(self, normed: bool) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class PastItsLayer(nn.Module):
 
 
 @pytest.mark.parametrize("model", [PastItsLayer(False), PastItsLayer(True), Tied()])
-def test_models_whose_weights_are_used_past_their_layer_are_refused(model: nn.Module) -> None:
+def test_models_that_use_weights_outside_their_layer_are_refused(model: nn.Module) -> None:
     """Ghost clipping would let one record move the sum by many times the clip norm."""
     with pytest.raises(ModelError, match="has no gradient per record|Opacus cannot clip"):
         clipped_sum(model, FEATURES)
@@ -220,10 +220,8 @@ class Contrast(nn.Module):
 
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 1e4, 1e6])
-def test_a_record_whose_positions_cancel_is_clipped_all_the_same(
-    normed: bool, scale: float
-) -> None:
-    """In float32 its norm rounds away, and it added up to 86 times the clip norm."""
+def test_a_record_whose_positions_cancel_is_clipped_too(normed: bool, scale: float) -> None:
+    """In float32 its norm was lost to rounding, and it added up to 86 times the clip norm."""
     torch.manual_seed(0)
     way = clipped_sum(Contrast(normed), 32)
     for label in range(200):

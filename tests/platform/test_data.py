@@ -1,4 +1,4 @@
-"""Silo data: the contract is checked, and what is wrong is named without its values."""
+"""Silo data: tables are checked against the job, and errors quote no values."""
 
 import os
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_csv_and_parquet_give_the_same_data(tables, contract, tmp_path) -> None:
     np.testing.assert_array_equal(a.test.labels, b.test.labels)
 
 
-def test_the_fingerprint_knows_the_records_and_not_their_order(
+def test_the_fingerprint_depends_on_the_records_but_not_their_order(
     tables,
     contract,
     tmp_path,  # type: ignore[no-untyped-def]
@@ -105,7 +105,7 @@ def test_the_fingerprint_knows_the_records_and_not_their_order(
         ),
     ],
 )
-def test_what_breaks_the_contract_is_named(
+def test_tables_that_do_not_meet_the_job_are_refused(
     tables,
     contract,
     tmp_path,
@@ -130,7 +130,7 @@ def test_files_that_cannot_be_read(tables, contract, tmp_path) -> None:  # type:
         assert CANARY not in str(caught.value)
     for odd in (tmp_path, tmp_path / "pipe"):
         if odd != tmp_path:
-            os.mkfifo(odd)  # reading one would wait for ever
+            os.mkfifo(odd)  # reading it would block for ever
         with pytest.raises(DataError, match="is not a file"):
             load(odd, contract, tmp_path)
     with pytest.raises(DataError, match="there is no data file"):
@@ -175,8 +175,8 @@ def test_unreadable_molecules_are_refused_or_counted_and_never_quoted(
     assert CANARY not in str(caught.value) + printed + rejects.read_text()
 
 
-def test_molecules_stand_in_the_order_of_the_folds(make_job: MakeJob, tmp_path: Path) -> None:
-    """Unreadable ones dropped, and scaffolds kept together: each name must be of its own features."""
+def test_molecules_have_the_order_of_the_folds(make_job: MakeJob, tmp_path: Path) -> None:
+    """Unreadable ones are dropped and scaffolds kept together; names must still match features."""
     told = "data.features={kind: ecfp, bits: 256}", "data.unparsable=drop"
     contract = make_job(
         *told,
@@ -198,7 +198,7 @@ def test_molecules_stand_in_the_order_of_the_folds(make_job: MakeJob, tmp_path: 
 
 
 def test_a_header_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
-    """Once a UnicodeDecodeError of ours."""
+    """This once raised a UnicodeDecodeError."""
     path = tmp_path / "latin.csv"
     path.write_bytes("durée,patient\n1.0,a\n".encode("latin-1"))
     with pytest.raises(DataError, match="cannot be read as CSV") as caught:
@@ -206,7 +206,7 @@ def test_a_header_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     assert "UTF-8" in str(caught.value)
 
 
-def test_a_label_beyond_what_a_float_holds_is_named_and_not_shown(tmp_path: Path) -> None:
+def test_the_error_about_a_label_beyond_2_to_53_names_the_column_only(tmp_path: Path) -> None:
     table = pa.table({"hit": pa.array([0, 2**60 + 1])})
     with pytest.raises(DataError, match="column 'hit' has integers beyond 2.53") as caught:
         task_labels(table, {"hit": Task()}, tmp_path / "t.parquet")

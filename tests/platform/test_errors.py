@@ -1,4 +1,4 @@
-"""Errors: they cross processes unchanged and never quote what they choked on."""
+"""Errors cross processes unchanged and never quote the value that caused them."""
 
 import pickle
 import re

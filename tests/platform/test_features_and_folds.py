@@ -1,4 +1,4 @@
-"""Features against RDKit's own figures; folds that keep a series together."""
+"""Features, compared with RDKit's, and folds that keep a series together."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_fingerprints_are_rdkits() -> None:
 
 
 def iron_clique(atoms: int) -> str:
-    """Every atom bound to every other: few atoms, very many paths."""
+    """Return a molecule whose atoms are all bound to each other: few atoms, very many paths."""
     molecule = Chem.RWMol()
     for atom in range(atoms):
         molecule.AddAtom(Chem.Atom("Fe"))
@@ -63,7 +63,8 @@ def iron_clique(atoms: int) -> str:
 def test_molecules_too_large_for_a_descriptor_are_unusable_and_cost_no_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ipc takes 23 s for a chain of 900 carbons and Chi4n a minute for 14 atoms, all bound to all."""
+    """Ipc takes 23 s for a chain of 900 carbons, and Chi4n a minute for 14 atoms all bound to each
+    other."""
     computed: list[int] = []
     count = "HeavyAtomCount", lambda m: computed.append(m.GetNumAtoms()) or m.GetNumAtoms()
     monkeypatch.setattr(rdkit_descriptors, "descList", [count])
@@ -72,7 +73,8 @@ def test_molecules_too_large_for_a_descriptor_are_unusable_and_cost_no_time(
     for text in ("C" * 900, "C" * 301, iron_clique(9), iron_clique(14)):
         assert np.isnan(one(Chem.MolFromSmiles(text))).all()
     assert computed == []
-    # The largest of 41,000 in a public screen (222 atoms, 9,300 walks), ferrocene and C60 are well within.
+    # The largest of 41,000 molecules in a public screen (222 atoms, 9,300 walks), ferrocene and
+    # C60 are well within the limits.
     ferrocene = "[Fe]12345678(C9C1C2C3C49)C1C5C6C7C81"
     for text in ("C" * 300, "C(C)(C)" * 90, iron_clique(8), ferrocene):
         assert np.isfinite(one(Chem.MolFromSmiles(text))).all()
@@ -85,7 +87,7 @@ def test_a_molecule_too_large_for_descriptors_is_counted_and_still_has_a_fingerp
     assert featurise(table(texts), Ecfp(kind="ecfp")).usable.all()
 
 
-def test_an_outlier_is_cut() -> None:
+def test_an_outlier_is_clipped() -> None:
     section = Columns(kind="columns", columns={"x": Scaling(center=0, scale=1)})
     made = featurise(pa.table({"x": [0.5, 1e9, -1e9]}), section)
     assert made.features[:, 0].tolist() == [0.5, CLIP, -CLIP]
@@ -124,8 +126,8 @@ GOLDEN = [
     ("[Na+].[O-]C(=O)c1ccccc1", "c1ccccc1", "0x1.ea1f4f37b3262p-1"),
     ("C/C=C/C(=O)O", "C/C=C/C(=O)O", "0x1.ae50b25bd5a77p-1"),
 ]
-"""SMILES, key, and the key's fraction with the salt `golden`. Every silo and every version must give
-these: another value moves records between folds. A new RDKit that changes a key is a change to announce."""
+"""SMILES, key, and the key's fraction with the salt `golden`. Every silo and version must give
+these: another value moves records between folds. If a new RDKit changes a key, announce it."""
 
 
 @pytest.mark.parametrize(("smiles", "key", "expected"), GOLDEN)
@@ -152,7 +154,7 @@ def test_atom_map_numbers_change_neither_key_nor_features() -> None:
 
 
 @given(salt=st.text(min_size=1), key=st.text())
-def test_fractions_are_fractions_and_do_not_change(salt: str, key: str) -> None:
+def test_fractions_are_between_0_and_1_and_do_not_change(salt: str, key: str) -> None:
     assert 0 <= fraction(salt, key) < 1
     assert fraction(salt, key) == fraction(salt, key)
 

@@ -1,4 +1,4 @@
-"""A table has one fingerprint, whoever wrote the file; others have others."""
+"""A table has one fingerprint, whichever program wrote it, and other tables have others."""
 
 import numpy as np
 import pyarrow as pa
@@ -27,11 +27,11 @@ GOLDEN = fingerprints(pa.table(BASE))[0]
         {"n": pa.array([1.0, 2.0, 3.0])},
     ],
 )
-def test_the_writer_of_a_file_does_not_count(change: dict[str, pa.Array]) -> None:
+def test_the_fingerprint_does_not_depend_on_the_files_writer(change: dict[str, pa.Array]) -> None:
     assert fingerprints(pa.table(BASE | change))[0] == GOLDEN
 
 
-def test_an_untyped_empty_column_is_one_of_gaps() -> None:
+def test_an_untyped_empty_column_equals_a_column_of_gaps() -> None:
     for empty in (pa.nulls(3), pa.nulls(3, pa.float64()), pa.array([np.nan] * 3)):
         assert (
             fingerprints(pa.table(BASE | {"x": empty}))[0]
@@ -39,7 +39,7 @@ def test_an_untyped_empty_column_is_one_of_gaps() -> None:
         )
 
 
-def test_order_does_not_count_and_records_do() -> None:
+def test_the_fingerprint_depends_on_the_records_but_not_their_order() -> None:
     table = pa.table(BASE)
     assert fingerprints(table.take([2, 0, 1]))[0] == GOLDEN
     assert fingerprints(table.select(["x", "n", "name"]))[0] == GOLDEN
@@ -53,7 +53,7 @@ def test_order_does_not_count_and_records_do() -> None:
         assert fingerprints(other)[0] != GOLDEN
 
 
-def test_earlier_fingerprints_stay_known_under_either_kind_of_text() -> None:
+def test_earlier_fingerprints_are_computed_for_both_types_of_text() -> None:
     table = pa.table(BASE)
     large = table.set_column(0, "name", table.column("name").cast(pa.large_string()))
     assert set(fingerprints(table)[1]) == set(fingerprints(large)[1])
@@ -61,7 +61,7 @@ def test_earlier_fingerprints_stay_known_under_either_kind_of_text() -> None:
 
 
 def test_the_fingerprint_itself_never_changes() -> None:
-    """Another one would let every lifetime limit start anew."""
+    """With another fingerprint, every lifetime limit would start again."""
     assert fingerprints(pa.table({"k": ["x", "y"], "v": [1.0, -2.5]})) == (
         "fc06c944bb4e29c247fca07a3bc4b9c8b6a01030724122865c6c50761224f0da",
         (

@@ -1,4 +1,4 @@
-"""Sparse folds are the dense ones in less memory; batches are bounded and change nothing."""
+"""Sparse folds equal dense ones in less memory; batches are bounded and change no result."""
 
 import numpy as np
 import pytest

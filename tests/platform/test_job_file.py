@@ -1,4 +1,4 @@
-"""Job files: every fault has its place and its mend."""
+"""Job files: every error has its line and a remedy."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -45,16 +45,16 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
     ("keys", "value", "said"),
     [
         ("traning", {}, "traning: unknown key. Did you mean 'training'?"),
-        ("training.epoch", 3, "training.epoch: unknown key. Known here: rounds, local_steps"),
+        ("training.epoch", 3, "training.epoch: unknown key. Known keys: rounds, local_steps"),
         ("privacy.epsilom", 3, "privacy.epsilom: unknown key. Did you mean 'epsilon'?"),
         ("silos.1.dat", "x", "silos.1.dat: unknown key. Did you mean 'data'?"),
-        ("model.hidden", [3], "model.hidden: unknown key. Known here: kind."),
+        ("model.hidden", [3], "model.hidden: unknown key. Known keys: kind."),
         ("training.rounds", ..., "training.rounds: is missing. Add it."),
         ("privacy.noise", ..., "privacy: the key 'noise' is missing. Add it."),
         (
             "privacy.noise",
             "gaussian",
-            "privacy: 'gaussian' is not known. Take one of: 'local', 'shared', 'none'",
+            "privacy: 'gaussian' is not known. Choose one of: 'local', 'shared', 'none'",
         ),
         ("privacy.epsilon", 0, "privacy.epsilon: input should be greater than 0"),
         ("privacy.epsilon", float("inf"), "privacy.epsilon: input should be a finite number"),
@@ -74,7 +74,7 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("data.target.classes", ["a", "a"], "data.target.classes: a class is named twice"),
         ("data.target.classes", ["a", 1], "classes must be all text or all integers"),
         ("data.folds", {"kind": "scaffold", "salt": "x"}, "folds.kind scaffold needs features"),
-        ("quorum", 4, "quorum is 4, with 3 silos"),
+        ("quorum", 4, "quorum is 4, but the job has only 3 silos"),
         (
             "data.features.columns.mean_radius.scale",
             0,
@@ -97,7 +97,7 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("training.rounds", 1_000_000, "less than or equal to"),
     ],
 )
-def test_a_fault_has_its_place_and_its_mend(
+def test_an_error_has_its_place_and_a_remedy(
     tmp_path: Path, keys: str, value: Any, said: str
 ) -> None:
     message = refused(edited(tmp_path, keys, value))
@@ -111,7 +111,7 @@ def test_the_line_is_the_right_one(tmp_path: Path) -> None:
     assert f"job.yaml, line {line}: training.epoch" in refused(path)
 
 
-def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     content = job_content(tmp_path)
     content["training"]["rounds"] = 0
     content["privacy"]["delta"] = 7
@@ -122,15 +122,15 @@ def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "holds no job"),
-        ("- 1", "holds no job"),
+        ("", "is not a job file"),
+        ("- 1", "is not a job file"),
         ("a: [1", "line 1"),
         ("a: &x 1\nb: *x", "uses YAML aliases"),
-        ("seed: 2024-13-45", "cannot read as what it looks like"),
-        ("name: x\nname: y", "line 2: 'name' is there twice"),
+        ("seed: 2024-13-45", "looks like a date or a number"),
+        ("name: x\nname: y", "line 2: duplicate key 'name'"),
     ],
 )
-def test_what_is_no_job_file(tmp_path: Path, text: str, said: str) -> None:
+def test_texts_that_are_not_job_files(tmp_path: Path, text: str, said: str) -> None:
     assert said in refused(write(tmp_path, text))
 
 
@@ -158,11 +158,11 @@ def test_overrides(make_job: MakeJob) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("training.rounds", "is not of the form"),
+        ("training.rounds", "does not have the form"),
         ("training.round=5", "--set: training.round: unknown key. Did you mean 'rounds'?"),
         ("training.rounds=0", "--set: training.rounds: input should be greater"),
         ("silos.oak.epsilon=1", "there is no item 'oak'"),
-        ("silos.9.epsilon=1", "Take one of: alder, birch, cedar"),
+        ("silos.9.epsilon=1", "Choose one of: alder, birch, cedar"),
         ("name.x=1", "name has no keys"),
         ("training.rounds=[", "is not a YAML value"),
     ],
@@ -174,7 +174,7 @@ def test_wrong_overrides(make_job: MakeJob, override: str, said: str) -> None:
 
 
 def test_numbers_with_an_exponent_are_numbers(make_job: MakeJob, tmp_path: Path) -> None:
-    """YAML 1.1 reads 1e-5 as text; everyone who writes a delta means a number."""
+    """YAML 1.1 reads 1e-5 as text, but a delta written so is meant as a number."""
     assert make_job("privacy.delta=1e-5", "privacy.epsilon=2E0").job.privacy.delta == 1e-5  # type: ignore[union-attr]
     path = tmp_path / "exponent.yaml"
     path.write_text((tmp_path / "job.yaml").read_text().replace("delta: 0.0001", "delta: 1e-6"))
@@ -192,7 +192,7 @@ def test_starter_and_example_are_valid(tmp_path: Path) -> None:
     assert load_job(ROOT / "examples/solubility/job.yaml").job.privacy.noise == "shared"
 
 
-def test_two_owners_may_name_their_datasets_alike_but_not_one_file_beside_the_job(
+def test_two_owners_datasets_may_have_the_same_name_but_not_be_the_same_file(
     tmp_path: Path,
 ) -> None:
     content = job_content(tmp_path)

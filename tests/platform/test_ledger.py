@@ -1,4 +1,4 @@
-"""The ledger: never over the budget, never silently changed, on disk before anything runs."""
+"""The ledger never exceeds the budget, detects changes, and is on disk before training."""
 
 import math
 import multiprocessing
@@ -57,7 +57,7 @@ def accountant() -> Accountant:
     budget=st.floats(0.3, 2.0),
     steps=st.lists(st.sampled_from(["round", "again", "reopen"]), min_size=1, max_size=25),
 )
-def test_no_sequence_passes_the_budget_or_loses_a_charge(
+def test_no_sequence_exceeds_the_budget_or_loses_a_charge(
     tmp_path_factory,
     accountant,
     budget,
@@ -107,21 +107,21 @@ def test_an_attempt_is_charged_once_and_only_after_a_reservation(
         ledger.charge("job", 1, 1, accountant)
     ledger.reserve("job", DATASET, privacy_plan())
     ledger.charge("job", 1, 1, accountant)
-    with pytest.raises(LedgerError, match="charged already"):
+    with pytest.raises(LedgerError, match="already charged"):
         ledger.charge("job", 1, 1, accountant)
     with pytest.raises(LedgerError, match="already reserved"):
         ledger.reserve("job", DATASET, privacy_plan())
 
 
 def test_a_charge_is_on_disk_when_charge_returns(tmp_path: Path, accountant: Accountant) -> None:
-    """A process killed right after `charge` has charged; one killed in it left no half entry."""
+    """A process killed right after `charge` has charged; one killed in it leaves nothing."""
 
     def charge_and_die(ready: object) -> None:
         ledger = open_ledger(tmp_path)
         ledger.reserve("job", DATASET, privacy_plan())
         ledger.charge("job", 1, 1, accountant)
         ledger.chain.db.execute("BEGIN IMMEDIATE")
-        ledger.append_within(ledger.entries()[-1])  # begun, never committed
+        ledger.append_within(ledger.entries()[-1])  # never committed
         os.kill(os.getpid(), signal.SIGKILL)
 
     child = multiprocessing.get_context("fork").Process(target=charge_and_die, args=(None,))
@@ -154,7 +154,7 @@ def tampered(path: Path, *statements: str) -> None:
         ("UPDATE entries SET hash = upper(hash) WHERE number = 3", 3),
     ],
 )
-def test_tampering_is_found_and_named(
+def test_tampering_is_detected_and_named(
     tmp_path: Path, accountant: Accountant, statement: str, entry: int
 ) -> None:
     ledger = open_ledger(tmp_path)
@@ -175,7 +175,7 @@ def test_entries_cannot_be_changed_through_sql(tmp_path: Path, accountant: Accou
             ledger.chain.db.execute(statement)
 
 
-def test_the_file_is_the_owners_alone(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_file(tmp_path: Path) -> None:
     assert open_ledger(tmp_path).path.stat().st_mode & 0o777 == 0o600
 
 
@@ -192,7 +192,9 @@ def test_ledgers_that_cannot_be_used(tmp_path: Path) -> None:
         Ledger(tmp_path / "folder", "alder", identity)
 
 
-def test_a_full_disk_charges_nothing_and_says_so(tmp_path: Path, accountant: Accountant) -> None:
+def test_a_full_disk_charges_nothing_and_is_reported(
+    tmp_path: Path, accountant: Accountant
+) -> None:
     ledger = open_ledger(tmp_path)
     ledger.reserve("job", DATASET, privacy_plan())
     pages = ledger.chain.db.execute("PRAGMA page_count").fetchone()[0]
@@ -216,8 +218,8 @@ def test_a_job_without_privacy_leaves_an_unbounded_spend(
 
 
 def rewritten(path: Path, budget: str, signer: Identity | None) -> None:
-    """What someone who can write the file does: other contents, a chain that fits, and another's
-    signatures or none."""
+    """Rewrite the file as someone with write access could: other contents, a consistent chain, and
+    signatures by another identity or none."""
 
     with sqlite3.connect(path) as db:
         for trigger in ("no_update", "no_delete"):
@@ -276,7 +278,7 @@ def test_signatures_that_are_missing_or_wrong_are_named(
         ledger.chain.verify(thorough=True)
 
 
-def test_entries_cut_off_from_the_end_are_missed_by_a_head_kept_elsewhere(
+def test_a_head_saved_elsewhere_reveals_entries_cut_off_from_the_end(
     tmp_path: Path, accountant: Accountant
 ) -> None:
     ledger = open_ledger(tmp_path)
@@ -286,22 +288,22 @@ def test_entries_cut_off_from_the_end_are_missed_by_a_head_kept_elsewhere(
     head = ledger.chain.head()
     assert ledger.chain.verify(thorough=True, head=head).entries == 2
     tampered(ledger.path, "DELETE FROM entries WHERE number = 2")
-    again = open_ledger(tmp_path)  # nothing inside the file tells
+    again = open_ledger(tmp_path)  # nothing inside the file reveals it
     again.chain.verify(thorough=True, head=early)
-    with pytest.raises(LedgerError, match="entry 2 that was once the newest"):
+    with pytest.raises(LedgerError, match="the former newest entry 2"):
         again.chain.verify(head=head)
     with pytest.raises(LedgerError, match="is not the head of this ledger"):
         again.chain.verify(head="nonsense")
 
 
-def test_an_earlier_versions_ledger_and_a_new_identity_are_adopted_on_purpose_only(
+def test_an_earlier_versions_ledger_and_a_new_identity_need_explicit_adoption(
     tmp_path: Path, accountant: Accountant
 ) -> None:
     ledger = open_ledger(tmp_path)
     ledger.reserve("job", DATASET, privacy_plan())
     ledger.charge("job", 1, 1, accountant)
     ledger.close()
-    with sqlite3.connect(ledger.path) as db:  # as it was before ledgers were signed
+    with sqlite3.connect(ledger.path) as db:  # the form before ledgers were signed
         db.execute("ALTER TABLE entries DROP COLUMN signature")
         db.execute("ALTER TABLE entries DROP COLUMN signer")
         db.execute("DROP TABLE signers")
@@ -328,7 +330,9 @@ def test_a_lifetime_limit_refuses_plans_and_charges_over_all_jobs(
     one = round_divergences(plan)
     limit = Limit(Limit(0.0, 1e-5).epsilon_of(30.5 * one), 1e-5)  # room for 30 rounds
     ledger.set_limit(limit)
-    with pytest.raises(LedgerError, match=r"lifetime limit .* At this noise 30 rounds still fit"):
+    with pytest.raises(
+        LedgerError, match=r"lifetime limit .* At this noise multiplier, 30 rounds still fit"
+    ):
         ledger.reserve("too long", DATASET, plan)
     short = replace(plan, rounds=20, rounds_within_budget=20)
     lax = Accountant(privacy_plan(50.0))
@@ -338,22 +342,24 @@ def test_a_lifetime_limit_refuses_plans_and_charges_over_all_jobs(
         ledger.charge("first", number, 1, lax)
     for number in range(1, 11):
         ledger.charge("second", number, 1, lax)
-    with pytest.raises(BudgetExceeded, match="would pass the lifetime limit"):
+    with pytest.raises(BudgetExceeded, match="would exceed the lifetime limit"):
         ledger.charge("second", 11, 1, lax)
     ledger.reserve("elsewhere", Dataset("another dataset"), short)  # a limit is for each table
-    with pytest.raises(LedgerError, match=r"past jobs spent .* Nothing of this plan fits"):
+    with pytest.raises(
+        LedgerError, match=r"past jobs spent .* Not even one round of this plan fits"
+    ):
         ledger.reserve("third", DATASET, short)
-    with pytest.raises(LedgerError, match="without differential privacy has none"):
+    with pytest.raises(LedgerError, match="without differential privacy is unbounded"):
         ledger.unprotected("plain", DATASET)
     assert ledger.lifetime_epsilon(DATASET, 1e-5) == Limit(0.0, 1e-5).epsilon_of(30 * one)
     assert len([e for e in ledger.entries() if e.kind == "charge"]) == 30
 
 
-def test_held_out_records_have_charges_of_their_own_and_the_larger_spend_counts(
+def test_held_out_records_have_their_own_charges_and_the_larger_spend_counts(
     tmp_path: Path, accountant: Accountant
 ) -> None:
-    """A record is in training or held out: adding both would say more than is spent, and leaving
-    the held-out ones out less."""
+    """A record is either trained on or held out. Adding both would overstate the spend, and
+    ignoring the held-out records would understate it."""
     ledger, plan = open_ledger(tmp_path), privacy_plan(50.0)
     lax = Accountant(plan)
     held_out = replace(
@@ -372,7 +378,7 @@ def test_held_out_records_have_charges_of_their_own_and_the_larger_spend_counts(
     assert ledger.lifetime(DATASET).epsilon == first
     second = ledger.charge("job", 1, 1, evaluated, "held-out")
     assert second == evaluated.epsilon_after(1)
-    with pytest.raises(LedgerError, match="is charged already"):
+    with pytest.raises(LedgerError, match="is already charged"):
         ledger.charge("job", 1, 1, evaluated, "held-out")
     assert ledger.lifetime(DATASET).epsilon == max(first, second)
     assert ledger.lifetime(DATASET).jobs == 1
@@ -424,7 +430,7 @@ def test_no_limit_holds_for_a_table_that_was_used_without_privacy(tmp_path: Path
 def test_the_filter_never_undercuts_the_tight_composition(
     jobs: list[tuple[float, float, int]], delta: float
 ) -> None:
-    """Of plans fixed up front, whose joint epsilon privacy loss distributions give."""
+    """For plans fixed in advance, privacy loss distributions give the joint epsilon."""
     import dp_accounting
     from dp_accounting.rdp import RdpAccountant
 
@@ -441,7 +447,7 @@ def test_the_filter_never_undercuts_the_tight_composition(
 
 @pytest.mark.parametrize("order", [2.0, 8.0, 256.0])
 def test_each_orders_budget_bounds_the_tail_and_all_of_them_share_delta(order: float) -> None:
-    """P(loss > epsilon) <= exp(-(a - 1) (epsilon - rho)) at every order: summed, they are delta."""
+    """P(loss > epsilon) <= exp(-(a - 1) (epsilon - rho)) at every order; these sum to delta."""
     limit, spent = Limit(30.0, 1e-5), np.full(len(ORDERS), 1e9)
     at = ORDERS.tolist().index(order)
     most = 30.0 - math.log(len(ORDERS) / 1e-5) / (order - 1)
@@ -459,7 +465,7 @@ def test_each_orders_budget_bounds_the_tail_and_all_of_them_share_delta(order: f
         "DROP TRIGGER no_delete",
     ],
 )
-def test_what_could_drop_or_hide_entries_is_found_when_the_ledger_is_opened(
+def test_schema_objects_that_could_hide_entries_are_detected_on_opening(
     tmp_path: Path, statement: str
 ) -> None:
     ledger = open_ledger(tmp_path)
@@ -468,13 +474,13 @@ def test_what_could_drop_or_hide_entries_is_found_when_the_ledger_is_opened(
         db.execute(statement)
     db.close()
     if statement.startswith("DROP"):
-        open_ledger(tmp_path)  # made again
+        open_ledger(tmp_path)  # created again
         return
     with pytest.raises(LedgerError, match="structure of the ledger .* is not the one"):
         open_ledger(tmp_path)
 
 
-def test_a_ledger_that_is_changed_while_open_gets_no_signature(
+def test_a_ledger_that_is_changed_while_open_is_not_signed(
     tmp_path: Path, accountant: Accountant
 ) -> None:
     ledger = open_ledger(tmp_path)
@@ -486,19 +492,19 @@ def test_a_ledger_that_is_changed_while_open_gets_no_signature(
         ledger.charge("job", 4, 1, accountant)
 
 
-def test_an_entry_that_did_not_get_in_is_no_charge(tmp_path: Path, accountant: Accountant) -> None:
+def test_an_entry_that_was_not_stored_is_not_a_charge(
+    tmp_path: Path, accountant: Accountant
+) -> None:
     ledger = open_ledger(tmp_path)
     ledger.reserve("job", DATASET, privacy_plan())
     with sqlite3.connect(ledger.path) as db:
         db.execute("CREATE TRIGGER quiet BEFORE INSERT ON entries BEGIN SELECT RAISE(IGNORE); END")
     db.close()
-    with pytest.raises(LedgerError, match="did not get into it"):
+    with pytest.raises(LedgerError, match="was not stored"):
         ledger.charge("job", 1, 1, accountant)
 
 
-def test_no_more_entries_than_were_adopted_may_be_unsigned(
-    tmp_path: Path, accountant: Accountant
-) -> None:
+def test_only_the_adopted_entries_may_be_unsigned(tmp_path: Path, accountant: Accountant) -> None:
     ledger = open_ledger(tmp_path)
     ledger.reserve("job", DATASET, privacy_plan())
     for number in (1, 2):
@@ -509,17 +515,17 @@ def test_no_more_entries_than_were_adopted_may_be_unsigned(
 
 
 @pytest.mark.parametrize("head", ["", "12", "0:zzz", "²:" + "a" * 64, "9" * 5000 + ":" + "a" * 64])
-def test_what_is_no_head_is_refused(tmp_path: Path, head: str) -> None:
+def test_a_text_that_is_not_a_head_is_refused(tmp_path: Path, head: str) -> None:
     chain = open_ledger(tmp_path).chain
     chain.verify(head=chain.head())
     with pytest.raises(LedgerError, match="is not the head of this ledger"):
         chain.verify(head=head)
-    with pytest.raises(LedgerError, match="that was once the newest"):
+    with pytest.raises(LedgerError, match="the former newest entry"):
         chain.verify(head="0:" + "1" * 64)
 
 
-def test_an_index_that_hides_the_limit_is_found(tmp_path: Path) -> None:
-    """Its text is ours, its content is not: SQLite would answer from it that there is no limit."""
+def test_an_index_that_hides_the_limit_is_detected(tmp_path: Path) -> None:
+    """The index has the right definition but false content, by which SQLite would find no limit."""
     ledger = open_ledger(tmp_path)
     ledger.set_limit(Limit(0.5, 1e-5))
     ledger.close()
@@ -534,8 +540,8 @@ def test_an_index_that_hides_the_limit_is_found(tmp_path: Path) -> None:
         open_ledger(tmp_path)
 
 
-def test_a_file_of_one_kind_is_none_of_another(tmp_path: Path) -> None:
-    """An audit log copied over the ledger once opened as a ledger without a limit."""
+def test_a_file_of_one_kind_cannot_replace_another(tmp_path: Path) -> None:
+    """An audit log copied over the ledger was once accepted as a ledger without a limit."""
     signer = Identity(tmp_path / "identity.pem")
     log = AuditLog(tmp_path / "audit.sqlite", "alder", signer)
     log.note("joined", "run-1")
@@ -550,10 +556,10 @@ def test_a_file_of_one_kind_is_none_of_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "opens"), [("limit", True), ("joined", False)])
-def test_a_ledger_of_an_earlier_version_goes_on_and_an_audit_log_does_not(
+def test_a_ledger_of_an_earlier_version_is_accepted_but_not_an_audit_log_as_one(
     tmp_path: Path, kind: str, opens: bool
 ) -> None:
-    """Their hashes did not cover what the file is."""
+    """The hashes of earlier versions did not cover the kind of file."""
     signer = Identity(tmp_path / "identity.pem")
     path = tmp_path / "ledger.sqlite"
     ledger = Ledger(path, "alder", signer)

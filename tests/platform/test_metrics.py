@@ -1,4 +1,4 @@
-"""Sums of counts against scikit-learn; noise on held-out counts, and what a record can move."""
+"""Summed counts, compared with scikit-learn; noise on held-out counts, and their sensitivity."""
 
 import math
 
@@ -69,7 +69,7 @@ def test_a_model_that_overflowed_counts_as_lost_not_as_an_error(make_job: MakeJo
     assert metrics.held_out and metrics.held_out.loss == MAX_LOSS
 
 
-def test_held_out_records_are_looked_at_in_the_rounds_that_the_job_says(make_job: MakeJob) -> None:
+def test_held_out_records_are_evaluated_in_the_rounds_that_the_job_sets(make_job: MakeJob) -> None:
     job = make_job("training.rounds=5", "privacy.metrics_every=2").job
     assert [r for r in range(1, 6) if job.evaluates(r)] == [2, 4, 5]
     one = counting(job, fold(20, 1))
@@ -91,7 +91,7 @@ def test_held_out_records_are_looked_at_in_the_rounds_that_the_job_says(make_job
 def test_a_record_moves_the_held_out_sums_by_no_more_than_their_sensitivity(
     make_job: MakeJob, record: list[float], label: int, scale: float
 ) -> None:
-    """Leave a loss uncut, or count a record twice, and this fails."""
+    """This fails if a loss is not cut, or if a record counts twice."""
     model, few = linear(), fold(5, 2)
     with torch.no_grad():
         for p in model.parameters():
@@ -110,7 +110,7 @@ def test_a_record_moves_the_held_out_sums_by_no_more_than_their_sensitivity(
 def test_noise_on_held_out_counts_has_the_planned_deviation(
     make_job: MakeJob, shared: bool
 ) -> None:
-    """Remove the noise, scale it or round it coarsely, and this fails."""
+    """This fails if the noise is removed, scaled or coarsely rounded."""
     job, model = make_job(*NOISED, *(SHARED if shared else ())).job, linear()
     planned = metrics_plan(job)
     assert planned
@@ -127,8 +127,8 @@ def test_noise_on_held_out_counts_has_the_planned_deviation(
     np.testing.assert_allclose(drawn.std(0), planned.share, rtol=0.2)
 
 
-def test_the_plan_for_held_out_records_is_dp_accountings(make_job: MakeJob) -> None:
-    """Rounds 2, 4, 6, 8, 10 and 11: six Gaussian mechanisms without sampling."""
+def test_the_plan_for_held_out_records_agrees_with_dp_accounting(make_job: MakeJob) -> None:
+    """Evaluation in rounds 2, 4, 6, 8, 10 and 11 is six Gaussian mechanisms without sampling."""
     planned = metrics_plan(make_job(*NOISED, "training.rounds=11").job)
     assert planned and planned.rounds == 6 and planned.epsilon_planned <= 1
     event = dp_accounting.GaussianDpEvent(planned.noise_multiplier)
@@ -136,7 +136,7 @@ def test_the_plan_for_held_out_records_is_dp_accountings(make_job: MakeJob) -> N
     assert found == pytest.approx(1.0, abs=0.01)
 
 
-def test_the_noise_on_the_accuracy_is_said(make_job: MakeJob) -> None:
+def test_the_noise_on_the_accuracy_is_reported(make_job: MakeJob) -> None:
     job, model = make_job(*NOISED).job, linear()
     ones = [counting(job, fold(400, seed)) for seed in (1, 2, 3)]
 

@@ -1,4 +1,4 @@
-"""Models: built alike everywhere, flat vectors, and refusals that name the layer."""
+"""Models are the same everywhere, become flat vectors, and refusals name the layer."""
 
 import sys
 from pathlib import Path
@@ -21,9 +21,13 @@ from blindsum.platform.training.models import (
 MODULE = """
 import torch
 from torch import nn
-def good(features, outputs): return nn.Sequential(nn.Linear(features, 5), nn.LayerNorm(5), nn.Linear(5, outputs))
-def batchnorm(features, outputs): return nn.Sequential(nn.Linear(features, 5), nn.BatchNorm1d(5), nn.Linear(5, outputs))
-def stateless(features, outputs): return nn.Sequential(nn.BatchNorm1d(features, track_running_stats=False), nn.Linear(features, outputs))
+def good(features, outputs):
+    return nn.Sequential(nn.Linear(features, 5), nn.LayerNorm(5), nn.Linear(5, outputs))
+def batchnorm(features, outputs):
+    return nn.Sequential(nn.Linear(features, 5), nn.BatchNorm1d(5), nn.Linear(5, outputs))
+def stateless(features, outputs):
+    norm = nn.BatchNorm1d(features, track_running_stats=False)
+    return nn.Sequential(norm, nn.Linear(features, outputs))
 def shape(features, outputs): return nn.Linear(features, outputs + 1)
 def nothing(features, outputs): return None
 def fails(features, outputs): raise ValueError("no such thing")
@@ -84,7 +88,7 @@ def test_vectors_go_in_and_out_unchanged() -> None:
     np.testing.assert_array_equal(get_parameters(model), vector)
 
 
-def test_building_leaves_the_global_generator_alone() -> None:
+def test_building_does_not_change_the_global_generator() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)

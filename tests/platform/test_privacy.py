@@ -1,4 +1,4 @@
-"""Epsilon against independent formulas, and plans that cannot be."""
+"""Epsilon, compared with independent formulas, and impossible plans."""
 
 import math
 
@@ -17,7 +17,7 @@ from tests.conftest import MakeJob
 
 
 def analytic_gaussian(sigma: float, delta: float) -> float:
-    """Exact epsilon of one Gaussian mechanism (Balle and Wang, ICML 2018, theorem 8)."""
+    """Return the exact epsilon of one Gaussian mechanism (Balle and Wang, ICML 2018, theorem 8)."""
 
     def excess(epsilon: float) -> float:
         a = norm.cdf(1 / (2 * sigma) - epsilon * sigma)
@@ -39,7 +39,9 @@ def test_without_sampling_epsilon_is_the_analytic_gaussian(sigma: float, steps: 
 @pytest.mark.parametrize(
     ("sigma", "rate", "steps"), [(1.1, 256 / 60000, 14062), (2, 0.1, 200), (4, 0.3, 50)]
 )
-def test_pld_is_tighter_than_renyi_and_not_by_magic(sigma: float, rate: float, steps: int) -> None:
+def test_pld_is_tighter_than_renyi_but_not_implausibly(
+    sigma: float, rate: float, steps: int
+) -> None:
     event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(sigma))
     renyi = RdpAccountant().compose(event, steps).get_epsilon(1e-5)
     ours = spent_epsilon(sigma, rate, steps, 1e-5)
@@ -47,7 +49,7 @@ def test_pld_is_tighter_than_renyi_and_not_by_magic(sigma: float, rate: float, s
 
 
 def test_the_published_mnist_figure() -> None:
-    """Abadi et al.'s setting as in TensorFlow Privacy's tutorial: Renyi bound 3.01 at 1e-5."""
+    """The setting of Abadi et al. in TensorFlow Privacy's tutorial has Renyi bound 3.01 at 1e-5."""
     assert 2.3 < spent_epsilon(1.1, 256 / 60000, 14062, 1e-5) < 3.01
 
 
@@ -59,7 +61,7 @@ def test_the_published_mnist_figure() -> None:
 def test_finer_discretisation_only_lowers_epsilon(
     sigma: float, rate: float, steps: int, delta: float
 ) -> None:
-    """A grid against dp-accounting at a tenth of the discretisation."""
+    """A grid of settings, compared with dp-accounting at a tenth of the discretisation."""
     event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(sigma))
     accountant = PLDAccountant(value_discretization_interval=1e-4)
     fine = accountant.compose(event, steps).get_epsilon(delta)
@@ -83,7 +85,7 @@ def test_calibration_meets_the_budget_and_wastes_little(epsilon: float) -> None:
     assert sigma == pytest.approx(theirs, rel=1e-3)
 
 
-def test_rounds_composed_one_by_one_end_where_the_plan_said(make_job: MakeJob) -> None:
+def test_rounds_composed_one_by_one_give_the_planned_epsilon(make_job: MakeJob) -> None:
     made = plan(make_job("training.rounds=12").job, "alder")
     assert made is not None
     accountant = Accountant(made)
@@ -110,7 +112,7 @@ def test_an_impossible_budget_names_the_nearest_possible(make_job: MakeJob) -> N
     assert caught.value.silo == "alder"
 
 
-def test_noise_fixed_by_hand_covers_what_it_covers(make_job: MakeJob) -> None:
+def test_a_fixed_noise_multiplier_covers_only_some_rounds(make_job: MakeJob) -> None:
     made = plan(make_job("privacy.noise_multiplier=1.0", "training.rounds=50").job, "alder")
     assert made and 1 <= made.rounds_within_budget < 50
     after = made.rounds_within_budget

@@ -1,4 +1,4 @@
-"""Server optimizers against PyTorch and their paper."""
+"""Server optimizers, compared with PyTorch and their paper."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_sgd_and_momentum_are_pytorchs(name: str, momentum: float) -> None:
 
 
 def test_adam_is_the_papers() -> None:
-    """Reddi et al., ICLR 2021, algorithm 2, written out."""
+    """Compared with algorithm 2 of Reddi et al., ICLR 2021, written out here."""
     updates = np.random.default_rng(0).normal(size=(6, 5))
     m, v, x = np.zeros(5), np.full(5, ADAM_TAU**2), np.ones(5)
     for delta in updates:

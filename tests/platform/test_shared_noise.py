@@ -1,4 +1,4 @@
-"""Shares of noise: rounded sums are the central mechanism, rounded; and what must be refused."""
+"""Noise shares: their rounded sum is the rounded central mechanism; unsafe jobs are refused."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ from tests.conftest import MakeJob
 
 
 def rounded_share(x: float, s: float, width: int) -> np.ndarray:
-    """Probabilities of round(x + N(0, s^2)) at -width..width."""
+    """Return the probabilities of round(x + N(0, s^2)) at -width..width."""
     k = np.arange(-width, width + 1)
     upper, lower = stats.norm.cdf(k + 0.5, x, s), stats.norm.cdf(k - 0.5, x, s)
     return np.where(
@@ -32,8 +32,8 @@ def rounded_share(x: float, s: float, width: int) -> np.ndarray:
 
 
 def rounded_central(total: float, silos: int, s: float, width: int) -> np.ndarray:
-    """Probabilities of round(total + N(0, silos s^2) + silos - 1 uniforms), by its characteristic
-    function: independent of the shares."""
+    """Return the probabilities of round(total + N(0, silos s^2) + silos - 1 uniforms), computed
+    from its characteristic function, independently of the shares."""
     k = np.arange(-width, width + 1)
     omega = np.linspace(-math.pi, math.pi, 8193)
     found = np.zeros(len(k))
@@ -47,7 +47,7 @@ def rounded_central(total: float, silos: int, s: float, width: int) -> np.ndarra
 
 @pytest.mark.parametrize("xs", [(0.0, 0.0), (0.3, 0.45, -7.2), (0.5, -0.5, 0.25, 11.9)])
 def test_the_sum_of_rounded_shares_is_the_central_mechanism_rounded(xs: tuple[float, ...]) -> None:
-    """Step 3 and 4 of the module's argument, in numbers."""
+    """This checks steps 3 and 4 of the module's argument numerically."""
     width = 160
     total = np.array([1.0])
     for x in xs:
@@ -58,8 +58,8 @@ def test_the_sum_of_rounded_shares_is_the_central_mechanism_rounded(xs: tuple[fl
     assert 0.5 * np.abs(shares - central).sum() < 1e-12
 
 
-def test_with_too_coarse_a_unit_it_is_not() -> None:
-    """The bound is what carries the claim: at a twentieth of a unit, rounding shows through."""
+def test_with_too_coarse_a_unit_the_sum_differs() -> None:
+    """The claim needs the bound: with noise of a twentieth of a unit, rounding is visible."""
     s, width = 0.2, 40
     one, other = rounded_share(0.3, s, width), rounded_share(0.3, s, width)
     shares = np.convolve(one, other)[width : 3 * width + 1]
@@ -70,7 +70,7 @@ def test_with_too_coarse_a_unit_it_is_not() -> None:
 
 
 @pytest.mark.parametrize(("silos", "colluders"), [(2, 0), (2, 1), (8, 1), (8, 7), (64, 10)])
-def test_what_the_honest_add_is_what_the_plan_counts_on(silos: int, colluders: int) -> None:
+def test_the_honest_silos_noise_is_the_planned_noise(silos: int, colluders: int) -> None:
     share = share_deviation(3.0, silos, colluders)
     assert math.sqrt(silos - colluders) * share == pytest.approx(3.0)
 
@@ -120,8 +120,9 @@ def test_the_least_uniform_makes_the_greatest_normal() -> None:
     assert normals(2, Least())[0] == pytest.approx(math.sqrt(2 * 65 * math.log(2)))  # type: ignore[arg-type]
 
 
-def test_the_plan_is_the_central_ones(make_job: MakeJob) -> None:
-    """One step a round on all records: the noise multiplier is what DP-SGD on the pooled data has."""
+def test_the_plan_is_that_of_the_central_mechanism(make_job: MakeJob) -> None:
+    """With one step a round on all records, the noise multiplier is that of DP-SGD on the pooled
+    data."""
     made = plan(make_job("privacy.noise=shared", "training.local_steps=1").job, "alder")
     assert made and made.steps_per_round == 1
     spent = spent_epsilon(made.noise_multiplier, made.sampling_rate, made.rounds, made.delta)
@@ -132,9 +133,9 @@ def test_the_plan_is_the_central_ones(make_job: MakeJob) -> None:
     ("change", "said"),
     [
         ("training.local_steps=2", "one step a round"),
-        ("privacy.colluders=3", "with rounds of 3 silos at most 2"),
+        ("privacy.colluders=3", "must be below the quorum of 3 silos .at most 2"),
         ("encryption.scheme=none", "needs encryption.scheme ckks"),
-        ("encryption.range=1.0", "leave it out"),
+        ("encryption.range=1.0", "leave encryption.range out"),
     ],
 )
 def test_jobs_under_which_the_claim_would_not_hold_are_refused(
@@ -145,14 +146,14 @@ def test_jobs_under_which_the_claim_would_not_hold_are_refused(
         make_job(*settings)
 
 
-def test_noise_made_together_is_enough_with_the_quorum_alone(make_job: MakeJob) -> None:
-    """Each silo's share is that of a roster of the quorum's size, however many take part."""
+def test_shared_noise_is_enough_with_only_the_quorum(make_job: MakeJob) -> None:
+    """Each silo's share is that of a roster of the quorum's size, however many silos take part."""
     told = ("privacy.noise=shared", "training.local_steps=1", "privacy.metrics_epsilon=2")
     whole, fewer = make_job(*told).job, make_job(*told, "quorum=2").job
     for of in (lambda job: plan(job, "alder"), metrics_plan):
         all_silos, quorum = of(whole), of(fewer)
         assert all_silos and quorum and quorum.epsilon_planned == all_silos.epsilon_planned
-        # S / sqrt(n - t): of three silos and of two, where one may collude.
+        # S / sqrt(n - t) for three silos and for two, of which one may collude.
         assert quorum.share == pytest.approx(all_silos.share * math.sqrt(2))
     statement = str(privacy_statement(fewer, {}))
     assert "at least 1 must add their share" in statement and "at least 2 of 3" in statement

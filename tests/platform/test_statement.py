@@ -1,4 +1,4 @@
-"""The privacy statement says what holds for this job, and what does not."""
+"""The privacy statement says what is guaranteed for this job, and what is not."""
 
 import re
 
@@ -29,9 +29,9 @@ def test_every_heading_is_there_and_every_silo_has_its_parameters(
     assert parameters["birch"]["epsilon of the whole plan"] <= 1
 
 
-def test_whom_the_guarantee_trusts_follows_from_the_job(make_job: MakeJob) -> None:
+def test_the_statement_of_trust_follows_from_the_job(make_job: MakeJob) -> None:
     local = stated(make_job)["Threat model and trust"]
-    assert local["other silos"] == "not trusted with records"
+    assert local["other silos"] == "not trusted with a silo's records"
     shared = stated(make_job, *SHARED)["Threat model and trust"]
     assert "up to 1 of 3 may collude; at least 2 must add" in shared["other silos"]
     bare = stated(make_job, "encryption.scheme=none")
@@ -48,10 +48,10 @@ def test_without_privacy_nothing_is_promised(make_job: MakeJob, override: str) -
     found = stated(make_job, override)
     assert "unbounded" in found["Privacy parameters"]["epsilon"]
     assert "may reveal training records" in found["What is not covered"]["everything"]
-    assert found["Threat model and trust"]["who queries the model"] == "TRUSTED"
+    assert found["Threat model and trust"]["anyone who can query the model"] == "TRUSTED"
 
 
-def test_the_page_carries_all_it_needs_and_escapes_what_it_shows(make_job: MakeJob) -> None:
+def test_the_page_is_self_contained_and_escapes_its_content(make_job: MakeJob) -> None:
     page = as_page(stated(make_job), "<script>alert(1)</script>")
     assert "<script" not in page and not re.search(r"(src|href)=|url\(|@import", page)
     for heading in HEADINGS:

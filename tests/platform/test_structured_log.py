@@ -1,4 +1,4 @@
-"""Lines for machines: whole, bound to who says them, and of public names alone."""
+"""Structured log lines are complete, carry bound fields, and contain only public fields."""
 
 import io
 import json
@@ -8,7 +8,7 @@ from blindsum.platform import events
 from blindsum.platform.events import Log
 
 
-def test_a_line_says_who_where_and_when_and_nothing_that_is_not_public() -> None:
+def test_a_line_has_its_fields_and_only_public_ones() -> None:
     stream = io.StringIO()
     log = Log(job="trial", run="run-1", silo="alder")
     log.say("before anything is said to anywhere")
@@ -28,12 +28,12 @@ def test_a_line_says_who_where_and_when_and_nothing_that_is_not_public() -> None
     }
 
 
-def test_a_log_that_cannot_be_written_ends_nothing() -> None:
+def test_a_log_that_cannot_be_written_does_not_stop_the_run() -> None:
     log, closed = Log(run="run-1"), io.StringIO()
     closed.close()
     log.to(closed)
     log.say("round", round=1)
-    full = open("/dev/full", "w")  # noqa: SIM115 - what it holds cannot be written at its end either
+    full = open("/dev/full", "w")  # noqa: SIM115 - its content cannot be written when it is closed either
     log.to(full)
     log.say("round", round=1)
     with suppress(OSError):
@@ -44,7 +44,7 @@ def test_a_log_that_cannot_be_written_ends_nothing() -> None:
     assert json.loads(stream.getvalue())["round"] == 2
 
 
-def test_a_process_says_all_where_it_is_told_to() -> None:
+def test_a_process_writes_all_events_to_the_given_stream() -> None:
     stream = io.StringIO()
     events.start(stream)
     try:

@@ -1,4 +1,4 @@
-"""Many tasks with gaps: labels, their loss, and figures of held-out records."""
+"""Many tasks with gaps: labels, loss and held-out figures."""
 
 from pathlib import Path
 
@@ -47,22 +47,22 @@ def table() -> pa.Table:
     )
 
 
-def test_labels_are_scaled_and_gaps_and_sides_kept() -> None:
+def test_labels_are_scaled_and_keep_gaps_and_sides() -> None:
     labels = task_labels(table(), TASKS, WHERE)
     np.testing.assert_array_equal(labels[:, 0, 0], np.array([1, np.nan, 0, np.nan], np.float32))
     np.testing.assert_array_equal(labels[:, 0, 1], np.array([1, -0.5, np.nan, 0.5], np.float32))
     np.testing.assert_array_equal(labels[:, 1], [[0, 0], [0, -1], [0, 0], [0, 1]])
 
 
-def test_a_record_costs_what_its_labels_say_and_nothing_for_gaps() -> None:
+def test_a_records_loss_follows_from_its_labels_and_ignores_gaps() -> None:
     outputs = torch.tensor([[0.3, 0.0], [9.0, 0.5], [-1.0, 3.0], [5.0, 0.9]], requires_grad=True)
     losses = MultiTask(TASKS)(outputs, torch.from_numpy(task_labels(table(), TASKS, WHERE)))
     crossed = functional.binary_cross_entropy_with_logits
     expected = [
         2 * crossed(torch.tensor(0.3), torch.tensor(1.0)) + 0.5,  # and (0 - 1)^2 / 2
-        torch.tensor(0.5),  # below -0.5 is what was measured, 0.5 is predicted: (0.5 + 0.5)^2 / 2
+        torch.tensor(0.5),  # the true value is below -0.5, predicted is 0.5: (0.5 + 0.5)^2 / 2
         2 * crossed(torch.tensor(-1.0), torch.tensor(0.0)),
-        torch.tensor(0.0),  # above 0.5 is what was measured, and 0.9 is
+        torch.tensor(0.0),  # the true value is above 0.5, and 0.9 is
     ]
     assert losses.tolist() == pytest.approx([float(e) for e in expected])
     (gradient,) = torch.autograd.grad(losses.sum(), outputs)
@@ -75,8 +75,8 @@ def test_a_record_costs_what_its_labels_say_and_nothing_for_gaps() -> None:
     ("column", "values", "said"),
     [
         ("hit", [1, 2, 0, None], "binary task and has values other than 0 and 1"),
-        ("potency", [8.0, 5000.0, None, 7.0], "more than 100 scales"),
-        ("potency", [8.0, float("inf"), None, 7.0], "more than 100 scales"),
+        ("potency", [8.0, 5000.0, None, 7.0], "more than 100 times the task"),
+        ("potency", [8.0, float("inf"), None, 7.0], "more than 100 times the task"),
         ("side", ["=", "~", None, ">"], "qualifiers other than"),
     ],
 )
@@ -86,8 +86,8 @@ def test_wrong_labels_are_refused(column: str, values: list[object], said: str) 
         task_labels(wrong, TASKS, WHERE)
 
 
-def test_clipping_is_of_the_whole_record_however_many_labels_it_has() -> None:
-    """Against automatic differentiation; and a record moves the sum by the clip norm at most."""
+def test_clipping_covers_the_whole_record_however_many_labels_it_has() -> None:
+    """Compared with automatic differentiation; a record moves the sum by at most the clip norm."""
     torch.manual_seed(0)
     whole = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 1))
     model, loss = WithHeads(whole, 1, 1), MultiTask(TASKS)
@@ -121,7 +121,7 @@ def test_private_heads_stay_out_of_vectors_and_digests(make_job: MakeJob) -> Non
     assert len({initial_digest(model) for model in (one, other, none)}) == 1
     assert get_parameters(one).size == 4 * 6 + 6 + 6 * 2 + 2 == get_parameters(none).size
     assert one(torch.zeros(5, 4)).shape == (5, 5) and none(torch.zeros(5, 4)).shape == (5, 2)
-    # A factory may call a layer what it likes.
+    # A factory may give a layer any name.
     named = nn.ModuleDict({"private": nn.Linear(4, 2), "rest": nn.Linear(2, 2)})
     assert get_parameters(named).size == 4 * 2 + 2 + 2 * 2 + 2
     alone = build_model(section, 4, 0, seed=1, private=True, own=2)
@@ -130,7 +130,7 @@ def test_private_heads_stay_out_of_vectors_and_digests(make_job: MakeJob) -> Non
 
 @pytest.mark.parametrize("noise", ["local", "shared"])
 def test_a_private_head_gets_the_whole_noise(make_job: MakeJob, noise: str) -> None:
-    """What is shared later depends on it. Leave the noise out, or take a share of it, and this fails."""
+    """Later updates depend on the head. This fails without the noise, or with a share of it."""
     job = make_job(
         f"privacy={{noise: {noise}, epsilon: 3, delta: 1e-4}}",
         "training.local_steps=1",
@@ -141,7 +141,7 @@ def test_a_private_head_gets_the_whole_noise(make_job: MakeJob, noise: str) -> N
     model = build_model(job.model, 4, 1, seed=1, private=True, own=400)
     tasks = {str(i): Task() for i in range(401)}
     labels = np.full((3, 2, 401), np.nan, np.float32)
-    fold = Fold(np.zeros((3, 4), np.float32), labels)  # no label: all that moves it is the noise
+    fold = Fold(np.zeros((3, 4), np.float32), labels)  # without labels, only the noise moves it
     trainer = LocalTrainer(
         model, fold, job.training, own, np.random.default_rng(0), MultiTask(tasks)
     )
@@ -150,7 +150,7 @@ def test_a_private_head_gets_the_whole_noise(make_job: MakeJob, noise: str) -> N
     expected = rate * own.update_noise * own.clip_norm
     head = torch.cat([p.flatten() for p in model.private.parameters()]).detach()  # type: ignore[union-attr]
     assert float(head.std()) == pytest.approx(expected, rel=0.1)
-    # Of the shared part, silos make the noise together later, or it is in the update already.
+    # The shared part is noised later by all silos together, or its noise is already in the update.
     assert (update.std() > 0) == (noise == "local")
 
 
@@ -179,8 +179,8 @@ def test_figures_are_scikit_learns_and_means_over_all_silos_tasks() -> None:
     assert "hit" not in by_task(outputs, few, TASKS), "too few positives to be scored"
 
 
-def test_precision_at_a_fixed_rate_is_the_precision_there() -> None:
-    """Repeat the negatives until positives are a tenth, and it is the plain average precision."""
+def test_precision_at_a_fixed_rate_is_the_precision_at_that_rate() -> None:
+    """With negatives repeated until positives are a tenth, it is the plain average precision."""
     random = np.random.default_rng(1)
     true = np.repeat([1.0, 0.0], [40, 40])
     said = random.normal(true, 1.0)
@@ -193,8 +193,8 @@ def test_precision_at_a_fixed_rate_is_the_precision_there() -> None:
     assert calibration_error((np.arange(100) < 55).astype(float), certain) == pytest.approx(0.5)
 
 
-def test_only_sums_over_silos_say_anything(make_job: MakeJob) -> None:
-    """Two silos' counts, added, give the mean over both silos' tasks."""
+def test_sums_over_silos_give_the_mean_figures(make_job: MakeJob) -> None:
+    """The sum of two silos' counts gives the mean over both silos' tasks."""
     random = np.random.default_rng(2)
     model = nn.Linear(3, 2)
     means, total = [], np.zeros(1, np.int64)
@@ -217,7 +217,7 @@ def test_only_sums_over_silos_say_anything(make_job: MakeJob) -> None:
 
 
 def test_nothing_of_private_tasks_is_counted() -> None:
-    """Two silos could take their own parts off the sums, and have the other's."""
+    """Each of two silos could recover the other's counts by subtracting its own from the sum."""
     random, model = np.random.default_rng(3), nn.Linear(3, 3)
     x = random.normal(size=(80, 3)).astype(np.float32)
     labels = np.zeros((80, 2, 3), np.float32)
@@ -232,7 +232,7 @@ def test_nothing_of_private_tasks_is_counted() -> None:
     assert found[0] == found[1] == found[2]
 
 
-def test_a_model_that_ended_in_no_numbers_scores_the_worst() -> None:
+def test_a_diverged_model_gets_the_worst_score() -> None:
     labels = np.zeros((40, 2, 2), np.float32)
     labels[:20, 0, 0], labels[:, 0, 1] = 1.0, np.arange(40)
     outputs = np.full((40, 2), np.nan, np.float32)
@@ -261,7 +261,7 @@ def test_private_tasks_are_read_and_never_named(make_job: MakeJob, tmp_path: Pat
     path.write_text("potency: {kind: regression, scale: 1e-5}")
     assert read_private_tasks(path, {})["potency"].scale == 1e-5, "numbers as in the job file"
     path.write_text("SECRET-7: {}")
-    with pytest.raises(DataError, match="or also in data.tasks") as caught:
+    with pytest.raises(DataError, match="columns is also in data.tasks") as caught:
         read_private_tasks(path, {"SECRET-7": Task()})
     assert "SECRET" not in str(caught.value)
     contract = make_job("data.target=null", "data.tasks={hit: {}}").job.data
@@ -293,11 +293,11 @@ def test_private_tasks_are_read_and_never_named(make_job: MakeJob, tmp_path: Pat
             ("silos.alder.private_tasks=own.yaml", "data.target=null", "data.tasks={hit: {}}"),
             "model.kind mlp",
         ),
-        (("data.target=null", "data.tasks={hit: {scale: 2}}"), "of regression tasks"),
+        (("data.target=null", "data.tasks={hit: {scale: 2}}"), "belong to regression tasks only"),
         (("data.target=null", "data.tasks={mean_radius: {}}"), "both a feature and a label"),
     ],
 )
-def test_jobs_that_cannot_be_are_refused(
+def test_inconsistent_jobs_are_refused(
     make_job: MakeJob, overrides: tuple[str, ...], said: str
 ) -> None:
     with pytest.raises(JobError, match=said):

@@ -1,4 +1,4 @@
-"""DP-SGD: plain SGD when neither clipped nor noisy, bounded influence, and real noise."""
+"""DP-SGD: without clipping and noise it is plain SGD; influence is bounded, and noise is real."""
 
 from dataclasses import replace
 
@@ -76,7 +76,7 @@ def test_no_noise_and_no_clipping_is_plain_sgd() -> None:
 
 
 def test_one_record_moves_the_update_by_at_most_the_clip_norm() -> None:
-    """Remove clipping and this fails: the outlier's gradient is far larger."""
+    """This fails without clipping: the outlier's gradient is far larger."""
     data = records(40)
     outlier = Fold(np.full((1, 4), 5.0, np.float32), np.array([2]))
     with_it = Fold(np.vstack([data.features, outlier.features]), np.append(data.labels, 2))
@@ -90,7 +90,7 @@ def test_one_record_moves_the_update_by_at_most_the_clip_norm() -> None:
 
 
 def test_noise_has_the_planned_deviation_and_never_repeats() -> None:
-    """Remove the noise, scale it or seed it, and this fails."""
+    """This fails if the noise is removed, scaled or seeded."""
     plan = replace(PLAN, noise_multiplier=2.0, clip_norm=0.5)
     quiet = replace(plan, noise_multiplier=0.0)
     net = Mlp(kind="mlp", hidden=[2000], activation="tanh")
@@ -107,7 +107,7 @@ def test_noise_has_the_planned_deviation_and_never_repeats() -> None:
 
 
 def test_the_divisor_is_the_public_constant_not_the_batch() -> None:
-    """Half the records give half the update: the size of the data divides nothing."""
+    """Half the records give half the update: the size of the data is not a divisor."""
     data = records(40)
     doubled = Fold(np.repeat(data.features, 2, 0), np.repeat(data.labels, 2))
     plan = replace(PLAN, noise_multiplier=0.0)
@@ -117,7 +117,7 @@ def test_the_divisor_is_the_public_constant_not_the_batch() -> None:
         )
 
 
-def test_an_empty_poisson_sample_is_a_step_of_noise_alone() -> None:
+def test_an_empty_poisson_sample_gives_a_step_of_only_noise() -> None:
     training = section(sampling_rate=1e-12)
     assert np.all(update(records(40), training, None) == 0)
     quiet = update(records(40), training, replace(PLAN, noise_multiplier=0.0))
@@ -126,7 +126,7 @@ def test_an_empty_poisson_sample_is_a_step_of_noise_alone() -> None:
 
 
 def test_each_record_is_sampled_with_the_rate() -> None:
-    """One-hot records: a record was in the sample if its weight moved."""
+    """Records are one-hot: a record was sampled if its weight moved."""
     count, rate = 400, 0.3
     data = Fold(np.eye(count, dtype=np.float32), np.zeros(count, np.int64))
     net = build_model(Linear(kind="linear"), count, 2, seed=0, private=True)
@@ -154,7 +154,7 @@ def test_cryptographic_generators_differ_and_seeded_ones_do_not() -> None:
     )
 
 
-def test_training_starts_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_starts_from_the_given_model(monkeypatch: pytest.MonkeyPatch) -> None:
     data = records(40)
     net = build_model(MLP, 4, 3, seed=0, private=True)
     trainer = LocalTrainer(net, data, section(), None, seeded_generator(0))
@@ -165,7 +165,7 @@ def test_training_starts_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class Pieces(torch.nn.Module):
-    """Cuts each record into rows of one value: one record becomes four for the layer."""
+    """A model that cuts each record into rows of one value: the layer sees four records."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""From a silo's own tables to the one that it trains on, prepared alike in every silo."""
+"""Preparation: turns a silo's own tables into its training table, in the same way at every silo."""

@@ -1,6 +1,6 @@
-"""From measurements and standard structures to labels: one record for each structure.
+"""Builds labels from measurements and standard structures, with one record for each structure.
 
-A structure measured several times is one record: what differential privacy protects is then the
+A structure that was measured several times is one record, so that differential privacy protects the
 structure, not one of its measurements.
 """
 
@@ -23,7 +23,7 @@ from blindsum.platform.data.preparation.tables import Dropped, Tables
 
 @dataclass
 class Report:
-    """What was kept and what was dropped and why, in counts alone. For the silo's own eyes."""
+    """The numbers of kept and of dropped items, with the reasons. Private to the silo."""
 
     compounds: int = 0
     merged_compounds: int = 0
@@ -36,12 +36,13 @@ class Report:
     dropped_measurements: Dropped = field(default_factory=Counter)
     dropped_tasks: Dropped = field(default_factory=Counter)
     dropped_units: Dropped = field(default_factory=Counter)
-    """By unit, how many were in one that does not convert."""
+    """The number of measurements in each unit that cannot be converted."""
     rejected: list[pd.DataFrame] = field(default_factory=list, repr=False)
-    """Columns row, assay, reason: measurements whose relation or unit was at fault. Never among the counts."""
+    """Measurements dropped for their relation or unit: columns row, assay, reason. Not in
+    `as_dict`."""
 
     def as_dict(self) -> dict[str, Any]:
-        """By name; reasons that nothing was dropped for are left out."""
+        """Return the counts by name, without reasons for which nothing was dropped."""
         return {
             name: {k: v for k, v in value.items() if v} if isinstance(value, Counter) else value
             for name, value in vars(self).items()
@@ -49,7 +50,7 @@ class Report:
         }
 
     def reject(self, measured: pd.DataFrame, reason: str) -> None:
-        """Count measurements and note their rows."""
+        """Count measurements as dropped, and record their rows."""
         self.dropped_measurements[reason] += len(measured)
         if reason == OTHER_UNIT:
             self.dropped_units.update(measured["unit"].tolist())
@@ -57,17 +58,17 @@ class Report:
             self.rejected.append(measured[["row", "assay"]].assign(reason=reason))
 
     def rejected_rows(self) -> pd.DataFrame:
-        """Each once, in the file's order."""
+        """Return each rejected row once, in the file's order."""
         if not self.rejected:
             return pd.DataFrame(columns=["row", "assay", "reason"])
         return pd.concat(self.rejected).drop_duplicates().sort_values(["row", "assay"])
 
 
 def structures_of(tables: Tables, standard: pd.DataFrame, report: Report) -> pd.DataFrame:
-    """Compounds with a structure: columns compound, structure, and name.
+    """Return the compounds that have a structure: columns compound, structure and name.
 
     Args:
-        standard: columns text (SMILES), structure and dropped, as `Standardise` gives them.
+        standard: columns text (SMILES), structure and dropped, from `Standardise`.
     """
     compounds = tables.compounds
     report.compounds = len(compounds)
@@ -88,14 +89,14 @@ def structures_of(tables: Tables, standard: pd.DataFrame, report: Report) -> pd.
 def labels_of(
     tables: Tables, compounds: pd.DataFrame, shared: Collection[str], quorum: Quorum, report: Report
 ) -> pd.DataFrame:
-    """One row for each structure and task: columns structure, task, value, side.
+    """Return one row for each structure and task: columns structure, task, value, side.
 
     Args:
-        compounds: as `structures_of` gives them.
+        compounds: the result of `structures_of`.
         shared: names of the tasks that all silos share.
 
     Raises:
-        DataError: measurements have units, and their task does not say what its numbers are in.
+        DataError: measurements have units, but their task has no unit.
     """
     measured, dropped = tables.measurements, report.dropped_measurements
     report.measurements = len(measured)
@@ -156,7 +157,8 @@ def _settings(tasks: dict[str, AssayTask]) -> pd.DataFrame:
 
 
 def _credible(measured: pd.DataFrame) -> pd.Series:
-    """Between low and high, and of regression not so far that a job would refuse the table."""
+    """Return whether each value is between low and high, and for regression also close enough to
+    the center that a job accepts the table."""
     value = measured["value"]
     between = (value >= measured["low"].fillna(-np.inf)) & (
         value <= measured["high"].fillna(np.inf)
@@ -169,14 +171,17 @@ _KEYS = ["task", "structure"]
 
 
 def _classes(measured: pd.DataFrame, dropped: Dropped) -> pd.DataFrame:
-    """0 or 1, where a number and its qualifier say which; one class for each structure, or none."""
-    sign = measured["sign"]  # with direction low, everything is its own mirror image
+    """Return a class, 0 or 1, for each structure whose numbers and qualifiers determine it.
+
+    Structures with contradictory classes are dropped.
+    """
+    sign = measured["sign"]  # with direction low, all comparisons are mirrored
     value, side, threshold = (measured[name] * sign for name in ("value", "side", "threshold"))
     bare = threshold.isna()
     binary = value.isin((0, 1)) & (side == 0)
     dropped["neither 0 nor 1"] += int((bare & ~binary).sum())
     reaches = value >= threshold
-    # "> 5" with a threshold of 6 may be either; so may "< 6.5", and "<= 6" where 6 counts as 1.
+    # With a threshold of 6, "> 5" may be either class; so may "< 6.5", and "<= 6", as 6 gives 1.
     below = (value < threshold) | ((value == threshold) & ~measured["inclusive"].astype(bool))
     known = (side == 0) | ((side > 0) & reaches) | ((side < 0) & below)
     dropped["on both sides of the threshold"] += int((~bare & ~known).sum())
@@ -188,7 +193,8 @@ def _classes(measured: pd.DataFrame, dropped: Dropped) -> pd.DataFrame:
 
 
 def _numbers(measured: pd.DataFrame, dropped: Dropped) -> pd.DataFrame:
-    """The median of what was measured exactly; else the tightest bound, if all are on one side."""
+    """Return the median of a structure's exact values; without any, the tightest bound, if all
+    bounds are on one side."""
     measured = measured[[*_KEYS, "value", "side"]]
     exact = measured["side"] == 0
     has_exact = exact.groupby([measured["task"], measured["structure"]]).transform("any")

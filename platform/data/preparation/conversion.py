@@ -1,4 +1,4 @@
-"""Measurements into the unit of their task: converted, or dropped and counted."""
+"""Converts measurements to the unit of their task; those that cannot be converted are dropped."""
 
 from __future__ import annotations
 
@@ -30,22 +30,25 @@ FAULTS = (OTHER_UNIT, NO_UNIT, NO_MASS, NOT_ABOVE_ZERO)
 
 @dataclass(frozen=True)
 class Converted:
-    """`measured` with value and side of its task; `reasons` [rows]: why a row is to be dropped, empty
-    where it is not. Private to the silo."""
+    """Converted measurements. Private to the silo.
+
+    `measured` has values and sides in the unit of their task; `reasons` [rows] says why a row must
+    be dropped, and is empty for the others.
+    """
 
     measured: pd.DataFrame
     reasons: npt.NDArray[np.object_]
 
 
 def converted(measured: pd.DataFrame, tasks: dict[str, AssayTask], shared: set[str]) -> Converted:
-    """Every measurement in what its task's numbers are in.
+    """Convert every measurement to the unit and transform of its task.
 
     Args:
         measured: columns task, structure, value, side, unit.
         shared: names of the tasks that all silos share.
 
     Raises:
-        DataError: measurements have units, and their task does not say what its numbers are in.
+        DataError: measurements have units, but their task has no unit.
     """
     values = measured["value"].to_numpy(np.float64, copy=True)
     sides = measured["side"].to_numpy(np.float64, copy=True)
@@ -73,25 +76,29 @@ def converted(measured: pd.DataFrame, tasks: dict[str, AssayTask], shared: set[s
             reasons[rows[(reasons[rows] == "") & (values[rows] <= 0)]] = NOT_ABOVE_ZERO
             whole = rows[reasons[rows] == ""]
             values[whole] = p_molar(values[whole])
-            sides[whole] = -sides[whole]  # more of it in the dish is less of it in pIC50
+            sides[whole] = -sides[whole]  # a higher concentration is a lower pIC50
     return Converted(measured.assign(value=values, side=sides), reasons)
 
 
 def _require_unitless(name: str, units: set[str], shared: bool) -> None:
-    """Numbers of one task are in one unit. Of a shared task, silos cannot see each other's units: the
-    recipe says it, or nobody does."""
+    """Raise DataError unless all numbers of a task without a unit are in the same unit.
+
+    Silos cannot see each other's units. The numbers of a shared task must therefore have no unit at
+    all, or the recipe must name it.
+    """
     if len(units) > 1 or (shared and units != {""}):
         where = f"tasks.{name} in the recipe" if shared else "the task's row of the assay table"
         raise DataError(
-            f"task '{name}' has measurements {'with units' if shared else 'in more than one unit'}, and "
-            "does not say what its numbers are in",
-            f"Give {where} a unit (such as nM) or transform: p_molar. If the numbers have no unit, write "
-            "one_unit: none in the sources.",
+            f"task '{name}' has measurements {'with units' if shared else 'in more than one unit'}"
+            ", but the task has no unit",
+            f"Give {where} a unit (such as nM) or transform: p_molar. If the numbers have no unit, "
+            "write one_unit: none in the sources.",
         )
 
 
 class _Masses:
-    """g/mol of standard structures, each computed once; NaN of one that is not whole (`*`)."""
+    """Molar masses of standard structures in g/mol, each computed once; NaN for a structure with
+    dummy atoms (`*`)."""
 
     def __init__(self) -> None:
         self._known: dict[str, float] = {}

@@ -1,7 +1,8 @@
-"""Whether two silos prepared their tables alike: settings, and what became of public molecules.
+"""The manifest of a preparation, by which silos check that they prepared their tables alike.
 
-`reference.smi` holds molecules that everybody has: drugs, salts, tautomers, metals, isotopes, texts that are
-none. Each silo prepares them as its own; equal digests say that its own went the same way.
+It has the settings, and digests of public reference molecules. `reference.smi` lists molecules that
+everybody has: drugs, salts, tautomers, metals, isotopes, and texts that are not molecules. Each
+silo prepares them like its own; equal digests show that its own were prepared in the same way.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ Manifest = dict[str, Any]
 
 
 def feature_stage(recipe: Recipe) -> Fingerprints | DescriptorValues:
-    """The stage that the recipe's features need."""
+    """Return the stage that the recipe's features need."""
     features = recipe.features
     return Fingerprints(features) if features.kind == "ecfp" else DescriptorValues(features)
 
 
 def manifest_of(recipe: Recipe, secret: Secret) -> Manifest:
-    """The recipe, RDKit's version, and digests of the prepared reference molecules. Public."""
+    """Return the recipe, RDKit's version, and digests of the prepared reference molecules. Public
+    in the consortium."""
     text = files("blindsum.platform.data.preparation").joinpath("reference.smi").read_text("utf-8")
     standard = Standardise(recipe.structures).compute(text.splitlines())
     found = standard.filter(pa.compute.is_valid(standard["structure"]))
@@ -47,7 +49,7 @@ def manifest_of(recipe: Recipe, secret: Secret) -> Manifest:
         order = secret.order(recipe.features.bits)
         of_records: list[Any] = [sorted(order[r["fingerprint"]].tolist()) for r in features]
     else:
-        # To nine digits: the last ones differ between processors.
+        # Nine digits: further ones differ between processors.
         of_records = [{k: f"{v:.9g}" for k, v in row.items()} for row in features]
     folds = [secret.fold(s, recipe.folds.count) for s in found["scaffold"].to_pylist()]
     agreed = recipe.model_dump(mode="json", exclude={"quorum": True, "folds": {"held_out"}})
@@ -67,15 +69,15 @@ def manifest_of(recipe: Recipe, secret: Secret) -> Manifest:
 
 
 def prepared(manifest: Manifest) -> Prepared:
-    """The digests, as the job file has them."""
+    """Return the digests in the form of the job file."""
     return Prepared.model_validate(manifest["digests"])
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Another silo's manifest.
+    """Read another silo's manifest.
 
     Raises:
-        DataError: it cannot be read, or is none.
+        DataError: the file cannot be read, or is not a manifest.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -84,27 +86,28 @@ def read_manifest(path: Path) -> Manifest:
         str(found["rdkit"]), str(found["steps"])
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
-            f"{path} is no manifest of a preparation", "Give another silo's manifest.json."
+            f"{path} is not the manifest of a preparation", "Name another silo's manifest.json."
         ) from None
     return dict(found)
 
 
 def differences(mine: Manifest, other: Manifest) -> list[str]:
-    """What differs, in words; nothing where the silos' tables go together."""
+    """Return the differences in words; an empty list if the silos' tables are compatible."""
     found = [
         f"{key}: {here!r} here, {there!r} there"
         for key, here, there in _settings(mine["recipe"], other["recipe"], "")
-        if not key.startswith(("quorum", "folds.held_out"))  # a silo's own affair; the job's
+        # Every silo chooses its quorum, and the job the held-out fold.
+        if not key.startswith(("quorum", "folds.held_out"))
     ]
     if mine["digests"]["secret"] != other["digests"]["secret"]:
-        found.append("the secret: one of the files is not the consortium's")
+        found.append("the secret: the two silos have different files")
     for stage in ("structures", "features", "folds"):
         settled = any(line.startswith((stage, "structures", "the secret")) for line in found)
         if mine["digests"][stage] != other["digests"][stage] and not settled:
             found.append(
-                f"{stage}: the settings are the same and reference molecules came out otherwise "
-                f"(RDKit {mine['rdkit']} here, {other['rdkit']} there; preparation's version "
-                f"{mine['steps']} and {other['steps']})"
+                f"{stage}: the settings are the same, but the reference molecules were prepared "
+                f"differently (RDKit {mine['rdkit']} here, {other['rdkit']} there; version of the "
+                f"preparation {mine['steps']} here, {other['steps']} there)"
             )
     return found
 

@@ -1,11 +1,12 @@
-"""What a preparation leaves: the silo's table, its private tasks, and what the job file says of them.
+"""The output of a preparation: the silo's table, its private tasks, and the job's data section.
 
 records.parquet      the silo's table, for `silos.NAME.data`
-private_tasks.yaml   its own tasks, for `silos.NAME.private_tasks`; only if it has some
-data.yaml            the job's data section, the same from every silo
+private_tasks.yaml   the silo's private tasks, for `silos.NAME.private_tasks`; only if it has any
+data.yaml            the job's data section, the same at every silo
 manifest.json        settings and digests, to compare with other silos; public in the consortium
-report.json          what was dropped and why, in counts
-rejected_rows.csv    rows whose relation or unit was at fault; only if there are some. The silo's alone
+report.json          the numbers of dropped items, with the reasons
+rejected_rows.csv    rows dropped for their relation or unit; only if there are any. Private to the
+                     silo
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ def records_table(
     tasks: dict[str, AssayTask],
     secret: Secret,
 ) -> pa.Table:
-    """One row for each structure with labels, in the order of `features`.
+    """Return a table with one row for each structure with labels, in the order of `features`.
 
     Args:
-        labels: as `labels_of` gives them.
+        labels: the result of `labels_of`.
         names: columns structure, name.
-        features: a stage's table, `text` being the structure.
-        tasks: shared ones, then the silo's own with labels.
+        features: a stage's table, whose column `text` is the structure.
+        tasks: the shared tasks, then the silo's private tasks that have labels.
     """
     structures = features["text"].to_pylist()
     of = names.groupby("structure")["name"].agg(list)
@@ -90,7 +91,7 @@ def records_table(
 
 
 def data_section(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
-    """The job file's data section. It knows nothing of one silo."""
+    """Return the job file's data section. It does not depend on the silo."""
     features: dict[str, Any]
     if recipe.features.kind == "ecfp":
         kind = Fingerprint(kind="fingerprint", bits=recipe.features.bits)
@@ -124,10 +125,10 @@ def write_output(
     manifest: Manifest,
     report: Report,
 ) -> None:
-    """Write everything, each file whole or not at all, for its owner alone to read.
+    """Write all files, each completely or not at all, with mode 0600.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: a file cannot be written.
     """
     metadata = {PREPARED: json.dumps(manifest["digests"])}
     texts = {
@@ -151,13 +152,14 @@ def write_output(
                 file.write(text)
         for name in ["records.parquet", *texts]:
             (folder / f"{name}.partial").replace(folder / name)
-        for name in {"private_tasks.yaml", "rejected_rows.csv"} - set(texts):  # of an earlier run
+        # An earlier preparation may have left files that this one does not have.
+        for name in {"private_tasks.yaml", "rejected_rows.csv"} - set(texts):
             (folder / name).unlink(missing_ok=True)
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise DataError(
             f"{folder} cannot be written: {reason}",
-            "Mend it and prepare again: what was computed is kept.",
+            "Correct this and prepare again: finished computations are kept.",
         ) from None
     finally:
         with suppress(OSError):
@@ -166,5 +168,5 @@ def write_output(
 
 
 def _opened(path: Path) -> int:
-    path.unlink(missing_ok=True)  # one that was left keeps its mode
+    path.unlink(missing_ok=True)  # a leftover file would keep its old mode
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

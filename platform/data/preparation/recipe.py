@@ -1,7 +1,7 @@
-"""What all silos agree on (the recipe), and what only one silo knows (its sources).
+"""The recipe, on which all silos agree, and the sources, which only one silo knows.
 
-Two YAML files. The recipe is public in the consortium and the same everywhere; sources name a silo's
-own files, columns and assays, and never leave it.
+They are two YAML files. The recipe is public in the consortium and the same everywhere. The sources
+name a silo's own files, columns and assays, and never leave it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from blindsum.platform.job.yaml_reader import read_section
 
 COMPOUND, FOLD, FINGERPRINT = "compounds", "fold", "fingerprint"
 SIDE = "_side"
-"""After a task's name: the column of its qualifiers."""
+"""The suffix that, after a task's name, names the column of its qualifiers."""
 
 
 class Structures(Section):
-    """How molecules are standardised, by RDKit's MolStandardize: cleaned up, the fragment parent, then
-    what is said here."""
+    """The standardisation of molecules by RDKit's MolStandardize: clean-up, the fragment parent,
+    and then these settings."""
 
     neutralise: bool = True
-    tautomer: bool = Field(False, description="RDKit's canonical tautomer: six times slower.")
+    tautomer: bool = Field(False, description="Take RDKit's canonical tautomer: six times slower.")
     stereo: bool = Field(True, description="False removes stereochemistry.")
     isotopes: bool = Field(False, description="False removes isotope labels.")
     max_heavy_atoms: int = Field(100, ge=1, le=500)
@@ -47,7 +47,8 @@ class PlainDescriptors(Descriptors):
 
 
 class Folds(Section):
-    """HMAC-SHA256(secret, scaffold) modulo the number of folds; acyclic molecules by themselves."""
+    """The fold of a molecule: HMAC-SHA256 of its scaffold under the secret, scaled to the number of
+    folds. An acyclic molecule is its own scaffold."""
 
     count: int = Field(5, ge=2, le=100)
     held_out: int = Field(0, ge=0)
@@ -60,31 +61,34 @@ class Folds(Section):
 
 
 class Quorum(Section):
-    """A task with fewer labels is dropped, or if it is shared, left empty in this silo."""
+    """The fewest labels of a task at this silo. With fewer, a private task is dropped, and a shared
+    one is left empty."""
 
-    classes: int = Field(25, ge=1, description="Records of each class.")
-    values: int = Field(50, ge=1, description="Records of a regression task.")
-    uncensored: int = Field(25, ge=1, description="Of those, measured exactly.")
+    classes: int = Field(25, ge=1, description="Fewest records of each class.")
+    values: int = Field(50, ge=1, description="Fewest records of a regression task.")
+    uncensored: int = Field(25, ge=1, description="Fewest of these that were measured exactly.")
 
 
 def _spelt(text: str) -> str:
-    """Its one spelling: recipes that mean the same unit have one digest."""
+    """Return a unit's canonical spelling, so that recipes with the same unit have the same
+    digest."""
     if not (found := canonical(text)):
         raise ValueError("write a unit, such as nM, ug/mL or %")
     return found
 
 
 class AssayTask(Section):
-    """A task's labels: the measured number or, with a threshold, whether it is at least that (at most,
-    where direction is low). Every number here is in `unit` or, with a transform, in what that makes."""
+    """A task's labels: the measured number or, with a threshold, whether it is at least the
+    threshold (at most, if direction is low). Every number here is in `unit`, or on the scale of
+    the transform."""
 
     kind: Literal["binary", "regression"] = "binary"
     unit: Annotated[str, AfterValidator(_spelt)] | None = Field(
-        None, description="What numbers are converted to."
+        None, description="Unit to which numbers are converted."
     )
     transform: Literal["p_molar"] | None = Field(None, description="-log10 of mol/L, as in pIC50.")
     direction: Literal["high", "low"] = Field(
-        "high", description="With low, 1 stands for numbers up to the threshold."
+        "high", description="With low, label 1 means numbers up to the threshold."
     )
     weight: Positive = 1.0
     center: float = Field(0.0, allow_inf_nan=False)
@@ -96,33 +100,34 @@ class AssayTask(Section):
     @model_validator(mode="after")
     def _alike(self) -> AssayTask:
         if self.kind == "regression" and self.threshold is not None:
-            raise ValueError("threshold is of binary tasks")
+            raise ValueError("threshold belongs to binary tasks only")
         if self.kind == "binary" and (self.center, self.scale) != (0.0, 1.0):
-            raise ValueError("center and scale are of regression tasks")
+            raise ValueError("center and scale belong to regression tasks only")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError("low is above high")
         if self.direction == "low" and self.threshold is None:
-            raise ValueError("direction is of tasks with a threshold")
+            raise ValueError("direction needs a threshold")
         if self.unit and self.transform:
-            raise ValueError("give unit or transform: p_molar takes any concentration")
+            raise ValueError("give unit or transform, not both: p_molar takes any concentration")
         if (self.unit or self.transform) and not self.numeric:
-            raise ValueError("unit and transform are of regression, or go with a threshold")
+            raise ValueError("unit and transform need kind: regression, or a threshold")
         return self
 
     @property
     def numeric(self) -> bool:
-        """Whether labels come from numbers; else they are 0 and 1 as they stand."""
+        """Whether labels are computed from numbers; if not, the values already are 0 and 1."""
         return self.kind == "regression" or self.threshold is not None
 
     @property
     def target(self) -> Unit | None:
-        """What measurements are converted to, before a transform; None where their units do not count."""
+        """The unit to which measurements are converted before a transform; None if the task has no
+        unit."""
         if self.transform == "p_molar":
             return MOLAR
         return unit_of(self.unit) if self.unit else None
 
     def task(self, name: str) -> Task:
-        """As the job file has it."""
+        """Return the task in the form of the job file."""
         side = name + SIDE if self.kind == "regression" else None
         return Task(
             kind=self.kind, weight=self.weight, center=self.center, scale=self.scale, qualifier=side
@@ -133,7 +138,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Recipe(Section):
-    """Public in the consortium, and the same in every silo."""
+    """The settings of a preparation, public in the consortium and the same at every silo."""
 
     structures: Structures = Structures()
     features: Annotated[PermutedEcfp | PlainDescriptors, Field(discriminator="kind")]
@@ -149,7 +154,7 @@ class Recipe(Section):
 
 
 UNITLESS = "none"
-"""In sources, in place of a unit: numbers that have none, such as pIC50."""
+"""Written in the sources in place of a unit, for numbers without one, such as pIC50."""
 
 
 class Compounds(Section):
@@ -170,30 +175,30 @@ class Activities(Section):
     qualifier: str | None = Field(None, description="Column of <, = and >; empty is =.")
     unit: str | None = Field(None, description="Column of units.")
     one_unit: str | None = Field(
-        None, description="In place of unit: that of every number; none where they have none."
+        None, description="Instead of unit: the unit of every number, or none if they have no unit."
     )
 
     @model_validator(mode="after")
     def _one_way(self) -> Activities:
         if self.unit is not None and self.one_unit is not None:
-            raise ValueError("give unit or one_unit")
+            raise ValueError("give unit or one_unit, not both")
         return self
 
 
 class Wide(Section):
-    """One table in place of both: a row for each compound, a column for each assay."""
+    """One table instead of both: a row for each compound, a column for each assay."""
 
     file: str
     smiles: str = "smiles"
     compound: str | None = None
-    qualifiers: dict[str, str] = Field({}, description="By assay, the column of <, = and >.")
-    units: dict[str, str] = Field({}, description="By assay, the unit of its numbers, or none.")
-    unit_columns: dict[str, str] = Field({}, description="By assay, the column of its units.")
+    qualifiers: dict[str, str] = Field({}, description="Column of <, = and >, by assay.")
+    units: dict[str, str] = Field({}, description="Unit of the numbers, or none, by assay.")
+    unit_columns: dict[str, str] = Field({}, description="Column of units, by assay.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Wide:
         if set(self.units) & set(self.unit_columns):
-            raise ValueError("an assay stands in units or in unit_columns")
+            raise ValueError("name an assay in units or in unit_columns, not in both")
         return self
 
 
@@ -204,7 +209,7 @@ class Sources(Section):
     activities: Activities | None = None
     wide: Wide | None = None
     assays: str | None = Field(
-        None, description="The assay table: assay, task, and what an AssayTask has."
+        None, description="Table of assays: assay, task, and the settings of an AssayTask."
     )
 
     @model_validator(mode="after")
@@ -217,7 +222,7 @@ class Sources(Section):
 
 
 def doubled(tasks: dict[str, AssayTask], recipe: Recipe) -> list[str]:
-    """Columns that the prepared table would have twice, with those tasks."""
+    """Return the columns that the prepared table would have twice with those tasks."""
     columns = [COMPOUND, FOLD, FINGERPRINT, *tasks]
     if recipe.features.kind == "descriptors":
         columns += recipe.features.descriptors
@@ -226,12 +231,12 @@ def doubled(tasks: dict[str, AssayTask], recipe: Recipe) -> list[str]:
 
 
 def as_tasks(tasks: dict[str, AssayTask]) -> Tasks:
-    """As the job file has them."""
+    """Return the tasks in the form of the job file."""
     return {name: task.task(name) for name, task in tasks.items()}
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Raises JobError: the file cannot be read, or a setting is wrong."""
+    """Read a recipe. Raises JobError if the file cannot be read or a setting is wrong."""
     recipe = read_section(path, Recipe, "recipe", "See docs/preparation.md.").section
     if recipe.features.kind == "descriptors":
         descriptor_scaling(recipe.features)
@@ -239,5 +244,5 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def load_sources(path: Path) -> Sources:
-    """Raises JobError: the file cannot be read, or a setting is wrong."""
+    """Read a silo's sources. Raises JobError if the file cannot be read or a setting is wrong."""
     return read_section(path, Sources, "sources", "See docs/preparation.md.").section

@@ -1,4 +1,4 @@
-"""Relations of measurements: `<`, `=`, `>` and the other ways in which exports write them."""
+"""Relations of measurements: `<`, `=`, `>` and other spellings that databases export."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from blindsum.platform.errors import DataError
 
 ABOUT = "about a number (~)"
-"""Why a measurement is dropped: it is neither the number nor a bound."""
+"""The reason for dropping a measurement that is neither exact nor a bound."""
 
 _BELOW, _EXACT, _ABOVE, _ABOUT = -1.0, 0.0, 1.0, float("nan")
 
@@ -38,18 +38,22 @@ _INCLUSIVE = ("<=", "=<", "≤", ">=", "=>", "≥")
 
 
 def sides(column: pd.Series | None, rows: int, path: Path) -> dict[str, np.ndarray]:
-    """`side`: -1, 0 or 1 where the true value lies below, at or above the number, NaN where it is about
-    the number; `inclusive`: whether a bound may be the value itself. Quotes around a relation are taken off.
+    """Return what the relations say of each number; quotes around a relation are ignored.
+
+    Returns:
+        `side`: -1, 0 or 1 where the true value lies below, at or above the number, NaN where it is
+        about the number. `inclusive`: whether the true value may equal the bound.
 
     Raises:
-        DataError: a relation is none of those known.
+        DataError: a relation is unknown.
     """
     if column is None:
         return {"side": np.zeros(rows), "inclusive": np.zeros(rows, np.bool_)}
     text = column.fillna("").astype(str).str.strip().str.strip("'\"").str.strip()
     if set(text) - set(_SIDES):
         raise DataError(
-            f"{path.name}: column '{column.name}' has qualifiers other than <, <<, <=, =, >=, >>, > and ~",
+            f"{path.name}: column '{column.name}' has qualifiers other than <, <<, <=, =, >=, >>, "
+            "> and ~",
             "Correct them, or leave them empty.",
         )
     return {

@@ -1,7 +1,7 @@
-"""The two slow steps, molecule by molecule: standardise, then compute features.
+"""The two slow stages, molecule by molecule: standardise, then compute features.
 
-A stage maps texts to rows of a table and depends on nothing else than its settings and RDKit's version,
-so what it found may be kept. Neither knows the consortium's secret.
+A stage maps texts to rows of a table. It depends only on its settings and RDKit's version, so its
+results may be cached. Neither stage uses the consortium's secret.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ rdBase.DisableLog("rdApp.*")
 RDKIT = rdBase.rdkitVersion
 
 STEPS = 2
-"""Raised with every change of what a stage makes of the same text: kept results are then made anew."""
+"""Increased with every change in a stage's result for the same text; cached results then expire."""
 
 UNPARSABLE, TOO_LARGE, FAILED = "unparsable", "too large", "RDKit failed"
 UNREADABLE_STEREO = "enhanced stereo that RDKit cannot make one of"
 
 
 MAX_STEREO_GROUPS = 12
-"""Up to here RDKit finds one way to write a molecule's stereo groups (in 0.2 s); beyond, it keeps the one given."""
+"""Most stereo groups for which RDKit finds a canonical form (in 0.2 s). Beyond, it keeps the form
+of the input."""
 
 
 class Stage(Protocol):
-    """Texts in, rows out, one for each text and in their order, none of them kept outside of it."""
+    """A stage of preparation: it returns one row for each text, in order, and stores none."""
 
     @property
     def key(self) -> str:
-        """Of a kept result: the same for the same settings and RDKit."""
+        """The cache key of results: equal for equal settings and RDKit versions."""
         ...
 
     def compute(self, texts: Sequence[str]) -> pa.Table:
-        """Rows with a column `text` of the texts."""
+        """Return a row for each text, with the text in column `text`."""
         ...
 
     def failed(self, text: str) -> pa.Table:
-        """The row of a text at which RDKit crashed or did not end."""
+        """Return the row of a text on which RDKit crashed or did not finish."""
         ...
 
 
@@ -60,9 +61,14 @@ def _key(name: str, settings: str) -> str:
 
 
 class Standardise:
-    """SMILES to `structure` (canonical SMILES; of racemates and other enhanced stereo, canonical CXSMILES;
-    null where there is none), `dropped` (why, null where not)
-    and `scaffold` (Bemis-Murcko, flat: stereoisomers are one series; an acyclic molecule's own, flat too)."""
+    """Standardises SMILES. The columns of its table, beside `text`, are:
+
+    structure   canonical SMILES; canonical CXSMILES for racemates and other enhanced stereo; null
+                if the text was dropped
+    dropped     the reason for dropping the text, or null
+    scaffold    Bemis-Murcko scaffold, without stereochemistry, so that stereoisomers are one
+                series; for an acyclic molecule, the molecule itself without stereochemistry
+    """
 
     SCHEMA = pa.schema(
         [
@@ -122,7 +128,7 @@ class Standardise:
             flat = Chem.MolToSmiles(again)
             core = MurckoScaffold.GetScaffoldForMol(again)  # type: ignore[no-untyped-call]
             scaffold = Chem.MolToSmiles(core)
-        except (ValueError, RuntimeError):  # RDKit's for what it cannot sanitise
+        except (ValueError, RuntimeError):  # raised by RDKit if it cannot sanitise the molecule
             return None, FAILED, None
         return structure, None, scaffold or flat
 
@@ -131,8 +137,8 @@ _LABELS, _RACEMIC = re.compile(r"\$.*?\$"), re.compile(r"[|,]r[,|:]")
 
 
 def _unreadable_stereo(molecule: Chem.Mol, text: str) -> bool:
-    """Whether a text's stereo would be read as another's: RDKit leaves out the racemic flag of CXSMILES
-    (`|r|`), and does not bring so many groups into one form."""
+    """Return whether RDKit would misread a text's stereochemistry: it ignores the racemic flag of
+    CXSMILES (`|r|`), and does not canonicalise more than MAX_STEREO_GROUPS groups."""
     if len(molecule.GetStereoGroups()) > MAX_STEREO_GROUPS:
         return True
     extension = "".join(text.split(maxsplit=1)[1:])
@@ -141,7 +147,8 @@ def _unreadable_stereo(molecule: Chem.Mol, text: str) -> bool:
 
 
 class Fingerprints:
-    """Structures to `fingerprint`: positions of their bits, ascending, not yet permuted."""
+    """Computes `fingerprint` from structures: the positions of bits that are 1, ascending, not yet
+    permuted."""
 
     SCHEMA = pa.schema([("text", pa.string()), ("fingerprint", pa.list_(pa.int32()))])
 
@@ -162,7 +169,8 @@ class Fingerprints:
 
 
 class DescriptorValues:
-    """Structures to a float64 column for each descriptor, unscaled; NaN where RDKit has no finite one."""
+    """Computes a float64 column for each descriptor from structures, unscaled; NaN where RDKit
+    returns no finite value."""
 
     def __init__(self, settings: PlainDescriptors) -> None:
         self._settings = settings
@@ -173,7 +181,7 @@ class DescriptorValues:
 
     @property
     def key(self) -> str:
-        return _key("features", json.dumps(self.names))  # scaling comes later
+        return _key("features", json.dumps(self.names))  # the scaling is applied later
 
     def compute(self, texts: Sequence[str]) -> pa.Table:
         one = descriptors(self.names)

@@ -1,6 +1,7 @@
-"""A silo's own tables, read into one form: compounds, measurements, tasks.
+"""Reads a silo's own tables into a common form: compounds, measurements, tasks.
 
-Messages name files and columns (of a wide table, columns are assays), and never a compound or a number.
+Messages name files and columns (in a wide table, columns are assays), but never a compound or a
+number.
 """
 
 from __future__ import annotations
@@ -32,17 +33,19 @@ from blindsum.platform.errors import DataError
 from blindsum.platform.job.paths import resolve
 
 Dropped = Counter[str]
-"""How many were dropped, by reason."""
+"""The number of dropped items, by reason."""
 
 TEXT, WHOLE, NUMBER = "text", "text or whole numbers", "numbers"
 
 
 @dataclass(frozen=True)
 class Tables:
-    """`compounds`: columns compound, smiles. `measurements`: compound, assay, value (float64, NaN where
-    missing), side (-1, 0, 1, NaN for about), inclusive (of <= and >=), unit (one spelling, empty where there
-    is none), row (in the file, from 1). `tasks`: by name; `of_assay`: which tasks an assay feeds. Private to
-    the silo.
+    """A silo's tables in the common form. Private to the silo.
+
+    `compounds` has columns compound and smiles (and name, for a wide table). `measurements` has
+    columns compound, assay, value (float64, NaN where missing), side (-1, 0, 1, NaN for about),
+    inclusive (for <= and >=), unit (canonical spelling, empty without one) and row (in the file,
+    from 1). `tasks` is by name; `of_assay` lists the tasks that use an assay's measurements.
     """
 
     compounds: pd.DataFrame
@@ -55,11 +58,11 @@ class Tables:
 
 
 def read_tables(sources: Sources, recipe: Recipe, folder: Path) -> Tables:
-    """Read what the sources name.
+    """Read the tables that the sources name.
 
     Raises:
-        DataError: a file cannot be read, a column is missing or of another kind, or the assay table is
-            wrong.
+        DataError: a file cannot be read, a column is missing or has the wrong type, or the assay
+            table is wrong.
     """
     assays = _assays(sources, recipe, folder)
     if sources.wide is not None:
@@ -79,7 +82,7 @@ def read_tables(sources: Sources, recipe: Recipe, folder: Path) -> Tables:
 
 def _long(sources: Sources, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if sources.compounds is None or sources.activities is None:
-        raise DataError("the sources name no tables", "Give compounds and activities, or wide.")
+        raise DataError("the sources name no tables", "Name compounds and activities, or wide.")
     said, measured = sources.compounds, sources.activities
     path = resolve(said.file, str(folder))
     table = _columns(path, {said.compound: WHOLE, said.smiles: TEXT})
@@ -124,7 +127,7 @@ def _wide(
         if set(named) - set(of_assay):
             raise DataError(
                 f"wide.{key} names assays that are not among the columns used",
-                "Correct their names, or take them out.",
+                "Correct their names, or remove them.",
             )
     wanted |= dict.fromkeys([*said.qualifiers.values(), *said.unit_columns.values()], TEXT)
     mend = (
@@ -135,7 +138,7 @@ def _wide(
     table = _columns(path, wanted, None if all_said else mend)
     rows = np.arange(len(table)).astype(str)
     name = _text(table[said.compound]) if said.compound else rows
-    # Rows are told apart by their number: a compound may stand in several.
+    # Row numbers identify compounds, because a compound's name may appear in several rows.
     compounds = pd.DataFrame({"compound": rows, "smiles": _text(table[said.smiles]), "name": name})
     parts = []
     for assay in of_assay:
@@ -159,26 +162,30 @@ def _wide(
 def _assays(
     sources: Sources, recipe: Recipe, folder: Path
 ) -> tuple[dict[str, AssayTask], dict[str, list[str]]]:
-    """Tasks in the recipe's order, then the silo's own; and by assay, which of them it feeds."""
+    """Return the tasks in the recipe's order, then the silo's private ones; and for each assay, the
+    tasks that use it."""
     tasks = dict(recipe.tasks)
     if sources.assays is None:
         if not tasks:
-            raise DataError("there is no task", "Name shared ones in the recipe, or give assays.")
+            raise DataError(
+                "there is no task", "Name shared tasks in the recipe, or give the sources assays."
+            )
         return tasks, {name: [name] for name in tasks}
     path = resolve(sources.assays, str(folder))
     table = read_table(path, ("assay", "task", "kind", "unit", "transform", "direction"))
     settings, names = set(AssayTask.model_fields), table.column_names
     if not table.num_rows:
         raise DataError(f"{path.name} has no rows", "Name assays, or leave the assay table out.")
-    if (
-        set(names) - {"assay", "task", *settings}
-        or names.count("assay") != 1
-        or len(set(names)) < len(names)
-    ):
+    unknown = set(names) - {"assay", "task", *settings}
+    if unknown or names.count("assay") != 1 or len(set(names)) < len(names):
+        if unknown:
+            wrong = f"unexpected columns ({len(unknown)} of {len(names)})"
+        else:
+            wrong = "duplicate columns" if "assay" in names else "no column 'assay'"
         raise DataError(
-            f"{path.name} has other columns than assay, task, {', '.join(sorted(settings))}, some "
-            "twice, or none named assay",
-            "Rename or remove them.",
+            f"{path.name} has {wrong}",
+            f"The allowed columns are assay, task, {', '.join(sorted(settings))}, each at most "
+            "once; assay is required.",
         )
     of_assay: dict[str, list[str]] = {}
     for number, row in enumerate(table.to_pylist(), 1):
@@ -187,13 +194,14 @@ def _assays(
         name = str(given.pop("task", "")).strip() or assay
         if not assay or not name or name in of_assay.get(assay, ()):
             raise DataError(
-                f"{path.name}, row {number}: no assay, or the same assay and task again"
+                f"{path.name}, row {number}: no assay, or a duplicate of an earlier row",
+                "Name an assay, and each pair of assay and task only once.",
             )
         of_assay.setdefault(assay, []).append(name)
         if name in recipe.tasks:
             if given:
                 raise DataError(
-                    f"{path.name}, row {number}: settings of a shared task stand in the recipe",
+                    f"{path.name}, row {number}: a shared task takes its settings from the recipe",
                     "Leave the row's other columns empty.",
                 )
             continue
@@ -206,7 +214,10 @@ def _assays(
             message = fault["msg"].removeprefix("Value error, ")
             raise DataError(f"{path.name}, row {number}: {where}: {message}") from None
         if tasks.setdefault(name, task) != task:
-            raise DataError(f"{path.name}, row {number}: the task has other settings further up")
+            raise DataError(
+                f"{path.name}, row {number}: the task has other settings in an earlier row",
+                "Give a task the same settings in all of its rows.",
+            )
     if doubled(tasks, recipe):
         raise DataError(
             f"{path.name}: a task has the name of another column of the prepared table",
@@ -216,37 +227,40 @@ def _assays(
 
 
 def _columns(path: Path, wanted: dict[str, str], unit_mend: str | None = None) -> pd.DataFrame:
-    """The named columns, each checked for its kind.
+    """Read the named columns, and check the type of each.
 
     Args:
-        unit_mend: what to do about units in a column that is not named; None where there may be some.
+        unit_mend: what to do about units in a column that the sources do not name, for messages;
+            None if such columns are allowed.
 
     Raises:
-        DataError: unreadable file, missing column, wrong type, several units that nobody named.
+        DataError: the file cannot be read, a column is missing or has the wrong type, or a column
+            that the sources do not name has several units.
     """
     table = read_table(path, [name for name, kind in wanted.items() if kind != NUMBER])
     for name, expected in wanted.items():
         if table.column_names.count(name) != 1:
             raise DataError(
-                f"{path.name}: column '{name}' is missing, or there twice",
-                "Name it so in the sources file. (A CSV has commas, and names in its first line.)",
+                f"{path.name}: column '{name}' is missing or duplicate",
+                "Correct its name in the sources file. (A CSV must be separated by commas and have "
+                "the column names in its first line.)",
             )
         kind = table.schema.field(name).type
         if not _fits(kind, expected):
             mend = "Convert the column."
             if expected == NUMBER:
-                mend = "Qualifiers such as > go into a column of their own; empty means missing."
+                mend = "Put qualifiers such as > into a separate column; empty means missing."
             raise DataError(f"{path.name}: column '{name}' is {kind}, expected {expected}", mend)
     if unit_mend:
         _refuse_unnamed_units(table, wanted, path, unit_mend)
     chosen = table.select(list(wanted))
     for i, (name, expected) in enumerate(wanted.items()):
-        if expected != NUMBER:  # in Arrow: pandas makes floats of whole numbers with gaps
+        if expected != NUMBER:  # by Arrow, because pandas turns whole numbers with gaps into floats
             chosen = chosen.set_column(i, name, pc.cast(chosen[name], pa.string()))
     try:
         frame: pd.DataFrame = chosen.to_pandas()
     except (pa.ArrowException, UnicodeError):
-        raise DataError(f"{path.name} holds text that is not UTF-8", "Convert the file.") from None
+        raise DataError(f"{path.name} has text that is not UTF-8", "Convert the file.") from None
     return frame
 
 
@@ -262,7 +276,7 @@ def _fits(kind: pa.DataType, expected: str) -> bool:
 
 
 def _text(column: pd.Series) -> Sequence[str]:
-    """Text, empty where missing."""
+    """Return the column as text, empty where missing."""
     return ["" if pd.isna(v) else str(v).strip() for v in column]
 
 
@@ -273,7 +287,7 @@ def _numbers(column: pd.Series) -> np.ndarray:
 
 
 def _units(said: pd.Series | str | None, rows: int) -> Sequence[str]:
-    """One spelling for each row, empty where there is none."""
+    """Return each row's unit in its canonical spelling, empty if it has none."""
     if not isinstance(said, pd.Series):
         return [canonical(said) if said and said != UNITLESS else ""] * rows
     text = said.fillna("").astype(str)
@@ -284,13 +298,14 @@ def _units(said: pd.Series | str | None, rows: int) -> Sequence[str]:
 def _require_units(
     tasks: dict[str, AssayTask], of_assay: dict[str, list[str]], unitless: set[str]
 ) -> None:
-    """Raises DataError: a task's numbers are in a unit, and the sources say none for what feeds it."""
+    """Raise DataError if a task has a unit but the sources give none for its measurements."""
     for name in (t for assay, names in of_assay.items() if assay in unitless for t in names):
         if tasks[name].target is not None:
             raise DataError(
-                f"task '{name}' has a unit or a transform, and by the sources its measurements have no unit",
-                "Write activities.unit (a column) or activities.one_unit; for a wide table, wide.units or "
-                "wide.unit_columns.",
+                f"task '{name}' has a unit or a transform, but according to the sources its "
+                "measurements have no unit",
+                "Write activities.unit (a column) or activities.one_unit; for a wide table, "
+                "wide.units or wide.unit_columns.",
             )
 
 
@@ -298,13 +313,14 @@ _UNIT_LIKE = re.compile(r"(^|[^a-z])(units?|uom)([^a-z]|$)", re.IGNORECASE)
 
 
 def _refuse_unnamed_units(table: pa.Table, named: Collection[str], path: Path, mend: str) -> None:
-    """Raises DataError: a column that nobody named holds several units. Merged, their numbers are noise."""
+    """Raise DataError if a column that the sources do not name has several units: numbers in
+    different units must not be merged."""
     for name in [n for n in table.column_names if n not in named]:
         kind = table.schema.field(name).type if table.column_names.count(name) == 1 else pa.null()
         if not _UNIT_LIKE.search(name) or not _fits(kind, TEXT) or pa.types.is_null(kind):
             continue
         if len({canonical(text or "") for text in table[name].unique().to_pylist()} - {""}) > 1:
             raise DataError(
-                f"{path.name}: column '{name}' holds several units, and the sources do not name it",
+                f"{path.name}: column '{name}' has several units, but the sources do not name it",
                 mend.format(name),
             )

@@ -1,8 +1,8 @@
-"""Units of concentration, and from one to another.
+"""Units of concentration, and their conversion.
 
-Amounts (mol/L) and masses (g/L) are kept as powers of ten, so that 10,000 nM are exactly 10 uM and a
-threshold falls the same way in every silo. Between the two stands the molar mass. Every other unit (%,
-hours) is compared as text and converts to nothing.
+Units of amount (mol/L) and of mass (g/L) are stored as powers of ten, so that 10,000 nM are exactly
+10 uM and a threshold gives the same result at every silo. The molar mass converts between the two.
+Any other unit (%, hours) is compared as text and cannot be converted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _VOLUMES = {"L": 0, "dL": -1, "mL": -3, "uL": -6}
 
 @dataclass(frozen=True)
 class Unit:
-    """`text` is its one spelling; 10**exponent of it is 1 mol/L or 1 g/L, if it is one of those."""
+    """A unit. `text` is its canonical spelling. For a unit of amount or mass, 10**exponent of it
+    are 1 mol/L or 1 g/L."""
 
     text: str
     kind: Literal["amount", "mass", "other"] = "other"
@@ -31,7 +32,8 @@ class Unit:
 
 
 def _known() -> dict[str, Unit]:
-    """By spelling. Capitals count, since mM and nM are not MM and nm; only of a litre both are in use."""
+    """Return the known units by spelling. Case matters, since mM and nM are not MM and nm; only the
+    litre is written with either."""
     found: dict[str, Unit] = {}
     for prefix, power in _PREFIXES.items():
         unit = Unit(f"{prefix}M", "amount", -power)
@@ -50,8 +52,11 @@ MOLAR = _UNITS["M"]
 
 
 def unit_of(text: str) -> Unit:
-    """The unit that a text names: `µg.mL-1`, `mcg/ml` and `ug/mL` are one. Empty where it names none."""
-    # NFKC makes one letter of the two signs for micro, and plain figures of raised ones.
+    """Return the unit that a text names; empty text gives a unit with empty text.
+
+    `µg.mL-1`, `mcg/ml` and `ug/mL` are the same unit.
+    """
+    # NFKC unifies the two signs for micro, and turns superscript digits into plain ones.
     plain = " ".join(unicodedata.normalize("NFKC", text).replace("\u2212", "-").split())
     spelt = plain.replace("\u03bc", "u").replace("mcg", "ug").replace(" ", "")
     per_volume = _PER_VOLUME.fullmatch(spelt)
@@ -61,31 +66,32 @@ def unit_of(text: str) -> Unit:
 
 
 def canonical(text: str) -> str:
-    """A unit's one spelling."""
+    """Return a unit's canonical spelling."""
     return unit_of(text).text
 
 
 def convertible(unit: Unit, target: Unit) -> bool:
-    """Whether numbers in `unit` can be given in `target`, with molar masses at hand."""
+    """Return whether numbers in `unit` can be converted to `target`, given molar masses."""
     return unit == target or "other" not in (unit.kind, target.kind)
 
 
 def convert(values: Numbers, unit: Unit, target: Unit, masses: Numbers | None = None) -> Numbers:
-    """Numbers in `target`, of two units that are convertible.
+    """Convert numbers from `unit` to `target`, which must be convertible.
 
     Args:
-        masses: g/mol of each value's molecule, where `unit` and `target` are of two kinds.
+        masses: g/mol of each value's molecule, if `unit` and `target` are of different kinds.
     """
     shift = target.exponent - unit.exponent
-    # To divide by 1000 is exact where to multiply by 0.001 is not.
+    # Dividing by 1000 is exact; multiplying by 0.001 is not.
     moved = values * 10.0**shift if shift >= 0 else values / 10.0**-shift
     if unit.kind == target.kind:
         return moved
     if masses is None:
-        raise ValueError("between mass and amount stands the molar mass")
+        raise ValueError("a conversion between mass and amount needs molar masses")
     return moved / masses if unit.kind == "mass" else moved * masses
 
 
 def p_molar(molar: Numbers) -> Numbers:
-    """-log10 of mol/L above zero, to nine digits: the last ones differ between processors."""
+    """Return -log10 of positive mol/L, rounded to nine digits: further ones differ between
+    processors."""
     return np.asarray(np.round(-np.log10(molar), 9), np.float64)

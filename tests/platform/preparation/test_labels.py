@@ -1,4 +1,4 @@
-"""Tables to labels: thresholds, qualifiers, repeats, quorums; faults named without their values."""
+"""Labels from tables: thresholds, qualifiers, repeats and quorums; errors quote no values."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ Rows = list[tuple[str, float, int]]
 def labels(
     task: AssayTask, rows: Rows, quorum: Quorum | None = None, inclusive: bool = False
 ) -> tuple[dict[str, tuple[float, float]], Report]:
-    """By structure, value and side. A quorum of one of each class is met by two more structures."""
+    """Return value and side by structure. Two more structures meet a quorum of one per class."""
     measured = pd.DataFrame(rows, columns=["compound", "value", "side"]).assign(assay="x")
     measured["inclusive"] = inclusive
     fill = [("p", 1.0 if task.threshold is None else 99.0), ("n", 0.0)]
@@ -64,7 +64,7 @@ def labels(
         (6.5, -1, None),
     ],
 )
-def test_a_threshold_and_a_qualifier_give_a_class_only_where_both_agree(
+def test_a_qualified_number_gives_a_class_only_if_it_lies_on_one_side(
     value: float, side: int, label: float | None
 ) -> None:
     found, report = labels(AssayTask(threshold=6.0), [("a", value, side)])
@@ -72,7 +72,7 @@ def test_a_threshold_and_a_qualifier_give_a_class_only_where_both_agree(
     assert report.dropped_measurements["on both sides of the threshold"] == (label is None)
 
 
-def test_at_most_the_threshold_may_be_the_threshold() -> None:
+def test_an_inclusive_bound_may_equal_the_threshold() -> None:
     found, report = labels(AssayTask(threshold=6.0), [("a", 6.0, -1), ("b", 5.9, -1)], None, True)
     assert found == {"b": (0.0, 0.0)}
     assert report.dropped_measurements["on both sides of the threshold"] == 1
@@ -92,7 +92,7 @@ def test_at_most_the_threshold_may_be_the_threshold() -> None:
         (7.0, -1, False, None),
     ],
 )
-def test_with_direction_low_one_stands_for_numbers_up_to_the_threshold(
+def test_with_direction_low_class_1_means_numbers_up_to_the_threshold(
     value: float, side: int, inclusive: bool, label: float | None
 ) -> None:
     task = AssayTask(threshold=6.0, direction="low")
@@ -106,7 +106,7 @@ def test_numbers_that_a_job_would_refuse_are_not_credible() -> None:
     assert set(found) == {"a"} and report.dropped_measurements["out of the credible range"] == 2
 
 
-def test_a_structure_has_one_class_or_none() -> None:
+def test_a_structure_with_contradictory_classes_is_dropped() -> None:
     rows: Rows = [("a", 7, 0), ("a", 8, 0), ("b", 7, 0), ("b", 5, 0), ("c", 0.5, 0)]
     found, report = labels(AssayTask(threshold=6.0), rows)
     assert found == {"a": (1.0, 0.0), "c": (0.0, 0.0)}
@@ -136,7 +136,7 @@ def test_numbers_are_medians_or_the_tightest_bound() -> None:
     assert report.dropped_measurements["one label for several of a structure"] == 5
 
 
-def test_incredible_numbers_are_counted_out() -> None:
+def test_incredible_numbers_are_dropped_and_counted() -> None:
     task = AssayTask(kind="regression", low=0.0, high=12.0)
     found, report = labels(task, [("a", 5, 0), ("b", 900, 0), ("c", -3, 0), ("d", float("nan"), 0)])
     assert set(found) == {"a"}
@@ -234,7 +234,7 @@ def test_long_tables_are_read(tmp_path: Path) -> None:
 
 
 def test_names_are_text_whatever_they_look_like(tmp_path: Path) -> None:
-    """Nothing becomes a float on the way, and nothing loses its zeros or keeps its blanks."""
+    """No name becomes a float or loses its leading zeros; blanks are stripped."""
     large = 2**53 + 1
     files = {
         "compounds": f"compound,smiles\n001,C\n{large},CC\n1E05,CCC\n",
@@ -251,7 +251,7 @@ def test_names_are_text_whatever_they_look_like(tmp_path: Path) -> None:
     assert of_ints.compounds["compound"].tolist() == [str(large), ""]
 
 
-def test_no_column_of_the_prepared_table_is_there_twice(tmp_path: Path) -> None:
+def test_the_prepared_table_has_no_duplicate_column(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="name of another column"):
         Recipe.model_validate(
             {"features": {"kind": "ecfp"}, "tasks": {"a": {"kind": "regression"}, "a_side": {}}}
@@ -280,25 +280,28 @@ def test_a_wide_table_gives_the_same_as_long_ones(tmp_path: Path) -> None:
         ({"compounds": "compound,smiles\n"}, "has no rows"),
         (
             {"activities": f"compound,assay,value,q\n1,7,>5 {CANARY},\n"},
-            "'value' is string, expected numbers. Qualifiers such as",
+            "'value' is string, expected numbers. Put qualifiers such as",
         ),
         ({"activities": f"compound,assay,value,q\n1,7,5,{CANARY}\n"}, "qualifiers other than"),
         ({"assays": "assay,task\n"}, "assays.csv has no rows"),
-        ({"assays": "assay,task,task\n7,a,b\n"}, "some twice"),
+        ({"assays": "assay,task,task\n7,a,b\n"}, "assays.csv has duplicate columns"),
         (
             {"activities": "compound;assay;value;q\n1;7;5;\n"},
-            "is missing, or there twice. Name it so in the sources file. (A CSV has commas",
+            "is missing or duplicate. Correct its name in the sources file. (A CSV must be",
         ),
-        ({"assays": f"assay,task,color\n7,{CANARY},x\n"}, "other columns than assay, task"),
+        (
+            {"assays": f"assay,task,color\n7,{CANARY},x\n"},
+            "assays.csv has unexpected columns (1 of 3)",
+        ),
         (
             {"assays": f"assay,task,kind\n7,{CANARY},sort of\n"},
             "assays.csv, row 1: kind: Input should be",
         ),
         (
             {"assays": "assay,task,threshold\n7,shared,5\n"},
-            "settings of a shared task stand in the recipe",
+            "a shared task takes its settings from the recipe",
         ),
-        ({"assays": f"assay,task\n7,{CANARY}\n7,{CANARY}\n"}, "row 2: no assay, or the same"),
+        ({"assays": f"assay,task\n7,{CANARY}\n7,{CANARY}\n"}, "row 2: no assay, or a duplicate"),
         (
             {"assays": "assay,task,threshold\n7,own,5\n8,own,6\n"},
             "row 2: the task has other settings",
@@ -310,7 +313,7 @@ def test_a_wide_table_gives_the_same_as_long_ones(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_tables_are_named_without_their_values(
+def test_errors_about_tables_name_the_fault_and_no_value(
     files: dict[str, str], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError) as error:

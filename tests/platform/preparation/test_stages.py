@@ -1,4 +1,4 @@
-"""Standard structures, keyed folds and bits; what the reference molecules tell about two silos."""
+"""Standard structures, keyed folds and bits, and the comparison of two silos' manifests."""
 
 import json
 from importlib.resources import files
@@ -67,8 +67,8 @@ def test_molecules_are_standardised(text: str, structure: str) -> None:
     }
 
 
-def test_atom_map_numbers_make_no_other_structure() -> None:
-    """Nor does the centre that numbers make of a carbon with two equal ends."""
+def test_atom_map_numbers_do_not_change_the_structure() -> None:
+    """Nor does the stereocentre that numbers create at a carbon with two equal ends."""
     rows = standard(
         "[CH3:1][OH:2]", "CO", "[CH3:1][C@H:2]([CH3:3])O", "CC(C)O", "[CH2:9]1CC1C", "CC1CC1"
     )
@@ -78,7 +78,7 @@ def test_atom_map_numbers_make_no_other_structure() -> None:
 
 
 def test_folds_and_the_order_of_bits_are_those_of_every_version() -> None:
-    """Golden values: another byte order or another text under the key moves records and bits."""
+    """Golden values: another byte order or keyed text would move records and bits."""
     keys = ("c1ccccc1", "CO", "CC(C)O", "O=c1[nH]c(=O)c2[nH]cnc2[nH]1", "")
     assert [SECRET.fold(key, 5) for key in keys] == [4, 0, 1, 3, 3]
     assert [SECRET.fold(key, 100) for key in keys] == [88, 8, 20, 72, 71]
@@ -96,7 +96,7 @@ def test_settings_of_structures_do_what_they_say() -> None:
     assert standard(chiral, stereo=False)[0]["structure"] == "CC(N)C(=O)O"
 
 
-def test_what_is_no_usable_molecule_is_dropped_with_a_reason_and_never_raises() -> None:
+def test_unusable_molecules_are_dropped_with_a_reason_and_raise_no_error() -> None:
     texts = ["not a molecule", "", "C" * 200, "C" * 2000, "[Na+].[Cl-]", "CC(C)(C)(C)C"]
     reasons = [row["dropped"] for row in standard(*texts)]
     assert reasons[:4] == [UNPARSABLE, UNPARSABLE, TOO_LARGE, TOO_LARGE]
@@ -107,7 +107,7 @@ def test_what_is_no_usable_molecule_is_dropped_with_a_reason_and_never_raises() 
     assert standard() == []
 
 
-def test_standard_structures_of_the_reference_are_their_own_standard() -> None:
+def test_standardising_a_standard_structure_does_not_change_it() -> None:
     text = files("blindsum.platform.data.preparation").joinpath("reference.smi").read_text()
     first = [r["structure"] for r in standard(*text.splitlines()) if r["structure"]]
     assert len(first) > 130
@@ -162,7 +162,7 @@ def test_enhanced_stereo_survives_salts_charges_and_atom_maps_and_settles_meso_f
     assert len(Fingerprints(chiral).compute([str(text) for text in found])) == 7
 
 
-def test_stereo_that_would_be_read_as_anothers_is_dropped() -> None:
+def test_stereo_that_rdkit_would_misread_is_dropped() -> None:
     chain = "C" + "[C@H](F)C(C)(C)" * 13 + "Cl"
     centres = [a.GetIdx() for a in Chem.MolFromSmiles(chain).GetAtoms() if a.HasProp("_CIPCode")]
     groups = ",".join(f"&{i}:{place}" for i, place in enumerate(centres, 1))
@@ -179,12 +179,12 @@ def test_acyclic_molecules_have_a_fold_of_their_own() -> None:
 
 
 @given(st.integers(2, 100), st.text())
-def test_folds_follow_from_secret_and_scaffold_alone(count: int, scaffold: str) -> None:
+def test_folds_depend_only_on_secret_and_scaffold(count: int, scaffold: str) -> None:
     assert 0 <= SECRET.fold(scaffold, count) < count
     assert SECRET.fold(scaffold, count) == Secret(bytes(range(32))).fold(scaffold, count)
 
 
-def test_folds_are_even_and_another_secret_deals_them_otherwise() -> None:
+def test_folds_are_even_and_another_secret_gives_others() -> None:
     folds = np.array([SECRET.fold(str(i), 5) for i in range(5000)])
     assert np.bincount(folds).min() > 900
     others = np.array([OTHER.fold(str(i), 5) for i in range(5000)])
@@ -201,27 +201,27 @@ def test_the_order_of_bits_needs_the_secret() -> None:
     assert (SECRET.order(2000) == np.arange(2000)).sum() < 10
 
 
-def test_a_secret_is_its_owners_alone(tmp_path: Path) -> None:
+def test_only_its_owner_can_read_a_secret(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     make_secret(path)
     assert path.stat().st_mode & 0o777 == 0o600
     made = read_secret(path)
     assert len(made.key) == 32 and made.key.hex() not in repr(made) and made.digest != SECRET.digest
-    with pytest.raises(KeyRefused, match="is there already"):
+    with pytest.raises(KeyRefused, match="already exists"):
         make_secret(path)
     path.chmod(0o640)
-    with pytest.raises(KeyRefused, match="others may read .*chmod 600"):
+    with pytest.raises(KeyRefused, match="other users can read .*chmod 600"):
         read_secret(path)
     path.chmod(0o600)
     for text in ("", "abc", "zz" * 32, "ab" * 31):
         path.write_text(text)
-        with pytest.raises(KeyRefused, match="holds no secret"):
+        with pytest.raises(KeyRefused, match="is not a secret"):
             read_secret(path)
     with pytest.raises(KeyRefused, match="cannot be read"):
         read_secret(tmp_path / "none")
 
 
-def test_equal_preparations_do_not_differ_and_quorums_may() -> None:
+def test_equal_preparations_do_not_differ_but_quorums_may() -> None:
     mine = manifest_of(recipe(), SECRET)
     assert differences(mine, manifest_of(recipe(quorum={"classes": 3}), SECRET)) == []
     assert SECRET.key.hex() not in json.dumps(mine)
@@ -246,11 +246,11 @@ def test_the_setting_that_differs_is_named(other: dict[str, object], said: str) 
     assert not any("RDKit" in line or "secret" in line for line in found)
     assert mine["digests"]["recipe"] != theirs["digests"]["recipe"]
     changed = next(iter(other))
-    if changed != "tasks" and "heavy" not in said:  # nor too large for any reference molecule
+    if changed != "tasks" and "heavy" not in said:  # no reference molecule is too large either
         assert mine["digests"][changed] != theirs["digests"][changed]
 
 
-def test_another_secret_and_another_rdkit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_different_secret_or_rdkit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = manifest_of(recipe(), SECRET)
     found = differences(mine, manifest_of(recipe(), OTHER))
     assert len(found) == 1 and found[0].startswith("the secret")
@@ -267,11 +267,11 @@ def test_another_secret_and_another_rdkit_are_named(monkeypatch: pytest.MonkeyPa
     assert "structures: the settings are the same" in found[0] and "2031.03.1 there" in found[0]
 
 
-def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     for text in ("", "[]", "{}", '{"digests": {}, "recipe": {}}'):
         path.write_text(text)
-        with pytest.raises(DataError, match="is no manifest"):
+        with pytest.raises(DataError, match="is not the manifest"):
             read_manifest(path)
     path.write_text(json.dumps(manifest_of(recipe(), SECRET)))
     assert differences(read_manifest(path), manifest_of(recipe(), SECRET)) == []
@@ -298,9 +298,12 @@ def test_features_are_rdkits() -> None:
         ),
         ("features: {kind: ecfp}\nfolds: {count: 5, held_out: 5}", "line 2: folds: held_out: the"),
         ("features: {kind: ecfp}\ntasks: {fold: {}}", "'fold' is the name of another column"),
-        ("features: {kind: ecfp}\ntasks: {a: {kind: regression, threshold: 6}}", "threshold is of"),
+        (
+            "features: {kind: ecfp}\ntasks: {a: {kind: regression, threshold: 6}}",
+            "threshold belongs to binary",
+        ),
         ("features: {kind: ecfp}\ntasks: {a: {low: 6, high: 5}}", "low is above high"),
-        ("- 1", "holds no recipe"),
+        ("- 1", "is not a recipe file"),
     ],
 )
 def test_a_wrong_recipe_is_named_by_its_line(text: str, said: str, tmp_path: Path) -> None:
@@ -313,7 +316,7 @@ def test_a_wrong_recipe_is_named_by_its_line(text: str, said: str, tmp_path: Pat
 
 @given(st.dictionaries(st.text(min_size=1), st.text(), min_size=1))
 @example({"1e5": "24269e4312618685", "no": "0x1F", "12E3": "1_0.5e1"})
-def test_what_is_written_as_yaml_is_read_as_it_was(content: dict[str, str]) -> None:
+def test_yaml_is_read_back_as_it_was_written(content: dict[str, str]) -> None:
     assert yaml.load(dump(content), Loader=Loader) == content
 
 

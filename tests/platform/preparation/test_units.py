@@ -1,4 +1,4 @@
-"""Units and relations: what converts does so exactly, and what does not is dropped, counted, and listed by row."""
+"""Units and relations: conversion is exact; other measurements are dropped, counted and listed."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_one_unit_has_one_spelling(unit: str, written: list[str]) -> None:
 @pytest.mark.parametrize(
     "text", ["nm", "NM", "MM", "um", "M-1 s-1", "L mol-1", "ug", "nM/L", "mL/min/kg"]
 )
-def test_what_only_looks_like_a_concentration_is_none(text: str) -> None:
+def test_texts_that_only_look_like_concentrations_are_other_units(text: str) -> None:
     assert unit_of(text).kind == "other" and canonical(text) == text
 
 
@@ -78,12 +78,12 @@ def test_units_convert(value: float, unit: str, target: str, expected: float) ->
 
 @given(st.integers(1, 10**6))
 @example(700)  # times 0.001 is 0.7000000000000001
-def test_nanomolar_meet_a_threshold_in_micromolar_exactly(number: int) -> None:
+def test_a_threshold_in_micromolar_is_met_exactly_by_nanomolar(number: int) -> None:
     found = convert(np.array([float(number)]), unit_of("nM"), unit_of("uM"))
     assert found[0] == float(f"{number}e-3")
 
 
-def test_between_mass_and_amount_stands_the_molar_mass() -> None:
+def test_the_molar_mass_converts_between_mass_and_amount() -> None:
     mass = np.array([MASS])
     for value, unit, target, expected in (
         (MASS, "g/L", "M", 1.0),
@@ -100,7 +100,7 @@ Row = tuple[str, float, int, str]
 def labels(
     task: AssayTask, rows: list[Row], shared: bool = False
 ) -> tuple[dict[str, tuple[float, float]], Report]:
-    """By structure, value and side; each row is a structure, its number, side and unit."""
+    """Return value and side by structure, from rows of structure, number, relation and unit."""
     measured = pd.DataFrame(rows, columns=["compound", "value", "side", "unit"]).assign(
         assay="x", inclusive=False, row=range(1, len(rows) + 1)
     )
@@ -113,7 +113,7 @@ def labels(
     return {r.structure: (r.value, r.side) for r in found.itertuples()}, report
 
 
-def test_numbers_come_in_the_tasks_unit_and_what_does_not_convert_is_listed() -> None:
+def test_numbers_are_converted_to_the_tasks_unit_and_others_are_listed() -> None:
     rows: list[Row] = [
         ("C", 5000, 0, "nM"),
         ("CC", 5, 1, "\u00b5M"),
@@ -139,7 +139,7 @@ def test_numbers_come_in_the_tasks_unit_and_what_does_not_convert_is_listed() ->
     assert "rejected" not in report.as_dict() and "row" not in str(report.as_dict())
 
 
-def test_p_molar_is_minus_log10_and_turns_relations_around() -> None:
+def test_p_molar_is_minus_log10_and_reverses_relations() -> None:
     rows: list[Row] = [
         ("C", 1000, 0, "nM"),
         ("CC", 10, 1, "uM"),
@@ -167,7 +167,7 @@ def test_p_molar_is_minus_log10_and_turns_relations_around() -> None:
     assert {s: v for s, (v, _) in binary.items()} == {"C": 1, "CC": 1, "CCC": 0, "CO": 0, "CF": 1}
 
 
-def test_a_low_threshold_in_a_unit_is_the_same_classes_as_a_high_one_in_p_molar() -> None:
+def test_a_low_threshold_in_a_unit_gives_the_classes_of_a_high_one_in_p_molar() -> None:
     random = np.random.default_rng(5)
     rows: list[Row] = [
         ("C" * n, float(random.integers(1, 100_000)), int(random.integers(-1, 2)), "nM")
@@ -179,20 +179,20 @@ def test_a_low_threshold_in_a_unit_is_the_same_classes_as_a_high_one_in_p_molar(
 
 
 @pytest.mark.parametrize("task", [AssayTask(kind="regression"), AssayTask(threshold=5.0)])
-def test_several_units_are_not_merged_where_no_task_says_which(task: AssayTask) -> None:
+def test_several_units_are_refused_if_the_task_has_no_unit(task: AssayTask) -> None:
     mixed: list[Row] = [("C", 5, 0, "nM"), ("CC", 5, 0, "uM")]
     with pytest.raises(DataError, match="task 't' has measurements in more than one unit"):
         labels(task, mixed)
     one: list[Row] = [("C", 5, 0, "nM"), ("CC", 6, 0, "nM"), ("CCC", 1, 0, "nM")]
     assert labels(task, one)[0]
-    # Another silo's could be in uM: of a shared task, the recipe says.
+    # Another silo's numbers could be in uM: for a shared task, the recipe must name the unit.
     with pytest.raises(
-        DataError, match="with units, and does not say .* tasks.t in the recipe a unit"
+        DataError, match="with units, but the task has no unit.* tasks.t in the recipe a unit"
     ):
         labels(task, one, shared=True)
 
 
-def test_units_of_zeros_and_ones_do_not_count() -> None:
+def test_units_of_zeros_and_ones_are_ignored() -> None:
     found, _ = labels(AssayTask(), [("C", 1, 0, "nM"), ("CC", 0, 0, "%")], shared=True)
     assert found == {"C": (1, 0), "CC": (0, 0)}
 
@@ -215,7 +215,7 @@ def read(folder: Path, activities: str, recipe: Recipe = RECIPE, **said: str) ->
 RELATIONS = ["'='", "=", "==", "<", ">", "<=", ">=", "<<", ">>", "~", "'<'", "'>='", "=<", "≤"]
 
 
-def test_relations_are_read_as_exports_write_them(tmp_path: Path) -> None:
+def test_relations_are_read_in_every_spelling(tmp_path: Path) -> None:
     rows = "".join(f"1,7,5,{r}\n" for r in RELATIONS) + "1,7,5,\n"
     found = read(tmp_path, f"compound,assay,value,q\n{rows}", BARE, qualifier="q").measurements
     expected = [0, 0, 0, -1, 1, -1, 1, -1, 1, np.nan, -1, 1, -1, -1, 0]
@@ -226,7 +226,7 @@ def test_relations_are_read_as_exports_write_them(tmp_path: Path) -> None:
     assert found["row"].tolist() == list(range(1, 16))
 
 
-def test_what_is_about_a_number_is_dropped_counted_and_listed(tmp_path: Path) -> None:
+def test_approximate_measurements_are_dropped_counted_and_listed(tmp_path: Path) -> None:
     text = "compound,assay,value,q\n1,7,5,\n2,7,5,~\n2,7,6,'='\n"
     tables = read(tmp_path, text, BARE, qualifier="q")
     compounds = pd.DataFrame(
@@ -248,12 +248,12 @@ def test_a_units_column_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["standard_units", "Unit", "UOM", "result unit"])
-def test_several_units_in_a_column_that_nobody_named_are_refused(
+def test_several_units_in_a_column_that_the_sources_do_not_name_are_refused(
     column: str, tmp_path: Path
 ) -> None:
     text = f"compound,assay,value,{column}\n1,7,5,nM\n2,7,5,{CANARY}\n"
     with pytest.raises(
-        DataError, match=f"'{column}' holds several units.* activities.unit: {column}"
+        DataError, match=f"'{column}' has several units.* activities.unit: {column}"
     ) as error:
         read(tmp_path, text, BARE)
     assert CANARY not in str(error.value)
@@ -272,11 +272,11 @@ def test_a_task_with_a_unit_needs_measurements_with_one(
         DataError, match="task '7' has a unit .* its measurements have no unit. Write activ"
     ):
         read(tmp_path, "compound,assay,value\n1,7,5\n", **said)
-    # A silo that never ran the assay has nothing to say.
+    # A silo that never ran the assay has no unit to name.
     assert len(read(tmp_path, "compound,assay,value\n1,8,5\n", **said).measurements) == 1
 
 
-def test_a_wide_tables_units_stand_by_assay(tmp_path: Path) -> None:
+def test_a_wide_table_has_units_by_assay(tmp_path: Path) -> None:
     recipe = Recipe.model_validate(
         {
             "features": {"kind": "ecfp", "bits": 64},
@@ -295,31 +295,29 @@ def test_a_wide_tables_units_stand_by_assay(tmp_path: Path) -> None:
         ["8", "uM", 1],
         ["8", "%", 2],
     ]
-    with pytest.raises(DataError, match="'8_unit' holds several units"):
+    with pytest.raises(DataError, match="'8_unit' has several units"):
         wide(units={"7": "nM"})
     with pytest.raises(DataError, match="wide.units names assays that are not"):
         wide(units={"9": "nM"})
-    with pytest.raises(ValidationError, match="in units or in unit_columns"):
+    with pytest.raises(ValidationError, match="in units or in unit_columns, not in both"):
         wide(units={"8": "nM"}, unit_columns={"8": "8_unit"})
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"unit": "nM"}, "go with a threshold"),
-        ({"transform": "p_molar"}, "go with a threshold"),
+        ({"unit": "nM"}, "or a threshold"),
+        ({"transform": "p_molar"}, "or a threshold"),
         ({"threshold": 5.0, "unit": "nM", "transform": "p_molar"}, "give unit or transform"),
-        ({"direction": "low"}, "direction is of tasks with a threshold"),
-        ({"kind": "regression", "direction": "low"}, "direction is of tasks"),
+        ({"direction": "low"}, "direction needs a threshold"),
+        ({"kind": "regression", "direction": "low"}, "direction needs a threshold"),
         ({"threshold": 5.0, "unit": " "}, "write a unit, such as nM"),
     ],
 )
-def test_settings_that_mean_nothing_together_are_refused(
-    settings: dict[str, object], said: str
-) -> None:
+def test_inconsistent_settings_are_refused(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         AssayTask.model_validate(settings)
-    with pytest.raises(ValidationError, match="give unit or one_unit"):
+    with pytest.raises(ValidationError, match="give unit or one_unit, not both"):
         Sources.model_validate(
             {"compounds": {"file": "c"}, "activities": {"file": "a", "unit": "u", "one_unit": "nM"}}
         )
@@ -328,7 +326,7 @@ def test_settings_that_mean_nothing_together_are_refused(
 @pytest.mark.parametrize(
     ("key", "value"), [("unit", "uM"), ("transform", "p_molar"), ("direction", "low")]
 )
-def test_what_decides_the_meaning_of_labels_is_in_the_digest(key: str, value: str) -> None:
+def test_the_digest_covers_every_setting_that_changes_labels(key: str, value: str) -> None:
     def of(**more: object) -> Recipe:
         task = {"threshold": 5.0, **more}
         return Recipe.model_validate(
