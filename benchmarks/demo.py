@@ -1,0 +1,75 @@
+"""Draw the accuracy and the epsilon of one run of the demo, as README.md shows them.
+
+    make demo
+    python benchmarks/demo.py examples/solubility/runs/NAME --plot docs/solubility.svg
+
+Reads the figures that the run left in its folder (`rounds.jsonl`); it trains nothing. The band is
+one standard error of the accuracy, sqrt(a (1 - a) / n) for accuracy a on n held-out records. All
+rounds are scored on the same records, so from round to round the curve moves less than the band
+is wide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import yaml
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+BLUE, ORANGE, GREY = "#2c6fbb", "#d1701f", "#777777"
+
+
+def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the job file's privacy section and the reports of the completed rounds."""
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    privacy: dict[str, Any] = yaml.safe_load(lines[0]["text"])["privacy"]
+    return privacy, [line["report"] for line in lines if "report" in line]
+
+
+def plot(privacy: dict[str, Any], reports: list[dict[str, Any]], path: Path) -> None:
+    number = [report["round"] for report in reports]
+    held_out = [report["metrics"]["held_out"] for report in reports]
+    records, guess = held_out[-1]["records"], held_out[-1]["largest_class"]
+    accuracy = np.array([figures["accuracy"] for figures in held_out])
+    error = np.sqrt(accuracy * (1 - accuracy) / records)
+    epsilon = [max(report["epsilon"].values()) for report in reports]
+
+    mpl.rcParams["svg.hashsalt"] = "blindsum"  # the same run draws the same file
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.9), layout="constrained")
+    band = (accuracy - error, accuracy + error)
+    left.fill_between(number, *band, color=BLUE, alpha=0.2, lw=0, label="± 1 standard error")
+    left.plot(number, accuracy, color=BLUE, label="federated model")
+    left.axhline(guess, color=GREY, ls=":", label=f"always the largest class, {guess:.3f}")
+    last = f"{accuracy[-1]:.3f} ± {error[-1]:.3f}"
+    where = (number[-1], accuracy[-1] + error[-1])
+    left.annotate(last, where, (0, 5), textcoords="offset points", ha="right", color=BLUE)
+    left.set(ylim=(0, 1), title=f"accuracy on {records} held-out records")
+    right.plot(number, epsilon, color=ORANGE, label="charged to every silo's ledger")
+    right.axhline(privacy["epsilon"], color=GREY, ls=":", label=f"budget {privacy['epsilon']:g}")
+    right.set(ylim=(0, 1.15 * privacy["epsilon"]))
+    right.set_title(f"epsilon spent, at delta {privacy['delta']:g}")
+    for axis in (left, right):
+        axis.set(xlabel="round", xlim=(0, number[-1]))
+        axis.title.set_fontsize(11)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, loc="lower right", fontsize=9)
+    figure.savefig(path, dpi=100, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("run", type=Path, help="folder of a run under differential privacy")
+    parser.add_argument("--plot", type=Path, required=True, help="picture to write")
+    given = parser.parse_args()
+    plot(*read(given.run), given.plot)
+
+
+if __name__ == "__main__":
+    main()
