@@ -94,9 +94,7 @@ class Books:
         """A key ceremony has ended: note who was in it. If the run is new, use up its approval and
         reserve the whole plan, in one transaction."""
         if self._of_records and self._plan:
-            # Ahead of the rounds: none of them should wait for a composition.
-            for rounds in range(1, min(self._plan.rounds_within_budget, PRECOMPUTED) + 1):
-                self._of_records.epsilon_after(rounds)
+            self._of_records.precompute(min(self._plan.rounds_within_budget, PRECOMPUTED))
         known = {name: fingerprint(identity) for name, identity in identities.items()}
         digest = job_digest(self._job)
         self._note("joined", job_digest=digest, roster=list(known), identities=known)

@@ -40,26 +40,33 @@ class SiloHandle:
     cluster: Cluster
 
     def inspect(self) -> Reply[Inspection]:
+        """Ask it to check its data, model and plan."""
         return self._ask("inspect", Inspection)
 
     def restore(self, round: int) -> Reply[str]:
+        """Ask it to return to the state after a round, and for its model's digest."""
         return self._ask("restore", str, encoded(round))
 
     def forget(self) -> Reply[None]:
+        """Tell it that the run has ended well."""
         return self._ask("forget", None)
 
     def introduce(self) -> Reply[Introduction]:
+        """Ask it to begin a key ceremony."""
         return self._ask("introduce", Introduction)
 
     def contribute(self, introductions: Sequence[Introduction]) -> Reply[Contribution]:
+        """Ask for its sealed part of the keys."""
         return self._ask("contribute", Contribution, encoded(introductions))
 
     def agree(self, contributions: Sequence[Contribution]) -> Reply[Agreement]:
+        """Ask for its signature of the ceremony."""
         return self._ask("agree", Agreement, encoded(contributions))
 
     def finish(
         self, agreements: Sequence[Agreement], aggregators: Sequence[AggregatorHandle]
     ) -> Reply[None]:
+        """Ask it to take up the keys, and to reserve its plan."""
         return self._ask("finish", None, encoded(agreements), [one.peer for one in aggregators])
 
     def train(self, update: Exchange, opened: Sequence[Reply[None]]) -> Reply[TrainReport]:
@@ -72,6 +79,7 @@ class SiloHandle:
         return self._ask("apply", ApplyReport, *messages, total.uploads, *total.frames)
 
     def read_metrics(self, counts: Exchange, total: Total) -> Reply[Metrics]:
+        """Ask it to open the metrics' total."""
         return self._ask("read_metrics", Metrics, encoded(counts), total.uploads, *total.frames)
 
     def release(self, round: int) -> Reply[bytes]:
@@ -83,6 +91,7 @@ class SiloHandle:
         return self._ask("ping", None)
 
     def kill(self) -> None:
+        """End its process at once."""
         self.cluster.kill(self.peer)
 
     def _ask(self, method: str, kind: type[T] | None, *arguments: Any) -> Reply[T]:
@@ -99,9 +108,11 @@ class AggregatorHandle:
     cluster: Cluster
 
     def meet(self, identities: Mapping[str, bytes]) -> Reply[None]:
+        """Tell it the silos' public identities."""
         return self._ask("meet", encoded(identities))
 
     def open(self, exchange: Exchange) -> Reply[None]:
+        """Ask it to expect uploads to a new sum."""
         return self._ask("open", encoded(exchange))
 
     def total(
@@ -120,6 +131,7 @@ class AggregatorHandle:
         return handle
 
     def kill(self) -> None:
+        """End its process at once."""
         self.cluster.kill(self.peer)
 
     def _ask(self, method: str, *arguments: Any) -> Reply[None]:

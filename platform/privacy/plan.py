@@ -14,6 +14,8 @@ import functools
 import math
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import pairwise
+from typing import Any
 
 import dp_accounting
 from dp_accounting.pld import privacy_loss_distribution
@@ -23,6 +25,7 @@ from scipy.optimize import brentq
 from blindsum.platform.errors import PrivacyError
 from blindsum.platform.job.schema import Job, LocalNoise, SharedNoise
 from blindsum.platform.privacy.adaptive_clipping import count_deviation
+from blindsum.platform.privacy.plan_cache import cached
 from blindsum.platform.privacy.shared_noise import share_deviation, shared_range
 
 UNIT = "one record; neighbours differ by adding or removing one"
@@ -259,13 +262,27 @@ def _plan(
 
 
 def calibrate(epsilon: float, delta: float, rate: float, steps: int) -> float:
-    """The least noise multiplier, to 0.01 %, that keeps the whole run within (epsilon, delta).
+    """Return the least noise multiplier, to 0.01 %, that keeps the whole run within (epsilon, delta).
 
-    Below MIN_NOISE_MULTIPLIER there is nothing to gain and it is not searched.
+    Below MIN_NOISE_MULTIPLIER there is nothing to gain and it is not searched. The result is kept
+    (`blindsum.platform.privacy.plan_cache`), and checked against the budget when it is used again.
 
     Raises:
         PrivacyError: even MAX_NOISE_MULTIPLIER spends more.
     """
+    (sigma,) = cached(
+        ("noise multiplier", ACCOUNTANT, DISCRETISATION, epsilon, delta, rate, steps),
+        lambda: [_calibrated(epsilon, delta, rate, steps)],
+        lambda kept: (
+            len(kept) == 1
+            and MIN_NOISE_MULTIPLIER <= kept[0] <= MAX_NOISE_MULTIPLIER
+            and spent_epsilon(kept[0], rate, steps, delta) <= epsilon
+        ),
+    )
+    return sigma
+
+
+def _calibrated(epsilon: float, delta: float, rate: float, steps: int) -> float:
     least = spent_epsilon(MAX_NOISE_MULTIPLIER, rate, steps, delta)
     if least > epsilon:
         raise PrivacyError(
@@ -294,6 +311,7 @@ def calibrate(epsilon: float, delta: float, rate: float, steps: int) -> float:
     return sigma
 
 
+@functools.lru_cache(maxsize=1024)
 def spent_epsilon(sigma: float, rate: float, steps: int, delta: float) -> float:
     """Epsilon at delta after that many steps, an upper bound; inf if sigma is hopeless."""
     event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(sigma))
@@ -315,23 +333,47 @@ def _rounds_within(
 
 
 class Accountant:
-    """Epsilon after whole rounds, composed as the plan composes them, about 10 ms each."""
+    """Gives epsilon after whole rounds, composed as the plan composes them, about 10 ms each."""
 
     def __init__(self, plan: PrivacyPlan) -> None:
         self._plan = plan
-        self._step = privacy_loss_distribution.from_gaussian_mechanism(
-            plan.noise_multiplier,
-            value_discretization_interval=DISCRETISATION,
-            sampling_prob=plan.sampling_rate,
-        )
         self._after = {0: 0.0}
 
+    @functools.cached_property
+    def _step(self) -> Any:
+        return privacy_loss_distribution.from_gaussian_mechanism(
+            self._plan.noise_multiplier,
+            value_discretization_interval=DISCRETISATION,
+            sampling_prob=self._plan.sampling_rate,
+        )
+
     def epsilon_after(self, rounds: int) -> float:
-        """Epsilon at the plan's delta after that many charged rounds or attempts."""
+        """Return epsilon at the plan's delta after that many charged rounds or attempts."""
         if rounds not in self._after:
-            composed = self._step.self_compose(rounds * self._plan.steps_per_round)
-            self._after[rounds] = float(composed.get_epsilon_for_delta(self._plan.delta))
+            self._after[rounds] = self._composed(rounds)
         return self._after[rounds]
+
+    def precompute(self, rounds: int) -> None:
+        """Know epsilon after each of the first rounds, so that no round waits for a composition.
+
+        A table that was kept counts only if it never falls and ends at a fresh composition.
+        """
+        plan = self._plan
+        key = ("epsilon after each round", ACCOUNTANT, DISCRETISATION, plan.noise_multiplier)
+        table = cached(
+            (*key, plan.sampling_rate, plan.steps_per_round, plan.delta, rounds),
+            lambda: [self._composed(number) for number in range(1, rounds + 1)],
+            lambda kept: (
+                len(kept) == rounds
+                and all(a <= b for a, b in pairwise([0.0, *kept]))
+                and kept[-1] == self._composed(rounds)
+            ),
+        )
+        self._after |= dict(enumerate(table, start=1))
+
+    def _composed(self, rounds: int) -> float:
+        whole = self._step.self_compose(rounds * self._plan.steps_per_round)
+        return float(whole.get_epsilon_for_delta(self._plan.delta))
 
 
 def describe(section: LocalNoise | SharedNoise) -> dict[str, str]:

@@ -182,10 +182,10 @@ def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops
 
     # after a long one Ray gives up the node and the others continue, as after a node's death
     lan.cut("cedar")
-    log.until("cedar; 3 of 4 are left", timeout_s=60)
+    log.until("cedar; 3 of 4 silos remain", timeout_s=60)
     lan.heal("cedar")
     lan.kill("elm")
-    log.until("elm; 2 of 4 are left", timeout_s=60)
+    log.until("elm; 2 of 4 silos remain", timeout_s=60)
     log.until(f"round {log.round() + 2} of 200")
 
     # the job manager stops a job by SIGTERM, like Ctrl-C

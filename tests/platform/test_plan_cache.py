@@ -1,0 +1,138 @@
+"""Plans and epsilon tables are computed once, and nothing that is wrong comes out of the cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from blindsum.platform.job.paths import home_folder
+from blindsum.platform.privacy import plan as plans
+from blindsum.platform.privacy.plan import Accountant, PrivacyPlan, calibrate, spent_epsilon
+from blindsum.platform.privacy.plan_cache import FOLDER, cached
+
+SETTING = (2.0, 1e-5, 0.1, 40)  # epsilon, delta, sampling rate, steps
+
+
+def files() -> list[Path]:
+    return sorted((home_folder() / FOLDER).glob("*"))
+
+
+def planned(sigma: float = 1.0) -> PrivacyPlan:
+    return PrivacyPlan(
+        epsilon=3.0,
+        delta=1e-5,
+        sampling_rate=0.1,
+        noise_multiplier=sigma,
+        clip_norm=1.0,
+        steps_per_round=2,
+        rounds=6,
+        rounds_within_budget=6,
+        epsilon_planned=1.0,
+    )
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts calibrations that were really made."""
+    made: list[int] = []
+    real = plans._calibrated
+    monkeypatch.setattr(plans, "_calibrated", lambda *given: made.append(1) or real(*given))
+    return made
+
+
+def test_a_multiplier_is_calibrated_once_for_all_processes(calls: list[int]) -> None:
+    first = calibrate(*SETTING)
+    assert calibrate(*SETTING) == first and len(calls) == 1
+    (kept,) = files()
+    assert kept.stat().st_mode & 0o777 == 0o600 and kept.parent.stat().st_mode & 0o777 == 0o700
+    calibrate(*SETTING[:3], 41)
+    assert len(calls) == 2 and len(files()) == 2
+
+
+def _flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
+def _too_little_noise(path: Path) -> None:
+    from blindsum.platform.privacy.plan_cache import _write
+
+    _write(path, [0.5])  # well formed, with its digest: half of what the budget needs
+
+
+def _writable_by_all(path: Path) -> None:
+    path.chmod(0o666)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _flipped,
+        _too_little_noise,
+        _writable_by_all,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\xff" * 100),
+        lambda path: path.write_text("[" * 10_000),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+)
+def test_a_file_that_is_wrong_is_computed_again(
+    calls: list[int], spoil: Callable[[Path], object]
+) -> None:
+    """A multiplier below what the budget needs would be a promise broken in silence."""
+    first = calibrate(*SETTING)
+    spoil(files()[0])
+    again = calibrate(*SETTING)
+    assert again == first and len(calls) == 2
+    epsilon, delta, rate, steps = SETTING
+    assert spent_epsilon(again, rate, steps, delta) <= epsilon
+
+
+def test_a_table_is_that_of_single_compositions() -> None:
+    one, other = Accountant(planned()), Accountant(planned())
+    one.precompute(6)
+    assert len(files()) == 1
+    other.precompute(6)
+    alone = [Accountant(planned()).epsilon_after(rounds) for rounds in range(1, 7)]
+    for accountant in (one, other):
+        assert [accountant.epsilon_after(rounds) for rounds in range(1, 7)] == alone
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda t: t[:-1], lambda t: [t[1], t[0], *t[2:]], lambda t: [*t[:-1], t[-1] * 0.99]]
+)
+def test_a_table_of_another_length_order_or_end_is_not_used(
+    wrong: Callable[[list[float]], list[float]],
+) -> None:
+    from blindsum.platform.privacy.plan_cache import _write
+
+    first = Accountant(planned())
+    first.precompute(6)
+    table = [first.epsilon_after(rounds) for rounds in range(1, 7)]
+    _write(files()[0], wrong(table))
+    again = Accountant(planned())
+    again.precompute(6)
+    assert [again.epsilon_after(rounds) for rounds in range(1, 7)] == table
+
+
+def test_a_home_that_cannot_be_written_costs_time_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path / "file" / "below"))
+    assert cached(("x",), lambda: [1.0], lambda _: True) == [1.0]
+
+
+def test_infinite_values_are_never_kept() -> None:
+    assert cached(("x",), lambda: [float("inf")], lambda _: True) == [float("inf")]
+    assert files() == []
+
+
+def test_a_file_of_another_user_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    cached(("x",), lambda: [1.0], lambda _: True)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert cached(("x",), lambda: [2.0], lambda _: True) == [2.0]
