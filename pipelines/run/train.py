@@ -216,7 +216,7 @@ def _finish(run: Run, federation: Federation | None, tracker: Tracker) -> None:
 def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     import torch
 
-    from blindsum.platform.data.features import feature_count
+    from blindsum.platform.data.features import features_of
     from blindsum.platform.job.paths import import_from
     from blindsum.platform.privacy.statement import as_page, privacy_statement
     from blindsum.platform.tracking.curves import draw_run
@@ -227,7 +227,7 @@ def _save(run: Run, federation: Federation, tracker: Tracker) -> None:
     timeout_s = 10.0 if run.status == "KILLED" else 60.0
     release = federation.release(run.reports[-1].round, run.reports[-1].model_digest, timeout_s)
     import_from(str(run.job_file.folder))
-    features = feature_count(job.data.features)
+    features = features_of(job.data.features).width
     model = model_of(job, private=False)
     set_parameters(model, release.vector)
     tracker.log_model(model, features, release.round)  # first: it may have more room

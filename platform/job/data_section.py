@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -43,14 +44,32 @@ class Scaling(Section):
     scale: Positive = 1.0
 
 
-class Columns(Section):
+class FeatureSection(Section):
+    """A kind of features. `blindsum.platform.data.features` has the class that computes it."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> set[str]:
+        """Columns that features are made from."""
+
+    @property
+    def smiles_column(self) -> str | None:
+        """The column of SMILES; None if the records are not molecules."""
+        return None
+
+
+class Columns(FeatureSection):
     """Numeric columns as they are, scaled by public constants."""
 
     kind: Literal["columns"]
     columns: dict[str, Scaling] = Field(min_length=1)
 
+    @property
+    def inputs(self) -> set[str]:
+        return set(self.columns)
 
-class Descriptors(Section):
+
+class Descriptors(FeatureSection):
     """RDKit descriptors of a SMILES column."""
 
     kind: Literal["descriptors"]
@@ -64,8 +83,16 @@ class Descriptors(Section):
             raise ValueError("a descriptor is named twice")
         return named
 
+    @property
+    def inputs(self) -> set[str]:
+        return {self.smiles}
 
-class Ecfp(Section):
+    @property
+    def smiles_column(self) -> str:
+        return self.smiles
+
+
+class Ecfp(FeatureSection):
     """Extended-connectivity fingerprints (Rogers and Hahn, 2010) of a SMILES column."""
 
     kind: Literal["ecfp"]
@@ -74,13 +101,25 @@ class Ecfp(Section):
     bits: int = Field(2048, ge=64, le=65536)
     chirality: bool = False
 
+    @property
+    def inputs(self) -> set[str]:
+        return {self.smiles}
 
-class Fingerprint(Section):
+    @property
+    def smiles_column(self) -> str:
+        return self.smiles
+
+
+class Fingerprint(FeatureSection):
     """A column of lists of the positions that are 1, as `blindsum prepare` writes it."""
 
     kind: Literal["fingerprint"]
     column: str = "fingerprint"
     bits: int = Field(ge=64, le=65536)
+
+    @property
+    def inputs(self) -> set[str]:
+        return {self.column}
 
 
 Fraction = Annotated[float, Field(ge=0.01, le=0.9)]
@@ -88,15 +127,22 @@ Fraction = Annotated[float, Field(ge=0.01, le=0.9)]
 single records."""
 
 
-class ScaffoldFolds(Section):
+class FoldSection(Section):
+    """A kind of folds. `blindsum.platform.data.split` has the class that splits records by it."""
+
+    needs_molecules: ClassVar[bool] = False
+
+
+class ScaffoldFolds(FoldSection):
     """A chemical series (Bemis-Murcko scaffold) lies in one fold, the same in every silo."""
 
+    needs_molecules = True
     kind: Literal["scaffold"]
     salt: str = Field(min_length=1, description="Public constant; changing it moves records.")
     test_fraction: Fraction = 0.2
 
 
-class HashFolds(Section):
+class HashFolds(FoldSection):
     """Records with the same key, such as a patient's number, lie in one fold."""
 
     kind: Literal["hash"]
@@ -108,7 +154,7 @@ class HashFolds(Section):
     test_fraction: Fraction = 0.2
 
 
-class ColumnFolds(Section):
+class ColumnFolds(FoldSection):
     """A column that says `train` or `test`, or numbers the folds of which one is held out."""
 
     kind: Literal["column"]
@@ -197,10 +243,7 @@ class DataSection(Section):
     @property
     def inputs(self) -> set[str]:
         """Columns that features are made from."""
-        features = self.features
-        if features.kind == "columns":
-            return set(features.columns)
-        return {features.column if features.kind == "fingerprint" else features.smiles}
+        return self.features.inputs
 
     @property
     def outputs(self) -> int:
@@ -209,6 +252,6 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _scaffolds_need_molecules(self) -> DataSection:
-        if self.folds.kind == "scaffold" and self.features.kind in ("columns", "fingerprint"):
-            raise ValueError("folds.kind scaffold needs features with a smiles column")
+        if self.folds.needs_molecules and self.features.smiles_column is None:
+            raise ValueError(f"folds.kind {self.folds.kind} needs features with a smiles column")
         return self

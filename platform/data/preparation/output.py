@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from blindsum.platform.data.features import descriptor_scaling
+from blindsum.platform.data.descriptors import descriptor_scaling
 from blindsum.platform.data.preparation.assemble import Report
 from blindsum.platform.data.preparation.manifest import Manifest
 from blindsum.platform.data.preparation.recipe import (

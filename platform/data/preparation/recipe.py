@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from blindsum.platform.data.features import descriptor_scaling
+from blindsum.platform.data.descriptors import descriptor_scaling
 from blindsum.platform.data.preparation.units import MOLAR, Unit, canonical, unit_of
 from blindsum.platform.job.data_section import Descriptors, Ecfp, Positive, Section, Task, Tasks
 from blindsum.platform.job.yaml_reader import read_section
