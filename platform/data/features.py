@@ -91,12 +91,15 @@ class ColumnFeatures(FeatureKind):
 
     @property
     def width(self) -> int:
+        """One feature for each column."""
         return len(self.section.columns)
 
     def columns(self) -> list[Column]:
+        """Return the scaled columns, each of numbers."""
         return [Column(name=name, type=NUMBER) for name in self.section.columns]
 
     def compute(self, table: pa.Table) -> Featurised:
+        """Scale the columns; all records are usable."""
         columns = [
             _scaled(table.column(name).to_numpy().astype(np.float64), scaling)
             for name, scaling in self.section.columns.items()
@@ -113,12 +116,15 @@ class FingerprintFeatures(FeatureKind):
 
     @property
     def width(self) -> int:
+        """The number of bits of a fingerprint."""
         return self.section.bits
 
     def columns(self) -> list[Column]:
+        """Return the column of positions."""
         return [Column(name=self.section.column, type=POSITIONS)]
 
     def compute(self, table: pa.Table) -> Featurised:
+        """Read the positions; all records are usable."""
         lists = table.column(self.section.column).combine_chunks()
         found = lists.flatten().cast(pa.int64()).to_numpy(zero_copy_only=False)
         ends = np.cumsum([0, *pc.list_value_length(lists).to_pylist()])
@@ -145,12 +151,15 @@ class MoleculeFeatures(FeatureKind):
 
     @property
     def smiles_column(self) -> str:
+        """The column of SMILES."""
         return self.section.smiles
 
     def columns(self) -> list[Column]:
+        """Return the column of SMILES."""
         return [Column(name=self.smiles_column, type=TEXT)]
 
     def compute(self, table: pa.Table) -> Featurised:
+        """Compute the features of the molecules that RDKit can read."""
         # Here and below, RDKit (0.1 s and 45 MiB) is imported only if records are molecules.
         from blindsum.platform.data.molecules import read_molecule
 
@@ -184,6 +193,7 @@ class DescriptorFeatures(MoleculeFeatures):
 
     @property
     def width(self) -> int:
+        """One feature for each descriptor."""
         return len(self.section.descriptors)
 
     def _function(self) -> Callable[[Chem.Mol], npt.NDArray[np.float32]]:
@@ -213,6 +223,7 @@ class EcfpFeatures(MoleculeFeatures):
 
     @property
     def width(self) -> int:
+        """The number of bits of a fingerprint."""
         return self.section.bits
 
     def _function(self) -> Callable[[Chem.Mol], npt.NDArray[np.int64]]:

@@ -62,10 +62,12 @@ class ColumnSplit(FoldKind):
     section: ColumnFolds
 
     def columns(self) -> list[Column]:
+        """Return the fold column: integers if a fold is held out by number, else text."""
         type_ = TEXT if self.section.held_out is None else INTEGER
         return [Column(name=self.section.column, type=type_)]
 
     def held_out(self, table: pa.Table, features: FeatureKind) -> npt.NDArray[np.bool_]:
+        """Return bool [records]: true if the column names the held-out fold."""
         column = table.column(self.section.column)
         if self.section.held_out is not None:
             return np.array(pc.equal(column, self.section.held_out), np.bool_)
@@ -85,10 +87,12 @@ class HashSplit(FoldKind):
     section: HashFolds
 
     def columns(self) -> list[Column]:
+        """Return the column of keys, with the type that the job states for them."""
         type_ = TEXT_KEY if self.section.key == "text" else INTEGER_KEY
         return [Column(name=self.section.column, type=type_)]
 
     def held_out(self, table: pa.Table, features: FeatureKind) -> npt.NDArray[np.bool_]:
+        """Return bool [records]: true if the key's fraction is below the limit."""
         keys = (str(value) for value in table.column(self.section.column).to_pylist())
         return _below(self.section.test_fraction, self.section.salt, keys)
 
@@ -100,9 +104,11 @@ class ScaffoldSplit(FoldKind):
     section: ScaffoldFolds
 
     def columns(self) -> list[Column]:
-        return []  # the SMILES, which the features need too
+        """Return no column: scaffolds are those of the features' molecules."""
+        return []
 
     def held_out(self, table: pa.Table, features: FeatureKind) -> npt.NDArray[np.bool_]:
+        """Return bool [records]: true if the scaffold's fraction is below the limit."""
         if features.smiles_column is None:  # the job file's validation refuses this already
             raise DataError("scaffold folds need a SMILES column")
         keys = (scaffold_key(smiles) for smiles in table.column(features.smiles_column).to_pylist())

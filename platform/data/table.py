@@ -152,7 +152,7 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
         raise DataError(
             f"column '{features.smiles_column}' of {path.name} holds molecules "
             f"that RDKit cannot read; their rows are listed in {rejects} at the silo",
-            "Mend or remove them, or set data.unparsable: drop to train without them.",
+            "Correct or remove them, or set data.unparsable: drop to train without them.",
         )
     return _Usable(
         table=table.filter(pa.array(made.usable)),
@@ -217,7 +217,7 @@ def read_table(path: Path, texts: Collection[str] = ()) -> pa.Table:
             "Relative paths start at the folder of the file that names it, on the silo's own node.",
         ) from None
     except PermissionError:
-        raise DataError(f"{path} may not be read by this user", "Check its permissions.") from None
+        raise DataError(f"{path} cannot be read by this user", "Check its permissions.") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as {'CSV' if '.csv' in path.name else 'Parquet'} "
@@ -241,8 +241,7 @@ def _require_prepared(table: pa.Table, prepared: Prepared | None, path: Path) ->
         differ = ["secret"]  # folds and features follow from it
     if differ:
         raise DataError(
-            f"{path.name} was prepared otherwise than data.prepared says: by other "
-            f"{', '.join(differ)}",
+            f"{path.name} was not prepared as data.prepared says: different {', '.join(differ)}",
             "Compare the silos' manifest.json with: blindsum prepare ... --against MANIFEST.",
         )
 
@@ -271,7 +270,7 @@ def _unnamed(rejects: Path) -> Iterator[None]:
         place.write_text(f"{error}\n", encoding="utf-8")
         raise DataError(
             "a column of this silo's private tasks is missing or holds wrong values",
-            f"Which and why is written in {place} at the silo.",
+            f"The column and the reason are written in {place} at the silo.",
         ) from None
 
 

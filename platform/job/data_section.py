@@ -66,6 +66,7 @@ class Columns(FeatureSection):
 
     @property
     def inputs(self) -> set[str]:
+        """The numeric columns."""
         return set(self.columns)
 
 
@@ -85,10 +86,12 @@ class Descriptors(FeatureSection):
 
     @property
     def inputs(self) -> set[str]:
+        """The column of SMILES."""
         return {self.smiles}
 
     @property
     def smiles_column(self) -> str:
+        """The column of SMILES."""
         return self.smiles
 
 
@@ -103,10 +106,12 @@ class Ecfp(FeatureSection):
 
     @property
     def inputs(self) -> set[str]:
+        """The column of SMILES."""
         return {self.smiles}
 
     @property
     def smiles_column(self) -> str:
+        """The column of SMILES."""
         return self.smiles
 
 
@@ -119,6 +124,7 @@ class Fingerprint(FeatureSection):
 
     @property
     def inputs(self) -> set[str]:
+        """The column of positions."""
         return {self.column}
 
 

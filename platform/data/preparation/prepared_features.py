@@ -57,18 +57,22 @@ class PreparedFingerprints(PreparedFeatures):
 
     @property
     def stage(self) -> Stage:
+        """The stage that computes fingerprints, not yet permuted."""
         return Fingerprints(self.section)
 
     def columns(self, features: pa.Table, secret: Secret) -> dict[str, pa.Array]:
+        """Return one column: the ascending positions of the permuted bits, lists of int32."""
         order = secret.order(self.section.bits)
         lists = [np.sort(order[positions]) for positions in features["fingerprint"].to_pylist()]
         return {FINGERPRINT: pa.array(lists, pa.list_(pa.int32()))}
 
     def comparable(self, features: pa.Table, secret: Secret) -> list[Any]:
+        """Return the ascending positions of each row's permuted bits."""
         order = secret.order(self.section.bits)
         return [sorted(order[found].tolist()) for found in features["fingerprint"].to_pylist()]
 
     def job_section(self) -> dict[str, Any]:
+        """Return a section of kind `fingerprint`."""
         section = Fingerprint(kind="fingerprint", bits=self.section.bits)
         return section.model_dump(mode="json")
 
@@ -81,17 +85,21 @@ class PreparedDescriptors(PreparedFeatures):
 
     @property
     def stage(self) -> Stage:
+        """The stage that computes descriptors."""
         return DescriptorValues(self.section)
 
     def columns(self, features: pa.Table, secret: Secret) -> dict[str, pa.Array]:
+        """Return a float64 column for each descriptor."""
         return {n: features[n].combine_chunks() for n in features.column_names if n != "text"}
 
     def comparable(self, features: pa.Table, secret: Secret) -> list[Any]:
+        """Return each row's descriptors by name, as text of nine digits."""
         rows = features.drop_columns("text").to_pylist()
         # To nine digits: the last ones differ between processors.
         return [{name: f"{value:.9g}" for name, value in row.items()} for row in rows]
 
     def job_section(self) -> dict[str, Any]:
+        """Return a section of kind `columns`, scaled as the recipe says."""
         scalings = descriptor_scaling(self.section)
         columns = {name: scaling.model_dump() for name, scaling in scalings.items()}
         return {"kind": "columns", "columns": columns}
