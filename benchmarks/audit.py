@@ -53,7 +53,7 @@ from blindsum.pipelines.audit.attacks.stacked import Recipe, Stack
 from blindsum.pipelines.audit.evidence import Defence
 from blindsum.pipelines.audit.labelling import WHOLE, Classes
 from blindsum.pipelines.audit.victim import update_of
-from blindsum.platform.data.features import featurise
+from blindsum.platform.data.features import features_of
 from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.data_section import Ecfp
 from blindsum.platform.job.schema import Job, ServerSection, TrainingSection
@@ -92,7 +92,8 @@ def molecules(given: argparse.Namespace) -> tuple[Fold, list[str]]:
         folder = Path(__file__).parent.parent / "examples" / "solubility" / "data"
         whole = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
         smiles, target = whole["smiles"], np.array(whole["solubility"].to_pylist()) == "low"
-    found = featurise(pa.table({"smiles": smiles}), Ecfp(kind="ecfp", bits=1024))
+    section = Ecfp(kind="ecfp", bits=1024)
+    found = features_of(section).compute(pa.table({"smiles": smiles}))
     features, first = np.unique(dense(found.features), axis=0, return_index=True)
     order = np.random.default_rng(0).permutation(len(first))
     labels = np.unique(target[found.usable], return_inverse=True)[1][first]

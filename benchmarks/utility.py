@@ -47,7 +47,7 @@ from torch import nn
 
 from blindsum.he.packing import quantise
 from blindsum.he.parameters import Parameters
-from blindsum.platform.data.features import featurise
+from blindsum.platform.data.features import features_of
 from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.data_section import Ecfp
 from blindsum.platform.job.schema import ServerSection, TrainingSection
@@ -106,7 +106,8 @@ def molecules(path: str, smiles: str, target: str) -> tuple[np.ndarray, np.ndarr
 
     table = pandas.read_parquet(path) if path.endswith(".parquet") else pandas.read_csv(path)
     table = table[[smiles, target]].dropna()
-    found = featurise(pa.table({"smiles": table[smiles].astype(str)}), Ecfp(kind="ecfp", bits=1024))
+    section = Ecfp(kind="ecfp", bits=1024)
+    found = features_of(section).compute(pa.table({"smiles": table[smiles].astype(str)}))
     labels = table[target].to_numpy()[found.usable]
     return dense(found.features), np.unique(labels, return_inverse=True)[1]
 

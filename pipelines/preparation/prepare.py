@@ -16,13 +16,9 @@ from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.preparation.stage_cache import StageCache
 from blindsum.pipelines.show.console import console, counting, emit
 from blindsum.platform.data.preparation.assemble import Report, labels_of, structures_of
-from blindsum.platform.data.preparation.manifest import (
-    differences,
-    feature_stage,
-    manifest_of,
-    read_manifest,
-)
+from blindsum.platform.data.preparation.manifest import differences, manifest_of, read_manifest
 from blindsum.platform.data.preparation.output import records_table, write_output
+from blindsum.platform.data.preparation.prepared_features import prepared_features_of
 from blindsum.platform.data.preparation.recipe import load_recipe, load_sources
 from blindsum.platform.data.preparation.secret import read_secret
 from blindsum.platform.data.preparation.stages import Stage, Standardise
@@ -66,9 +62,8 @@ def prepare(
             Standardise(recipe.structures), _distinct(tables.compounds["smiles"]), "structures"
         )
         compounds = structures_of(tables, standard.to_pandas(), report)
-        features = slow.computed(
-            feature_stage(recipe), _distinct(compounds["structure"]), "features"
-        )
+        stage = prepared_features_of(recipe.features).stage
+        features = slow.computed(stage, _distinct(compounds["structure"]), "features")
     usable = _finite(features)
     whole = compounds["structure"].isin(usable["text"].to_pylist())
     report.dropped_compounds["no finite features"] += int((~whole).sum())

@@ -29,7 +29,7 @@ def save(run: Run, federation: Federation, tracker: Tracker) -> None:
 def _save_model(run: Run, federation: Federation, tracker: Tracker) -> None:
     import torch
 
-    from blindsum.platform.data.features import feature_count
+    from blindsum.platform.data.features import features_of
     from blindsum.platform.job.paths import import_from
     from blindsum.platform.training.models import model_of, set_parameters
 
@@ -41,7 +41,7 @@ def _save_model(run: Run, federation: Federation, tracker: Tracker) -> None:
     model = model_of(job, private=False)
     set_parameters(model, release.vector)
     # MLflow first: it may have more room.
-    tracker.log_model(model, feature_count(job.data.features), release.round)
+    tracker.log_model(model, features_of(job.data.features).width, release.round)
     run.folder.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save(model.state_dict(), content)

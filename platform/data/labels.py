@@ -10,6 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blindsum.platform.data.columns import (
+    INTEGER,
+    NUMBER_OR_EMPTY,
+    TEXT,
+    TEXT_OR_EMPTY,
+    Column,
+)
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import Target, Tasks
 
@@ -20,6 +27,11 @@ MAX_SCALED = 100.0
 is probably wrong."""
 
 SIDES = {"<": -1.0, "=": 0.0, ">": 1.0, "": 0.0}
+
+
+def target_column(target: Target) -> Column:
+    """Return the column of classes. It may have no gaps."""
+    return Column(name=target.column, type=TEXT if isinstance(target.classes[0], str) else INTEGER)
 
 
 def class_labels(table: pa.Table, target: Target, path: Path) -> Labels:
@@ -46,6 +58,15 @@ def class_labels(table: pa.Table, target: Target, path: Path) -> Labels:
         )
     labels: Labels = indices.to_numpy(zero_copy_only=False).astype(np.int64)
     return labels
+
+
+def task_columns(tasks: Tasks) -> list[Column]:
+    """Return the columns of labels and of qualifiers. They may have gaps."""
+    qualifiers = [task.qualifier for task in tasks.values() if task.qualifier]
+    return [
+        *(Column(name=name, type=NUMBER_OR_EMPTY) for name in tasks),
+        *(Column(name=name, type=TEXT_OR_EMPTY) for name in qualifiers),
+    ]
 
 
 def task_labels(table: pa.Table, tasks: Tasks, path: Path) -> Labels:
@@ -107,8 +128,3 @@ def _sides(table: pa.Table, column: str, path: Path) -> npt.NDArray[np.float32]:
             "Correct them, or leave them empty.",
         )
     return np.array([SIDES[text] for text in said], np.float32)
-
-
-def task_columns(tasks: Tasks) -> tuple[list[str], list[str]]:
-    """Return the names of the tasks' value columns and of their qualifier columns."""
-    return list(tasks), [t.qualifier for t in tasks.values() if t.qualifier]

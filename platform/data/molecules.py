@@ -1,8 +1,19 @@
-"""Reads SMILES into molecules, without atom-map numbers, and writes them."""
+"""Reads SMILES into molecules, without atom-map numbers; writes them, and their fingerprints."""
 
 from __future__ import annotations
 
-from rdkit import Chem
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdFingerprintGenerator
+
+from blindsum.platform.job.data_section import Ecfp
+
+# RDKit writes the SMILES that it cannot read to stderr, where Ray would log it. Every process
+# that reads a silo's molecules imports this module, which turns RDKit's log off.
+rdBase.DisableLog("rdApp.*")
 
 
 def read_molecule(smiles: str) -> Chem.Mol | None:
@@ -31,3 +42,16 @@ def write_molecule(molecule: Chem.Mol) -> str:
     canonical = Chem.CanonicalizeStereoGroups(molecule)
     fields = Chem.CXSmilesFields.CX_ENHANCEDSTEREO
     return str(Chem.MolToCXSmiles(canonical, Chem.SmilesWriteParams(), fields))
+
+
+def ecfp(section: Ecfp) -> Callable[[Chem.Mol], npt.NDArray[np.int64]]:
+    """Return the function from a molecule to the positions of its bits, ascending."""
+    generator = rdFingerprintGenerator.GetMorganGenerator(
+        radius=section.radius, fpSize=section.bits, includeChirality=section.chirality
+    )
+
+    def positions(molecule: Chem.Mol) -> npt.NDArray[np.int64]:
+        on = generator.GetFingerprint(molecule).GetOnBits()
+        return np.fromiter(on, np.int64)
+
+    return positions

@@ -1,63 +1,155 @@
-"""Which records are held out. The same rule in every silo, with nothing exchanged.
+"""The kinds of folds: which records are held out, by a rule that all silos share.
 
-A key (scaffold, patient number) lies in the test fold when HMAC-SHA256(salt, key), read as a
-fraction of 1, is below `test_fraction`.
+A key (scaffold, patient number) lies in the test fold if HMAC-SHA256(salt, key), read as a
+fraction of 1, is below `test_fraction`. Silos exchange nothing to agree on their folds.
+
+A new kind of folds needs a section in `blindsum.platform.job.data_section`, a class here, and its
+line in `folds_of`.
 """
 
 from __future__ import annotations
 
 import hmac
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from rdkit import Chem
-from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from blindsum.platform.data.molecules import read_molecule
+from blindsum.platform.data.columns import INTEGER, INTEGER_KEY, TEXT, TEXT_KEY, Column, require
+from blindsum.platform.data.features import FeatureKind
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.data_section import Columns, DataSection, Fingerprint
+from blindsum.platform.job.data_section import ColumnFolds, HashFolds, ScaffoldFolds
 
 
-def in_test_fold(table: pa.Table, contract: DataSection) -> npt.NDArray[np.bool_]:
-    """Bool [records]: true where the record is held out. `table` has readable molecules only.
+class FoldKind(ABC):
+    """A kind of folds: the columns it needs beside the features', and the records it holds out."""
 
-    Raises:
-        DataError: a fold column says something else than train or test.
-    """
-    folds = contract.folds
-    if folds.kind == "column":
-        if folds.held_out is not None:
-            return np.array(pc.equal(table.column(folds.column), folds.held_out), np.bool_)
-        values = table.column(folds.column).to_pylist()
+    @abstractmethod
+    def columns(self) -> list[Column]:
+        """Return the columns that decide the fold. They may have no gaps."""
+
+    def check(self, table: pa.Table, path: Path) -> None:
+        """Check that a table has the columns.
+
+        Raises:
+            DataError: as `blindsum.platform.data.columns.require`.
+        """
+        require(table, self.columns(), path)
+
+    @abstractmethod
+    def held_out(self, table: pa.Table, features: FeatureKind) -> npt.NDArray[np.bool_]:
+        """Return bool [records]: true if the record is held out.
+
+        Args:
+            table: checked, without gaps and with readable molecules only.
+
+        Raises:
+            DataError: a fold column has a value other than train and test, or the features are not
+                made from molecules that scaffold folds need.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnSplit(FoldKind):
+    """Folds as a column gives them: `train` and `test`, or numbers of which one is held out."""
+
+    section: ColumnFolds
+
+    def columns(self) -> list[Column]:
+        """Return the fold column: integers if a fold is held out by number, else text."""
+        type_ = TEXT if self.section.held_out is None else INTEGER
+        return [Column(name=self.section.column, type=type_)]
+
+    def held_out(self, table: pa.Table, features: FeatureKind) -> npt.NDArray[np.bool_]:
+        """Return bool [records]: true if the column names the held-out fold."""
+        column = table.column(self.section.column)
+        if self.section.held_out is not None:
+            return np.array(pc.equal(column, self.section.held_out), np.bool_)
+        values = column.to_pylist()
         if set(values) - {"train", "test"}:
             raise DataError(
-                f"column '{folds.column}' has values other than train and test",
+                f"column '{self.section.column}' has values other than train and test",
                 "Correct them, or choose another kind of data.folds.",
             )
         return np.array([value == "test" for value in values], np.bool_)
-    if folds.kind == "hash":
-        keys = [str(value) for value in table.column(folds.column).to_pylist()]
-    elif isinstance(contract.features, Columns | Fingerprint):  # as the job file's validation says
-        raise DataError("scaffold folds need a SMILES column")
-    else:
-        keys = [scaffold_key(s) for s in table.column(contract.features.smiles).to_pylist()]
-    return np.array([fraction(folds.salt, key) < folds.test_fraction for key in keys], np.bool_)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashSplit(FoldKind):
+    """Folds by the hash of a key, such as a patient's number."""
+
+    section: HashFolds
+
+    def columns(self) -> list[Column]:
+        """Return the column of keys, with the type that the job states for them."""
+        type_ = TEXT_KEY if self.section.key == "text" else INTEGER_KEY
+        return [Column(name=self.section.column, type=type_)]
+
+    def held_out(self, table: pa.Table, features: FeatureKind) -> npt.NDArray[np.bool_]:
+        """Return bool [records]: true if the key's fraction is below the limit."""
+        keys = (str(value) for value in table.column(self.section.column).to_pylist())
+        return _below(self.section.test_fraction, self.section.salt, keys)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaffoldSplit(FoldKind):
+    """Folds by the hash of a molecule's scaffold."""
+
+    section: ScaffoldFolds
+
+    def columns(self) -> list[Column]:
+        """Return no column: scaffolds are those of the features' molecules."""
+        return []
+
+    def held_out(self, table: pa.Table, features: FeatureKind) -> npt.NDArray[np.bool_]:
+        """Return bool [records]: true if the scaffold's fraction is below the limit."""
+        if features.smiles_column is None:  # the job file's validation refuses this already
+            raise DataError("scaffold folds need a SMILES column")
+        keys = (scaffold_key(smiles) for smiles in table.column(features.smiles_column).to_pylist())
+        return _below(self.section.test_fraction, self.section.salt, keys)
+
+
+def folds_of(section: ScaffoldFolds | HashFolds | ColumnFolds) -> FoldKind:
+    """Return the kind of folds that a job's data section asks for."""
+    match section:
+        case ScaffoldFolds():
+            return ScaffoldSplit(section=section)
+        case HashFolds():
+            return HashSplit(section=section)
+        case ColumnFolds():
+            return ColumnSplit(section=section)
+        case _:
+            assert_never(section)
+
+
+def _below(limit: float, salt: str, keys: Iterable[str]) -> npt.NDArray[np.bool_]:
+    return np.array([fraction(salt, key) < limit for key in keys], np.bool_)
 
 
 def scaffold_key(smiles: str) -> str:
-    """The Bemis-Murcko scaffold (J. Med. Chem. 1996, 39, 2887) as canonical SMILES.
+    """Return the Bemis-Murcko scaffold (J. Med. Chem. 1996, 39, 2887) as canonical SMILES.
 
-    Acyclic molecules have none: they are keyed by themselves, not all thrown into one fold. Atom-map
-    numbers do not count.
+    Acyclic molecules have no scaffold. Each is its own key, so that they do not all lie in one
+    fold. Atom-map numbers do not count.
     """
+    # RDKit (0.1 s and 45 MiB) is imported only if folds need scaffolds.
+    from rdkit import Chem
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    from blindsum.platform.data.molecules import read_molecule
+
     molecule = read_molecule(smiles)
-    scaffold = Chem.MolToSmiles(MurckoScaffold.GetScaffoldForMol(molecule))  # type: ignore[no-untyped-call]
-    return scaffold or Chem.MolToSmiles(molecule)
+    core = MurckoScaffold.GetScaffoldForMol(molecule)  # type: ignore[no-untyped-call]
+    return Chem.MolToSmiles(core) or Chem.MolToSmiles(molecule)
 
 
 def fraction(salt: str, key: str) -> float:
-    """HMAC-SHA256(salt, key) as a fraction in [0, 1)."""
+    """Return HMAC-SHA256(salt, key) as a fraction in [0, 1)."""
     digest = hmac.new(salt.encode(), key.encode(), "sha256").digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,14 +1,14 @@
 """A silo's table: read, checked against the job's contract, split into folds.
 
-Nothing here leaves the silo. Errors name column, expected and found, never a value, a row or
-a count: the size of a silo's data is private too. Rows at fault are listed in a file in the
-silo's own state folder.
+Nothing here leaves the silo. An error names the column, its type and the expected type, never a
+value, a row or a count: the size of a silo's data is private too. Rows at fault are listed in a
+file in the silo's own state folder.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,34 +16,36 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from blindsum.platform.data.features import featurise, needed_columns
+from blindsum.platform.data.columns import Column, refuse_missing, require
+from blindsum.platform.data.features import features_of
 from blindsum.platform.data.fingerprint import fingerprints
 from blindsum.platform.data.labels import (
     class_labels,
     require_labelled,
+    target_column,
     task_columns,
     task_labels,
 )
 from blindsum.platform.data.records import Fold, Stored
-from blindsum.platform.data.split import in_test_fold
+from blindsum.platform.data.split import folds_of
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection, Prepared, Tasks
 
 PREPARED = b"blindsum.prepared"
-"""Where a table's metadata holds how it was prepared."""
+"""The key of a table's metadata whose value holds the digests of its preparation."""
 
 
 @dataclass(frozen=True)
 class SiloData:
     """One silo's folds. Private to the silo.
 
-    `fingerprint` is a digest of the used columns in which neither the order of rows nor the program
-    that wrote the file counts: the ledger knows the dataset by it. `earlier` are digests of the same
-    records as earlier versions computed them. `dropped` counts molecules that RDKit cannot read.
+    `fingerprint` is a digest of the used columns, by which the ledger knows the dataset. It
+    depends neither on the order of rows nor on the program that wrote the file. `earlier` holds
+    the digests that earlier versions computed for the same records. `dropped` counts molecules
+    that RDKit cannot read.
     """
 
     train: Fold
@@ -62,8 +64,8 @@ def load_data(
     """Read a silo's table and prepare both folds.
 
     Args:
-        path: Parquet, or CSV where the name ends in .csv or .csv.gz.
-        rejects: file to list the positions of unreadable molecules in, mode 0600.
+        path: Parquet, or CSV if the name ends in .csv or .csv.gz.
+        rejects: file in which to list the positions of unreadable molecules, mode 0600.
         own: the silo's private tasks.
 
     Raises:
@@ -79,19 +81,20 @@ def load_data(
             of_own = task_labels(table, own or {}, path)
         labels = np.concatenate([task_labels(table, contract.tasks or {}, path), of_own], axis=2)
         require_labelled(labels, path)
-    test = in_test_fold(table, contract)
+    test = _held_out(table, contract)
     data = SiloData(
-        Fold(features[~test], labels[~test]),
-        Fold(features[test], labels[test]),
-        usable.fingerprint,
-        usable.dropped,
-        usable.earlier,
+        train=Fold(features[~test], labels[~test]),
+        test=Fold(features[test], labels[test]),
+        fingerprint=usable.fingerprint,
+        dropped=usable.dropped,
+        earlier=usable.earlier,
     )
     for name, fold in (("train", data.train), ("test", data.test)):
         if len(fold) == 0:
             raise DataError(
                 f"the {name} fold of {path.name} is empty",
-                "Change data.folds (salt and test_fraction, or held_out), or give this silo more data.",
+                "Change data.folds (salt and test_fraction, or held_out), or give this silo more "
+                "data.",
             )
     return data
 
@@ -99,24 +102,29 @@ def load_data(
 def load_molecules(
     path: Path, contract: DataSection, rejects: Path
 ) -> tuple[list[str], list[str]] | None:
-    """SMILES of the training and of the held-out records, in the order of `load_data`'s folds;
-    None where records are no molecules. Private to the silo.
+    """Return the SMILES of the training and of the held-out records; private to the silo.
+
+    They stand in the order of `load_data`'s folds. None if the records are not molecules.
 
     Raises:
         DataError: as `load_data`.
     """
-    _, text = needed_columns(contract.features)
-    if not text:
+    column = features_of(contract.features).smiles_column
+    if column is None:
         return None
     table = _usable(path, contract, rejects, {}).table
-    smiles = np.array(table.column(text[0]).to_pylist(), dtype=object)
-    test = in_test_fold(table, contract)
+    smiles = np.array(table.column(column).to_pylist(), dtype=object)
+    test = _held_out(table, contract)
     return smiles[~test].tolist(), smiles[test].tolist()
 
 
-@dataclass(frozen=True)
+def _held_out(table: pa.Table, contract: DataSection) -> npt.NDArray[np.bool_]:
+    return folds_of(contract.folds).held_out(table, features_of(contract.features))
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Usable:
-    """Records that could be read: their table and features."""
+    """The table and features of the records that can be read."""
 
     table: pa.Table
     features: Stored
@@ -126,51 +134,11 @@ class _Usable:
 
 
 def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Usable:
-    text_keys = contract.folds.kind == "hash" and contract.folds.key == "text"
-    table = read_table(path, [contract.folds.column] if text_keys else ())  # type: ignore[union-attr]
-    if table.num_rows == 0:
-        raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
-    numeric, text = needed_columns(contract.features)
-    folds, target = contract.folds, contract.target
-    keys = [] if folds.kind == "scaffold" else [folds.column]
-    numbers, qualifiers = task_columns(contract.tasks or {})
-    own_numbers, own_qualifiers = task_columns(own)
-    _require_prepared(table, contract.prepared, path)
-    lists = [contract.features.column] if contract.features.kind == "fingerprint" else []
-    for name in lists:
-        _require(table, name, "lists of integers", path, _is_positions)
-    for name in numeric:
-        _require(table, name, "a number", path, _is_number)
-    _require_tasks(table, numbers, qualifiers, path)
-    with _unnamed(rejects):
-        _require_tasks(table, own_numbers, own_qualifiers, path)
-    for name in [*text, *(keys if folds.kind == "column" and folds.held_out is None else [])]:
-        _require(table, name, "text", path, _is_text)
-    for name in keys if folds.kind == "column" and folds.held_out is not None else []:
-        _require(table, name, "an integer", path, _is_integer)
-    if folds.kind == "hash":
-        fits = _is_text if folds.key == "text" else _is_integer
-        expected = "text" if folds.key == "text" else "an integer"
-        _require(table, folds.column, f"{expected} (data.folds.key)", path, fits)
-    if target:
-        is_text = isinstance(target.classes[0], str)
-        _require(
-            table,
-            target.column,
-            "text" if is_text else "an integer",
-            path,
-            _is_text if is_text else _is_integer,
-        )
-    gapless = list(
-        dict.fromkeys([*numeric, *text, *lists, *keys, *([target.column] if target else [])])
-    )
-    of_tasks = [*numbers, *qualifiers, *own_numbers, *own_qualifiers]
-    used = list(dict.fromkeys([*gapless, *of_tasks]))
-    table = table.select(used).combine_chunks()
-    _refuse_missing(table.select(gapless), path)
+    features = features_of(contract.features)
+    table = _checked(path, contract, rejects, own)
     try:
         fingerprint, earlier = fingerprints(table)
-        made = featurise(table, contract.features)
+        made = features.compute(table)
     except (pa.ArrowException, UnicodeError, OverflowError) as error:
         raise DataError(
             f"{path.name} holds values that do not fit their columns' types "
@@ -182,23 +150,55 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
         _report_rejects(made.usable, rejects)
     if dropped and contract.unparsable == "refuse":
         raise DataError(
-            f"column '{needed_columns(contract.features)[1][0]}' of {path.name} holds molecules "
+            f"column '{features.smiles_column}' of {path.name} holds molecules "
             f"that RDKit cannot read; their rows are listed in {rejects} at the silo",
-            "Mend or remove them, or set data.unparsable: drop to train without them.",
+            "Correct or remove them, or set data.unparsable: drop to train without them.",
         )
     return _Usable(
-        table.filter(pa.array(made.usable)), made.features, fingerprint, dropped, earlier
+        table=table.filter(pa.array(made.usable)),
+        features=made.features,
+        fingerprint=fingerprint,
+        dropped=dropped,
+        earlier=earlier,
     )
 
 
+def _checked(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> pa.Table:
+    """Read the columns that the contract uses, and check their types and gaps."""
+    features, folds = features_of(contract.features), folds_of(contract.folds)
+    texts = [column.name for column in folds.columns() if column.type.text_in_csv]
+    table = read_table(path, texts)
+    if table.num_rows == 0:
+        raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
+    _require_prepared(table, contract.prepared, path)
+    features.check(table, path)
+    of_tasks, of_own = task_columns(contract.tasks or {}), task_columns(own)
+    require(table, of_tasks, path)
+    with _unnamed(rejects):
+        require(table, of_own, path)
+    folds.check(table, path)
+    of_target = [target_column(contract.target)] if contract.target else []
+    require(table, of_target, path)
+    gapless = _names([*features.columns(), *folds.columns(), *of_target])
+    used = list(dict.fromkeys([*gapless, *_names([*of_tasks, *of_own])]))
+    table = table.select(used).combine_chunks()
+    refuse_missing(table.select(gapless), path)
+    return table
+
+
+def _names(columns: Iterable[Column]) -> list[str]:
+    """Return the columns' names, each once."""
+    return list(dict.fromkeys(column.name for column in columns))
+
+
 def read_table(path: Path, texts: Collection[str] = ()) -> pa.Table:
-    """A Parquet file, or a CSV where the name ends in .csv or .csv.gz.
+    """Read a Parquet file, or a CSV if the name ends in .csv or .csv.gz.
 
     Args:
-        texts: columns of a CSV that are text though they may look like numbers.
+        texts: columns of a CSV to read as text, even if their values look like numbers.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is not a file", "Name the Parquet or CSV file itself.")
@@ -206,9 +206,9 @@ def read_table(path: Path, texts: Collection[str] = ()) -> pa.Table:
         if path.name.endswith((".csv", ".csv.gz")):
             kinds = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
             table = pyarrow.csv.read_csv(path, convert_options=kinds)
-            _ = table.column_names  # decodes the header: a ValueError where it is not UTF-8
+            _ = table.column_names  # decodes the header: a ValueError if it is not UTF-8
             return table
-        # Not read_table, which makes columns of folder names such as `site=3`.
+        # Not pyarrow's read_table, which makes columns of folder names such as `site=3`.
         with pyarrow.parquet.ParquetFile(path) as file:
             return file.read()
     except FileNotFoundError:
@@ -217,7 +217,7 @@ def read_table(path: Path, texts: Collection[str] = ()) -> pa.Table:
             "Relative paths start at the folder of the file that names it, on the silo's own node.",
         ) from None
     except PermissionError:
-        raise DataError(f"{path} may not be read by this user", "Check its permissions.") from None
+        raise DataError(f"{path} cannot be read by this user", "Check its permissions.") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as {'CSV' if '.csv' in path.name else 'Parquet'} "
@@ -226,29 +226,8 @@ def read_table(path: Path, texts: Collection[str] = ()) -> pa.Table:
         ) from None
 
 
-def _require(
-    table: pa.Table, name: str, expected: str, path: Path, fits: Callable[[pa.DataType], bool]
-) -> None:
-    count = table.column_names.count(name)
-    if count != 1:
-        problem = "is missing" if count == 0 else f"is there {count} times"
-        # The columns that are there are not named: in a CSV without a header, the first
-        # record stands where the names should be.
-        raise DataError(
-            f"{path.name}: column '{name}' {problem}",
-            "Rename the column in the data, or name it so in the job's data section. "
-            "(The first line of a CSV must hold the names.)",
-        )
-    found = table.schema.field(name).type
-    if not fits(found):
-        raise DataError(
-            f"{path.name}: column '{name}' is {found}, expected {expected}",
-            "Convert the column; all silos must agree on its type.",
-        )
-
-
 def _require_prepared(table: pa.Table, prepared: Prepared | None, path: Path) -> None:
-    """Raises DataError if a table does not say that it was prepared as the job wants it."""
+    """Raise DataError if a table's metadata is not that of the job's preparation."""
     if prepared is None:
         return
     found = preparation_of(table)
@@ -262,13 +241,13 @@ def _require_prepared(table: pa.Table, prepared: Prepared | None, path: Path) ->
         differ = ["secret"]  # folds and features follow from it
     if differ:
         raise DataError(
-            f"{path.name} was prepared otherwise than data.prepared says: by other {', '.join(differ)}",
+            f"{path.name} was not prepared as data.prepared says: different {', '.join(differ)}",
             "Compare the silos' manifest.json with: blindsum prepare ... --against MANIFEST.",
         )
 
 
 def preparation_of(table: pa.Table) -> dict[str, str]:
-    """The digests in a table's metadata; none where `blindsum prepare` did not write it."""
+    """Return the digests in a table's metadata, empty if `blindsum prepare` did not write it."""
     try:
         found = json.loads((table.schema.metadata or {}).get(PREPARED, b"{}"))
     except ValueError:
@@ -276,16 +255,12 @@ def preparation_of(table: pa.Table) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _require_tasks(table: pa.Table, numbers: list[str], qualifiers: list[str], path: Path) -> None:
-    for name in numbers:  # an assay that this silo never ran may be empty from top to bottom
-        _require(table, name, "a number", path, lambda t: _is_number(t) or pa.types.is_null(t))
-    for name in qualifiers:
-        _require(table, name, "text", path, lambda t: _is_text(t) or pa.types.is_null(t))
-
-
 @contextmanager
 def _unnamed(rejects: Path) -> Iterator[None]:
-    """Private tasks are nobody else's, in name and number: what is wrong with them is written at the silo."""
+    """Write errors about private tasks at the silo, and raise one that tells nothing about them.
+
+    Others may learn neither the names of private tasks nor how many there are.
+    """
     try:
         yield
     except (DataError, pa.ArrowException, ValueError, OverflowError) as error:
@@ -295,39 +270,8 @@ def _unnamed(rejects: Path) -> Iterator[None]:
         place.write_text(f"{error}\n", encoding="utf-8")
         raise DataError(
             "a column of this silo's private tasks is missing or holds wrong values",
-            f"Which and why is written in {place} at the silo.",
+            f"The column and the reason are written in {place} at the silo.",
         ) from None
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    )
-
-
-def _is_integer(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind))
-
-
-def _is_positions(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) and _is_integer(kind.value_type))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _refuse_missing(table: pa.Table, path: Path) -> None:
-    for name in table.column_names:
-        column = table.column(name)
-        infinite = False
-        if pa.types.is_floating(column.type):
-            infinite = not pc.all(pc.is_finite(pc.drop_null(column)), min_count=0).as_py()
-        if column.null_count or infinite:
-            raise DataError(
-                f"{path.name}: column '{name}' has missing, NaN or infinite values",
-                "Fill or remove those records.",
-            )
 
 
 def _report_rejects(usable: npt.NDArray[np.bool_], path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -43,14 +44,33 @@ class Scaling(Section):
     scale: Positive = 1.0
 
 
-class Columns(Section):
+class FeatureSection(Section):
+    """A kind of features. `blindsum.platform.data.features` has the class that computes it."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> set[str]:
+        """Columns that features are made from."""
+
+    @property
+    def smiles_column(self) -> str | None:
+        """The column of SMILES; None if the records are not molecules."""
+        return None
+
+
+class Columns(FeatureSection):
     """Numeric columns, scaled by public constants."""
 
     kind: Literal["columns"]
     columns: dict[str, Scaling] = Field(min_length=1)
 
+    @property
+    def inputs(self) -> set[str]:
+        """The numeric columns."""
+        return set(self.columns)
 
-class Descriptors(Section):
+
+class Descriptors(FeatureSection):
     """RDKit descriptors of a SMILES column."""
 
     kind: Literal["descriptors"]
@@ -64,8 +84,18 @@ class Descriptors(Section):
             raise ValueError("a descriptor is named twice")
         return named
 
+    @property
+    def inputs(self) -> set[str]:
+        """The column of SMILES."""
+        return {self.smiles}
 
-class Ecfp(Section):
+    @property
+    def smiles_column(self) -> str:
+        """The column of SMILES."""
+        return self.smiles
+
+
+class Ecfp(FeatureSection):
     """Extended-connectivity fingerprints (Rogers and Hahn, 2010) of a SMILES column."""
 
     kind: Literal["ecfp"]
@@ -74,8 +104,18 @@ class Ecfp(Section):
     bits: int = Field(2048, ge=64, le=65536)
     chirality: bool = False
 
+    @property
+    def inputs(self) -> set[str]:
+        """The column of SMILES."""
+        return {self.smiles}
 
-class Fingerprint(Section):
+    @property
+    def smiles_column(self) -> str:
+        """The column of SMILES."""
+        return self.smiles
+
+
+class Fingerprint(FeatureSection):
     """A column of lists with the positions of the bits that are 1, as `blindsum prepare` writes
     it."""
 
@@ -83,22 +123,34 @@ class Fingerprint(Section):
     column: str = "fingerprint"
     bits: int = Field(ge=64, le=65536)
 
+    @property
+    def inputs(self) -> set[str]:
+        """The column of positions."""
+        return {self.column}
+
 
 Fraction = Annotated[float, Field(ge=0.01, le=0.9)]
 """The fraction of records that are held out. Near 0 or 1, whether a fold is empty could reveal
 single records."""
 
 
-class ScaffoldFolds(Section):
+class FoldSection(Section):
+    """A kind of folds. `blindsum.platform.data.split` has the class that splits records by it."""
+
+    needs_molecules: ClassVar[bool] = False
+
+
+class ScaffoldFolds(FoldSection):
     """Folds by chemical series: a Bemis-Murcko scaffold lies in one fold, the same at every
     silo."""
 
+    needs_molecules = True
     kind: Literal["scaffold"]
     salt: str = Field(min_length=1, description="Public constant; changing it moves records.")
     test_fraction: Fraction = 0.2
 
 
-class HashFolds(Section):
+class HashFolds(FoldSection):
     """Folds by key: records with the same key, such as a patient's number, lie in one fold."""
 
     kind: Literal["hash"]
@@ -110,7 +162,7 @@ class HashFolds(Section):
     test_fraction: Fraction = 0.2
 
 
-class ColumnFolds(Section):
+class ColumnFolds(FoldSection):
     """Folds from a column: it holds `train` or `test`, or fold numbers, one of which is held
     out."""
 
@@ -204,11 +256,8 @@ class DataSection(Section):
 
     @property
     def inputs(self) -> set[str]:
-        """The columns from which features are computed."""
-        features = self.features
-        if features.kind == "columns":
-            return set(features.columns)
-        return {features.column if features.kind == "fingerprint" else features.smiles}
+        """Columns that features are made from."""
+        return self.features.inputs
 
     @property
     def outputs(self) -> int:
@@ -217,6 +266,6 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _scaffolds_need_molecules(self) -> DataSection:
-        if self.folds.kind == "scaffold" and self.features.kind in ("columns", "fingerprint"):
-            raise ValueError("folds.kind scaffold needs features with a smiles column")
+        if self.folds.needs_molecules and self.features.smiles_column is None:
+            raise ValueError(f"folds.kind {self.folds.kind} needs features with a smiles column")
         return self

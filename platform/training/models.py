@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from blindsum.platform.data.features import feature_count
+from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.schema import Factory, Job, Linear, Mlp
 from blindsum.platform.training.torch_random import forked_random
@@ -37,7 +37,7 @@ def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Modul
     """
     return build_model(
         job.model,
-        feature_count(job.data.features),
+        features_of(job.data.features).width,
         job.data.outputs,
         seed=job.seed,
         private=job.privacy.noise != "none" if private is None else private,

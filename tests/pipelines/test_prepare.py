@@ -94,10 +94,10 @@ def test_a_job_refuses_a_table_that_was_prepared_otherwise(secret: Path, tmp_pat
     content = yaml.safe_load((out / "data.yaml").read_text())["data"]
     content["prepared"]["features"] = "0" * 16
     path = out / "records.parquet"
-    with pytest.raises(DataError, match="otherwise than data.prepared says: by other features"):
+    with pytest.raises(DataError, match="not prepared as data.prepared says: different features"):
         load_data(path, DataSection.model_validate(content), tmp_path / "r")
     content["prepared"]["secret"] = "0" * 16
-    with pytest.raises(DataError, match="says: by other secret"):
+    with pytest.raises(DataError, match="says: different secret"):
         load_data(path, DataSection.model_validate(content), tmp_path / "r")
     bare = tmp_path / "bare.parquet"
     table = pyarrow.parquet.read_table(path)

@@ -9,7 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from blindsum.platform.data.features import featurise
+from blindsum.platform.data.features import features_of
 from blindsum.platform.data.labels import task_labels
 from blindsum.platform.data.records import dense
 from blindsum.platform.data.table import SiloData, load_data, load_molecules, read_table
@@ -192,8 +192,8 @@ def test_molecules_have_the_order_of_the_folds(make_job: MakeJob, tmp_path: Path
     assert found and data.dropped == 1
     for fold, names in zip((data.train, data.test), found, strict=True):
         assert len(names) > 3
-        of_names = dense(featurise(pa.table({"smiles": names}), contract.features).features)
-        np.testing.assert_array_equal(of_names, fold.features)
+        of_names = features_of(contract.features).compute(pa.table({"smiles": names}))
+        np.testing.assert_array_equal(dense(of_names.features), fold.features)
     assert load_molecules(path, make_job().job.data, tmp_path / "rejected") is None
 
 

@@ -11,13 +11,8 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors as rdkit_descriptors
 from rdkit.Chem import rdFingerprintGenerator
 
-from blindsum.platform.data.features import (
-    CLIP,
-    PUBLIC_SCALING,
-    descriptors,
-    feature_count,
-    featurise,
-)
+from blindsum.platform.data.descriptors import PUBLIC_SCALING, descriptors
+from blindsum.platform.data.features import CLIP, features_of
 from blindsum.platform.data.records import dense
 from blindsum.platform.data.split import fraction, scaffold_key
 from blindsum.platform.data.table import load_data
@@ -35,16 +30,16 @@ def table(smiles: list[str]) -> pa.Table:
 
 def test_descriptors_are_rdkits_scaled_by_public_constants() -> None:
     section = Descriptors(kind="descriptors", descriptors=["MolWt", "TPSA"])
-    made = featurise(table(SMILES), section)
+    made = features_of(section).compute(table(SMILES))
     for row, smiles in zip(made.features, SMILES, strict=True):
         molecule = Chem.MolFromSmiles(smiles)
         weight = (rdkit_descriptors.MolWt(molecule) - 200.0) / 100.0
         assert row[0] == pytest.approx(np.clip(weight, -CLIP, CLIP), rel=1e-6)
-    assert feature_count(section) == made.features.shape[1] == 2
+    assert features_of(section).width == made.features.shape[1] == 2
 
 
 def test_fingerprints_are_rdkits() -> None:
-    made = featurise(table(SMILES), Ecfp(kind="ecfp", bits=256, radius=2))
+    made = features_of(Ecfp(kind="ecfp", bits=256, radius=2)).compute(table(SMILES))
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=256)
     expected = [generator.GetFingerprintAsNumPy(Chem.MolFromSmiles(s)) for s in SMILES]
     np.testing.assert_array_equal(dense(made.features), np.array(expected, np.float32))
@@ -83,23 +78,26 @@ def test_molecules_too_large_for_a_descriptor_are_unusable_and_cost_no_time(
 def test_a_molecule_too_large_for_descriptors_is_counted_and_still_has_a_fingerprint() -> None:
     texts = ["CCO", "C" * 301]
     section = Descriptors(kind="descriptors", descriptors={"Ipc": Scaling(center=0, scale=1)})
-    assert featurise(table(texts), section).usable.tolist() == [True, False]
-    assert featurise(table(texts), Ecfp(kind="ecfp")).usable.all()
+    assert features_of(section).compute(table(texts)).usable.tolist() == [True, False]
+    assert features_of(Ecfp(kind="ecfp")).compute(table(texts)).usable.all()
 
 
 def test_an_outlier_is_clipped() -> None:
     section = Columns(kind="columns", columns={"x": Scaling(center=0, scale=1)})
-    made = featurise(pa.table({"x": [0.5, 1e9, -1e9]}), section)
+    made = features_of(section).compute(pa.table({"x": [0.5, 1e9, -1e9]}))
     assert made.features[:, 0].tolist() == [0.5, CLIP, -CLIP]
 
 
 def test_descriptors_need_rdkits_names_and_public_constants() -> None:
+    def computed(names: list[str]) -> None:
+        features_of(Descriptors(kind="descriptors", descriptors=names)).compute(table(SMILES))
+
     with pytest.raises(JobError, match="RDKit has no descriptor 'LogP'"):
-        featurise(table(SMILES), Descriptors(kind="descriptors", descriptors=["LogP"]))
+        computed(["LogP"])
     with pytest.raises(JobError, match="no public scaling is known for 'Chi0'"):
-        featurise(table(SMILES), Descriptors(kind="descriptors", descriptors=["Chi0"]))
+        computed(["Chi0"])
     given_ = Descriptors(kind="descriptors", descriptors={"Chi0": Scaling(center=9, scale=5)})
-    assert featurise(table(SMILES), given_).features.shape == (3, 1)
+    assert features_of(given_).compute(table(SMILES)).features.shape == (3, 1)
     known = {name for name, _ in rdkit_descriptors.descList}
     assert set(PUBLIC_SCALING) <= known
 
@@ -149,7 +147,9 @@ def test_atom_map_numbers_change_neither_key_nor_features() -> None:
     assert [scaffold_key(s) for s in mapped] == [scaffold_key(s) for s in plain]
     assert scaffold_key("[2H:1]C") == scaffold_key("[2H]C") != scaffold_key("C")  # isotopes stay
     section = Ecfp(kind="ecfp", bits=256, chirality=True)
-    found = [dense(featurise(table(texts), section).features) for texts in (mapped, plain)]
+    found = [
+        dense(features_of(section).compute(table(texts)).features) for texts in (mapped, plain)
+    ]
     np.testing.assert_array_equal(*found)
 
 

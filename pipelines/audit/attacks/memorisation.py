@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,6 +32,9 @@ from blindsum.platform.privacy.plan import PrivacyPlan, calibrate
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.simulation import Simulation
+
+# RDKit writes the SMILES that it cannot read to stderr.
+rdBase.DisableLog("rdApp.*")
 
 LETTERS = "#%()+-./0123456789:=@ABCDEFGHIKLMNOPRSTUVWXYZ[\\]abcdefghiklmnoprstuvy"
 """All that SMILES are written with: public, not read off the data. Letter i is token i + 1; 0 ends."""

@@ -11,13 +11,16 @@ import html
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem.Draw import rdMolDraw2D
 
 from blindsum.pipelines.audit.attacks.reconstruction import Example
 from blindsum.pipelines.audit.outcome import Audit
 from blindsum.pipelines.audit.scores import is_binary
 from blindsum.pipelines.show.page import PAGE, embedded
+
+# RDKit writes the SMILES that it cannot read to stderr.
+rdBase.DisableLog("rdApp.*")
 
 WIDTH, HEIGHT = 190, 120
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem import Descriptors
 
 from blindsum.platform.data.preparation.recipe import AssayTask
@@ -19,6 +19,9 @@ from blindsum.platform.data.preparation.units import (
     unit_of,
 )
 from blindsum.platform.errors import DataError
+
+# RDKit writes the SMILES that it cannot read to stderr.
+rdBase.DisableLog("rdApp.*")
 
 OTHER_UNIT, NO_UNIT = "in a unit that does not convert", "without a unit"
 NO_MASS, NOT_ABOVE_ZERO = (

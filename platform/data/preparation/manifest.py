@@ -16,25 +16,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from blindsum.platform.data.preparation.prepared_features import prepared_features_of
 from blindsum.platform.data.preparation.recipe import Recipe
 from blindsum.platform.data.preparation.secret import Secret
-from blindsum.platform.data.preparation.stages import (
-    RDKIT,
-    STEPS,
-    DescriptorValues,
-    Fingerprints,
-    Standardise,
-)
+from blindsum.platform.data.preparation.stages import RDKIT, STEPS, Standardise
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import Prepared
 
 Manifest = dict[str, Any]
-
-
-def feature_stage(recipe: Recipe) -> Fingerprints | DescriptorValues:
-    """Return the stage that the recipe's features need."""
-    features = recipe.features
-    return Fingerprints(features) if features.kind == "ecfp" else DescriptorValues(features)
 
 
 def manifest_of(recipe: Recipe, secret: Secret) -> Manifest:
@@ -44,19 +33,14 @@ def manifest_of(recipe: Recipe, secret: Secret) -> Manifest:
     standard = Standardise(recipe.structures).compute(text.splitlines())
     found = standard.filter(pa.compute.is_valid(standard["structure"]))
     structures = found["structure"].to_pylist()
-    features = feature_stage(recipe).compute(structures).drop_columns("text").to_pylist()
-    if recipe.features.kind == "ecfp":
-        order = secret.order(recipe.features.bits)
-        of_records: list[Any] = [sorted(order[r["fingerprint"]].tolist()) for r in features]
-    else:
-        # Nine digits: further ones differ between processors.
-        of_records = [{k: f"{v:.9g}" for k, v in row.items()} for row in features]
+    prepared_features = prepared_features_of(recipe.features)
+    features = prepared_features.stage.compute(structures)
     folds = [secret.fold(s, recipe.folds.count) for s in found["scaffold"].to_pylist()]
     agreed = recipe.model_dump(mode="json", exclude={"quorum": True, "folds": {"held_out"}})
     digests = {
         "recipe": _digest(agreed),
         "structures": _digest(standard.drop_columns("scaffold").to_pylist()),
-        "features": _digest(of_records),
+        "features": _digest(prepared_features.comparable(features, secret)),
         "folds": _digest(folds),
         "secret": secret.digest,
     }

@@ -22,12 +22,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from blindsum.platform.data.features import descriptor_scaling
 from blindsum.platform.data.preparation.assemble import Report
 from blindsum.platform.data.preparation.manifest import Manifest
+from blindsum.platform.data.preparation.prepared_features import prepared_features_of
 from blindsum.platform.data.preparation.recipe import (
     COMPOUND,
-    FINGERPRINT,
     FOLD,
     SIDE,
     AssayTask,
@@ -37,7 +36,7 @@ from blindsum.platform.data.preparation.recipe import (
 from blindsum.platform.data.preparation.secret import Secret
 from blindsum.platform.data.table import PREPARED
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.data_section import Fingerprint, Tasks
+from blindsum.platform.job.data_section import Tasks
 from blindsum.platform.job.yaml_reader import dump
 
 _SIDES = {-1.0: "<", 0.0: "=", 1.0: ">"}
@@ -68,12 +67,7 @@ def records_table(
             [secret.fold(scaffolds[s], recipe.folds.count) for s in structures], pa.int16()
         ),
     }
-    if recipe.features.kind == "ecfp":
-        order = secret.order(recipe.features.bits)
-        lists = [np.sort(order[positions]) for positions in features["fingerprint"].to_pylist()]
-        columns[FINGERPRINT] = pa.array(lists, pa.list_(pa.int32()))
-    else:
-        columns |= {n: features[n].combine_chunks() for n in features.column_names if n != "text"}
+    columns |= prepared_features_of(recipe.features).columns(features, secret)
     places = pd.Series(np.arange(len(structures)), index=structures)
     by_task = dict(tuple(labels.assign(row=labels["structure"].map(places)).groupby("task")))
     for name, task in tasks.items():
@@ -92,18 +86,8 @@ def records_table(
 
 def data_section(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """Return the job file's data section. It does not depend on the silo."""
-    features: dict[str, Any]
-    if recipe.features.kind == "ecfp":
-        kind = Fingerprint(kind="fingerprint", bits=recipe.features.bits)
-        features = kind.model_dump(mode="json")
-    else:
-        scalings = descriptor_scaling(recipe.features)
-        features = {
-            "kind": "columns",
-            "columns": {name: scaling.model_dump() for name, scaling in scalings.items()},
-        }
     return {
-        "features": features,
+        "features": prepared_features_of(recipe.features).job_section(),
         **({"tasks": _plain(as_tasks(recipe.tasks))} if recipe.tasks else {}),
         "folds": {"kind": "column", "column": FOLD, "held_out": recipe.folds.held_out},
         "prepared": manifest["digests"],

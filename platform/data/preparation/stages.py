@@ -18,8 +18,9 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from blindsum.platform.data.features import MAX_SMILES, descriptors, ecfp
-from blindsum.platform.data.molecules import read_molecule, write_molecule
+from blindsum.platform.data.descriptors import descriptors
+from blindsum.platform.data.features import MAX_SMILES
+from blindsum.platform.data.molecules import ecfp, read_molecule, write_molecule
 from blindsum.platform.data.preparation.recipe import PermutedEcfp, PlainDescriptors, Structures
 
 rdBase.DisableLog("rdApp.*")

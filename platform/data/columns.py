@@ -1,0 +1,118 @@
+"""The columns that a table must have, and their types.
+
+Errors name a column, its type and the expected type. They never hold a value, a row or a count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blindsum.platform.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnType:
+    """The Arrow types that a column may have, and the words for them in an error message."""
+
+    expected: str
+    fits: Callable[[pa.DataType], bool]
+    text_in_csv: bool = False
+    """Whether a CSV's column is read as text, even if every value looks like a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column that a table must have exactly once."""
+
+    name: str
+    type: ColumnType
+
+
+def require(table: pa.Table, columns: Iterable[Column], path: Path) -> None:
+    """Check that a table has the columns, each with its type.
+
+    Args:
+        path: the table's file, which errors name.
+
+    Raises:
+        DataError: a column is missing, is there more than once, or has another type.
+    """
+    for column in columns:
+        _require(table, column, path)
+
+
+def _require(table: pa.Table, column: Column, path: Path) -> None:
+    count = table.column_names.count(column.name)
+    if count != 1:
+        problem = "is missing" if count == 0 else f"is there {count} times"
+        # The message does not list the table's columns: in a CSV without a header, the first
+        # record stands where the names should be.
+        raise DataError(
+            f"{path.name}: column '{column.name}' {problem}",
+            "Rename the column in the data, or name it so in the job's data section. "
+            "(The first line of a CSV must hold the names.)",
+        )
+    found = table.schema.field(column.name).type
+    if not column.type.fits(found):
+        raise DataError(
+            f"{path.name}: column '{column.name}' is {found}, expected {column.type.expected}",
+            "Convert the column; all silos must agree on its type.",
+        )
+
+
+def refuse_missing(table: pa.Table, path: Path) -> None:
+    """Check that a table has no gaps, NaN or infinite values.
+
+    Raises:
+        DataError: a column has some.
+    """
+    for name in table.column_names:
+        column = table.column(name)
+        infinite = False
+        if pa.types.is_floating(column.type):
+            infinite = not pc.all(pc.is_finite(pc.drop_null(column)), min_count=0).as_py()
+        if column.null_count or infinite:
+            raise DataError(
+                f"{path.name}: column '{name}' has missing, NaN or infinite values",
+                "Fill or remove those records.",
+            )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    )
+
+
+def _is_integer(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind))
+
+
+def _is_positions(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) and _is_integer(kind.value_type))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _or_empty(fits: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
+    return lambda kind: fits(kind) or bool(pa.types.is_null(kind))
+
+
+NUMBER = ColumnType(expected="a number", fits=_is_number)
+INTEGER = ColumnType(expected="an integer", fits=_is_integer)
+TEXT = ColumnType(expected="text", fits=_is_text)
+POSITIONS = ColumnType(expected="lists of integers", fits=_is_positions)
+
+INTEGER_KEY = ColumnType(expected="an integer (data.folds.key)", fits=_is_integer)
+TEXT_KEY = ColumnType(expected="text (data.folds.key)", fits=_is_text, text_in_csv=True)
+
+# Arrow gives a column without a single value the type null: an assay that this silo never ran.
+NUMBER_OR_EMPTY = ColumnType(expected="a number", fits=_or_empty(_is_number))
+TEXT_OR_EMPTY = ColumnType(expected="text", fits=_or_empty(_is_text))
