@@ -109,6 +109,10 @@ class Federation:
         """Silos that were dropped, by the round in which they were lost."""
         return self.standing.lost
 
+    def warm_up(self) -> None:
+        """Start an aggregator now rather than after `inspect`: few models need more than one."""
+        self._start_aggregators(self.job.encryption.aggregators or 1)
+
     def inspect(self) -> dict[str, Inspection]:
         """Have every silo check its data, model and plan; nothing is trained, spent or sent.
 
@@ -162,8 +166,10 @@ class Federation:
             KeyRefused: what a silo received is not what the others sent.
         """
         silos, within = self._silos.values(), self.job.deadlines.start_s
-        if not self._aggregators:
-            self._start_aggregators()
+        needed = self._aggregators_needed()
+        if len(self._aggregators) != needed:
+            self._end_aggregators()
+            self._start_aggregators(needed)
         gather = self._waiting.gather
         introductions = gather([s.introduce() for s in silos], "introduce themselves", within)
         cards = tuple(introductions.values())
@@ -176,9 +182,11 @@ class Federation:
         finishing = [s.finish(agreements, self._aggregators) for s in silos]
         gather(finishing, "take up the keys", within)
 
-    def _start_aggregators(self) -> None:
+    def _aggregators_needed(self) -> int:
         chunks = self.parameters.chunks(self._values)
-        count = self.job.encryption.aggregators or -(-chunks // CHUNKS_PER_AGGREGATOR)
+        return self.job.encryption.aggregators or -(-chunks // CHUNKS_PER_AGGREGATOR)
+
+    def _start_aggregators(self, count: int) -> None:
         peers = self._cluster.start_aggregators(count, self._keeps)
         self._aggregators = [
             AggregatorHandle(name, peer, self._cluster)

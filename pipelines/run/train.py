@@ -143,6 +143,7 @@ class _Session:
             standing=run.standing,
             log=self.events,
         )
+        federation.warm_up()
         run.inspections = federation.inspect()
         plans = [plan for plan in run.plans.values() if plan]
         run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])

@@ -2,9 +2,10 @@
 
 Computing them takes seconds, and every silo of every run of a job computes the same ones. A file
 is named by the digest of all inputs, the accountant's version among them, and begins with the
-digest of its content. It lies in Blindsum's home folder, which only its user can write. Callers
-check an entry against one fresh composition before they use it, so that a wrong file costs time
-and never privacy.
+digest of its content: damage is noticed. It lies in Blindsum's home folder, beside the user's keys
+and ledgers, and a file that anyone else could have written is not read. Callers say besides which
+values are plausible. A file that is not used is computed again, so that it costs time and nothing
+else.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from blindsum.platform.job.paths import home_folder
 
 FORMAT = 1
 FOLDER = "plans"
-MOST_VALUES = 100_000
 
 
 def cached(
     inputs: Sequence[str | float | int],
+    count: int,
     compute: Callable[[], list[float]],
     holds: Callable[[list[float]], bool],
 ) -> list[float]:
@@ -34,12 +35,13 @@ def cached(
 
     Args:
         inputs: all that the values depend on, and what they are.
+        count: of the values.
         compute: gives the values, finite floats.
-        holds: whether values from the cache are right.
+        holds: whether values from the cache are plausible.
     """
     path = _path(inputs)
     values = _read(path)
-    if values is not None and holds(values):
+    if values is not None and len(values) == count and holds(values):
         return values
     values = compute()
     if all(map(math.isfinite, values)):
@@ -62,8 +64,8 @@ def _read(path: Path) -> list[float] | None:
         if hashlib.sha256(content).hexdigest().encode() != digest:
             return None
         values = json.loads(content)
-        if len(values) <= MOST_VALUES and all(type(one) is float for one in values):
-            return list(values)
+        if type(values) is list and all(type(v) is float and math.isfinite(v) for v in values):
+            return values
     except (OSError, ValueError, TypeError, RecursionError):
         pass
     return None

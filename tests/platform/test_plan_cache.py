@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +32,7 @@ def planned(sigma: float = 1.0) -> PrivacyPlan:
         steps_per_round=2,
         rounds=6,
         rounds_within_budget=6,
-        epsilon_planned=1.0,
+        epsilon_planned=spent_epsilon(sigma, 0.1, 12, 1e-5),
     )
 
 
@@ -38,8 +40,8 @@ def planned(sigma: float = 1.0) -> PrivacyPlan:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts calibrations that were really made."""
     made: list[int] = []
-    real = plans._calibrated
-    monkeypatch.setattr(plans, "_calibrated", lambda *given: made.append(1) or real(*given))
+    real = plans._search
+    monkeypatch.setattr(plans, "_search", lambda *given: made.append(1) or real(*given))
     return made
 
 
@@ -61,7 +63,7 @@ def _flipped(path: Path) -> None:
 def _too_little_noise(path: Path) -> None:
     from blindsum.platform.privacy.plan_cache import _write
 
-    _write(path, [0.5])  # well formed, with its digest: half of what the budget needs
+    _write(path, [0.5, 1.9])  # well formed, with its digest: half of what the budget needs
 
 
 def _writable_by_all(path: Path) -> None:
@@ -124,15 +126,42 @@ def test_a_home_that_cannot_be_written_costs_time_and_nothing_else(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path / "file" / "below"))
-    assert cached(("x",), lambda: [1.0], lambda _: True) == [1.0]
+    assert cached(("x",), 1, lambda: [1.0], lambda _: True) == [1.0]
 
 
 def test_infinite_values_are_never_kept() -> None:
-    assert cached(("x",), lambda: [float("inf")], lambda _: True) == [float("inf")]
+    assert cached(("x",), 1, lambda: [float("inf")], lambda _: True) == [float("inf")]
     assert files() == []
 
 
 def test_a_file_of_another_user_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    cached(("x",), lambda: [1.0], lambda _: True)
+    cached(("x",), 1, lambda: [1.0], lambda _: True)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    assert cached(("x",), lambda: [2.0], lambda _: True) == [2.0]
+    assert cached(("x",), 1, lambda: [2.0], lambda _: True) == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("sigma", "rate", "steps"), [(1.0, 0.01, 1000), (0.8, 0.1, 40), (2.0, 0.2, 300), (5.0, 1.0, 10)]
+)
+def test_the_estimate_that_guards_kept_multipliers_is_near_the_accountant(
+    sigma: float, rate: float, steps: int
+) -> None:
+    """Or it would let less noise pass, or have every plan computed again."""
+    exact = spent_epsilon(sigma, rate, steps, 1e-5)
+    assert plans.gaussian_epsilon(sigma, rate, steps, 1e-5) == pytest.approx(exact, rel=0.25)
+    assert plans.gaussian_epsilon(sigma / 2, rate, steps, 1e-5) > plans.MOST_ABOVE * exact
+
+
+def test_a_plan_that_was_kept_needs_neither_scipy_nor_the_accountant(tmp_path: Path) -> None:
+    """They are a quarter of a silo's start."""
+    code = (
+        "import sys; from blindsum.platform.privacy.plan import calibrate; "
+        f"calibrate(*{SETTING}); print('scipy' in sys.modules)"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert said == ["True", "False"]
