@@ -208,7 +208,7 @@ def test_a_late_silo_ends_a_run_at_its_quorum_and_the_model_is_still_there(start
         one.run_round(2)
     assert time.monotonic() - begun < 20
     assert digest(one.release(1, last.model_digest).vector) == last.model_digest
-    with pytest.raises(FederationError, match="no silo is left to give the model after round 2"):
+    with pytest.raises(FederationError, match="no silo is left that has the model after round 2"):
         one.release(2, last.model_digest, timeout_s=1)
     # A KeyboardInterrupt swallowed by some destructor must not leave the run waiting either.
     one._waiting._interrupted.set()

@@ -86,7 +86,7 @@ def test_every_field_of_an_announcement_is_checked(
     fields = {name: getattr(exchange, name) for name in Exchange.__dataclass_fields__}
     with pytest.raises(FederationError, match="malformed Exchange"):
         consortium.silos["alder"].train(unchecked(Exchange, **(fields | {field: value})))
-    with pytest.raises(FederationError, match="no Exchange"):
+    with pytest.raises(FederationError, match="expected a Exchange"):
         consortium.silos["alder"].train({"round": 1})  # type: ignore[arg-type]
 
 
@@ -416,7 +416,7 @@ def test_a_roster_only_shrinks_and_once_a_round(make_job: MakeJob) -> None:
     alder.train(named)
     alder.train(replace(named, attempt=2, roster=("alder", "birch")))
     for roster in (("alder", "cedar"), alder._job.roster):
-        with pytest.raises(FederationError, match="announced roster is not"):
+        with pytest.raises(FederationError, match="announced roster is .*; this silo allows"):
             alder.train(replace(named, attempt=3, roster=roster))
     four = alder._own.policy
     four.course = replace(four.course, roster=("alder", "birch", "cedar"))
