@@ -42,7 +42,8 @@ def decoded(content: Any, kind: type[T]) -> T:
     name = getattr(kind, "__name__", str(kind))
     if type(content) is not bytes or len(content) > MOST_BYTES:
         raise FederationError(
-            f"expected the bytes of a {name}, at most {MOST_BYTES}, and received something else"
+            f"expected a message of kind {name} and at most {MOST_BYTES} bytes, and received "
+            "something else"
         )
     try:
         return cast(T, _adapter(cast(Any, kind)).validate_json(content))

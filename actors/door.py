@@ -29,7 +29,9 @@ def checked(message: Any, kind: type[T]) -> T:
             range.
     """
     if type(message) is not kind:
-        raise FederationError(f"expected a {kind.__name__}, and received something else")
+        raise FederationError(
+            f"expected a message of kind {kind.__name__}, and received something else"
+        )
     try:
         names = [one.name for one in fields(kind)]  # type: ignore[arg-type]
         values = {name: getattr(message, name) for name in names}

@@ -100,7 +100,8 @@ def _read(reply: Reply[T], answer: Any, doing: str) -> T:
         return decoded(answer, reply.kind)
     except FederationError:
         raise FederationError(
-            f"'{reply.peer}' was asked to {doing}, and its answer is not a {reply.kind.__name__}",
+            f"'{reply.peer}' was asked to {doing}, and its answer is not of kind "
+            f"{reply.kind.__name__}",
             "All silos must run the same version of blindsum.",
         ) from None
 

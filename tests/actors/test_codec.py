@@ -134,7 +134,7 @@ def test_an_actor_takes_bytes_and_nothing_else(make_job: MakeJob, tmp_path: Path
     job_file = make_job()
     spec = SiloSpec(job_file.job, "run-1", "alder", str(job_file.folder))
     made = shell(Silo, OF_SILOS, (SiloSpec,))
-    with pytest.raises(FederationError, match="expected the bytes of a SiloSpec"):
+    with pytest.raises(FederationError, match="expected a message of kind SiloSpec"):
         made(spec)
     silo = made(encoded(spec))
     decoded(silo.inspect(), Inspection)
@@ -142,7 +142,7 @@ def test_an_actor_takes_bytes_and_nothing_else(make_job: MakeJob, tmp_path: Path
     for sent in ((own,), [own], pickle.dumps((own,)), b"[]{}"):
         with pytest.raises(FederationError):
             silo.contribute(sent)
-    with pytest.raises(FederationError, match="expected the bytes of a Exchange"):
+    with pytest.raises(FederationError, match="expected a message of kind Exchange"):
         silo.train(exchange(Parameters.derive(3), 9))
 
 

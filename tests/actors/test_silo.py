@@ -705,7 +705,7 @@ def test_a_pinned_identity_is_checked_and_may_not_change_within_a_run(
     identity = Identity(tmp_path / "elsewhere" / "identity.pem")
     unsigned = replace(cards[2], identity=identity.public)
     impostor = replace(unsigned, signature=identity.sign(unsigned.signed_content()))
-    with pytest.raises(KeyRefused, match="silo 'birch' presented a different identity"):
+    with pytest.raises(KeyRefused, match="silo 'cedar' presented a different identity"):
         consortium.silos["alder"].contribute((cards[0], cards[1], impostor))
 
 

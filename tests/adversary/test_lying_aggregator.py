@@ -214,7 +214,7 @@ def test_the_metrics_total_is_checked_as_well(
                 silo.read_metrics(counts, [], *forged)
         else:
             monkeypatch.setattr(LinearHash, "holds", lambda self, words: True)
-            with pytest.raises(FederationError, match="one of them lies about its own"):
+            with pytest.raises(FederationError, match="at least one silo lies about its own"):
                 silo.read_metrics(counts, [], *forged)
 
 

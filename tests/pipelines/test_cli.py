@@ -270,7 +270,7 @@ def test_what_is_not_private_is_said_aloud(make_job: MakeJob) -> None:
             1,
             "cannot be imported",
         ),
-        (["check", "job.yaml", "--set", "privacy.epsilon=0.00001"], 1, "Take epsilon"),
+        (["check", "job.yaml", "--set", "privacy.epsilon=0.00001"], 1, "Use epsilon"),
         (["run"], 2, "Missing argument"),
         (["fly"], 2, "No such command"),
     ],
