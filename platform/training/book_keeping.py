@@ -205,8 +205,8 @@ def _term(
 
 
 def _products(layer: _Layer, a: Tensor, d: Tensor) -> Tensor:
-    """Return the sum over positions of d a^T, [B, O, I]. It is computed for a few records at a time,
-    which fit in the cache."""
+    """Return the sum over positions of d a^T, [B, O, I]. A few records at a time fit in the
+    cache."""
     formed = a.new_empty(len(a), len(layer.weight), layer.weight[0].numel())
     for start in range(0, len(a), _RECORDS):
         rows = slice(start, start + _RECORDS)

@@ -89,7 +89,7 @@ def test_a_run_leaves_model_figures_and_ledgers(
     planned = run.rounds_planned
     assert 1 <= planned < 60 and len(run.reports) == planned
     assert run.ended == (
-        f"stopped after round {planned} of 60: the next one would pass a silo's budget"
+        f"stopped after round {planned} of 60: the next round would exceed a silo's budget"
     )
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["event"] for line in lines] == ["planned"] + ["round"] * planned
