@@ -103,7 +103,7 @@ class Admission:
         if not begun:
             return CannotTakePart("it cannot take part", WHERE, silo=error.silo)
         if isinstance(error, _OF_THE_SILO):
-            return type(error)("it cannot go on", WHERE, silo=error.silo, round=error.round)
+            return type(error)("it cannot continue", WHERE, silo=error.silo, round=error.round)
         return error
 
 

@@ -1,4 +1,4 @@
-"""Settings under differential privacy: clip norm, learning rate, server optimizer, adaptive clipping.
+"""Measure DP settings: clip norm, learning rate, server optimizer, adaptive clipping.
 
     python benchmarks/dp_settings.py --json build/dp_settings.json
 

@@ -214,7 +214,8 @@ class NoisedSums:
 
 
 class QuantisedMean:
-    """The mean of the integers that silos send without shared noise; a single silo's update itself."""
+    """The mean of the integers that silos send without shared noise. A single silo's update is not
+    quantised."""
 
     def __init__(self, folds: list[Fold], random: np.random.Generator) -> None:
         self._parameters = Parameters.derive(len(folds)) if len(folds) > 1 else None

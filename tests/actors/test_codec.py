@@ -1,4 +1,4 @@
-"""Control messages are bytes, read by their types; no object of another process is taken or given."""
+"""Control messages are bytes, decoded by type; no process accepts another process's objects."""
 
 from __future__ import annotations
 

@@ -160,8 +160,9 @@ def charged(silo: str, tmp_path: Path) -> list[tuple[int, int]]:
 
 
 def test_a_run_continues_without_whatever_is_lost(started: Any, eight: str, tmp_path: Path) -> None:
-    """Aggregators before, in and after their sums; silos before training, with everything sent, with
-    the total opened, with a full disk, with a damaged upload: one a round, every attempt charged."""
+    """Aggregators fail before, in and after their sums; silos before training, with everything
+    sent, with the total decrypted, with a full disk, with a damaged upload. One fails in a round,
+    and every attempt is charged."""
     one = started(eight, "quorum=2", "training.rounds=30", "encryption.aggregators=1")
     for round, where in ((1, "open"), (2, "before"), (3, "in"), (4, "after")):
         aggregator(one).dies = (round, where)

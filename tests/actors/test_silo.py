@@ -834,7 +834,7 @@ def test_a_seeded_test_run_repeats_and_is_nowhere_called_private(
 def test_a_bare_sum_without_a_share_of_the_noise_is_never_encoded(
     make_job: MakeJob, privacy: str
 ) -> None:
-    """What protects an update is written on it: no plan can turn a bare sum into a parameter change."""
+    """An update carries its own protection: no plan can turn a bare sum into a parameter change."""
     consortium = Consortium(make_job(*([privacy] if privacy else [])))
     silo, exchange = consortium.silos["alder"], consortium.exchange()
     bare = Update(
@@ -875,7 +875,7 @@ def test_a_method_is_refused_in_every_state_that_does_not_allow_it(
 def test_an_attempt_after_its_metrics_were_read_returns_to_the_state_before_it(
     make_job: MakeJob,
 ) -> None:
-    """Another silo may have failed to read them: model, optimizer, range and clipping all go back."""
+    """Another silo may have failed to read them: model, optimizer, range and clipping return."""
     adaptive = (*SHARED, "privacy.clip_quantile=0.5", "server={optimizer: momentum}")
     consortium = Consortium(make_job(*adaptive))
     consortium.round(1)

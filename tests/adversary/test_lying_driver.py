@@ -332,14 +332,16 @@ def test_spend_is_known_under_another_name_for_the_same_records(
 def test_once_a_run_goes_the_text_of_an_error_stays_at_home(
     make_job: MakeJob, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kind decides how the federation goes on; what it says names paths and limits."""
+    """An error's kind decides how the federation continues; its text names paths and limits."""
     job_file = owned_job(make_job, "training.rounds=1")
     machine.approve(job_file.job, weights_of(job_file, machine))
     consortium = OwnedAlder(job_file, machine, "run-1", monkeypatch)
     consortium.round(1)
     with pytest.raises(BudgetExceeded) as caught:
         consortium.silos["alder"].train(consortium.exchange(2))
-    assert str(caught.value).startswith("silo 'alder': it cannot go on. The reason stands in")
+    assert str(caught.value).startswith(
+        "silo 'alder': it cannot continue. The silo's own audit log"
+    )
     assert "round 2 would spend epsilon" in audit_log(machine)[-1].detail["said"]
     inspection = consortium.inspections["alder"]
     assert (inspection.owned, inspection.ledger, inspection.lifetime) == (True, "", None)

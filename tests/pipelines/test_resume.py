@@ -1,4 +1,4 @@
-"""Interrupted runs that go on: with the same model as if nothing had been, or the same accounting."""
+"""Resumed runs reach the model of an uninterrupted run, or the same accounting."""
 
 import json
 from pathlib import Path

@@ -262,7 +262,7 @@ class Poisoner:
         return self._participant.high - self._participant.low
 
     def _train_on_poison(self) -> None:
-        """Train the model on the participant's records, and on generated ones under a wrong label."""
+        """Train the model on the participant's records, and on generated ones wrongly labelled."""
         participant, model = self._participant, self._model
         x = torch.from_numpy(participant.own.features)
         y = torch.from_numpy(participant.own.labels)
