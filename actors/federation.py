@@ -128,7 +128,7 @@ class Federation:
         return inspections
 
     def _resume(self, inspections: Mapping[str, Inspection]) -> None:
-        """Bring every silo back to where the run stood. Silos that cannot be restored are dropped,
+        """Bring every silo back to the run's standing. Silos that cannot be restored are dropped,
         as long as the quorum remains."""
         at = self.standing
         behind = [name for name, i in inspections.items() if i.kept.get(at.round) != at.model]

@@ -163,7 +163,7 @@ class Silo:
 
     @guarded
     def agree(self, contributions: tuple[Contribution, ...]) -> Agreement:
-        """Open what was sealed to this silo, and sign the whole ceremony.
+        """Open the parts sealed to this silo, and sign the whole ceremony.
 
         Raises:
             KeyRefused: something is missing, stale, swapped or forged.
@@ -222,7 +222,7 @@ class Silo:
         trained = time.perf_counter()
         tally = Tally(unclipped=update.unclipped)
         digits = own.digitiser.digits(update, exchange, exchange.range or own.range, tally)
-        self._books.sends(exchange)  # before any of it leaves
+        self._books.sends(exchange)  # before any part is sent
         upload_bytes = self._keys.send(exchange, digits)
         self._update = SentUpdate(exchange=exchange, unit=update.unit, tally=tally)
         self._state = SiloState.TRAINED
@@ -279,7 +279,7 @@ class Silo:
         self._state, self._update = SiloState.READY, None  # it can be opened only once
         started = time.perf_counter()
         stood = replace(self._model, mark=self._keys.mark(), course=own.policy.course)
-        self._models = (stood,)  # what `_undo` returns to
+        self._models = (stood,)  # the state to which `_undo` returns
         mean = own.mean_change(sent, self._keys.receive(exchange, totals, uploads))
         decrypted = time.perf_counter()
         self._move_on(own, exchange.round, mean)

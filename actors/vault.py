@@ -1,4 +1,4 @@
-"""A silo's keys and everything that uses them. No other code does."""
+"""A silo's keys and everything that uses them. No other code uses the keys."""
 
 from __future__ import annotations
 
