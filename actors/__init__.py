@@ -1,1 +1,1 @@
-"""Who runs where: silos, the aggregator, and the federation that drives their rounds."""
+"""The parties of a run: silos, aggregators, and the federation that drives their rounds."""

@@ -1,7 +1,8 @@
-"""Whether a silo takes part in a job at all, and with what: its owner's word, before a table is read.
+"""A silo's decision to take part in a job, made before any table is read.
 
-On a machine with an owner's file, name, table, state folder and approvals come from the owner's side
-alone, and whoever is refused is told nothing but that. Without one, nobody's consent is asked.
+On a machine with an owner's file, the silo's name, table, state folder and approvals come from the
+owner alone, and a driver that is refused learns only that it was refused. Without an owner's file,
+nobody's consent is asked.
 """
 
 from __future__ import annotations
@@ -28,16 +29,15 @@ from blindsum.platform.state.approval import Approval, require_weights
 from blindsum.platform.state.approved_code import import_approved
 
 _OF_THE_SILO = (BudgetExceeded, ConsentError, DataError, LedgerError, ModelError, Unexpected)
-"""Errors whose text may tell something of the silo: its paths, columns, limits."""
+"""Errors whose text may reveal something about the silo: its paths, columns or limits."""
 
-WHERE = "The reason stands in the silo's own audit log: blindsum audit-log show, on its machine."
+WHERE = "The silo's own audit log has the reason: run blindsum audit-log show on its machine."
 
 
 class Admission:
-    """One silo's way into one run.
+    """One silo's admission to one run.
 
-    `owner` is the machine's owner's file, None in a simulation; `places` and `books` are there once
-    `admit` has found them.
+    `owner` is the machine's owner's file, None in a simulation. `admit` sets `places` and `books`.
     """
 
     def __init__(self, spec: SiloSpec) -> None:
@@ -48,7 +48,8 @@ class Admission:
         self._approval: Approval | None = None
 
     def admit(self) -> tuple[SiloPlaces, Books]:
-        """Ask the owner's file and the approvals; note the inspection. No table is read yet.
+        """Check the owner's file and the approvals, and note the inspection in the audit log. No
+        table is read yet.
 
         Raises:
             ConsentError: the owner has not agreed.
@@ -57,7 +58,7 @@ class Admission:
         spec = self._spec
         self.owner = find_owner()
         if self.owner:
-            # Refusals are noted from here on, those of the name among them.
+            # From here on refusals are noted, including a refusal of the name below.
             self.books = self._open(self.owner.state)
         places = places_under(self.owner, spec.job.silo(spec.name), spec.folder)
         books = self.books = self.books or self._open(places.state)
@@ -85,34 +86,36 @@ class Admission:
             _require_pins(job, self._spec.name)
 
     def require_weights(self, digest: str) -> None:
-        """Raises ConsentError unless the owner approved these initial weights, where one is asked."""
+        """Raise ConsentError unless the owner approved these initial weights, if approval is
+        needed."""
         if self._approval:
             require_weights(self._approval, digest)
 
     def outward(self, error: BlindsumError, begun: bool) -> BlindsumError:
-        """What the driver is told in place of an error.
+        """Return the error that the driver receives in place of this one.
 
         Args:
-            begun: the silo has joined the run: from then on the kind of an error decides how the
-                federation goes on, and only its text is withheld.
+            begun: the silo has joined the run. From then on the driver learns the kind of an
+                error, which decides how the federation continues, but not its text.
         """
         if self.owner is None:
             return error
         if not begun:
             return CannotTakePart("it cannot take part", WHERE, silo=error.silo)
         if isinstance(error, _OF_THE_SILO):
-            return type(error)("it cannot go on", WHERE, silo=error.silo, round=error.round)
+            return type(error)("it cannot continue", WHERE, silo=error.silo, round=error.round)
         return error
 
 
 _SHIPPED = "runtime_resources"
-"""Ray unpacks what travels with a job (`working_dir`, `py_modules`, `pip`) into a folder of that name."""
+"""The folder into which Ray unpacks the files of a job (`working_dir`, `py_modules`, `pip`)."""
 
 
 def _require_own_installation() -> None:
-    """A silo runs what its owner installed. Ray puts what came with a job ahead of it on the path.
+    """Raise unless this silo runs what its owner installed. Ray puts a job's own modules ahead of
+    the installation on the path.
 
-    It catches a driver's mistake: code that is already running here could lie about itself.
+    This catches a driver's mistake only: code that is already running here could lie about itself.
 
     Raises:
         ConsentError: a module that came with the job was imported.
@@ -124,23 +127,27 @@ def _require_own_installation() -> None:
     )
     if shipped:
         raise ConsentError(
-            f"{len(shipped)} modules that came with the job run in this silo, {shipped[0]} first",
-            "A silo runs its own installation alone: submit with --ship nothing.",
+            f"this silo imported {len(shipped)} modules that came with the job, the first of them "
+            f"{shipped[0]}",
+            "A silo runs only its own installation: submit with --ship nothing.",
         )
     sys.path[:] = [entry for entry in sys.path if _SHIPPED not in Path(entry).parts]
 
 
 def asks_for_approval(owner: Owner, job: Job) -> bool:
-    """Whether a machine with that owner's file takes part only if its owner approved the job."""
+    """Return whether a machine with that owner's file takes part only in approved jobs."""
     return owner.file.approved_jobs_only or job.privacy.noise == "shared"
 
 
 def _require_pins(job: Job, name: str) -> None:
-    """Under shared noise a silo's own share protects its records too little by itself: whoever plays
-    the other silos would see them under that share alone."""
+    """Raise ConsentError under shared noise unless all other silos' identities are pinned.
+
+    A silo's own share of the noise protects its records too little: anyone who impersonates all
+    other silos would see the records under that share alone.
+    """
     open_ = [s.name for s in job.silos if s.name != name and s.identity is None]
     if open_:
         raise ConsentError(
-            f"privacy.noise is shared, and the identities of {', '.join(open_)} are not pinned",
+            f"privacy.noise is shared, but the identities of {', '.join(open_)} are not pinned",
             "Agree on silos.NAME.identity for every silo (blindsum identity), or use noise: local.",
         )

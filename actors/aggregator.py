@@ -1,4 +1,7 @@
-"""Adds uploads it cannot read. Holds public parameters and identities, and no key."""
+"""The aggregator, which adds uploads that it cannot read.
+
+It holds public parameters and identities, and no key.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ from blindsum.platform.events import Log
 
 
 class Aggregator:
-    """One sum at a time: `open`, `add` per frame, `total`.
+    """An aggregator. It computes one sum at a time: `open`, `add` for each frame, `total`.
 
-    Where there are several aggregators, each adds its own range of the parts.
+    If there are several aggregators, each adds its own range of the parts.
 
     Args:
-        index: which aggregator this is, from 0.
+        index: this aggregator's number, from 0.
         of: the number of aggregators.
-        keep: hold on to the uploads until the next sum is opened, to be summed again.
+        keep: keep the uploads until the next sum is opened, so that a silo can sum them again.
     """
 
     def __init__(self, index: int = 0, of: int = 1, keep: bool = False) -> None:
@@ -42,22 +45,25 @@ class Aggregator:
 
     @guarded
     def meet(self, identities: Mapping[str, bytes]) -> None:
-        """Learn the silos' public identities, once per run; again, of those that are left.
+        """Learn the silos' public identities, once per run, and again when only some are left.
 
         Raises:
-            FederationError: other ones are known already.
+            FederationError: other identities are known already.
         """
         if not self._identities:
             self._identities = dict(identities)
         elif not identities or not identities.items() <= self._identities.items():
-            raise FederationError("the aggregator has met other silos already")
+            raise FederationError(
+                "the aggregator already knows other silos or other identities of them",
+                "An aggregator serves one run. Start the job again.",
+            )
 
     @guarded
     def open(self, exchange: Exchange) -> None:
-        """Begin a new sum; what was gathered of an unfinished one is forgotten.
+        """Begin a new sum, and discard an unfinished one.
 
         Raises:
-            FederationError: this sum, or one after it, was opened before.
+            FederationError: this sum or a later one was opened before.
         """
         self._begin(exchange)
 
@@ -66,7 +72,7 @@ class Aggregator:
         now = (exchange.round, exchange.attempt, "" if exchange.purpose == "update" else "m")
         if now <= self._last:
             raise FederationError(
-                f"the {exchange.purpose} sum of round {exchange.round} was opened again"
+                f"the {exchange.purpose} sum of round {exchange.round} was opened before"
             )
         self._last = now
         self._exchange = exchange
@@ -80,7 +86,7 @@ class Aggregator:
         """Check one part of an upload and add it.
 
         Raises:
-            UploadRefused: says why; the sum so far is unharmed.
+            UploadRefused: the upload is not valid here; the sum so far is unchanged.
         """
         started = time.perf_counter()
         exchange = self._open_exchange()
@@ -90,7 +96,7 @@ class Aggregator:
         key = (upload.silo, upload.part.index)
         if key in self._receipts:
             raise UploadRefused(
-                f"silo '{upload.silo}' has sent part {upload.part.index} to this sum already"
+                f"silo '{upload.silo}' already sent part {upload.part.index} to this sum"
             )
         self._sum.add(upload)
         self._receipts[key] = upload.receipt
@@ -108,16 +114,19 @@ class Aggregator:
         """Close the sum and publish its frames, in the order of the parts.
 
         Args:
-            following: a sum to open in the same step: silos may send to it once they have
-                this total.
-            sent: the silos' reports; Ray starts this once all of them are there.
+            following: a sum to open in the same step, because silos may send to it as soon as
+                they have this total.
+            sent: the silos' reports. Ray starts this call once all of them have arrived.
 
         Raises:
             UploadRefused: an upload is missing.
         """
         started = time.perf_counter()
         if exchange != self._open_exchange():
-            raise FederationError("a total was asked for that is not the open one")
+            raise FederationError(
+                f"the {exchange.purpose} total of round {exchange.round} was requested, but "
+                "another sum is open"
+            )
         parts = self._parts(exchange)
         missing = [
             silo
@@ -125,7 +134,7 @@ class Aggregator:
             if any((silo, part.index) not in self._receipts for part in parts)
         ]
         if missing:
-            raise UploadRefused(f"no valid upload came from {', '.join(missing)}")
+            raise UploadRefused(f"no complete valid upload arrived from {', '.join(missing)}")
         frames = [self._sum.frame(part) for part in parts]
         size = sum(frame.size for frame in frames)
         report = TotalReport(exchange.roster, size, self._add_s, time.perf_counter() - started)
@@ -138,17 +147,17 @@ class Aggregator:
 
     @guarded
     def receipts(self) -> list[Receipt]:
-        """The signed digests of all that is in the sum that was closed last: they prove, to
-        anyone who knows the silos' identities, which ciphertexts it must be the sum of."""
+        """Return the signed digests of all uploads in the sum that was closed last. To anyone who
+        knows the silos' identities they prove which ciphertexts the sum must consist of."""
         return self._proofs
 
     @guarded
     def uploads(self, *closed: object) -> list[pa.Buffer]:
-        """Every signed frame of the sum that was closed last, so that a silo can sum again."""
+        """Return every signed frame of the sum that was closed last, for a silo to sum again."""
         return self._closed
 
     def note_refusal(self, error: BlindsumError) -> None:
-        """Say in this process's log what was refused."""
+        """Log a refusal in this process's log."""
         self._say("refused", error=type(error).__name__, said=error.what)
 
     def _say(self, event: str, **public: object) -> None:
@@ -162,7 +171,7 @@ class Aggregator:
 
     def _open_exchange(self) -> Exchange:
         if self._exchange is None:
-            raise FederationError("no sum is open at the aggregator")
+            raise FederationError("the aggregator has no open sum")
         return self._exchange
 
 
@@ -175,7 +184,7 @@ CALLS = {
 
 
 def as_aggregator(aggregator: type[Aggregator]) -> Any:
-    """The Ray actor class of an aggregator class."""
+    """Return the Ray actor class of an aggregator class."""
     return ray.remote(shell(aggregator, CALLS))
 
 

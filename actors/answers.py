@@ -1,4 +1,4 @@
-"""What it means to the federation that a call had some outcome."""
+"""Turns the outcome of a call into its value or into the federation's error."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _LOGS = "Look at its node's memory and logs."
 
 
 def value_of(outcome: Outcome, peer: str, doing: str) -> Any:
-    """Return what a peer answered.
+    """Return a peer's answer.
 
     Args:
-        doing: what it was asked to do, for the error.
+        doing: what the peer was asked to do, for the error.
 
     Raises:
-        SiloLost, AggregatorLost: its process died, or that of an aggregator it needed.
-        ClusterError: it never started.
-        BlindsumError: what the peer raised.
-        Unexpected: the peer raised something else: a fault of Blindsum.
+        SiloLost, AggregatorLost: the peer's process, or that of an aggregator it needed, died.
+        ClusterError: the peer never started.
+        BlindsumError: the peer raised this error.
+        Unexpected: the peer raised another exception, which is a fault in Blindsum.
     """
     if isinstance(outcome, Answered):
         return outcome.value
@@ -40,16 +40,16 @@ def value_of(outcome: Outcome, peer: str, doing: str) -> Any:
             "This is a fault in Blindsum: please report it.",
         )
     if isinstance(outcome, InputLost):
-        # Silos have their inputs from aggregators. (An aggregator has its own from silos, and a
-        # silo that died is found by its own answer first, or in the next attempt.)
+        # Silos get their inputs from aggregators. (Aggregators get theirs from silos, but a silo
+        # that died is detected by its own answer first, or in the next attempt.)
         raise AggregatorLost("an aggregator's process died", _LOGS)
     if isinstance(outcome, Died):
         raise lost(peer, doing) if outcome.started else _never_started(peer, outcome.reason)
-    raise FederationError(f"'{peer}' gave no answer: {outcome.reason}")
+    raise FederationError(f"'{peer}' did not answer when asked to {doing}: {outcome.reason}")
 
 
 def lost(peer: str, doing: str) -> FederationError:
-    """The error of a peer whose process died."""
+    """Return the error for a peer whose process died."""
     if is_aggregator(peer):
         return AggregatorLost(f"{peer}'s process died", _LOGS)
     return SiloLost(
@@ -62,5 +62,5 @@ def lost(peer: str, doing: str) -> FederationError:
 def _never_started(peer: str, reason: str) -> ClusterError:
     return ClusterError(
         f"'{peer}' could not start on its node ({reason})",
-        "The node needs the same blindsum, with its dependencies, as the driver.",
+        "The node needs the driver's version of blindsum, with its dependencies.",
     )

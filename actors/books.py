@@ -1,4 +1,4 @@
-"""What a silo writes down in its own folder: the ledger, what it charges there, and the audit log."""
+"""The books that a silo keeps in its own folder: the ledger with its charges, and the audit log."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from blindsum.platform.state.ledger import Ledger
 from blindsum.platform.state.ledger_entries import Attempt, Dataset, Lifetime
 
 PRECOMPUTED = 300
-"""Rounds whose epsilon is computed at the start; later ones cost about 25 ms each."""
+"""Rounds whose epsilon is computed at the start. Later rounds take about 25 ms each."""
 
 LEDGER, AUDIT_LOG = "ledger.sqlite", "audit.sqlite"
 
 
 class Books:
-    """One silo's, in one run. Ledger and audit log are opened at once.
+    """One silo's ledger and audit log in one run. Both are opened at once.
 
     Args:
-        state: the folder of ledger, identity and approvals.
-        resumed: the run was interrupted, and may have charged already.
+        state: the folder with ledger, identity and approvals.
+        resumed: the run was interrupted and may have charged already.
 
     Raises:
         KeyRefused, LedgerError: identity, ledger or audit log cannot be used or trusted.
@@ -50,30 +50,31 @@ class Books:
         self.ledger = Ledger(state / LEDGER, silo, self.identity)
 
     def begin_inspection(self) -> None:
-        """Note that a job wants this silo's table, before the table is read.
+        """Note in the audit log that a job asks for this silo's table, before the table is read.
 
         Raises:
-            LedgerError: it cannot be noted; nothing is read.
+            LedgerError: the note cannot be written; nothing is read.
         """
         self._note("inspected", job_digest=job_digest(self._job))
 
     def approved(self) -> Approval:
-        """The owner's approval of this run. Raises ConsentError if there is none."""
+        """Return the owner's approval of this run. Raises ConsentError if there is none."""
         self._approved = True
         return Approvals(self.ledger).of(self._run, self._job)
 
     def inspect(
         self, name: str | None, fingerprints: tuple[str, ...], plan: PrivacyPlan | None
     ) -> tuple[Lifetime, Attempt]:
-        """What past jobs spent on a table, and the last attempt that this run noted. Spends nothing.
+        """Return what past jobs spent on a table, and the last attempt that this run noted. This
+        spends nothing.
 
         Args:
-            name: under which the owner knows the table; None without an owner's file.
-            fingerprints: of its records; the newest first.
-            plan: of the training records; None without differential privacy.
+            name: the owner's name for the table; None without an owner's file.
+            fingerprints: fingerprints of the table's records, the newest first.
+            plan: the plan for the training records; None without differential privacy.
 
         Raises:
-            LedgerError: the plan would pass the lifetime limit, or the ledger cannot be trusted.
+            LedgerError: the plan would exceed the lifetime limit, or the ledger cannot be trusted.
         """
         self._plan = plan if self._job.private else None
         self._held_out = metrics_plan(self._job) if self._job.private else None
@@ -91,15 +92,15 @@ class Books:
         return self.ledger.lifetime(self._dataset), begun or Attempt()
 
     def join(self, identities: dict[str, bytes]) -> None:
-        """A key ceremony has ended: note who was in it. If the run is new, use up its approval and
-        reserve the whole plan, in one transaction."""
+        """Note the participants of a completed key ceremony. If the run is new, use up its approval
+        and reserve the whole plan, in one transaction."""
         if self._of_records and self._plan:
             self._of_records.precompute(min(self._plan.rounds_within_budget, PRECOMPUTED))
         known = {name: fingerprint(identity) for name, identity in identities.items()}
         digest = job_digest(self._job)
         self._note("joined", job_digest=digest, roster=list(known), identities=known)
         if self.joined:
-            return  # rotated keys, or an interrupted run: the plan is reserved already
+            return  # after new keys, or in a resumed run, the plan is already reserved
         if self._plan:
             self.ledger.reserve(
                 self._run, self._dataset, self._plan, self._held_out, self._use_approval
@@ -113,9 +114,15 @@ class Books:
             Approvals(self.ledger).use(self._run, self._job)
 
     def charge(self, exchange: Exchange) -> tuple[float | None, float | None]:
-        """Epsilon so far of training records, and of held-out ones where they have a budget."""
+        """Charge an attempt. Returns epsilon so far, for training records and for held-out records;
+        None for records without a budget.
+
+        Raises:
+            BudgetExceeded: the charge would exceed the budget.
+            LedgerError: the charge cannot be committed, or this silo has not joined the run.
+        """
         if not self.joined:
-            raise LedgerError("training was asked for before this silo joined the run")
+            raise LedgerError("training was requested before this silo joined the run")
         attempt = self._run, exchange.round, exchange.attempt
         epsilon = held_out = None
         if self._of_records is None:
@@ -134,10 +141,10 @@ class Books:
         return epsilon, held_out
 
     def sends(self, exchange: Exchange) -> None:
-        """Note an upload, before any of it leaves.
+        """Note an upload in the audit log, before any part of it is sent.
 
         Raises:
-            LedgerError: it cannot be noted; nothing is sent.
+            LedgerError: the note cannot be written; nothing is sent.
         """
         self._note(
             "sent",
@@ -148,10 +155,10 @@ class Books:
         )
 
     def refuses(self, error: BlindsumError, round: int, attempt: int, logged: bool) -> None:
-        """Note why this silo did not do what it was told. That must not hide the reason itself.
+        """Note why this silo refused a request. A failure to note it must not hide the reason.
 
         Args:
-            logged: whether the text may stand in the process's log, which others read.
+            logged: whether the text may appear in the process's log, which others can read.
         """
         kind = type(error).__name__
         with suppress(BlindsumError):
@@ -166,7 +173,7 @@ class Books:
 
     @property
     def head(self) -> str:
-        """The ledger's."""
+        """The ledger's head: number and hash of its newest entry."""
         return self.ledger.chain.head()
 
     def _note(self, kind: str, exchange: Exchange | None = None, **detail: object) -> None:

@@ -1,4 +1,4 @@
-"""How a silo reaches the aggregators: it sends frames of ciphertext, and fetches uploads."""
+"""A silo's channel to the aggregators: it sends frames of ciphertext and fetches uploads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ray.exceptions import RayError, RayTaskError
 from blindsum.platform.errors import AggregatorLost, BlindsumError, FederationError
 
 IN_FLIGHT = 2
-"""Frames that a silo has sent and no aggregator has added yet: what bounds its memory, and the
-aggregators', in front of a slow one."""
+"""The most frames that a silo has sent and no aggregator has added yet. This bounds the memory of
+the silo and the aggregators when an aggregator is slow."""
 
 
 def shard(part: int, parts: int, aggregators: int) -> int:
-    """The aggregator that adds that part: each has a contiguous range of them."""
+    """Return which aggregator adds a part. Each adds a contiguous range of the parts."""
     return part * min(parts, aggregators) // parts
 
 
@@ -26,7 +26,7 @@ class Channel(Protocol):
     """A silo's way to the aggregators."""
 
     def send(self, aggregator: int, frame: pa.Buffer) -> None:
-        """Send a frame; may wait for earlier ones to be added.
+        """Send a frame. May wait until earlier frames are added.
 
         Raises:
             UploadRefused: the aggregator refused this frame or an earlier one.
@@ -36,15 +36,16 @@ class Channel(Protocol):
         """Wait until every frame is added. Raises as `send` does."""
 
     def fetch(self, reference: Any) -> list[pa.Buffer]:
-        """The frames behind a reference."""
+        """Return the frames behind a reference."""
 
     @property
     def aggregators(self) -> int:
-        """How many there are."""
+        """The number of aggregators."""
 
 
 class RayChannel:
-    """Calls the aggregator actors. Frames go through the object store, and never the driver."""
+    """A channel to aggregators that are Ray actors. Frames pass through the object store, never
+    through the driver."""
 
     def __init__(self, aggregators: Sequence[Any]) -> None:
         self._aggregators = list(aggregators)

@@ -1,6 +1,6 @@
-"""Where silos and aggregators run, and how the federation reaches them: the port and its answers.
+"""The port through which the federation starts silos and aggregators and calls them.
 
-The federation calls its peers through `Cluster` alone. `blindsum.actors.ray_cluster` runs every
+The federation reaches its peers only through `Cluster`. `blindsum.actors.ray_cluster` runs every
 peer as a Ray actor; `blindsum.actors.thread_cluster` runs them as threads of this process, for
 tests of failures. Messages are bytes (`blindsum.actors.codec`) and frames of ciphertext.
 """
@@ -14,11 +14,12 @@ from typing import Any, Protocol
 from blindsum.actors.messages import SiloSpec
 
 Peer = Any
-"""A silo or an aggregator, as its cluster knows it."""
+"""A silo or an aggregator, in the cluster's own form."""
 
 Handle = Any
-"""An answer that may not be there yet, as its cluster knows it. A handle that is an argument of a
-call is replaced by its answer before the call begins; one inside a list is passed on as it is."""
+"""An answer that may not have arrived yet, in the cluster's own form. A handle passed as an
+argument of a call is replaced by its answer before the call begins; a handle inside a list is
+passed on unchanged."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ class Died:
 
 @dataclass(frozen=True)
 class InputLost:
-    """The call never began: one of its inputs was to come from a peer that died."""
+    """The call never began, because a peer that was to provide one of its inputs died."""
 
 
 @dataclass(frozen=True)
 class Unreachable:
-    """No answer can be had, for a reason of the cluster's own."""
+    """The cluster itself failed to deliver an answer."""
 
     reason: str
 
@@ -59,33 +60,35 @@ Outcome = Answered | Raised | Died | InputLost | Unreachable
 
 
 class Cluster(Protocol):
-    """Starts the peers of one run, calls them, waits for their answers, and ends them."""
+    """A place that starts the peers of one run, calls them, waits for their answers and ends
+    them."""
 
     def start_silos(self, specs: Mapping[str, SiloSpec]) -> dict[str, Peer]:
-        """Start every silo of the roster, by name.
+        """Start every silo of the roster; returns the peers by name.
 
         Raises:
             ClusterError: a silo has no place to run.
         """
 
     def start_aggregators(self, count: int, keep: bool) -> list[Peer]:
-        """Start aggregators, in the order of their ranges.
+        """Start aggregators; returns them in the order of their ranges.
 
         Args:
-            keep: they hold on to the uploads of the sum that they closed last.
+            keep: whether they keep the uploads of the sum that they closed last.
         """
 
     def call(self, peer: Peer, method: str, *arguments: Any, answers: int = 1) -> list[Handle]:
         """Call a method; returns handles of its answers at once.
 
         Args:
-            answers: how many the method returns.
+            answers: the number of values that the method returns.
         """
 
     def wait(
         self, handles: Sequence[Handle], count: int, timeout_s: float
     ) -> dict[Handle, Outcome]:
-        """Wait until `count` of the handles have an outcome, or time is up; returns those that do."""
+        """Wait until `count` of the handles have an outcome, or time is up; returns all outcomes
+        that have arrived."""
 
     def kill(self, peer: Peer) -> None:
-        """End a peer at once. It must not answer any more, nor wake up."""
+        """End a peer at once. It must neither answer any more nor wake up later."""

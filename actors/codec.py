@@ -1,8 +1,8 @@
-"""Control messages as bytes, and how they are read: JSON, by the message's own types.
+"""Encoding of control messages as bytes, and their decoding: JSON, checked against their types.
 
 Calls between driver, silos and aggregators carry bytes, references and frames of ciphertext
-(`blindsum.he.wire`); no object of another process stands in them. Every field is checked while it is
-read. Bytes stand in base64; NaN and Infinity as Python's `json` writes them.
+(`blindsum.he.wire`), and never an object of another process. Every field is checked while it is
+read. Bytes are written in base64, and NaN and Infinity as Python's `json` writes them.
 """
 
 from __future__ import annotations
@@ -21,46 +21,50 @@ from blindsum.platform.errors import FederationError
 T = TypeVar("T")
 
 MOST_BYTES = 2**24
-"""A key ceremony of 64 silos takes some 0.5 MB."""
+"""The longest message. A key ceremony of 64 silos takes about 0.5 MB."""
 
 _BASE64 = ConfigDict(val_json_bytes="base64")
 
 
 def encoded(message: Any) -> bytes:
-    """The message's bytes. Of any dataclass, and of tuples, mappings, text and numbers."""
+    """Encode a message: a dataclass, or tuples, mappings, text and numbers."""
     plain = to_jsonable_python(message, bytes_mode="base64", inf_nan_mode="constants")
     return json.dumps(plain, separators=(",", ":")).encode()
 
 
 def decoded(content: Any, kind: type[T]) -> T:
-    """The message of that kind.
+    """Decode a message of that kind.
 
     Raises:
-        FederationError: it is no bytes, longer than MOST_BYTES, or no such message.
+        FederationError: the content is not bytes, is longer than MOST_BYTES, or is not such a
+            message.
     """
     name = getattr(kind, "__name__", str(kind))
     if type(content) is not bytes or len(content) > MOST_BYTES:
-        raise FederationError(f"something that is no {name} came in place of one")
+        raise FederationError(
+            f"expected a message of kind {name} and at most {MOST_BYTES} bytes, and received "
+            "something else"
+        )
     try:
         return cast(T, _adapter(cast(Any, kind)).validate_json(content))
     except (ValidationError, ValueError, RecursionError, TypeError) as error:
         where = error.errors()[0]["loc"][:1] if isinstance(error, ValidationError) else ()
         field = f": {where[0]}" if where and where[0] in _fields(kind) else ""
         raise FederationError(
-            f"a malformed {name} came{field}",
+            f"received a malformed {name}{field}",
             "All parties must run the same version of blindsum.",
         ) from None
 
 
 def encoded_vector(round: int, vector: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
-    """A model and its round: eight bytes and float32, both little-endian."""
+    """Encode a model and its round: the round in eight bytes, then float32, all little-endian."""
     return round.to_bytes(8, "little") + np.ascontiguousarray(vector, "<f4").tobytes()
 
 
 def decoded_vector(content: Any) -> tuple[int, np.ndarray[Any, np.dtype[np.float32]]]:
-    """What `encoded_vector` wrote. Raises FederationError if it is none."""
+    """Decode what `encoded_vector` wrote. Raises FederationError if the content is not that."""
     if type(content) is not bytes or len(content) < 8 or len(content) % 4:
-        raise FederationError("something that is no model came in place of one")
+        raise FederationError("expected the bytes of a model, and received something else")
     vector = np.frombuffer(content, "<f4", offset=8).astype(np.float32)
     return int.from_bytes(content[:8], "little"), vector
 

@@ -1,4 +1,5 @@
-"""Turns an update into the integers that a silo sends, a range at a time: none is held whole."""
+"""Conversion of an update to the integers that a silo sends, range by range, so that the whole is
+never in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from blindsum.platform.training.update import Protection, Update
 
 
 class Digitiser:
-    """Quantises one silo's updates, and where noise is shared adds the silo's share of it.
+    """The quantiser of one silo's updates. Under shared noise it adds the silo's share.
 
     Args:
         random: draws the noise, or the stochastic rounding.
@@ -41,14 +42,15 @@ class Digitiser:
     def digits(
         self, update: Update, exchange: Exchange, bound: float, tally: Tally
     ) -> Callable[[slice], Integers]:
-        """Return a function from a range of the update to its integers, int64, called once a range.
+        """Return a function from a range of the update to its integers, int64. Call it once for
+        each range.
 
         Args:
-            bound: greatest magnitude of a value; one unit is `bound / limit`.
+            bound: the greatest magnitude of a value; one unit is `bound / limit`.
             tally: counts the values that the bound cuts.
 
         Raises:
-            ValueError: the update needs a share of the noise, and this silo's plan has none.
+            ValueError: the update needs a share of the noise, but this silo's plan has none.
         """
 
         def noised(where: slice, share: float) -> Integers:
@@ -62,10 +64,10 @@ class Digitiser:
             tally.large += digits.large
             return digits.integers
 
-        # What protects the values decides, not the plan: a bare sum never leaves without its noise.
+        # The update's own protection decides, not the plan: a bare sum is never sent without noise.
         if update.protected_by is not Protection.SHARES_TO_ADD:
             return quantised
         if not self._share:
-            raise ValueError("an update without noise, and no share of it to add")
+            raise ValueError("the update carries no noise, and this silo has no share to add")
         share = self._share * exchange.clipping
         return lambda where: noised(where, share)

@@ -1,9 +1,9 @@
-"""A silo's door: what comes from outside is checked by its type before anything else is done with it.
+"""A silo's door: every message is checked against its type before the silo uses it.
 
-An actor's shell reads messages from bytes (`blindsum.actors.codec`). Whoever calls a silo without one
-could hand it an object that no constructor built, so it is built again here: every name by its
-pattern, every number by its range. `SiloSpec` is the driver's, `Exchange` and the
-messages of the key ceremony are the driver's or come through it.
+An actor's shell decodes messages from bytes (`blindsum.actors.codec`). A caller without a shell
+could pass an object that no constructor built, so each message is built again here: every name must
+match its pattern, and every number must lie in its range. `SiloSpec` comes from the driver;
+`Exchange` and the messages of the key ceremony come from the driver or through it.
 """
 
 from __future__ import annotations
@@ -22,41 +22,48 @@ MAX_ROUND = 10_000_000
 
 
 def checked(message: Any, kind: type[T]) -> T:
-    """The message, built again.
+    """Return the message, built again.
 
     Raises:
-        FederationError: it is of another kind, or a field is of a wrong type or out of range.
+        FederationError: the message has another kind, or a field has a wrong type or is out of
+            range.
     """
     if type(message) is not kind:
-        raise FederationError(f"something that is no {kind.__name__} came in place of one")
+        raise FederationError(
+            f"expected a message of kind {kind.__name__}, and received something else"
+        )
     try:
-        values = {one.name: getattr(message, one.name) for one in fields(kind)}  # type: ignore[arg-type]
+        names = [one.name for one in fields(kind)]  # type: ignore[arg-type]
+        values = {name: getattr(message, name) for name in names}
         return kind(**values)
     except (ValidationError, AttributeError, TypeError) as error:
         where = error.errors()[0]["loc"][:1] if isinstance(error, ValidationError) else ()
         field = f": {where[0]}" if where and where[0] in values else ""
         raise FederationError(
-            f"a malformed {kind.__name__} came{field}",
-            "A name, a number or a digest in it is not of the form that this silo takes.",
+            f"received a malformed {kind.__name__}{field}",
+            "A name, a number or a digest in it does not have the form that this silo accepts.",
         ) from None
 
 
 def checked_all(messages: Any, kind: type[T]) -> tuple[T, ...]:
-    """Every message of a tuple of at most 64. Raises as `checked`."""
+    """Return every message of a tuple of at most 64, built again. Raises as `checked`."""
     if type(messages) is not tuple or len(messages) > 64:
-        raise FederationError(f"no tuple of at most 64 messages of kind {kind.__name__} came")
+        raise FederationError(
+            f"expected a tuple of at most 64 messages of kind {kind.__name__}, and received "
+            "something else"
+        )
     return tuple(checked(one, kind) for one in messages)
 
 
 def checked_round(round: Any) -> int:
-    """The number of a round, from 0. Raises FederationError if it is none."""
+    """Return the number of a round, 0 to MAX_ROUND. Raises FederationError if it is not that."""
     if type(round) is not int or not 0 <= round <= MAX_ROUND:
-        raise FederationError("the number of a round is not a whole number from 0")
+        raise FederationError(f"the number of a round is not a whole number from 0 to {MAX_ROUND}")
     return round
 
 
 def checked_spec(spec: Any) -> SiloSpec:
-    """What a silo is told when it starts, with the job validated again.
+    """Return a silo's specification, built again, with its job validated again.
 
     Raises:
         FederationError, JobError: it is malformed, or the job has no silo of that name.
@@ -65,7 +72,7 @@ def checked_spec(spec: Any) -> SiloSpec:
     try:
         job = Job.model_validate(found.job.model_dump())
     except ValidationError:
-        raise JobError("the job that the driver tells is not a valid one") from None
+        raise JobError("the job that the driver sent is not valid") from None
     if found.name not in job.roster:
         raise JobError(f"the job has no silo '{found.name}'")
     return SiloSpec(job, found.run, found.name, found.folder, found.threads, found.resumed)

@@ -1,6 +1,6 @@
-"""Drives the rounds. Passes references to ciphertext, and holds no key and no record.
+"""The driver of the rounds. It passes references to ciphertext, and holds no key and no record.
 
-A round, top to bottom, is `Federation.run_round`.
+`Federation.run_round` is a whole round, from top to bottom.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from blindsum.platform.privacy.plan import plan, update_range
 from blindsum.platform.training.models import digest
 
 CHUNKS_PER_AGGREGATOR = 1024
-"""A sum of 64 MB, of 12 million values at three digits a real."""
+"""One aggregator's range: a sum of 64 MB, or 12 million values at three digits a real."""
 
 
 class Federation:
     """The silos and aggregators of one run.
 
     Args:
-        run: unique name of this run; ledgers know the run by it.
-        folder: the job file's folder, on the silos' nodes.
-        cluster: starts and calls the peers; by default Ray, which must be connected already.
+        run: the run's unique name, under which ledgers record it.
+        folder: the job file's folder on the silos' nodes.
+        cluster: starts and calls the peers; by default Ray, which must already be connected.
         interrupted: set by a signal's handler (`blindsum.actors.waiting`).
-        standing: where an interrupted run stood, to resume it from there.
-        log: of the driver's events.
+        standing: where an interrupted run stood; the run resumes from there.
+        log: the log for the driver's events.
 
     Raises:
         ClusterError: a silo has no node to run on.
@@ -101,7 +101,7 @@ class Federation:
 
     @property
     def retries(self) -> int:
-        """Attempts beyond each round's first: charged, and without a model."""
+        """Attempts beyond each round's first. They were charged and gave no model."""
         return self.standing.retries
 
     @property
@@ -117,7 +117,7 @@ class Federation:
         """Have every silo check its data, model and plan; nothing is trained, spent or sent.
 
         Raises:
-            BlindsumError: the first silo's reason why it cannot take part.
+            BlindsumError: a silo cannot take part; the first silo's reason.
         """
         asked = [silo.inspect() for silo in self._silos.values()]
         inspections = self._waiting.gather(asked, "start", self.job.deadlines.start_s)
@@ -132,15 +132,15 @@ class Federation:
         return inspections
 
     def _resume(self, inspections: Mapping[str, Inspection]) -> None:
-        """Bring every silo back to where the run stood. Silos that cannot be restored are dropped,
+        """Bring every silo back to the run's standing. Silos that cannot be restored are dropped,
         as long as the quorum remains."""
         at = self.standing
         behind = [name for name, i in inspections.items() if i.kept.get(at.round) != at.model]
         if behind and len(inspections) - len(behind) < self.job.least_silos:
             raise FederationError(
-                f"{', '.join(behind)} cannot resume after round {at.round}: no such state is kept "
-                "there",
-                "Put the silo's state folder back from a backup, or start a new run.",
+                f"{', '.join(behind)} cannot resume after round {at.round}: the state folder has "
+                "no state of that round",
+                "Restore the silo's state folder from a backup, or start a new run.",
             )
         for name in behind:
             self._drop(name, at.round + 1)
@@ -149,21 +149,21 @@ class Federation:
         model = self._same(restored.values(), "restored models", at.round or None)
         self.standing = replace(self.standing, model=model)
         round, attempts = max(i.charged for i in inspections.values())
-        if round == at.round + 1:  # begun and charged when the run was interrupted
+        if round == at.round + 1:  # this round had been charged when the run was interrupted
             self._charged[round] = attempts
             self.standing = replace(self.standing, retries=at.retries + attempts)
 
     def forget(self) -> None:
-        """Have the silos drop what they kept to resume with: the run has ended well."""
+        """Have the silos delete their checkpoints, after a completed run."""
         asked = [silo.forget() for silo in self._silos.values()]
         self._waiting.settle(asked, self.job.deadlines.start_s)
 
     def exchange_keys(self) -> None:
-        """Run the key ceremony: the silos end with one secret and a seed for each pair of them, the
-        driver with nothing. A second ceremony replaces all keys.
+        """Run the key ceremony. Afterwards the silos have one common secret and a seed for each
+        pair of silos, and the driver has neither. A second ceremony replaces all keys.
 
         Raises:
-            KeyRefused: what a silo received is not what the others sent.
+            KeyRefused: a silo received other messages than the others sent.
         """
         silos, within = self._silos.values(), self.job.deadlines.start_s
         needed = self._aggregators_needed()
@@ -194,13 +194,13 @@ class Federation:
         ]
 
     def run_round(self, number: int) -> RoundReport:
-        """Run one round, in as many attempts as `blindsum.actors.recovery` allows: with new keys
-        after a refused total, without silos that are lost as long as the job's quorum is left. Each
-        attempt is charged.
+        """Run one round, in as many attempts as `blindsum.actors.recovery` allows. After a refused
+        total the next attempt has new keys. Lost silos are dropped as long as the job's quorum
+        remains. Each attempt is charged.
 
         Raises:
-            SiloLost: too few silos are left. `release` still gives the last model.
-            BlindsumError: a silo or the aggregator refused; the error says which and why.
+            SiloLost: too few silos are left. `release` still returns the last model.
+            BlindsumError: a silo or an aggregator refused; the error says which and why.
         """
         failures: Counter[str] = Counter()
         for attempt in itertools.count(self._charged.get(number, 0) + 1):
@@ -225,10 +225,10 @@ class Federation:
         return report
 
     def _recover(self, how: Recovery, number: int) -> None:
-        """Drop lost silos and aggregators. New keys and aggregators are made at the start of the next
-        attempt, because making them can fail too."""
+        """Drop lost silos and aggregators. New keys and aggregators are made at the start of the
+        next attempt, because making them can fail too."""
         self.standing = replace(self.standing, retries=self.retries + 1)
-        # Drop all that are gone at once: the roster shrinks only once a round.
+        # Drop all dead silos at once, because the roster may shrink only once a round.
         others = [silo for name, silo in self._silos.items() if name not in how.without]
         gone = self._waiting.dead([silo.ping() for silo in others] if how.without else [])
         if len(self._silos) - len({*how.without, *gone}) < self.job.least_silos:
@@ -240,11 +240,11 @@ class Federation:
         self._keys_due = self._keys_due or how.keys
 
     def _drop(self, silo: str, round: int) -> None:
-        self._silos.pop(silo).kill()  # one that is only late must not wake up
+        self._silos.pop(silo).kill()  # a silo that is only late must not wake up
         self.standing = replace(self.standing, lost={**self.lost, silo: round})
 
     def _make_ready(self) -> None:
-        """Wait until every call of an earlier attempt has ended, and make the keys that are due."""
+        """Wait until every call of an earlier attempt has ended, and renew the keys if needed."""
         pending = [
             one
             for one in self._pending
@@ -257,7 +257,7 @@ class Federation:
             self._keys_due = False
 
     def _move_on(self, report: RoundReport) -> None:
-        """The next round's model, clip norm and range, as every silo computes them."""
+        """Set the next round's model, clip norm and range, as every silo computes them."""
         at = self.standing
         course = Course(at.range or self._first_range, at.clipping)
         following = next_course(course, self.job, self._first_range, report.metrics)
@@ -271,8 +271,8 @@ class Federation:
         )
 
     def _attempt(self, number: int, attempt: int) -> RoundReport:
-        """Submit all calls at once, each of which starts when its inputs are there; then read the
-        answers in the order in which things can go wrong."""
+        """Submit all calls at once; each starts as soon as its inputs have arrived. Then read the
+        answers in the order in which failures can occur."""
         started, at = time.perf_counter(), self.standing
         silos, aggregators = self._silos.values(), self._aggregators
         update = Exchange(
@@ -324,10 +324,11 @@ class Federation:
         )
 
     def release(self, round: int, model_digest: str, timeout_s: float = 60.0) -> Release:
-        """Return the model on which all silos agreed after that round, from the first that gives it.
+        """Return the model on which all silos agreed after that round, from the first silo that
+        returns it.
 
         Raises:
-            FederationError: no living silo gives a model of that digest in time.
+            FederationError: no living silo returns a model with that digest in time.
         """
         asked = {one.handle: one for one in (s.release(round) for s in self._silos.values())}
         end, waiting = time.monotonic() + timeout_s, list(asked)
@@ -341,10 +342,10 @@ class Federation:
                     answer = value_of(outcome, asked[handle].peer, "release the model")
                     of, vector = decoded_vector(answer)
                 except BlindsumError:
-                    continue  # this silo is the one that was lost, or has no such model
+                    continue  # this silo was lost, or has no such model
                 if of == round and digest(vector) == model_digest:
                     return Release(round, vector)
-        raise FederationError(f"no silo is left to give the model after round {round}")
+        raise FederationError(f"no silo is left that has the model after round {round}")
 
     def close(self) -> None:
         """End silos and aggregators."""
@@ -359,16 +360,19 @@ class Federation:
 
     def _same_metrics(self, read: Mapping[str, Metrics]) -> Metrics:
         if len({repr(one) for one in read.values()}) > 1:
-            raise ModelsDiffer("the silos read different metrics", "Do not continue this run.")
+            raise ModelsDiffer(
+                "the silos decrypted different metrics from the same total",
+                "Do not continue this run.",
+            )
         return next(iter(read.values()))
 
     def _same(self, digests: Iterable[str], what: str, round: int | None = None) -> str:
         different = set(digests)
         if len(different) != 1:
             raise ModelsDiffer(
-                f"the silos' {what} differ in their digests",
+                f"the silos' {what} differ: their digests are not equal",
                 "All silos must run the same versions of blindsum, torch and numpy, and a "
-                "model.factory must draw its weights from torch's generator alone.",
+                "model.factory must draw its weights only from torch's generator.",
                 round=round,
             )
         return different.pop()

@@ -1,4 +1,4 @@
-"""Silos and aggregators as the federation calls them: one typed method for each message."""
+"""Handles through which the federation calls silos and aggregators: one typed method a message."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Reply(Generic[T]):
-    """A peer's answer, before it is there.
+    """A peer's answer that may not have arrived yet.
 
     Attributes:
-        peer: the name of the silo, or the title of the aggregator, which has a blank in it.
-        kind: the type of the message it must be; None where the answer says nothing.
+        peer: the name of the silo, or the title of the aggregator, which contains a space.
+        kind: the type of the message that must arrive; None if the answer is not checked.
     """
 
     peer: str
@@ -70,11 +70,11 @@ class SiloHandle:
         return self._ask("finish", None, encoded(agreements), [one.peer for one in aggregators])
 
     def train(self, update: Exchange, opened: Sequence[Reply[None]]) -> Reply[TrainReport]:
-        """Ask for an update, once the aggregators expect it."""
+        """Request an update, once the aggregators expect it."""
         return self._ask("train", TrainReport, encoded(update), *(one.handle for one in opened))
 
     def apply(self, update: Exchange, counts: Exchange, total: Total) -> Reply[ApplyReport]:
-        """Ask to apply a total, and to send the counts that follow it."""
+        """Request that the silo applies a total and sends the counts that follow it."""
         messages = encoded(update), encoded(counts)
         return self._ask("apply", ApplyReport, *messages, total.uploads, *total.frames)
 
@@ -83,11 +83,11 @@ class SiloHandle:
         return self._ask("read_metrics", Metrics, encoded(counts), total.uploads, *total.frames)
 
     def release(self, round: int) -> Reply[bytes]:
-        """Ask for the model after a round, as `encoded_vector` writes it."""
+        """Request the model after a round, as `encoded_vector` writes it."""
         return self._ask("release", None, encoded(round))
 
     def ping(self) -> Reply[None]:
-        """Ask for a sign of life."""
+        """Request a sign of life."""
         return self._ask("ping", None)
 
     def kill(self) -> None:
@@ -118,7 +118,7 @@ class AggregatorHandle:
     def total(
         self, exchange: Exchange, following: Exchange | None, sent: Sequence[Reply[Any]]
     ) -> tuple[Reply[TotalReport], Handle]:
-        """Ask to close a sum once all silos have sent; returns its report, and its frames."""
+        """Request the closing of a sum once all silos have sent; returns its report and frames."""
         messages = encoded(exchange), encoded(following)
         report, frames = self.cluster.call(
             self.peer, "total", *messages, *(one.handle for one in sent), answers=2
@@ -126,7 +126,7 @@ class AggregatorHandle:
         return Reply(self.name, report, TotalReport), frames
 
     def uploads(self, closed: Sequence[Reply[TotalReport]]) -> Handle:
-        """Ask for every upload of the sum that was closed last, once it is closed everywhere."""
+        """Request every upload of the sum that was closed last, once all aggregators closed it."""
         (handle,) = self.cluster.call(self.peer, "uploads", *(one.handle for one in closed))
         return handle
 
@@ -141,8 +141,8 @@ class AggregatorHandle:
 
 @dataclass(frozen=True)
 class Total:
-    """A sum that the aggregators close: their reports, handles of each one's frames, and handles of
-    the uploads, where those are kept."""
+    """A sum that the aggregators close: their reports, a handle of each aggregator's frames, and
+    handles of the uploads, if uploads are kept."""
 
     reports: list[Reply[TotalReport]]
     frames: list[Handle]
@@ -161,7 +161,7 @@ def close_sum(
     Args:
         following: the sum to open in the same step.
         sent: the silos' replies.
-        keeps: the aggregators keep the uploads.
+        keeps: whether the aggregators keep the uploads.
     """
     pairs = [one.total(exchange, following, sent) for one in aggregators]
     reports = [report for report, _ in pairs]
@@ -170,12 +170,12 @@ def close_sum(
 
 
 def is_aggregator(name: str) -> bool:
-    """Whether a peer's name is an aggregator's: a silo's has no blank in it."""
+    """Return whether a peer's name is an aggregator's: silo names contain no space."""
     return " " in name
 
 
 def aggregator_names(count: int) -> list[str]:
-    """The titles of the aggregators, as messages name them."""
+    """Return the titles of the aggregators, as messages name them."""
     if count == 1:
         return ["the aggregator"]
     return [f"aggregator {i + 1} of {count}" for i in range(count)]

@@ -1,7 +1,7 @@
-"""What silos and the aggregator tell the federation. Public by construction.
+"""The messages that silos and aggregators send to the federation. Public by construction.
 
 No field may depend on one silo's records, except through differential privacy or an encrypted
-sum over all silos. Sizes of ciphertext and seconds are what a network sees anyway.
+sum over all silos. Anyone on the network sees the sizes of ciphertexts and the seconds anyway.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Epsilon = Annotated[float, Field(ge=0)] | None
 
 @checked_dataclass(frozen=True, config=STRICT)
 class SiloSpec:
-    """What a silo is told when it starts.
+    """A silo's specification, which it receives when it starts.
 
     `run` is this run's unique name, `folder` the job file's folder on the silo's node,
-    `threads` how many cores it may use (None: all), `resumed` whether the run was interrupted.
+    `threads` the number of cores it may use (None: all), `resumed` whether the run was interrupted.
     """
 
     job: Job
@@ -39,11 +39,12 @@ class SiloSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """Where a run stands between two rounds, beside what silos keep. Public.
+    """The driver's state of a run between two rounds. Silos keep theirs themselves. Public.
 
-    `model` is the digest of the model that the next round starts from, `range` and `clipping` are
-    the next round's: None before the silos were inspected. `retries` counts attempts beyond each
-    round's first, and `lost` has the round in which each dropped silo was lost.
+    `model` is the digest of the model from which the next round starts; `range` and `clipping`
+    apply to the next round. `model` and `range` are None before the silos are inspected. `retries`
+    counts attempts beyond each round's first, and `lost` has the round in which each dropped silo
+    was lost.
     """
 
     round: int = 0
@@ -57,10 +58,10 @@ class Standing:
 
 @checked_dataclass(frozen=True, config=STRICT)
 class TrainReport:
-    """A silo charged its ledger, trained and sent. `epsilon` is the job's spend so far,
-    `metrics_epsilon` that on held-out records, `ledger` the ledger's head (number and hash of its
-    newest entry), `send_s` the time to mask, encrypt, sign and send, with the aggregators' adding
-    in it."""
+    """A silo charged its ledger, trained and sent. `epsilon` is the run's spend so far,
+    `metrics_epsilon` its spend on held-out records, `ledger` the ledger's head (number and hash of
+    its newest entry), `send_s` the time to mask, encrypt, sign and send, including the aggregators'
+    additions."""
 
     silo: SiloName
     epsilon: Epsilon

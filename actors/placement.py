@@ -1,7 +1,7 @@
-"""Who runs on which node.
+"""Placement of silos and aggregators on nodes.
 
-A silo runs on the node that offers the custom resource `silo:<name>`, aggregators on nodes that offer none such
-where there are any: an owner's machine then holds its own silo and nothing of the others.
+A silo runs on the node that offers the custom resource `silo:<name>`. Aggregators run on nodes
+without such a resource, if there are any, so that an owner's machine runs only its own silo.
 """
 
 from __future__ import annotations
@@ -14,28 +14,27 @@ from blindsum.platform.errors import ClusterError
 PREFIX = "silo:"
 HEAD = "node:__internal_head__"
 
-# No retry below the federation: a task that Ray silently ran again would train and send twice
-# for one charge.
+# Ray must not retry: a task that it silently ran again would train and send twice for one charge.
 ONCE: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
 
 
 def offers_silo(resources: Iterable[str]) -> bool:
-    """Whether a node, or a cluster, with those resources has a silo's own machine in it."""
+    """Return whether a node or a cluster with those resources includes a silo's own machine."""
     return any(resource.startswith(PREFIX) for resource in resources)
 
 
 def silo_options(roster: Iterable[str], offered: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """Ray options per silo.
+    """Return the Ray options of each silo.
 
-    Where any node offers a `silo:` resource, every silo must have its own: a silo never lands
-    on a stranger's node because its own is down. Where none does, this is a simulation and
-    Ray places silos anywhere.
+    If any node offers a `silo:` resource, every silo needs its own node: a silo must never start on
+    another owner's node because its own is down. Otherwise this is a simulation, and Ray places
+    silos anywhere.
 
     Args:
-        offered: the cluster's resources, as `ray.cluster_resources()` gives them.
+        offered: the cluster's resources, as `ray.cluster_resources()` returns them.
 
     Raises:
-        ClusterError: names the missing resources, at once rather than after a hang.
+        ClusterError: resources are missing, which it names at once instead of waiting for them.
     """
     names = list(roster)
     if not offers_silo(offered):
@@ -46,17 +45,18 @@ def silo_options(roster: Iterable[str], offered: Mapping[str, float]) -> dict[st
             f"no live node offers {', '.join(missing)}",
             f"""Start the silo's node with: ray start --resources '{{"{missing[0]}": 1}}'""",
         )
-    # A sliver of the resource: it says where, and does not lock out a second job.
+    # A small part of the resource fixes the place and leaves room for a second job.
     return {name: ONCE | {"resources": {PREFIX + name: 0.001}} for name in names}
 
 
 def aggregator_options(
     count: int, nodes: Sequence[Mapping[str, Any]], here: str
 ) -> list[dict[str, Any]]:
-    """Ray options per aggregator: spread over the live nodes without a silo, the driver's first.
+    """Return the Ray options of each aggregator. They are spread over the live nodes without a
+    silo, and the driver's node comes first.
 
     Args:
-        nodes: as `ray.nodes()` gives them.
+        nodes: the nodes, as `ray.nodes()` returns them.
         here: id of the driver's node.
     """
     live = [(str(node["NodeID"]), list(node["Resources"])) for node in nodes if node["Alive"]]
@@ -64,8 +64,8 @@ def aggregator_options(
         ((id, offers) for id, offers in live if not offers_silo(offers)),
         key=lambda one: (one[0] != here, one[0]),
     )
-    # The resource that Ray gives each node under its address. Ray's own soft affinity was seen to put an
-    # aggregator elsewhere while nodes were new to each other; a hard one would fail then.
+    # Ray gives each node a resource named after its address. Ray's soft node affinity was seen to
+    # place an aggregator elsewhere while nodes had just met; hard affinity would fail then.
     places = [r for _, offers in free for r in offers if r.startswith("node:") and r != HEAD]
     if not places:
         return [dict(ONCE) for _ in range(count)]
@@ -73,11 +73,13 @@ def aggregator_options(
 
 
 def driver_place(nodes: Sequence[tuple[bool, str, Iterable[str]]]) -> dict[str, float] | None:
-    """A resource of the node that a submitted driver is to run on; None for the head, which Ray takes by
-    itself: where it has no silo, or all have one.
+    """Return a resource of the node on which a submitted driver should run.
+
+    None means the head node, which Ray chooses by default: the head has no silo, or all nodes have
+    one.
 
     Args:
-        nodes: of each live node, whether it is the head, its address, and the names of its resources.
+        nodes: for each live node, whether it is the head, its address, and its resources' names.
     """
     free = [(head, address) for head, address, offers in nodes if not offers_silo(offers)]
     if not free or any(head for head, _ in free):
@@ -86,5 +88,5 @@ def driver_place(nodes: Sequence[tuple[bool, str, Iterable[str]]]) -> dict[str, 
 
 
 def pinned(options: Mapping[str, Mapping[str, Any]]) -> bool:
-    """True where silos run on nodes of their own."""
+    """Return whether silos run on nodes of their own."""
     return any("resources" in one for one in options.values())

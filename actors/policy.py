@@ -1,7 +1,8 @@
-"""A silo's own policy: it takes part only in what its job file says, whoever announces it.
+"""A silo's own policy: it takes part only in exchanges that its job file allows.
 
-What changes between rounds is checked against the silo's own state: the roster only shrinks, at most
-once a round, and range and clip norm follow from the metrics' totals that the silo opened itself.
+A silo checks whatever changes between rounds against its own state. The roster may only shrink, at
+most once a round, and range and clip norm follow from the metrics totals that the silo itself
+decrypted.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from blindsum.platform.privacy.adaptive_clipping import next_clipping
 
 @dataclass(frozen=True)
 class Course:
-    """What a silo expects of the next round: the `range` of update values, the `clipping` in units of
-    the job's clip norm, the `roster` of the newest attempt, and the last round in which it shrank."""
+    """What a silo expects of the next round: the `range` of update values, the `clipping` in units
+    of the job's clip norm, the `roster` of the newest attempt, and the last round in which it
+    shrank."""
 
     range: float
     clipping: float = 1.0
@@ -30,11 +32,11 @@ class Course:
 
 
 class Policy:
-    """What one silo of one run expects of exchanges.
+    """The policy by which one silo of one run accepts exchanges.
 
     Args:
-        silo: whose policy it is.
-        range: of the first round's exchange.
+        silo: the silo's name.
+        range: the range of the first round's exchange.
     """
 
     def __init__(self, job: Job, run: str, silo: str, parameters: Parameters, range: float) -> None:
@@ -43,57 +45,64 @@ class Policy:
         self.course = Course(range, roster=job.roster)
 
     def require(self, exchange: Exchange, purpose: str, values: int, model: str) -> None:
-        """Raises FederationError if the exchange is none that this silo expects now.
+        """Raise FederationError unless this silo expects that exchange now.
 
         Args:
-            model: digest of the model that this silo starts from.
+            model: digest of the model from which this silo starts.
         """
-        expected = (self._run, True, self._parameters, purpose, values, True, True, model)
-        got = (
-            exchange.run,
-            self.allows_roster(exchange.roster),
-            exchange.parameters,
-            exchange.purpose,
-            exchange.values,
-            _same(exchange.clipping, self.course.clipping),
-            exchange.range is not None and _same(exchange.range, self.course.range),
-            exchange.model,
-        )
-        if got != expected:
-            names = ("run", "roster", "parameters", "purpose", "size", "clipping", "range", "model")
-            wrong = next(n for n, a, b in zip(names, got, expected, strict=True) if a != b)
-            raise FederationError(f"the announced {wrong} is not the one of this silo's job")
+        at, own = exchange, self._parameters
+        course, least = self.course, self._job.least_silos
+        rosters = f"at least {least} of {', '.join(course.roster)} in this order, with itself"
+        in_range = at.range is not None and _same(at.range, course.range)
+        # Everything here is public: the driver knows it, or computes it as every silo does.
+        for name, allowed, announced, expected in (
+            ("run", at.run == self._run, at.run, self._run),
+            ("roster", self.allows_roster(at.roster), ", ".join(at.roster), rosters),
+            ("parameters", at.parameters == own, at.parameters.digest, own.digest),
+            ("purpose", at.purpose == purpose, at.purpose, purpose),
+            ("size", at.values == values, at.values, values),
+            ("clipping", _same(at.clipping, course.clipping), at.clipping, course.clipping),
+            ("range", in_range, at.range, course.range),
+            ("model", at.model == model, at.model, model),
+        ):
+            if not allowed:
+                raise FederationError(
+                    f"the announced {name} is {announced}; this silo allows {expected}",
+                    round=at.round,
+                )
         if exchange.roster != self.course.roster and self.course.shrank_in == exchange.round:
             raise FederationError(
                 f"the roster was to shrink twice in round {exchange.round}",
-                "The difference of two rosters' sums belongs to the silos that are left out.",
+                "The difference of two rosters' sums would reveal that of the silos left out.",
             )
 
     def allows_roster(self, roster: tuple[str, ...]) -> bool:
-        """The newest roster or part of it, in the job's order, with this silo and the job's quorum."""
+        """Return whether a roster is the newest or part of it, in the job's order, with this silo
+        and with at least the job's quorum."""
         ordered = tuple(name for name in self.course.roster if name in roster)
         return roster == ordered and self._silo in roster and len(roster) >= self._job.least_silos
 
     def takes(self, exchange: Exchange) -> None:
-        """An attempt that was allowed begins."""
+        """Note that an allowed attempt begins."""
         if exchange.roster != self.course.roster:
             self.course = replace(self.course, roster=exchange.roster, shrank_in=exchange.round)
 
     def goes_on(self, round: int, roster: tuple[str, ...]) -> None:
-        """An interrupted run is gone on with, after an attempt of that round with that roster."""
+        """Note that an interrupted run resumes after an attempt of that round with that roster."""
         if roster and roster != self.course.roster:
             self.course = replace(self.course, roster=roster, shrank_in=round)
 
     def follow(self, metrics: Metrics) -> None:
-        """Range and clip norm of the next round, from metrics that this silo opened."""
+        """Set range and clip norm of the next round from metrics that this silo decrypted."""
         self.course = next_course(self.course, self._job, self._first_range, metrics)
 
 
 def next_course(course: Course, job: Job, first_range: float, metrics: Metrics) -> Course:
-    """What every silo and the driver compute from one round's public figures.
+    """Return the next round's course from one round's public figures, as every silo and the driver
+    compute it.
 
     Args:
-        first_range: of the first round.
+        first_range: the first round's range.
     """
     range, clipping, privacy = course.range, course.clipping, job.privacy
     if privacy.noise != "none" and privacy.clip_quantile and metrics.unclipped is not None:
@@ -106,7 +115,7 @@ def next_course(course: Course, job: Job, first_range: float, metrics: Metrics) 
 
 
 def metrics_exchange(update: Exchange, values: int) -> Exchange:
-    """The metrics exchange that follows an update's."""
+    """Return the metrics exchange that follows an update exchange."""
     return Exchange(
         update.run,
         update.round,
@@ -121,5 +130,6 @@ def metrics_exchange(update: Exchange, values: int) -> Exchange:
 
 
 def _same(announced: float, computed: float) -> bool:
-    """To the last bits, in which two machines' exponential functions may differ."""
+    """Return whether two numbers are equal, up to the last bits, in which the exponential functions
+    of two machines may differ."""
     return math.isclose(announced, computed, rel_tol=1e-9)

@@ -1,4 +1,4 @@
-"""What a silo has once it was inspected: its data, model and plan, checked against the job."""
+"""An inspected silo: its data, model and plan, checked against the job."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ class PreparedSilo:
     """One silo of one run, ready to spend. Private to the silo.
 
     Attributes:
-        terms: digest of what all silos must agree on; the key ceremony is bound to it.
-        plan: what the run may spend on its training records; None without differential privacy.
-        range: of the first round's exchange.
-        state: the silo's folder of ledger, identity and approvals.
-        dataset: the name under which the owner knows the table; None without an owner's file.
+        terms: digest of everything on which all silos must agree; the key ceremony is bound to it.
+        plan: the run's plan for its training records; None without differential privacy.
+        range: the range of the first round's exchange.
+        state: the silo's folder with ledger, identity and approvals.
+        dataset: the owner's name for the table; None without an owner's file.
+        owned: whether the machine has an owner's file.
         weights: digest of the model's initial weights.
     """
 
@@ -69,11 +70,11 @@ class PreparedSilo:
 
     @property
     def values(self) -> int:
-        """How many parameters the silos share."""
+        """The number of parameters that the silos share."""
         return int(get_parameters(self.model).size)
 
     def model_state(self, round: int, vector: Vector, digest: str) -> ModelState:
-        """The global model after a round, with the optimizer and the course as they are now."""
+        """Return the global model after a round, with the present optimizer and course."""
         return ModelState(
             round=round,
             vector=vector,
@@ -85,8 +86,8 @@ class PreparedSilo:
     def mean_change(
         self, sent: SentUpdate, summed: Iterable[tuple[slice, Integers]]
     ) -> npt.NDArray[np.float64]:
-        """Turn a decrypted sum into the mean change of the parameters, float64 [parameters], held to
-        the norm that honest silos can reach.
+        """Return the mean change of the parameters from a decrypted sum, float64 [parameters]. Its
+        norm is limited to what honest silos can reach.
 
         Args:
             summed: the sum of all silos' integers, range by range.
@@ -103,10 +104,10 @@ class PreparedSilo:
         return mean
 
     def keep(self, now: ModelState) -> None:
-        """Write what this silo needs to resume after that round.
+        """Write the checkpoint from which this silo can resume after that round.
 
         Raises:
-            DataError: there is no room.
+            DataError: it cannot be written, for example because the disk is full.
         """
         course = self.policy.course
         self.checkpoints.write(
@@ -126,20 +127,20 @@ def prepare(spec: SiloSpec, admission: Admission) -> PreparedSilo:
     """Plan the spend, ask the owner, read the data and build the model, in that order.
 
     Raises:
-        ConsentError, DataError, ModelError, PrivacyError, KeyRefused, LedgerError: it cannot take
-            part, and why.
+        ConsentError, DataError, ModelError, PrivacyError, KeyRefused, LedgerError: this silo cannot
+            take part; the message says why.
     """
     job, name = spec.job, spec.name
     parameters = Parameters.derive(
         len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
     )
-    # All silos must have been given the same job: the key ceremony is bound to its digest.
+    # All silos must have received the same job: the key ceremony is bound to its digest.
     terms = f"{parameters.digest}\n{job.model_dump_json()}"
     own_plan = plan(job, name)
     first_range = update_range(job, own_plan)
     random = generator_of(job, name)
     digitiser = Digitiser(job, own_plan, parameters, random)
-    places, _ = admission.admit()  # notes the inspection: before the table is read
+    places, _ = admission.admit()  # notes the inspection, before the table is read
     member = open_member(job, name, places, spec.run)
     model = model_of(job, own=len(member.own))
     weights = initial_digest(model)

@@ -1,4 +1,4 @@
-"""Every peer a Ray actor, on a Ray that this process is connected to."""
+"""A cluster whose peers are Ray actors, on the Ray to which this process is connected."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from blindsum.actors.placement import aggregator_options, pinned, silo_options
 from blindsum.actors.silo_actor import SiloActor
 
 FETCH_S = 60.0
-"""To fetch an answer that is there from another node."""
+"""The longest time to fetch an answer that already exists on another node."""
 
 
 class RayCluster:
     """A `Cluster` of Ray actors.
 
     Args:
-        silo_actor, aggregator_actor: Ray actor classes of the same shape, for tests and benchmarks
-            that look inside.
+        silo_actor, aggregator_actor: Ray actor classes with the same methods, for tests and
+            benchmarks that look inside.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class RayCluster:
         self._silo_actor, self._aggregator_actor = silo_actor, aggregator_actor
 
     def start_silos(self, specs: Mapping[str, SiloSpec]) -> dict[str, Peer]:
-        """As `Cluster.start_silos`. Silos that share machines share their cores."""
+        """As `Cluster.start_silos`. Silos that share a machine share its cores."""
         options = silo_options(specs, ray.cluster_resources())  # type: ignore[no-untyped-call]
         if not pinned(options):
             threads = max(1, (os.cpu_count() or 1) // max(1, len(specs)))
@@ -88,7 +88,7 @@ class RayCluster:
 
 
 def _outcome(ref: Handle) -> Outcome:
-    """What became of a call that has ended, with Ray's wrappings taken off."""
+    """Return the outcome of a call that has ended, without Ray's wrappers."""
     try:
         return Answered(ray.get(ref, timeout=FETCH_S))
     except RayTaskError as error:

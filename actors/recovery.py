@@ -1,8 +1,8 @@
-"""What a failed attempt's next one goes without, and has anew. Decides; the federation carries it out.
+"""The decision how a round continues after a failed attempt. The federation carries it out.
 
-An attempt is never repeated: the next one has a fresh sample, fresh noise, fresh masks and a charge of its
-own. An update that was sent under one roster is never sent under another: the difference of the
-two totals would be one silo's update.
+An attempt is never repeated: the next one has a fresh sample, fresh noise, fresh masks and its own
+charge. An update that was sent under one roster is never sent under another, because the difference
+of the two totals would be one silo's update.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from blindsum.platform.errors import (
 )
 
 MOST_REFUSED = 1
-"""Refused totals in one round that another attempt may follow: each tells an active aggregator a little."""
+"""The most refused totals in one round after which it is attempted again. Each refusal reveals a
+little to an active aggregator."""
 
 MOST_AGGREGATORS = 2
-"""Lost aggregators in one round that another attempt may follow."""
+"""The most lost aggregators in one round after which it is attempted again."""
 
 _AT_A_SILO = (SiloLost, SiloRefused, LedgerError, DataError)
-"""That one silo is gone, was refused, or cannot go on: a full disk, a ledger. Not that it refuses what it was
-told."""
+"""Errors that remove one silo: it died, its upload was refused, or its disk or ledger failed. A
+silo that refuses an instruction is not among them: that ends the run."""
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """`without`: silos that are left out from now on. `keys`, `aggregators`: made anew."""
+    """How a round continues: `without` these silos, which are dropped for the rest of the run, and
+    with new `keys` or new `aggregators`."""
 
     without: tuple[str, ...] = ()
     keys: bool = False
@@ -44,17 +46,17 @@ class Recovery:
 def recovery(
     error: BlindsumError, roster: Sequence[str], quorum: int, failures: Counter[str]
 ) -> Recovery | None:
-    """How the round goes on, or None if the run ends.
+    """Return how the round continues, or None if the run ends.
 
     Args:
         quorum: the fewest silos of a round.
-        failures: earlier ones of this round, by kind; this one is counted in.
+        failures: the round's earlier failures, by kind; this failure is added.
     """
     failures[type(error).__name__] += 1
     if isinstance(error, TotalRefused):
         if failures["TotalRefused"] <= MOST_REFUSED:
             return Recovery(keys=True)
-        error.mend = "It happened again under new keys: an aggregator alters sums. End this run."
+        error.mend = "This happened again under new keys: an aggregator alters sums. End this run."
         return None
     if isinstance(error, AggregatorLost):
         again = failures["AggregatorLost"] <= MOST_AGGREGATORS
@@ -62,7 +64,7 @@ def recovery(
     if not isinstance(error, _AT_A_SILO) or error.silo is None:
         return None
     if failures["left out"]:
-        return None  # silos let the roster shrink once a round
+        return None  # silos allow the roster to shrink only once a round
     failures["left out"] = 1
     without = tuple(name for name in error.silo.split(", ") if name in roster)
     enough = without and len(roster) - len(without) >= quorum

@@ -1,4 +1,4 @@
-"""What the driver knows of a round that ended. Public."""
+"""The driver's report on a completed round. Public."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from blindsum.platform.evaluation.round_counts import Metrics
 
 @dataclass(frozen=True)
 class RoundReport:
-    """One round of the whole consortium. `phases` are seconds, the slowest silo's each;
-    `roster` are the silos in it, `epsilon` is spent so far, `ledgers` the ledgers' heads, by silo; `range` is what update
-    values were cut to, `clip_norm` the job's as it was in this round (None without differential
-    privacy), `metrics_epsilon` what was spent on held-out records, where they have a budget."""
+    """One round of the whole consortium.
+
+    Attributes:
+        range: the range to which update values were cut.
+        epsilon: each silo's spend so far.
+        phases: seconds of each phase, for the slowest silo or aggregator.
+        roster: the silos of the round.
+        ledgers: the heads of the silos' ledgers.
+        clip_norm: the clip norm of this round; None without differential privacy.
+        metrics_epsilon: the spend on held-out records so far, if they have a budget.
+    """
 
     round: int
     attempt: int
@@ -38,7 +45,7 @@ def phases_of(
     applied: list[ApplyReport],
     counts_closed: list[TotalReport],
 ) -> dict[str, float]:
-    """Seconds of each phase: the slowest silo's, the slowest aggregator's."""
+    """Return the seconds of each phase, for the slowest silo or aggregator."""
     return {
         "charge": max(t.charge_s for t in trained),
         "train": max(t.train_s for t in trained),

@@ -1,4 +1,4 @@
-"""What an actor's process does beside its class."""
+"""The shell of an actor: it decodes arguments, encodes answers and sets up the process."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from blindsum.platform.errors import guarded
 
 @dataclass(frozen=True)
 class Call:
-    """How a method is called from another process: kinds of the messages that it takes first, as bytes,
-    whether it answers with one, and whether its answer has frames beside that. What comes after the
-    messages are Ray's own references, or nothing."""
+    """The way in which another process calls a method.
+
+    Attributes:
+        takes: the kinds of the messages that come first among its arguments, as bytes. Any further
+            arguments are Ray's own references.
+        answers: whether the answer is a message, returned as bytes.
+        frames: whether the method returns a message and frames.
+    """
 
     takes: tuple[Any, ...] = ()
     answers: bool = True
@@ -33,10 +38,10 @@ def shell(
     """Wrap a class so that it is called with bytes.
 
     Args:
-        calls: by method; others are as they were.
-        takes: kinds of the messages that the class itself is made from.
-        own_process: the object has a process to itself, which then writes its events into a file
-            of its node's logs, and leaves no core dump: a silo's memory holds records and keys.
+        calls: the calls by method; other methods stay unchanged.
+        takes: kinds of the messages that the constructor takes.
+        own_process: the object has a process to itself. The process writes its events to a file in
+            its node's logs and leaves no core dump, because a silo's memory holds records and keys.
     """
 
     class Shell(inner):  # type: ignore[misc]
@@ -62,7 +67,7 @@ def _read(arguments: tuple[Any, ...], kinds: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 def _by_bytes(method: Callable[..., Any], call: Call) -> Callable[..., Any]:
-    @functools.wraps(method)  # with what Ray noted on it
+    @functools.wraps(method)  # keeps the attributes that Ray set on it
     def called(self: Any, *arguments: Any) -> Any:
         answer = method(self, *self._taken(arguments, call.takes))
         if call.frames:

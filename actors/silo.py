@@ -1,7 +1,7 @@
-"""One data owner: its data, model, ledger and keys. `SiloActor` is its shell.
+"""A silo: one data owner's data, model, ledger and keys. `SiloActor` is its shell.
 
-Everything that comes in is checked by its type first (`blindsum.actors.door`), and then by the
-silo's state (`blindsum.actors.silo_state`). What a method returns leaves the silo: messages alone.
+Every argument is checked against its type (`blindsum.actors.door`) and then against the silo's
+state (`blindsum.actors.silo_state`). What a method returns leaves the silo: only messages.
 Ciphertext goes to the aggregators through the vault.
 """
 
@@ -47,7 +47,7 @@ class Silo:
         self._state = SiloState.STARTED
         self._prepared: PreparedSilo | None = None
         self._vault: Vault | None = None
-        self._models: tuple[ModelState, ...] = ()  # the newest last, and the one before it
+        self._models: tuple[ModelState, ...] = ()  # the newest is last, after its predecessor
         self._announced = self._last_attempt = (0, 0)
         self._update: SentUpdate | None = None
         self._counts: Exchange | None = None
@@ -58,13 +58,13 @@ class Silo:
 
     @guarded
     def inspect(self) -> Inspection:
-        """Plan the spend, load the data, build the model. Spends nothing. The audit log notes the job
-        before the table is read.
+        """Plan the spend, load the data and build the model. This spends nothing. The audit log
+        notes the job before the table is read.
 
         Raises:
-            CannotTakePart: this silo does not take part. On a machine with an owner's file, that is
-                all the driver learns.
-            ConsentError, DataError, ModelError, PrivacyError, LedgerError: without one, why.
+            CannotTakePart: this silo refuses, on a machine with an owner's file. The driver learns
+                nothing more.
+            ConsentError, DataError, ModelError, PrivacyError, LedgerError: the reason, elsewhere.
         """
         require_allowed("inspect", self._state)
         own = prepare(self._spec, self._admission)
@@ -100,7 +100,7 @@ class Silo:
         """Return to the state after a round of the interrupted run; returns its model's digest.
 
         Raises:
-            FederationError: its state after that round is not there, or this silo never joined the
+            FederationError: the state after that round is missing, or this silo never joined the
                 run.
         """
         require_allowed("restore", self._state)
@@ -119,7 +119,7 @@ class Silo:
 
     @guarded
     def forget(self) -> None:
-        """Drop what was kept to resume the run: it has ended well.
+        """Delete the checkpoints, after a completed run.
 
         Raises: FederationError, if this silo never joined the run.
         """
@@ -129,7 +129,7 @@ class Silo:
 
     @guarded
     def introduce(self) -> Introduction:
-        """Open ledger and identity, and begin a key ceremony; a second one replaces the keys.
+        """Open ledger and identity, and begin a key ceremony. A second ceremony replaces the keys.
 
         Raises:
             LedgerError, KeyRefused: the state folder cannot be used or trusted.
@@ -153,7 +153,7 @@ class Silo:
 
     @guarded
     def contribute(self, introductions: tuple[Introduction, ...]) -> Contribution:
-        """Seal this silo's part of the keys to each of the others.
+        """Seal this silo's part of the keys to each other silo.
 
         Raises:
             KeyRefused: an introduction is not the one that its silo made.
@@ -163,7 +163,7 @@ class Silo:
 
     @guarded
     def agree(self, contributions: tuple[Contribution, ...]) -> Agreement:
-        """Open what was sealed to this silo, and sign the whole ceremony.
+        """Open the parts sealed to this silo, and sign the whole ceremony.
 
         Raises:
             KeyRefused: something is missing, stale, swapped or forged.
@@ -176,7 +176,7 @@ class Silo:
         """Take up the keys, and reserve the whole plan before anything is trained.
 
         Args:
-            aggregators: the actors, in order of their ranges.
+            aggregators: the aggregators' actors, in the order of their ranges.
 
         Raises:
             KeyRefused: a silo signed another ceremony.
@@ -197,13 +197,13 @@ class Silo:
         """Charge the ledger, train, and send the masked, encrypted, signed update.
 
         Args:
-            opened: the aggregators' answers that they expect it.
+            opened: the aggregators' answers that they expect the update.
 
         Raises:
-            BudgetExceeded: the charge would pass the budget; nothing was trained.
+            BudgetExceeded: the charge would exceed the budget; nothing was trained.
             LedgerError: the charge could not be committed; nothing was trained.
             FederationError: the exchange is not the next one of this job.
-            SiloRefused: an aggregator refused what was sent.
+            SiloRefused: an aggregator refused the upload.
         """
         exchange = checked(exchange, Exchange)
         self._announced = (exchange.round, exchange.attempt)
@@ -222,7 +222,7 @@ class Silo:
         trained = time.perf_counter()
         tally = Tally(unclipped=update.unclipped)
         digits = own.digitiser.digits(update, exchange, exchange.range or own.range, tally)
-        self._books.sends(exchange)  # before any of it leaves
+        self._books.sends(exchange)  # before any part is sent
         upload_bytes = self._keys.send(exchange, digits)
         self._update = SentUpdate(exchange=exchange, unit=update.unit, tally=tally)
         self._state = SiloState.TRAINED
@@ -242,7 +242,7 @@ class Silo:
         if self._announced <= self._last_attempt:
             raise FederationError(
                 f"attempt {exchange.attempt} of round {exchange.round} was announced again",
-                "An update is never made or sent twice.",
+                "A silo never computes or sends an update twice.",
             )
         if exchange.round == self._model.round and exchange.attempt > 1:
             self._undo(own)  # other silos refused the total that this one applied
@@ -264,32 +264,32 @@ class Silo:
 
         Args:
             counts: the metrics exchange that follows.
-            uploads: references to each aggregator's frames, where they are kept; empty otherwise.
+            uploads: references to each aggregator's frames, if they are kept; empty otherwise.
             totals: the total's frames, from each aggregator.
 
         Raises:
-            TotalRefused: the total is not the sum of one upload of each silo; this silo's keys
-                are given up with it.
+            TotalRefused: the total is not the sum of one upload of each silo. This silo then gives
+                up its keys.
         """
         exchange, counts = checked(exchange, Exchange), checked(counts, Exchange)
         require_allowed("apply", self._state)
         own, sent = self._own, self._update
         if sent is None or exchange != sent.exchange:
             raise FederationError("received a total for an exchange that this silo took no part in")
-        self._state, self._update = SiloState.READY, None  # opened once, whatever comes of it
+        self._state, self._update = SiloState.READY, None  # it can be opened only once
         started = time.perf_counter()
         stood = replace(self._model, mark=self._keys.mark(), course=own.policy.course)
-        self._models = (stood,)  # what `_undo` returns to
+        self._models = (stood,)  # the state to which `_undo` returns
         mean = own.mean_change(sent, self._keys.receive(exchange, totals, uploads))
         decrypted = time.perf_counter()
         self._move_on(own, exchange.round, mean)
         counted = own.counting.counts(own.model, exchange.round, sent.tally, exchange.roster)
         if own.counting.evaluates(exchange.round, exchange.roster):
             own.head.keep(exchange.round, own.counting.by_task)
-        # One figure for applying and evaluating: evaluation alone would tell the fold's size.
+        # One time covers applying and evaluating: that of evaluation would reveal the fold's size.
         applied = time.perf_counter()
         if counts != metrics_exchange(exchange, counted.size):
-            raise FederationError("the announced metrics exchange is not the update's")
+            raise FederationError("the announced metrics exchange does not belong to the update")
         self._books.sends(counts)
         upload_bytes = self._keys.send(counts, lambda where: counted[where])
         self._counts, self._state = counts, SiloState.APPLIED
@@ -322,7 +322,7 @@ class Silo:
         metrics = own.counting.summarise(
             np.concatenate(counts), exchange.round, values, exchange.roster
         )
-        # Every silo opens them and computes range and clip norm itself: nobody announces them.
+        # Every silo decrypts them and computes range and clip norm itself; no announcement decides.
         own.policy.follow(metrics)
         own.keep(self._model)
         return metrics
@@ -332,11 +332,11 @@ class Silo:
     @guarded
     @ray.method(concurrency_group="release")
     def release(self, round: int) -> bytes | None:
-        """Return the model after that round, of the two newest, as `encoded_vector` writes it: a
-        release under the charged budget. None before this silo has joined the run.
+        """Return the model after that round, if it is one of the two newest, as `encoded_vector`
+        writes it. This is a release under the charged budget. None before this silo joined the run.
 
-        Answers at any time, in a thread of its own: an interrupted run must get its last
-        model from silos that are deep in their training.
+        Answers at any time, in its own thread: an interrupted run must get its last model from
+        silos that are busy training.
         """
         wanted, books = checked_round(round), self._admission.books
         if not books or not books.joined:
@@ -346,7 +346,7 @@ class Silo:
 
     @ray.method(concurrency_group="release")
     def ping(self) -> None:
-        """Give a sign of life, at any time."""
+        """Return at once, as a sign of life, at any time."""
 
     # -- the model -----------------------------------------------------------------------
 
@@ -372,7 +372,7 @@ class Silo:
         own.policy.course = replace(own.policy.course, range=course.range, clipping=course.clipping)
         set_parameters(own.model, before.vector)
 
-    # -- what some states have -----------------------------------------------------------
+    # -- attributes that only some states have -------------------------------------------
 
     @property
     def _own(self) -> PreparedSilo:

@@ -27,11 +27,11 @@ CALLS = {
 
 
 def as_actor(silo: type[Silo]) -> Any:
-    """The Ray actor class of a silo class.
+    """Return the Ray actor class of a silo class.
 
-    `release` has a thread of its own and may overtake: it must answer while the silo trains,
-    and while calls before it wait for a total that never comes. The others run one at a time,
-    each started by the arrival of what it needs.
+    `release` has its own thread and may overtake other calls: it must answer while the silo trains,
+    and while earlier calls wait for a total that never arrives. The other methods run one at a
+    time, each as soon as its inputs have arrived.
     """
     options: dict[str, Any] = {
         "concurrency_groups": {"release": 1},

@@ -1,4 +1,5 @@
-"""What silos alone say, of types that no aggregator imports. Public, as `blindsum.actors.messages`."""
+"""Messages that only silos send, with types that aggregators need not import. Public, as those of
+`blindsum.actors.messages`."""
 
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ from blindsum.platform.training.models import Vector
 
 @dataclass(frozen=True)
 class Inspection:
-    """A silo whose data and model meet the job.
+    """A silo's report that its data and model meet the job.
 
-    `owned` says that an owner's file is in force there: consent is asked, and limits bind. Without one
-    `ledger` is the ledger's path and `lifetime` counts the dataset's past jobs; with one the silo
-    keeps both to itself. Of an interrupted run: digests of the models it has `kept`, by round, and
-    the last round and attempt that it `charged`.
+    `owned` says that an owner's file is in force at the silo: it asks for consent and enforces
+    limits. Without one, `ledger` is the ledger's path and `lifetime` counts the dataset's past
+    jobs; with one, the silo reports neither. For an interrupted run, `kept` has the digests of the
+    models in its checkpoints, by round, and `charged` is the last round and attempt that it
+    charged.
     """
 
     silo: str
@@ -33,7 +35,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Release:
-    """A released model, float32 [parameters], and the round it is from."""
+    """A released model, float32 [parameters], and its round."""
 
     round: int
     vector: Vector = field(repr=False)

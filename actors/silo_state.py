@@ -1,4 +1,4 @@
-"""Where a silo stands in one run, and what may be asked of it there."""
+"""The states of a silo in one run, and the methods that may be called in each."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from blindsum.platform.training.models import Vector
 
 
 class SiloState(Enum):
-    """Where a silo stands.
+    """The state of a silo in one run.
 
         STARTED -> PREPARED -> AGREEING -> READY -> TRAINED -> APPLIED -> READY -> ...
 
     A new attempt of a round goes from TRAINED, APPLIED or READY to TRAINED, and a new key ceremony
-    from anywhere after PREPARED to AGREEING. A method that fails leaves its state as it was, but
-    an exchange that was begun is over: a second answer to it is refused.
+    from PREPARED or any later state to AGREEING. A method that fails leaves the state unchanged,
+    but ends an exchange that it began: a second answer to that exchange is refused.
     """
 
     STARTED = "it was not inspected yet"
     """It knows its job, and has read nothing."""
     PREPARED = "it has no keys yet"
-    """Data, model and plan are checked. Nothing is spent, and no other silo knows of it."""
+    """Data, model and plan are checked. Nothing is spent, and no other silo knows of this one."""
     AGREEING = "a key ceremony is running"
-    """It has introduced itself. Older keys are given up."""
+    """It has introduced itself, and given up older keys."""
     READY = "no exchange of its own is open"
     """It holds keys, its plan is reserved, and no exchange of its own is open."""
     TRAINED = "it waits for the total of its update"
@@ -69,13 +69,13 @@ def require_allowed(method: str, state: SiloState) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelState:
-    """The global model after a round, and all that the next round's model depends on.
+    """The global model after a round, with everything else on which the next model depends.
 
     Attributes:
         vector: float32 [parameters].
         optimizer: the server optimizer's state.
         course: range and clipping of the next round.
-        mark: what the vault had accepted by then.
+        mark: the vault's mark of what it had accepted by then.
     """
 
     round: int
@@ -88,7 +88,7 @@ class ModelState:
 
 @dataclass(frozen=True, kw_only=True)
 class SentUpdate:
-    """The update that a silo sent and whose total it waits for.
+    """An update that a silo sent and whose total it awaits.
 
     Attributes:
         unit: the change of the parameters that a value of 1 stands for.

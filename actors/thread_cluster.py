@@ -1,7 +1,7 @@
-"""Every peer a thread of this process: for tests of failures, which then take no seconds of Ray.
+"""A cluster whose peers are threads of this process, so that tests of failures need not start Ray.
 
-Messages, frames, checks and order are those of `blindsum.actors.ray_cluster`; what is missing is
-the wall between processes. A peer "dies" by raising `Killed`, or by `kill`; a thread that is stuck
+Messages, frames, checks and order are those of `blindsum.actors.ray_cluster`; only the separation
+of processes is missing. A peer "dies" when it raises `Killed`, or by `kill`. A thread that is stuck
 when its peer is killed stays stuck, and its answer is dropped.
 """
 
@@ -28,21 +28,21 @@ from blindsum.actors.silo_actor import CALLS as SILO_CALLS
 from blindsum.platform.errors import AggregatorLost, BlindsumError, FederationError
 
 _ASIDE = ("release", "ping")
-"""Methods that answer at any time, in a thread of their own."""
+"""Methods that answer at any time, in another thread."""
 
 Answer = Future[Any]
 
 
 class Killed(BaseException):
-    """Raised inside a peer: its process is gone from here on."""
+    """Raised inside a peer to simulate the death of its process."""
 
 
 class _InputLost(Exception):
-    """An input was to come from a peer that died."""
+    """A peer that was to provide an input died."""
 
 
 class ThreadPeer:
-    """One object, called by one thread at a time; `release` and `ping` by another.
+    """An object that one thread calls, and a second thread for `release` and `ping`.
 
     Args:
         make: makes the object, in the peer's own thread.
@@ -67,7 +67,7 @@ class ThreadPeer:
         return self._made.result()
 
     def call(self, method: str, arguments: Sequence[Any]) -> Answer:
-        """Call a method once every answer among its arguments is there."""
+        """Call a method once every answer among its arguments has arrived."""
         answer: Answer = Future()
         with self._lock:
             self._open.add(answer)
@@ -104,7 +104,7 @@ class ThreadPeer:
             value = getattr(self.object, method)(*given)
         except Killed:
             return self.die()
-        except BaseException as error:  # noqa: BLE001 - it is the caller's to read
+        except BaseException as error:  # noqa: BLE001 - the caller receives it
             value = error
         with self._lock:
             self._open.discard(answer)
@@ -146,7 +146,7 @@ def _input(answer: Answer) -> Any:
 
 
 class ThreadChannel:
-    """A silo's way to aggregators that are threads."""
+    """A silo's channel to aggregators that are threads."""
 
     def __init__(self, aggregators: Sequence[ThreadPeer]) -> None:
         self._aggregators = list(aggregators)
@@ -154,11 +154,11 @@ class ThreadChannel:
 
     @property
     def aggregators(self) -> int:
-        """How many there are."""
+        """The number of aggregators."""
         return len(self._aggregators)
 
     def send(self, aggregator: int, frame: pa.Buffer) -> None:
-        """Send a frame; waits for the oldest where too many are under way."""
+        """Send a frame. If too many are in flight, wait for the oldest."""
         self._flying.append(self._aggregators[aggregator].call("add", [frame]))
         while len(self._flying) > IN_FLIGHT:
             self._get(self._flying.pop(0))
@@ -170,7 +170,7 @@ class ThreadChannel:
             self._get(one)
 
     def fetch(self, reference: Answer) -> list[pa.Buffer]:
-        """The frames behind a reference."""
+        """Return the frames behind a reference."""
         return list(self._get(reference))
 
     def _get(self, answer: Answer) -> Any:
@@ -188,7 +188,7 @@ class ThreadCluster:
     """A `Cluster` of threads.
 
     Args:
-        silo, aggregator: classes of the same shape, for tests that look inside.
+        silo, aggregator: classes with the same methods, for tests that look inside.
     """
 
     def __init__(self, silo: type[Silo] = Silo, aggregator: type[Aggregator] = Aggregator) -> None:
@@ -232,7 +232,7 @@ class ThreadCluster:
         return {answer: _outcome(answer) for answer in handles if answer in done}
 
     def kill(self, peer: ThreadPeer) -> None:
-        """As `Cluster.kill`, but for a thread that is stuck."""
+        """As `Cluster.kill`, except that a stuck thread stays stuck."""
         peer.die()
 
 

@@ -1,4 +1,4 @@
-"""A silo's keys, and all it does with them: the only place where they are used."""
+"""A silo's keys and everything that uses them. No other code uses the keys."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from blindsum.platform.errors import (
 
 
 def open_identity(state: Path) -> Identity:
-    """The identity in a silo's state folder, made if there is none.
+    """Return the identity in a silo's state folder, and create it if there is none.
 
     Raises:
         KeyRefused, LedgerError: the folder or the file cannot be used or trusted.
@@ -50,11 +50,11 @@ class Vault:
     """One silo's side of every key ceremony and every encrypted exchange of a run.
 
     Args:
-        terms: digest of what all silos must agree on.
-        allows: whether this silo takes part in that roster.
-        pins: fingerprints of silos' identities that the job file names.
-        keep: aggregators keep the uploads, so that of a refused total the silo that the secret
-            draws can say who cheated.
+        terms: digest of everything on which all silos must agree.
+        allows: returns whether this silo takes part in a roster.
+        pins: fingerprints of silos' identities, from the job file.
+        keep: aggregators keep the uploads, so that after a refused total one silo, which the
+            secret chooses, can find out who cheated.
     """
 
     def __init__(
@@ -80,33 +80,38 @@ class Vault:
     # -- the key ceremony ----------------------------------------------------------------
 
     def introduce(self) -> Introduction:
-        """Begin a ceremony. Keys of an earlier one are given up: this is how they rotate."""
+        """Begin a ceremony, and give up the keys of an earlier one. This is how keys rotate."""
         self._forget()
         self._ceremony = KeyCeremony(self._run, self._terms, self._silo, self._identity, self._pins)
         return self._ceremony.introduction
 
     def contribute(self, introductions: tuple[Introduction, ...]) -> Contribution:
-        """Seal this silo's part of the keys to each of the others.
+        """Seal this silo's part of the keys to each other silo.
 
         Raises:
-            KeyRefused: the ceremony's roster is not the job's, or a silo's identity has changed since
-                the start of the run.
+            KeyRefused: the ceremony's roster is not the job's, or a silo's identity has changed
+                since the start of the run.
         """
-        if not self._allows(tuple(one.silo for one in introductions)):
-            raise KeyRefused("the ceremony's roster is not the job's", "Start the job again.")
-        if self._identities and any(
-            self._identities[one.silo] != one.identity for one in introductions
-        ):
+        roster = tuple(one.silo for one in introductions)
+        if not self._allows(roster):
             raise KeyRefused(
-                "a silo came with another identity than at the start of this run",
-                "Someone else answers in its name. Do not go on with this run.",
+                f"the key ceremony's roster ({', '.join(roster)}) is not one that this silo's job "
+                "allows",
+                "Start the job again.",
             )
+        for one in introductions if self._identities else ():
+            if self._identities[one.silo] != one.identity:
+                raise KeyRefused(
+                    f"silo '{one.silo}' presented a different identity from the one it had at the "
+                    "start of this run",
+                    "Someone else answers in its name. Do not continue this run.",
+                )
         contribution = self._ceremony.contribute(introductions)
         self._identities = {one.silo: one.identity for one in introductions}
         return contribution
 
     def agree(self, contributions: tuple[Contribution, ...]) -> Agreement:
-        """Open what was sealed to this silo, and sign the digest of all messages."""
+        """Open the parts sealed to this silo, and sign the digest of all messages."""
         return self._ceremony.agree(contributions)
 
     def finish(self, agreements: tuple[Agreement, ...]) -> None:
@@ -118,11 +123,11 @@ class Vault:
             for of in (self._parameters, self._parameters.of_counts)
         }
         self._keys, self._view = keys, keys.ceremony
-        del self._ceremony  # and the keys that opened what was sealed to this silo
+        del self._ceremony  # and with it the keys that opened the sealed parts
 
     @property
     def identities(self) -> dict[str, bytes]:
-        """Public identities of the silos in the newest ceremony."""
+        """The public identities of the silos in the newest ceremony."""
         return dict(self._identities)
 
     # -- exchanges -----------------------------------------------------------------------
@@ -135,7 +140,7 @@ class Vault:
         """Mask, encrypt, sign and send this silo's upload; returns its bytes.
 
         Raises:
-            SiloRefused: an aggregator refused it.
+            SiloRefused: an aggregator refused the upload.
         """
         keys, cipher, channel = self._ready(exchange)
         masks = keys.seeds.open(exchange, keys.hashing, self._view)
@@ -149,22 +154,23 @@ class Vault:
         except UploadRefused as error:
             raise SiloRefused(
                 f"its upload was refused: {error.what}",
-                "It was damaged on its way, or this silo makes others than it should.",
+                "It was corrupted in transit, or this silo encodes uploads incorrectly (check that "
+                "all silos run the same version).",
             ) from None
         return sent
 
     def receive(
         self, exchange: Exchange, totals: Sequence[Sequence[pa.Buffer]], uploads: Sequence[Any]
     ) -> Iterator[tuple[slice, Integers]]:
-        """The summed integers, range by range.
+        """Yield the summed integers, range by range.
 
         Args:
-            totals: frames from each aggregator, in their order.
-            uploads: references to what each aggregator was sent, if uploads are kept.
+            totals: frames from each aggregator, in the aggregators' order.
+            uploads: references to the uploads that each aggregator received, if they are kept.
 
         Raises:
-            TotalRefused: the total is malformed or not the sum of the roster's uploads. This
-                silo's keys are given up with it.
+            TotalRefused: the total is malformed or not the sum of the roster's uploads. This silo
+                then gives up its keys.
         """
         keys, cipher, channel = self._ready(exchange)
         frames = [frame for one in totals for frame in one]
@@ -181,24 +187,24 @@ class Vault:
     def _cheat(
         self, exchange: Exchange, channel: Channel, uploads: Sequence[Any], frames: list[pa.Buffer]
     ) -> str:
-        """Who made a total refused, from the uploads that the silos signed."""
+        """Find out who caused a refused total, from the uploads that the silos signed."""
         try:
             sent = (frame for one in uploads for frame in channel.fetch(one))
             sum_again(exchange, sent, frames, self._identities)
         except BlindsumError as error:
             return f" (summed again from the signed uploads: {error.what})"
-        return " (it is the sum of the signed uploads: a silo hashed other reals than it sent)"
+        return " (it is the sum of the signed uploads: a silo hashed other values than it sent)"
 
     def require(self, exchange: Exchange) -> None:
-        """Raises KeyRefused unless this silo could send to that exchange now."""
+        """Raise KeyRefused unless this silo could send to that exchange now."""
         self._ready(exchange)
 
     def mark(self) -> tuple[bytes, bytes]:
-        """Where this silo stands in what it accepted; `back_to` takes it."""
+        """Return a mark of everything that this silo accepted so far, for `back_to`."""
         return (self._keys.ceremony if self._keys else b""), self._view
 
     def back_to(self, mark: tuple[bytes, bytes]) -> None:
-        """Forget what was accepted since, unless a new ceremony began meanwhile."""
+        """Forget what was accepted since that mark, unless a new ceremony began meanwhile."""
         if self._keys and self._keys.ceremony == mark[0]:
             self._view = mark[1]
 
@@ -208,7 +214,8 @@ class Vault:
     def _ready(self, exchange: Exchange) -> tuple[Keys, Cipher, Channel]:
         if self._keys is None or self._channel is None:
             raise KeyRefused(
-                "this silo holds no key: the ceremony has not been, or a refused total ended it",
+                "this silo holds no key: no key ceremony was completed, or a refused total ended "
+                "the keys",
                 "Start the job again.",
             )
         return self._keys, self._ciphers[exchange.parameters.digest], self._channel

@@ -1,4 +1,4 @@
-"""Waiting for answers of silos and aggregators: deadlines, interrupts, who is late."""
+"""Waiting for answers from silos and aggregators, with deadlines and interrupts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DEAD_TOGETHER_S = 3.0
 
 
 class Waiting:
-    """Waits for replies of one cluster's peers.
+    """A waiter for the replies of one cluster's peers.
 
     Args:
-        interrupted: set by a signal's handler. Python can lose a KeyboardInterrupt that is
-            raised inside a destructor, and Ray has many; this is looked at once a second.
+        interrupted: set by a signal's handler, and checked once a second. Python can lose a
+            KeyboardInterrupt that is raised inside a destructor, and Ray has many.
     """
 
     def __init__(self, cluster: Cluster, interrupted: threading.Event) -> None:
@@ -39,8 +39,8 @@ class Waiting:
         Raises:
             SiloLost, AggregatorLost: a process died, or the deadline passed. The first failure
                 ends the waiting.
-            FederationError: an answer is not the message that was asked for.
-            BlindsumError: what a peer raised.
+            FederationError: an answer is not the message that was requested.
+            BlindsumError: a peer raised this error.
         """
         asked = {one.handle: one for one in replies}
         answers: dict[str, T] = {}
@@ -57,10 +57,10 @@ class Waiting:
         return {one.peer: answers[one.peer] for one in replies}
 
     def settle(self, replies: Iterable[Reply[Any]], deadline_s: float) -> None:
-        """Wait until those calls have ended, whatever their outcome: the next find idle peers.
+        """Wait until those calls have ended, whatever their outcome, so that the peers are idle.
 
         Raises:
-            SiloLost, AggregatorLost: some did not end in time.
+            SiloLost, AggregatorLost: some calls did not end in time.
         """
         asked = {one.handle: one.peer for one in replies}
         end = time.monotonic() + deadline_s
@@ -72,9 +72,9 @@ class Waiting:
             waiting = [handle for handle in waiting if handle not in outcomes]
 
     def dead(self, pings: Sequence[Reply[None]]) -> list[str]:
-        """Return the peers whose process is gone, of some that were asked for a sign of life.
+        """Return which of the pinged peers have died.
 
-        A peer that gives none within DEAD_TOGETHER_S counts as alive: a deadline will tell.
+        A peer that does not answer within DEAD_TOGETHER_S counts as alive: a deadline will show.
         """
         asked = {one.handle: one.peer for one in pings}
         if not asked:
@@ -83,7 +83,7 @@ class Waiting:
         return [asked[handle] for handle, what in outcomes.items() if isinstance(what, Died)]
 
     def _wait(self, handles: list[Handle], count: int, end: float) -> dict[Handle, Outcome]:
-        """Outcomes of some calls that have ended; none where time is up."""
+        """Return the outcomes of some calls that have ended, or nothing once time is up."""
         while True:
             left = end - time.monotonic()
             outcomes = self._cluster.wait(handles, count, max(0.0, min(left, POLL_S)))
@@ -100,13 +100,15 @@ def _read(reply: Reply[T], answer: Any, doing: str) -> T:
         return decoded(answer, reply.kind)
     except FederationError:
         raise FederationError(
-            f"'{reply.peer}' was asked to {doing}, and its answer is not a {reply.kind.__name__}",
+            f"'{reply.peer}' was asked to {doing}, and its answer is not of kind "
+            f"{reply.kind.__name__}",
             "All silos must run the same version of blindsum.",
         ) from None
 
 
 def late(peers: list[str], doing: str, deadline_s: float) -> FederationError:
-    """The error of peers that did not answer in time. Silos first: an aggregator waits for them."""
+    """Return the error for peers that did not answer in time. It names silos first, because an
+    aggregator waits for them."""
     silos = list(dict.fromkeys(peer for peer in peers if not is_aggregator(peer)))
     what = f"no answer within {deadline_s:g} s when asked to {doing}"
     mend = "Look at that node, or raise deadlines.start_s or deadlines.round_s."

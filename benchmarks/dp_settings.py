@@ -1,16 +1,16 @@
-"""Settings under differential privacy: clip norm, learning rate, server optimizer, adaptive clipping.
+"""Measure DP settings: clip norm, learning rate, server optimizer, adaptive clipping.
 
     python benchmarks/dp_settings.py --json build/dp_settings.json
 
 Eight silos with shared noise on scikit-learn's digits and breast cancer, as in utility.py: a linear
-classifier, sampling rate 0.25, 40 rounds, delta 1e-4, ten seeds with paired splits, the product's
-own trainer, plan, integers and server optimizers. Learning rates are chosen on validation folds of
-three seeds (these records are public).
+classifier, sampling rate 0.25, 40 rounds, delta 1e-4, ten seeds with paired splits, and the
+product's own trainer, plan, integers and server optimizers. Learning rates are chosen on validation
+folds of three seeds, which is not charged because these records are public.
 
-    clip C            the learning rate chosen for this clip norm
-    clip C, kept      the learning rate that was chosen for clip norm 1
-    adaptive from C   likewise, privacy.clip_quantile 0.5 starting from C
-    momentum, adam    server optimizers, their learning rate and the silos' chosen together
+    clip C            with the learning rate chosen for this clip norm
+    clip C, kept      with the learning rate chosen for clip norm 1
+    adaptive from C   the same, with privacy.clip_quantile 0.5 starting from C
+    momentum, adam    server optimizers; their learning rate and the silos' are chosen together
 
 JSON: {dataset}.{epsilon}.{arm}.{mean,se,learning_rate,server_rate}.
 """
@@ -72,7 +72,7 @@ console = Console()
 
 @dataclass(frozen=True)
 class Setting:
-    """One training of eight silos."""
+    """The settings of one training with eight silos."""
 
     dataset: str
     epsilon: float
@@ -86,7 +86,7 @@ class Setting:
 
 
 def accuracy(setting: Setting) -> float:
-    """Train once under shared noise, and score."""
+    """Train once under shared noise; return the accuracy."""
     torch.set_num_threads(1)
     choice = (RATE, ROUNDS, setting.learning_rate)
     folds, held = parts(
@@ -133,7 +133,7 @@ def accuracy(setting: Setting) -> float:
 
 
 def best(pool: ProcessPoolExecutor, candidates: list[list[Setting]]) -> list[Setting]:
-    """Of each list, the setting with the best mean accuracy on validation folds."""
+    """Return each list's setting with the best mean accuracy on validation folds."""
     trials = [
         replace(one, seed=seed, validation=True)
         for one in itertools.chain(*candidates)
@@ -148,7 +148,7 @@ def best(pool: ProcessPoolExecutor, candidates: list[list[Setting]]) -> list[Set
 
 
 def arms(pool: ProcessPoolExecutor, dataset: str, epsilon: float) -> dict[str, Setting]:
-    """Every arm's setting, with its learning rates chosen."""
+    """Choose the learning rates; return every arm's setting."""
     plain = [[Setting(dataset, epsilon, rate, clip) for rate in LEARNING_RATES] for clip in CLIPS]
     servers = [
         [

@@ -1,17 +1,19 @@
-"""A pharma consortium's pilot: pooled, local, federated, and federated with privacy and encryption.
+"""A pilot of a pharma consortium: pooled, local, federated, and with privacy and encryption.
 
     python benchmarks/pilot.py --data tox21.csv.gz --json build/pilot.json
     python benchmarks/pilot.py --json build/pilot.json           # on examples/assays, small
 
-Twelve assays with gaps, ECFP of 2,048 bits, a network 2048-512-12 (1.06 million parameters). Silos have whole
-scaffolds, and so have folds: by HMAC of the scaffold, a fifth is held out. Figures are mean AUROC over
-assays on all silos' held-out records together, of the same model settings and number of steps, in seeds.
+Twelve assays with missing labels, ECFP with 2,048 bits, a network 2048-512-12 (1.06 million
+parameters). All molecules of a scaffold belong to one silo and one fold; a fifth of the scaffolds,
+chosen by HMAC, is held out. The figures are the mean AUROC over assays on all silos' held-out
+records together. All arms have the same model settings, and several seeds each.
 
-JSON: arms.<name>.auroc_mean, auroc_sd (over seeds), seconds_per_round. Arms: pooled, local, federated_sgd
-(plain averaging), federated (server momentum), federated_dp_1, _3, _8, and of real runs on Ray with one seed
-federated_plain and federated_encrypted (encryption.scheme none and ckks, no privacy), with their phases,
-federated_dp_plain and federated_dp_encrypted (the same with DP-SGD in every silo, and 12 bits a value); and
-encryption.{auroc_difference,share_of_round}, share_of_round_under_dp.
+JSON: arms.<name>.auroc_mean, auroc_sd (over seeds), seconds_per_round. The arms in one process are
+pooled, local, federated_sgd (plain averaging), federated (server momentum) and federated_dp_1, _3,
+_8. Real runs on Ray, with one seed, are federated_plain and federated_encrypted (encryption.scheme
+none and ckks, no privacy), with their phases, and federated_dp_plain and federated_dp_encrypted
+(the same with DP-SGD in every silo, and 12 bits a value). Also
+encryption.{auroc_difference,share_of_round,share_of_round_under_dp}.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ console = Console()
 
 
 def dealt(given: argparse.Namespace, folder: Path) -> list[str]:
-    """The table's molecules dealt out by scaffold; returns the assays."""
+    """Divide the table's molecules among the silos by scaffold; return the assays."""
     table = pandas.read_csv(given.data)
     tasks = [c for c in table.columns if c not in ("mol_id", given.smiles)]
     readable = [Chem.MolFromSmiles(s) is not None for s in table[given.smiles]]
@@ -68,7 +70,8 @@ def dealt(given: argparse.Namespace, folder: Path) -> list[str]:
 
 
 def job_of(folder: Path, tasks: Sequence[str], *overrides: str) -> JobFile:
-    """The pilot's job. Learning rates were chosen by hand on another split, without privacy and with."""
+    """Return the pilot's job. Learning rates, with and without privacy, were chosen by hand on
+    another split."""
     content = {
         "name": "pilot",
         "seed": 1,
@@ -118,7 +121,7 @@ def federated(job: Job, members: Sequence[Member]) -> nn.Module:
 
 
 def auroc(model: nn.Module, members: Sequence[Member]) -> float:
-    """Mean over assays, on all held-out records together."""
+    """Return the mean AUROC over assays, on all held-out records together."""
     y = np.concatenate([m.data.test.labels for m in members])[:, 0]
     said = torch.cat([m.data.test.outputs(model) for m in members]).numpy()
     known = ~np.isnan(y)
@@ -147,14 +150,14 @@ DP_ROUNDS = (
 def real(
     folder: Path, tasks: Sequence[str], scheme: str, members: Sequence[Member], *overrides: str
 ) -> dict[str, Any]:
-    """A run on Ray, with its model's AUROC and its rounds' seconds by phase."""
+    """Run the job on Ray; return its model's AUROC and its rounds' seconds by phase."""
     job_file = job_of(folder, tasks, f"encryption.scheme={scheme}", *overrides)
     run = train(job_file, None, Listener())
     model = model_of(job_file.job, private=False)
     if run.saved is None:
         raise RuntimeError("the run left no model")
     model.load_state_dict(torch.load(run.saved.path))
-    later = run.reports[len(run.reports) // 4 :]  # the first rounds start things
+    later = run.reports[len(run.reports) // 4 :]  # the first rounds include start-up
     phases = {k: float(np.median([r.phases[k] for r in later])) for k in later[0].phases}
     return {
         "auroc_mean": auroc(model, members),
@@ -172,7 +175,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a wide CSV table of assays")
     parser.add_argument("--smiles", default="smiles")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--no-ray", action="store_true", help="leave the real runs out")
+    parser.add_argument("--no-ray", action="store_true", help="omit the real runs on Ray")
     given = parser.parse_args()
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as temporary:
@@ -218,7 +221,7 @@ def main() -> None:
 
 
 def simulated(folder: Path, tasks: Sequence[str], seeds: int) -> dict[str, Any]:
-    """All arms in one process, over seeds."""
+    """Train all arms in one process, with several seeds; return their figures."""
     members = [member_of(job_of(folder, tasks), silo) for silo in SILOS]
     noised = {
         f"federated_dp_{e}": (*PRIVATE, f"privacy={{noise: shared, epsilon: {e}, delta: {DELTA}}}")

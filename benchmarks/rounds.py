@@ -1,8 +1,8 @@
-"""Measure a round's cost besides training: an encrypted federation against a plaintext Ray sum.
+"""Measure the cost of a round without training: an encrypted federation against a plaintext sum.
 
     python benchmarks/rounds.py --json build/rounds.json
 
-Both arms run here, one after the other, with three silo actors and one aggregator actor:
+Both arms run on this machine, one after the other, with three silo actors and one aggregator actor:
 
     plaintext   silos return float32 vectors, the aggregator adds them, silos take the mean
     encrypted   Blindsum's own federation with its charges, signatures, digests and encrypted

@@ -1,25 +1,25 @@
-"""What privacy costs in accuracy: shared noise against pooling the data, local noise, and alone.
+"""Measure the cost of privacy in accuracy: shared noise against pooled data, local noise and alone.
 
     python benchmarks/utility.py --json build/utility.json --plot build/utility.svg
     python benchmarks/utility.py --data FILE.csv.gz --smiles smiles --target p_np --json FILE
 
-A linear classifier on scikit-learn's digits and breast cancer, or on ECFP of a table of
-molecules. n silos hold equal, random parts. Arms, one step of (DP-)SGD a round each:
+A linear classifier is trained on scikit-learn's digits and breast cancer, or on ECFP of a table of
+molecules. n silos have equal, random parts. All arms take one step of (DP-)SGD a round:
 
-    central   one server that holds all records, DP-SGD
+    central   one server has all records, DP-SGD
     shared    silos' integers with rounded Gaussian shares, one silo may collude (privacy.colluders)
     local     every silo adds the whole noise to its own update (privacy.noise: local)
-    alone     one silo by itself, DP-SGD
+    alone     one silo trains alone, DP-SGD
     none      all records, no privacy
 
-Trainer, calibration, shares and server optimizer are the product's own; sums are of the integers
-that would be encrypted (encryption changes no bit of them: tests/he). Ten seeds; all arms of a
-seed have the same split and the same parts. Sampling rate, rounds and learning rate are chosen
-for each arm by mean accuracy on validation folds of the first three seeds' training parts;
-`shared` takes central's choice, being the same algorithm. The choice is not charged: these
-records are public. Features are scaled by constants of the whole table, as public ones would be.
+Trainer, calibration, shares and server optimizer are the product's own. The sums add the integers
+that would be encrypted (encryption changes no bit of them: tests/he). There are ten seeds; all arms
+of a seed have the same split and the same parts. Sampling rate, rounds and learning rate are chosen
+for each arm by mean accuracy on validation folds of the first three seeds' training parts. `shared`
+uses central's choice, because it is the same algorithm. The choice is not charged, because these
+records are public. Features are scaled by constants of the whole table, as if these were public.
 
-JSON: {dataset}.{n}.{epsilon}.{arm}.{mean,se,choice}; `minus_central`: of the paired differences.
+JSON: {dataset}.{n}.{epsilon}.{arm}.{mean,se,choice}; `minus_central` has the paired differences.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ console = Console()
 
 @dataclass(frozen=True)
 class Task:
-    """One training: which data, which arm, which seed; scored on test or validation fold."""
+    """The settings of one training: data, arm and seed. It is scored on the test or validation
+    fold."""
 
     dataset: str
     silos: int
@@ -90,7 +91,7 @@ class Task:
 
 @lru_cache(maxsize=8)
 def records(dataset: str) -> tuple[np.ndarray, np.ndarray]:
-    """Features, float32 of norm at most LARGEST_NORM, and labels, int64."""
+    """Return features, float32 with norm at most LARGEST_NORM, and labels, int64."""
     if dataset in ("digits", "breast_cancer"):
         x, y = (load_digits if dataset == "digits" else load_breast_cancer)(return_X_y=True)
         x = (x - x.mean(0)) / (x.std(0) + 1e-6)
@@ -113,7 +114,7 @@ def molecules(path: str, smiles: str, target: str) -> tuple[np.ndarray, np.ndarr
 
 
 def parts(task: Task) -> tuple[list[Fold], Fold]:
-    """The silos' training records, and the records that score."""
+    """Return the silos' training records, and the records for scoring."""
     x, y = records(task.dataset)
     x, held_x, y, held_y = train_test_split(x, y, test_size=0.2, random_state=task.seed, stratify=y)
     if task.validation:
@@ -130,7 +131,7 @@ def sigma(epsilon: float, rate: float, rounds: int) -> float:
 
 
 def accuracy(task: Task) -> float:
-    """Train once, and score."""
+    """Train once; return the accuracy."""
     torch.set_num_threads(1)
     rate, rounds, learning_rate = task.choice
     folds, held = parts(task)
@@ -174,7 +175,7 @@ def plan_of(
     share: float | None = None,
     count_noise: float = 0.0,
 ) -> PrivacyPlan:
-    """A plan of one step a round that spends its whole epsilon."""
+    """Return a plan with one step a round that spends its whole epsilon."""
     return PrivacyPlan(
         epsilon=epsilon,
         delta=DELTA,
@@ -194,8 +195,8 @@ class NoisedSums:
     """The mean step of the integers that silos send under shared noise.
 
     Args:
-        plan: with a share; every silo's.
-        batch: expected size of a silo's sample.
+        plan: every silo's plan, which has a share.
+        batch: the expected size of a silo's sample.
     """
 
     def __init__(
@@ -214,7 +215,8 @@ class NoisedSums:
 
 
 class QuantisedMean:
-    """The mean of the integers that silos send otherwise; where there is one silo, its update."""
+    """The mean of the integers that silos send without shared noise. A single silo's update is not
+    quantised."""
 
     def __init__(self, folds: list[Fold], random: np.random.Generator) -> None:
         self._parameters = Parameters.derive(len(folds)) if len(folds) > 1 else None
@@ -228,8 +230,8 @@ class QuantisedMean:
 
 
 def settings(datasets: list[str]) -> list[tuple[str, int, float, str]]:
-    """Every (dataset, n, epsilon, arm) to be trained; central does not depend on n, none on
-    epsilon either."""
+    """Return every (dataset, n, epsilon, arm) to be trained. `central` does not depend on n, and
+    `none` depends on neither n nor epsilon."""
     found = []
     for dataset, arm in itertools.product(datasets, ARMS):
         for n in SILOS if arm not in ("central", "none") else (1,):

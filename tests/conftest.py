@@ -41,8 +41,8 @@ torch.set_num_threads(1)
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the two processes that run the tests, one runs all that need the cluster: there is one. Likewise
-    the nodes of their own."""
+    """Let one of the test processes run all tests that need the cluster, because there is one. The
+    same holds for the tests on separate nodes."""
     for item in items:
         for shared in ("cluster", "lan"):
             if shared in getattr(item, "fixturenames", ()):

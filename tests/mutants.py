@@ -34,6 +34,11 @@ class Mutant:
 SILO, HE = "tests/actors/test_silo.py", "tests/he"
 LIES = "tests/adversary/test_lying_aggregator.py"
 DRIVER = "tests/adversary/test_lying_driver.py"
+CHARGE = (
+    "        epsilon, metrics_epsilon = self._books.charge(exchange)"
+    "  # before the data is touched\n"
+)
+TRAIN = "        update = own.trainer.train(self._model.vector, exchange.clipping)\n"
 
 MUTANTS = (
     Mutant(
@@ -75,7 +80,8 @@ MUTANTS = (
         "the true size as divisor",
         "platform/training/local.py",
         "return self._training.learning_rate / self._training.expected_batch_size",
-        "return self._training.learning_rate / (len(self._data) * self._training.sampling_rate + 1)",
+        "return self._training.learning_rate / (len(self._data) * self._training.sampling_rate"
+        " + 1)",
         "tests/platform/test_training.py",
     ),
     Mutant(
@@ -137,12 +143,8 @@ MUTANTS = (
     Mutant(
         "a charge after training",
         "actors/silo.py",
-        "        epsilon, metrics_epsilon = self._books.charge(exchange)  # before the data is touched\n"
-        "        charged = time.perf_counter()\n"
-        "        update = own.trainer.train(self._model.vector, exchange.clipping)\n",
-        "        charged = time.perf_counter()\n"
-        "        update = own.trainer.train(self._model.vector, exchange.clipping)\n"
-        "        epsilon, metrics_epsilon = self._books.charge(exchange)  # before the data is touched\n",
+        f"{CHARGE}        charged = time.perf_counter()\n{TRAIN}",
+        f"        charged = time.perf_counter()\n{TRAIN}{CHARGE}",
         SILO,
     ),
     Mutant(
@@ -156,7 +158,8 @@ MUTANTS = (
         "masks without the roster",
         "he/masks.py",
         "return hashlib.sha256(exchange.digest + view).digest()",
-        "return hashlib.sha256(exchange.run.encode() + bytes([exchange.round, exchange.attempt]) + view).digest()",
+        "return hashlib.sha256(exchange.run.encode() + bytes([exchange.round, exchange.attempt])"
+        " + view).digest()",
         f"{HE}/test_masks.py {HE}/test_linear_hash.py",
     ),
     Mutant(
@@ -219,7 +222,8 @@ MUTANTS = (
         "the whole folder is sent",
         "infra/bundle.py",
         "    named = factory_sources(job_file)\n",
-        "    named = [p.relative_to(job_file.folder) for p in job_file.folder.rglob('*') if p.is_file()]\n",
+        "    folder = job_file.folder\n"
+        "    named = [p.relative_to(folder) for p in folder.rglob('*') if p.is_file()]\n",
         "tests/infra/test_submission.py",
     ),
     Mutant(

@@ -1,4 +1,4 @@
-"""The examples' jobs are valid, and their tables meet them. (The solubility example is run whole.)"""
+"""The examples' jobs are valid, and their tables meet them. (The solubility example runs whole.)"""
 
 from pathlib import Path
 

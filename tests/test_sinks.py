@@ -1,9 +1,9 @@
-"""Nothing of a record is written where others than its silo can read.
+"""A run writes no part of a record where anyone but its silo can read it.
 
-Canaries are planted in identifiers, structures, labels, a remark, and the names of private tasks; then
-every place that a run writes to is searched for them: MLflow, the run's folder, Ray's session folder with
-its logs, events and spilled objects, temporary folders, the terminal, the text of every error, and the
-names of all files. SECURITY.md has the table of these places.
+Canaries are planted in identifiers, structures, labels, a remark, and the names of private tasks.
+Then every place to which a run writes is searched for them: MLflow, the run's folder, Ray's session
+folder with its logs, events and spilled objects, temporary folders, the terminal, the text of every
+error, and the names of all files. SECURITY.md has the table of these places.
 """
 
 from __future__ import annotations

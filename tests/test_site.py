@@ -1,4 +1,4 @@
-"""The documentation site builds without network, loads nothing from other hosts, and lacks nothing."""
+"""The documentation site builds offline, loads nothing from other hosts, and is complete."""
 
 import ast
 import os

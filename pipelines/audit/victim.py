@@ -1,16 +1,16 @@
-"""The silo under attack: its records, the job's model, and the updates that would leave it.
+"""The silo under attack: its records, the job's model, and the updates that it would send.
 
 An attacked update sums the gradients of the attacked records over the job's local steps, with the
-product's own training code; every step takes all of these records. Of more than MOST_LOCAL_STEPS
-steps, only that many are taken. The attacker has one of:
+product's own training code. Every step uses all of these records, and at most MOST_LOCAL_STEPS
+steps are taken. Depending on the defence, the attacker has:
 
-    none        the bare sum of gradients
+    none        the plain sum of gradients
     dp          the sum of clipped gradients with the noise of the silo's plan
-    encrypted   what an aggregator holds, even with the key that all silos share: the masked
+    encrypted   an aggregator's view, together with the key that all silos share: the masked
                 integers, read as if they were not masked
     both        the masked integers of the noised sum
 
-Under shared noise the sum carries the plan's whole noise S: the least that an outsider ever faces.
+Under shared noise the sum carries the plan's whole noise S, the least that an outsider ever faces.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MOST_LOCAL_STEPS = 20
 
 @dataclass(frozen=True)
 class SeenUpdate:
-    """Sums of gradients by parameter, the mean over local steps, as the attacker has them."""
+    """The attacker's view of an update: the mean over local steps of the gradients' sums."""
 
     gradients: list[Tensor]
 
@@ -63,7 +63,7 @@ class Victim:
     """One silo under attack.
 
     Args:
-        plan: the silo's, or an assumed one for a job without differential privacy.
+        plan: the silo's plan, or an assumed plan for a job without differential privacy.
     """
 
     def __init__(self, job: Job, silo: str, data: SiloData, plan: PrivacyPlan) -> None:
@@ -98,23 +98,24 @@ class Victim:
     def without_noise(self) -> PrivacyPlan | None:
         """Return the plan of the arm without privacy: None, which does not clip either.
 
-        A private job of regression tasks keeps its clip norm: errors of numbers are unbounded, and
-        at a learning rate meant for clipped gradients training would diverge.
+        A private job with regression tasks keeps its clip norm: errors of numbers are unbounded,
+        and training would diverge at a learning rate meant for clipped gradients.
         """
         if self.labelling.bounded or not self.job.private:
             return None
         return self.plan.alone().without_noise()
 
     def plant(self, model: nn.Module) -> None:
-        """Make a malicious server's model the "planted" checkpoint."""
+        """Set a malicious server's model as the "planted" checkpoint."""
         self._models["planted"] = model
 
     def in_the_mean(self, fraction: float = 1.0, epsilon: float | None = None) -> PrivacyPlan:
-        """The plan for a silo that stands for all of them (`PrivacyPlan.in_the_mean`).
+        """Return the plan of one silo that stands for all (`PrivacyPlan.in_the_mean`).
 
         Args:
-            fraction: of the silo's records that it trains on, with a divisor that follows.
-            epsilon: of another plan with the same steps.
+            fraction: the fraction of the silo's records on which it trains; the divisor scales
+                with it.
+            epsilon: another epsilon, spent in the same steps; by default the plan's.
 
         Raises:
             PrivacyError: that epsilon is not possible.
@@ -170,11 +171,12 @@ def update_of(
     local: Local | None = None,
     record_loss: RecordLoss = classification,
 ) -> SeenUpdate:
-    """Return the mean over local steps of the sum of gradients over those records, as seen.
+    """Return the attacker's view of the mean over local steps of the gradients' sum over records.
 
     Args:
-        silos, bits: of the consortium, for the encoding under encryption.
-        local: by default one step.
+        silos, bits: the consortium's number of silos and bits a value, for the encoding under
+            encryption.
+        local: the local steps; by default one.
     """
     local = local or Local()
     trained = copy.deepcopy(model) if local.steps > 1 else model
@@ -197,14 +199,14 @@ def update_of(
                 whole += one / local.steps
                 if local.steps > 1:
                     p.sub_(one, alpha=local.rate / max(len(labels), 1))
-    sums = [one.nan_to_num(0.0) for one in sums]  # steps that ended in no numbers
+    sums = [one.nan_to_num(0.0) for one in sums]  # steps that ended in NaN
     if defence in ("encrypted", "both"):
         sums = _as_masked(sums, silos, bits)
     return SeenUpdate([one.detach() for one in sums])
 
 
 def _as_masked(sums: list[Tensor], silos: int, bits: int | None) -> list[Tensor]:
-    """The sums encoded, masked, encrypted, and opened again with the leaked shared key."""
+    """Return the sums after encoding, masking, encryption, and decryption with the leaked key."""
     parameters = Parameters.derive(silos, bits)
     integers, unit = encoded(sums, parameters)
     roster = tuple(f"silo{i:02}" for i in range(silos))
@@ -218,7 +220,7 @@ def _as_masked(sums: list[Tensor], silos: int, bits: int | None) -> list[Tensor]
 
 
 def encoded(sums: list[Tensor], parameters: Parameters) -> tuple[Integers, float]:
-    """The job's integers of those sums, at the range that just holds them, and their unit."""
+    """Return the job's integers of those sums, at the smallest range for them, and their unit."""
     flat = torch.cat([one.flatten() for one in sums]).numpy().astype(np.float64)
     bound = float(np.abs(flat).max()) or 1.0
     quantised = quantise(flat, bound, parameters, np.random.default_rng(0))
@@ -226,14 +228,14 @@ def encoded(sums: list[Tensor], parameters: Parameters) -> tuple[Integers, float
 
 
 def decoded(integers: Integers, unit: float, like: list[Tensor]) -> list[Tensor]:
-    """Tensors of those shapes, from integers."""
+    """Return tensors with those shapes from integers."""
     flat = torch.from_numpy((integers * unit).astype(np.float32))
     parts = torch.split(flat, [one.numel() for one in like])
     return [part.view_as(one) for part, one in zip(parts, like, strict=True)]
 
 
 def digits(packed: Integers, parameters: Parameters) -> Integers:
-    """The digits of packed reals, whatever they are: `he.packing.unpack` without its refusals."""
+    """Return the digits of any packed reals, as `he.packing.unpack` does but without its checks."""
     k, rest = parameters.summed_bits, packed.copy()
     rows = []
     for _ in range(parameters.digits):

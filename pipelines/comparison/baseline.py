@@ -1,12 +1,13 @@
-"""`blindsum baseline`: the same job without a federation, to compare one with.
+"""`blindsum baseline`: the same job without a federation, for comparison with a run.
 
     local     every silo trains alone on its own records
-    pooled    one model on all silos' records, as nobody who cannot share them could
+    pooled    one model is trained on all silos' records, which the silos could not do without
+              sharing them
 
-Same folds, model, settings and number of steps; one process that reads every silo's table, so it is for
-simulations and for pilots on one machine (`local` with one silo runs at that silo). Figures are of the
-same held-out records, summed as a run sums them, and are exact. Nothing is charged: models are
-dropped, and the figures are for those who own the records.
+Folds, model, settings and number of steps are those of the job. One process reads every silo's
+table, so baselines suit simulations and pilots on one machine (`local` with one silo runs at that
+silo). The figures cover the same held-out records, summed as in a run, and are exact. Nothing is
+charged: the models are deleted, and the figures are only for the owners of the records.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ Arm = Literal["local", "pooled"]
 
 @dataclass(frozen=True)
 class Baseline:
-    """What came out. `held_out` is of all silos' held-out records, `epsilon` the largest silo's plan's,
-    None without privacy."""
+    """The result of a baseline. `held_out` covers all silos' held-out records. `epsilon` is the
+    largest of the silos' planned epsilons, None without privacy."""
 
     run: str
     arm: Arm
@@ -66,23 +67,26 @@ def baseline(
     done: Callable[[], None] = lambda: None,
     publish: bool = False,
 ) -> Baseline:
-    """Train and evaluate one arm, and leave it with the job's MLflow.
+    """Train and evaluate one arm, and log it in the job's MLflow.
 
     Args:
-        silo: with `local`, the one silo of this machine.
+        silo: for `local`, the one silo to train, that of this machine.
         done: called after each round of each model.
-        publish: leave figures with an MLflow server, which others may read.
+        publish: allow an MLflow server, where others may read the figures.
 
     Raises:
         BlindsumError: a table cannot be read, or MLflow cannot be used.
     """
     started, job = time.monotonic(), job_file.job
     if silo is not None and arm == "pooled":
-        raise JobError("pooled is of all silos' records", "Leave out --silo, or take local.")
+        raise JobError(
+            "the pooled arm uses all silos' records", "Omit --silo, or use the local arm."
+        )
     if job.tracking.uri and not sqlite_file(job.tracking.uri) and not publish:
         raise JobError(
-            "this job's MLflow is a server, and a baseline's exact figures are for who owns the records",
-            "Give --set tracking.uri=sqlite:////path/to/mlflow.db, or --publish to leave them there.",
+            "this job's MLflow is a server, but a baseline's exact figures are only for the owners "
+            "of the records",
+            "Pass --set tracking.uri=sqlite:////path/to/mlflow.db, or --publish to log them there.",
         )
     names = job.roster if silo is None else (job_file.silo(silo).name,)
     import_from(str(job_file.folder))
@@ -95,7 +99,7 @@ def baseline(
         of_all = Counting(_exact(job), None, members[0].data, np.random.default_rng())
         metrics = of_all.summarise(counts, job.training.rounds, 2**62, job.roster)
     except BaseException:
-        tracker.finish("FAILED", "the baseline did not end", {})
+        tracker.finish("FAILED", "the baseline failed", {})
         raise
     if metrics.held_out is None:
         raise BlindsumError("no held-out record was evaluated")
@@ -105,21 +109,23 @@ def baseline(
         job.training.rounds, figures | ({"epsilon_planned": epsilon} if epsilon else {})
     )
     note = {"mlflow.note.content": f"{arm}: {metrics.held_out.line()}"}
-    failure = tracker.finish("FINISHED", "all rounds", note)
+    failure = tracker.finish("FINISHED", "all rounds completed", note)
     return Baseline(run, arm, metrics.held_out, epsilon, seconds, failure)
 
 
 def _tags(job: Job, arm: Arm, silo: str | None) -> dict[str, str]:
-    """In place of what a run's tags promise."""
+    """Return tags that replace a run's, because a run's promises do not hold for a baseline."""
     private = job.privacy.noise != "none"
     return {
         "blindsum.arm": arm,
         "blindsum.silo": silo or "",
-        "blindsum.differential_privacy": "of the dropped models; figures are exact, nothing is charged"
-        if private
-        else "NONE",
+        "blindsum.differential_privacy": (
+            "only of the deleted models; figures are exact, and nothing is charged"
+            if private
+            else "NONE"
+        ),
         "blindsum.encryption": "nothing is sent",
-        "blindsum.metrics_guarantee": "exact figures of one process, for who owns the records",
+        "blindsum.metrics_guarantee": "exact figures of one process, for the owners of the records",
         **({"privacy.mechanism": "DP-SGD in one process"} if private else {}),
     }
 
@@ -178,8 +184,8 @@ def trained(
     """Train one model on one member's records, for as many rounds as the plan covers.
 
     Args:
-        own: the plan of training alone; None trains without differential privacy.
-        name: seeds the sampling of a job without differential privacy.
+        own: the plan for training alone; None trains without differential privacy.
+        name: seeds the sampling in a job without differential privacy.
         done: called after each round.
     """
     model = model_of(job, private=own is not None, own=len(member.own))
@@ -191,12 +197,12 @@ def trained(
 
 
 def _exact(job: Job) -> Job:
-    """The job with exact counts."""
+    """Return the job with exact counts."""
     return job.model_copy(update={"privacy": NoNoise(noise="none")})
 
 
 class _Outputs(nn.Module):
-    """Some of a model's outputs."""
+    """A model with only some of another model's outputs."""
 
     def __init__(self, model: nn.Module, chosen: list[int]) -> None:
         super().__init__()
@@ -208,7 +214,8 @@ class _Outputs(nn.Module):
 
 
 def together(job: Job, members: Sequence[Member]) -> Member:
-    """All training records as one silo's, with every silo's tasks; another silo's tasks are gaps."""
+    """Return all training records as one silo's, with every silo's private tasks. Labels of other
+    silos' tasks are missing."""
     shared = job.data.outputs
     tasks = {f"{m.name}/{name}": task for m in members for name, task in m.own.items()}
     labels, first = [], shared
@@ -227,7 +234,7 @@ def together(job: Job, members: Sequence[Member]) -> Member:
 
 
 def show_baseline(found: Baseline, as_json: bool) -> None:
-    """What a baseline reached."""
+    """Print a baseline's result."""
     if as_json:
         emit(
             "baseline",
@@ -241,8 +248,8 @@ def show_baseline(found: Baseline, as_json: bool) -> None:
     privacy = f"epsilon {found.epsilon:.3g}" if found.epsilon else "no differential privacy"
     console.print(f"{found.arm}: {found.held_out.line()}, {privacy} ({found.seconds:.0f} s)")
     console.print(
-        "exact figures, for those who own the records; nothing was charged and no model was kept "
-        "outside the silos' folders"
+        "exact figures, only for the owners of the records; nothing was charged, and no model was "
+        "kept outside the silos' folders"
     )
     if found.tracking_failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {found.tracking_failure}")

@@ -1,4 +1,4 @@
-"""`blindsum check`: everything a run would refuse, spend and send, without training."""
+"""`blindsum check`: report what a run would refuse, spend and send, without training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from blindsum.platform.privacy.statement import privacy_statement
 
 @dataclass(frozen=True)
 class Checked:
-    """A job that would run. Bytes are ciphertext of one round, all silos together."""
+    """A job that would run. Bytes are those of the ciphertexts of one round, for all silos."""
 
     inspections: Mapping[str, Inspection]
     parameters: Parameters
@@ -37,13 +37,13 @@ class Checked:
 
 
 def check(job_file: JobFile, address: str | None) -> Checked:
-    """Validate job, silo data and privacy plan.
+    """Validate the job, the silos' data and the privacy plan.
 
     Args:
-        address: of a Ray cluster where the silos' data is; None looks on this machine.
+        address: address of the Ray cluster with the silos' data; None checks on this machine.
 
     Raises:
-        BlindsumError: one message with every silo's first fault.
+        BlindsumError: the first fault of every silo, in one message.
     """
     job = job_file.job
     parameters = Parameters.derive(
@@ -77,7 +77,7 @@ def _here(job_file: JobFile) -> dict[str, Inspection]:
     if len(faults) == 1:
         raise faults[0]
     if faults:
-        # A fault of the job itself is every silo's: said once.
+        # Every silo reports a fault of the job itself: print it once.
         alike = len({(f.what, f.mend) for f in faults}) == 1 and not inspections
         raise BlindsumError(
             "\n".join([f"{faults[0].what}. {faults[0].mend}"] if alike else map(str, faults))
@@ -167,9 +167,10 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     )
     if parameters.scheme == "ckks":
         console.print(
-            f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} bits a value, "
-            f"{parameters.digits} values a real; a wrong integer with probability at most 2^-80 "
-            f"each; values beyond ±{update_range(job, first.plan or plan(job, first.silo)):.4g} are cut"
+            f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} "
+            f"bits a value, {parameters.digits} values a real; each integer is wrong with "
+            "probability at most 2^-80; values beyond "
+            f"±{update_range(job, first.plan or plan(job, first.silo)):.4g} are cut"
             f"{', and that range adapts' if job.adapts_range else ''}"
         )
     console.print(f"held-out metrics: {metrics_guarantee(job)}")
@@ -180,7 +181,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
 
 
 def _lifetime(inspection: Inspection) -> dict[str, object]:
-    """What past jobs spent on the same table; after one without privacy, without bound."""
+    """Return what past jobs spent on the same table: "unbounded" after a job without privacy."""
     past = inspection.lifetime
     if past is None:
         return {"kept by": "the silo"}

@@ -1,4 +1,4 @@
-"""Where a run's silos find the job's files, and where its results go."""
+"""The folder in which a run's silos find the job's files, and the folder for its results."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from blindsum.platform.job.paths import results_folder
 
 
 def silo_folder(job_file: JobFile) -> str:
-    """The job's folder as silos find it.
+    """Return the path under which silos find the job's folder.
 
-    A Ray job's working directory is copied to every node at its own path; there, a folder
-    inside it is given relative to the silo's working directory.
+    Ray copies a Ray job's working directory to every node, each time to another path. So a folder
+    inside it is returned relative to the silo's working directory.
     """
     import ray
 
@@ -26,10 +26,10 @@ def silo_folder(job_file: JobFile) -> str:
 
 
 def runs_folder(job_file: JobFile) -> Path:
-    """The folder for results.
+    """Return the folder for results.
 
     Raises:
-        JobError: nothing can be written there.
+        JobError: the folder is not writable.
     """
     try:
         base = results_folder(job_file.folder)

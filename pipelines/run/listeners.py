@@ -1,6 +1,6 @@
-"""Everyone who follows a run: the terminal, MLflow, the run's own log, log collectors, Prometheus.
+"""Listeners to a run, for the terminal, MLflow, the run's own log, log collectors and Prometheus.
 
-Each is a `Listener`; `Listeners` passes every event to all of them in order.
+`Listeners` passes every event to several listeners in order.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from blindsum.platform.tracking.mlflow_run import Tracker
 
 NAME = "log.jsonl"
-"""In the run's folder: what the driver saw, one event a line."""
+"""The file in the run's folder with the driver's events, one a line."""
 
 
 class Listener:
-    """Follows a run. Subclasses override what they care about."""
+    """A listener to a run's events. Subclasses override the methods that they need."""
 
     def stage(self, text: str) -> None:
-        """Something slow begins."""
+        """Hear that a slow stage begins."""
 
     def planned(self, run: Run) -> None:
-        """The silos are ready and the plan is made; rounds begin."""
+        """Hear that the silos are ready, the plan is complete and rounds begin."""
 
     def round(self, run: Run, report: RoundReport) -> None:
-        """A round was completed."""
+        """Hear that a round was completed."""
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
-        """Silos were lost in the round that was announced last; `left` silos remain."""
+        """Hear that silos were lost in the round announced last; `left` silos remain."""
 
     def ended(self, run: Run) -> None:
-        """The run is over, however it went."""
+        """Hear that the run is over, whatever its outcome."""
 
 
 class Listeners(Listener):
@@ -48,7 +48,7 @@ class Listeners(Listener):
         self._all = list(listeners)
 
     def add_first(self, *listeners: Listener) -> None:
-        """Let these hear every event before the others."""
+        """Add listeners that hear every event before the others."""
         self._all[:0] = listeners
 
     def stage(self, text: str) -> None:
@@ -73,7 +73,7 @@ class Listeners(Listener):
 
 
 class KeepsRounds(Listener):
-    """Appends each round to the run's log, from which it can be resumed."""
+    """A listener that appends each round to the run's log, from which the run can be resumed."""
 
     def __init__(self, log: RunLog) -> None:
         self._log = log
@@ -85,7 +85,7 @@ class KeepsRounds(Listener):
 
 
 class TracksFigures(Listener):
-    """Sends each round's figures to MLflow."""
+    """A listener that sends each round's figures to MLflow."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
@@ -95,10 +95,10 @@ class TracksFigures(Listener):
 
 
 class LogsEvents(Listener):
-    """Writes one JSON line an event into the run's folder, for log collectors.
+    """A listener that writes one JSON line for each event to the run's folder, for log collectors.
 
     Args:
-        log: the driver's, which the federation writes to as well.
+        log: the driver's log, to which the federation writes too.
     """
 
     def __init__(self, run: Run, log: Log) -> None:
@@ -138,7 +138,7 @@ class LogsEvents(Listener):
 
 
 class Measures(Listener):
-    """Keeps the run's figures for Prometheus."""
+    """A listener that exports the run's figures to Prometheus."""
 
     def __init__(self) -> None:
         self._meters: Meters | None = None

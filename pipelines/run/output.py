@@ -1,9 +1,9 @@
-"""What the terminal shows of a run.
+"""The terminal's output of a run.
 
     on a terminal    progress while it runs, a summary at the end    (stderr)
-    elsewhere        the summary alone                               (stderr)
+    elsewhere        only the summary                                (stderr)
     with --lines     a line for each round                           (stderr)
-    with --json      one JSON object a line: planned, round, end      (stdout)
+    with --json      one JSON object a line: planned, round, end     (stdout)
 
 Errors go to stderr, one message each. No record and no key reaches this module.
 """
@@ -48,7 +48,7 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
     """Return what a reader must not overlook.
 
     Args:
-        inspections: of the silos; the warning names those without an owner's file.
+        inspections: the silos' inspections. A warning names the silos without an owner's file.
     """
     found = []
     if open_ := [name for name, one in (inspections or {}).items() if not one.owned]:
@@ -69,7 +69,7 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
 
 
 class Progressing(Listener):
-    """Live progress for a person."""
+    """A listener that shows live progress to a person."""
 
     def __init__(self) -> None:
         self._bar = Progress(
@@ -106,7 +106,7 @@ class Progressing(Listener):
 
 
 class Quiet(Listener):
-    """No terminal: only what must not be overlooked, until the end."""
+    """A listener for output that is not a terminal: it shows only warnings until the end."""
 
     def planned(self, run: Run) -> None:
         show_warnings(warnings(run.job_file.job, run.inspections))
@@ -115,18 +115,18 @@ class Quiet(Listener):
         console.print(_lost_line(run, silos, left))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, because nothing is open."""
 
 
 class Lines(Quiet):
-    """A line for each stage and round, for a log that someone follows."""
+    """A listener that prints a line for each stage and round, for a log that someone follows."""
 
     def stage(self, text: str) -> None:
         """Print the stage."""
         console.print(text)
 
     def round(self, run: Run, report: RoundReport) -> None:
-        """Print a line about a round that ended."""
+        """Print a line about a completed round."""
         found = report.metrics.held_out
         score = f"{found.line()}, " if found else ""
         spent = f"epsilon {max(report.epsilon.values()):.3f}, " if report.epsilon else ""
@@ -136,7 +136,7 @@ class Lines(Quiet):
 
 
 class JsonLines(Listener):
-    """One JSON object a line on stdout, for machines."""
+    """A listener that prints one JSON object a line on stdout, for machines."""
 
     def planned(self, run: Run) -> None:
         job = run.job_file.job
@@ -167,7 +167,7 @@ class JsonLines(Listener):
         )
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, because nothing is open."""
 
 
 Shown = Progressing | Quiet | Lines | JsonLines
@@ -187,7 +187,7 @@ def show_end(run: Run) -> None:
     if run.link and run.status != "FINISHED":
         console.print(f"To resume: blindsum resume {quote(str(run.folder))}", soft_wrap=True)
     if not run.reports:
-        return  # there is no result: the error says it all
+        return  # there is no result, and the error explains why
     job = run.job_file.job
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -250,8 +250,8 @@ def _lost_line(run: Run, silos: list[str], left: int) -> str:
     if left < job.least_silos or (job.privacy.noise != "none" and job.privacy.metrics_epsilon):
         return said
     return (
-        f"{said}. Held-out figures stop here: exact counts of fewer silos would reveal those of the "
-        "lost one. With privacy.metrics_epsilon they continue."
+        f"{said}. Held-out figures stop here: exact counts of fewer silos would reveal those of "
+        "the lost one. With privacy.metrics_epsilon they continue."
     )
 
 
@@ -308,5 +308,5 @@ def _progress_table(run: Run, report: RoundReport) -> Table:
 
 
 def plan_figures(plan: Any) -> dict[str, float] | None:
-    """A privacy plan as plain figures, or None without differential privacy."""
+    """Return a privacy plan as plain figures, or None without differential privacy."""
     return dict(vars(plan)) if plan else None

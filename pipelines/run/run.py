@@ -1,4 +1,4 @@
-"""One run as it unfolds."""
+"""The state of one run, from its start to its summary."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not be
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What a run is before it begins.
+    """The specification of a run before it begins.
 
     Attributes:
-        folder: where its results go.
+        folder: the folder for its results.
         resumed: the interrupted run that it continues.
     """
 
@@ -39,7 +39,7 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """The model file, and the round after which it was the consortium's."""
+    """The file with the consortium's model, and the round after which it was saved."""
 
     path: Path
     round: int
@@ -47,14 +47,14 @@ class SavedModel:
 
 @dataclass
 class Run:
-    """A run as it unfolds, and in the end all there is to say about it.
+    """A run: its state while it lasts, and its results at the end.
 
     Attributes:
-        standing: where the federation stands; None before it started.
+        standing: the federation's standing; None before it started.
         announced: the last round that was announced to the silos.
-        ended: why the run ended before its last round, if it did.
-        unsaved: why results could not be saved, if they could not.
-        unkept: why the run cannot be resumed from its last rounds, if it cannot.
+        ended: why the run ended before its last round, or None.
+        unsaved: why results could not be saved, or None.
+        unkept: why the run cannot be resumed from its last rounds, or None.
     """
 
     spec: RunSpec
@@ -81,12 +81,12 @@ class Run:
 
     @property
     def job_file(self) -> JobFile:
-        """The job that it runs."""
+        """The run's job."""
         return self.spec.job_file
 
     @property
     def folder(self) -> Path:
-        """Where its results go."""
+        """The folder for the run's results."""
         return self.spec.folder
 
     @property
@@ -106,8 +106,8 @@ class Run:
 
     @property
     def plans(self) -> dict[str, PrivacyPlan | None]:
-        """What each silo may spend in this run. A silo that was lost before the run was resumed
-        reports no plan: it follows from the job."""
+        """Each silo's privacy plan in this run. A silo that was lost before the run was resumed
+        reports no plan, so its plan is computed from the job."""
         return {
             name: self.inspections[name].plan if name in self.inspections else self._plan(name)
             for name in self.job_file.job.roster
@@ -120,12 +120,12 @@ class Run:
         return plan(self.job_file.job, silo) if self.job_file.job.private else None
 
     def budget(self, silo: str) -> float | None:
-        """Epsilon that the silo may spend in this run; None without differential privacy."""
+        """Return the epsilon that a silo may spend; None without differential privacy."""
         plan = self.plans[silo]
         return plan.epsilon if plan else None
 
     def held_out(self) -> tuple[int, HeldOut | TaskFigures] | None:
-        """The newest evaluation, and its round."""
+        """Return the newest evaluation and its round, or None."""
         found = [(r.round, r.metrics.held_out) for r in self.reports if r.metrics.held_out]
         return found[-1] if found else None
 
@@ -151,15 +151,15 @@ class Run:
         self.ended = f"{self.ended}; {text}" if self.ended else text
 
     def epsilon(self) -> dict[str, float]:
-        """What each silo spent, an upper bound: a round that was announced counts as charged, and so
-        does every further attempt at it."""
+        """Return an upper bound on what each silo spent: an announced round counts as charged, and
+        so does every further attempt."""
         from blindsum.platform.privacy.plan import spent_epsilon
 
         known = (
             self.reports[-1].epsilon if self.announced == len(self.reports) and self.reports else {}
         )
         return {
-            # The ledger lets no charge pass the budget: an attempt too many was not charged.
+            # The ledger refuses a charge above the budget, so such an attempt was not charged.
             name: known[name]
             if name in known
             else min(
@@ -176,7 +176,7 @@ class Run:
         }
 
     def summary(self) -> dict[str, object]:
-        """Everything about the run, as `--json` prints it at the end."""
+        """Return everything about the run, as `--json` prints it at the end."""
         link = self.link
         last = self.reports[-1] if self.reports else None
         return {

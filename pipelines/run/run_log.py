@@ -1,12 +1,12 @@
-"""What the driver keeps of a run, to go on with it: `rounds.jsonl` in the run's folder.
+"""The driver's log of a run, from which it can be resumed: `rounds.jsonl` in the run's folder.
 
-    line 1      the job file as it was, where it lay, the MLflow run
-    each more   a round that ended: its report, its figures, where the run stands
-    the last    that the run has ended well
+    first line    the job file's text and path, and the MLflow run
+    next lines    a completed round each: its report, its figures, the run's standing
+    last line     a note that the run has completed
 
-Lines are appended and never changed; a line that a crash cut short does not count. Nothing in it is a
-silo's own: it is what MLflow and the closing summary show. Mode 0600, since a job file may name an MLflow
-server with a password.
+Lines are appended and never changed. A line that a crash cut short does not count. The log has
+nothing that is private to a silo: MLflow and the closing summary show the same. Its mode is 0600,
+because a job file may name an MLflow server with a password.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kept:
-    """An interrupted run, read back."""
+    """A run as read from its log."""
 
     name: str
     folder: Path
@@ -52,18 +52,18 @@ class Kept:
 
 
 class RunLog:
-    """Appends to a run's log, and keeps others from going on with the same run.
-
-    Raises:
-        BlindsumError: it cannot be written, or another process has the run.
-    """
+    """A run's log, open for appending. A lock keeps other processes from resuming the same run."""
 
     def __init__(self, folder: Path, name: str, job_file: JobFile) -> None:
         self._folder, self._name, self._job_file = folder, name, job_file
         self._file: TextIO | None = None
 
     def open(self, mlflow_run: str) -> None:
-        """Begin, or go on where one is there."""
+        """Begin the log, or continue an existing one.
+
+        Raises:
+            BlindsumError: the log cannot be written, or another process is running this run.
+        """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / NAME
@@ -81,7 +81,7 @@ class RunLog:
                     }
                 )
             elif not content.endswith("\n"):
-                self._file.write("\n")  # what was cut short stays a line of its own
+                self._file.write("\n")  # a line that was cut short stays a separate line
         except BlockingIOError:
             raise BlindsumError(
                 f"another process is running {self._name}", "Wait for it, or end it first."
@@ -95,7 +95,8 @@ class RunLog:
     def round(
         self, report: RoundReport, figures: Mapping[str, float], standing: Standing
     ) -> str | None:
-        """Keep a round that ended; gives what failed: training goes on without the log."""
+        """Append a completed round; returns a failure's message, because training continues without
+        the log."""
         held_out = type(report.metrics.held_out).__name__
         try:
             self._append(
@@ -111,12 +112,12 @@ class RunLog:
         return None
 
     def end(self) -> None:
-        """The run has ended well, with its model saved."""
+        """Note that the run has completed and its model is saved."""
         with suppress(OSError):
             self._append({"ended": True})
 
     def close(self) -> None:
-        """Let others go on with the run."""
+        """Close the log, so that other processes can resume the run."""
         if self._file:
             self._file.close()
 
@@ -127,7 +128,7 @@ class RunLog:
 
 
 def read_log(folder: Path) -> Kept:
-    """An interrupted run.
+    """Read the log of a run, to resume it.
 
     Raises:
         JobError: there is no run in that folder, or its log cannot be read.
@@ -140,8 +141,8 @@ def read_log(folder: Path) -> Kept:
         raise _unreadable(folder) from None
     except OSError:
         raise JobError(
-            f"there is no run to go on with in {folder}",
-            f"Name the run's own folder, which holds {NAME}: runs/NAME.",
+            f"there is no run to resume in {folder}",
+            f"Name the run's own folder, which contains {NAME}: runs/NAME.",
         ) from None
     content = [found for line in lines if (found := _parsed(line))]
     try:
@@ -171,7 +172,8 @@ def _unreadable(folder: Path) -> JobError:
 
 
 def _found(path: Path) -> Path:
-    """A submitted job's folder goes with it: one that goes on brings its files along anew."""
+    """Return the job file's path. A submitted job is sent with its folder, so a resumed job has a
+    new copy of its files in the working directory."""
     here = Path.cwd() / path.name
     return here if SUBMITTED_VARIABLE in os.environ and here.is_file() else path
 
@@ -201,5 +203,6 @@ def _report(line: dict[str, Any]) -> RoundReport:
 
 
 def _built(kind: type[T], said: dict[str, Any]) -> T:
-    """Raises ValueError (of which pydantic's is one) where a field is missing or of another type."""
+    """Build a dataclass from parsed JSON. Raises ValueError, or pydantic's subclass of it, if a
+    field is missing or has another type."""
     return TypeAdapter(kind).validate_python(said)

@@ -1,4 +1,4 @@
-"""What a run leaves: its model, its curves, its privacy statement, and tags in MLflow."""
+"""Saving of a run's results: its model, its curves, its privacy statement, and tags in MLflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def save(run: Run, federation: Federation, tracker: Tracker) -> None:
     """Fetch the last model from a silo and write everything into the run's folder and MLflow.
 
     Raises:
-        BlindsumError: no silo gives the model.
+        BlindsumError: no silo returns the model.
         OSError: the folder cannot be written.
     """
     _save_model(run, federation, tracker)
@@ -34,7 +34,7 @@ def _save_model(run: Run, federation: Federation, tracker: Tracker) -> None:
     from blindsum.platform.training.models import model_of, set_parameters
 
     job, last = run.job_file.job, run.reports[-1]
-    # An interrupted user waits for no silo that is deep in its training.
+    # After an interrupt, the user should not wait for silos that are busy training.
     timeout_s = 10.0 if run.status == "KILLED" else 60.0
     release = federation.release(last.round, last.model_digest, timeout_s)
     import_from(str(run.job_file.folder))
@@ -83,7 +83,7 @@ def _save_statement(run: Run, tracker: Tracker) -> None:
 
 
 def closing_tags(run: Run) -> dict[str, str]:
-    """What MLflow shows of a run that is over: spend, ledgers, consent, losses."""
+    """Return the MLflow tags of a run that is over: spend, ledgers, consent, lost silos."""
     tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
     tags |= {f"blindsum.lost.{silo}": f"in round {round}" for silo, round in run.lost.items()}
     tags |= {f"blindsum.epsilon.{silo}": f"{e:.6g}" for silo, e in run.epsilon().items()}
@@ -107,7 +107,7 @@ def write_whole(path: Path, content: bytes) -> Path:
     """Write a file completely or not at all; returns its path.
 
     Raises:
-        OSError: it cannot be written; nothing of it is left.
+        OSError: the file cannot be written; no part of it remains.
     """
     partial = path.with_name(path.name + ".partial")
     try:

@@ -1,4 +1,4 @@
-"""`blindsum run`: from a job file to a released model, an MLflow run and charged ledgers."""
+"""`blindsum run`: run a job file to a released model, an MLflow run and charged ledgers."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def train(
     tags: Mapping[str, str] | None = None,
     kept: Kept | None = None,
 ) -> Run:
-    """Run a job to its end, whatever the end is.
+    """Run a job to its end, and save its results even if it fails.
 
     Args:
-        address: of a Ray cluster to join, or None for a Ray of our own.
-        listener: follows the run; the terminal's, for example.
-        finished: called with the run however it ended, once its model is saved.
-        tags: for MLflow, beside the job's own.
+        address: address of a Ray cluster to join, or None to start Ray here.
+        listener: hears the run's events, for example to show them on the terminal.
+        finished: called with the run, whatever its outcome, once its model is saved.
+        tags: tags for MLflow, besides the job's.
         kept: an interrupted run of this job, to be resumed.
 
     Returns:
@@ -64,7 +64,7 @@ def train(
     run = Run(_resumed_spec(kept) if kept else _new_spec(job_file))
     log = RunLog(run.folder, run.name, job_file)
     if kept:
-        log.open(kept.mlflow_run)  # first of all: another process may be running it
+        log.open(kept.mlflow_run)  # before anything else: another process may be running it
         run.reports, run.standing = list(kept.reports), kept.standing
         run.announced = kept.standing.round
     events = Log(job=job_file.job.name, run=run.name)
@@ -72,7 +72,7 @@ def train(
     listeners.stage("starting Ray")
     ahead = threading.Thread(target=_import_ahead, daemon=True)
     ahead.start()
-    # Twice: Ray, once started, installs a handler of its own.
+    # Twice, because Ray installs its own handlers when it starts.
     with _hearing(run.interrupted), ray_session(address), _hearing(run.interrupted):
         from blindsum.platform.tracking.mlflow_run import Tracker
 
@@ -89,13 +89,13 @@ def train(
                 finished(run)
     if run.unsaved:
         raise BlindsumError(
-            run.unsaved, "Make room. What MLflow took is in its run; charges stay charged."
+            run.unsaved, "Make room. MLflow's run has what could be logged; charges remain charged."
         )
     return run
 
 
 def _import_ahead() -> None:
-    with suppress(ImportError):  # who needs it next says what is missing
+    with suppress(ImportError):  # the next import of it reports what is missing
         importlib.import_module("blindsum.actors.federation")
 
 
@@ -111,7 +111,7 @@ class _Session:
     federation: Federation | None = None
 
     def run_to_the_end(self) -> None:
-        """Start the silos and run all rounds; notes in the run how it ended."""
+        """Start the silos and run all rounds; note in the run how it ended."""
         run = self.run
         try:
             federation = self.federation = self._start()
@@ -134,7 +134,7 @@ class _Session:
 
         run, job = self.run, self.run.job_file.job
         self.listeners.stage("silos read their data and plan their spend")
-        # Kept at once: a silo that refuses in `inspect` must be ended as well.
+        # Assigned at once, so that silos are ended even if one refuses in `inspect`.
         federation = self.federation = Federation(
             job,
             run.name,
@@ -163,7 +163,7 @@ class _Session:
             run.announced = number
             try:
                 report = federation.run_round(number)
-            except BudgetExceeded as error:  # the ledger knows of a spend that the plan did not
+            except BudgetExceeded as error:  # the ledger has charges that the plan did not expect
                 run.ended = f"stopped before round {number}: {error}"
                 return
             finally:
@@ -173,7 +173,7 @@ class _Session:
         if run.rounds_planned < planned:
             run.ended = (
                 f"stopped after round {run.rounds_planned} of {planned}: "
-                "the next one would pass a silo's budget"
+                "the next round would exceed a silo's budget"
             )
 
     def _note_standing(self, federation: Federation) -> None:
@@ -183,7 +183,7 @@ class _Session:
             self.listeners.lost(run, sorted(fresh), len(federation.roster))
 
     def close(self) -> None:
-        """Save what there is and close everything, on every way out."""
+        """Save the results and close everything, whatever the outcome."""
         self.listeners.stage("saving the model and closing the run")
         self._finish()
         if self.run.status == "FINISHED":
@@ -192,13 +192,13 @@ class _Session:
         self.listeners.ended(self.run)
 
     def _finish(self) -> None:
-        """Raises nothing that would hide how the run ended."""
+        """Save and tag the results. Raises nothing that would hide how the run ended."""
         run, federation = self.run, self.federation
         if federation and run.reports:
             try:
                 save(run, federation, self.tracker)
                 if run.status == "FINISHED":
-                    federation.forget()  # not before: a run that was not saved may be resumed
+                    federation.forget()  # only now: a run that was not saved may be resumed
             except BlindsumError as error:
                 run.unsaved = f"the last model could not be saved: {error}"
             except OSError as error:
@@ -223,7 +223,7 @@ class _Session:
 
 def _new_spec(job_file: JobFile) -> RunSpec:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    # The budget early in the name: MLflow cuts names short, and runs differ by it first.
+    # The budget comes early in the name, because MLflow shortens names.
     privacy = job_file.job.privacy
     label = "nodp" if privacy.noise == "none" else f"eps{privacy.epsilon:g}"
     label = label if job_file.job.private or label == "nodp" else "NOT-PRIVATE-TEST"
@@ -237,7 +237,7 @@ def _resumed_spec(kept: Kept) -> RunSpec:
 
 @contextmanager
 def _hearing(interrupted: threading.Event) -> Iterator[None]:
-    """A job manager's SIGTERM ends a run as Ctrl-C does, and neither can get lost."""
+    """Let a job manager's SIGTERM end a run as Ctrl-C does, and let neither get lost."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -247,7 +247,7 @@ def _hearing(interrupted: threading.Event) -> Iterator[None]:
         raise KeyboardInterrupt
 
     def unraisable(what: sys.UnraisableHookArgs) -> None:
-        # Where the interrupt fell into a destructor: `interrupted` is set, and nothing is lost.
+        # The interrupt was raised in a destructor. `interrupted` is set, so it is not lost.
         if not isinstance(what.exc_value, KeyboardInterrupt):
             hook(what)
 
@@ -263,7 +263,7 @@ def _hearing(interrupted: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """No second Ctrl-C cuts the closing short; it is bounded by its own timeouts."""
+    """Ignore a second Ctrl-C while the run is closed, which has its own timeouts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,8 +1,9 @@
-"""Held-out figures of classes: what a silo counts, and what the sums over all silos say.
+"""Held-out figures of classes: a silo's counts, and the figures from their sums over all silos.
 
-Counts carry noise where the job gives held-out records a budget of their own
-(`blindsum.platform.privacy.plan.metrics_plan`): Gaussian, rounded to a unit of 1/UNITS of a silo's
-share of it, as `blindsum.platform.privacy.shared_noise` explains. Else they are exact, and outputs say so.
+Counts carry noise if the job gives held-out records a separate budget
+(`blindsum.platform.privacy.plan.metrics_plan`). The noise is Gaussian and rounded to a unit of
+1/UNITS of a silo's share, as `blindsum.platform.privacy.shared_noise` explains. Otherwise counts
+are exact, and outputs say so.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ LOSS_UNIT = 2.0**-10
 """One integer unit of an exact sum of losses, in nats."""
 
 MAX_LOSS = 32.0
-"""A record's loss is cut here, in nats, so that sums stay bounded."""
+"""The greatest loss of a record, in nats. Larger losses are cut, so that sums stay bounded."""
 
 UNITS = 256
-"""Integer units in one deviation of a silo's share of the noise."""
+"""The number of integer units in one deviation of a silo's share of the noise."""
 
-SUMS = 4  # before those of the classes
+SUMS = 4  # the sums before those of the classes
 
 Counts = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
 
 
 class Score(NamedTuple):
-    """A model's main figure, and what guessing gives."""
+    """A model's main figure, and the figure that guessing reaches."""
 
     name: str
     value: float
@@ -52,8 +53,9 @@ class HeldOut:
     """Held-out figures of the whole consortium.
 
     `loss` is the mean cross-entropy in nats, `largest_class` the accuracy of always guessing
-    the most frequent class, `dropped` the molecules RDKit could not read, `deviation` the
-    accuracy's standard deviation from the noise on the counts, 0 where they are exact.
+    the most frequent class, `dropped` the number of molecules that RDKit could not read,
+    `deviation` the accuracy's standard deviation due to the noise on the counts, 0 if they are
+    exact.
     """
 
     records: int
@@ -65,11 +67,11 @@ class HeldOut:
 
     @property
     def score(self) -> Score:
-        """The main figure, and what always guessing the largest class gives."""
+        """The main figure, and that of always guessing the largest class."""
         return Score("accuracy", self.accuracy, self.largest_class, "always the largest class")
 
     def line(self) -> str:
-        """What came out, in words."""
+        """Return the result in words."""
         noise = f" (deviation from noise {self.deviation:.3f})" if self.deviation else ""
         return (
             f"accuracy {self.accuracy:.3f}{noise} on {self.records} held-out records "
@@ -77,20 +79,20 @@ class HeldOut:
         )
 
     def detail(self) -> str:
-        """The same, and the loss."""
+        """Return the result in words, with the loss."""
         noise = f", give or take {2 * self.deviation:.3f} for the noise" if self.deviation else ""
         return (
-            f"accuracy {self.accuracy:.3f} on {'about ' if self.deviation else ''}{self.records} held-out "
-            f"records{noise} (always the largest class: {self.largest_class:.3f}); loss "
+            f"accuracy {self.accuracy:.3f} on {'about ' if self.deviation else ''}{self.records} "
+            f"held-out records{noise} (always the largest class: {self.largest_class:.3f}); loss "
             f"{self.loss:.3f}{'; these two are noisier' if self.deviation else ''}"
         )
 
     def as_dict(self) -> dict[str, float]:
-        """All figures by name."""
+        """Return all figures by name."""
         return asdict(self)
 
     def tracked(self) -> dict[str, float]:
-        """Figures as MLflow shows them."""
+        """Return the figures under the names that MLflow shows."""
         found = {
             "accuracy": self.accuracy,
             "loss": self.loss,
@@ -102,7 +104,8 @@ class HeldOut:
 
 
 class ClassCounting:
-    """Correct and wrong records, their loss, dropped molecules, and records of each class."""
+    """Counts of correct and wrong records, their loss, dropped molecules, and records of each
+    class."""
 
     def __init__(
         self, job: Job, target: Target, data: SiloData, random: np.random.Generator
@@ -111,7 +114,7 @@ class ClassCounting:
         self.plan = metrics_plan(job)
         self._classes = len(target.classes)
         self._share = (self.plan.share or 0.0) if self.plan else 0.0
-        # Under noise every record's loss counts at most one: twice the loss of guessing.
+        # Under noise a record's loss, cut at twice the loss of guessing, counts at most one.
         self._max_loss = 2 * math.log(self._classes) if self.plan else MAX_LOSS
         self._weight = HELD_OUT_WEIGHT if self.plan else 1.0  # of loss and classes
         self._units = np.full(SUMS + self._classes, self._share / UNITS or 1.0)
@@ -119,7 +122,7 @@ class ClassCounting:
             self._units[2] = LOSS_UNIT / MAX_LOSS
 
     def counts(self, model: nn.Module) -> Counts:
-        """Int64 [SUMS + classes]."""
+        """Return the silo's counts, int64 [SUMS + classes]."""
         found = self._sums(model)
         if self.plan:
             return noised_integers(found, math.inf, self._share, self._units[0], self._random)
@@ -127,7 +130,8 @@ class ClassCounting:
         return exact
 
     def _sums(self, model: nn.Module) -> Reals:
-        """Sums over the silo's held-out records, which one moves by HELD_OUT_SENSITIVITY at most."""
+        """Return sums over the silo's held-out records. One record changes them by at most
+        HELD_OUT_SENSITIVITY in L2."""
         fold = self._data.test
         labels, output = torch.from_numpy(fold.labels), fold.outputs(model)
         losses = classification(output, labels).double()
@@ -140,7 +144,7 @@ class ClassCounting:
         return np.concatenate([sums, per_class])
 
     def possible(self, counts: Counts, silos: int) -> bool:
-        """Whether honest silos' counts can have that sum. Of noised ones, anything can."""
+        """Return whether honest silos' counts can have that sum. Noised counts can have any sum."""
         if self.plan:
             return True
         correct, wrong, loss, dropped = (int(c) for c in counts[:SUMS])
@@ -152,7 +156,7 @@ class ClassCounting:
         )
 
     def figures(self, counts: Counts, silos: int) -> HeldOut:
-        """The consortium's, from counts summed over that many silos."""
+        """Return the consortium's figures from counts summed over that many silos."""
         sums = counts * self._units
         correct, wrong, loss, dropped = sums[:SUMS]
         largest = max(float(sums[SUMS:].max()), 0.0) / self._weight
@@ -165,6 +169,6 @@ class ClassCounting:
             loss=min(max(float(loss) / self._weight / records, 0.0), 1.0) * self._max_loss,
             largest_class=min(largest / records, 1.0),
             dropped=max(round(float(dropped)), 0),
-            # To first order, of the quotient of two noised counts.
+            # The first-order deviation of the quotient of two noised counts.
             deviation=noise * math.hypot(accuracy, 1 - accuracy) / records,
         )

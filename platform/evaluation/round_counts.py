@@ -1,7 +1,7 @@
-"""What a silo counts in a round, as integers that travel encrypted and are seen only as sums.
+"""A silo's counts in a round: integers that are sent encrypted and seen only as sums.
 
-of the update       values cut by the range, large values, gradients that were not clipped
-of held-out records what `held_out` counts of classes, or `task_metrics` of tasks
+of the update         values cut by the range, large values, gradients that were not clipped
+of held-out records   the counts of `classes` or of `tasks`
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ OF_UPDATE = 3
 
 @dataclass
 class Tally:
-    """One round's counts of the update, private to the silo. `unclipped`: gradients within the
-    clip norm, minus half of all."""
+    """One round's counts of the update, private to the silo. `unclipped` is the number of gradients
+    within the clip norm, minus half of all."""
 
     saturated: int = 0
     large: int = 0
@@ -40,9 +40,9 @@ class Tally:
 class Metrics:
     """Figures of the whole consortium for one round.
 
-    `saturated` is the share of update values cut by the range, `large` of those beyond an eighth
-    of it, `unclipped` the noised share of gradients within the clip norm, where it adapts;
-    `held_out` is there in rounds that were evaluated.
+    `saturated` is the share of update values cut by the range, `large` the share beyond an eighth
+    of the range. `unclipped` is the noised share of gradients within the clip norm, if the clip
+    norm adapts. `held_out` is None in rounds without evaluation.
     """
 
     saturated: float
@@ -51,20 +51,20 @@ class Metrics:
     held_out: HeldOut | TaskFigures | None
 
     def as_dict(self) -> dict[str, float]:
-        """All figures that there are, by name."""
+        """Return all available figures by name."""
         held_out = self.held_out.as_dict() if self.held_out else {}
         own = {k: v for k, v in vars(self).items() if isinstance(v, (int, float))}
         return own | held_out
 
 
 def count_values(job: Job) -> int:
-    """How many counts a silo sends."""
+    """Return the number of counts that a silo sends."""
     target = job.data.target
     return OF_UPDATE + (classes.SUMS + len(target.classes) if target else tasks.SUMS)
 
 
 class Counting:
-    """One silo's counts, and what their sums over all silos say.
+    """One silo's counts, and the metrics from their sums over all silos.
 
     Args:
         plan: the silo's plan for its training records.
@@ -92,21 +92,21 @@ class Counting:
 
     @property
     def by_task(self) -> dict[str, Figures]:
-        """The newest held-out figures of each task, for the silo's own eyes; none of classes."""
+        """The newest held-out figures of each task, for the silo only; empty for classes."""
         of_held_out = self._of_held_out
         return of_held_out.latest if isinstance(of_held_out, TaskCounting) else {}
 
     def evaluates(self, round: int, roster: Sequence[str]) -> bool:
-        """Whether held-out records are counted after that round.
+        """Return whether held-out records are counted after that round.
 
-        Exact counts are given over all silos of the job or not at all: the difference of two rosters'
-        counts would be one silo's. Noised ones are charged and may be of fewer.
+        Exact counts cover all silos of the job or are not released: the difference of two rosters'
+        counts would be one silo's. Noised counts are charged and may cover fewer silos.
         """
         whole = tuple(roster) == self._job.roster
         return self._job.evaluates(round) and (whole or self.plan is not None)
 
     def counts(self, model: nn.Module, round: int, tally: Tally, roster: Sequence[str]) -> Counts:
-        """What the silo sends of that round, int64 [count_values]."""
+        """Return the counts that the silo sends in that round, int64 [count_values]."""
         counts = np.zeros(count_values(self._job), np.int64)
         counts[:2] = tally.saturated, tally.large
         if self._unclipped_share:
@@ -120,14 +120,14 @@ class Counting:
     def summarise(
         self, counts: Counts, round: int, update_values: int, roster: Sequence[str]
     ) -> Metrics:
-        """The consortium's metrics from summed counts.
+        """Return the consortium's metrics from summed counts.
 
         Args:
-            update_values: values in all silos' updates together, for the shares of them.
-            roster: the silos that counted.
+            update_values: the number of values in all silos' updates, for the shares.
+            roster: the silos whose counts were summed.
 
         Raises:
-            FederationError: no honest silos' counts have that sum.
+            FederationError: honest silos' counts cannot have that sum.
         """
         silos = len(roster)
         _require_possible(0 <= counts[1] <= update_values and 0 <= counts[0] <= counts[1])
@@ -150,13 +150,13 @@ class Counting:
 def _require_possible(possible: bool) -> None:
     if not possible:
         raise FederationError(
-            "the counts of all silos together are not possible: one of them lies about its own",
-            "Nothing says which. Do not go on with this run.",
+            "the summed counts of all silos are impossible: at least one silo lies about its own",
+            "The sum does not show which. Do not continue this run.",
         )
 
 
 def _count_share(job: Job, plan: PrivacyPlan | None) -> float:
-    """Deviation of a silo's noise on its round's count of unclipped gradients."""
+    """Return the deviation of a silo's noise on one round's count of unclipped gradients."""
     if plan is None or not plan.count_noise or job.privacy.noise == "none":
         return 0.0
     whole = plan.count_noise * math.sqrt(plan.steps_per_round)

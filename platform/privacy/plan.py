@@ -1,11 +1,11 @@
-"""Record-level (epsilon, delta) of a silo's whole run: planned, then accounted.
+"""Planning and accounting of the record-level (epsilon, delta) of a silo's whole run.
 
 Unit: one record of one silo's table; neighbouring tables differ by adding or removing one.
 Mechanism: DP-SGD (Abadi et al., CCS 2016, algorithm 1): Poisson sample with rate q, clip
 each record's gradient to C, add N(0, (sigma C)^2) to the sum, divide by a public constant.
 Accounting: privacy loss distributions of the Poisson-subsampled Gaussian (Koskela et al.,
 AISTATS 2020; Doroshenko et al., PoPETs 2022) from dp-accounting, discretised pessimistically,
-so that every epsilon here is an upper bound.
+so that every epsilon is an upper bound.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ DISCRETISATION = 1e-3
 DEFAULT_RANGE = 1.0
 HELD_OUT_WEIGHT = 0.5
 HELD_OUT_SENSITIVITY = math.sqrt(1 + 2 * HELD_OUT_WEIGHT**2)
-"""In L2, of what a held-out record adds: one to the correct or to the wrong ones, and at most
-HELD_OUT_WEIGHT each to its class and to the loss. Less weight there, less noise on the accuracy."""
+"""The L2 norm of what a held-out record adds to the counts: one to the correct or to the wrong
+records, and at most HELD_OUT_WEIGHT each to its class and to the loss. A lower weight there means
+less noise on the accuracy."""
 MIN_NOISE_MULTIPLIER, MAX_NOISE_MULTIPLIER = 0.2, 200.0
 MOST_ABOVE = 1.25
 """A kept noise multiplier whose estimated epsilon is this many times its budget is computed again."""
@@ -38,16 +39,16 @@ MOST_ABOVE = 1.25
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:
-    """What one silo will spend. Public: no field depends on the silo's data.
+    """One silo's planned spend. Public: no field depends on the silo's data.
 
     `noise_multiplier` is sigma, the noise's deviation in units of the clip norm. `share` is the
-    deviation of the silo's share of the noise where the silos make it together, and None where
-    each adds its own. `count_noise` is the deviation of the noise on the count of unclipped
-    records, 0 without adaptive clipping. `rounds_within_budget` is below `rounds` only for a noise
-    multiplier fixed by hand.
+    deviation of the silo's share of the noise under shared noise, and None if each silo adds its
+    own. `count_noise` is the deviation of the noise on the count of unclipped records, 0 without
+    adaptive clipping. `rounds_within_budget` is below `rounds` only for a noise multiplier fixed by
+    hand.
 
-    The methods give the plan that a simulation in one process trains under, where each
-    participant's trainer adds its noise itself.
+    The methods return plans for simulations in one process, in which each participant's trainer
+    adds its noise itself.
     """
 
     epsilon: float
@@ -64,41 +65,48 @@ class PrivacyPlan:
 
     @property
     def update_noise(self) -> float:
-        """The noise multiplier of the update: more than sigma where unclipped records are
-        counted too, so that both together are one mechanism of sigma (theorem 1 of Andrew,
-        Thakkar, McMahan and Ramaswamy, NeurIPS 2021)."""
+        """The noise multiplier of the update. It exceeds sigma if unclipped records are counted
+        too, so that both together are one mechanism with sigma (theorem 1 of Andrew, Thakkar,
+        McMahan and Ramaswamy, NeurIPS 2021)."""
         if not self.count_noise:
             return self.noise_multiplier
         return 1 / math.sqrt(self.noise_multiplier**-2 - (2 * self.count_noise) ** -2)
 
     def alone(self) -> PrivacyPlan:
-        """The plan of a silo that trains by itself: all of sigma in its own sum, no count."""
+        """Return the plan of a silo that trains alone: the whole sigma in its own sum, no count."""
         return replace(self, share=None, count_noise=0.0)
 
     def without_noise(self) -> PrivacyPlan:
-        """The same clipping with no noise anywhere. Protects nothing: for audits."""
+        """Return a plan with the same clipping and no noise. It protects nothing; audits use it."""
         share = None if self.share is None else 0.0
         return replace(self, noise_multiplier=0.0, share=share, count_noise=0.0)
 
     def in_a_run(self) -> PrivacyPlan:
-        """A participant whose own noise is what the silo adds to a run's sum: its share, or all."""
+        """Return the plan of a participant that adds the noise which the silo adds in a run: its
+        share, or all."""
         own = self.update_noise if self.share is None else self.share / self.clip_norm
         return replace(self.alone(), noise_multiplier=own)
 
     def of_the_sum(self, silos: int) -> PrivacyPlan:
-        """One of `silos` participants whose noise adds up to one sigma, where the silos make it
-        together: sigma / sqrt(silos). That is the noise which a run keeps when as many silos
-        collude as it allows for. Where each silo adds all of its noise: the plan `alone`."""
+        """Return the plan of one of `silos` participants.
+
+        Under shared noise their noise adds up to one sigma, so each has sigma / sqrt(silos). That
+        is the noise which remains in a run if as many silos collude as it allows for. If each silo
+        adds its whole noise, the plan is `alone`.
+        """
         own = self.noise_multiplier / math.sqrt(silos) if self.share is not None else None
         return self.alone() if own is None else replace(self.alone(), noise_multiplier=own)
 
     def in_the_mean(self, silos: int, fraction: float = 1.0) -> PrivacyPlan:
-        """One silo that stands for all: its noise is to its own signal as the noise in the mean of
-        `silos` updates is to theirs. That is sigma / silos where they make the noise together, and
-        sigma / sqrt(silos) where each adds all of it.
+        """Return the plan of one silo that stands for all.
+
+        The ratio of its noise to its own signal equals that ratio in the mean of `silos` updates.
+        So its noise multiplier is sigma / silos under shared noise, and sigma / sqrt(silos) if each
+        silo adds its whole noise.
 
         Args:
-            fraction: of the silo's records that it trains on, with a divisor that follows.
+            fraction: the fraction of the silo's records on which it trains; the divisor scales
+                with it.
         """
         fewer = math.sqrt(silos) if self.share is None else silos
         own = fraction * self.update_noise / fewer
@@ -106,11 +114,11 @@ class PrivacyPlan:
 
 
 def plan(job: Job, silo: str) -> PrivacyPlan | None:
-    """Plan one silo's whole run, or None without differential privacy.
+    """Return the plan of one silo's whole run, or None without differential privacy.
 
     Raises:
-        PrivacyError: no noise multiplier up to MAX_NOISE_MULTIPLIER meets the budget, or a
-            fixed one does not cover a single round; names the nearest possible plan.
+        PrivacyError: no noise multiplier up to MAX_NOISE_MULTIPLIER meets the budget, or a fixed
+            one does not cover a single round. The message names the nearest possible plan.
     """
     section = job.privacy
     if section.noise == "none":
@@ -127,7 +135,7 @@ def plan(job: Job, silo: str) -> PrivacyPlan | None:
             job.training.local_steps,
             job.training.rounds,
         )
-        # Every silo adds its own: together as much as one that knows all.
+        # The sum of the silos' noise is what a central party that knew all counts would add.
         own_noise = count_deviation(job, own.noise_multiplier) / math.sqrt(job.least_silos)
         return (
             replace(own, count_noise=max(own_noise, own.noise_multiplier))
@@ -143,8 +151,9 @@ def _budget(job: Job, section: LocalNoise | SharedNoise, silo: str) -> float:
 
 
 def _shared_plan(job: Job, section: SharedNoise, silo: str) -> PrivacyPlan:
-    """All silos' records stand under one noise of deviation S, the laxest budget's. A silo with
-    a stricter budget clips harder instead: C = S / sigma."""
+    """Return a silo's plan under shared noise. One noise of deviation S, which the least strict
+    budget needs, protects all silos' records. A silo with a stricter budget clips harder:
+    C = S / sigma."""
     plans = {
         name: _plan(
             _budget(job, section, name),
@@ -170,14 +179,14 @@ def _shared_plan(job: Job, section: SharedNoise, silo: str) -> PrivacyPlan:
 
 
 def metrics_plan(job: Job) -> PrivacyPlan | None:
-    """The plan for every silo's held-out records, or None where their counts are exact.
+    """Return the plan for every silo's held-out records, or None if their counts are exact.
 
-    Each evaluation is one Gaussian mechanism on counts that a record moves by at most
-    HELD_OUT_SENSITIVITY in L2, without sampling. A record is in training or held out, never
-    both: the plans' epsilons do not add up within a job (parallel composition).
+    Each evaluation is one Gaussian mechanism, without sampling, on counts that a record changes by
+    at most HELD_OUT_SENSITIVITY in L2. A record is either in training or held out, never both, so
+    the plans' epsilons do not add up within a job (parallel composition).
 
     Raises:
-        PrivacyError: no noise meets the budget.
+        PrivacyError: no noise multiplier meets the budget.
     """
     section = job.privacy
     if section.noise == "none" or section.metrics_epsilon is None:
@@ -200,14 +209,14 @@ def metrics_plan(job: Job) -> PrivacyPlan | None:
 
 
 def update_range(job: Job, plan: PrivacyPlan | None) -> float:
-    """Range of the first round's exchange: the job's, or what clipping and noise need."""
+    """Return the first round's range: the job's, or the range that clipping and noise need."""
     if job.privacy.noise == "shared" and plan is not None:
         return shared_range(greatest_sum(job), plan.share or 0.0)
     return job.encryption.range or DEFAULT_RANGE
 
 
 def greatest_sum(job: Job) -> float:
-    """Where a coordinate of a silo's clipped sum is cut under shared noise."""
+    """Return where a coordinate of a silo's clipped sum is cut under shared noise."""
     clip_norm = 0.0 if job.privacy.noise == "none" else job.privacy.clip_norm
     return clip_norm * job.training.expected_batch_size
 
@@ -241,7 +250,7 @@ def _plan(
         raise PrivacyError(
             f"one round at privacy.noise_multiplier {sigma:g} spends epsilon {one:.3g}, "
             f"above the budget of {epsilon:g}",
-            "Raise the multiplier, or leave it out to have it chosen.",
+            "Raise the multiplier, or omit it to have it computed.",
         )
     planned = spent_epsilon(sigma, rate, steps * covered, delta)
     return PrivacyPlan(
@@ -258,9 +267,9 @@ def _plan(
 
 
 def calibrate(epsilon: float, delta: float, rate: float, steps: int) -> float:
-    """Return the least noise multiplier, to 0.01 %, that keeps the whole run within (epsilon, delta).
+    """Return the least noise multiplier, to 0.01 %, with which the run meets (epsilon, delta).
 
-    Below MIN_NOISE_MULTIPLIER there is nothing to gain and it is not searched. The result is kept
+    Multipliers below MIN_NOISE_MULTIPLIER bring no benefit and are not searched. The result is kept
     (`blindsum.platform.privacy.plan_cache`).
 
     Raises:
@@ -296,13 +305,13 @@ def _search(epsilon: float, delta: float, rate: float, steps: int) -> float:
             f"privacy.epsilon {epsilon:.3g} at delta {delta:g} is not possible with {steps} steps "
             f"at sampling rate {rate:g}: even noise {MAX_NOISE_MULTIPLIER:g} times the clip norm "
             f"spends {least:.3g}",
-            f"Take epsilon {least * 1.01:.3g} or more, or fewer rounds or local steps. "
-            "(Useful budgets lie around 1 to 8.)",
+            f"Use epsilon {least * 1.01:.3g} or more, or fewer rounds or local steps. "
+            "(Useful budgets are about 1 to 8.)",
         )
     low, high = 1.0, 2.0
     while spent_epsilon(high, rate, steps, delta) > epsilon:
         low, high = high, high * 2
-    # Downwards in small steps: distributions for very little noise are slow to compute.
+    # Down in small steps, because distributions for very little noise are slow to compute.
     while low > MIN_NOISE_MULTIPLIER and spent_epsilon(low, rate, steps, delta) <= epsilon:
         low, high = low * 0.7, low
     if low <= MIN_NOISE_MULTIPLIER:
@@ -313,14 +322,14 @@ def _search(epsilon: float, delta: float, rate: float, steps: int) -> float:
         return math.log(min(max(spent, 1e-9), 1e6)) - math.log(epsilon)
 
     sigma = math.exp(brentq(excess, math.log(low), math.log(high), xtol=5e-5))
-    while spent_epsilon(sigma, rate, steps, delta) > epsilon:  # the root may lie a hair below
+    while spent_epsilon(sigma, rate, steps, delta) > epsilon:  # the root may be slightly too low
         sigma *= 1 + 5e-5
     return sigma
 
 
 @functools.lru_cache(maxsize=1024)
 def spent_epsilon(sigma: float, rate: float, steps: int, delta: float) -> float:
-    """Epsilon at delta after that many steps, an upper bound; inf if sigma is hopeless."""
+    """Return an upper bound on epsilon at delta after that many steps; inf if sigma is too low."""
     import dp_accounting  # with SciPy 0.6 s; a plan that was kept needs no accountant
     from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 
@@ -369,7 +378,7 @@ def _rounds_within(
 
 
 class Accountant:
-    """Gives epsilon after whole rounds, composed as the plan composes them, about 10 ms each."""
+    """An accountant of whole rounds, composed as in the plan. An epsilon takes about 10 ms."""
 
     def __init__(self, plan: PrivacyPlan) -> None:
         self._plan = plan
@@ -418,13 +427,20 @@ class Accountant:
         return float(whole.get_epsilon_for_delta(self._plan.delta))
 
 
+def _against(colluders: int) -> str:
+    """Return up to how many colluding silos a guarantee holds, in words."""
+    if colluders == 0:
+        return "holds if no silo colludes"
+    return f"holds even if {colluders} {'silo colludes' if colluders == 1 else 'silos collude'}"
+
+
 def describe(section: LocalNoise | SharedNoise) -> dict[str, str]:
-    """What a reader needs to judge an epsilon, for MLflow and the closing summary."""
+    """Return what a reader needs to judge an epsilon, for MLflow and the closing summary."""
     mechanism = "DP-SGD, Gaussian noise added inside each silo"
     if section.noise == "shared":
         mechanism = (
             "DP-SGD over all silos, rounded Gaussian shares of the noise added inside each silo; "
-            f"holds against {section.colluders} colluding"
+            f"{_against(section.colluders)}"
         )
     return {
         "unit": UNIT,

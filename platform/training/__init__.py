@@ -1,1 +1,1 @@
-"""How a model learns from records: losses, clipping, local steps, the server's step."""
+"""Training of a model on records: losses, clipping, local steps, the server's step."""

@@ -1,14 +1,14 @@
-"""Sums of clipped per-record gradients at close to the cost of a plain step.
+"""Sums of clipped per-record gradients, at nearly the cost of a plain step.
 
 Book-keeping (Bu, Wang, Zha and Karypis, ICML 2023, "Differentially private optimization on
 large model at small cost"): one forward pass keeps each layer's input a, one backward pass goes
-to the layers' outputs alone and gives d = dL/d(output). A record's gradient of a weight is the
+only to the layers' outputs and computes d = dL/d(output). A record's gradient of a weight is the
 sum over positions of d a^T. So its norm follows from a and d, and the clipped sum over the
-records is one contraction of a and the clipped d: no gradient per record is ever kept.
+records is one contraction of a and the clipped d. No gradient per record is ever stored.
 
 Legend: B records, T positions (1 for plain inputs, pixels of a convolution, tokens), I and O a
-layer's inputs and outputs. A layer that is called several times has its calls' positions one
-after the other, which is what sums its gradients.
+layer's inputs and outputs. If a layer is called several times, the positions of its calls are
+concatenated, which sums their gradients.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from blindsum.platform.training.losses import RecordLoss, classification
 
 _Convolution = (nn.Conv1d, nn.Conv2d)
 _Layer = nn.Linear | nn.Conv1d | nn.Conv2d
-_RECORDS = 16  # whose patches are copied at a time
-STABLE = 1e-6  # as Opacus: a record's gradient is scaled by min(1, C / (norm + 1e-6))
+_RECORDS = 16  # the records whose patches are copied at a time
+STABLE = 1e-6  # as in Opacus: a record's gradient is scaled by min(1, C / (norm + 1e-6))
 
 
 class Clipped(NamedTuple):
-    """Sums of clipped gradients, by parameter; `within`: how many records were not clipped."""
+    """Sums of clipped gradients, by parameter. `within` is the number of records not clipped."""
 
     sums: list[Tensor]
     within: int
@@ -39,14 +39,14 @@ class Clipped(NamedTuple):
 
 @dataclass
 class _Calls:
-    """What one layer saw in one pass: inputs a [B, T, I], and edges to its outputs."""
+    """One layer's calls in one pass: its inputs a [B, T, I], and edges to its outputs."""
 
     inputs: list[Tensor] = field(default_factory=list)
     edges: list[Any] = field(default_factory=list)
 
 
 class BookKeeping:
-    """Per-record clipping for models whose trainable parameters are all of Linear and Conv."""
+    """Per-record clipping for models whose trainable parameters all belong to Linear and Conv."""
 
     def __init__(self, model: nn.Module, loss: RecordLoss = classification) -> None:
         self._model, self._loss = model, loss
@@ -57,7 +57,7 @@ class BookKeeping:
 
     @staticmethod
     def covers(model: nn.Module) -> bool:
-        """Whether every trainable parameter is of one Linear or plain convolution."""
+        """Return whether every trainable parameter belongs to one Linear or plain convolution."""
         owned = [p for m in _trainable_layers(model) for p in m.parameters(recurse=False)]
         named = list(model.named_parameters(remove_duplicate=False))
         return len({id(p) for p in owned}) == len(owned) and {id(p) for p in owned} >= {
@@ -81,7 +81,7 @@ class BookKeeping:
     def _keep(self, layer: _Layer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         calls = self._calls[layer]
         calls.inputs.append(inputs[0].detach())
-        # The edge, not the tensor: an activation may change the tensor in its place.
+        # The edge, not the tensor, because an activation may change the tensor in place.
         calls.edges.append(torch.autograd.graph.get_gradient_edge(output))
 
     def _clip(self, backward: Iterator[Tensor], records: int, clip_norm: float) -> Clipped:
@@ -93,8 +93,8 @@ class BookKeeping:
                 raise no_gradient(self._names[layer])
             terms.append(term)
         norms = _added(term.squared_norms() for term in terms).sqrt()
-        # A record that overflows counts as zero: a run that ends in NaN because of one record
-        # would tell that the record is there.
+        # A record that overflows counts as zero: a run that ended in NaN because of one record
+        # would reveal that the record is there.
         factors = (clip_norm / (norms + STABLE)).clamp(max=1.0).nan_to_num(0.0)
         whole = bool(torch.isfinite(norms).all())
         sums = {id(p): total for term in terms for p, total in term.sums(factors, whole)}
@@ -107,17 +107,18 @@ class _Term(Protocol):
     """One layer's part of the gradients."""
 
     def squared_norms(self) -> Tensor:
-        """[B]: squared L2 norm of each record's gradient of the layer's parameters."""
+        """Return the squared L2 norm of each record's gradient of the layer's parameters, [B]."""
 
     def sums(self, factors: Tensor, whole: bool) -> list[tuple[nn.Parameter, Tensor]]:
-        """Sums over the records, each times its factor. `whole`: none overflowed."""
+        """Return sums over the records, each times its factor. `whole`: no record overflowed."""
 
 
 class _Factored:
-    """a [B, T, I] and d [B, T, O], or of two dimensions if T = 1; the gradient is not formed.
+    """A layer's part as a [B, T, I] and d [B, T, O], or with two dimensions if T = 1. The gradient
+    is not formed.
 
-    Over positions in double precision: their parts may cancel, and a norm that float32 rounds away
-    would let a record through unclipped.
+    Sums over positions are in double precision: their terms may cancel, and if float32 rounded a
+    norm away, a record would pass unclipped.
     """
 
     def __init__(self, layer: _Layer, inputs: list[Tensor], gradients: list[Tensor]) -> None:
@@ -136,7 +137,7 @@ class _Factored:
         elif weight is not None:
             gram = torch.bmm(a, a.transpose(1, 2)) * torch.bmm(d, d.transpose(1, 2))
             total += gram.sum((1, 2)).clamp(min=0)
-            # What double precision may have rounded away: a norm is never taken for less.
+            # Add what double precision may have rounded away, so that no norm is underestimated.
             terms = a.shape[2] + d.shape[2] + d.shape[1] ** 2
             lengths = (a.norm(dim=2) * d.norm(dim=2)).sum(1)
             total += terms * torch.finfo(torch.float64).eps * lengths.square()
@@ -160,7 +161,8 @@ class _Factored:
 
 
 class _Formed:
-    """Gradients by record, [B, O, I]: where they take no more memory than a and d."""
+    """A layer's part as gradients by record, [B, O, I], if these need no more memory than a and
+    d."""
 
     def __init__(self, layer: _Layer, inputs: list[Tensor], gradients: list[Tensor]) -> None:
         self._layer = layer
@@ -187,7 +189,7 @@ class _Formed:
 def _term(
     layer: _Layer, inputs: list[Tensor], gradients: list[Tensor], records: int
 ) -> _Term | None:
-    """The layer's part, or None if its calls do not hold one row for each record."""
+    """Return the layer's part, or None if its calls do not have one row for each record."""
     rows = {len(t) if t.dim() > 1 else -1 for t in (*inputs, *gradients)}
     if rows != {records}:
         return None
@@ -203,7 +205,8 @@ def _term(
 
 
 def _products(layer: _Layer, a: Tensor, d: Tensor) -> Tensor:
-    """[B, O, I]: the sum over positions of d a^T, a few records at a time, in the cache."""
+    """Return the sum over positions of d a^T, [B, O, I]. A few records at a time fit in the
+    cache."""
     formed = a.new_empty(len(a), len(layer.weight), layer.weight[0].numel())
     for start in range(0, len(a), _RECORDS):
         rows = slice(start, start + _RECORDS)
@@ -213,7 +216,7 @@ def _products(layer: _Layer, a: Tensor, d: Tensor) -> Tensor:
 
 
 def _norm(rows: Tensor) -> Tensor:
-    """[B]: L2 norm of each row."""
+    """Return the L2 norm of each row, [B]."""
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
     return norms
 
@@ -226,7 +229,7 @@ def _added(parts: Iterator[Tensor]) -> Tensor:
 
 
 def _trained(layer: _Layer) -> tuple[nn.Parameter | None, nn.Parameter | None]:
-    """The layer's weight and bias, None where it has none or it is frozen."""
+    """Return the layer's weight and bias, each None if it is missing or frozen."""
     weight, bias = layer.weight, layer.bias
     return (
         weight if isinstance(weight, nn.Parameter) and weight.requires_grad else None,
@@ -235,16 +238,16 @@ def _trained(layer: _Layer) -> tuple[nn.Parameter | None, nn.Parameter | None]:
 
 
 def _positions(layer: _Layer, d: Tensor) -> Tensor:
-    """[B, T, O] of the gradient of a layer's output."""
+    """Return the gradient of a layer's output as [B, T, O]."""
     if isinstance(layer, _Convolution):
         return d.flatten(2).transpose(1, 2)
     return d.unsqueeze(1) if d.dim() == 2 else d.flatten(1, -2)
 
 
 def _patches(layer: _Layer, a: Tensor) -> Tensor:
-    """[B, T, I] of a layer's input: of a convolution, the input of the Linear that it is.
+    """Return a layer's input as [B, T, I]. A convolution's is that of the equivalent Linear.
 
-    One strided copy, half the time of `functional.unfold`.
+    One strided copy takes half the time of `functional.unfold`.
     """
     if not isinstance(layer, _Convolution):
         return a.unsqueeze(1) if a.dim() == 2 else a.flatten(1, -2)
@@ -266,7 +269,7 @@ def _trainable_layers(model: nn.Module) -> Iterator[_Layer]:
     for layer in model.modules():
         if not any(p.requires_grad for p in layer.parameters(recurse=False)):
             continue
-        # Subclasses may compute something else.
+        # The exact types only: subclasses may compute something else.
         if type(layer) in (nn.Linear, *_Convolution) and _is_plain(layer):
             yield cast(_Layer, layer)
 
@@ -285,5 +288,5 @@ def no_gradient(name: str) -> ModelError:
         f"parameter '{name.removeprefix('_module.')}' has no gradient per record: clipping it "
         "would bound nothing",
         "Keep records in the first dimension of every layer's input, use every parameter, and "
-        "use it through its layer alone.",
+        "use it only through its layer.",
     )

@@ -1,4 +1,4 @@
-"""Sums of clipped per-record gradients: the cheapest way that covers a model, tried before use."""
+"""The choice of the cheapest method of per-record clipping for a model, tested before use."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from blindsum.platform.training.torch_random import forked_random
 
 
 class ClippedSum(Protocol):
-    """The sum over a batch of gradients, each clipped to an L2 norm."""
+    """A method to sum a batch's gradients, each clipped to an L2 norm."""
 
     def __call__(self, features: Tensor, labels: Tensor, clip_norm: float) -> Clipped:
-        """Clipped sums, contiguous, in the order of the trainable parameters and of their shapes.
+        """Return clipped sums, contiguous, in the order of the trainable parameters and with their
+        shapes.
 
         Args:
             features: float32 [B, ...]; B may be 0.
             labels: [B, ...], as the loss takes them.
 
         Raises:
-            ModelError: a layer's input does not hold one row for each record.
+            ModelError: a layer's input does not have one row for each record.
         """
 
 
 def clipped_sum(
     model: nn.Module, features: int, loss: RecordLoss = classification, labels: Tensor | None = None
 ) -> ClippedSum:
-    """The cheapest way to clip that covers the model, tried on made-up records first.
+    """Return the cheapest clipping method that covers the model, after a test on made-up records.
 
     Args:
-        features: values of one record.
-        labels: any number of labels of the kind that the loss takes, and zeros must be such; by default
-            classes.
+        features: the number of values of one record.
+        labels: any number of labels of the kind that the loss takes; zeros must be valid labels.
+            By default they are classes.
 
     Raises:
-        ModelError: no way gives this model's gradients record by record.
+        ModelError: no method computes this model's gradients record by record.
     """
     way: ClippedSum
     if BookKeeping.covers(model):
@@ -52,10 +53,10 @@ def clipped_sum(
 
 
 def _try(way: ClippedSum, model: nn.Module, features: int, loss: RecordLoss, kind: Tensor) -> None:
-    """Compare with automatic differentiation, record by record, on made-up records.
+    """Compare the method with automatic differentiation, record by record, on made-up records.
 
-    A model that reshapes records into more rows, uses a weight past its layer or ties it
-    to another would have one record move the sum by more than the clip norm.
+    If a model reshapes records into more rows, uses a weight outside its layer or ties it to
+    another, one record could change the sum by more than the clip norm.
 
     Raises:
         ModelError: names the first parameter that differs.

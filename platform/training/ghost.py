@@ -22,8 +22,8 @@ warnings.filterwarnings("ignore", message="Full backward hook is firing")
 class Ghost:
     """Opacus's ghost clipping: norms in one backward pass, clipped sums in a second.
 
-    On a copy of the model in double precision. Opacus takes norms from products over positions,
-    whose parts may cancel: what float32 rounds away there would go through unclipped.
+    They work on a copy of the model in double precision. Opacus computes norms from products over
+    positions, whose terms may cancel: whatever float32 rounded away there would pass unclipped.
     """
 
     def __init__(self, model: nn.Module, loss: RecordLoss = classification) -> None:
@@ -38,7 +38,7 @@ class Ghost:
         self._module = GradSampleModuleFastGradientClipping(
             copied, batch_first=True, loss_reduction="sum", max_grad_norm=1.0
         )
-        self._module.disable_hooks()  # but while clipping
+        self._module.disable_hooks()  # they are enabled only while clipping
         self._model = model
 
     def __call__(self, features: Tensor, labels: Tensor, clip_norm: float) -> Clipped:
@@ -52,7 +52,7 @@ class Ghost:
             raise ModelError(
                 "the model cannot be clipped in double precision, which its layers need "
                 f"({type(error).__name__} of torch)",
-                "Make no float32 tensors in forward: take dtype from the input.",
+                "Create no float32 tensors in forward: take dtype from the input.",
             ) from None
 
     def _sums(self, features: Tensor, labels: Tensor, clip_norm: float) -> Clipped:
@@ -89,7 +89,7 @@ class Ghost:
         return whole
 
     def _forget(self) -> None:
-        """Opacus keeps what a pass left on parameters and layers; an error must not leave it."""
+        """Delete what Opacus stored on parameters and layers: an error must not leave it there."""
         for p in self._parameters:
             p.grad = p.grad_sample = p._norm_sample = None  # type: ignore[attr-defined]
             p._forward_counter = 0  # type: ignore[attr-defined]

@@ -1,17 +1,17 @@
-"""One silo's training for one round: local steps from the global model to an update.
+"""One silo's training in one round: local steps from the global model to an update.
 
 With a privacy plan, per-record gradients are clipped (`blindsum.platform.training.clipping`, the
 semantics of Opacus's DP-SGD), and a cryptographic generator draws noise and Poisson samples. The
-divisor is the job's public expected batch size. Without a plan the steps are the same, unclipped
-and noiseless.
+divisor is the job's public expected batch size. Without a plan the steps are the same, but without
+clipping and noise.
 
-A private head is clipped together with the rest and gets the same noise, although it never leaves
-the silo: the shared part's next gradients depend on it, so it may not hold more of a record than
-they do.
+A private head is clipped together with the other parameters and gets the same noise, although it
+never leaves the silo. The shared part's next gradients depend on the head, so the head must not
+contain more about a record than they may.
 
-Floating-point Gaussian noise has gaps an attacker can look into (Mironov, CCS 2012). What
-leaves the silo is this update after clipping and stochastic rounding to a coarse public grid,
-not the noisy floats themselves; that hides the gaps but is not a proof. SECURITY.md says so.
+Floating-point Gaussian noise has gaps that an attacker can exploit (Mironov, CCS 2012). The silo
+sends this update after clipping and stochastic rounding to a coarse public grid, not the noisy
+floats themselves. That hides the gaps but is not a proof; SECURITY.md says so.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from blindsum.platform.training.update import Protection, Update
 
 
 class LocalTrainer:
-    """Trains the silo's copy of the model, for one round at a time.
+    """A trainer of the silo's copy of the model, for one round at a time.
 
     Args:
         data: the silo's training records.
-        plan: what the silo may spend; None trains without differential privacy.
+        plan: the silo's privacy plan; None trains without differential privacy.
         random: draws the samples, and with a plan the noise.
-        loss: of each record.
+        loss: the loss of each record.
 
     Raises:
-        ModelError: with a plan, if the model does not give gradients record by record.
+        ModelError: there is a plan, and the model's gradients cannot be clipped record by record.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class LocalTrainer:
 
         Args:
             start: the global parameters, float32 [parameters].
-            clipping: this round's clip norm, and its noise with it, in units of the plan's.
+            clipping: this round's clip norm in units of the plan's; the noise scales with it.
         """
         set_parameters(self._model, start)
         self._model.train()
@@ -85,7 +85,7 @@ class LocalTrainer:
         return self._contribute(start)
 
     def _with_local_noise(self, start: Vector) -> Update:
-        """Take the job's local steps, each under all of this silo's noise; without a plan, bare."""
+        """Take the job's local steps, each with this silo's whole noise, or none without a plan."""
         for _ in range(self._training.local_steps):
             self.step()
         return Update(
@@ -96,9 +96,9 @@ class LocalTrainer:
         )
 
     def _with_shared_noise(self, start: Vector) -> Update:
-        """Sum one sample's clipped gradients of the shared parameters; the silos' shares of the
-        noise come later. The private head takes its step here, under all of the noise: what the
-        silo sends in later rounds depends on it."""
+        """Sum one sample's clipped gradients of the shared parameters. The silos' shares of the
+        noise are added later. The private head takes its step here, with the whole noise, because
+        the silo's later updates depend on it."""
         sums, private = self._clipped_sum(), set(map(id, private_parameters(self._model)))
         shared = []
         for p, gradient in zip(self._parameters, sums, strict=True):
@@ -123,7 +123,7 @@ class LocalTrainer:
                 p.sub_(gradient, alpha=self._rate)
 
     def _noisy_sum(self) -> list[Tensor]:
-        """Sum the gradients of a Poisson sample: clipped and noised under a plan, bare without."""
+        """Sum the gradients of a Poisson sample. Under a plan they are clipped and noised."""
         sums = self._clipped_sum()
         if self._plan is not None:
             for gradient in sums:
@@ -136,11 +136,11 @@ class LocalTrainer:
 
     @property
     def _rate(self) -> float:
-        """The step along a sum. Its divisor is public: the sample's true size never enters."""
+        """The factor from a sum to a step. Its divisor is public and not the sample's true size."""
         return self._training.learning_rate / self._training.expected_batch_size
 
     def _clipped_sum(self) -> list[Tensor]:
-        """Sum over one sample, batch by batch: memory does not grow with the sample."""
+        """Sum over one sample batch by batch, so that memory does not grow with the sample."""
         sums = [torch.zeros_like(p) for p in self._parameters]
         for features, labels in self._data.batches(self._sample()):
             for total, one in zip(sums, self._gradients(features, labels), strict=True):
@@ -156,6 +156,6 @@ class LocalTrainer:
         return clipped.sums
 
     def _sample(self) -> npt.NDArray[np.int64]:
-        """Draw each record independently with the sampling rate: amplification rests on it."""
+        """Draw each record independently with the sampling rate, which amplification relies on."""
         drawn = self._random.random(len(self._data)) < self._training.sampling_rate
         return np.flatnonzero(drawn)

@@ -1,4 +1,4 @@
-"""What a record costs: the loss whose gradient, record by record, is clipped."""
+"""Losses of single records. Their gradients are clipped record by record."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from torch.nn import functional
 from blindsum.platform.job.data_section import DataSection, Tasks
 
 RecordLoss = Callable[[Tensor, Tensor], Tensor]
-"""From a model's outputs [B, ...] and the labels [B, ...] to one loss for each record, [B]. A record's
-loss must depend on that record's outputs and labels alone."""
+"""A function from a model's outputs [B, ...] and the labels [B, ...] to one loss for each record,
+[B]. A record's loss must depend only on that record's outputs and labels."""
 
 
 def classification(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits [B, classes] and classes int64 [B], in nats."""
+    """Return the cross-entropy of logits [B, classes] and classes int64 [B], in nats, [B]."""
     return functional.cross_entropy(outputs, labels, reduction="none")
 
 
 def record_loss(contract: DataSection, own: Tasks) -> RecordLoss:
-    """The loss of a job's records in a silo with those tasks of its own."""
+    """Return the loss of a job's records in a silo with these private tasks."""
     return classification if contract.target else MultiTask({**(contract.tasks or {}), **own})
 
 
 class MultiTask:
-    """The weighted sum over a record's tasks: cross-entropy of a logit (nats), or half the squared
-    error of a scaled number. A label that is missing costs nothing; a number that is known to lie below
-    (above) what was measured costs only what is predicted above (below) it.
+    """The weighted sum of the losses of a record's tasks.
 
-    Clipping is of the whole record's gradient, however many labels it has.
+    A binary task's loss is the cross-entropy of a logit in nats, a regression task's half the
+    squared error of a scaled number. A missing label adds no loss. If a true value is only known to
+    lie below (above) the measured one, only a prediction above (below) the measured one adds loss.
+
+    The whole record's gradient is clipped, however many labels the record has.
     """
 
     def __init__(self, tasks: Tasks) -> None:
@@ -38,14 +40,17 @@ class MultiTask:
         self._weights = torch.tensor([task.weight for task in tasks.values()])
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """[B] of outputs [B, tasks] and labels float32 [B, 2, tasks]: values with NaN where missing,
-        and -1, 0, 1 where the true value is below, at, above them."""
+        """Return the losses, [B], of outputs [B, tasks] and labels float32 [B, 2, tasks].
+
+        The labels are values, NaN if missing, and -1, 0 or 1 if the true value lies below, at or
+        above the value.
+        """
         values, sides = labels[:, 0].to(outputs.dtype), labels[:, 1]
         known = ~torch.isnan(values)
         y = torch.where(known, values, torch.zeros_like(values))
         crossed = functional.binary_cross_entropy_with_logits(outputs, y, reduction="none")
         apart = outputs - y
-        # Right where the measurement says no more than that.
+        # A prediction on the known side of the measured value counts as right.
         apart = torch.where((sides != 0) & (apart * sides > 0), torch.zeros_like(apart), apart)
         losses = torch.where(self._binary, crossed, apart.square() / 2)
         weighted = torch.where(known, losses, torch.zeros_like(losses)) * self._weights

@@ -1,7 +1,7 @@
 """Models by name or `module:function`, as flat parameter vectors that can be summed.
 
-Shared parameters travel as one float32 vector, in the order of `named_parameters()`; those of a
-private head stay where they are.
+Shared parameters are sent as one float32 vector, in the order of `named_parameters()`. The
+parameters of a private head never leave the silo.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Modul
 
     Args:
         private: as for `build_model`; by default whether the job has differential privacy.
-        own: the silo's number of private tasks; counts only in a job that has some.
+        own: the silo's number of private tasks; used only in a job that has private tasks.
 
     Raises:
         ModelError: as `build_model`.
@@ -54,22 +54,22 @@ def build_model(
     private: bool,
     own: int | None = None,
 ) -> nn.Module:
-    """Build the job's model with initial weights from the seed, alike in every silo.
+    """Build the job's model with initial weights from the seed, identical in every silo.
 
     Args:
-        own: outputs of the silo's private head, 0 outside of silos; None where no silo has one.
-        private: check that DP-SGD can train it.
+        own: outputs of the silo's private head, 0 outside silos; None if no silo has one.
+        private: whether to check that DP-SGD can train the model.
 
     Raises:
-        ModelError: the factory fails or returns something else; a layer mixes the records
-            of a batch, carries state that is not a parameter, or is not supported by Opacus.
+        ModelError: the factory fails or returns something else, or a layer mixes the records of a
+            batch, has state that is not a parameter, or is not supported by Opacus.
     """
     with forked_random(seed):
         model = _build(section, features, max(outputs, 1))
         if own is not None:
             model = WithHeads(model, outputs, own)
     _refuse_state(model)
-    if private and isinstance(section, Factory):  # ours have nothing that it refuses
+    if private and isinstance(section, Factory):  # the built-in models always pass
         _refuse_what_dp_cannot_train(model)
     if isinstance(section, Factory):
         _check_output(model, section.factory, features, outputs)
@@ -80,9 +80,9 @@ class WithHeads(nn.Module):
     """A shared trunk with a shared head, and a head that belongs to one silo.
 
     Args:
-        whole: hidden layers, and a linear layer last.
-        outputs: of the shared head; 0: no task is shared, and there is none.
-        own: outputs of the private head; 0: there is none.
+        whole: hidden layers and a final linear layer.
+        outputs: outputs of the shared head. With 0 no task is shared, and there is no such head.
+        own: outputs of the private head. With 0 there is no such head.
     """
 
     def __init__(self, whole: nn.Module, outputs: int, own: int) -> None:
@@ -90,39 +90,42 @@ class WithHeads(nn.Module):
         *hidden, last = whole.children()
         self.trunk, self.shared = nn.Sequential(*hidden), last if outputs else None
         self.private = nn.Linear(cast(nn.Linear, last).in_features, own) if own else None
-        if self.private is not None:  # nothing is known yet, whatever the silo's number of tasks
+        if self.private is not None:  # starts the same whatever the number of tasks
             nn.init.zeros_(self.private.weight)
             nn.init.zeros_(self.private.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, shared outputs, then private ones]; without any head, what the trunk makes."""
+        """Return the shared outputs, then the private ones, [B, outputs]; without any head, the
+        trunk's output."""
         h: torch.Tensor = self.trunk(x)
         heads = [head(h) for head in (self.shared, self.private) if head is not None]
         return torch.cat(heads, dim=1) if heads else h
 
 
 def shared_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Those that all silos train together, frozen ones too."""
+    """Return the parameters that all silos train together, including frozen ones."""
     own = set(map(id, private_parameters(model)))
     return [p for p in model.parameters() if id(p) not in own]
 
 
 def private_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Those of the silo's own head. A factory's model has none, whatever its layers are called."""
+    """Return the private head's parameters. A factory's model has none, however it names its
+    layers."""
     if not isinstance(model, WithHeads) or model.private is None:
         return []
     return list(model.private.parameters())
 
 
 def get_parameters(model: nn.Module) -> Vector:
-    """A copy of all shared trainable parameters, float32 [parameters]."""
+    """Return a copy of all shared trainable parameters, float32 [parameters]."""
     with torch.no_grad():
         flat = [p.detach().reshape(-1) for p in shared_parameters(model) if p.requires_grad]
         return torch.cat(flat).numpy().astype(np.float32, copy=True)
 
 
 def initial_digest(model: nn.Module) -> str:
-    """SHA-256 over all shared parameters, frozen ones too, hex: silos compare it before round 1."""
+    """Return the SHA-256 of all shared parameters, including frozen ones, in hex. Silos compare it
+    before round 1."""
     with torch.no_grad():
         flat = [p.detach().reshape(-1) for p in shared_parameters(model)]
         return digest(torch.cat(flat).numpy())
@@ -139,7 +142,7 @@ def set_parameters(model: nn.Module, vector: Vector) -> None:
 
 
 def digest(vector: Vector) -> str:
-    """SHA-256 of a model's parameters, hex: equal only if every bit is."""
+    """Return the SHA-256 of a model's parameters in hex. It is equal only if every bit is."""
     return hashlib.sha256(np.ascontiguousarray(vector, "<f4").tobytes()).hexdigest()
 
 
@@ -157,8 +160,9 @@ def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.M
         factory = getattr(importlib.import_module(name), function)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
         raise ModelError(
-            f"model.factory {section.factory!r} cannot be imported ({type(error).__name__}: {error})",
-            "It must be installed, or lie in the working directory, on every silo's node.",
+            f"model.factory {section.factory!r} cannot be imported ({type(error).__name__}: "
+            f"{error})",
+            "It must be installed or in the working directory on every silo's node.",
         ) from None
     try:
         model = factory(features, outputs)
@@ -187,18 +191,18 @@ def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -
         shape = tuple(getattr(output, "shape", ()))
         if shape != (records, outputs) or not output.is_floating_point():
             raise ModelError(
-                f"the model of {factory!r} gives shape {shape}, "
+                f"the model of {factory!r} returns shape {shape}, "
                 f"expected ({records}, {outputs}) of float32"
             )
     _refuse_mixing(model, factory, features)
 
 
 def _refuse_mixing(model: nn.Module, factory: str, features: int) -> None:
-    """A record's output must not depend on the other records of its batch.
+    """Raise ModelError if a record's output depends on the other records of its batch.
 
-    Otherwise its gradient is not its own, and clipping it bounds nothing.
+    Its gradient would then depend on other records, and clipping it would bound nothing.
     """
-    # With random weights: a last layer that starts at zero would hide what is below it.
+    # Random weights, because a last layer that starts at zero would hide the layers below it.
     tried = copy.deepcopy(model)
     with forked_random(0), torch.no_grad():
         for p in tried.parameters():
@@ -232,19 +236,19 @@ def _refuse_state(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if any(True for _ in module.buffers(recurse=False)):
             raise ModelError(
-                f"layer '{name}' ({type(module).__name__}) keeps running state beside its "
+                f"layer '{name}' ({type(module).__name__}) keeps running state besides its "
                 "parameters; silos' models would differ, and the state is not protected",
                 "Replace BatchNorm by GroupNorm or LayerNorm.",
             )
 
 
 def _refuse_what_dp_cannot_train(model: nn.Module) -> None:
-    # Here, not above: Opacus takes seconds to import, in every silo, and most models need none of it.
+    # Imported here: Opacus takes seconds to import in every silo, and most models do not need it.
     from opacus.validators import ModuleValidator
 
     errors = ModuleValidator.validate(model, strict=False)
     if errors:
         raise ModelError(
             f"differential privacy cannot train this model: {errors[0]}",
-            "Replace that layer; BatchNorm by GroupNorm, for instance.",
+            "Replace that layer, for example BatchNorm by GroupNorm.",
         )

@@ -1,7 +1,7 @@
-"""From the mean update to the next global model, identically in every silo.
+"""The step from the mean update to the next global model, identical in every silo.
 
-FedAvg, FedAvgM and FedAdam (Reddi et al., ICLR 2021, algorithm 2). Written in separate numpy
-operations, each of which IEEE 754 rounds in one way: silos on different processors get the
+FedAvg, FedAvgM and FedAdam (Reddi et al., ICLR 2021, algorithm 2). The code uses separate numpy
+operations, because IEEE 754 defines the rounding of each: silos on different processors get the
 same bits.
 """
 
@@ -18,7 +18,7 @@ ADAM_TAU = 1e-3
 
 
 class ServerOptimizer:
-    """Applies mean updates. State (momentum) is float64 and the same in every silo."""
+    """The server's optimizer. Its state (momentum) is float64 and the same in every silo."""
 
     def __init__(self, section: ServerSection, parameters: int) -> None:
         self._section = section
@@ -27,7 +27,7 @@ class ServerOptimizer:
 
     @property
     def state(self) -> tuple[npt.NDArray[np.float64], ...]:
-        """What the next step depends on, beside the model."""
+        """The state on which the next step depends, besides the model."""
         return {"sgd": (), "momentum": (self._first,), "adam": (self._first, self._second)}[
             self._section.optimizer
         ]
@@ -38,7 +38,7 @@ class ServerOptimizer:
             setattr(self, name, one)
 
     def apply(self, model: Vector, mean_update: npt.NDArray[np.float64]) -> Vector:
-        """The next global model, float32 [parameters]."""
+        """Return the next global model, float32 [parameters]."""
         rate, beta = self._section.learning_rate, self._section.momentum
         if self._section.optimizer == "sgd":
             step = mean_update

@@ -1,12 +1,13 @@
-"""Federated averaging in one process: no silo, no ciphertext, the same training and server steps.
+"""Federated averaging in one process, with the same training and server steps but without silos
+and ciphertext.
 
-Baselines, the audit and the benchmarks train through here, so that what they measure is the
-product's own training. FedAvg: McMahan et al., AISTATS 2017, with the server optimizers of
+Baselines, the audit and the benchmarks use it, so that they measure the product's own training.
+FedAvg: McMahan et al., AISTATS 2017, with the server optimizers of
 Reddi et al., ICLR 2021.
 
-A participant under shared noise returns a bare sum (`Protection.SHARES_TO_ADD`). A simulation has
-no one to add the shares, so `mean_update` refuses such an update: simulate with
-`PrivacyPlan.in_a_run`, `of_the_sum` or `in_the_mean`, or combine with something that adds them.
+Under shared noise a participant returns a sum without noise (`Protection.SHARES_TO_ADD`). Nothing
+in a simulation adds the shares, so `mean_update` refuses such an update. Simulate with
+`PrivacyPlan.in_a_run`, `of_the_sum` or `in_the_mean`, or pass a `combine` that adds the shares.
 """
 
 from __future__ import annotations
@@ -25,25 +26,27 @@ from blindsum.platform.training.server_optimizer import ServerOptimizer
 from blindsum.platform.training.update import Protection, Update
 
 Combine = Callable[[Sequence[Update], float], npt.NDArray[np.float64]]
-"""The participants' updates and the round's clipping, to the mean change of the parameters."""
+"""A function from the participants' updates and the round's clipping to the mean change of the
+parameters."""
 
 
 class Participant(Protocol):
-    """Anyone who contributes to a round; `LocalTrainer` is one."""
+    """A contributor to rounds; `LocalTrainer` is one."""
 
     def train(self, start: Vector, clipping: float = 1.0) -> Update:
-        """Contribute to one round, from the global parameters, float32 [parameters]."""
+        """Return an update for one round, starting from the global parameters, float32
+        [parameters]."""
 
 
 def mean_update(updates: Sequence[Update], clipping: float = 1.0) -> npt.NDArray[np.float64]:
-    """The mean change of the parameters, float64 [parameters].
+    """Return the mean change of the parameters, float64 [parameters].
 
     Raises:
         PrivacyError: an update still needs its shares of the noise.
     """
     if any(update.protected_by is Protection.SHARES_TO_ADD for update in updates):
         raise PrivacyError(
-            "a simulated update carries no noise: its plan leaves that to the silos' shares",
+            "a simulated update carries no noise, because its plan relies on the silos' shares",
             "Train it under plan.in_a_run(), plan.of_the_sum(silos) or plan.in_the_mean(silos).",
         )
     changes = [update.values.astype(np.float64) * update.unit for update in updates]
@@ -55,9 +58,9 @@ class Simulation:
     """A federation in one process.
 
     Args:
-        model: the model to begin with; participants may share it. It ends with the last parameters.
+        model: the initial model, which participants may share. It ends with the last parameters.
         server: turns the mean change into the next model.
-        combine: by default the plain mean.
+        combine: computes the mean change; by default the plain mean.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Simulation:
         """Run one round; returns what the participants contributed.
 
         Args:
-            clipping: this round's clip norm, in units of the plans'.
+            clipping: this round's clip norm in units of the plans'.
         """
         updates = [one.train(self.vector, clipping) for one in self._participants]
         self.vector = self._server.apply(self.vector, self._combine(updates, clipping))
@@ -83,7 +86,7 @@ class Simulation:
         return updates
 
     def run(self, rounds: int, done: Callable[[], None] = lambda: None) -> nn.Module:
-        """Run some rounds; returns the model with the parameters after the last.
+        """Run some rounds; returns the model with the parameters after the last one.
 
         Args:
             done: called after each round.

@@ -1,4 +1,4 @@
-"""Torch's one random generator, lent to one caller at a time."""
+"""Exclusive use of torch's global random generator, by one caller at a time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _LENT = threading.RLock()
 
 @contextmanager
 def forked_random(seed: int | None = None) -> Iterator[None]:
-    """Run a block whose draws from torch leave no trace, and which no other thread's draws disturb.
+    """Run a block whose draws from torch leave the generator unchanged, while other threads wait.
 
     Silos that are threads of one process would otherwise draw each other's initial weights.
 
     Args:
-        seed: to begin with; None leaves the generator as it is.
+        seed: the seed at the start of the block; None keeps the generator's state.
     """
     with _LENT, torch.random.fork_rng(devices=[]):
         if seed is not None:

@@ -1,4 +1,4 @@
-"""What a silo's training contributes to one round, and what protects it until it is sent."""
+"""A silo's contribution to one round, and its protection until it is sent."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from blindsum.platform.training.models import Vector
 
 
 class Protection(Enum):
-    """What stands between an update's values and the records that they were computed from."""
+    """The protection between an update's values and the records from which they were computed."""
 
-    NOTHING = "no differential privacy: the values are the records' own"
+    NOTHING = "no differential privacy: the values depend on the records without limit"
     OWN_NOISE = "clipping and this silo's noise: the silo's plan covers one round of them"
-    SHARES_TO_ADD = "clipping alone: nobody may see the values before every silo's share is added"
+    SHARES_TO_ADD = "clipping only: nobody may see the values before every silo's share is added"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,10 @@ class Update:
         values: float32 [parameters]. A change of the parameters, or a sum of clipped gradients.
         unit: the change of the parameters that a value of 1 stands for: 1 for a change, and
             -learning_rate / expected_batch_size for a sum of gradients.
-        protected_by: what may be done with the values. Values with `SHARES_TO_ADD` leave the silo
-            only through `blindsum.platform.privacy.shared_noise.noised_integers`.
-        unclipped: gradients within the clip norm, minus half of all; 0 without a plan.
+        protected_by: the protection of the values. Values with `SHARES_TO_ADD` leave the silo only
+            through `blindsum.platform.privacy.shared_noise.noised_integers`.
+        unclipped: the number of gradients within the clip norm, minus half of all; 0 without a
+            plan.
     """
 
     values: Vector = field(repr=False)

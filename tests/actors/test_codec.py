@@ -1,4 +1,4 @@
-"""Control messages are bytes, read by their types; no object of another process is taken or given."""
+"""Control messages are bytes, decoded by type; no process accepts another process's objects."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_every_message_comes_back_as_it_was(make_job: MakeJob, tmp_path: Path) -
     round, vector = decoded_vector(encoded_vector(3, np.arange(5, dtype=np.float32)))
     assert round == 3 and vector.tolist() == [0, 1, 2, 3, 4]
     for bad in (None, b"1234567", b"12345678x", "text"):
-        with pytest.raises(FederationError, match="no model"):
+        with pytest.raises(FederationError, match="the bytes of a model"):
             decoded_vector(bad)
 
 
@@ -104,7 +104,7 @@ def test_what_is_no_such_message_is_refused(make_job: MakeJob, tmp_path: Path) -
         ("more", 1),
         ("purpose", "else"),
     ):
-        with pytest.raises(FederationError, match="a malformed Exchange came"):
+        with pytest.raises(FederationError, match="received a malformed Exchange"):
             decoded(json.dumps(right | {field: value}).encode(), Exchange)
     for nothing in (
         one,
@@ -134,7 +134,7 @@ def test_an_actor_takes_bytes_and_nothing_else(make_job: MakeJob, tmp_path: Path
     job_file = make_job()
     spec = SiloSpec(job_file.job, "run-1", "alder", str(job_file.folder))
     made = shell(Silo, OF_SILOS, (SiloSpec,))
-    with pytest.raises(FederationError, match="no SiloSpec came"):
+    with pytest.raises(FederationError, match="expected a message of kind SiloSpec"):
         made(spec)
     silo = made(encoded(spec))
     decoded(silo.inspect(), Inspection)
@@ -142,7 +142,7 @@ def test_an_actor_takes_bytes_and_nothing_else(make_job: MakeJob, tmp_path: Path
     for sent in ((own,), [own], pickle.dumps((own,)), b"[]{}"):
         with pytest.raises(FederationError):
             silo.contribute(sent)
-    with pytest.raises(FederationError, match="something that is no Exchange came"):
+    with pytest.raises(FederationError, match="expected a message of kind Exchange"):
         silo.train(exchange(Parameters.derive(3), 9))
 
 

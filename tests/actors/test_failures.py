@@ -160,8 +160,9 @@ def charged(silo: str, tmp_path: Path) -> list[tuple[int, int]]:
 
 
 def test_a_run_continues_without_whatever_is_lost(started: Any, eight: str, tmp_path: Path) -> None:
-    """Aggregators before, in and after their sums; silos before training, with everything sent, with
-    the total opened, with a full disk, with a damaged upload: one a round, every attempt charged."""
+    """Aggregators fail before, in and after their sums; silos before training, with everything
+    sent, with the total decrypted, with a full disk, with a damaged upload. One fails in a round,
+    and every attempt is charged."""
     one = started(eight, "quorum=2", "training.rounds=30", "encryption.aggregators=1")
     for round, where in ((1, "open"), (2, "before"), (3, "in"), (4, "after")):
         aggregator(one).dies = (round, where)
@@ -208,7 +209,7 @@ def test_a_late_silo_ends_a_run_at_its_quorum_and_the_model_is_still_there(start
         one.run_round(2)
     assert time.monotonic() - begun < 20
     assert digest(one.release(1, last.model_digest).vector) == last.model_digest
-    with pytest.raises(FederationError, match="no silo is left to give the model after round 2"):
+    with pytest.raises(FederationError, match="no silo is left that has the model after round 2"):
         one.release(2, last.model_digest, timeout_s=1)
     # A KeyboardInterrupt swallowed by some destructor must not leave the run waiting either.
     one._waiting._interrupted.set()

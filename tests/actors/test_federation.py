@@ -40,7 +40,8 @@ class WatchedSilo(Silo):
         return str(ray.get_runtime_context().get_node_id())
 
     def stop_at(self, round: int, fifo: str, where: str = "train") -> None:
-        """Where: "train" before it, "upload" with everything sent, "apply" with the total opened."""
+        """Stop before "train", after everything is sent ("upload"), or after the total is decrypted
+        ("apply")."""
         owner, name = {
             "train": (self._own.trainer, "train"),
             "upload": (self._vault, "send"),

@@ -49,7 +49,7 @@ def test_silos_are_left_out_as_long_as_the_quorum_is_left(
     "error", [BudgetExceeded, FederationError, KeyRefused, ModelsDiffer, UploadRefused]
 )
 def test_what_a_silo_refuses_ends_the_run(error: type[BlindsumError]) -> None:
-    """A refusal is no reason to go on without the one that refuses: it may be the only honest one."""
+    """The run must not continue without a silo that refuses: it may be the only honest silo."""
     assert recovery(error("x", silo="birch"), ROSTER, 2, Counter()) is None
 
 

@@ -1,4 +1,4 @@
-"""An aggregator that lies: every total it alters is refused by every silo, in that very exchange."""
+"""A lying aggregator: every silo refuses every altered total, in the same exchange."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Q = int(seal.CoeffModulus.Create(4096, [60])[0].value())
 
 
 class Lie:
-    """An aggregator between a consortium's silos: it checks what it gets, and then does as it likes."""
+    """An aggregator between a consortium's silos: it checks uploads, and then does as it likes."""
 
     def __init__(
         self, consortium: Consortium, exchange: Exchange, uploads: list[pa.Buffer]
@@ -214,7 +214,7 @@ def test_the_metrics_total_is_checked_as_well(
                 silo.read_metrics(counts, [], *forged)
         else:
             monkeypatch.setattr(LinearHash, "holds", lambda self, words: True)
-            with pytest.raises(FederationError, match="one of them lies about its own"):
+            with pytest.raises(FederationError, match="at least one silo lies about its own"):
                 silo.read_metrics(counts, [], *forged)
 
 

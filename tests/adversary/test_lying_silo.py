@@ -103,5 +103,5 @@ def test_impossible_counts_are_refused(
         return int(send(one, lambda where: counts[where]))
 
     monkeypatch.setattr(vault, "send", lie)
-    with pytest.raises(FederationError, match="not possible: one of them lies"):
+    with pytest.raises(FederationError, match="impossible: at least one silo lies"):
         consortium.round(1)

@@ -1,4 +1,4 @@
-"""Files that a disk, an editor or a stranger changed: one message of ours, no value in it, nothing lost."""
+"""Files changed by a disk, an editor or a stranger give one message, no value, and lose nothing."""
 
 from __future__ import annotations
 

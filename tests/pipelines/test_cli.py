@@ -117,7 +117,8 @@ def announced(fifo: Path, process: subprocess.Popen[str]) -> bool:
 def test_an_interrupted_run_leaves_no_process_nothing_half_written_and_can_go_on(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
-    """Ctrl-C and SIGKILL, to two runs at a time; the second goes on. (SIGTERM: tests/infra/test_cluster.py.)"""
+    """Ctrl-C and SIGKILL, to two runs at a time; the second is resumed. (SIGTERM:
+    tests/infra/test_cluster.py.)"""
     told = make_job("privacy.noise_multiplier=3")
     runs = []
     for how, silos in ((signal.SIGINT, 2), (signal.SIGKILL, 3)):
@@ -154,8 +155,8 @@ def _is_silo(process: psutil.Process) -> bool:
 
 
 def _goes_on(job_file: JobFile, silos: Sequence[psutil.Process]) -> None:
-    """The driver is gone without a word: its silos end too, and the run goes on from its first round,
-    without a silo whose state is gone."""
+    """The driver was killed: its silos end too, and the run resumes from its first round, without a
+    silo whose state is gone."""
     assert not survivors(silos)
     (folder,) = (job_file.folder / "runs").iterdir()
     (kept,) = (job_file.folder / "state" / "cedar" / "runs" / folder.name).iterdir()
@@ -270,7 +271,7 @@ def test_what_is_not_private_is_said_aloud(make_job: MakeJob) -> None:
             1,
             "cannot be imported",
         ),
-        (["check", "job.yaml", "--set", "privacy.epsilon=0.00001"], 1, "Take epsilon"),
+        (["check", "job.yaml", "--set", "privacy.epsilon=0.00001"], 1, "Use epsilon"),
         (["run"], 2, "Missing argument"),
         (["fly"], 2, "No such command"),
     ],

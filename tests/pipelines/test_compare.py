@@ -165,10 +165,10 @@ def test_a_silo_alone_makes_all_of_the_noise(make_job: MakeJob, monkeypatch) -> 
     assert [own.share for own in seen] == [None, None] and all(
         own.noise_multiplier > 0 for own in seen
     )
-    with pytest.raises(JobError, match="pooled is of all silos"):
+    with pytest.raises(JobError, match="the pooled arm uses all silos"):
         baseline(shared, "pooled", "birch")
     server = make_job("tracking.uri=http://127.0.0.1:1")
-    with pytest.raises(JobError, match="for who owns the records.*--publish"):
+    with pytest.raises(JobError, match="only for the owners of the records.*--publish"):
         baseline(server, "local")
 
 

@@ -119,9 +119,13 @@ def test_rows_at_fault_are_listed_for_the_silo_and_in_nothing_that_leaves_it(
 ) -> None:
     """A ChEMBL export with several units and relations, and a racemate beside its enantiomer."""
     (tmp_path / "compounds.csv").write_text(
-        "compound,smiles\n1,C[C@H](O)c1ccccc1\n2,C[C@H](O)c1ccccc1 |&1:1|\n3,CCO\n4,[CH3:1][OH:2]\n5,CO\n"
+        "compound,smiles\n1,C[C@H](O)c1ccccc1\n2,C[C@H](O)c1ccccc1 |&1:1|\n3,CCO\n"
+        "4,[CH3:1][OH:2]\n5,CO\n"
     )
-    text = f"1,7,100,nM,'='\n2,7,50,uM,=\n3,7,10,uM,>>\n3,7,5,{CANARY},=\n4,7,1,uM,~\n5,7,32.042,ug/mL,\n"
+    text = (
+        f"1,7,100,nM,'='\n2,7,50,uM,=\n3,7,10,uM,>>\n3,7,5,{CANARY},=\n"
+        "4,7,1,uM,~\n5,7,32.042,ug/mL,\n"
+    )
     (tmp_path / "activities.csv").write_text(
         f"compound,assay,value,standard_units,standard_relation\n{text}"
     )

@@ -1,4 +1,4 @@
-"""Interrupted runs that go on: with the same model as if nothing had been, or the same accounting."""
+"""Resumed runs reach the model of an uninterrupted run, or the same accounting."""
 
 import json
 from pathlib import Path
@@ -110,7 +110,7 @@ def test_a_log_is_whole_lines_and_one_process_has_it(make_job: MakeJob, tmp_path
     again.close()
     found = CliRunner().invoke(app, ["resume", str(folder)])
     assert found.exit_code == 1 and "one has already completed" in str(found.exception)
-    with pytest.raises(JobError, match="there is no run to go on with"):
+    with pytest.raises(JobError, match="there is no run to resume"):
         read_log(tmp_path)
     (folder / NAME).write_text("nonsense\n")
     with pytest.raises(JobError, match="cannot be read"):

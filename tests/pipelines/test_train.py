@@ -1,4 +1,4 @@
-"""Whole runs through the pipeline, on the session's cluster: what is left behind, however it ends."""
+"""Whole runs through the pipeline, on the session's cluster, and the files they leave."""
 
 import errno
 import json
@@ -89,7 +89,7 @@ def test_a_run_leaves_model_figures_and_ledgers(
     planned = run.rounds_planned
     assert 1 <= planned < 60 and len(run.reports) == planned
     assert run.ended == (
-        f"stopped after round {planned} of 60: the next one would pass a silo's budget"
+        f"stopped after round {planned} of 60: the next round would exceed a silo's budget"
     )
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["event"] for line in lines] == ["planned"] + ["round"] * planned
@@ -234,7 +234,7 @@ def test_a_password_in_the_tracking_uri_is_not_shown() -> None:
 def test_an_interrupt_that_falls_into_a_destructor_is_heard_and_prints_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Python cannot raise it there, and would print a traceback in place of the run's last words."""
+    """Python cannot raise it there, and would print a traceback instead of the run's summary."""
     printed: list[type] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda what: printed.append(what.exc_type))
 

@@ -105,7 +105,7 @@ def test_a_factory_beside_the_job(factories: str) -> None:
     [
         ("batchnorm", "layer '1' (BatchNorm1d) keeps running state"),
         ("stateless", "BatchNorm"),
-        ("shape", "gives shape (3, 4), expected (3, 3)"),
+        ("shape", "returns shape (3, 4), expected (3, 3)"),
         ("nothing", "returned NoneType"),
         ("fails", "failed with ValueError"),
         ("absent", "cannot be imported (AttributeError"),

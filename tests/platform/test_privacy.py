@@ -107,7 +107,7 @@ def test_a_silo_may_be_stricter_than_the_job(make_job: MakeJob) -> None:
 
 
 def test_an_impossible_budget_names_the_nearest_possible(make_job: MakeJob) -> None:
-    with pytest.raises(PrivacyError, match=r"Take epsilon 0\.\d+ or more") as caught:
+    with pytest.raises(PrivacyError, match=r"Use epsilon 0\.\d+ or more") as caught:
         plan(make_job("privacy.epsilon=0.0001", "training.rounds=500").job, "alder")
     assert caught.value.silo == "alder"
 

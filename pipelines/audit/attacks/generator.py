@@ -1,12 +1,14 @@
-"""A participant that has no record of a class trains a generator of them against the global model.
+"""The generator attack: a participant trains a generator of records of a class that it lacks.
 
 Hitaj, Ateniese and Perez-Cruz, "Deep models under the GAN: information leakage from collaborative
-deep learning", CCS 2017: each round the generator learns to please the global model, and what it makes
-goes into the participant's own training under a wrong label, so that the others sharpen the class.
+deep learning", CCS 2017. Each round the generator learns to produce records that the global model
+assigns to the class. The participant trains on these records under a wrong label, so that the other
+participants' training sharpens the class.
 
-Scored by `closeness`, never by the classifier's confidence, which records can reach that look like
-nothing. The floor is what the participant has anyway: its records of other classes. Real records, and
-what can be drawn from the class's mean and spread, stand beside it.
+`closeness` scores the generated records. The classifier's confidence does not, because records that
+resemble no real record can reach a high confidence. The floor is the score of the participant's own
+records of other classes. The results also show real records, and records drawn from the class's
+mean and spread.
 
 Differential privacy protects records. It is not meant to hide what a class looks like.
 """
@@ -35,18 +37,20 @@ from blindsum.platform.training.update import Protection, Update
 
 MADE = 256
 LEAST = 12
-"""Records of the class in each part below which scores say nothing."""
+"""The fewest records of the class in each part. With fewer, scores mean nothing."""
 
 SHARES = (0.3, 0.6, 0.8)
-"""Where a silo's records are cut: two sets to train on, one for the participant, one to score by."""
+"""The points at which a silo's records are divided: two sets for training, one for the participant,
+one for scoring."""
 
 MOST = 1e6
-"""Frechet distances are cut here."""
+"""The greatest Frechet distance. Larger distances are cut."""
 
 
 @dataclass(frozen=True)
 class Participant:
-    """What the attacker has and does. `low` and `high`: range of a feature; `binary`: bits."""
+    """The attacker's data and settings. Features range from `low` to `high`; `binary` features are
+    bits."""
 
     own: Fold
     labelling: Labelling
@@ -64,8 +68,15 @@ class Participant:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Figures over all federations; mean scores of real records and of the class's mean and spread; how
-    much of what was made, and of random records, the last model takes for the class; and rounds."""
+    """The results over all federations.
+
+    Attributes:
+        figures: scores of the generated records.
+        real: mean score of real records.
+        mean: mean score of records drawn from the class's mean and spread.
+        taken: share of generated records that the last model assigns to the class.
+        random: the same share of random records.
+    """
 
     figures: dict[str, Figure]
     real: Closeness
@@ -76,14 +87,15 @@ class Attempt:
 
 
 def attack(victim: Victim, federations: int, rounds: int, *, noise: bool) -> Attempt | None:
-    """Federations of a participant with this silo, for its commonest class; None without enough records.
+    """Run federations of an attacker with this silo, for the silo's most frequent class.
 
-    Each is run twice: the silo trains on one set of records, then on another.
+    Each federation runs twice: the silo trains on one set of records, then on another. The result
+    is None if there are too few records.
 
     Args:
-        rounds: of each, at most those that the plan covers.
-        noise: whether the silo trains with privacy: the noise stands to its signal as in the job's mean
-            update (`Victim.in_the_mean`).
+        rounds: rounds of each federation; at most those that the plan covers are run.
+        noise: whether the silo trains with privacy. The ratio of noise to signal is then that of
+            the job's mean update (`Victim.in_the_mean`).
     """
     folds = (victim.data.train, victim.data.test)
     x = np.concatenate([fold.features for fold in folds])
@@ -131,7 +143,7 @@ def attack(victim: Victim, federations: int, rounds: int, *, noise: bool) -> Att
 
 
 def _silo(victim: Victim, fold: Fold, seed: int, noise: bool) -> tuple[nn.Module, LocalTrainer]:
-    """The job's model, and the silo's trainer of it on those records."""
+    """Return the job's model, and the silo's trainer of it on those records."""
     job = victim.job
     model = build_model(
         job.model, victim.features, victim.outputs, seed=job.seed + seed, private=False
@@ -162,11 +174,11 @@ def made(
     section: ServerSection,
     seed: int = 0,
 ) -> Records:
-    """Run a federation of victim and participant; return what the participant's generator makes.
+    """Run a federation of victim and participant; return the records that the generator produces.
 
     Args:
-        model: as both begin; ends as the last global model.
-        section: how mean updates become the next model.
+        model: the initial model; it ends as the last global model.
+        section: the settings of the server's optimizer.
 
     Returns:
         Records of the wanted class, float64 [MADE, features].
@@ -181,8 +193,8 @@ def made(
 
 
 class Poisoner:
-    """The attacking participant: trains a generator against each global model it receives, and
-    sends updates that teach the model a wrong label for what the generator makes."""
+    """The attacking participant. It trains a generator against each global model that it receives,
+    and sends updates that teach the model a wrong label for the generated records."""
 
     def __init__(self, model: nn.Module, participant: Participant, seed: int) -> None:
         self._model, self._participant = model, participant
@@ -207,7 +219,9 @@ class Poisoner:
         """Improve the generator against the global model, then train on poisoned records."""
         participant = self._participant
         set_parameters(self._model, start)
-        if self._round >= participant.rounds // 12:  # the model has to know the class a little
+        if (
+            self._round >= participant.rounds // 12
+        ):  # the model must first learn something about the class
             self._improve_generator()
             fakes = self._draw(participant.fakes).detach()
             self._pool = torch.cat([self._pool, fakes])[-4 * participant.fakes :]
@@ -218,7 +232,7 @@ class Poisoner:
 
     @torch.no_grad()
     def records(self) -> Records:
-        """Return what the generator makes now, float64 [MADE, features]."""
+        """Return records from the generator in its present state, float64 [MADE, features]."""
         records: Records = self._draw(MADE).numpy().astype(np.float64)
         return (records > 0.5).astype(np.float64) if self._participant.binary else records
 
@@ -248,7 +262,7 @@ class Poisoner:
         return self._participant.high - self._participant.low
 
     def _train_on_poison(self) -> None:
-        """Train the model on the participant's records, and on made ones under another label."""
+        """Train the model on the participant's records, and on generated ones wrongly labelled."""
         participant, model = self._participant, self._model
         x = torch.from_numpy(participant.own.features)
         y = torch.from_numpy(participant.own.labels)

@@ -1,15 +1,15 @@
-"""Does a language model give its training molecules away, letter by letter?
+"""Test whether a language model reveals its training molecules, letter by letter.
 
-Carlini, Liu, Erlingsson, Kos and Song, "The secret sharer", USENIX Security 2019: texts that nobody
-would guess, the canaries, are put in once each. Exposure is how far a canary's likelihood stands out
-among the texts of its kind that were not put in: log2 of their number minus log2 of its rank; a model that
-never saw it gives 1 bit in the median. Extraction: texts are drawn from the model, and those
-that are training records are counted.
+Carlini, Liu, Erlingsson, Kos and Song, "The secret sharer", USENIX Security 2019. Texts that nobody
+would guess, the canaries, are inserted into the training data once each. A canary's exposure
+compares its likelihood with that of similar texts that were not inserted: log2 of their number
+minus log2 of its rank. For a model that never saw the canaries, the median exposure is 1 bit. For
+extraction, texts are sampled from the model, and those that are training records are counted.
 
-The model is the audit's own, a small causal convolution over SMILES letters, trained by the silos'
-training step in a federation of as many silos as the job has, on half of this silo's molecules.
-How many of the other half come out, with the upper end of its interval, is the floor: common chemistry
-and no memory.
+The model is the audit's own: a small causal convolution over SMILES letters. The silos' training
+step trains it on half of this silo's molecules, in a federation of as many silos as the job has.
+The floor is the share of the other half that is sampled, at the upper end of its interval: these
+molecules come from common chemistry, not from memory.
 """
 
 from __future__ import annotations
@@ -37,27 +37,29 @@ from blindsum.platform.training.simulation import Simulation
 rdBase.DisableLog("rdApp.*")
 
 LETTERS = "#%()+-./0123456789:=@ABCDEFGHIKLMNOPRSTUVWXYZ[\\]abcdefghiklmnoprstuvy"
-"""All that SMILES are written with: public, not read off the data. Letter i is token i + 1; 0 ends."""
+"""All letters of SMILES. They are public and not derived from the data. Letter i is token i + 1,
+and token 0 ends a text."""
 
 LENGTH = 64
-"""Longer molecules are left out."""
+"""The number of tokens of a text. Longer molecules are omitted."""
 
 PAST = -100
-"""The label after a text's end, which costs nothing."""
+"""The label after a text's end, which adds no loss."""
 
 CANARIES, KIND, CANARY_LENGTH = 16, 1024, 12
 RATE, STEP = 0.2, 3e-3
 SIZES = (400, 200, 100, 50)
-"""Molecules in each half: of these, the most that there are. The silo's own number would show in the
-figures' intervals."""
+"""Possible numbers of molecules in each half; the largest possible is used. With the silo's true
+number, the figures' intervals would reveal it."""
 
 TEMPERATURES = (1.0, 0.6)
-"""Half of the texts are drawn at each: what a model is sure of comes out at the lower one."""
+"""Half of the texts are sampled at each temperature. The lower one yields the texts of which a
+model is most certain."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Figures, and the share of drawn texts that are molecules at all."""
+    """The figures, and the share of sampled texts that are valid molecules."""
 
     figures: dict[str, Figure]
     readable: float
@@ -65,14 +67,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class Reading:
-    """How hard is read: steps of training, texts drawn from the model."""
+    """The effort of the memorisation attack: training steps and sampled texts."""
 
     steps: int = 500
     samples: int = 4000
 
 
 class LanguageModel(nn.Module):
-    """Logits of every token from those before it: [B, LENGTH] tokens to [B, tokens, LENGTH]."""
+    """A model of every token's logits from the tokens before it: [B, LENGTH] tokens to [B, tokens,
+    LENGTH]."""
 
     def __init__(self, width: int = 64, kernel: int = 5) -> None:
         super().__init__()
@@ -85,7 +88,7 @@ class LanguageModel(nn.Module):
 
     @property
     def sight(self) -> int:
-        """How many tokens before a text's next one bear on it."""
+        """The number of preceding tokens that influence the next one."""
         steps: int = 2 ** len(self.layers) - 1
         return 1 + (self.kernel - 1) * steps
 
@@ -102,13 +105,13 @@ class LanguageModel(nn.Module):
 
 
 def of_text(outputs: Tensor, tokens: Tensor) -> Tensor:
-    """Negative log-likelihood of each text, nats, [B]."""
+    """Return the negative log-likelihood of each text in nats, [B]."""
     losses = functional.cross_entropy(outputs, tokens, ignore_index=PAST, reduction="none")
     return losses.sum(1)
 
 
 def encoded(texts: Sequence[str]) -> Fold:
-    """Tokens float32 [N, LENGTH], and the same as labels, int64, PAST after the end."""
+    """Return texts as tokens float32 [N, LENGTH], and as labels int64 with PAST after the end."""
     labels = np.full((len(texts), LENGTH), PAST, np.int64)
     for row, text in enumerate(texts):
         labels[row, : len(text) + 1] = [*(LETTERS.index(letter) + 1 for letter in text), 0]
@@ -118,12 +121,14 @@ def encoded(texts: Sequence[str]) -> Fold:
 def memorised(
     molecules: Sequence[str], job: Job, plan: PrivacyPlan | None, reading: Reading
 ) -> Memory | None:
-    """What a model trained on half of the molecules tells of them; None where they are too few.
+    """Return what a model trained on half of the molecules reveals about them; None if there are
+    too few molecules.
 
     Args:
-        plan: the silo's; its epsilon, delta and clip norm hold for this model's training. None: without.
+        plan: the silo's plan, whose epsilon, delta and clip norm also apply to this model's
+            training; None trains without privacy.
     """
-    # One spelling of each molecule: another one in the other half would be no other molecule.
+    # One spelling of each molecule, so that the other half does not contain the same molecule.
     spelt = {Chem.MolToSmiles(Chem.MolFromSmiles(text)): text for text in molecules}
     usable = [t for t in spelt.values() if len(t) < LENGTH and set(t) <= set(LETTERS)]
     random = np.random.default_rng(13)
@@ -138,7 +143,7 @@ def memorised(
     drawn = set(texts)
     came = [sum(text in drawn for text in one) for one in (inside, outside)]
     figures = {
-        # The floor is an estimate too: its upper end counts.
+        # The floor is an estimate too, so the upper end of its interval is used.
         "training molecules drawn": proportion(came[0], half, proportion(came[1], half).high),
         "exposure (bits)": _exposure(model, kind),
     }
@@ -147,7 +152,8 @@ def memorised(
 
 
 def _trained(texts: Sequence[str], job: Job, plan: PrivacyPlan | None, steps: int) -> LanguageModel:
-    """The texts dealt out to the job's number of silos, one step a round, adam at the server."""
+    """Train a model with the texts divided among the job's number of silos, one step a round, and
+    adam at the server."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
         model = LanguageModel()
@@ -172,7 +178,7 @@ def _trained(texts: Sequence[str], job: Job, plan: PrivacyPlan | None, steps: in
 
 
 def _own_plan(plan: PrivacyPlan, steps: int, silos: int) -> PrivacyPlan:
-    """Return a plan of the same epsilon and delta for this model's steps, for one of the silos."""
+    """Return one silo's plan with the same epsilon and delta for this model's steps."""
     whole = replace(
         plan,
         sampling_rate=RATE,
@@ -185,7 +191,7 @@ def _own_plan(plan: PrivacyPlan, steps: int, silos: int) -> PrivacyPlan:
 
 
 def _exposure(model: LanguageModel, kind: Sequence[str]) -> Figure:
-    """The median canary's, with an interval from order statistics."""
+    """Return the median canary's exposure, with an interval from order statistics."""
     found = encoded(kind)
     with torch.no_grad():
         losses = of_text(model(torch.from_numpy(found.features)), torch.from_numpy(found.labels))
@@ -200,7 +206,7 @@ def _exposure(model: LanguageModel, kind: Sequence[str]) -> Figure:
 
 @torch.no_grad()
 def _drawn(model: LanguageModel, samples: int, temperature: float) -> list[str]:
-    """Texts drawn from the model, letter by letter."""
+    """Sample texts from the model, letter by letter."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.zeros(samples, LENGTH)
     open_ = torch.arange(samples)

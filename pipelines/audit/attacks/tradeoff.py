@@ -1,6 +1,7 @@
-"""What privacy costs: the job's model's held-out accuracy, AUROC or R2 against epsilon.
+"""The cost of privacy: the held-out accuracy, AUROC or R2 of the job's model against epsilon.
 
-Trained here on this silo's records alone, which stand for those of all silos (`Victim.in_the_mean`).
+The model is trained on this silo's records only, which stand for those of all silos
+(`Victim.in_the_mean`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MOST_STEPS = 2000
 
 @dataclass(frozen=True)
 class Point:
-    """Mean held-out score at an epsilon (None: without privacy), with Student's interval."""
+    """The mean held-out score at an epsilon (None: without privacy), with Student's interval."""
 
     epsilon: float | None
     score: Figure
@@ -32,8 +33,11 @@ class Point:
 def tradeoff(
     victim: Victim, repeats: int, done: Callable[[], None] = lambda: None
 ) -> list[Point] | None:
-    """The score without privacy, at EPSILONS and at the plan's epsilon; none where too few held-out
-    records are labelled, None where a model takes more than MOST_STEPS."""
+    """Return the score without privacy, at EPSILONS and at the plan's epsilon.
+
+    The list is empty if too few held-out records are labelled. The result is None if a model needs
+    more than MOST_STEPS steps.
+    """
     plan = victim.plan
     if plan.rounds_within_budget * plan.steps_per_round > MOST_STEPS:
         return None

@@ -60,7 +60,7 @@ def test_a_pair_of_runs_takes_off_what_sets_the_two_sets_apart_by_chance() -> No
     worse = np.array([[Closeness(np.inf, 0.1, 0.5)] * 2] * 3, object)
     failed = summary(worse, prior, 10.0)
     assert failed["Frechet distance"].value == 10 and not failed["Frechet distance"].above_floor
-    # What one federation reaches varies: the interval is of what sets each apart from its own floor.
+    # Federations vary: the interval covers each one's difference from its own floor.
     uneven = np.array([[Closeness(f - 1.0, 0.5, 0.5)] * 2 for f in (2.0, 5.0, 9.0)], object)
     found = summary(uneven, [Closeness(f, 0.5, 0.5) for f in (2.0, 5.0, 9.0)], 10.0)
     assert found["Frechet distance"].above_floor

@@ -167,7 +167,7 @@ def test_stacked_models_of_tasks_take_the_products_steps(
 
 @pytest.mark.parametrize("task", [BINARY, NUMBER])
 def test_who_was_trained_on_shows_in_a_task_s_loss(make_job: MakeJob, task: Task) -> None:
-    """More inputs than records, and random labels: what a model knows of one it has from training."""
+    """More inputs than records, and random labels: a model can know a record only from training."""
     read, random = OfTasks({"toxic": task}), np.random.default_rng(0)
     job = make_job("data.target=null", "data.tasks={toxic: {}}").job
     features = random.normal(size=(60, 80)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Shadow models train as the product does; likelihood ratios are those of the Gaussians they are."""
+"""Shadow models train as the product does; likelihood ratios are those of Gaussians."""
 
 from pathlib import Path
 
