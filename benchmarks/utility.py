@@ -51,7 +51,8 @@ from blindsum.platform.data.features import features_of
 from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.data_section import Ecfp
 from blindsum.platform.job.schema import ServerSection, TrainingSection
-from blindsum.platform.privacy.plan import PrivacyPlan, calibrate
+from blindsum.platform.privacy.accounting import calibrate
+from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
 from blindsum.platform.privacy.shared_noise import (
     noised_integers,

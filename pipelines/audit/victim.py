@@ -33,7 +33,8 @@ from blindsum.pipelines.audit.evidence import Defence
 from blindsum.pipelines.audit.labelling import labelling
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.job.schema import Job
-from blindsum.platform.privacy.plan import PrivacyPlan, calibrate
+from blindsum.platform.privacy.accounting import calibrate
+from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import (
     add_gaussian,
     cryptographic_generator,

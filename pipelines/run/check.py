@@ -20,7 +20,8 @@ from blindsum.pipelines.show.console import console, emit, show_warnings, size
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.evaluation.round_counts import count_values
 from blindsum.platform.job.file import JobFile
-from blindsum.platform.privacy.plan import ACCOUNTANT, UNIT, describe, plan, update_range
+from blindsum.platform.privacy.accounting import ACCOUNTANT
+from blindsum.platform.privacy.plan import UNIT, describe, plan, update_range
 from blindsum.platform.privacy.releases import metrics_guarantee
 from blindsum.platform.privacy.statement import privacy_statement
 

@@ -153,7 +153,7 @@ class Run:
     def epsilon(self) -> dict[str, float]:
         """Return an upper bound on what each silo spent: an announced round counts as charged, and
         so does every further attempt."""
-        from blindsum.platform.privacy.plan import spent_epsilon
+        from blindsum.platform.privacy.accounting import spent_epsilon
 
         known = (
             self.reports[-1].epsilon if self.announced == len(self.reports) and self.reports else {}

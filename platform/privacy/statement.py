@@ -13,8 +13,8 @@ from importlib.metadata import version
 from typing import Any
 
 from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.accounting import ACCOUNTANT
 from blindsum.platform.privacy.plan import (
-    ACCOUNTANT,
     HELD_OUT_SENSITIVITY,
     UNIT,
     PrivacyPlan,

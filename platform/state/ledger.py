@@ -20,8 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from blindsum.platform.errors import BudgetExceeded, LedgerError
+from blindsum.platform.privacy.accounting import ACCOUNTANT
 from blindsum.platform.privacy.lifetime_limit import Divergences, Limit
-from blindsum.platform.privacy.plan import ACCOUNTANT, UNIT, Accountant, PrivacyPlan
+from blindsum.platform.privacy.plan import UNIT, Accountant, PrivacyPlan
 from blindsum.platform.state.ledger_entries import (
     EARLIER,
     Attempt,

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from blindsum.platform.job.paths import home_folder
-from blindsum.platform.privacy import plan as plans
-from blindsum.platform.privacy.plan import Accountant, PrivacyPlan, calibrate, spent_epsilon
+from blindsum.platform.privacy import accounting
+from blindsum.platform.privacy.accounting import calibrate, spent_epsilon
+from blindsum.platform.privacy.plan import Accountant, PrivacyPlan
 from blindsum.platform.privacy.plan_cache import FOLDER, cached
 
 SETTING = (2.0, 1e-5, 0.1, 40)  # epsilon, delta, sampling rate, steps
@@ -40,8 +41,8 @@ def planned(sigma: float = 1.0) -> PrivacyPlan:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts calibrations that were really made."""
     made: list[int] = []
-    real = plans._search
-    monkeypatch.setattr(plans, "_search", lambda *given: made.append(1) or real(*given))
+    real = accounting._search
+    monkeypatch.setattr(accounting, "_search", lambda *given: made.append(1) or real(*given))
     return made
 
 
@@ -148,14 +149,14 @@ def test_the_estimate_that_guards_kept_multipliers_is_near_the_accountant(
 ) -> None:
     """Or it would let less noise pass, or have every plan computed again."""
     exact = spent_epsilon(sigma, rate, steps, 1e-5)
-    assert plans.gaussian_epsilon(sigma, rate, steps, 1e-5) == pytest.approx(exact, rel=0.25)
-    assert plans.gaussian_epsilon(sigma / 2, rate, steps, 1e-5) > plans.MOST_ABOVE * exact
+    assert accounting.gaussian_epsilon(sigma, rate, steps, 1e-5) == pytest.approx(exact, rel=0.25)
+    assert accounting.gaussian_epsilon(sigma / 2, rate, steps, 1e-5) > accounting.MOST_ABOVE * exact
 
 
 def test_a_plan_that_was_kept_needs_neither_scipy_nor_the_accountant(tmp_path: Path) -> None:
     """They are a quarter of a silo's start."""
     code = (
-        "import sys; from blindsum.platform.privacy.plan import calibrate; "
+        "import sys; from blindsum.platform.privacy.accounting import calibrate; "
         f"calibrate(*{SETTING}); print('scipy' in sys.modules)"
     )
     said = [

@@ -12,7 +12,8 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from blindsum.platform.errors import PrivacyError
-from blindsum.platform.privacy.plan import Accountant, calibrate, plan, spent_epsilon
+from blindsum.platform.privacy.accounting import calibrate, spent_epsilon
+from blindsum.platform.privacy.plan import Accountant, plan
 from tests.conftest import MakeJob
 
 

@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from blindsum.platform.errors import JobError, PrivacyError
-from blindsum.platform.privacy.plan import metrics_plan, plan, spent_epsilon
+from blindsum.platform.privacy.accounting import spent_epsilon
+from blindsum.platform.privacy.plan import metrics_plan, plan
 from blindsum.platform.privacy.randomness import cryptographic_generator, normals
 from blindsum.platform.privacy.shared_noise import (
     LEAST_UNITS,

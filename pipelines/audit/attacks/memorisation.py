@@ -28,7 +28,8 @@ from torch.nn import functional
 from blindsum.pipelines.audit.evidence import CONFIDENCE, Figure, proportion
 from blindsum.platform.data.records import Fold
 from blindsum.platform.job.schema import Job, ServerSection, TrainingSection
-from blindsum.platform.privacy.plan import PrivacyPlan, calibrate
+from blindsum.platform.privacy.accounting import calibrate
+from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.simulation import Simulation

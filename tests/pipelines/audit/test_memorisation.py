@@ -22,7 +22,8 @@ from blindsum.pipelines.audit.attacks.memorisation import (
     of_text,
 )
 from blindsum.platform.job.schema import LocalNoise
-from blindsum.platform.privacy.plan import plan, spent_epsilon
+from blindsum.platform.privacy.accounting import spent_epsilon
+from blindsum.platform.privacy.plan import plan
 from tests.conftest import MakeJob
 
 READING = Reading(steps=150, samples=1000)

@@ -8,7 +8,8 @@ import pytest
 from blindsum.pipelines.audit.attacks.tradeoff import tradeoff
 from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.data.table import load_data
-from blindsum.platform.privacy.plan import plan, spent_epsilon
+from blindsum.platform.privacy.accounting import spent_epsilon
+from blindsum.platform.privacy.plan import plan
 from tests.conftest import MakeJob
 
 
