@@ -17,9 +17,6 @@ from blindsum.platform.state.audit_log import AuditLog
 from blindsum.platform.state.ledger import Ledger
 from blindsum.platform.state.ledger_entries import Attempt, Dataset, Lifetime
 
-PRECOMPUTED = 300
-"""Rounds whose epsilon is computed at the start. Later rounds take about 25 ms each."""
-
 LEDGER, AUDIT_LOG = "ledger.sqlite", "audit.sqlite"
 
 
@@ -95,7 +92,7 @@ class Books:
         """Note the participants of a completed key ceremony. If the run is new, use up its approval
         and reserve the whole plan, in one transaction."""
         if self._of_records and self._plan:
-            self._of_records.precompute(min(self._plan.rounds_within_budget, PRECOMPUTED))
+            self._of_records.precompute()
         known = {name: fingerprint(identity) for name, identity in identities.items()}
         digest = job_digest(self._job)
         self._note("joined", job_digest=digest, roster=list(known), identities=known)

@@ -70,13 +70,13 @@ def train(
     events = Log(job=job_file.job.name, run=run.name)
     listeners = Listeners([Measures(), LogsEvents(run, events), listener])
     listeners.stage("starting Ray")
-    ahead = threading.Thread(target=_import_ahead, daemon=True)
-    ahead.start()
+    imported = threading.Event()
+    threading.Thread(target=_work_ahead, args=(job_file, imported), daemon=True).start()
     # Twice, because Ray installs its own handlers when it starts.
     with _hearing(run.interrupted), ray_session(address), _hearing(run.interrupted):
         from blindsum.platform.tracking.mlflow_run import Tracker
 
-        ahead.join()
+        imported.wait()
         about = {"blindsum.arm": "federated", **(tags or {})}
         tracker = Tracker(job_file, run.name, about, kept.mlflow_run if kept else "")
         listeners.add_first(KeepsRounds(log), TracksFigures(tracker))
@@ -94,9 +94,18 @@ def train(
     return run
 
 
-def _import_ahead() -> None:
-    with suppress(ImportError):  # the next import of it reports what is missing
+def _work_ahead(job_file: JobFile, imported: threading.Event) -> None:
+    """Import what the run needs and compute its plans while Ray starts, which is mostly waiting."""
+    try:
         importlib.import_module("blindsum.actors.federation")
+    except ImportError:
+        return  # the next import of it says what is missing
+    finally:
+        imported.set()
+    from blindsum.platform.privacy.plan import compute_ahead
+
+    with suppress(BlindsumError):  # silos report it, with their names
+        compute_ahead(job_file.job)
 
 
 @dataclass

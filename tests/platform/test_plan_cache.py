@@ -97,9 +97,9 @@ def test_a_file_that_is_wrong_is_computed_again(
 
 def test_a_table_is_that_of_single_compositions() -> None:
     one, other = Accountant(planned()), Accountant(planned())
-    one.precompute(6)
+    one.precompute()
     assert len(files()) == 1
-    other.precompute(6)
+    other.precompute()
     alone = [Accountant(planned()).epsilon_after(rounds) for rounds in range(1, 7)]
     for accountant in (one, other):
         assert [accountant.epsilon_after(rounds) for rounds in range(1, 7)] == alone
@@ -114,11 +114,11 @@ def test_a_table_of_another_length_order_or_end_is_not_used(
     from blindsum.platform.privacy.plan_cache import _write
 
     first = Accountant(planned())
-    first.precompute(6)
+    first.precompute()
     table = [first.epsilon_after(rounds) for rounds in range(1, 7)]
     _write(files()[0], wrong(table))
     again = Accountant(planned())
-    again.precompute(6)
+    again.precompute()
     assert [again.epsilon_after(rounds) for rounds in range(1, 7)] == table
 
 
