@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
+import tempfile
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
@@ -49,9 +51,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.xdist_group(shared))
 
 
+@functools.cache
+def _plans() -> Path:
+    """One cache of plans for all tests of all processes of this run."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    folder = Path(tempfile.gettempdir()) / f"blindsum-plans-{os.getuid()}-{run}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path / "home"))
+    # Plans follow from public settings alone: what one test computed, the others find.
+    (tmp_path / "home").mkdir(mode=0o700)
+    (tmp_path / "home" / "plans").symlink_to(_plans())
     # A developer's own owner's file is no part of a test.
     monkeypatch.setattr(
         "blindsum.platform.job.owner.places", lambda: (tmp_path / "owner" / "silo.yaml",)

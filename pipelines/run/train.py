@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ from blindsum.platform.events import Log
 from blindsum.platform.job.file import JobFile
 
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
+    from blindsum.actors.cluster import Cluster
     from blindsum.actors.federation import Federation
     from blindsum.platform.tracking.mlflow_run import Tracker
 
@@ -44,6 +45,7 @@ def train(
     finished: Callable[[Run], None] = lambda run: None,
     tags: Mapping[str, str] | None = None,
     kept: Kept | None = None,
+    cluster: Cluster | None = None,
 ) -> Run:
     """Run a job to its end, and save its results even if it fails.
 
@@ -53,6 +55,7 @@ def train(
         finished: called with the run, whatever its outcome, once its model is saved.
         tags: tags for MLflow, besides the job's.
         kept: an interrupted run of this job, to be resumed.
+        cluster: where the silos run instead of on Ray; for tests.
 
     Returns:
         The run, with status FINISHED.
@@ -68,19 +71,22 @@ def train(
         run.reports, run.standing = list(kept.reports), kept.standing
         run.announced = kept.standing.round
     events = Log(job=job_file.job.name, run=run.name)
-    listeners = Listeners([Measures(), LogsEvents(run, events), listener])
-    listeners.stage("starting Ray")
+    listeners = Listeners([LogsEvents(run, events), listener])
+    if cluster is None:
+        listeners.add_first(Measures())
+        listeners.stage("starting Ray")
+    ray = ray_session(address) if cluster is None else nullcontext()
     imported = threading.Event()
     threading.Thread(target=_work_ahead, args=(job_file, imported), daemon=True).start()
     # Twice, because Ray installs its own handlers when it starts.
-    with _hearing(run.interrupted), ray_session(address), _hearing(run.interrupted):
+    with _hearing(run.interrupted), ray, _hearing(run.interrupted):
         from blindsum.platform.tracking.mlflow_run import Tracker
 
         imported.wait()
         about = {"blindsum.arm": "federated", **(tags or {})}
         tracker = Tracker(job_file, run.name, about, kept.mlflow_run if kept else "")
         listeners.add_first(KeepsRounds(log), TracksFigures(tracker))
-        session = _Session(run, tracker, listeners, log, events)
+        session = _Session(run, tracker, listeners, log, events, cluster)
         try:
             session.run_to_the_end()
         finally:
@@ -117,6 +123,7 @@ class _Session:
     listeners: Listeners
     log: RunLog
     events: Log
+    cluster: Cluster | None = None
     federation: Federation | None = None
 
     def run_to_the_end(self) -> None:
@@ -148,6 +155,7 @@ class _Session:
             job,
             run.name,
             silo_folder(run.job_file),
+            self.cluster,
             interrupted=run.interrupted,
             standing=run.standing,
             log=self.events,

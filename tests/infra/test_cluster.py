@@ -167,17 +167,17 @@ class Followed:
 def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops(
     lan: Lan, job: Callable[..., Path]
 ) -> None:
-    training = {**job_content(Path())["training"], "rounds": 200}
+    training = {**job_content(Path())["training"], "rounds": 100}
     told = job(quorum=2, training=training, privacy={"noise": "none"})
     id = started(lan, told)
     log = Followed(lan, id)
-    log.until("round 3 of 200")
+    log.until("round 3 of 100")
 
     # TCP survives a short interruption: nothing is lost
     lan.cut("cedar")
     log.until_silent(1.5)
     lan.heal("cedar")
-    log.until(f"round {log.round() + 3} of 200")
+    log.until(f"round {log.round() + 3} of 100")
     assert "lost" not in log.text
 
     # after a long one Ray gives up the node and the others continue, as after a node's death
@@ -186,7 +186,7 @@ def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops
     lan.heal("cedar")
     lan.kill("elm")
     log.until("elm; 2 of 4 silos remain", timeout_s=60)
-    log.until(f"round {log.round() + 2} of 200")
+    log.until(f"round {log.round() + 2} of 100")
 
     # the job manager stops a job by SIGTERM, like Ctrl-C
     done = blindsum("job", "stop", id, "--address", lan.jobs)
@@ -211,7 +211,7 @@ def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines() if line[:8] == '{"event"']
     end = events[-1]
-    assert (end["event"], end["rounds"], set(end["lost"])) == ("end", 200, {"cedar", "elm"})
+    assert (end["event"], end["rounds"], set(end["lost"])) == ("end", 100, {"cedar", "elm"})
     # results are on the driver's node, each silo's state on its own node, aggregators on neither
     assert Path(end["model"]).is_relative_to(lan.home("head")) and Path(end["model"]).exists()
     for silo in NAMES:

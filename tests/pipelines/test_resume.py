@@ -1,15 +1,16 @@
 """Resumed runs reach the model of an uninterrupted run, or the same accounting."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlflow
-import psutil
 import pytest
-import yaml
 from typer.testing import CliRunner
 
+from blindsum.actors.messages import SiloSpec
 from blindsum.actors.round_report import RoundReport
+from blindsum.actors.thread_cluster import ThreadCluster, ThreadPeer
 from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.run.output import Quiet
 from blindsum.pipelines.run.run import Run
@@ -32,36 +33,37 @@ NO_NOISE = (
 
 
 class KillingSilo(Quiet):
-    """Kills one silo's process when a round has ended, among those that this process started."""
+    """Ends one silo when a round has ended, among those that this cluster started."""
 
-    def __init__(self, after: int) -> None:
-        self._after = after
+    def __init__(self, cluster: ThreadCluster, after: int) -> None:
+        self._cluster, self._after = cluster, after
+        real = cluster.start_silos
+
+        def start_silos(specs: Mapping[str, SiloSpec]) -> dict[str, ThreadPeer]:
+            self._peers = real(specs)
+            return self._peers
+
+        cluster.start_silos = start_silos  # type: ignore[method-assign]
 
     def round(self, run: Run, report: RoundReport) -> None:
         if report.round == self._after:
-            found = psutil.Process().children(recursive=True)
-            silos = [p for p in found if p.is_running() and p.cmdline()[:1] == ["ray::Silo"]]
-            assert len(silos) == 2
-            silos[1].kill()
+            self._cluster.kill(self._peers["birch"])
 
 
 def interrupted(job_file: JobFile, after: int) -> Run:
     seen: list[Run] = []
+    cluster = ThreadCluster()
     with pytest.raises(SiloLost, match=f"round {after + 1}: its process died"):
-        train(job_file, None, KillingSilo(after), seen.append)
+        train(job_file, None, KillingSilo(cluster, after), seen.append, cluster=cluster)
     return seen[0]
 
 
-@pytest.mark.usefixtures("cluster")
 def test_without_noise_a_continued_run_ends_with_the_very_model(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
     """Model, momentum, random numbers, range: all go on where they were, in the same MLflow run."""
-    two = yaml.safe_load(make_job().text)["silos"][
-        :2
-    ]  # every silo's process takes seconds to start
-    job_file = make_job(f"silos={json.dumps(two)}", *NO_NOISE)
-    whole = train(job_file, None, Quiet())
+    job_file = make_job(*NO_NOISE)
+    whole = train(job_file, None, Quiet(), cluster=ThreadCluster())
     broken = interrupted(job_file, after=3)
     assert broken.status == "FAILED" and len(broken.reports) == 3
     kept_by_silos = tmp_path / "state" / "alder" / "runs" / broken.name
@@ -70,7 +72,7 @@ def test_without_noise_a_continued_run_ends_with_the_very_model(
     kept = read_log(broken.folder)
     assert kept.standing.round == 3 and kept.standing.range != 64
     assert kept.reports == broken.reports
-    ended = train(kept.job_file, None, Quiet(), kept=kept)
+    ended = train(kept.job_file, None, Quiet(), kept=kept, cluster=ThreadCluster())
     assert ended.status == "FINISHED" and ended.name == broken.name
     assert [r.model_digest for r in ended.reports] == [r.model_digest for r in whole.reports]
     assert [r.range for r in ended.reports] == [r.range for r in whole.reports]

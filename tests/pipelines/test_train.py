@@ -16,6 +16,10 @@ import torch
 import yaml
 from matplotlib import image
 
+from blindsum.actors.messages import TrainReport
+from blindsum.actors.silo import Silo
+from blindsum.actors.thread_cluster import Killed, ThreadCluster
+from blindsum.he.exchange import Exchange
 from blindsum.pipelines.run.output import JsonLines, Quiet
 from blindsum.pipelines.run.run import Run
 from blindsum.pipelines.run.run_log import read_log
@@ -153,21 +157,20 @@ def _check_tracking(run: Run, job_file: JobFile) -> None:
     assert restored(records).shape == (7, 2)
 
 
-@pytest.mark.usefixtures("cluster")
+class DyingSilo(Silo):
+    """A silo named birch that dies in its second round, once it is charged."""
+
+    def train(self, exchange: Exchange, *opened: object) -> TrainReport:
+        report = super().train(exchange, *opened)
+        if self.name == "birch" and exchange.round == 2:
+            raise Killed
+        return report
+
+
 def test_a_lost_silo_ends_the_run_with_its_last_model(make_job: MakeJob, tmp_path: Path) -> None:
-    job_file, fifo = blocking_job(make_job(), tmp_path)
-
-    def kill() -> None:
-        first = fifo.read_text().split()[0]  # other silos may have come as far
-        os.kill(int(first), signal.SIGKILL)
-        fifo.unlink()
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
     finished: list[Run] = []
-    with pytest.raises(SiloLost, match=r"silo '\w+', round 2: its process died"):
-        train(job_file, None, Quiet(), finished.append)
-    killer.join()
+    with pytest.raises(SiloLost, match="silo 'birch', round 2: its process died"):
+        train(make_job(), None, Quiet(), finished.append, cluster=ThreadCluster(DyingSilo))
     (run,) = finished
     assert run.status == "FAILED" and run.saved.round == 1 and "round 2" in run.ended
     assert run.saved.path.exists()
@@ -182,25 +185,24 @@ def test_a_lost_silo_ends_the_run_with_its_last_model(make_job: MakeJob, tmp_pat
     assert logged.info.status == "FAILED" and "round 2" in logged.data.tags["blindsum.ended"]
 
 
-@pytest.mark.usefixtures("cluster")
 def test_a_folder_without_room_fails_the_run_and_mlflow_keeps_the_model(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: bytes) -> Path:
         raise OSError(errno.ENOSPC, "")
 
-    two = yaml.safe_load(make_job().text)["silos"][:2]  # every silo takes seconds to start
-    job_file = make_job("training.rounds=1", f"silos={json.dumps(two)}")
+    job_file = make_job("training.rounds=1")
     monkeypatch.setattr("blindsum.pipelines.run.save.write_whole", full)
     finished: list[Run] = []
     with pytest.raises(BlindsumError, match="No space left on device. Make room"):
-        train(job_file, None, Quiet(), finished.append)
+        train(job_file, None, Quiet(), finished.append, cluster=ThreadCluster())
     found, logged = client(finished[0])
     assert logged.info.status == "FAILED" and "No space left" in logged.data.tags["blindsum.ended"]
     assert len(found.search_logged_models([logged.info.experiment_id])) == 1
     monkeypatch.undo()  # there is room again: nothing is trained or charged for saving
     monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path / "home"))
-    ended = train(job_file, None, Quiet(), kept=read_log(finished[0].folder))
+    kept = read_log(finished[0].folder)
+    ended = train(job_file, None, Quiet(), kept=kept, cluster=ThreadCluster())
     assert ended.status == "FINISHED" and ended.saved.path.exists()
     entries = ledger_of(tmp_path / "state" / "alder", "alder").entries()
     assert [e.kind for e in entries] == ["reserve", "charge"]

@@ -19,6 +19,12 @@ from blindsum.platform.privacy.plan_cache import FOLDER, cached
 SETTING = (2.0, 1e-5, 0.1, 40)  # epsilon, delta, sampling rate, steps
 
 
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path / "another"))
+    spent_epsilon.cache_clear()
+
+
 def files() -> list[Path]:
     return sorted((home_folder() / FOLDER).glob("*"))
 
