@@ -4,7 +4,7 @@ PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test fuzz mutants lint docs bench release clean
+.PHONY: setup demo test test-busy coverage fuzz mutants lint docs bench release clean
 
 setup: $(VENV)/.ready
 
@@ -23,6 +23,15 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
+# The same suite with four busy processes beside it.
+test-busy: setup
+	@busy=; for i in 1 2 3 4; do nice -n 0 sh -c 'while :; do :; done' & busy="$$busy $$!"; done; \
+	  trap "kill $$busy" EXIT; $(BIN)/python -m pytest
+
+coverage: setup
+	$(BIN)/python -m pytest --cov=blindsum --cov-report=json:build/coverage.json
+	$(BIN)/python tests/coverage_by_room.py build/coverage.json
+
 fuzz: setup
 	BLINDSUM_FUZZ=5000 $(BIN)/python -m pytest -n 2 tests/fuzz
 
@@ -39,6 +48,7 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup
+	$(BIN)/python benchmarks/startup.py --json build/startup.json
 	$(BIN)/python benchmarks/rounds.py --json build/rounds.json
 	$(BIN)/python benchmarks/dp_step.py --json build/dp_step.json
 	$(BIN)/python benchmarks/utility.py --json build/utility.json --plot build/utility.svg

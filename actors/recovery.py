@@ -56,7 +56,7 @@ def recovery(
     if isinstance(error, TotalRefused):
         if failures["TotalRefused"] <= MOST_REFUSED:
             return Recovery(keys=True)
-        error.mend = "This happened again under new keys: an aggregator alters sums. End this run."
+        error.hint = "This happened again under new keys: an aggregator alters sums. End this run."
         return None
     if isinstance(error, AggregatorLost):
         again = failures["AggregatorLost"] <= MOST_AGGREGATORS

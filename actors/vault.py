@@ -181,7 +181,7 @@ class Vault:
             self._forget()
             drawn = keys.verifier(exchange.roster, exchange.digest) == self._silo
             who = self._cheat(exchange, channel, uploads, frames) if self._keep and drawn else ""
-            raise TotalRefused(error.what + who, error.mend) from None
+            raise TotalRefused(error.what + who, error.hint) from None
         self._view = hashlib.sha256(self._view + exchange.digest).digest()
 
     def _cheat(

@@ -111,7 +111,7 @@ def late(peers: list[str], doing: str, deadline_s: float) -> FederationError:
     aggregator waits for them."""
     silos = list(dict.fromkeys(peer for peer in peers if not is_aggregator(peer)))
     what = f"no answer within {deadline_s:g} s when asked to {doing}"
-    mend = "Look at that node, or raise deadlines.start_s or deadlines.round_s."
+    hint = "Look at that node, or raise deadlines.start_s or deadlines.round_s."
     if silos:
-        return SiloLost(what, mend, silo=", ".join(silos))
-    return AggregatorLost(f"{peers[0]}: {what}", mend)
+        return SiloLost(what, hint, silo=", ".join(silos))
+    return AggregatorLost(f"{peers[0]}: {what}", hint)

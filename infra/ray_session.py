@@ -90,7 +90,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             f"Ray cannot be {where}: {reason}",
             "Check the address and its token (RAY_AUTH_TOKEN)."
             if address
-            else "Check free memory and disk space in the temporary folder, then try again.",
+            else "Try again if the machine is busy; otherwise check free memory and disk space.",
         ) from None
     failed = True
     try:

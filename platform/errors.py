@@ -40,16 +40,16 @@ class BlindsumError(Exception):
 
     Args:
         what: what happened, with the offending setting and its value.
-        mend: what the user can do about it.
+        hint: what the user can do about it.
         silo: name of the silo where it happened, if it happened at a silo.
         round: number of the round in which it happened, from 1, if it happened in a round.
     """
 
     def __init__(
-        self, what: str, mend: str = "", *, silo: str | None = None, round: int | None = None
+        self, what: str, hint: str = "", *, silo: str | None = None, round: int | None = None
     ) -> None:
         super().__init__(what)
-        self.what, self.mend, self.silo, self.round = what, mend, silo, round
+        self.what, self.hint, self.silo, self.round = what, hint, silo, round
 
     def __str__(self) -> str:
         place = ", ".join(
@@ -61,10 +61,10 @@ class BlindsumError(Exception):
             if part
         )
         text = f"{place}: {self.what}" if place else self.what
-        return f"{text.rstrip('.')}. {self.mend}".rstrip() if self.mend else text
+        return f"{text.rstrip('.')}. {self.hint}".rstrip() if self.hint else text
 
     def __reduce__(self) -> tuple[Callable[..., BlindsumError], tuple[Any, ...]]:
-        return _rebuild, (type(self), self.what, self.mend, self.silo, self.round)
+        return _rebuild, (type(self), self.what, self.hint, self.silo, self.round)
 
     def located(self, *, silo: str | None = None, round: int | None = None) -> BlindsumError:
         """Fill in the silo and the round where they are still unknown, and return the error."""
@@ -74,9 +74,9 @@ class BlindsumError(Exception):
 
 
 def _rebuild(
-    kind: type[BlindsumError], what: str, mend: str, silo: str | None, round: int | None
+    kind: type[BlindsumError], what: str, hint: str, silo: str | None, round: int | None
 ) -> BlindsumError:
-    return kind(what, mend, silo=silo, round=round)
+    return kind(what, hint, silo=silo, round=round)
 
 
 class JobError(BlindsumError):

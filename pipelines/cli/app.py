@@ -37,13 +37,39 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train one model over data that cannot leave its owners.",
 )
-app.add_typer(ledger.app, name="ledger")
-app.add_typer(audit_log.app, name="audit-log")
-app.add_typer(silo.app, name="silo")
-app.command("approve")(silo.approve)
-app.command("submit")(submit.submit)
-app.add_typer(submit.app, name="job")
-app.add_typer(certificates.app, name="certificates")
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("job.yaml"),
+) -> None:
+    """Write a commented job file to start from."""
+    starter = files("blindsum.pipelines.cli").joinpath("starter.yaml").read_text(encoding="utf-8")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(starter)
+    except FileExistsError:
+        raise JobError(f"{path} already exists", "Name another file.") from None
+    except OSError as error:
+        raise JobError(f"{path} cannot be written: {error.strerror}") from None
+    typer.echo(f"wrote {path}; edit it, then run: blindsum check {quote(str(path))}", err=True)
+
+
+@app.command()
+@interruptible
+def check(
+    job: JobArgument,
+    set_: SetOption = None,
+    address: AddressOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Validate the job, silo data and privacy plan; print what a run would spend and send."""
+    job_file = load_job(job, set_ or [])
+    from blindsum.pipelines.run.check import check as check_job
+    from blindsum.pipelines.run.check import show_check
+
+    keep_stdout()
+    show_check(job_file, check_job(job_file, address), json)
 
 
 @app.command()
@@ -92,39 +118,6 @@ def _train(
         shown.close()
         for one in seen:
             emit("end", **one.summary()) if json else output.show_end(one)
-
-
-@app.command()
-@interruptible
-def check(
-    job: JobArgument,
-    set_: SetOption = None,
-    address: AddressOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Validate the job, silo data and privacy plan; print what a run would spend and send."""
-    job_file = load_job(job, set_ or [])
-    from blindsum.pipelines.run.check import check as check_job
-    from blindsum.pipelines.run.check import show_check
-
-    keep_stdout()
-    show_check(job_file, check_job(job_file, address), json)
-
-
-@app.command()
-def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("job.yaml"),
-) -> None:
-    """Write a commented job file to start from."""
-    starter = files("blindsum.pipelines.cli").joinpath("starter.yaml").read_text(encoding="utf-8")
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(starter)
-    except FileExistsError:
-        raise JobError(f"{path} already exists", "Name another file.") from None
-    except OSError as error:
-        raise JobError(f"{path} cannot be written: {error.strerror}") from None
-    typer.echo(f"wrote {path}; edit it, then run: blindsum check {quote(str(path))}", err=True)
 
 
 @app.command()
@@ -294,6 +287,16 @@ def secret(path: Annotated[Path, typer.Argument(help="File to write.", metavar="
     typer.echo(
         f"wrote {path}: share it with the silos only, never with the server or in the job", err=True
     )
+
+
+# In the order of --help: what everyone uses first, then what owners and operators use.
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(audit_log.app, name="audit-log")
+app.add_typer(silo.app, name="silo")
+app.command("approve")(silo.approve)
+app.command("submit")(submit.submit)
+app.add_typer(submit.app, name="job")
+app.add_typer(certificates.app, name="certificates")
 
 
 def _version(wanted: bool) -> None:

@@ -10,7 +10,8 @@ from blindsum.pipelines.cli.options import ExportOption, HeadOption, JobArgument
 from blindsum.platform.job.file import load_job
 
 app = typer.Typer(
-    no_args_is_help=True, help="Show what a silo's data has spent; for its owner, on its machine."
+    no_args_is_help=True,
+    help="Show, verify, export or limit what a silo's data has spent; on its owner's machine.",
 )
 
 

@@ -82,7 +82,7 @@ def show(ledger: Ledger) -> None:
         "jobs",
         "sum of epsilons",
         "sum of deltas",
-        f"as one epsilon at delta {delta:g}",
+        f"lifetime limit needed at delta {delta:g}",
     ):
         tables.add_column(heading)
     for dataset in dict.fromkeys(e.dataset for e in entries if e.dataset):

@@ -20,6 +20,7 @@ from blindsum.pipelines.show.console import console, emit, show_warnings, size
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.evaluation.round_counts import count_values
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
 from blindsum.platform.privacy.plan import UNIT, describe, plan, update_range
 from blindsum.platform.privacy.releases import metrics_guarantee
@@ -79,9 +80,9 @@ def _here(job_file: JobFile) -> dict[str, Inspection]:
         raise faults[0]
     if faults:
         # Every silo reports a fault of the job itself: print it once.
-        alike = len({(f.what, f.mend) for f in faults}) == 1 and not inspections
+        alike = len({(f.what, f.hint) for f in faults}) == 1 and not inspections
         raise BlindsumError(
-            "\n".join([f"{faults[0].what}. {faults[0].mend}"] if alike else map(str, faults))
+            "\n".join([f"{faults[0].what}. {faults[0].hint}"] if alike else map(str, faults))
         )
     return inspections
 
@@ -132,7 +133,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         "delta",
         "noise multiplier",
         "sampling rate",
-        "steps",
+        "rounds x steps",
         "spent by past jobs",
     ):
         table.add_column(heading)
@@ -163,22 +164,32 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             console.print(f"  {text}" if name.isdigit() else f"  {name}: {text}")
     console.print(f"\nmodel: {values} parameters, {checked.rounds} rounds")
     console.print(
-        f"sends: {size(checked.up_bytes)} up and {size(checked.down_bytes)} down a round, all "
-        f"silos together; {size(checked.rounds * (checked.up_bytes + checked.down_bytes))} in all"
+        f"ciphertext: {size(checked.up_bytes)} up and {size(checked.down_bytes)} down a round, "
+        "over all silos and without signatures and framing; "
+        f"{size(checked.rounds * (checked.up_bytes + checked.down_bytes))} in all"
     )
     if parameters.scheme == "ckks":
         console.print(
             f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} "
             f"bits a value, {parameters.digits} values a real; each integer is wrong with "
-            "probability at most 2^-80; values beyond "
-            f"±{update_range(job, first.plan or plan(job, first.silo)):.4g} are cut"
-            f"{', and that range adapts' if job.adapts_range else ''}"
+            f"probability at most 2^-80; {_limits(job, first)}"
         )
     console.print(f"held-out metrics: {metrics_guarantee(job)}")
     show_warnings(found)
     console.print(
-        f"\n[bold]{job_file.path.name} would run.[/]  blindsum run {quote(str(job_file.path))}"
+        "\n[bold]This job would run.[/] To train it, with the same --set options: blindsum run "
+        f"{quote(str(job_file.path))}",
+        soft_wrap=True,
     )
+
+
+def _limits(job: Job, inspection: Inspection) -> str:
+    """Return in words how large a value can be that a silo sends."""
+    bound = update_range(job, inspection.plan or plan(job, inspection.silo))
+    if job.privacy.noise == "shared":  # the sum is clamped before its noise, and the range is both
+        return f"values sent lie within ±{bound:.4g}"
+    adapts = ", and that range adapts" if job.adapts_range else ""
+    return f"values beyond ±{bound:.4g} are clamped{adapts}"
 
 
 def _lifetime(inspection: Inspection) -> dict[str, object]:

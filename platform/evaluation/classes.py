@@ -70,31 +70,34 @@ class HeldOut:
         """The main figure, and that of always guessing the largest class."""
         return Score("accuracy", self.accuracy, self.largest_class, "always the largest class")
 
+    @property
+    def standard_error(self) -> float:
+        """The accuracy's standard error: binomial, of that many records, and of the noise."""
+        sampled = max(self.accuracy * (1 - self.accuracy), 0.0) / max(self.records, 1)
+        return math.sqrt(sampled + self.deviation**2)
+
     def line(self) -> str:
-        """Return the result in words."""
-        noise = f" (deviation from noise {self.deviation:.3f})" if self.deviation else ""
+        """Return the result in words, the accuracy with one standard error."""
+        about = "about " if self.deviation else ""
         return (
-            f"accuracy {self.accuracy:.3f}{noise} on {self.records} held-out records "
-            f"(largest class {self.largest_class:.3f})"
+            f"accuracy {self.accuracy:.3f} ± {self.standard_error:.3f} on {about}{self.records} "
+            f"held-out records (always the largest class: {self.largest_class:.3f})"
         )
 
     def detail(self) -> str:
         """Return the result in words, with the loss."""
-        noise = f", give or take {2 * self.deviation:.3f} for the noise" if self.deviation else ""
-        return (
-            f"accuracy {self.accuracy:.3f} on {'about ' if self.deviation else ''}{self.records} "
-            f"held-out records{noise} (always the largest class: {self.largest_class:.3f}); loss "
-            f"{self.loss:.3f}{'; these two are noisier' if self.deviation else ''}"
-        )
+        noisier = " (both noisier than the accuracy)" if self.deviation else ""
+        return f"{self.line()}; loss {self.loss:.3f}{noisier}"
 
     def as_dict(self) -> dict[str, float]:
         """Return all figures by name."""
-        return asdict(self)
+        return asdict(self) | {"standard_error": self.standard_error}
 
     def tracked(self) -> dict[str, float]:
         """Return the figures under the names that MLflow shows."""
         found = {
             "accuracy": self.accuracy,
+            "accuracy_standard_error": self.standard_error,
             "loss": self.loss,
             "held_out_records": self.records,
             "largest_class_accuracy": self.largest_class,

@@ -19,7 +19,7 @@ S = TypeVar("S", bound=BaseModel)
 Place = tuple[str | int, ...]
 
 _FORMS = ("dict[str,Scaling]", "list[str]", "str", "int")
-_MENDS = {
+_HINTS = {
     "missing": "Add it.",
     "int_type": "Write a whole number.",
     "int_parsing": "Write a whole number.",
@@ -84,7 +84,7 @@ def read_section(
     try:
         return parse_section(source, path.name, model, kind, start, overrides)
     except JobError as found:
-        raise error(found.what, found.mend) from None
+        raise error(found.what, found.hint) from None
 
 
 def parse_section(
@@ -211,31 +211,31 @@ def _describe(
 ) -> str:
     path, section = _resolve(fault["loc"], content, root)
     kind = fault["type"]
-    message, mend = fault["msg"].removeprefix("Value error, "), _MENDS.get(kind, "")
+    message, hint = fault["msg"].removeprefix("Value error, "), _HINTS.get(kind, "")
     if kind == "extra_forbidden":
         message = "unknown key"
         close = difflib.get_close_matches(str(path[-1]), section, n=1)
-        mend = f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(section)}."
+        hint = f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(section)}."
     elif kind in ("model_attributes_type", "model_type"):
-        message, mend = "is not a section", "Write its keys, indented below it."
+        message, hint = "is not a section", "Write its keys, indented below it."
     elif kind == "missing":
         message = "is missing"
     elif kind == "string_pattern_mismatch":
-        mend = "Use lower-case letters, digits, - and _, at most 40."
+        hint = "Use lower-case letters, digits, - and _, at most 40."
     elif kind == "union_tag_not_found":
         chooser = str(fault.get("ctx", {}).get("discriminator")).strip("'")
-        message, mend = f"the key {chooser!r} is missing", "Add it."
+        message, hint = f"the key {chooser!r} is missing", "Add it."
     elif kind == "union_tag_invalid":
         context = fault.get("ctx", {})
         message = f"{context.get('tag')!r} is not known"
-        mend = f"Choose one of: {context.get('expected_tags')}."
+        hint = f"Choose one of: {context.get('expected_tags')}."
     dotted = ".".join(str(part) for part in path) or "the file"
     if any(path[: len(one)] == one or one[: len(path)] == path for one in overridden if path):
         place = "--set"
     else:
         near = next((path[:i] for i in range(len(path), -1, -1) if path[:i] in lines), ())
         place = f"{file}, line {lines.get(near, 1)}"
-    return f"{place}: {dotted}: {message[:1].lower()}{message[1:]}. {mend}".rstrip()
+    return f"{place}: {dotted}: {message[:1].lower()}{message[1:]}. {hint}".rstrip()
 
 
 def _resolve(

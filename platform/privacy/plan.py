@@ -343,8 +343,8 @@ def describe(section: LocalNoise | SharedNoise) -> dict[str, str]:
     mechanism = "DP-SGD, Gaussian noise added inside each silo"
     if section.noise == "shared":
         mechanism = (
-            "DP-SGD over all silos, rounded Gaussian shares of the noise added inside each silo; "
-            f"{_against(section.colluders)}"
+            "DP-SGD over all silos: each adds a share of the Gaussian noise, then rounds; the "
+            f"guarantee {_against(section.colluders)}"
         )
     return {
         "unit": UNIT,

@@ -74,7 +74,7 @@ class Chain:
 
     Args:
         called: the kind of file, for messages and for every hash.
-        mend: what to do about a broken chain, for messages.
+        hint: what to do about a broken chain, for messages.
         earlier: kinds of entries with which a file of an earlier version may begin. The hashes of
             that version did not cover the kind of file.
 
@@ -87,12 +87,12 @@ class Chain:
         path: Path,
         signer: Signer,
         called: str = "ledger",
-        mend: str = "Restore the ledger from a backup: without it the spend is unknown.",
+        hint: str = "Restore the ledger from a backup: without it the spend is unknown.",
         earlier: Collection[str] = (),
     ) -> None:
         self._earlier = frozenset(earlier)
         self._path, self._signer = path, signer
-        self._called, self._mend = called, mend
+        self._called, self._hint = called, hint
         with self.explained():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -254,7 +254,7 @@ class Chain:
     def _broken(self, what: str, how: str) -> LedgerError:
         return LedgerError(
             f"{what} of the {self._called} {self._path} {how}",
-            self._mend,
+            self._hint,
         )
 
     @contextmanager

@@ -1,6 +1,7 @@
 """The command as its users meet it: in a process of its own, with a Ray of its own."""
 
 import hashlib
+import io
 import json
 import os
 import select
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import mlflow
@@ -17,11 +19,12 @@ import yaml
 from typer.testing import CliRunner
 
 from blindsum.he.identity import Identity
-from blindsum.pipelines.cli.app import app
+from blindsum.pipelines.cli.app import app, main
 from blindsum.pipelines.run import output
 from blindsum.pipelines.run.output import Quiet
 from blindsum.pipelines.run.run_log import read_log
 from blindsum.pipelines.run.train import train
+from blindsum.pipelines.show import console as show
 from blindsum.pipelines.show.console import console
 from blindsum.platform.errors import BlindsumError, JobError, LedgerError
 from blindsum.platform.job.file import JobFile, load_job
@@ -211,11 +214,29 @@ def _check_what_is_left(job_file: JobFile, silos: Sequence[str], rounds: int) ->
     return str(run.info.run_id)
 
 
+def here(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process, which has imported everything already."""
+    before = sys.argv, Path.cwd()
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        sys.argv = ["blindsum", *map(str, arguments)]
+        os.chdir(cwd or before[1])
+        try:
+            main()
+            status: int | str | None = 0
+        except SystemExit as ended:
+            status = ended.code
+        finally:
+            sys.argv = before[0]
+            os.chdir(before[1])
+            show._kept = None
+    return subprocess.CompletedProcess([], int(status or 0), out.getvalue(), err.getvalue())
+
+
 def test_check_says_what_would_be_spent_and_sent_and_trains_nothing(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
     path = make_job().path
-    done = blindsum("check", path)
+    done = here("check", path)
     assert done.returncode == 0 and done.stdout == ""
     for said in (
         "alder",
@@ -227,10 +248,10 @@ def test_check_says_what_would_be_spent_and_sent_and_trains_nothing(
         "up and",
         "2^-80",
         "not differentially private",
-        "job.yaml would run.",
+        "This job would run.",
     ):
         assert said in done.stderr
-    figures = json.loads(blindsum("check", path, "--json").stdout)
+    figures = json.loads(here("check", path, "--json").stdout)
     assert figures["silos"]["alder"]["plan"]["epsilon_planned"] <= 3
     assert figures["up_bytes_per_round"] > 6 * 30_000
     assert "owners' consent and lifetime limits are not enforced at alder, birch" in done.stderr
@@ -242,7 +263,7 @@ def test_check_names_every_silo_at_fault(make_job: MakeJob, tables: dict[str, Pa
     path = make_job().path
     tables["birch"].unlink()
     tables["cedar"].write_text("x")
-    done = blindsum("check", path)
+    done = here("check", path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "silo 'birch': there is no data file" in done.stderr
     assert "silo 'cedar': " in done.stderr and "cannot be read as Parquet" in done.stderr
@@ -250,13 +271,11 @@ def test_check_names_every_silo_at_fault(make_job: MakeJob, tables: dict[str, Pa
 
 def test_what_is_not_private_is_said_aloud(make_job: MakeJob) -> None:
     path = make_job().path
-    done = blindsum(
-        "check", path, "--set", "privacy={noise: none}", "--set", "encryption.scheme=none"
-    )
+    done = here("check", path, "--set", "privacy={noise: none}", "--set", "encryption.scheme=none")
     assert done.returncode == 0
     assert "warning: no differential privacy" in done.stderr
     assert "warning: no encryption" in done.stderr
-    done = blindsum("check", path, "--set", "privacy.test_seed=3")
+    done = here("check", path, "--set", "privacy.test_seed=3")
     assert "warning: privacy.test_seed is set" in done.stderr and "unbounded" in done.stderr
 
 
@@ -280,18 +299,18 @@ def test_mistakes_end_in_one_message(
     make_job: MakeJob, tmp_path: Path, arguments: list[str], status: int, said: str
 ) -> None:
     make_job()
-    done = blindsum(*arguments, cwd=tmp_path)
+    done = here(*arguments, cwd=tmp_path)
     assert done.returncode == status, done.stderr
     assert said in done.stderr and "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
 def test_init_writes_a_job_that_is_valid_and_never_overwrites(tmp_path: Path) -> None:
-    assert blindsum("init", cwd=tmp_path).returncode == 0
+    assert here("init", cwd=tmp_path).returncode == 0
     assert load_job(tmp_path / "job.yaml").job.name == "my-federation"
-    again = blindsum("init", cwd=tmp_path)
+    again = here("init", cwd=tmp_path)
     assert again.returncode == 1 and "already exists" in again.stderr
-    checked = blindsum("check", "job.yaml", cwd=tmp_path)
+    checked = here("check", "job.yaml", cwd=tmp_path)
     assert checked.returncode == 1 and "there is no data file" in checked.stderr
 
 

@@ -71,12 +71,12 @@ def read_secret(path: Path) -> Secret:
     Raises:
         KeyRefused: the file cannot be read, other users can read it, or it is not a secret.
     """
-    mend = "One silo makes it with: blindsum secret FILE. Send the file to the others securely."
+    hint = "One silo makes it with: blindsum secret FILE. Send the file to the others securely."
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
-        raise KeyRefused(f"the consortium's secret {path} cannot be read", mend) from None
+        raise KeyRefused(f"the consortium's secret {path} cannot be read", hint) from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise KeyRefused(
             f"other users can read the consortium's secret {path}", f"Run: chmod 600 {path}"
@@ -86,5 +86,5 @@ def read_secret(path: Path) -> Secret:
     except ValueError:
         key = b""
     if len(key) != 32:
-        raise KeyRefused(f"{path} is not a secret of 64 hexadecimal digits", mend)
+        raise KeyRefused(f"{path} is not a secret of 64 hexadecimal digits", hint)
     return Secret(key)

@@ -94,10 +94,10 @@ def _long(sources: Sources, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     for column in (measured.qualifier, measured.unit):
         if column:
             wanted[column] = TEXT
-    mend = (
+    hint = (
         "Write activities.unit: {}. If the numbers have no unit, write activities.one_unit: none."
     )
-    table = _columns(path, wanted, None if measured.unit or measured.one_unit else mend)
+    table = _columns(path, wanted, None if measured.unit or measured.one_unit else hint)
     unit = table[measured.unit] if measured.unit else measured.one_unit
     side = table[measured.qualifier] if measured.qualifier else None
     measurements = pd.DataFrame(
@@ -130,12 +130,12 @@ def _wide(
                 "Correct their names, or remove them.",
             )
     wanted |= dict.fromkeys([*said.qualifiers.values(), *said.unit_columns.values()], TEXT)
-    mend = (
+    hint = (
         "Write wide.unit_columns: {{ASSAY: {}}}. If the numbers have no unit, write wide.units: "
         "{{ASSAY: none}} for every assay."
     )
     all_said = set(of_assay) <= {*said.units, *said.unit_columns}
-    table = _columns(path, wanted, None if all_said else mend)
+    table = _columns(path, wanted, None if all_said else hint)
     rows = np.arange(len(table)).astype(str)
     name = _text(table[said.compound]) if said.compound else rows
     # Row numbers identify compounds, because a compound's name may appear in several rows.
@@ -247,10 +247,10 @@ def _columns(path: Path, wanted: dict[str, str], unit_mend: str | None = None) -
             )
         kind = table.schema.field(name).type
         if not _fits(kind, expected):
-            mend = "Convert the column."
+            hint = "Convert the column."
             if expected == NUMBER:
-                mend = "Put qualifiers such as > into a separate column; empty means missing."
-            raise DataError(f"{path.name}: column '{name}' is {kind}, expected {expected}", mend)
+                hint = "Put qualifiers such as > into a separate column; empty means missing."
+            raise DataError(f"{path.name}: column '{name}' is {kind}, expected {expected}", hint)
     if unit_mend:
         _refuse_unnamed_units(table, wanted, path, unit_mend)
     chosen = table.select(list(wanted))
@@ -312,7 +312,7 @@ def _require_units(
 _UNIT_LIKE = re.compile(r"(^|[^a-z])(units?|uom)([^a-z]|$)", re.IGNORECASE)
 
 
-def _refuse_unnamed_units(table: pa.Table, named: Collection[str], path: Path, mend: str) -> None:
+def _refuse_unnamed_units(table: pa.Table, named: Collection[str], path: Path, hint: str) -> None:
     """Raise DataError if a column that the sources do not name has several units: numbers in
     different units must not be merged."""
     for name in [n for n in table.column_names if n not in named]:
@@ -322,5 +322,5 @@ def _refuse_unnamed_units(table: pa.Table, named: Collection[str], path: Path, m
         if len({canonical(text or "") for text in table[name].unique().to_pylist()} - {""}) > 1:
             raise DataError(
                 f"{path.name}: column '{name}' has several units, but the sources do not name it",
-                mend.format(name),
+                hint.format(name),
             )
