@@ -104,7 +104,7 @@ class Aggregator:
             self._frames.append(frame)
         seconds = time.perf_counter() - started
         self._add_s += seconds
-        return AddReport(upload.silo, frame.size, seconds)
+        return AddReport(silo=upload.silo, upload_bytes=frame.size, add_s=seconds)
 
     @guarded
     @ray.method(num_returns=2)
@@ -137,7 +137,12 @@ class Aggregator:
             raise UploadRefused(f"no complete valid upload arrived from {', '.join(missing)}")
         frames = [self._sum.frame(part) for part in parts]
         size = sum(frame.size for frame in frames)
-        report = TotalReport(exchange.roster, size, self._add_s, time.perf_counter() - started)
+        report = TotalReport(
+            roster=exchange.roster,
+            total_bytes=size,
+            add_s=self._add_s,
+            total_s=time.perf_counter() - started,
+        )
         self._say("added", bytes_down=size)
         self._exchange, self._closed = None, self._frames
         self._proofs = list(self._receipts.values())

@@ -75,4 +75,11 @@ def checked_spec(spec: Any) -> SiloSpec:
         raise JobError("the job that the driver sent is not valid") from None
     if found.name not in job.roster:
         raise JobError(f"the job has no silo '{found.name}'")
-    return SiloSpec(job, found.run, found.name, found.folder, found.threads, found.resumed)
+    return SiloSpec(
+        job=job,
+        run=found.run,
+        name=found.name,
+        folder=found.folder,
+        threads=found.threads,
+        resumed=found.resumed,
+    )

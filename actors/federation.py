@@ -79,7 +79,9 @@ class Federation:
         self._cluster = cluster or RayCluster()
         self._waiting = Waiting(self._cluster, interrupted or threading.Event())
         specs = {
-            name: SiloSpec(job, run, name, folder, None, self._resumed)
+            name: SiloSpec(
+                job=job, run=run, name=name, folder=folder, threads=None, resumed=self._resumed
+            )
             for name in job.roster
             if name not in self.standing.lost
         }

@@ -21,7 +21,7 @@ Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Epsilon = Annotated[float, Field(ge=0)] | None
 
 
-@checked_dataclass(frozen=True, config=STRICT)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class SiloSpec:
     """A silo's specification, which it receives when it starts.
 
@@ -56,7 +56,7 @@ class Standing:
     lost: Mapping[str, int] = field(default_factory=dict)
 
 
-@checked_dataclass(frozen=True, config=STRICT)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class TrainReport:
     """A silo charged its ledger, trained and sent. `epsilon` is the run's spend so far,
     `metrics_epsilon` its spend on held-out records, `ledger` the ledger's head (number and hash of
@@ -73,7 +73,7 @@ class TrainReport:
     metrics_epsilon: Epsilon = None
 
 
-@checked_dataclass(frozen=True, config=STRICT)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class AddReport:
     """An aggregator accepted one part of an upload."""
 
@@ -82,7 +82,7 @@ class AddReport:
     add_s: Seconds
 
 
-@checked_dataclass(frozen=True, config=STRICT)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class TotalReport:
     """An aggregator closed a sum over exactly `roster`. `add_s` is its time for all uploads."""
 
@@ -92,7 +92,7 @@ class TotalReport:
     total_s: Seconds
 
 
-@checked_dataclass(frozen=True, config=STRICT)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class ApplyReport:
     """A silo decrypted the total and moved to the next model."""
 

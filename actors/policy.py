@@ -117,15 +117,15 @@ def next_course(course: Course, job: Job, first_range: float, metrics: Metrics) 
 def metrics_exchange(update: Exchange, values: int) -> Exchange:
     """Return the metrics exchange that follows an update exchange."""
     return Exchange(
-        update.run,
-        update.round,
-        update.attempt,
-        "metrics",
-        update.roster,
-        values,
-        None,
-        update.parameters.of_counts,
-        update.model,
+        run=update.run,
+        round=update.round,
+        attempt=update.attempt,
+        purpose="metrics",
+        roster=update.roster,
+        values=values,
+        range=None,
+        parameters=update.parameters.of_counts,
+        model=update.model,
     )
 
 

@@ -9,7 +9,7 @@ from blindsum.actors.messages import ApplyReport, TotalReport, TrainReport
 from blindsum.platform.evaluation.round_counts import Metrics
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoundReport:
     """One round of the whole consortium.
 

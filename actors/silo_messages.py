@@ -11,7 +11,7 @@ from blindsum.platform.state.ledger_entries import Lifetime
 from blindsum.platform.training.models import Vector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Inspection:
     """A silo's report that its data and model meet the job.
 

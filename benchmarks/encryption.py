@@ -110,7 +110,16 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
     """Measure one whole exchange with every silo's upload."""
     parameters = Parameters.derive(silos, bits)
     roster = tuple(f"silo{i:02}" for i in range(silos))
-    exchange = Exchange("bench", 1, 1, "update", roster, values, BOUND, parameters)
+    exchange = Exchange(
+        run="bench",
+        round=1,
+        attempt=1,
+        purpose="update",
+        roster=roster,
+        values=values,
+        range=BOUND,
+        parameters=parameters,
+    )
     cipher, total = CkksCipher(parameters, generate_secret_key()), Sum(exchange)
     clock, uploads, expected = Clock(), [], np.zeros(values, np.int64)
     adder: Any = total.adder

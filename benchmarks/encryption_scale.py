@@ -65,7 +65,16 @@ def streamed(values: int) -> dict[str, Any]:
     """
     roster = ("alder", "birch", "cedar")
     parameters = Parameters.derive(3, 12)
-    exchange = Exchange("scale", 1, 1, "update", roster, values, BOUND, parameters)
+    exchange = Exchange(
+        run="scale",
+        round=1,
+        attempt=1,
+        purpose="update",
+        roster=roster,
+        values=values,
+        range=BOUND,
+        parameters=parameters,
+    )
     fork = multiprocessing.get_context("fork")  # keys reach the silos without being pickled
     with tempfile.TemporaryDirectory() as folder:
         own = {name: Identity(Path(folder) / name) for name in roster}
@@ -213,7 +222,16 @@ def cost(values: int, silos: int, identity: Identity) -> dict[str, float]:
     """
     parameters = Parameters.derive(silos, 12, digits=2)
     roster = tuple(f"silo{i:02}" for i in range(silos))
-    exchange = Exchange("linear", 1, 1, "update", roster, values, BOUND, parameters)
+    exchange = Exchange(
+        run="linear",
+        round=1,
+        attempt=1,
+        purpose="update",
+        roster=roster,
+        values=values,
+        range=BOUND,
+        parameters=parameters,
+    )
     update = np.random.default_rng(0).normal(0, 0.02, values).astype(np.float32)
     random = np.random.Generator(AESCounter())
     cipher = CkksCipher(parameters, generate_secret_key())

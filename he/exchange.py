@@ -60,7 +60,7 @@ class Part:
             yield slice(start, stop), exchange.slice(self.first + start, self.first + stop)
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=STRICT, kw_only=True)
 class Exchange:
     """One sum over one roster. Every upload and total of the exchange must match it.
 

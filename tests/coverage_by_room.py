@@ -14,11 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 FLOORS = {
-    "actors": 0,
-    "he": 0,
-    "infra": 0,
-    "pipelines": 0,
-    "platform": 0,
+    "actors": 96,
+    "he": 99,
+    "infra": 75,
+    "pipelines": 90,
+    "platform": 97,
 }
 """Percent. Raise a floor when the coverage has risen; never lower one to pass."""
 

@@ -58,15 +58,15 @@ def test_the_parameters_digest() -> None:
 def test_an_exchange_s_digest() -> None:
     """Masks are drawn from it: silos that compute another do not cancel."""
     one = Exchange(
-        "run-1",
-        4,
-        1,
-        "update",
-        ("alder", "birch", "cedar"),
-        515,
-        0.125,
-        Parameters.derive(3),
-        "ab" * 32,
-        1.5,
+        run="run-1",
+        round=4,
+        attempt=1,
+        purpose="update",
+        roster=("alder", "birch", "cedar"),
+        values=515,
+        range=0.125,
+        parameters=Parameters.derive(3),
+        model="ab" * 32,
+        clipping=1.5,
     )
     assert one.digest.hex() == "950cadea1af9be3217296092f37f92249b5c1880d21b5facfbf235dec25f6937"

@@ -200,7 +200,9 @@ WRONG: dict[str, Change] = {
 def refusal(job_file: JobFile) -> str:
     """What leaves of alder when its data cannot be used."""
     with pytest.raises(BlindsumError) as refused:
-        Silo(SiloSpec(job_file.job, "run-1", "alder", str(job_file.folder))).inspect()
+        Silo(
+            SiloSpec(job=job_file.job, run="run-1", name="alder", folder=str(job_file.folder))
+        ).inspect()
     return f"{refused.value}{refused.value!r}{refused.value.__dict__}{refused.value.__context__}"
 
 

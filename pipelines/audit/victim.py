@@ -211,7 +211,16 @@ def _as_masked(sums: list[Tensor], silos: int, bits: int | None) -> list[Tensor]
     parameters = Parameters.derive(silos, bits)
     integers, unit = encoded(sums, parameters)
     roster = tuple(f"silo{i:02}" for i in range(silos))
-    exchange = Exchange("audit", 1, 1, "update", roster, integers.size, None, parameters)
+    exchange = Exchange(
+        run="audit",
+        round=1,
+        attempt=1,
+        purpose="update",
+        roster=roster,
+        values=integers.size,
+        range=None,
+        parameters=parameters,
+    )
     random = cryptographic_generator()
     seeds = PairSeeds(roster[0], {name: random.bytes(32) for name in roster[1:]})
     cipher, adder = CkksCipher(parameters, generate_secret_key()), CkksAdder(parameters)

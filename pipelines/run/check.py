@@ -72,7 +72,9 @@ def _here(job_file: JobFile) -> dict[str, Inspection]:
     inspections, faults = {}, []
     for name in job_file.job.roster:
         try:
-            silo = Silo(SiloSpec(job_file.job, "check", name, str(job_file.folder)))
+            silo = Silo(
+                SiloSpec(job=job_file.job, run="check", name=name, folder=str(job_file.folder))
+            )
             inspections[name] = silo.inspect()
         except BlindsumError as error:
             faults.append(error.located(silo=name))

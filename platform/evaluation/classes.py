@@ -48,7 +48,7 @@ class Score(NamedTuple):
     guess_name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeldOut:
     """Held-out figures of the whole consortium.
 

@@ -36,7 +36,7 @@ class Tally:
     unclipped: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metrics:
     """Figures of the whole consortium for one round.
 

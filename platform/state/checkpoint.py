@@ -32,7 +32,7 @@ from blindsum.platform.training.models import Vector, digest
 _DIGEST = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A silo's state after a round. Private to the silo.
 
@@ -159,13 +159,13 @@ class Checkpoints:
             with np.load(io.BytesIO(whole[_DIGEST:]), allow_pickle=False) as file:
                 said = json.loads(file["said"].tobytes())
                 found = Checkpoint(
-                    said["round"],
-                    file["model"],
-                    tuple(file[f"optimizer_{i}"] for i in range(said["optimizer"])),
-                    tuple(file[f"head_{i}"] for i in range(said["head"])),
-                    said["random"],
-                    said["range"],
-                    said["clipping"],
+                    round=said["round"],
+                    model=file["model"],
+                    optimizer=tuple(file[f"optimizer_{i}"] for i in range(said["optimizer"])),
+                    head=tuple(file[f"head_{i}"] for i in range(said["head"])),
+                    random=said["random"],
+                    range=said["range"],
+                    clipping=said["clipping"],
                 )
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None

@@ -47,26 +47,47 @@ def messages(make_job: MakeJob, tmp_path: Path) -> list[Any]:
     nan = math.nan
     figures = TaskFigures(9, 0.1, 0, 1, 0.7, 0.6, 0.5, 0.1, 0, nan, nan)
     return [
-        SiloSpec(job, "run-1", "alder", str(tmp_path), 2, True),
+        SiloSpec(job=job, run="run-1", name="alder", folder=str(tmp_path), threads=2, resumed=True),
         exchange(Parameters.derive(3), 9, clipping=0.1 + 0.2),
         introduction,
         Contribution("alder", "a" * 64, {"birch": b"\xff\0sealed"}, b"signed"),
         Agreement("alder", "a" * 64, "b" * 64, b"\x80"),
         Inspection(
-            "alder",
-            plan(job, "alder"),
-            10,
-            "c" * 64,
-            "/l",
-            Lifetime(1, 2.0, 1e-5),
-            {3: "d"},
-            (4, 1),
+            silo="alder",
+            plan=plan(job, "alder"),
+            parameters=10,
+            model_digest="c" * 64,
+            ledger="/l",
+            lifetime=Lifetime(1, 2.0, 1e-5),
+            kept={3: "d"},
+            charged=(4, 1),
         ),
-        TrainReport("alder", 1.5, 9, 0.1, 0.2, 0.3, "7 abc", None),
-        ApplyReport("alder", "c" * 64, 9, 0.1, 0.2, 0.3),
-        Metrics(0.1, 0.2, None, HeldOut(9, 0.5, 0.1, 0.4, 0)),
-        Metrics(0.1, 0.2, 0.3, None),
-        Metrics(0.1, 0.2, None, figures),
+        TrainReport(
+            silo="alder",
+            epsilon=1.5,
+            upload_bytes=9,
+            charge_s=0.1,
+            train_s=0.2,
+            send_s=0.3,
+            ledger="7 abc",
+            metrics_epsilon=None,
+        ),
+        ApplyReport(
+            silo="alder",
+            model_digest="c" * 64,
+            upload_bytes=9,
+            decrypt_s=0.1,
+            apply_s=0.2,
+            send_s=0.3,
+        ),
+        Metrics(
+            saturated=0.1,
+            large=0.2,
+            unclipped=None,
+            held_out=HeldOut(records=9, accuracy=0.5, loss=0.1, largest_class=0.4, dropped=0),
+        ),
+        Metrics(saturated=0.1, large=0.2, unclipped=0.3, held_out=None),
+        Metrics(saturated=0.1, large=0.2, unclipped=None, held_out=figures),
     ]
 
 
@@ -132,7 +153,7 @@ def test_altered_messages(make_job: MakeJob, tmp_path: Path) -> None:
 def test_an_actor_takes_bytes_and_nothing_else(make_job: MakeJob, tmp_path: Path) -> None:
     """As Ray hands it what another process sent."""
     job_file = make_job()
-    spec = SiloSpec(job_file.job, "run-1", "alder", str(job_file.folder))
+    spec = SiloSpec(job=job_file.job, run="run-1", name="alder", folder=str(job_file.folder))
     made = shell(Silo, OF_SILOS, (SiloSpec,))
     with pytest.raises(FederationError, match="expected a message of kind SiloSpec"):
         made(spec)

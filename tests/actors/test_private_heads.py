@@ -105,7 +105,9 @@ def test_a_private_head_moves_under_all_of_the_noise(consortium: JobFile, tmp_pa
         ),
     }
     job = Job.model_validate(consortium.job.model_copy(update=shared).model_dump())
-    silo = PostedSilo(SiloSpec(job, "run-1", "birch", str(consortium.folder), 1))
+    silo = PostedSilo(
+        SiloSpec(job=job, run="run-1", name="birch", folder=str(consortium.folder), threads=1)
+    )
     silo.inspect()
     silo._own.trainer._sample = lambda: np.zeros(0, np.int64)  # type: ignore[method-assign]
     steps = []

@@ -21,7 +21,9 @@ def after_rounds(consortium: Consortium, rounds: int) -> Consortium:
 
 def again(consortium: Consortium, name: str = "alder", run: str = "run-1") -> Silo:
     first = consortium.silos[name]._spec
-    return Silo(SiloSpec(first.job, run, name, first.folder, 1, resumed=True))
+    return Silo(
+        SiloSpec(job=first.job, run=run, name=name, folder=first.folder, threads=1, resumed=True)
+    )
 
 
 @pytest.mark.parametrize("privacy", ["privacy.epsilon=8", NO_NOISE])
@@ -67,7 +69,14 @@ def test_a_run_goes_on_with_its_own_table_and_plan_alone(
 ) -> None:
     consortium = after_rounds(Consortium(make_job()), 1)
     other = make_job("training.rounds=4").job
-    spec = SiloSpec(other, "run-1", "alder", consortium.silos["alder"]._spec.folder, 1, True)
+    spec = SiloSpec(
+        job=other,
+        run="run-1",
+        name="alder",
+        folder=consortium.silos["alder"]._spec.folder,
+        threads=1,
+        resumed=True,
+    )
     with pytest.raises(LedgerError, match="began on another table, or with another plan"):
         Silo(spec).inspect()
     tables["alder"].write_bytes(tables["birch"].read_bytes())

@@ -88,7 +88,10 @@ class Consortium:
     ) -> None:
         job = job_file.job
         self.run = run
-        self.silos = {n: silo(SiloSpec(job, run, n, str(job_file.folder), 1)) for n in job.roster}
+        self.silos = {
+            n: silo(SiloSpec(job=job, run=run, name=n, folder=str(job_file.folder), threads=1))
+            for n in job.roster
+        }
         self.inspections = {n: silo.inspect() for n, silo in self.silos.items()}
         keep = job.encryption.verify == "keep"
         self.aggregators = [Aggregator(i, aggregators, keep) for i in range(aggregators)]
@@ -118,16 +121,16 @@ class Consortium:
     def exchange(self, number: int = 1, attempt: int = 1) -> Exchange:
         first = next(iter(self.silos.values()))
         return Exchange(
-            self.run,
-            number,
-            attempt,
-            "update",
-            tuple(self.silos),
-            self.values,
-            first._own.policy.course.range,
-            first._own.parameters,
-            self.model,
-            first._own.policy.course.clipping,
+            run=self.run,
+            round=number,
+            attempt=attempt,
+            purpose="update",
+            roster=tuple(self.silos),
+            values=self.values,
+            range=first._own.policy.course.range,
+            parameters=first._own.parameters,
+            model=self.model,
+            clipping=first._own.policy.course.clipping,
         )
 
     def counts(self, exchange: Exchange) -> Exchange:
@@ -352,15 +355,15 @@ def test_the_clip_norm_adapts_within_bounds_and_the_same_for_all(make_job: MakeJ
 
 def _named_run(silo: Silo) -> Exchange:
     return Exchange(
-        "run-1",
-        1,
-        1,
-        "update",
-        silo._job.roster,
-        silo._model.vector.size,
-        silo._own.range,
-        silo._own.parameters,
-        silo._model.digest,
+        run="run-1",
+        round=1,
+        attempt=1,
+        purpose="update",
+        roster=silo._job.roster,
+        values=silo._model.vector.size,
+        range=silo._own.range,
+        parameters=silo._own.parameters,
+        model=silo._model.digest,
     )
 
 
@@ -659,7 +662,9 @@ def test_a_silo_adds_its_share_to_what_it_sends(
 
 def test_a_range_too_coarse_for_the_noise_is_refused(make_job: MakeJob) -> None:
     job_file = make_job(*SHARED, "encryption.bits=4")
-    silo = Silo(SiloSpec(job_file.job, "r", "alder", str(job_file.folder), 1))
+    silo = Silo(
+        SiloSpec(job=job_file.job, run="r", name="alder", folder=str(job_file.folder), threads=1)
+    )
     with pytest.raises(PrivacyError, match="accounting needs at least 4"):
         silo.inspect()
 
@@ -727,7 +732,7 @@ def test_metrics_are_read_once_and_only_for_the_round_that_was_applied(
 def test_a_silo_that_was_told_another_job_has_no_part_in_the_ceremony(make_job: MakeJob) -> None:
     ours, theirs = make_job(), make_job("privacy.clip_norm=100")
     silos = [
-        Silo(SiloSpec(f.job, "run", n, str(f.folder), 1))
+        Silo(SiloSpec(job=f.job, run="run", name=n, folder=str(f.folder), threads=1))
         for f, n in ((ours, "alder"), (theirs, "birch"), (ours, "cedar"))
     ]
     for silo in silos:
@@ -754,18 +759,20 @@ def test_diverged_training_sends_nothing(make_job: MakeJob) -> None:
 
 def test_training_before_the_ceremony_is_refused(make_job: MakeJob) -> None:
     job_file = make_job()
-    silo = Silo(SiloSpec(job_file.job, "r", "alder", str(job_file.folder), 1))
+    silo = Silo(
+        SiloSpec(job=job_file.job, run="r", name="alder", folder=str(job_file.folder), threads=1)
+    )
     silo.inspect()
     exchange = Exchange(
-        "r",
-        1,
-        1,
-        "update",
-        job_file.job.roster,
-        silo._model.vector.size,
-        1.0,
-        silo._own.parameters,
-        silo._model.digest,
+        run="r",
+        round=1,
+        attempt=1,
+        purpose="update",
+        roster=job_file.job.roster,
+        values=silo._model.vector.size,
+        range=1.0,
+        parameters=silo._own.parameters,
+        model=silo._model.digest,
     )
     with pytest.raises(FederationError, match="asked to train, but it has no keys yet"):
         silo.train(exchange)
@@ -776,7 +783,9 @@ def test_an_inspection_is_noted_before_the_table_is_read(
 ) -> None:
     """Read first and note later, and this fails."""
     job_file = make_job()
-    silo = Silo(SiloSpec(job_file.job, "r", "alder", str(job_file.folder), 1))
+    silo = Silo(
+        SiloSpec(job=job_file.job, run="r", name="alder", folder=str(job_file.folder), threads=1)
+    )
     state, seen = tmp_path / "state" / "alder", []
 
     def reads(*_: Any) -> Any:
@@ -792,7 +801,9 @@ def test_an_inspection_is_noted_before_the_table_is_read(
 
 def test_a_silo_with_an_impossible_plan_names_itself(make_job: MakeJob) -> None:
     job_file = make_job("silos.birch.epsilon=0.00001")
-    silo = Silo(SiloSpec(job_file.job, "r", "birch", str(job_file.folder), 1))
+    silo = Silo(
+        SiloSpec(job=job_file.job, run="r", name="birch", folder=str(job_file.folder), threads=1)
+    )
     with pytest.raises(PrivacyError, match="silo 'birch'"):
         silo.inspect()
 

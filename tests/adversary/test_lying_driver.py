@@ -405,15 +405,15 @@ def test_a_roster_only_shrinks_and_once_a_round(make_job: MakeJob) -> None:
     """Four rosters in one round once gave each silo's counts by subtraction."""
     alder = Consortium(make_job(NO_NOISE, "quorum=2")).silos["alder"]
     named = Exchange(
-        "run-1",
-        1,
-        1,
-        "update",
-        alder._job.roster,
-        alder._model.vector.size,
-        alder._own.range,
-        alder._own.parameters,
-        alder._model.digest,
+        run="run-1",
+        round=1,
+        attempt=1,
+        purpose="update",
+        roster=alder._job.roster,
+        values=alder._model.vector.size,
+        range=alder._own.range,
+        parameters=alder._own.parameters,
+        model=alder._model.digest,
     )
     alder.train(named)
     alder.train(replace(named, attempt=2, roster=("alder", "birch")))

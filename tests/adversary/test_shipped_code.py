@@ -22,7 +22,9 @@ SHIPPED = "/tmp/ray/session_x/runtime_resources/working_dir_files/_ray_pkg_1"
 def inspected(make_job: MakeJob, machine: Machine) -> None:
     job_file = make_job("silos.alder.data=trial", "silos.alder.state=null")
     machine.write(approved_jobs_only=False)
-    Silo(SiloSpec(job_file.job, "run", "alder", str(job_file.folder), 1)).inspect()
+    Silo(
+        SiloSpec(job=job_file.job, run="run", name="alder", folder=str(job_file.folder), threads=1)
+    ).inspect()
 
 
 @pytest.fixture

@@ -109,20 +109,20 @@ def test_recipes_and_sources(tmp_path: Path) -> None:
 def test_run_logs(make_job: MakeJob, tmp_path: Path) -> None:
     log = RunLog(tmp_path / "run", "run", make_job())
     log.open("mlflow-run")
-    metrics = Metrics(0.0, 0.01, None, None)
+    metrics = Metrics(saturated=0.0, large=0.01, unclipped=None, held_out=None)
     log.round(
         RoundReport(
-            1,
-            1,
-            0.5,
-            metrics,
-            "d" * 64,
-            {"alder": 1.0},
-            10,
-            10,
-            0.1,
-            {"train": 0.1},
-            ("alder", "birch", "cedar"),
+            round=1,
+            attempt=1,
+            range=0.5,
+            metrics=metrics,
+            model_digest="d" * 64,
+            epsilon={"alder": 1.0},
+            up_bytes=10,
+            down_bytes=10,
+            seconds=0.1,
+            phases={"train": 0.1},
+            roster=("alder", "birch", "cedar"),
         ),
         {"accuracy": 0.9},
         Standing(round=1, model="d" * 64, range=0.5),
@@ -137,7 +137,17 @@ def test_run_logs(make_job: MakeJob, tmp_path: Path) -> None:
 
 def test_checkpoints(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path / "run")
-    kept.write(Checkpoint(3, np.ones(8, np.float32), (np.ones(8),), (), None, 1.0, 1.0))
+    kept.write(
+        Checkpoint(
+            round=3,
+            model=np.ones(8, np.float32),
+            optimizer=(np.ones(8),),
+            head=(),
+            random=None,
+            range=1.0,
+            clipping=1.0,
+        )
+    )
     path = tmp_path / "run" / "round-3.state"
     content = path.read_bytes()
     for mutant in mutants(content):

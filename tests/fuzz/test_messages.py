@@ -100,7 +100,7 @@ def test_messages_at_a_silos_door(make_job: MakeJob, tmp_path: Path) -> None:
             found: list[Any] = []
             if said_of(lambda: found.append(checked(mutant, kind))) is None:  # noqa: B023
                 assert found[0] == kind(**{f.name: getattr(found[0], f.name) for f in fields(kind)})
-        spec = SiloSpec(job_file.job, "run", "alder", str(tmp_path), 1)
+        spec = SiloSpec(job=job_file.job, run="run", name="alder", folder=str(tmp_path), threads=1)
         mutant = altered(spec, draw)
         said_of(lambda: checked_spec(mutant))  # noqa: B023
         anything = draw.choice(ANYTHING)

@@ -48,7 +48,16 @@ def public(identities: dict[str, Identity]) -> dict[str, bytes]:
 
 
 def exchange(**changes: object) -> Exchange:
-    plain = Exchange("run", 4, 1, "update", ROSTER, 2 * P.values_per_chunk, 1.0, P)
+    plain = Exchange(
+        run="run",
+        round=4,
+        attempt=1,
+        purpose="update",
+        roster=ROSTER,
+        values=2 * P.values_per_chunk,
+        range=1.0,
+        parameters=P,
+    )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 

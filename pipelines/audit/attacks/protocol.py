@@ -63,7 +63,16 @@ class Consortium:
 
     def exchange(self, round: int) -> Exchange:
         """Return the exchange of a round over all silos."""
-        return Exchange("audit", round, 1, "update", self.roster, VALUES, 1.0, self.parameters)
+        return Exchange(
+            run="audit",
+            round=round,
+            attempt=1,
+            purpose="update",
+            roster=self.roster,
+            values=VALUES,
+            range=1.0,
+            parameters=self.parameters,
+        )
 
     def uploads(self, exchange: Exchange) -> list[pa.Buffer]:
         """Return all silos' frames."""
