@@ -18,6 +18,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from blindsum.actors.thread_cluster import ThreadCluster
 from blindsum.he.identity import Identity
 from blindsum.pipelines.cli.app import app, main
 from blindsum.pipelines.run import output
@@ -116,7 +117,6 @@ def announced(fifo: Path, process: subprocess.Popen[str]) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's
-@pytest.mark.usefixtures("cluster")
 def test_an_interrupted_run_leaves_no_process_nothing_half_written_and_can_go_on(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
@@ -166,7 +166,7 @@ def _goes_on(job_file: JobFile, silos: Sequence[psutil.Process]) -> None:
     kept.write_bytes(kept.read_bytes()[:-1])
     (job_file.folder / "fifo").unlink()  # nothing stops its training any more
     begun = read_log(folder)
-    run = train(begun.job_file, None, Quiet(), kept=begun)
+    run = train(begun.job_file, None, Quiet(), kept=begun, cluster=ThreadCluster())
     assert (
         run.status == "FINISHED"
         and run.lost == {"cedar": 2}
