@@ -11,7 +11,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -130,12 +131,12 @@ class ThreadPeer:
 
 
 def _resolve(answer: Answer, value: Any) -> None:
-    if answer.done():
-        return
-    if isinstance(value, BaseException):
-        answer.set_exception(value)
-    else:
-        answer.set_result(value)
+    """Give an answer, unless it has one: a peer may be killed while it returns."""
+    with suppress(InvalidStateError):
+        if isinstance(value, BaseException):
+            answer.set_exception(value)
+        else:
+            answer.set_result(value)
 
 
 def _input(answer: Answer) -> Any:

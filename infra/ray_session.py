@@ -51,6 +51,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     # The federation reads the errors that it needs; Ray would print the others with tracebacks.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if address is None:
+        # Ray gives its workers the smallest share of a processor. On a busy machine silos would
+        # then miss their deadlines, while the driver waits for them.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # This setting restricts Ray to this machine; without it, ports listen on all interfaces.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray

@@ -10,6 +10,7 @@ import tempfile
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
 os.environ["RAY_metrics_report_interval_ms"] = "1000"
+os.environ["RAY_worker_niceness"] = "0"  # as `blindsum.infra.ray_session` does
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # every port on 127.0.0.1
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 

@@ -139,6 +139,7 @@ class Lan:
             "BLINDSUM_HOME": str(home),
             "RAY_USAGE_STATS_ENABLED": "0",
             "PATH": f"{self._python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_worker_niceness": "0",
             **self._environment,
         }
         if certificate := self._certificates.get(name):
