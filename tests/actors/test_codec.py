@@ -9,20 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
-import ray
 
-from blindsum.actors.aggregator import CALLS as OF_AGGREGATORS
-from blindsum.actors.aggregator import Aggregator, as_aggregator
 from blindsum.actors.codec import decoded, decoded_vector, encoded, encoded_vector
-from blindsum.actors.federation import Federation
 from blindsum.actors.messages import ApplyReport, SiloSpec, TrainReport
-from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.shell import shell
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import CALLS as OF_SILOS
-from blindsum.actors.silo_actor import as_actor
 from blindsum.actors.silo_messages import Inspection
 from blindsum.he.exchange import Exchange, SiloName
 from blindsum.he.identity import Identity
@@ -165,51 +158,3 @@ def test_an_actor_takes_bytes_and_nothing_else(make_job: MakeJob, tmp_path: Path
             silo.contribute(sent)
     with pytest.raises(FederationError, match="expected a message of kind Exchange"):
         silo.train(exchange(Parameters.derive(3), 9))
-
-
-def _typed(value: Any) -> bool:
-    """Whether it is bytes, nothing, or what Ray and Arrow make themselves."""
-    if isinstance(value, (list, tuple)):
-        return all(_typed(one) for one in value)
-    plain = (bytes, type(None), pa.Buffer, ray.ObjectRef, ray.actor.ActorHandle)
-    return isinstance(value, plain)
-
-
-@pytest.mark.usefixtures("cluster")
-def test_nothing_but_bytes_frames_and_references_crosses(
-    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every argument that the driver gives and every answer it gets, of a whole run."""
-    strange: list[str] = []
-    called: set[str] = set()
-    real_call, real_get = ray.actor.ActorMethod._remote, ray.get
-
-    def call(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        called.add(self._method_name)
-        strange.extend(f"{self._method_name} {type(a)}" for a in args or () if not _typed(a))
-        return real_call(self, args, kwargs, **options)
-
-    def get(refs: Any, **options: Any) -> Any:
-        found = real_get(refs, **options)
-        strange.extend([] if _typed(found) else [f"answer {type(found)}"])
-        return found
-
-    monkeypatch.setattr(ray.actor.ActorMethod, "_remote", call)
-    job_file = make_job()
-    one = Federation(
-        job_file.job,
-        "plain",
-        str(job_file.folder),
-        RayCluster(as_actor(Silo), as_aggregator(Aggregator)),
-    )
-    monkeypatch.setattr(ray, "get", get)
-    try:
-        one.inspect()
-        one.exchange_keys()
-        report = one.run_round(1)
-        assert one.release(1, report.model_digest).round == 1
-        one.forget()
-    finally:
-        one.close()
-    assert strange == []
-    assert called >= {*OF_SILOS, *OF_AGGREGATORS, "forget"} - {"restore", "add"}

@@ -6,6 +6,7 @@ gives it) and the aggregator (each argument) is scanned for any stretch of them.
 
 import json
 import pickle
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pyarrow as pa
 import pytest
 import ray
 
+from blindsum.actors.aggregator import CALLS as OF_AGGREGATORS
 from blindsum.actors.aggregator import Aggregator, as_aggregator
 from blindsum.actors.federation import Federation
 from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.silo import Silo
+from blindsum.actors.silo_actor import CALLS as OF_SILOS
 from blindsum.actors.silo_actor import as_actor
 from blindsum.he.exchange import Exchange
 from blindsum.he.packing import pack
@@ -99,16 +102,46 @@ class ListeningAggregator(Aggregator):
         return [*self.heard, *(pickle.dumps(one) for one in kept)]
 
 
-def run_and_listen(job_file: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, bytes]:
-    to_driver: list[bytes] = []
-    get = ray.get
+def _typed(value: Any) -> bool:
+    """Return whether it is bytes, nothing, or what Ray and Arrow make themselves."""
+    if isinstance(value, (list, tuple)):
+        return all(_typed(one) for one in value)
+    plain = (bytes, type(None), pa.Buffer, ray.ObjectRef, ray.actor.ActorHandle)
+    return isinstance(value, plain)
+
+
+@dataclass
+class Heard:
+    """What crossed between processes in a whole run.
+
+    `strange` names arguments and answers of the driver's calls that are neither bytes, frames nor
+    references; `called` has the methods that it called.
+    """
+
+    to_driver: bytes = b""
+    to_aggregator: bytes = b""
+    strange: list[str] = field(default_factory=list)
+    called: set[str] = field(default_factory=set)
+
+
+def run_and_listen(job_file: Any, monkeypatch: pytest.MonkeyPatch) -> Heard:
+    heard, to_driver = Heard(), list[bytes]()
+    get, real_call = ray.get, ray.actor.ActorMethod._remote
 
     def listen(ref: Any, **kwargs: Any) -> Any:
         answer = get(ref, **kwargs)
+        heard.strange.extend([] if _typed(answer) else [f"answer {type(answer)}"])
         to_driver.append(pickle.dumps(answer))
         return answer
 
+    def call(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        heard.called.add(self._method_name)
+        strange = [f"{self._method_name} {type(a)}" for a in args or () if not _typed(a)]
+        heard.strange.extend(strange)
+        return real_call(self, args, kwargs, **options)
+
     monkeypatch.setattr(ray, "get", listen)
+    monkeypatch.setattr(ray.actor.ActorMethod, "_remote", call)
     one = Federation(
         job_file.job,
         "run",
@@ -118,12 +151,14 @@ def run_and_listen(job_file: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[byte
     try:
         one.inspect()
         one.exchange_keys()
-        for number in (1, 2):
-            one.run_round(number)
-        to_aggregator = get(one._aggregators[0].peer.tell.remote())
+        reports = [one.run_round(number) for number in (1, 2)]
+        assert one.release(2, reports[-1].model_digest).round == 2
+        one.forget()
+        heard.to_aggregator = b"".join(get(one._aggregators[0].peer.tell.remote()))
     finally:
         one.close()
-    return b"".join(to_driver), b"".join(to_aggregator)
+    heard.to_driver = b"".join(to_driver)
+    return heard
 
 
 def found(folder: Path, heard: bytes) -> set[str]:
@@ -142,12 +177,13 @@ def found(folder: Path, heard: bytes) -> set[str]:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_driver_and_aggregator_receive_no_secret(
+def test_driver_and_aggregator_receive_no_secret_and_only_bytes_frames_and_references(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    to_driver, to_aggregator = run_and_listen(
-        make_job("model={kind: mlp, hidden: [40]}"), monkeypatch
-    )
+    heard = run_and_listen(make_job("model={kind: mlp, hidden: [40]}"), monkeypatch)
+    assert heard.strange == []
+    assert heard.called >= {*OF_SILOS, *OF_AGGREGATORS, "forget"} - {"restore", "add"}
+    to_driver, to_aggregator = heard.to_driver, heard.to_aggregator
     assert len(to_driver) > 50_000 and len(to_aggregator) > 300_000
     assert {p.name for p in (tmp_path / "secrets").iterdir()} == {
         "key",

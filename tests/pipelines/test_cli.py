@@ -299,7 +299,8 @@ def test_mistakes_end_in_one_message(
     make_job: MakeJob, tmp_path: Path, arguments: list[str], status: int, said: str
 ) -> None:
     make_job()
-    done = here(*arguments, cwd=tmp_path)
+    # In this process Ray may be connected already, and no address would be asked for.
+    done = (blindsum if "--address" in arguments else here)(*arguments, cwd=tmp_path)
     assert done.returncode == status, done.stderr
     assert said in done.stderr and "Traceback" not in done.stderr
     assert done.stdout == ""
