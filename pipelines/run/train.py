@@ -164,7 +164,7 @@ class _Session:
         run.inspections = federation.inspect()
         plans = [plan for plan in run.plans.values() if plan]
         run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
-        run.link = self.tracker.ready()
+        run.link = self.tracker.ready(job.deadlines.start_s)
         if not run.spec.resumed:
             self.log.open(run.link.run_id)
         self.listeners.stage("silos exchange keys")

@@ -77,7 +77,9 @@ def test_the_example_runs_and_reaches_its_accuracy(tmp_path: Path) -> None:
         f"runs={tmp_path}/runs",
     )
     assert process.stdout and process.stderr
-    planned = json.loads(process.stdout.readline())
+    line = process.stdout.readline()
+    assert line, process.communicate(timeout=60)
+    planned = json.loads(line)
     assert planned["event"] == "planned" and planned["rounds"] == 100
     family = psutil.Process(process.pid).children(recursive=True)
     _all_listen_on_loopback(family)
