@@ -543,7 +543,8 @@ def test_an_update_that_is_no_number_is_never_sent(
     silo = consortium.silos["alder"]
     trained = np.zeros(consortium.values, np.float32)
     trained[-1] = np.nan
-    kept = Update(values=trained, unit=1.0, protected_by=Protection.NOTHING)
+    protection = Protection.SHARES_TO_ADD if noise == SHARED else Protection.NOTHING
+    kept = Update(values=trained, unit=1.0, protected_by=protection)
     silo._own.trainer.train = lambda start, clipping: kept  # type: ignore[method-assign]
     with pytest.raises(EncryptionError, match="NaN or infinite"):
         silo.train(consortium.exchange())
