@@ -5,6 +5,7 @@ Errors name a column, its type and the expected type. They never hold a value, a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,18 @@ class Column:
 
     name: str
     type: ColumnType
+
+
+class NeedsColumns(ABC):
+    """Something that is computed from columns of a table."""
+
+    @abstractmethod
+    def columns(self) -> list[Column]:
+        """Return the columns that it is computed from. They may have no gaps."""
+
+    def check(self, table: pa.Table, path: Path) -> None:
+        """Check that a table has the columns. Raises DataError, as `require`."""
+        require(table, self.columns(), path)
 
 
 def require(table: pa.Table, columns: Iterable[Column], path: Path) -> None:

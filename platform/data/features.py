@@ -9,11 +9,10 @@ release outside the privacy plan.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
@@ -21,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blindsum.platform.data.columns import NUMBER, POSITIONS, TEXT, Column, require
+from blindsum.platform.data.columns import NUMBER, POSITIONS, TEXT, Column, NeedsColumns
 from blindsum.platform.data.records import Stored, bits
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import Columns, Descriptors, Ecfp, Fingerprint, Scaling
@@ -48,7 +47,7 @@ class Featurised:
     usable: npt.NDArray[np.bool_]
 
 
-class FeatureKind(ABC):
+class FeatureKind(NeedsColumns):
     """A kind of features: the columns it needs, and how it computes features from them."""
 
     @property
@@ -60,18 +59,6 @@ class FeatureKind(ABC):
     @abstractmethod
     def width(self) -> int:
         """The number of features of a record."""
-
-    @abstractmethod
-    def columns(self) -> list[Column]:
-        """Return the columns that the features are made from. They may have no gaps."""
-
-    def check(self, table: pa.Table, path: Path) -> None:
-        """Check that a table has the columns.
-
-        Raises:
-            DataError: as `blindsum.platform.data.columns.require`.
-        """
-        require(table, self.columns(), path)
 
     @abstractmethod
     def compute(self, table: pa.Table) -> Featurised:

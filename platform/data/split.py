@@ -10,10 +10,9 @@ line in `folds_of`.
 from __future__ import annotations
 
 import hmac
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import assert_never
 
 import numpy as np
@@ -21,26 +20,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blindsum.platform.data.columns import INTEGER, INTEGER_KEY, TEXT, TEXT_KEY, Column, require
+from blindsum.platform.data.columns import (
+    INTEGER,
+    INTEGER_KEY,
+    TEXT,
+    TEXT_KEY,
+    Column,
+    NeedsColumns,
+)
 from blindsum.platform.data.features import FeatureKind
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import ColumnFolds, HashFolds, ScaffoldFolds
 
 
-class FoldKind(ABC):
+class FoldKind(NeedsColumns):
     """A kind of folds: the columns it needs beside the features', and the records it holds out."""
-
-    @abstractmethod
-    def columns(self) -> list[Column]:
-        """Return the columns that decide the fold. They may have no gaps."""
-
-    def check(self, table: pa.Table, path: Path) -> None:
-        """Check that a table has the columns.
-
-        Raises:
-            DataError: as `blindsum.platform.data.columns.require`.
-        """
-        require(table, self.columns(), path)
 
     @abstractmethod
     def held_out(self, table: pa.Table, features: FeatureKind) -> npt.NDArray[np.bool_]:

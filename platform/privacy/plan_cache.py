@@ -22,6 +22,7 @@ from pathlib import Path
 from blindsum.platform.job.paths import home_folder
 
 FORMAT = 1
+"""Raise it with every change of how a kept value is computed: older files are then not found."""
 FOLDER = "plans"
 
 

@@ -86,7 +86,7 @@ def test_a_total_that_lacks_a_part_is_refused(sent: Sent) -> None:
 
 
 def test_anyone_with_the_uploads_can_sum_them_again(sent: Sent) -> None:
-    sum_again(sent.one, sent.frames[::-1], sent.totals, sent.public)
+    assert sum_again(sent.one, sent.frames[::-1], sent.totals, sent.public) is None
 
 
 def test_summing_again_needs_every_upload_once(sent: Sent) -> None:

@@ -156,7 +156,7 @@ def test_a_datasets_name_in_the_owners_file_is_accepted(make_job: MakeJob) -> No
     for name in SILOS:
         (job_file.folder / f"{name}.parquet").unlink()
     job_file.path.write_text(job_file.path.read_text().replace(".parquet", ""))
-    require_portable(load_job(job_file.path))
+    assert require_portable(load_job(job_file.path)) is None
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from torch import nn
 from blindsum.platform.data import records as module
 from blindsum.platform.data.records import MAX_BATCH_BYTES, Fold, bits, dense, stacked
 from blindsum.platform.job.schema import TrainingSection
-from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import seeded_generator
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.models import get_parameters
+from tests.plans import plan_by_hand
 
 TRAINING = TrainingSection(
     rounds=1, local_steps=3, sampling_rate=0.5, expected_batch_size=20, learning_rate=0.5
@@ -51,16 +51,8 @@ def update(fold: Fold, private: bool) -> np.ndarray:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 2))
     plan = (
-        PrivacyPlan(
-            epsilon=1e6,
-            delta=1e-5,
-            sampling_rate=0.5,
-            noise_multiplier=0.0,
-            clip_norm=0.1,
-            steps_per_round=3,
-            rounds=1,
-            rounds_within_budget=1,
-            epsilon_planned=1e6,
+        plan_by_hand(
+            epsilon=1e6, sampling_rate=0.5, noise_multiplier=0.0, clip_norm=0.1, steps_per_round=3
         )
         if private
         else None

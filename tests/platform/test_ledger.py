@@ -21,19 +21,17 @@ from blindsum.platform.privacy.plan import Accountant, PrivacyPlan
 from blindsum.platform.state.audit_log import AuditLog
 from blindsum.platform.state.ledger import Ledger
 from blindsum.platform.state.ledger_entries import Dataset
+from tests.plans import plan_by_hand
 
 SIGMA = 3.0
 DATASET = Dataset("a dataset's fingerprint")
 
 
 def privacy_plan(epsilon: float = 1.0) -> PrivacyPlan:
-    return PrivacyPlan(
+    return plan_by_hand(
         epsilon=epsilon,
-        delta=1e-5,
         sampling_rate=0.2,
         noise_multiplier=SIGMA,
-        clip_norm=1.0,
-        steps_per_round=1,
         rounds=50,
         rounds_within_budget=50,
         epsilon_planned=epsilon,

@@ -14,18 +14,9 @@ from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.models import build_model, get_parameters, set_parameters
+from tests.plans import plan_by_hand
 
-PLAN = PrivacyPlan(
-    epsilon=1.0,
-    delta=1e-5,
-    sampling_rate=1.0,
-    noise_multiplier=1.0,
-    clip_norm=1.0,
-    steps_per_round=1,
-    rounds=1,
-    rounds_within_budget=1,
-    epsilon_planned=1.0,
-)
+PLAN = plan_by_hand()
 MLP = Mlp(kind="mlp", hidden=[6], activation="tanh")
 
 

@@ -25,11 +25,11 @@ from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.job.data_section import Task
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import silo_places
-from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.models import build_model, get_parameters
 from tests.conftest import MakeJob
+from tests.plans import plan_by_hand
 
 BINARY, NUMBER = Task(kind="binary"), Task(kind="regression", qualifier="side")
 MANY = {"toxic": BINARY, "size": NUMBER.model_copy(update={"weight": 2.0})}
@@ -143,19 +143,7 @@ def test_stacked_models_of_tasks_take_the_products_steps(
     for k in range(3):
         net = build_model(job.model, 4, 2, seed=job.seed, private=True)
         plan = (
-            PrivacyPlan(
-                epsilon=1,
-                delta=1e-5,
-                sampling_rate=1.0,
-                noise_multiplier=0.0,
-                clip_norm=clip,
-                steps_per_round=3,
-                rounds=1,
-                rounds_within_budget=1,
-                epsilon_planned=1.0,
-            )
-            if clip
-            else None
+            plan_by_hand(noise_multiplier=0.0, clip_norm=clip, steps_per_round=3) if clip else None
         )
         fold = Fold(features[members[k]], labels[members[k]])
         trainer = LocalTrainer(net, fold, job.training, plan, cryptographic_generator(), loss)
@@ -254,17 +242,7 @@ def test_a_private_job_that_measures_numbers_trains_clipped_without_noise(
     ):
         job = with_tasks(make_job, tasks, *privacy).job
         fold = Fold(np.zeros((1, 4), np.float32), np.zeros((1, 2, job.data.outputs), np.float32))
-        planned = PrivacyPlan(
-            epsilon=3,
-            delta=1e-5,
-            sampling_rate=0.1,
-            noise_multiplier=1.0,
-            clip_norm=0.7,
-            steps_per_round=3,
-            rounds=1,
-            rounds_within_budget=1,
-            epsilon_planned=1.0,
-        )
+        planned = plan_by_hand(epsilon=3, sampling_rate=0.1, clip_norm=0.7, steps_per_round=3)
         bare = Victim(job, "birch", SiloData(fold, fold, "", 0), planned).without_noise()
         assert (bare is not None) == clipped
         assert bare is None or (bare.clip_norm, bare.update_noise) == (0.7, 0.0)

@@ -12,11 +12,11 @@ from blindsum.pipelines.audit.attacks import membership, shadows
 from blindsum.pipelines.audit.attacks.stacked import Recipe, Stack, stackable
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import load_data
-from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.models import build_model, get_parameters
 from tests.conftest import MakeJob
+from tests.plans import plan_by_hand
 
 
 @pytest.mark.parametrize(
@@ -47,19 +47,7 @@ def test_stacked_models_take_the_products_steps(
     for k in range(3):
         net = build_model(job.model, 4, 2, seed=job.seed, private=True)
         plan = (
-            PrivacyPlan(
-                epsilon=1,
-                delta=1e-5,
-                sampling_rate=1.0,
-                noise_multiplier=0.0,
-                clip_norm=clip,
-                steps_per_round=3,
-                rounds=1,
-                rounds_within_budget=1,
-                epsilon_planned=1.0,
-            )
-            if clip
-            else None
+            plan_by_hand(noise_multiplier=0.0, clip_norm=clip, steps_per_round=3) if clip else None
         )
         fold = Fold(features[members[k]], labels[members[k]])
         trainer = LocalTrainer(net, fold, job.training, plan, cryptographic_generator())
