@@ -22,7 +22,7 @@ from blindsum.platform.errors import (
     ModelError,
     Unexpected,
 )
-from blindsum.platform.job.owner import Owner, find_owner
+from blindsum.platform.job.owner import Owner, find_owner, read_owner
 from blindsum.platform.job.paths import SiloPlaces, import_from, places_under, require_usable
 from blindsum.platform.job.schema import Job
 from blindsum.platform.state.approval import Approval, require_weights
@@ -37,11 +37,15 @@ WHERE = "The silo's own audit log has the reason: run blindsum audit-log show on
 class Admission:
     """One silo's admission to one run.
 
+    Args:
+        owner_file: the path of the owner's file, if the owner starts the silo (an agent does, in
+            separate clusters): every job then needs an approval. None: it is looked for.
+
     `owner` is the machine's owner's file, None in a simulation. `admit` sets `places` and `books`.
     """
 
-    def __init__(self, spec: SiloSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: SiloSpec, owner_file: str | None = None) -> None:
+        self._spec, self._owner_file = spec, owner_file
         self.owner: Owner | None = None
         self.places: SiloPlaces | None = None
         self.books: Books | None = None
@@ -56,7 +60,7 @@ class Admission:
             KeyRefused, LedgerError: the state folder cannot be used or trusted.
         """
         spec = self._spec
-        self.owner = find_owner()
+        self.owner = read_owner(Path(self._owner_file)) if self._owner_file else find_owner()
         if self.owner:
             # From here on refusals are noted, including a refusal of the name below.
             self.books = self._open(self.owner.state)
@@ -80,7 +84,7 @@ class Admission:
 
     def _ask(self, books: Books, owner: Owner) -> None:
         job = self._spec.job
-        if asks_for_approval(owner, job):
+        if self._owner_file or asks_for_approval(owner, job):
             self._approval = books.approved()
         if job.privacy.noise == "shared":
             _require_pins(job, self._spec.name)

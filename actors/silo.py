@@ -38,12 +38,16 @@ from blindsum.platform.training.models import digest, get_parameters, set_parame
 
 
 class Silo:
-    """One silo in one run. `blindsum.actors.silo_state` says which methods may be called when."""
+    """One silo in one run. `blindsum.actors.silo_state` says which methods may be called when.
 
-    def __init__(self, spec: SiloSpec) -> None:
+    Args:
+        owner_file: as `blindsum.actors.admission.Admission`.
+    """
+
+    def __init__(self, spec: SiloSpec, owner_file: str | None = None) -> None:
         self._spec = spec = checked_spec(spec)
         self.name, self._job = spec.name, spec.job
-        self._admission = Admission(spec)
+        self._admission = Admission(spec, owner_file)
         self._state = SiloState.STARTED
         self._prepared: PreparedSilo | None = None
         self._vault: Vault | None = None

@@ -28,8 +28,8 @@ from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import CALLS as SILO_CALLS
 from blindsum.platform.errors import AggregatorLost, BlindsumError, FederationError
 
-_ASIDE = ("release", "ping")
-"""Methods that answer at any time, in another thread."""
+_LANES = {"release": 1, "ping": 1, "outgoing": 2}
+"""Methods that answer at any time, by the thread that serves them; 0 serves the others."""
 
 Answer = Future[Any]
 
@@ -43,7 +43,7 @@ class _InputLost(Exception):
 
 
 class ThreadPeer:
-    """An object that one thread calls, and a second thread for `release` and `ping`.
+    """An object that one thread calls, and further threads for the methods of `_LANES`.
 
     Args:
         make: makes the object, in the peer's own thread.
@@ -53,12 +53,12 @@ class ThreadPeer:
         self._dead = threading.Event()
         self._open: set[Answer] = set()
         self._lock = threading.Lock()
-        self._work: dict[bool, queue.SimpleQueue[Callable[[], None]]] = {
-            aside: queue.SimpleQueue() for aside in (False, True)
-        }
-        for work in self._work.values():
+        self._work: list[queue.SimpleQueue[Callable[[], None]]] = [
+            queue.SimpleQueue() for _ in range(3)
+        ]
+        for work in self._work:
             threading.Thread(target=self._serve, args=(work,), daemon=True).start()
-        made = self._submit(make, aside=False)
+        made = self._submit(make)
         made.add_done_callback(lambda done: self.die() if done.exception() else None)
         self._made = made
 
@@ -80,7 +80,8 @@ class ThreadPeer:
                 left[0] -= 1
                 if left[0]:
                     return
-            self._work[method in _ASIDE].put(lambda: self._run(method, arguments, answer))
+            lane = self._work[_LANES.get(method, 0)]
+            lane.put(lambda: self._run(method, arguments, answer))
 
         for one in inputs:
             one.add_done_callback(ready)
@@ -113,7 +114,7 @@ class ThreadPeer:
             _resolve(answer, value)
         return None
 
-    def _submit(self, call: Callable[[], Any], aside: bool) -> Answer:
+    def _submit(self, call: Callable[[], Any]) -> Answer:
         answer: Answer = Future()
 
         def run() -> None:
@@ -122,7 +123,7 @@ class ThreadPeer:
             except BaseException as error:  # noqa: BLE001
                 answer.set_exception(error)
 
-        self._work[aside].put(run)
+        self._work[0].put(run)
         return answer
 
     def _serve(self, work: queue.SimpleQueue[Callable[[], None]]) -> None:
@@ -190,11 +191,17 @@ class ThreadCluster:
 
     Args:
         silo, aggregator: classes with the same methods, for tests that look inside.
+        shelled: a class of silos that is called with bytes, in place of `silo`.
     """
 
-    def __init__(self, silo: type[Silo] = Silo, aggregator: type[Aggregator] = Aggregator) -> None:
+    def __init__(
+        self,
+        silo: type[Silo] = Silo,
+        aggregator: type[Aggregator] = Aggregator,
+        shelled: type | None = None,
+    ) -> None:
         channelled = type(silo.__name__, (silo,), {"_channel": lambda _, to: ThreadChannel(to)})
-        self._silo = shell(channelled, SILO_CALLS, (SiloSpec,), own_process=False)
+        self._silo = shelled or shell(channelled, SILO_CALLS, (SiloSpec,), own_process=False)
         self._aggregator = shell(aggregator, AGGREGATOR_CALLS, own_process=False)
 
     def start_silos(self, specs: Mapping[str, SiloSpec]) -> dict[str, ThreadPeer]:

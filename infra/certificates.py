@@ -64,6 +64,114 @@ def make_node(folder: Path, name: str, addresses: Sequence[str], days: int) -> P
         JobError: the authority is missing or cannot be read, the name or an address is not valid,
             or the files already exist.
     """
+    authority, key = _authority(folder)
+    if not _NAME.fullmatch(name) or len(name) > 64:
+        raise JobError(
+            f"{name!r} is not a name for a node", "Use at most 64 letters, digits, dots, hyphens."
+        )
+    own = ec.generate_private_key(ec.SECP256R1())
+    names = [_general_name(one) for one in dict.fromkeys([*addresses, "127.0.0.1", "localhost"])]
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    built = _builder(
+        subject,
+        authority.subject,
+        own.public_key(),
+        key.public_key(),
+        days,
+        authority.not_valid_after_utc,
+    )
+    both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    built = _leaf(built, names, both)
+    made = folder / name
+    _write(made / NODE_KEY, _private(own))
+    _write(made / NODE_CERTIFICATE, _public(built.sign(key, hashes.SHA256())))
+    _write(made / CA_CERTIFICATE, _public(authority))
+    return made
+
+
+def make_request(folder: Path, name: str) -> str:
+    """Write a new key (mode 0600) into a folder and return a certificate request (PKCS #10, PEM).
+
+    An earlier key stays in use until `keep_certificate` takes up the new one.
+
+    Raises:
+        JobError: the folder cannot be written.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    fresh = folder / f"{NODE_KEY}.new"
+    fresh.unlink(missing_ok=True)
+    _write(fresh, _private(key))
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    built = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    return built.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def keep_certificate(folder: Path, certificate: str, authority: str) -> None:
+    """Take up a certificate for the key that `make_request` wrote.
+
+    Raises:
+        JobError: it is not for that key, or the folder cannot be written.
+    """
+    key = serialization.load_pem_private_key((folder / f"{NODE_KEY}.new").read_bytes(), None)
+    try:
+        of = x509.load_pem_x509_certificate(certificate.encode()).public_key()
+        x509.load_pem_x509_certificate(authority.encode())
+    except ValueError:
+        raise JobError("the coordinator sent something that is not a certificate") from None
+    if of != key.public_key():
+        raise JobError("the coordinator sent a certificate for another key")
+    for name, content in ((NODE_CERTIFICATE, certificate), (CA_CERTIFICATE, authority)):
+        (folder / f"{name}.new").unlink(missing_ok=True)
+        _write(folder / f"{name}.new", content.encode())
+    for name in (NODE_KEY, NODE_CERTIFICATE, CA_CERTIFICATE):
+        os.replace(folder / f"{name}.new", folder / name)
+
+
+def sign_request(folder: Path, request: str, name: str, days: int) -> tuple[str, str]:
+    """Return a client's certificate for a request, and the authority's certificate, both PEM.
+
+    Args:
+        folder: the authority's folder.
+        name: the host name in it; nothing but the key is taken from the request.
+
+    Raises:
+        JobError: the authority cannot be read, or the request is not valid.
+    """
+    authority, key = _authority(folder)
+    try:
+        asked = x509.load_pem_x509_csr(request.encode())
+        of = asked.public_key()
+    except ValueError:
+        raise JobError("the certificate request is not valid") from None
+    if not isinstance(of, ec.EllipticCurvePublicKey) or not asked.is_signature_valid:
+        raise JobError("the certificate request is not valid")
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    built = _builder(
+        subject, authority.subject, of, key.public_key(), days, authority.not_valid_after_utc
+    )
+    signed = _leaf(built, [x509.DNSName(name)], [ExtendedKeyUsageOID.CLIENT_AUTH])
+    return _public(signed.sign(key, hashes.SHA256())).decode(), _public(authority).decode()
+
+
+def days_left(folder: Path) -> float:
+    """Return for how many days the certificate in a folder is still valid."""
+    found = x509.load_pem_x509_certificate((folder / NODE_CERTIFICATE).read_bytes())
+    left = found.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    return left / datetime.timedelta(days=1)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment variables with which Ray's processes use a node's certificate."""
+    return {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": str((folder / NODE_CERTIFICATE).absolute()),
+        "RAY_TLS_SERVER_KEY": str((folder / NODE_KEY).absolute()),
+        "RAY_TLS_CA_CERT": str((folder / CA_CERTIFICATE).absolute()),
+    }
+
+
+def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Return the authority in a folder. Raises JobError if there is none, or it does not fit."""
     try:
         authority = x509.load_pem_x509_certificate((folder / CA_CERTIFICATE).read_bytes())
         key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), None)
@@ -79,47 +187,19 @@ def make_node(folder: Path, name: str, addresses: Sequence[str], days: int) -> P
             f"{folder / CA_KEY} is not the key of {folder / CA_CERTIFICATE}",
             "Restore both files from a backup.",
         )
-    if not _NAME.fullmatch(name) or len(name) > 64:
-        raise JobError(
-            f"{name!r} is not a name for a node", "Use at most 64 letters, digits, dots, hyphens."
-        )
-    own = ec.generate_private_key(ec.SECP256R1())
-    names = [_general_name(one) for one in dict.fromkeys([*addresses, "127.0.0.1", "localhost"])]
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    built = (
-        _builder(
-            subject,
-            authority.subject,
-            own.public_key(),
-            key.public_key(),
-            days,
-            authority.not_valid_after_utc,
-        )
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    return authority, key
+
+
+def _leaf(
+    built: x509.CertificateBuilder, names: Sequence[x509.GeneralName], uses: list[x509.ObjectIdentifier]
+) -> x509.CertificateBuilder:
+    """Add what a certificate that is no authority's must say."""
+    return (
+        built.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(authority=False), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage(
-                [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-            ),
-            critical=False,
-        )
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
     )
-    made = folder / name
-    _write(made / NODE_KEY, _private(own))
-    _write(made / NODE_CERTIFICATE, _public(built.sign(key, hashes.SHA256())))
-    _write(made / CA_CERTIFICATE, _public(authority))
-    return made
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """Return the environment variables with which Ray's processes use a node's certificate."""
-    return {
-        "RAY_USE_TLS": "1",
-        "RAY_TLS_SERVER_CERT": str((folder / NODE_CERTIFICATE).absolute()),
-        "RAY_TLS_SERVER_KEY": str((folder / NODE_KEY).absolute()),
-        "RAY_TLS_CA_CERT": str((folder / CA_CERTIFICATE).absolute()),
-    }
 
 
 def _builder(

@@ -94,47 +94,26 @@ def approve(
     set_: SetOption = None,
 ) -> None:
     """Allow a silo on this machine to take part in this job for a number of runs."""
-    from blindsum.actors.books import LEDGER
-    from blindsum.actors.vault import open_identity
-    from blindsum.platform.job.paths import import_from, silo_places
-    from blindsum.platform.state.approval import DEFAULT_DAYS, Approvals, new_id
-    from blindsum.platform.state.approved_code import imported_from, keep_code
-    from blindsum.platform.state.ledger import Ledger
-    from blindsum.platform.training.models import initial_digest, model_of
+    from blindsum.actors.approving import approve_job
+    from blindsum.platform.job.paths import silo_places
+    from blindsum.platform.state.approval import DEFAULT_DAYS
 
     job_file = load_job(job, set_ or [])
-    told = job_file.job
     places_ = silo_places(job_file.silo(silo), str(job_file.folder))
     if places_.owner is None:
         raise ConsentError(
             "this machine has no owner's file, so an approval would have no effect",
             "Write one first: blindsum silo init NAME --dataset NAME=/PATH.",
         )
-    end = _end_of(until, DEFAULT_DAYS)
-    import_from(str(job_file.folder))
-    weights: list[str] = []
-
-    def build() -> None:
-        weights.append(initial_digest(model_of(told)))
-
-    factory = getattr(told.model, "factory", None)
-    if factory is None:
-        build()
-        code = {}
-    else:
-        code = imported_from(job_file.folder, build, str(factory).partition(":")[0])
-    id = new_id()
-    keep_code(places_.state, id, job_file.folder, code)
-    ledger = Ledger(places_.state / LEDGER, silo, open_identity(places_.state))
-    given = Approvals(ledger).give(told, weights[0], runs, end, code, id)
-    ledger.close()
+    end = end_of(until, DEFAULT_DAYS)
+    given = approve_job(job_file.job, silo, places_.state, job_file.folder, runs, end)
     last = datetime.datetime.fromtimestamp(end - 1, datetime.UTC).date()
     typer.echo(f"approved {given.job} for {runs} run{'s' if runs > 1 else ''} until {last}")
-    for name, digest in code.items():
+    for name, digest in given.code.items():
         typer.echo(f"with the code of {name}, SHA-256 {digest}")
 
 
-def _end_of(until: str | None, days: int) -> float:
+def end_of(until: str | None, days: int) -> float:
     """Return the end of that day, UTC, in seconds since 1970."""
     today = datetime.datetime.now(datetime.UTC).date()
     try:

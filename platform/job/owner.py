@@ -20,6 +20,7 @@ import pwd
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -44,6 +45,42 @@ class DatasetSection(Section):
         return None if path is None else _absolute(path)
 
 
+class CoordinatorSection(Section):
+    """The coordinator that the silo's agent connects to, in separate clusters."""
+
+    url: str = Field(pattern="^https://[^/ ]+$", description="https://HOST:PORT")
+    identity: str = Field(
+        pattern="^[0-9a-f]{64}$", description="Fingerprint of the coordinator's identity."
+    )
+    tls: Literal["mutual", "inspected"] = Field(
+        "mutual",
+        description="inspected: a proxy of this company ends TLS on the way. Messages are sealed "
+        "and authentic in both cases.",
+    )
+    authority: str | None = Field(
+        None,
+        description="PEM file of the authority whose certificate the connection shows; default: "
+        "the coordinator's. With tls inspected: the proxy's.",
+    )
+    proxy: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="http://USER:PASSWORD@HOST:PORT; default: HTTPS_PROXY and NO_PROXY.",
+    )
+
+
+class PolicySection(Section):
+    """What a job must meet before it is even shown to the owner as approvable."""
+
+    most_epsilon: float | None = Field(
+        None, gt=0, description="Largest epsilon of one job; default: no limit of its own."
+    )
+    least_silos: int = Field(2, ge=2, le=64, description="Smallest roster and quorum.")
+    factory: Literal["never", "approved"] = Field(
+        "never", description="Whether jobs may bring code (model.factory); it is approved by digest."
+    )
+
+
 class OwnerFile(Section):
     """The settings by which a machine's owner controls the silo on it."""
 
@@ -51,6 +88,8 @@ class OwnerFile(Section):
     state: str = Field(description="Folder of ledger, identity and approvals.")
     datasets: dict[Name, DatasetSection] = Field(min_length=1)
     approved_jobs_only: bool = Field(True, description="Refuse every job that is not approved.")
+    coordinator: CoordinatorSection | None = None
+    policy: PolicySection = PolicySection()
 
     @field_validator("state")
     @classmethod
@@ -130,12 +169,16 @@ def find_owner() -> Owner | None:
             by somebody other than its owner.
     """
     for path in places():
-        if not os.path.lexists(path):
-            continue
-        _require_trusted(path)
-        read = read_section(path, OwnerFile, "owner's", "blindsum silo init", error=ConsentError)
-        return Owner(path, read.section)
+        if os.path.lexists(path):
+            return read_owner(path)
     return None
+
+
+def read_owner(path: Path) -> Owner:
+    """Return the owner's file at a path that the owner gave. Raises as `find_owner`."""
+    _require_trusted(path)
+    read = read_section(path, OwnerFile, "owner's", "blindsum silo init", error=ConsentError)
+    return Owner(path, read.section)
 
 
 def _require_trusted(path: Path) -> None:

@@ -1,0 +1,500 @@
+"""A silo's agent: it connects the silo, in the organisation's own Ray, to the coordinator.
+
+It polls for instructions, calls the silo, and sends what the silo answers. It starts a silo only
+for a job that the owner has approved, from the copy in the silo's own inbox, and only for this
+silo's name: nothing in a message names a file, code or an address here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from blindsum.actors.cluster import Answered, Cluster, Died, Outcome, Raised
+from blindsum.actors.codec import decoded
+from blindsum.actors.messages import SiloSpec
+from blindsum.actors.separate.failures import error_of, failure_of
+from blindsum.actors.separate.inbox import Inbox, against_policy
+from blindsum.actors.separate.link import Link, LinkLost, LinkSettings, Replaced, SessionEnded
+from blindsum.actors.separate.messages import (
+    INLINE,
+    PARK_S,
+    Answer,
+    Decision,
+    Failure,
+    Frame,
+    Instruction,
+    Next,
+    Poll,
+    Proposal,
+    unpacked,
+)
+from blindsum.he.identity import Identity
+from blindsum.platform.errors import (
+    AggregatorLost,
+    BlindsumError,
+    ConsentError,
+    without_values,
+)
+from blindsum.platform.events import Log
+from blindsum.platform.job.owner import Owner
+
+QUICK_S = 0.1
+"""How long the agent waits for an answer before it parks the next poll without it."""
+IN_FLIGHT = 3
+PART = 2**21
+_FOREVER_S = 3600.0
+_SENDS = ("train", "apply")
+_WATCH_S = 0.5
+
+
+@dataclass(eq=False)
+class _Run:
+    """A silo that is running."""
+
+    name: str
+    peer: Any
+    turn: int = 0
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class Agent:
+    """A silo's agent.
+
+    Args:
+        owner: the owner's file of this silo.
+        cluster: where the silo runs; it takes the classes of `blindsum.actors.separate.relay`.
+        say: shows one line to the person at the terminal.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        silo: str,
+        link: LinkSettings,
+        identity: Identity,
+        cluster: Cluster,
+        version: str,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._owner, self.silo, self._cluster, self._say = owner, silo, cluster, say
+        self.instance = secrets.token_hex(16)
+        self._link = Link(link, silo, identity, version, self.instance)
+        self.inbox = Inbox(owner.state)
+        self._log = Log(silo=silo)
+        self._runs: dict[str, _Run] = {}
+        self._answers: dict[int, tuple[Answer, list[Any]]] = {}
+        self._unsent: set[int] = set()
+        self._new_answer = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._after = self._board = 0
+        self._told: float | None = None
+        self._known: str | None = None
+        self._waiters = ThreadPoolExecutor(16, thread_name_prefix="silo")
+        self._status: dict[str, Any] = {}
+
+    # -- the connection ----------------------------------------------------------------------
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Serve the coordinator until `stop` is set. Connections come and go; this goes on."""
+        tasks = [asyncio.create_task(one()) for one in (self._poller, self._sender, self._watcher)]
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                if one is not stopping:
+                    one.result()
+        finally:
+            for task in [*tasks, stopping]:
+                task.cancel()
+            for run in list(self._runs.values()):
+                self._end(run)
+            await self._link.close()
+            self._note(connected=False)
+            self._waiters.shutdown(wait=False, cancel_futures=True)
+
+    async def _poller(self) -> None:
+        pause = 0.1
+        while True:
+            try:
+                if not self._ready.is_set():
+                    await self._connect()
+                await self._poll(park=True)
+                pause = 0.1
+                continue
+            except SessionEnded:
+                self._ready.clear()
+                continue
+            except LinkLost as lost:
+                self._tell(f"not connected: {lost}. Trying again.")
+                self._note(connected=False, why=str(lost))
+            except Replaced as error:
+                self._tell(str(error))
+                self._note(connected=False, why=str(error))
+                pause = max(pause, 1.0)
+            except BlindsumError as error:
+                self._tell(f"refused: {error}")
+                self._note(connected=False, why=str(error))
+                pause = max(pause, 5.0)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5.0)
+
+    async def _connect(self) -> None:
+        await self._link.begin()
+        instance = self._link.coordinator_instance
+        if instance != self._known:  # the coordinator was started again, and knows no run of ours
+            for run in list(self._runs.values()):
+                self._end(run)
+            self._known, self._after, self._board = instance, 0, 0
+            self._answers.clear()
+            self._unsent.clear()
+        self._unsent.update(self._answers)
+        self._told = None
+        self._ready.set()
+        self._tell(f"connected as silo '{self.silo}'")
+        self._note(connected=True, since=time.time(), why="")
+
+    async def _poll(self, park: bool) -> None:
+        """Send what is to be sent, and take up what arrives."""
+        sending = sorted(self._unsent)[:16]
+        self._unsent.difference_update(sending)
+        revision = self.inbox.revision()
+        decisions = self._decisions() if revision != self._told else ()
+        attachments = [one for number in sending for one in self._answers[number][1]]
+        poll = Poll(
+            after=self._after,
+            park=park,
+            board=self._board,
+            answers=tuple(self._answers[number][0] for number in sending),
+            decisions=decisions,
+        )
+        try:
+            answer, attached = await self._link.ask(
+                "/v1/poll", poll, attachments, Next, PARK_S + 30
+            )
+        except BaseException:
+            self._unsent.update(number for number in sending if number in self._answers)
+            raise
+        self._told = revision
+        for number in answer.received:
+            self._answers.pop(number, None)
+        if answer.board != self._board:
+            await self._take_proposals(answer)
+        begun = self._take_instructions(answer.instructions, attached)
+        if begun and park:
+            self._new_answer.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._new_answer.wait(), QUICK_S)
+
+    async def _sender(self) -> None:
+        """Send answers that came while a poll was parked."""
+        while True:
+            await self._new_answer.wait()
+            await asyncio.sleep(0.005)  # the poller takes it if it is not parked
+            self._new_answer.clear()
+            if not self._unsent:
+                continue
+            try:
+                await self._ready.wait()
+                await self._poll(park=False)
+            except SessionEnded:
+                self._ready.clear()
+            except (LinkLost, BlindsumError):
+                await asyncio.sleep(0.2)
+            if self._unsent:
+                self._new_answer.set()
+
+    async def _watcher(self) -> None:
+        """Report the owner's decisions soon after they are made."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self._ready.is_set() and self.inbox.revision() != self._told:
+                with suppress(LinkLost, SessionEnded, BlindsumError):
+                    await self._poll(park=False)
+
+    # -- proposals ---------------------------------------------------------------------------
+
+    async def _take_proposals(self, answer: Next) -> None:
+        known = {one.digest for one in self.inbox.all()}
+        for digest in answer.proposals:
+            if digest not in known:
+                await self._take_proposal(digest)
+        self.inbox.set_open(answer.proposals)
+        self._board = answer.board
+
+    async def _take_proposal(self, digest: str) -> None:
+        content = await self._link.exchange("POST", f"/v1/proposals/{digest}", b"")
+        try:
+            proposal, files = unpacked(content, Proposal)
+            job = self.inbox.add(digest, proposal, [bytes(one) for one in files])
+        except BlindsumError as error:
+            self._tell(f"a proposed job was dropped: {error}")
+            return
+        if faults := against_policy(self._owner, job, self.silo, proposal.code):
+            self.inbox.decide(digest, "refused", "; ".join(faults))
+            self._tell(f"job {job.name} was refused by silo.yaml: {'; '.join(faults)}")
+        else:
+            self._tell(f"job {job.name} is proposed: blindsum silo show {digest[:8]}")
+
+    def _decisions(self) -> tuple[Decision, ...]:
+        return tuple(
+            Decision(
+                proposal=one.digest,
+                verdict=one.verdict,
+                weights=one.weights,
+                reason=one.reason if one.verdict == "refused" else "",
+            )
+            for one in self.inbox.all()
+            if one.open
+        )[:256]
+
+    # -- instructions ------------------------------------------------------------------------
+
+    def _take_instructions(
+        self, instructions: Sequence[Instruction], attached: Sequence[memoryview]
+    ) -> bool:
+        """Begin what is new; returns whether anything was."""
+        left, begun = list(attached), False
+        for one in instructions:
+            count = one.messages + sum(not frame.digest for frame in one.frames)
+            mine, left = left[:count], left[count:]
+            if one.number <= self._after:
+                continue
+            self._after, begun = one.number, True
+            self._begin(one, mine)
+        return begun
+
+    def _begin(self, one: Instruction, attached: list[memoryview]) -> None:
+        """Begin an instruction in its order: what it calls is called before this returns, unless
+        parts of a total must be fetched first."""
+        try:
+            if one.method == "start":
+                self._start(one)
+                return self._answer(one.number, Answered(None))
+            run = self._runs.get(one.run)
+            if one.method == "end":
+                if run:
+                    self._end(run)
+                return self._answer(one.number, Answered(None))
+            if run is None:
+                return self._answer(one.number, Died())
+            task = asyncio.get_running_loop().create_task(self._call(run, one, attached))
+            run.tasks.add(task)
+            task.add_done_callback(run.tasks.discard)
+        except BlindsumError as error:
+            self._answer(one.number, Raised(error))
+        except Exception as error:  # noqa: BLE001 - its text may quote private values
+            self._answer(one.number, Raised(without_values(error)))
+        return None
+
+    def _start(self, one: Instruction) -> None:
+        """Start the silo for an approved proposal."""
+        digest = one.proposal or ""
+        received = next((r for r in self.inbox.all() if r.digest == digest), None)
+        if received is None or received.verdict != "approved":
+            raise ConsentError("this silo's owner has not approved this job")
+        for earlier in list(self._runs.values()):
+            self._end(earlier)
+        spec = SiloSpec(
+            job=self.inbox.job(digest),
+            run=one.run,
+            name=self.silo,
+            folder=str(self.inbox.folder(digest) / "code"),
+            resumed=one.resumed,
+        )
+        peer = self._cluster.start_silos({self.silo: spec})[self.silo]
+        self._runs[one.run] = _Run(one.run, peer)
+        self._tell(f"run {one.run} begins" if not one.resumed else f"run {one.run} goes on")
+        self._note(run=one.run)
+
+    def _end(self, run: _Run) -> None:
+        self._runs.pop(run.name, None)
+        for task in list(run.tasks):
+            task.cancel()
+        self._cluster.kill(run.peer)
+        self._tell(f"run {run.name} has ended here")
+        self._note(run="")
+
+    async def _call(self, run: _Run, one: Instruction, attached: list[memoryview]) -> None:
+        frames: list[tuple[Frame, Any]] = []
+        try:
+            arguments: list[Any] = [bytes(a) for a in attached[: one.messages]]
+            if one.method == "finish":
+                arguments.append(one.aggregators)
+            elif one.method in ("apply", "read_metrics"):
+                arguments += [[], *await self._totals(one, attached[one.messages :])]
+            if one.method in _SENDS:
+                outcome, frames = await self._call_sending(run, one, arguments)
+            else:
+                (handle,) = self._cluster.call(run.peer, one.method, *arguments)
+                outcome = await self._outcome(handle)
+        except BlindsumError as error:
+            outcome = Raised(error)
+        except Exception as error:  # noqa: BLE001 - its text may quote private values
+            outcome = Raised(without_values(error))
+        if isinstance(outcome, Answered) and outcome.value and len(outcome.value) > INLINE:
+            return await self._answer_in_parts(one.number, outcome.value)
+        return self._answer(one.number, outcome, frames)
+
+    async def _call_sending(
+        self, run: _Run, one: Instruction, arguments: list[Any]
+    ) -> tuple[Outcome, list[tuple[Frame, Any]]]:
+        """Call a method that sends frames. The first ones travel with the answer; what exceeds
+        INLINE is put ahead of it, a few parts at a time."""
+        (handle,) = self._cluster.call(run.peer, one.method, *arguments)
+        call = asyncio.ensure_future(self._outcome(handle))
+        held: list[tuple[Frame, Any]] = []
+        flying: set[asyncio.Future[None]] = set()
+        turn, number, done, size = run.turn, 0, 0, 0
+        failure: BlindsumError | None = None
+        while not call.done():
+            (handle,) = self._cluster.call(run.peer, "outgoing", turn, number, done, failure)
+            taking = asyncio.ensure_future(self._outcome(handle))
+            everything: set[asyncio.Future[Any]] = {call, taking, *flying}
+            await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
+            outcome = await taking if not call.done() or taking.done() else None
+            taken = outcome.value if isinstance(outcome, Answered) else None
+            if taken:
+                aggregator, frame = taken
+                number += 1
+                size += len(frame)
+                if size <= INLINE:
+                    held.append((Frame(aggregator=aggregator, digest="", size=len(frame)), frame))
+                    done += 1
+                else:
+                    flying.add(asyncio.ensure_future(self._put_frame(one, aggregator, frame)))
+            landed = {task for task in flying if task.done()}
+            if len(flying) >= IN_FLIGHT and not landed:
+                landed, _ = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+            flying -= landed
+            done += len(landed)
+            failure = failure or next((e for t in landed if (e := _failed(t))), None)
+        run.turn += 1
+        for task in flying:
+            task.cancel()
+        return await call, held
+
+    async def _put_frame(self, one: Instruction, aggregator: int, frame: pa.Buffer) -> None:
+        digest = hashlib.sha256(frame).hexdigest()
+        path = f"/v1/calls/{one.number}/frames/{aggregator}/{digest}"
+        answer = await self._until_sent("PUT", path, bytes(frame))
+        if answer:
+            raise error_of(decoded(answer, Failure), self.silo)
+
+    async def _totals(self, one: Instruction, attached: list[memoryview]) -> list[list[Any]]:
+        """Return a total's frames, from each aggregator."""
+        if attached:
+            contents: list[Any] = [pa.py_buffer(bytes(part)) for part in attached]
+        else:
+            limit = asyncio.Semaphore(IN_FLIGHT)
+
+            async def fetch(frame: Frame) -> pa.Buffer:
+                async with limit:
+                    content = await self._until_sent("POST", f"/v1/parts/{frame.digest}", b"")
+                return pa.py_buffer(content)
+
+            contents = await asyncio.gather(*(fetch(frame) for frame in one.frames))
+        groups: dict[int, list[Any]] = {}
+        for frame, content in zip(one.frames, contents, strict=True):
+            groups.setdefault(frame.aggregator, []).append(content)
+        return [groups[index] for index in sorted(groups)]
+
+    async def _answer_in_parts(self, number: int, value: bytes) -> None:
+        parts = []
+        for start in range(0, len(value), PART):
+            content = value[start : start + PART]
+            digest = hashlib.sha256(content).hexdigest()
+            await self._until_sent("PUT", f"/v1/calls/{number}/values/{digest}", content)
+            parts.append(Frame(aggregator=0, digest=digest, size=len(content)))
+        self._keep_answer(Answer(number=number, outcome="answered", value=tuple(parts)), [])
+
+    async def _until_sent(self, method: str, path: str, content: bytes) -> bytes:
+        """Make a request until it succeeds: a part that arrived is not sent again.
+
+        Raises:
+            BlindsumError: the coordinator refuses it.
+        """
+        pause = 0.1
+        while True:
+            try:
+                await self._ready.wait()
+                return await self._link.exchange(method, path, content)
+            except SessionEnded:
+                self._ready.clear()
+            except LinkLost:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 2.0)
+
+    async def _outcome(self, handle: Any) -> Outcome:
+        loop = asyncio.get_running_loop()
+        while True:
+            found = await loop.run_in_executor(
+                self._waiters, self._cluster.wait, [handle], 1, _FOREVER_S
+            )
+            if found:
+                return found[handle]
+
+    def _answer(
+        self, number: int, outcome: Outcome, frames: Sequence[tuple[Frame, Any]] = ()
+    ) -> None:
+        if isinstance(outcome, Answered):
+            value = outcome.value or b""
+            parts = (Frame(aggregator=0, digest="", size=len(value)),) if value else ()
+            answer = Answer(
+                number=number,
+                outcome="answered",
+                value=parts,
+                frames=tuple(frame for frame, _ in frames),
+            )
+            attached = [*([value] if value else []), *(content for _, content in frames)]
+            return self._keep_answer(answer, attached)
+        if isinstance(outcome, Raised):
+            failure = failure_of(outcome.error)
+            return self._keep_answer(
+                Answer(number=number, outcome="raised", failure=failure), []
+            )
+        return self._keep_answer(Answer(number=number, outcome="died"), [])
+
+    def _keep_answer(self, answer: Answer, attached: list[Any]) -> None:
+        self._answers[answer.number] = (answer, attached)
+        self._unsent.add(answer.number)
+        self._new_answer.set()
+
+    # -- for people --------------------------------------------------------------------------
+
+    def _tell(self, line: str) -> None:
+        """Show a line, once."""
+        if line != self._status.get("line"):
+            self._status["line"] = line
+            self._say(line)
+            self._log.say("agent", said=line)
+
+    def _note(self, **changes: Any) -> None:
+        """Write the agent's status for `blindsum silo status` and the page."""
+        self._status |= changes | {"at": time.time()}
+        with suppress(OSError):
+            status_file(self._owner.state).write_text(json.dumps(self._status), encoding="utf-8")
+
+
+def status_file(state: Path) -> Path:
+    """Return the file in which a running agent notes its status."""
+    return state / "agent.json"
+
+
+def _failed(task: asyncio.Future[None]) -> BlindsumError | None:
+    """Return why a frame did not arrive."""
+    error = task.exception()
+    if error is None or isinstance(error, BlindsumError):
+        return error
+    return AggregatorLost("the upload could not be sent")

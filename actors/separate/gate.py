@@ -1,0 +1,458 @@
+"""The coordinator's gate: the HTTPS server that agents connect to.
+
+Every body after the beginning of a session is sealed (`blindsum.actors.separate.session`). Bodies
+are bounded before they are read, are never decompressed, and must arrive in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from aiohttp import web
+
+from blindsum.actors.cluster import Answered, Outcome, Raised
+from blindsum.actors.codec import encoded
+from blindsum.actors.separate.failures import failure_of
+from blindsum.actors.separate.mailbox import Mailbox
+from blindsum.actors.separate.messages import (
+    MOST_PART,
+    PARK_S,
+    PROTOCOL,
+    SESSION,
+    Decision,
+    Enrolled,
+    Enrolment,
+    Hello,
+    Next,
+    Poll,
+    Renewal,
+    most_bytes,
+    packed,
+    unpacked,
+)
+from blindsum.actors.separate.registry import UNPROVEN, Registry, proof
+from blindsum.actors.separate.session import Session, grant, read_hello
+from blindsum.he.identity import Identity
+from blindsum.platform.errors import (
+    AggregatorLost,
+    BlindsumError,
+    ClusterError,
+    FederationError,
+    KeyRefused,
+    without_values,
+)
+from blindsum.platform.events import Log
+
+STALE_S = 12.0
+"""An agent that was silent for so long may be replaced by another one with its name."""
+
+_SLOWEST = 2000  # bytes a second
+_OVERHEAD = 64  # of a seal
+
+
+class Refusal(Exception):
+    """A request is refused, with a status that tells the agent what to do.
+
+    Args:
+        status: 400 malformed, 401 no session, 403 not allowed, 404 no such thing, 409 not now.
+    """
+
+    def __init__(self, status: int, error: BlindsumError) -> None:
+        super().__init__(error.what)
+        self.status, self.error = status, error
+
+
+@dataclass(eq=False)
+class _Peer:
+    """One silo, as the gate knows it."""
+
+    mailbox: Mailbox
+    woken: asyncio.Event
+    session: Session | None = None
+    pending: Session | None = None
+    parked: int = 0
+    noted: float = 0.0
+
+
+class Gate:
+    """The requests of agents. `blindsum.actors.separate.server` serves it.
+
+    Args:
+        identity: the coordinator's.
+        sign_request: returns the certificate for a request (PEM) and a silo's name, and the
+            authority's certificate.
+        version: blindsum's.
+        need_certificate: refuse agents without a client certificate: no proxy may end TLS.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        identity: Identity,
+        sign_request: Callable[[str, str], tuple[str, str]],
+        version: str,
+        need_certificate: bool = True,
+    ) -> None:
+        self.registry, self._identity, self._sign = registry, identity, sign_request
+        self._version, self._need_certificate = version, need_certificate
+        self.instance = secrets.token_hex(16)
+        self._log = Log(who="gate")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._peers: dict[str, _Peer] = {}
+        self._sessions: dict[str, tuple[str, Session]] = {}
+        self._lock = threading.Lock()
+        self.board = 1
+
+    def begin(self) -> None:
+        """Bind to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+
+    def mailbox(self, silo: str) -> Mailbox:
+        """Return a silo's mailbox; may be called in any thread."""
+        return self._peer(silo).mailbox
+
+    def connected(self, silo: str) -> bool:
+        """Return whether a silo's agent was heard within STALE_S."""
+        return silo in self._peers and self._peers[silo].mailbox.silent_s() < STALE_S
+
+    def boards_changed(self) -> None:
+        """Tell every agent that proposals have changed; may be called in any thread."""
+        self.board += 1
+        for peer in list(self._peers.values()):
+            self._wake(peer)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        try:
+            return await self._route(request)
+        except Refusal as refused:
+            return _problem(refused.status, refused.error)
+        except FederationError as error:
+            return _problem(400, error)
+        except KeyRefused as error:
+            return _problem(401, error)
+        except BlindsumError as error:
+            return _problem(403, error)
+        except Exception as error:  # noqa: BLE001 - nothing of ours may reach a stranger
+            self._log.say("failed", error=str(without_values(error)))
+            return _problem(500, FederationError("the coordinator failed unexpectedly"))
+
+    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+        parts = request.path.strip("/").split("/")
+        match (request.method, *parts):
+            case ("POST", "v1", "sessions"):
+                return await self._begin_session(request)
+            case ("POST", "v1", "enrolments"):
+                return await self._enrol(request)
+            case ("POST", "v1", "poll"):
+                return await self._poll(request)
+            case ("PUT", "v1", "calls", number, "frames", aggregator, _):
+                return await self._frame(request, _number(number), _number(aggregator))
+            case ("PUT", "v1", "calls", number, "values", _):
+                return await self._value(request, _number(number))
+            case ("POST", "v1", "parts", digest):
+                silo, session, _ = await self._authentic(request, 0)
+                part = self._peers[silo].mailbox.part(digest)
+                return _sealed(session, request, bytes(part))
+            case ("POST", "v1", "proposals", digest):
+                return await self._proposal(request, digest)
+            case ("POST", "v1", "certificate"):
+                return await self._renew(request)
+        raise Refusal(404, FederationError(f"there is no {request.path[:60]!r} here"))
+
+    # -- sessions ----------------------------------------------------------------------------
+
+    async def _begin_session(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = await read(request, most_bytes(Hello) + 4096)
+        hello = read_hello(body)
+        self._require_version(hello)
+        silo = self.registry.silo(hello.silo)
+        if silo is None:
+            raise Refusal(403, ClusterError(f"no silo '{hello.silo}' is enrolled here"))
+        session, welcome = grant(
+            body, hello, silo.identity, self._identity, self._version, self.instance
+        )
+        self._require_certificate(request, hello.silo)
+        peer = self._peer(hello.silo)
+        self._require_single(peer, hello)
+        if peer.pending:
+            self._sessions.pop(peer.pending.name, None)
+        peer.pending = session
+        self._sessions[session.name] = (hello.silo, session)
+        return web.Response(body=welcome)
+
+    def _require_version(self, hello: Hello) -> None:
+        ours = self._version.split(".")[:2]
+        if hello.protocol != PROTOCOL or hello.version.split(".")[:2] != ours:
+            raise Refusal(
+                403,
+                ClusterError(
+                    f"this coordinator runs blindsum {self._version}, and the agent "
+                    f"{hello.version}: their minor versions must be equal",
+                    "Install the same version on both sides.",
+                ),
+            )
+
+    def _require_certificate(self, request: web.BaseRequest, silo: str) -> None:
+        """Refuse an agent whose TLS certificate is missing or another silo's."""
+        transport = request.transport
+        certificate = transport.get_extra_info("peercert") if transport else None
+        if not certificate:
+            if self._need_certificate:
+                raise Refusal(
+                    403,
+                    ClusterError(
+                        "this coordinator requires a client certificate, and none arrived",
+                        "If a proxy ends TLS on the way, the coordinator must allow it (tls: "
+                        "inspected), and this silo too.",
+                    ),
+                )
+            return
+        names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
+        if f"{silo}.silo" not in names:
+            raise Refusal(
+                403, ClusterError(f"the client certificate is not silo '{silo}''s: {names}")
+            )
+
+    def _require_single(self, peer: _Peer, hello: Hello) -> None:
+        """Refuse a second agent with the same name while the first one is connected."""
+        now = peer.session
+        if now and now.peer_instance != hello.instance and peer.parked:
+            raise Refusal(
+                409,
+                ClusterError(
+                    f"another agent of silo '{hello.silo}' is connected",
+                    "Stop it first. If it is gone, this one may connect within "
+                    f"{STALE_S:g} s.",
+                ),
+            )
+
+    def _confirm(self, silo: str, session: Session) -> None:
+        """Take up a session: its agent has just proved that it holds the session's keys."""
+        peer = self._peers[silo]
+        if peer.session is session:
+            return
+        before, peer.session, peer.pending = peer.session, session, None
+        if before:
+            self._sessions.pop(before.name, None)
+            if before.peer_instance != session.peer_instance:
+                peer.mailbox.give_up("its agent was started again")
+        self._log.say("connected", silo=silo)
+
+    async def _authentic(
+        self, request: web.BaseRequest, most: int
+    ) -> tuple[str, Session, bytes]:
+        """Return the silo, its session, and the opened body of a request.
+
+        Args:
+            most: the greatest size of the body's content.
+
+        Raises:
+            Refusal: there is no such session, or the body is too long or not sealed in it.
+        """
+        found = self._sessions.get(request.headers.get(SESSION, ""))
+        if found is None:
+            raise Refusal(401, KeyRefused("there is no such session", "Begin a new one."))
+        silo, session = found
+        body = await read(request, most + _OVERHEAD)
+        content = session.open(body, request.method, request.path)
+        self._confirm(silo, session)
+        self._peers[silo].mailbox.hear()
+        return silo, session, content
+
+    # -- messages ----------------------------------------------------------------------------
+
+    async def _poll(self, request: web.BaseRequest) -> web.StreamResponse:
+        silo, session, content = await self._authentic(request, most_bytes(Poll))
+        poll, attached = unpacked(content, Poll)
+        peer = self._peers[silo]
+        self._note_seen(peer, silo, request)
+        received, left = [], list(attached)
+        for answer in poll.answers:
+            count = sum(not one.digest for one in (*answer.value, *answer.frames))
+            peer.mailbox.receive(answer, left[:count])
+            left = left[count:]
+            received.append(answer.number)
+        for decision in poll.decisions:
+            self._decide(silo, decision)
+        if poll.park and not received:
+            await self._park(peer, session, poll)
+        calls = peer.mailbox.since(poll.after)
+        attachments = [one for call in calls for one in call.attached]
+        board = self.board
+        proposals = self._open_for(silo) if board != poll.board else ()
+        following = Next(
+            received=tuple(received),
+            instructions=tuple(call.instruction for call in calls),
+            board=board,
+            proposals=proposals,
+        )
+        peer.mailbox.hear()
+        return _sealed(session, request, packed(following, attachments))
+
+    async def _park(self, peer: _Peer, session: Session, poll: Poll) -> None:
+        """Wait until there is something for the agent, or PARK_S have passed."""
+        end = asyncio.get_running_loop().time() + PARK_S
+        peer.parked += 1
+        try:
+            while not peer.mailbox.since(poll.after) and self.board == poll.board:
+                peer.woken.clear()
+                left = end - asyncio.get_running_loop().time()
+                if left <= 0 or peer.session is not session:
+                    return
+                try:
+                    await asyncio.wait_for(peer.woken.wait(), left)
+                except TimeoutError:
+                    return
+        finally:
+            peer.parked -= 1
+
+    async def _frame(
+        self, request: web.BaseRequest, number: int, aggregator: int
+    ) -> web.StreamResponse:
+        silo, session, content = await self._authentic(request, MOST_PART)
+        added = self._peers[silo].mailbox.receive_frame(number, aggregator, content)
+        # Shielded: a lost connection must not take the frame back.
+        outcome = await asyncio.shield(asyncio.wrap_future(added))
+        return _sealed(session, request, _frame_answer(outcome))
+
+    async def _value(self, request: web.BaseRequest, number: int) -> web.StreamResponse:
+        silo, session, content = await self._authentic(request, MOST_PART)
+        self._peers[silo].mailbox.receive_value(number, content)
+        return _sealed(session, request, b"")
+
+    async def _proposal(self, request: web.BaseRequest, digest: str) -> web.StreamResponse:
+        silo, session, _ = await self._authentic(request, 0)
+        if digest not in self._open_for(silo):
+            raise Refusal(404, FederationError("no such job is proposed to this silo"))
+        found = next(one for one in self.registry.proposals() if one.digest == digest)
+        body = packed(found.message, list(found.code.values()))
+        return _sealed(session, request, body)
+
+    def _decide(self, silo: str, decision: Decision) -> None:
+        if decision.proposal in self._open_for(silo):
+            self.registry.decide(silo, decision)
+
+    def _open_for(self, silo: str) -> tuple[str, ...]:
+        """Return the digests of the open proposals in which a silo is named."""
+        return tuple(one.digest for one in self.registry.open_for(silo))
+
+    # -- enrolment ---------------------------------------------------------------------------
+
+    async def _enrol(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = await read(request, most_bytes(Enrolment))
+        asked, _ = unpacked(body, Enrolment)
+        unproven = packed(replace(asked, proof=UNPROVEN))
+        secret = next(
+            (
+                one
+                for one in self.registry.invitations(asked.silo)
+                if hmac.compare_digest(proof(one, unproven), asked.proof)
+            ),
+            None,
+        )
+        if secret is None:
+            raise Refusal(
+                403,
+                ClusterError(
+                    f"this invitation of silo '{asked.silo}' is not valid here: it has expired, "
+                    "was used before, or is another silo's",
+                    "Ask the coordinator's operator for a new one: blindsum invite NAME.",
+                ),
+            )
+        certificate, authority = self._sign(asked.request, asked.silo)
+        self.registry.enrol(asked.silo, asked.identity, secret)
+        answer = Enrolled(
+            identity=self._identity.public,
+            certificate=certificate,
+            authority=authority,
+            proof=UNPROVEN,
+        )
+        self._log.say("enrolled", silo=asked.silo)
+        proven = replace(answer, proof=proof(secret, body, packed(answer)))
+        return web.Response(body=packed(proven))
+
+    async def _renew(self, request: web.BaseRequest) -> web.StreamResponse:
+        silo, session, content = await self._authentic(request, most_bytes(Renewal))
+        asked, _ = unpacked(content, Renewal)
+        certificate, _ = self._sign(asked.content, silo)
+        return _sealed(session, request, packed(Renewal(content=certificate)))
+
+    # -- helpers -----------------------------------------------------------------------------
+
+    def _peer(self, silo: str) -> _Peer:
+        with self._lock:
+            if silo not in self._peers:
+                woken = asyncio.Event()
+                peer = _Peer(Mailbox(silo), woken)
+                peer.mailbox.woken = lambda: self._wake(peer)
+                self._peers[silo] = peer
+            return self._peers[silo]
+
+    def _wake(self, peer: _Peer) -> None:
+        if self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(peer.woken.set)
+
+    def _note_seen(self, peer: _Peer, silo: str, request: web.BaseRequest) -> None:
+        """Note in the registry that a silo is connected, at most every few seconds."""
+        now = asyncio.get_running_loop().time()
+        if now - peer.noted > PARK_S:
+            peer.noted = now
+            self.registry.seen(silo, self._version, str(request.remote or ""))
+
+
+async def read(request: web.BaseRequest, most: int) -> bytes:
+    """Return a request's body.
+
+    Raises:
+        Refusal: it is longer than `most`, encoded, or does not arrive at 2 kB a second.
+    """
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise Refusal(400, FederationError("bodies must not be compressed"))
+    length = request.content_length
+    if length is None or length > most:
+        raise Refusal(413, FederationError(f"a body here has at most {most} bytes"))
+    content = bytearray()
+    try:
+        async with asyncio.timeout(30 + length / _SLOWEST):
+            while chunk := await request.content.readany():
+                content += chunk
+                if len(content) > length:
+                    raise Refusal(413, FederationError("the body is longer than announced"))
+    except TimeoutError:
+        raise Refusal(408, FederationError("the body did not arrive in time")) from None
+    if len(content) != length:
+        raise Refusal(400, FederationError("the body is shorter than announced"))
+    return bytes(content)
+
+
+def _sealed(session: Session, request: web.BaseRequest, content: bytes) -> web.Response:
+    return web.Response(body=session.close(content, request.method, request.path))
+
+
+def _frame_answer(outcome: Outcome) -> bytes:
+    """Return what a silo learns about a frame: nothing if it was added, or the error."""
+    if isinstance(outcome, Answered):
+        return b""
+    lost = AggregatorLost("the aggregator's process died")
+    error = outcome.error if isinstance(outcome, Raised) else lost
+    return encoded(failure_of(error))
+
+
+def _problem(status: int, error: BlindsumError) -> web.Response:
+    """Return an error as a problem document (RFC 9457): it may pass a proxy, and is not sealed."""
+    content = {"title": type(error).__name__, "detail": error.what[:500], "hint": error.hint[:500]}
+    return web.Response(
+        status=status, body=encoded(content), content_type="application/problem+json"
+    )
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 12:
+        raise Refusal(404, FederationError("there is no such path here"))
+    return int(text)

@@ -1,0 +1,260 @@
+"""An agent's link to the coordinator: HTTPS requests, outwards only.
+
+A lost connection is never an error here: requests are made again until they succeed or the
+coordinator refuses them. TCP itself notices a cut within about SILENT_CUT_S, in either direction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+
+from blindsum.actors.separate.messages import SESSION, packed, unpacked
+from blindsum.actors.separate.session import Asking, Session
+from blindsum.he.identity import Identity
+from blindsum.platform.errors import ClusterError, KeyRefused
+
+T = TypeVar("T")
+SILENT_CUT_S = 15
+_ANSWER_S = 600.0
+_MOST_PROBLEM = 4096
+
+
+class LinkLost(Exception):
+    """The coordinator cannot be reached now; the text says why."""
+
+
+class SessionEnded(Exception):
+    """The coordinator does not know this session."""
+
+
+class Replaced(ClusterError):
+    """Another agent of this silo is connected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkSettings:
+    """How an agent reaches its coordinator.
+
+    Attributes:
+        url: https://HOST:PORT
+        coordinator: the coordinator's public identity.
+        tls: makes a TLS context; called anew for each session, so that a renewed certificate is
+            used without a restart.
+        proxy: URL of a proxy, or None: then HTTPS_PROXY and NO_PROXY decide.
+    """
+
+    url: str
+    coordinator: bytes
+    fingerprint: str
+    tls: Callable[[], ssl.SSLContext]
+    proxy: str | None = None
+
+
+class Link:
+    """An agent's requests.
+
+    Args:
+        instance: random, new for each start of the agent.
+    """
+
+    def __init__(
+        self, settings: LinkSettings, silo: str, identity: Identity, version: str, instance: str
+    ) -> None:
+        self._settings, self._silo, self._identity = settings, silo, identity
+        self._version, self._instance = version, instance
+        self._http: aiohttp.ClientSession | None = None
+        self._session: Session | None = None
+        self._beginning = asyncio.Lock()
+        self.coordinator_instance: str | None = None
+
+    async def close(self) -> None:
+        """End all connections."""
+        http, self._http, self._session = self._http, None, None
+        if http:
+            await http.close()
+
+    async def begin(self) -> None:
+        """Begin a session, with fresh connections and the newest certificate.
+
+        Raises:
+            LinkLost: the coordinator cannot be reached.
+            BlindsumError: it refuses this agent, or is not the pinned one.
+        """
+        await self.close()
+        self._http = open_http(self._settings.tls())
+        asking = Asking(
+            self._silo,
+            self._identity,
+            self._settings.fingerprint,
+            self._version,
+            self._instance,
+        )
+        body = await self._request("POST", "/v1/sessions", asking.hello, {})
+        session, welcome = asking.welcomed(body, self._settings.coordinator)
+        self._session, self.coordinator_instance = session, welcome.instance
+
+    async def ask(
+        self, path: str, message: Any, attachments: Any, kind: type[T], wait_s: float = _ANSWER_S
+    ) -> tuple[T, list[memoryview]]:
+        """Send a message and return the answer.
+
+        Raises:
+            LinkLost, SessionEnded: make the request again, after `begin` in the second case.
+            BlindsumError: the coordinator refuses.
+        """
+        body = await self.exchange("POST", path, packed(message, attachments), wait_s)
+        return unpacked(body, kind)
+
+    async def exchange(
+        self, method: str, path: str, content: bytes, wait_s: float = _ANSWER_S
+    ) -> bytes:
+        """Send a sealed body and return the opened answer. Raises as `ask`."""
+        session = self._session
+        if session is None:
+            raise SessionEnded
+        sealed = session.close(content, method, path)
+        body = await self._request(method, path, sealed, {SESSION: session.name}, wait_s)
+        try:
+            return session.open(body, method, path)
+        except KeyRefused:
+            # An answer that was altered on its way; a new session begins with fresh keys.
+            raise SessionEnded from None
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+        wait_s: float = _ANSWER_S,
+    ) -> bytes:
+        if self._http is None:
+            raise SessionEnded
+        return await request(
+            self._http, method, self._settings.url + path, body, headers, self._settings.proxy, wait_s
+        )
+
+
+def open_http(context: ssl.SSLContext) -> aiohttp.ClientSession:
+    """Return an HTTP client whose connections notice a cut."""
+    connector = aiohttp.TCPConnector(
+        ssl=context, limit=8, keepalive_timeout=60, socket_factory=_socket
+    )
+    return aiohttp.ClientSession(
+        connector=connector, trust_env=True, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+    )
+
+
+async def request(
+    http: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    body: bytes,
+    headers: dict[str, str],
+    proxy: str | None,
+    wait_s: float,
+) -> bytes:
+    """Make one request.
+
+    Raises:
+        LinkLost: there was no answer, or one that is not the coordinator's.
+        SessionEnded: the coordinator does not know the session.
+        Replaced, ClusterError: it refuses the request.
+    """
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=wait_s)
+    try:
+        async with http.request(
+            method,
+            url,
+            data=body,
+            headers={**headers, "Content-Type": "application/octet-stream"},
+            proxy=proxy,
+            timeout=timeout,
+            allow_redirects=False,
+        ) as answer:
+            if answer.status == 200:
+                return await answer.read()
+            problem = await answer.content.read(_MOST_PROBLEM)
+            raise _refusal(answer.status, problem)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise LinkLost(why(error)) from None
+    except RuntimeError:
+        raise SessionEnded from None  # another task has just begun a new session
+
+
+def why(error: BaseException) -> str:
+    """Return why a connection failed, for people: the certificate's fault, or the system's text."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        found = error.certificate_error
+        return f"the coordinator's certificate is not trusted: {getattr(found, 'verify_message', found)}"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy refuses ({error.status} {error.message})"
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return f"TLS failed ({error.os_error})"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"{error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"the connection broke ({type(error).__name__})"
+
+
+def _refusal(status: int, problem: bytes) -> Exception:
+    try:
+        content = json.loads(problem)
+        what, hint = str(content["detail"])[:500], str(content["hint"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return LinkLost(f"something on the way answered with status {status}")
+    clean = ("".join(c if c.isprintable() else " " for c in text) for text in (what, hint))
+    if status == 401:
+        return SessionEnded()
+    if status == 409:
+        return Replaced(*clean)
+    return LinkLost(what) if status in (408, 500) else ClusterError(*clean)
+
+
+def client_context(
+    authority: Path | None, certificate: Path | None, key: Path | None
+) -> ssl.SSLContext:
+    """Return an agent's TLS context.
+
+    Args:
+        authority: PEM of the authority that signs the server's certificate; None: the system's.
+        certificate, key: the client's; None behind a proxy that ends TLS.
+
+    Raises:
+        ClusterError: a file cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=str(authority) if authority else None)
+        if certificate and key:
+            context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ClusterError(
+            f"the TLS files of this silo cannot be used ({error.strerror or error})",
+            "Enrol again: blindsum silo join INVITATION.",
+        ) from None
+    return context
+
+
+def _socket(info: Any) -> socket.socket:
+    """Return a socket whose system notices, within SILENT_CUT_S, that nothing arrives any more."""
+    family, kind, number, _, _ = info
+    one = socket.socket(family, kind, number)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_CUT_S * 1000)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return one
+
+

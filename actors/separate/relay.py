@@ -1,0 +1,160 @@
+"""The silo's end of an agent: a channel from which the agent takes the frames that the silo sends.
+
+The silo's process has no connection to the coordinator. Its frames stay there until the agent has
+taken them and says that they arrived, at most IN_FLIGHT at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from blindsum.actors.messages import SiloSpec
+from blindsum.actors.shell import shell
+from blindsum.actors.silo import Silo
+from blindsum.actors.silo_actor import CALLS
+from blindsum.platform.errors import BlindsumError, FederationError
+
+IN_FLIGHT = 3
+_PATIENCE_S = 5.0
+"""The longest time for which `outgoing` waits before the agent asks again."""
+
+
+class RelayChannel:
+    """A `blindsum.actors.channel.Channel` whose frames the agent takes.
+
+    Attributes:
+        aggregators: the number of aggregators, from the coordinator.
+    """
+
+    def __init__(self) -> None:
+        self.aggregators = 1
+        self._changed = threading.Condition()
+        self._sent: list[tuple[int, pa.Buffer] | None] = []
+        self._arrived = self._turn = 0
+        self._failure: BlindsumError | None = None
+
+    def send(self, aggregator: int, frame: pa.Buffer) -> None:
+        """Offer a frame to the agent; wait while too many have not arrived."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._failure or len(self._sent) - self._arrived < IN_FLIGHT
+            )
+            self._require_no_failure()
+            self._sent.append((aggregator, frame))
+            self._changed.notify_all()
+
+    def settle(self) -> None:
+        """Wait until every frame has arrived."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or self._arrived == len(self._sent))
+            self._require_no_failure()
+
+    def fetch(self, reference: Any) -> list[pa.Buffer]:
+        """Kept uploads are not sent to other clusters.
+
+        Raises:
+            FederationError: always.
+        """
+        raise FederationError("kept uploads cannot be fetched from another cluster")
+
+    def take(
+        self, turn: int, number: int, arrived: int, failure: BlindsumError | None = None
+    ) -> tuple[int, pa.Buffer] | None:
+        """Return a frame, once there is one.
+
+        Args:
+            turn: how many calls that send have ended before.
+            number: of the frame within this call, from 0.
+            arrived: how many frames of this call have arrived.
+            failure: why a frame did not arrive; the silo's call ends with it.
+
+        Returns:
+            The aggregator's number and the frame; None if there is none yet, or the call has ended.
+        """
+        with self._changed:
+            if turn == self._turn:
+                self._arrived, self._failure = min(arrived, len(self._sent)), failure
+                for before in range(self._arrived):
+                    self._sent[before] = None
+                self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: turn != self._turn or number < len(self._sent), _PATIENCE_S
+            )
+            return self._sent[number] if turn == self._turn and number < len(self._sent) else None
+
+    def end_turn(self) -> None:
+        """Note that a call which may send has ended; returns nothing more of it to the agent."""
+        with self._changed:
+            self._turn += 1
+            self._sent, self._arrived, self._failure = [], 0, None
+            self._changed.notify_all()
+
+    def _require_no_failure(self) -> None:
+        if self._failure:
+            raise self._failure
+
+
+def relayed(silo: type[Silo], owner_file: str, own_process: bool = True) -> type:
+    """Return a silo's class as an agent calls it.
+
+    Args:
+        owner_file: the path of the owner's file. It comes from the owner, who starts the agent.
+        own_process: as in `blindsum.actors.shell.shell`.
+    """
+
+    class OfAgent(silo):  # type: ignore[misc, valid-type]
+        def __init__(self, spec: Any) -> None:
+            super().__init__(spec, owner_file)
+            self._relay = RelayChannel()
+
+        def _channel(self, aggregators: Any) -> RelayChannel:
+            self._relay.aggregators = aggregators
+            return self._relay
+
+    return _taking_turns(OfAgent, own_process)
+
+
+def _taking_turns(silo: type, own_process: bool) -> type:
+    """Wrap a silo's class for calls by bytes, with `outgoing` for the frames of `train` and
+    `apply`."""
+    inner: Any = shell(silo, CALLS, (SiloSpec,), own_process)
+
+    class Relaying(inner):  # type: ignore[misc]
+        def train(self, *arguments: Any) -> Any:
+            try:
+                return super().train(*arguments)
+            finally:
+                self._relay.end_turn()
+
+        def apply(self, *arguments: Any) -> Any:
+            try:
+                return super().apply(*arguments)
+            finally:
+                self._relay.end_turn()
+
+        @ray.method(concurrency_group="frames")
+        def outgoing(
+            self, turn: int, number: int, arrived: int, failure: BlindsumError | None = None
+        ) -> tuple[int, pa.Buffer] | None:
+            taken: tuple[int, pa.Buffer] | None
+            taken = self._relay.take(turn, number, arrived, failure)
+            return taken
+
+    Relaying.__name__ = Relaying.__qualname__ = "Silo"
+    return Relaying
+
+
+def as_agents_actor(silo: type[Silo], owner_file: str) -> Any:
+    """Return the Ray actor class of a silo that an agent calls.
+
+    As `blindsum.actors.silo_actor.as_actor`, with a further thread for `outgoing`.
+    """
+    options: dict[str, Any] = {
+        "concurrency_groups": {"release": 1, "frames": 1},
+        "allow_out_of_order_execution": True,
+    }
+    return ray.remote(**options)(relayed(silo, owner_file))
