@@ -7,6 +7,7 @@ coordinator refuses them. TCP itself notices a cut within about SILENT_CUT_S, in
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import socket
 import ssl
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+from cryptography import x509
 
-from blindsum.actors.separate.messages import SESSION, packed, unpacked
+from blindsum.actors.separate.messages import SESSION, TABLE, packed, unpacked
 from blindsum.actors.separate.session import Asking, Session
 from blindsum.he.identity import Identity
 from blindsum.platform.errors import ClusterError, KeyRefused
@@ -26,6 +28,7 @@ T = TypeVar("T")
 SILENT_CUT_S = 15
 _ANSWER_S = 600.0
 _MOST_PROBLEM = 4096
+_MOST_ANSWER = max(one.most_bytes for one in TABLE if one.sender == "coordinator") + 4096
 
 
 class LinkLost(Exception):
@@ -182,13 +185,23 @@ async def request(
             allow_redirects=False,
         ) as answer:
             if answer.status == 200:
-                return await answer.read()
+                return await _whole(answer)
             problem = await answer.content.read(_MOST_PROBLEM)
             raise _refusal(answer.status, problem)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise LinkLost(why(error)) from None
     except RuntimeError:
         raise SessionEnded from None  # another task has just begun a new session
+
+
+async def _whole(answer: aiohttp.ClientResponse) -> bytes:
+    """Return an answer's body; whoever ends TLS on the way may send one without an end."""
+    content = bytearray()
+    while chunk := await answer.content.readany():
+        content += chunk
+        if len(content) > _MOST_ANSWER:
+            raise LinkLost("the answer has no end")
+    return bytes(content)
 
 
 def why(error: BaseException) -> str:
@@ -204,6 +217,11 @@ def why(error: BaseException) -> str:
         return f"{error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return (
+            "the coordinator ended the connection; if it does so again, it does not trust this "
+            "silo's certificate"
+        )
     return f"the connection broke ({type(error).__name__})"
 
 
@@ -218,7 +236,7 @@ def _refusal(status: int, problem: bytes) -> Exception:
         return SessionEnded()
     if status == 409:
         return Replaced(*clean)
-    return LinkLost(what) if status in (408, 500) else ClusterError(*clean)
+    return LinkLost(what) if status in (408, 429, 500) else ClusterError(*clean)
 
 
 def client_context(
@@ -231,18 +249,31 @@ def client_context(
         certificate, key: the client's; None behind a proxy that ends TLS.
 
     Raises:
-        ClusterError: a file cannot be used.
+        ClusterError: a file cannot be used, or the certificate has expired.
     """
     try:
+        if certificate and (late := _expired(certificate)):
+            raise ClusterError(
+                f"this silo's certificate expired on {late:%Y-%m-%d}",
+                "Enrol again: blindsum silo join INVITATION.",
+            )
         context = ssl.create_default_context(cafile=str(authority) if authority else None)
         if certificate and key:
             context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or error
         raise ClusterError(
-            f"the TLS files of this silo cannot be used ({error.strerror or error})",
+            f"the TLS files of this silo cannot be used ({what})",
             "Enrol again: blindsum silo join INVITATION.",
         ) from None
     return context
+
+
+def _expired(certificate: Path) -> datetime.datetime | None:
+    """Return when a certificate expired, or None. The coordinator would end the connection without
+    a reason that can be shown."""
+    end = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    return end if end < datetime.datetime.now(datetime.UTC) else None
 
 
 def _socket(info: Any) -> socket.socket:
