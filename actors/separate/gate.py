@@ -55,7 +55,8 @@ from blindsum.platform.events import Log
 STALE_S = 12.0
 """An agent that was silent for so long may be replaced by another one with its name."""
 
-_SLOWEST = 2000  # bytes a second
+_BODY_S = 30.0  # for a body, and a second more for so many bytes:
+_SLOWEST = 2000
 _OVERHEAD = 64  # of a seal
 _REMEMBERED = 1024  # hellos of a silo
 _MOST_PENDING = 8  # sessions of a silo that are not used yet
@@ -484,11 +485,13 @@ async def read(request: web.BaseRequest, most: int) -> bytes:
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise Refusal(400, FederationError("bodies must not be compressed"))
     length = request.content_length
-    if length is None or length > most:
+    if length is None:
+        raise Refusal(411, FederationError("a body here needs its length (Content-Length)"))
+    if length > most:
         raise Refusal(413, FederationError(f"a body here has at most {most} bytes"))
     content = bytearray()
     try:
-        async with asyncio.timeout(30 + length / _SLOWEST):
+        async with asyncio.timeout(_BODY_S + length / _SLOWEST):
             while chunk := await request.content.readany():
                 content += chunk
                 if len(content) > length:

@@ -110,7 +110,7 @@ class Server:
             lingering_time=0.0,
             handler_cancellation=True,
         )
-        door = _Door(server, self._context)
+        self._door = door = _Door(server, self._context)
         accepting = [asyncio.create_task(door.accept(one)) for one in self._sockets]
         self._ready.set()
         await self._stop.wait()
@@ -217,10 +217,9 @@ class Connection(RequestHandler):
 
 
 def _unheard() -> logging.Logger:
-    """Return a logger whose lines go nowhere: aiohttp's quote what strangers sent."""
+    """Return a logger that says nothing: aiohttp's lines quote what strangers sent."""
     logger = logging.getLogger("blindsum.gate.unheard")
-    logger.propagate = False
-    logger.addHandler(logging.NullHandler())
+    logger.disabled = True
     return logger
 
 

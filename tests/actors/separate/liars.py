@@ -131,10 +131,21 @@ class Liar:
 
     def keep(self) -> http.client.HTTPSConnection:
         """Poll on a connection that stays open until it is closed."""
-        assert self.session
         at = urllib.parse.urlsplit(self.url)
-        kept = http.client.HTTPSConnection(at.hostname or "", at.port, context=self.context)
-        body = self.session.close(packed(Poll(after=0, park=False)), "POST", "/v1/poll")
-        kept.request("POST", "/v1/poll", body, {SESSION: self.session.name})
-        self.session.open(kept.getresponse().read(), "POST", "/v1/poll")
+        kept = http.client.HTTPSConnection(
+            at.hostname or "", at.port, timeout=30, context=self.context
+        )
+        self.again(kept)
         return kept
+
+    def again(self, kept: http.client.HTTPSConnection) -> None:
+        """Poll once more on a connection that is open. Raises OSError if it was ended."""
+        assert self.session
+        body = self.session.close(packed(Poll(after=0, park=False)), "POST", "/v1/poll")
+        kept.auto_open = not kept.sock  # type: ignore[assignment]
+        kept.request("POST", "/v1/poll", body, {SESSION: self.session.name})
+        answer = kept.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            raise Refused(answer.status, content)
+        self.session.open(content, "POST", "/v1/poll")
