@@ -133,6 +133,46 @@ def started(make_job: MakeJob, tmp_path: Path) -> Iterator[Any]:
     FailingSilo.woken.clear()
 
 
+@pytest.mark.parametrize("step", ["inspect", "introduce", "contribute", "agree", "finish"])
+def test_the_others_go_on_without_a_silo_that_dies_before_the_first_round(
+    make_job: MakeJob, step: str
+) -> None:
+    class Dying(Silo):
+        def _die(self, *arguments: Any) -> Any:
+            if self.name == "birch":
+                raise Killed
+            return getattr(super(), step)(*arguments)
+
+    silo = type("Silo", (Dying,), {step: Dying._die})
+    job_file = make_job("quorum=2")
+    one = Federation(job_file.job, "run", str(job_file.folder), ThreadCluster(silo))
+    one.inspect()
+    one.exchange_keys()
+    report = one.run_round(1)
+    one.close()
+    assert report.roster == ("alder", "cedar")
+    assert dict(one.lost) == {"birch": 0}
+
+
+@pytest.mark.parametrize("step", ["inspect", "agree"])
+def test_a_run_ends_if_the_quorum_is_gone_before_the_first_round(
+    make_job: MakeJob, step: str
+) -> None:
+    class Dying(Silo):
+        def _die(self, *arguments: Any) -> Any:
+            if self.name != "alder":
+                raise Killed
+            return getattr(super(), step)(*arguments)
+
+    silo = type("Silo", (Dying,), {step: Dying._die})
+    job_file = make_job("quorum=2")
+    one = Federation(job_file.job, "run", str(job_file.folder), ThreadCluster(silo))
+    with pytest.raises(SiloLost):
+        one.inspect()
+        one.exchange_keys()
+    one.close()
+
+
 @pytest.fixture
 def eight(breast_cancer: pa.Table, tmp_path: Path) -> str:
     """Eight silos, as a job's override."""
