@@ -40,6 +40,7 @@ from blindsum.actors.separate.messages import (
     Proposal,
     unpacked,
 )
+from blindsum.actors.separate.registry import OPEN
 from blindsum.he.identity import Identity
 from blindsum.platform.errors import (
     AggregatorLost,
@@ -187,6 +188,8 @@ class Agent:
             self._unsent.update(number for number in sending if number in self._answers)
             raise
         self._told = revision
+        if time.time() - self._status.get("at", 0.0) > PARK_S:
+            self._note(connected=True)
         for number in answer.received:
             self._answers.pop(number, None)
         if answer.board != self._board:
@@ -227,10 +230,11 @@ class Agent:
 
     async def _take_proposals(self, answer: Next) -> None:
         known = {one.digest for one in self.inbox.all()}
-        for digest in answer.proposals:
-            if digest not in known:
-                await self._take_proposal(digest)
-        self.inbox.set_open(answer.proposals)
+        for notice in answer.notices:
+            if notice.proposal not in known and notice.state in OPEN:
+                await self._take_proposal(notice.proposal)
+        for said in self.inbox.take_notices(answer.notices):
+            self._tell(said)
         self._board = answer.board
 
     async def _take_proposal(self, digest: str) -> None:
@@ -256,7 +260,7 @@ class Agent:
                 reason=one.reason if one.verdict == "refused" else "",
             )
             for one in self.inbox.all()
-            if one.open
+            if one.state in OPEN
         )[:256]
 
     # -- instructions ------------------------------------------------------------------------
@@ -461,9 +465,7 @@ class Agent:
             return self._keep_answer(answer, attached)
         if isinstance(outcome, Raised):
             failure = failure_of(outcome.error)
-            return self._keep_answer(
-                Answer(number=number, outcome="raised", failure=failure), []
-            )
+            return self._keep_answer(Answer(number=number, outcome="raised", failure=failure), [])
         return self._keep_answer(Answer(number=number, outcome="died"), [])
 
     def _keep_answer(self, answer: Answer, attached: list[Any]) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from aiohttp import web
@@ -28,8 +28,12 @@ from blindsum.actors.separate.messages import (
     Enrolled,
     Enrolment,
     Hello,
+    JobProposal,
     Next,
+    Notice,
     Poll,
+    Proposal,
+    Proposed,
     Renewal,
     most_bytes,
     packed,
@@ -51,6 +55,7 @@ from blindsum.platform.events import Log
 STALE_S = 12.0
 """An agent that was silent for so long may be replaced by another one with its name."""
 
+TakeJob = Callable[[Proposal, Mapping[str, bytes]], tuple[str, Mapping[str, str]]]
 _SLOWEST = 2000  # bytes a second
 _OVERHEAD = 64  # of a seal
 
@@ -87,6 +92,8 @@ class Gate:
         sign_request: returns the certificate for a request (PEM) and a silo's name, and the
             authority's certificate.
         version: blindsum's.
+        take_job: takes a proposal and its code; returns its digest, and the silos with the short
+            forms of their fingerprints.
         need_certificate: refuse agents without a client certificate: no proxy may end TLS.
     """
 
@@ -96,10 +103,12 @@ class Gate:
         identity: Identity,
         sign_request: Callable[[str, str], tuple[str, str]],
         version: str,
+        take_job: TakeJob,
         need_certificate: bool = True,
     ) -> None:
         self.registry, self._identity, self._sign = registry, identity, sign_request
         self._version, self._need_certificate = version, need_certificate
+        self._take_job = take_job
         self.instance = secrets.token_hex(16)
         self._log = Log(who="gate")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -149,6 +158,8 @@ class Gate:
                 return await self._begin_session(request)
             case ("POST", "v1", "enrolments"):
                 return await self._enrol(request)
+            case ("POST", "v1", "jobs"):
+                return await self._job(request)
             case ("POST", "v1", "poll"):
                 return await self._poll(request)
             case ("PUT", "v1", "calls", number, "frames", aggregator, _):
@@ -227,8 +238,7 @@ class Gate:
                 409,
                 ClusterError(
                     f"another agent of silo '{hello.silo}' is connected",
-                    "Stop it first. If it is gone, this one may connect within "
-                    f"{STALE_S:g} s.",
+                    f"Stop it first. If it is gone, this one may connect within {STALE_S:g} s.",
                 ),
             )
 
@@ -244,9 +254,7 @@ class Gate:
                 peer.mailbox.give_up("its agent was started again")
         self._log.say("connected", silo=silo)
 
-    async def _authentic(
-        self, request: web.BaseRequest, most: int
-    ) -> tuple[str, Session, bytes]:
+    async def _authentic(self, request: web.BaseRequest, most: int) -> tuple[str, Session, bytes]:
         """Return the silo, its session, and the opened body of a request.
 
         Args:
@@ -285,12 +293,12 @@ class Gate:
         calls = peer.mailbox.since(poll.after)
         attachments = [one for call in calls for one in call.attached]
         board = self.board
-        proposals = self._open_for(silo) if board != poll.board else ()
+        notices = self._notices(silo) if board != poll.board else ()
         following = Next(
             received=tuple(received),
             instructions=tuple(call.instruction for call in calls),
             board=board,
-            proposals=proposals,
+            notices=notices,
         )
         peer.mailbox.hear()
         return _sealed(session, request, packed(following, attachments))
@@ -338,6 +346,12 @@ class Gate:
         if decision.proposal in self._open_for(silo):
             self.registry.decide(silo, decision)
 
+    def _notices(self, silo: str) -> tuple[Notice, ...]:
+        return tuple(
+            Notice(proposal=one.digest, state=one.state, note=(one.note or "")[:1000])
+            for one in self.registry.latest_for(silo)
+        )
+
     def _open_for(self, silo: str) -> tuple[str, ...]:
         """Return the digests of the open proposals in which a silo is named."""
         return tuple(one.digest for one in self.registry.open_for(silo))
@@ -374,6 +388,31 @@ class Gate:
             proof=UNPROVEN,
         )
         self._log.say("enrolled", silo=asked.silo)
+        proven = replace(answer, proof=proof(secret, body, packed(answer)))
+        return web.Response(body=packed(proven))
+
+    async def _job(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = await read(request, most_bytes(JobProposal))
+        asked, attached = unpacked(body, JobProposal)
+        code = [bytes(one) for one in attached]
+        unproven = packed(replace(asked, proof=UNPROVEN), code)
+        secret = next(
+            (
+                one
+                for one in self.registry.proposers()
+                if hmac.compare_digest(proof(one, unproven), asked.proof)
+            ),
+            None,
+        )
+        if secret is None:
+            raise Refusal(403, ClusterError("this token may not propose jobs here"))
+        if len(code) != len(asked.proposal.code):
+            raise Refusal(400, FederationError("the proposal's files are not as listed"))
+        self.registry.use_nonce(asked.nonce)
+        files = dict(zip(asked.proposal.code, code, strict=True))
+        digest, silos = await asyncio.to_thread(self._take_job, asked.proposal, files)
+        self.boards_changed()
+        answer = Proposed(digest=digest, silos=tuple(silos.items()), proof=UNPROVEN)
         proven = replace(answer, proof=proof(secret, body, packed(answer)))
         return web.Response(body=packed(proven))
 

@@ -140,7 +140,13 @@ class Link:
         if self._http is None:
             raise SessionEnded
         return await request(
-            self._http, method, self._settings.url + path, body, headers, self._settings.proxy, wait_s
+            self._http,
+            method,
+            self._settings.url + path,
+            body,
+            headers,
+            self._settings.proxy,
+            wait_s,
         )
 
 
@@ -150,7 +156,10 @@ def open_http(context: ssl.SSLContext) -> aiohttp.ClientSession:
         ssl=context, limit=8, keepalive_timeout=60, socket_factory=_socket
     )
     return aiohttp.ClientSession(
-        connector=connector, trust_env=True, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+        connector=connector,
+        trust_env=True,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
@@ -195,7 +204,8 @@ def why(error: BaseException) -> str:
     """Return why a connection failed, for people: the certificate's fault, or the system's text."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         found = error.certificate_error
-        return f"the coordinator's certificate is not trusted: {getattr(found, 'verify_message', found)}"
+        reason = getattr(found, "verify_message", found)
+        return f"the coordinator's certificate is not trusted: {reason}"
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"the proxy refuses ({error.status} {error.message})"
     if isinstance(error, aiohttp.ClientConnectorSSLError):
@@ -256,5 +266,3 @@ def _socket(info: Any) -> socket.socket:
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_CUT_S * 1000)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return one
-
-

@@ -198,19 +198,33 @@ class Poll:
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
+class Notice:
+    """The state of a proposal: proposed, running, interrupted, finished, failed or withdrawn.
+
+    Attributes:
+        note: how it ended, for people.
+    """
+
+    proposal: Sha256
+    state: Annotated[str, Field(pattern=r"^[a-z]{1,20}$")]
+    note: Annotated[str, Field(max_length=1000)] = ""
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
 class Next:
     """The coordinator's answer to a poll.
 
     Attributes:
         received: the numbers of the answers that arrived.
         board: the revision of the proposals.
-        proposals: the open proposals for this silo, if the revision is new to the agent.
+        notices: the open and the latest ended proposals for this silo, if the revision is new to
+            the agent.
     """
 
     received: Annotated[tuple[Number, ...], Field(max_length=32)] = ()
     instructions: Annotated[tuple[Instruction, ...], Field(max_length=32)] = ()
     board: Count = 0
-    proposals: Annotated[tuple[Sha256, ...], Field(max_length=256)] = ()
+    notices: Annotated[tuple[Notice, ...], Field(max_length=256)] = ()
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -225,6 +239,34 @@ class Proposal:
     name: Annotated[str, Field(max_length=100)]
     job: Annotated[str, Field(max_length=2**20)]
     code: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=64)] = ()
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class JobProposal:
+    """Whoever may propose proposes a job; proven by the secret of the proposer's token. The code's
+    contents are attached.
+
+    Attributes:
+        nonce: random; a second proposal with it is refused.
+        proof: HMAC-SHA256 by the secret, over everything else.
+    """
+
+    proposal: Proposal
+    nonce: Token
+    proof: Sha256
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Proposed:
+    """The coordinator took a proposal; proven by the same secret, over the proposal and this.
+
+    Attributes:
+        silos: the silos' names with the short forms of their identities' fingerprints.
+    """
+
+    digest: Sha256
+    silos: Annotated[tuple[tuple[SiloName, str], ...], Field(max_length=64)]
+    proof: Sha256
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -283,6 +325,8 @@ TABLE: tuple[Kind, ...] = (
     Kind(Next, "coordinator", 2**25),
     Kind(Proposal, "coordinator", 2**21 + MOST_FILES),
     Kind(Renewal, "agent", 2**14),
+    Kind(JobProposal, "agent", 2**21 + MOST_FILES),
+    Kind(Proposed, "coordinator", 2**15),
 )
 """Every message that crosses as a body of its own. `Poll` and `Next` carry the others."""
 

@@ -62,12 +62,15 @@ class Coordinator:
         self.identity = Identity(folder / "identity.pem")
         self.registry = Registry(folder / "registry.sqlite")
         tls = folder / "gate"
-        self.gate = Gate(self.registry, self.identity, self._sign, VERSION)
+        self.gate = Gate(self.registry, self.identity, self._sign, VERSION, self._take)
         context = server_context(tls / NODE_CERTIFICATE, tls / NODE_KEY, tls / CA_CERTIFICATE)
         self.server = Server(self.gate.handle, [(host, port)], context, self.gate.begin)
 
     def _sign(self, request: str, silo: str) -> tuple[str, str]:
         return sign_request(self.folder, request, f"{silo}.silo", 30)
+
+    def _take(self, proposal: Proposal, code: Mapping[str, bytes]) -> tuple[str, Mapping[str, str]]:
+        return self.registry.propose(proposal, code), {}
 
     @property
     def url(self) -> str:
