@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from blindsum.pipelines.cli import silo
 from blindsum.pipelines.cli.options import AddressOption, JsonOption, interruptible
-from blindsum.pipelines.cli.silo import app as app
 from blindsum.pipelines.cli.silo import end_of
 from blindsum.pipelines.show.console import console, emit, keep_stdout
 
 if TYPE_CHECKING:
     from blindsum.pipelines.consortium.silo import SiloHome
 
+app = silo.app
 FileOption = Annotated[
     Path | None,
     typer.Option("--file", help="The owner's file; default: the one in force on this machine."),
