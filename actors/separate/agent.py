@@ -363,7 +363,7 @@ class Agent:
             taking = asyncio.ensure_future(self._outcome(handle))
             everything: set[asyncio.Future[Any]] = {call, taking, *flying}
             await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
-            outcome = await taking if not call.done() or taking.done() else None
+            outcome = taking.result() if taking.done() else None
             taken = outcome.value if isinstance(outcome, Answered) else None
             if taken:
                 aggregator, frame = taken
@@ -461,9 +461,7 @@ class Agent:
             return self._keep_answer(answer, attached)
         if isinstance(outcome, Raised):
             failure = failure_of(outcome.error)
-            return self._keep_answer(
-                Answer(number=number, outcome="raised", failure=failure), []
-            )
+            return self._keep_answer(Answer(number=number, outcome="raised", failure=failure), [])
         return self._keep_answer(Answer(number=number, outcome="died"), [])
 
     def _keep_answer(self, answer: Answer, attached: list[Any]) -> None:
