@@ -22,6 +22,7 @@ from blindsum.actors.separate.mailbox import Mailbox
 from blindsum.actors.separate.messages import (
     MOST_PART,
     PARK_S,
+    PART,
     PROTOCOL,
     SESSION,
     Decision,
@@ -151,14 +152,14 @@ class Gate:
                 return await self._enrol(request)
             case ("POST", "v1", "poll"):
                 return await self._poll(request)
-            case ("PUT", "v1", "calls", number, "frames", aggregator, _):
+            case ("POST", "v1", "calls", number, "frames", aggregator, _):
                 return await self._frame(request, _number(number), _number(aggregator))
-            case ("PUT", "v1", "calls", number, "values", _):
+            case ("POST", "v1", "calls", number, "values", _):
                 return await self._value(request, _number(number))
-            case ("POST", "v1", "parts", digest):
+            case ("POST", "v1", "parts", digest, start):
                 silo, session, _ = await self._authentic(request, 0)
-                part = self._peers[silo].mailbox.part(digest)
-                return _sealed(session, request, bytes(part))
+                part, at = self._peers[silo].mailbox.part(digest), _number(start)
+                return _sealed(session, request, bytes(part[at : at + PART]))
             case ("POST", "v1", "proposals", digest):
                 return await self._proposal(request, digest)
             case ("POST", "v1", "certificate"):
@@ -227,8 +228,7 @@ class Gate:
                 409,
                 ClusterError(
                     f"another agent of silo '{hello.silo}' is connected",
-                    "Stop it first. If it is gone, this one may connect within "
-                    f"{STALE_S:g} s.",
+                    f"Stop it first. If it is gone, this one may connect within {STALE_S:g} s.",
                 ),
             )
 
@@ -244,9 +244,7 @@ class Gate:
                 peer.mailbox.give_up("its agent was started again")
         self._log.say("connected", silo=silo)
 
-    async def _authentic(
-        self, request: web.BaseRequest, most: int
-    ) -> tuple[str, Session, bytes]:
+    async def _authentic(self, request: web.BaseRequest, most: int) -> tuple[str, Session, bytes]:
         """Return the silo, its session, and the opened body of a request.
 
         Args:

@@ -1,7 +1,9 @@
 """An agent's link to the coordinator: HTTPS requests, outwards only.
 
 A lost connection is never an error here: requests are made again until they succeed or the
-coordinator refuses them. TCP itself notices a cut within about SILENT_CUT_S, in either direction.
+coordinator refuses them. They are POST requests, because aiohttp and proxies repeat the other ones
+by themselves, and a sealed body is accepted only once. TCP itself notices a cut within about
+SILENT_CUT_S, in either direction.
 """
 
 from __future__ import annotations
@@ -140,7 +142,13 @@ class Link:
         if self._http is None:
             raise SessionEnded
         return await request(
-            self._http, method, self._settings.url + path, body, headers, self._settings.proxy, wait_s
+            self._http,
+            method,
+            self._settings.url + path,
+            body,
+            headers,
+            self._settings.proxy,
+            wait_s,
         )
 
 
@@ -150,7 +158,10 @@ def open_http(context: ssl.SSLContext) -> aiohttp.ClientSession:
         ssl=context, limit=8, keepalive_timeout=60, socket_factory=_socket
     )
     return aiohttp.ClientSession(
-        connector=connector, trust_env=True, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+        connector=connector,
+        trust_env=True,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
@@ -195,7 +206,8 @@ def why(error: BaseException) -> str:
     """Return why a connection failed, for people: the certificate's fault, or the system's text."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         found = error.certificate_error
-        return f"the coordinator's certificate is not trusted: {getattr(found, 'verify_message', found)}"
+        said = getattr(found, "verify_message", found)
+        return f"the coordinator's certificate is not trusted: {said}"
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"the proxy refuses ({error.status} {error.message})"
     if isinstance(error, aiohttp.ClientConnectorSSLError):
@@ -256,5 +268,3 @@ def _socket(info: Any) -> socket.socket:
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_CUT_S * 1000)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return one
-
-
