@@ -43,7 +43,8 @@ class _InputLost(Exception):
 
 
 class ThreadPeer:
-    """An object that one thread calls, and further threads for the methods of `_LANES`.
+    """An object that one thread calls, and further threads for the methods of `_LANES`: one for
+    each lane, two for `outgoing`, as `blindsum.actors.separate.relay` has them.
 
     Args:
         make: makes the object, in the peer's own thread.
@@ -56,7 +57,7 @@ class ThreadPeer:
         self._work: list[queue.SimpleQueue[Callable[[], None]]] = [
             queue.SimpleQueue() for _ in range(3)
         ]
-        for work in self._work:
+        for work in (*self._work, self._work[_LANES["outgoing"]]):  # calls of it may overlap
             threading.Thread(target=self._serve, args=(work,), daemon=True).start()
         made = self._submit(make)
         made.add_done_callback(lambda done: self.die() if done.exception() else None)

@@ -30,6 +30,7 @@ from blindsum.actors.separate.link import Link, LinkLost, LinkSettings, Replaced
 from blindsum.actors.separate.messages import (
     INLINE,
     PARK_S,
+    PART,
     Answer,
     Decision,
     Failure,
@@ -54,7 +55,6 @@ from blindsum.platform.job.owner import Owner
 QUICK_S = 0.1
 """How long the agent waits for an answer before it parks the next poll without it."""
 IN_FLIGHT = 3
-PART = 2**21
 _FOREVER_S = 3600.0
 _SENDS = ("train", "apply")
 _WATCH_S = 0.5
@@ -99,6 +99,7 @@ class Agent:
         self._unsent: set[int] = set()
         self._new_answer = asyncio.Event()
         self._ready = asyncio.Event()
+        self._mending = asyncio.Lock()
         self._after = self._board = 0
         self._told: float | None = None
         self._known: str | None = None
@@ -367,7 +368,7 @@ class Agent:
             taking = asyncio.ensure_future(self._outcome(handle))
             everything: set[asyncio.Future[Any]] = {call, taking, *flying}
             await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
-            outcome = await taking if not call.done() or taking.done() else None
+            outcome = taking.result() if taking.done() else None
             taken = outcome.value if isinstance(outcome, Answered) else None
             if taken:
                 aggregator, frame = taken
@@ -392,7 +393,7 @@ class Agent:
     async def _put_frame(self, one: Instruction, aggregator: int, frame: pa.Buffer) -> None:
         digest = hashlib.sha256(frame).hexdigest()
         path = f"/v1/calls/{one.number}/frames/{aggregator}/{digest}"
-        answer = await self._until_sent("PUT", path, bytes(frame))
+        answer = await self._until_sent(path, bytes(frame))
         if answer:
             raise error_of(decoded(answer, Failure), self.silo)
 
@@ -404,9 +405,12 @@ class Agent:
             limit = asyncio.Semaphore(IN_FLIGHT)
 
             async def fetch(frame: Frame) -> pa.Buffer:
-                async with limit:
-                    content = await self._until_sent("POST", f"/v1/parts/{frame.digest}", b"")
-                return pa.py_buffer(content)
+                pieces = []
+                for start in range(0, frame.size, PART):
+                    path = f"/v1/parts/{frame.digest}/{start}"
+                    async with limit:
+                        pieces.append(await self._until_sent(path, b""))
+                return pa.py_buffer(b"".join(pieces))
 
             contents = await asyncio.gather(*(fetch(frame) for frame in one.frames))
         groups: dict[int, list[Any]] = {}
@@ -419,26 +423,34 @@ class Agent:
         for start in range(0, len(value), PART):
             content = value[start : start + PART]
             digest = hashlib.sha256(content).hexdigest()
-            await self._until_sent("PUT", f"/v1/calls/{number}/values/{digest}", content)
+            await self._until_sent(f"/v1/calls/{number}/values/{digest}", content)
             parts.append(Frame(aggregator=0, digest=digest, size=len(content)))
         self._keep_answer(Answer(number=number, outcome="answered", value=tuple(parts)), [])
 
-    async def _until_sent(self, method: str, path: str, content: bytes) -> bytes:
-        """Make a request until it succeeds: a part that arrived is not sent again.
+    async def _until_sent(self, path: str, content: bytes) -> bytes:
+        """Make a request until it succeeds. What was cut is repeated one by one: several pieces
+        side by side might never cross a link that is cut again and again.
 
         Raises:
             BlindsumError: the coordinator refuses it.
         """
-        pause = 0.1
-        while True:
-            try:
-                await self._ready.wait()
-                return await self._link.exchange(method, path, content)
-            except SessionEnded:
-                self._ready.clear()
-            except LinkLost:
+        with suppress(LinkLost, SessionEnded):
+            return await self._sent(path, content)
+        async with self._mending:
+            pause = 0.1
+            while True:
+                with suppress(LinkLost, SessionEnded):
+                    return await self._sent(path, content)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 2.0)
+
+    async def _sent(self, path: str, content: bytes) -> bytes:
+        await self._ready.wait()
+        try:
+            return await self._link.exchange("POST", path, content)
+        except SessionEnded:
+            self._ready.clear()
+            raise
 
     async def _outcome(self, handle: Any) -> Outcome:
         loop = asyncio.get_running_loop()

@@ -22,6 +22,7 @@ from blindsum.actors.separate.mailbox import Mailbox
 from blindsum.actors.separate.messages import (
     MOST_PART,
     PARK_S,
+    PART,
     PROTOCOL,
     SESSION,
     Decision,
@@ -162,14 +163,14 @@ class Gate:
                 return await self._job(request)
             case ("POST", "v1", "poll"):
                 return await self._poll(request)
-            case ("PUT", "v1", "calls", number, "frames", aggregator, _):
+            case ("POST", "v1", "calls", number, "frames", aggregator, _):
                 return await self._frame(request, _number(number), _number(aggregator))
-            case ("PUT", "v1", "calls", number, "values", _):
+            case ("POST", "v1", "calls", number, "values", _):
                 return await self._value(request, _number(number))
-            case ("POST", "v1", "parts", digest):
+            case ("POST", "v1", "parts", digest, start):
                 silo, session, _ = await self._authentic(request, 0)
-                part = self._peers[silo].mailbox.part(digest)
-                return _sealed(session, request, bytes(part))
+                part, at = self._peers[silo].mailbox.part(digest), _number(start)
+                return _sealed(session, request, bytes(part[at : at + PART]))
             case ("POST", "v1", "proposals", digest):
                 return await self._proposal(request, digest)
             case ("POST", "v1", "certificate"):

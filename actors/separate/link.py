@@ -1,7 +1,9 @@
 """An agent's link to the coordinator: HTTPS requests, outwards only.
 
 A lost connection is never an error here: requests are made again until they succeed or the
-coordinator refuses them. TCP itself notices a cut within about SILENT_CUT_S, in either direction.
+coordinator refuses them. They are POST requests, because aiohttp and proxies repeat the other ones
+by themselves, and a sealed body is accepted only once. TCP itself notices a cut within about
+SILENT_CUT_S, in either direction.
 """
 
 from __future__ import annotations

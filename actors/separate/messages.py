@@ -35,6 +35,9 @@ INLINE = 2**20
 MOST_PART = 2**22 + 2**17
 """The greatest size of a part: a total's frame with 64 ciphertexts (`blindsum.he.wire`)."""
 
+PART = 2**21
+"""What is longer crosses in pieces of this size, so that a cut costs no more than one of them."""
+
 MOST_FILES = 2**20
 """The greatest size of a proposal's code in bytes."""
 

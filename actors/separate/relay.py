@@ -34,7 +34,7 @@ class RelayChannel:
         self.aggregators = 1
         self._changed = threading.Condition()
         self._sent: list[tuple[int, pa.Buffer] | None] = []
-        self._arrived = self._turn = 0
+        self._arrived = self._turn = self._asked = 0
         self._failure: BlindsumError | None = None
 
     def send(self, aggregator: int, frame: pa.Buffer) -> None:
@@ -73,16 +73,21 @@ class RelayChannel:
             failure: why a frame did not arrive; the silo's call ends with it.
 
         Returns:
-            The aggregator's number and the frame; None if there is none yet, or the call has ended.
+            The aggregator's number and the frame; None if there is none yet, if the agent asks once
+            more in the meantime, or if the call has ended.
         """
         with self._changed:
             if turn == self._turn:
-                self._arrived, self._failure = min(arrived, len(self._sent)), failure
+                self._arrived = max(self._arrived, min(arrived, len(self._sent)))
+                self._failure = self._failure or failure
                 for before in range(self._arrived):
                     self._sent[before] = None
-                self._changed.notify_all()
+            self._asked += 1
+            mine = self._asked
+            self._changed.notify_all()
             self._changed.wait_for(
-                lambda: turn != self._turn or number < len(self._sent), _PATIENCE_S
+                lambda: turn != self._turn or number < len(self._sent) or mine != self._asked,
+                _PATIENCE_S,
             )
             return self._sent[number] if turn == self._turn and number < len(self._sent) else None
 
@@ -151,10 +156,11 @@ def _taking_turns(silo: type, own_process: bool) -> type:
 def as_agents_actor(silo: type[Silo], owner_file: str) -> Any:
     """Return the Ray actor class of a silo that an agent calls.
 
-    As `blindsum.actors.silo_actor.as_actor`, with a further thread for `outgoing`.
+    As `blindsum.actors.silo_actor.as_actor`, with two further threads for `outgoing`: the agent
+    says that a frame has arrived while it waits for the next one.
     """
     options: dict[str, Any] = {
-        "concurrency_groups": {"release": 1, "frames": 1},
+        "concurrency_groups": {"release": 1, "frames": 2},
         "allow_out_of_order_execution": True,
     }
     return ray.remote(**options)(relayed(silo, owner_file))

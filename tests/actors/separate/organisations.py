@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +52,30 @@ def until(true: Callable[[], Any], timeout_s: float = 60.0) -> Any:
 
 
 class Coordinator:
-    """A coordinator's gate on a free port of 127.0.0.1."""
+    """A coordinator's gate, by default on a free port of 127.0.0.1.
 
-    def __init__(self, folder: Path, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.folder = folder
+    Args:
+        names: other names and addresses in its certificate.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        names: Sequence[str] = (),
+        need_certificate: bool = True,
+    ) -> None:
+        self.folder, self.host = folder, host
         if not (folder / CA_CERTIFICATE).exists():
             make_authority(folder, 30)
-            make_node(folder, "gate", ["127.0.0.1"], 30)
+            make_node(folder, "gate", [host, *names], 30)
         self.identity = Identity(folder / "identity.pem")
         self.registry = Registry(folder / "registry.sqlite")
         tls = folder / "gate"
-        self.gate = Gate(self.registry, self.identity, self._sign, VERSION, self._take)
+        self.gate = Gate(
+            self.registry, self.identity, self._sign, VERSION, self._take, need_certificate
+        )
         context = server_context(tls / NODE_CERTIFICATE, tls / NODE_KEY, tls / CA_CERTIFICATE)
         self.server = Server(self.gate.handle, [(host, port)], context, self.gate.begin)
 
@@ -74,7 +87,12 @@ class Coordinator:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.server.ports[0]}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"https://{host}:{self.port}"
+
+    @property
+    def port(self) -> int:
+        return self.server.ports[0]
 
     def propose(self, job: Job, code: Mapping[str, bytes] | None = None) -> str:
         code = code or {}
@@ -92,7 +110,11 @@ class Coordinator:
 
 
 class Organisation:
-    """A silo with an owner's file and an agent, whose silo is a thread of this process."""
+    """A silo with an owner's file and an agent, whose silo is a thread of this process.
+
+    Args:
+        file: sections of the owner's file; `link` changes the one of the coordinator.
+    """
 
     def __init__(
         self, folder: Path, name: str, table: Path, coordinator: Coordinator, **file: Any
@@ -106,7 +128,11 @@ class Organisation:
             "names": [name],
             "state": str(self.state),
             "datasets": {"tumours": {"path": str(table)}},
-            "coordinator": {"url": coordinator.url, "identity": fingerprint(public)},
+            "coordinator": {
+                "url": coordinator.url,
+                "identity": fingerprint(public),
+                **file.pop("link", {}),
+            },
             **file,
         }
         self.file.write_text(yaml.safe_dump(self.content))
@@ -123,13 +149,17 @@ class Organisation:
         self._stop: Callable[[], None] = lambda: None
 
     def settings(self, url: str | None = None) -> LinkSettings:
+        section = read_owner(self.file).file.coordinator
+        assert section
+        authority = Path(section.authority) if section.authority else self.tls / CA_CERTIFICATE
+        shown = (self.tls / NODE_CERTIFICATE, self.tls / NODE_KEY)
+        none = (None, None)  # it would not pass the proxy
         return LinkSettings(
-            url=url or self.content["coordinator"]["url"],
+            url=url or section.url,
             coordinator=self.public,
-            fingerprint=fingerprint(self.public),
-            tls=lambda: client_context(
-                self.tls / CA_CERTIFICATE, self.tls / NODE_CERTIFICATE, self.tls / NODE_KEY
-            ),
+            fingerprint=section.identity,
+            tls=lambda: client_context(authority, *(shown if section.tls == "mutual" else none)),
+            proxy=section.proxy,
         )
 
     def start(self, silo: type[Silo] = Silo, url: str | None = None) -> None:
