@@ -25,11 +25,9 @@ from blindsum.actors.codec import encoded
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.shell import shell
 from blindsum.actors.silo import Silo
+from blindsum.actors.silo_actor import ASIDE
 from blindsum.actors.silo_actor import CALLS as SILO_CALLS
 from blindsum.platform.errors import AggregatorLost, BlindsumError, FederationError
-
-_ASIDE = ("release", "ping")
-"""Methods that answer at any time, in another thread."""
 
 Answer = Future[Any]
 
@@ -80,7 +78,7 @@ class ThreadPeer:
                 left[0] -= 1
                 if left[0]:
                     return
-            self._work[method in _ASIDE].put(lambda: self._run(method, arguments, answer))
+            self._work[method in ASIDE].put(lambda: self._run(method, arguments, answer))
 
         for one in inputs:
             one.add_done_callback(ready)

@@ -158,7 +158,7 @@ def test_a_fault_in_a_silo_leaves_nothing_of_a_record_either(
     planted: JobFile, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     federation = Federation(
-        planted.job, "faulty", str(planted.folder), RayCluster(as_actor(Faulty))
+        planted.job, "faulty", str(planted.folder), RayCluster(as_actor(lambda: Faulty))
     )
     try:
         federation.inspect()

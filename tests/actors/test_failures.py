@@ -29,7 +29,7 @@ from blindsum.platform.errors import (
     TotalRefused,
     Unexpected,
 )
-from blindsum.platform.training.models import digest
+from blindsum.platform.training.vector import digest
 from tests.conftest import MakeJob, ledger_of
 from tests.he.test_upload import shift
 

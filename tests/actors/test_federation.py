@@ -24,7 +24,7 @@ from blindsum.platform.errors import (
     SiloLost,
 )
 from blindsum.platform.job.file import JobFile
-from blindsum.platform.training.models import digest
+from blindsum.platform.training.vector import digest
 from tests.conftest import MakeJob, ledger_of
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -96,7 +96,9 @@ class WatchedAggregator(Aggregator):
 def federation(
     job_file: JobFile, run: str, aggregator: type[Aggregator] = WatchedAggregator
 ) -> Federation:
-    cluster = RayCluster(as_actor(WatchedSilo), as_aggregator(aggregator))
+    cluster = RayCluster(
+        as_actor(lambda: WatchedSilo, "process", "node", "stop_at"), as_aggregator(aggregator)
+    )
     return Federation(job_file.job, run, str(job_file.folder), cluster)
 
 

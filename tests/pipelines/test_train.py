@@ -28,7 +28,7 @@ from blindsum.platform.errors import BlindsumError, SiloLost, TrackingError
 from blindsum.platform.events import PUBLIC
 from blindsum.platform.job.file import JobFile, load_job
 from blindsum.platform.tracking.mlflow_run import Tracker, flatten, without_password
-from blindsum.platform.training.models import digest
+from blindsum.platform.training.vector import digest
 from tests.conftest import MakeJob, ledger_of
 
 # MLflow talks to its users in warnings; in these tests they are not ours to mend.
