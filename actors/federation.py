@@ -35,11 +35,11 @@ from blindsum.actors.waiting import Waiting
 from blindsum.he.exchange import Exchange
 from blindsum.he.parameters import Parameters
 from blindsum.platform.errors import BlindsumError, FederationError, ModelsDiffer, SiloLost
-from blindsum.platform.evaluation.round_counts import Metrics, count_values
+from blindsum.platform.evaluation.figures import Metrics, count_values
 from blindsum.platform.events import Log
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan, update_range
-from blindsum.platform.training.models import digest
+from blindsum.platform.training.vector import digest
 
 T = TypeVar("T")
 CHUNKS_PER_AGGREGATOR = 1024

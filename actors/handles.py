@@ -12,7 +12,7 @@ from blindsum.actors.messages import ApplyReport, TotalReport, TrainReport
 from blindsum.actors.silo_messages import Inspection
 from blindsum.he.exchange import Exchange
 from blindsum.he.keys import Agreement, Contribution, Introduction
-from blindsum.platform.evaluation.round_counts import Metrics
+from blindsum.platform.evaluation.figures import Metrics
 
 T = TypeVar("T")
 

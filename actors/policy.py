@@ -14,7 +14,7 @@ from blindsum.he.exchange import Exchange
 from blindsum.he.packing import adapted_range
 from blindsum.he.parameters import Parameters
 from blindsum.platform.errors import FederationError
-from blindsum.platform.evaluation.round_counts import Metrics
+from blindsum.platform.evaluation.figures import Metrics
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.adaptive_clipping import next_clipping
 

@@ -30,8 +30,9 @@ from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints, state_of
 from blindsum.platform.state.private_head import PrivateHead
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
-from blindsum.platform.training.models import Vector, get_parameters, initial_digest, model_of
+from blindsum.platform.training.models import get_parameters, initial_digest, model_of
 from blindsum.platform.training.server_optimizer import ServerOptimizer
+from blindsum.platform.training.vector import Vector
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A silo: one data owner's data, model, ledger and keys. `SiloActor` is its shell.
+"""A silo: one data owner's data, model, ledger and keys. `SiloActor` runs it.
 
 Every argument is checked against its type (`blindsum.actors.door`) and then against the silo's
 state (`blindsum.actors.silo_state`). What a method returns leaves the silo: only messages.
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 
 from blindsum.actors.admission import Admission
@@ -32,9 +31,11 @@ from blindsum.he.exchange import Exchange
 from blindsum.he.keys import Agreement, Contribution, Introduction
 from blindsum.he.packing import require_finite
 from blindsum.platform.errors import AggregatorLost, BlindsumError, FederationError, guarded
-from blindsum.platform.evaluation.round_counts import Metrics, Tally
+from blindsum.platform.evaluation.figures import Metrics
+from blindsum.platform.evaluation.round_counts import Tally
 from blindsum.platform.state.checkpoint import set_state
-from blindsum.platform.training.models import digest, get_parameters, set_parameters
+from blindsum.platform.training.models import get_parameters, set_parameters
+from blindsum.platform.training.vector import digest
 
 
 class Silo:
@@ -334,7 +335,6 @@ class Silo:
     # -- at any time ---------------------------------------------------------------------
 
     @guarded
-    @ray.method(concurrency_group="release")
     def release(self, round: int) -> bytes | None:
         """Return the model after that round, if it is one of the two newest, as `encoded_vector`
         writes it. This is a release under the charged budget. None before this silo joined the run.
@@ -348,7 +348,6 @@ class Silo:
         vectors = [one.vector for one in self._models if one.round == wanted]
         return encoded_vector(wanted, vectors[0]) if vectors else None
 
-    @ray.method(concurrency_group="release")
     def ping(self) -> None:
         """Return at once, as a sign of life, at any time."""
 

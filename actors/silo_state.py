@@ -13,7 +13,7 @@ from blindsum.actors.policy import Course
 from blindsum.he.exchange import Exchange
 from blindsum.platform.errors import FederationError
 from blindsum.platform.evaluation.round_counts import Tally
-from blindsum.platform.training.models import Vector
+from blindsum.platform.training.vector import Vector
 
 
 class SiloState(Enum):

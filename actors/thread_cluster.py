@@ -25,10 +25,11 @@ from blindsum.actors.codec import encoded
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.shell import shell
 from blindsum.actors.silo import Silo
+from blindsum.actors.silo_actor import ASIDE
 from blindsum.actors.silo_actor import CALLS as SILO_CALLS
 from blindsum.platform.errors import AggregatorLost, BlindsumError, FederationError
 
-_LANES = {"release": 1, "ping": 1, "outgoing": 2}
+_LANES = {**dict.fromkeys(ASIDE, 1), "outgoing": 2}
 """Methods that answer at any time, by the thread that serves them; 0 serves the others."""
 
 Answer = Future[Any]

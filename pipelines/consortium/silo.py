@@ -18,7 +18,6 @@ from blindsum.actors.separate.agent import Agent, status_file
 from blindsum.actors.separate.inbox import Inbox
 from blindsum.actors.separate.link import LinkSettings, client_context
 from blindsum.actors.separate.relay import as_agents_actor
-from blindsum.actors.silo import Silo
 from blindsum.actors.vault import open_identity
 from blindsum.he.identity import PUBLIC_BYTES, fingerprint
 from blindsum.infra.certificates import CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY
@@ -179,7 +178,7 @@ def serve_silo(
             served = serve_page(home.owner, home.name, Inbox(home.state))
             stack.callback(served.close)
             say(f"your page: {served.url}")
-        cluster = RayCluster(as_agents_actor(Silo, str(home.owner.path)))
+        cluster = RayCluster(as_agents_actor(str(home.owner.path)))
 
         async def serve() -> None:
             stop, loop = asyncio.Event(), asyncio.get_running_loop()

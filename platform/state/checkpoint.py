@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 
 from blindsum.platform.errors import DataError, FederationError
-from blindsum.platform.training.models import Vector, digest
+from blindsum.platform.training.vector import Vector, digest
 
 _DIGEST = 32
 

@@ -29,7 +29,7 @@ from blindsum.platform.errors import (
     TotalRefused,
     Unexpected,
 )
-from blindsum.platform.training.models import digest
+from blindsum.platform.training.vector import digest
 from tests.conftest import MakeJob, ledger_of
 from tests.he.test_upload import shift
 
@@ -258,10 +258,12 @@ def test_a_late_silo_ends_a_run_at_its_quorum_and_the_model_is_still_there(start
 
 
 def test_a_refused_total_ends_the_attempt_and_a_second_one_the_run(started: Any) -> None:
-    one = started("training.rounds=7", "privacy.epsilon=50")
+    one = started("training.rounds=7", "privacy.epsilon=50", "training.learning_rate=2")
     aggregator(one).alters = ((2, 1), (4, 1), (4, 2))
     reports = [one.run_round(number) for number in (1, 2, 3)]
     assert [report.attempt for report in reports] == [1, 2, 1] and one.retries == 1
+    first, last = reports[0].metrics.held_out, reports[-1].metrics.held_out
+    assert last.loss < first.loss and last.accuracy > last.largest_class
     with pytest.raises(TotalRefused, match="round 4: the total is .*nothing was released"):
         one.run_round(4)
 
