@@ -145,7 +145,7 @@ def prepare(spec: SiloSpec, admission: Admission) -> PreparedSilo:
     member = open_member(job, name, places, spec.run)
     model = model_of(job, own=len(member.own))
     weights = initial_digest(model)
-    admission.require_weights(weights)
+    admission.require_approved(weights, (member.data.fingerprint, *member.data.earlier))
     loss = record_loss(job.data, member.own)
     of_run = places.of_run(spec.run)
     return PreparedSilo(

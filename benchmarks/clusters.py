@@ -57,6 +57,8 @@ from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.consortium.invitation import Token
 from blindsum.pipelines.consortium.settings import make_home
 from blindsum.pipelines.consortium.silo import join_coordinator, open_silo
+from blindsum.platform.job.owner import read_owner
+from blindsum.platform.job.paths import places_under
 from blindsum.platform.job.schema import Job
 
 SILOS = ("alder", "birch", "cedar")
@@ -197,8 +199,9 @@ class Consortium:
             inbox = Inbox(self.folder / name / "state")
             until(lambda inbox=inbox: any(one.digest == digest for one in inbox.all()))
             code = inbox.folder(digest) / "code"
-            state = self.folder / name / "state"
-            given = approve_job(inbox.job(digest), name, state, code, 9, time.time() + 3600)
+            owner = read_owner(self.folder / name / "silo.yaml")
+            places = places_under(owner, job.silo(name), "")
+            given = approve_job(inbox.job(digest), name, places, code, 9, time.time() + 3600)
             inbox.decide(digest, "approved", weights=given.weights)
         until(
             lambda: (

@@ -109,7 +109,7 @@ def approve(
             "Write one first: blindsum silo init NAME --dataset NAME=/PATH.",
         )
     end = end_of(until, DEFAULT_DAYS)
-    given = approve_job(job_file.job, silo, places_.state, job_file.folder, runs, end)
+    given = approve_job(job_file.job, silo, places_, job_file.folder, runs, end)
     last = datetime.datetime.fromtimestamp(end - 1, datetime.UTC).date()
     typer.echo(f"approved {given.job} for {runs} run{'s' if runs > 1 else ''} until {last}")
     for name, digest in given.code.items():

@@ -12,6 +12,7 @@ from blindsum.actors.approving import approve_job
 from blindsum.actors.separate.inbox import Inbox, against_policy
 from blindsum.platform.errors import ConsentError, JobError, ModelError
 from blindsum.platform.job.owner import Owner
+from blindsum.platform.job.paths import places_under
 from blindsum.platform.state.approval import Approval
 
 
@@ -30,6 +31,7 @@ def approve_proposal(
     Raises:
         ConsentError: the owner's file does not allow the job, the coordinator has withdrawn it, or
             no run could use the approval.
+        DataError: the table cannot be read, or does not meet the job.
         ModelError: the model cannot be built.
         JobError, KeyRefused, LedgerError: the proposal or the ledger cannot be read or written.
     """
@@ -46,7 +48,7 @@ def approve_proposal(
             f"{owner.path} does not allow job {job.name}: {'; '.join(faults)}",
             "If you want to allow it, change the owner's file and start the agent again.",
         )
-    arguments = job, silo, owner.state, folder, runs, until
+    arguments = job, silo, places_under(owner, job.silo(silo), ""), folder, runs, until
     given = _apart(*arguments) if code else approve_job(*arguments)
     inbox.decide(digest, "approved", weights=given.weights)
     return given

@@ -25,7 +25,7 @@ from blindsum.platform.data.features import features_of
 from blindsum.platform.data.member import REJECTED_ROWS
 from blindsum.platform.data.table import table_fingerprints, used_columns
 from blindsum.platform.errors import BlindsumError, LedgerError
-from blindsum.platform.evaluation.round_counts import count_values
+from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.owner import Owner
 from blindsum.platform.job.paths import places_under
 from blindsum.platform.job.private_tasks import load_private_tasks

@@ -36,6 +36,7 @@ from blindsum.infra.certificates import (
     sign_request,
 )
 from blindsum.platform.job.owner import read_owner
+from blindsum.platform.job.paths import places_under
 from blindsum.platform.job.schema import Job
 
 VERSION = "0.1.0"
@@ -197,5 +198,6 @@ class Organisation:
         until(lambda: any(one.digest == digest for one in inbox.all()))
         job = inbox.job(digest)
         folder = inbox.folder(digest) / "code"
-        given = approve_job(job, self.name, self.state, folder, 1, time.time() + 3600)
+        places = places_under(read_owner(self.file), job.silo(self.name), "")
+        given = approve_job(job, self.name, places, folder, 1, time.time() + 3600)
         inbox.decide(digest, "approved", weights=given.weights)

@@ -246,7 +246,7 @@ def test_decisions_are_kept_for_the_agent(desk: Desk, content: dict[str, Any]) -
     )
     with pytest.raises(JobError, match="needs a reason"):
         refuse_proposal(desk.inbox, digest, " ")
-    desk.inbox.set_open([])
+    desk.inbox.take_notices([])
     with pytest.raises(ConsentError, match="no longer proposes"):
         approve(desk, digest)
 
