@@ -250,6 +250,7 @@ class InspectingProxy(Proxy):
 
     Attributes:
         requests, answers: every message that passed, as it came.
+        altered: how many bodies were.
     """
 
     def __init__(
@@ -261,7 +262,7 @@ class InspectingProxy(Proxy):
         self._shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._shown.load_cert_chain(made / NODE_CERTIFICATE, made / NODE_KEY)
         self._outward = ssl.create_default_context(cafile=str(trusted))
-        self.alter = alter
+        self.alter, self.altered = alter, 0
         self.requests: list[Passed] = []
         self.answers: list[Passed] = []
         super().__init__()
@@ -285,7 +286,9 @@ class InspectingProxy(Proxy):
         )
         body = await reader.readexactly(length)
         seen.append(Passed(head, body))
-        writer.write(head + self.alter(body))
+        passed = self.alter(body)
+        self.altered += passed != body
+        writer.write(head + passed)
         await writer.drain()
 
 

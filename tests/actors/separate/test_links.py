@@ -1,34 +1,16 @@
-"""The agent's link to the coordinator over real sockets and real kinds of networks."""
+"""The agent's link to the coordinator over links that are cut, slow, silent or of several kinds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from blindsum.actors.separate import gate
-from tests.actors.separate.consortium import TWO, Consortium, shared_job
+from tests.actors.separate.conftest import Make
+from tests.actors.separate.consortium import TWO, shared_job
 from tests.actors.separate.networks import Relay
-
-Make = Callable[..., Consortium]
-
-
-@pytest.fixture
-def consortium(tmp_path: Path, tables: dict[str, Path]) -> Iterator[Make]:
-    made: list[Consortium] = []
-
-    def make(**coordinator: Any) -> Consortium:
-        made.append(Consortium(tmp_path, tables, **coordinator))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-# -- links that are cut, and slow ones ----------------------------------------------------------
 
 LARGE = ("model.kind=mlp", "model.hidden=[1200,1200]")
 """1.4 million parameters: three uploads of 2 MB and three totals of 4 MB for each silo."""
