@@ -7,11 +7,12 @@ are bounded before they are read, are never decompressed, and must arrive in tim
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
@@ -54,6 +55,7 @@ STALE_S = 12.0
 
 _SLOWEST = 2000  # bytes a second
 _OVERHEAD = 64  # of a seal
+_REMEMBERED = 1024  # hellos of each silo
 
 
 class Refusal(Exception):
@@ -78,6 +80,17 @@ class _Peer:
     pending: Session | None = None
     parked: int = 0
     noted: float = 0.0
+    answered: dict[bytes, None] = field(default_factory=dict)
+
+    def require_new(self, hello: Hello) -> None:
+        """Refuse a hello that was answered before: whoever kept it, such as an inspecting proxy,
+        could put an end to a session that the agent is just beginning. Raises KeyRefused."""
+        key = hashlib.sha256(hello.mlkem + hello.x25519).digest()
+        if key in self.answered:
+            raise KeyRefused("received a hello a second time")
+        self.answered[key] = None
+        if len(self.answered) > _REMEMBERED:
+            self.answered.pop(next(iter(self.answered)))
 
 
 class Gate:
@@ -181,6 +194,7 @@ class Gate:
         self._require_certificate(request, hello.silo)
         peer = self._peer(hello.silo)
         self._require_single(peer, hello)
+        peer.require_new(hello)
         if peer.pending:
             self._sessions.pop(peer.pending.name, None)
         peer.pending = session

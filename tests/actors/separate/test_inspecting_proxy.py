@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from blindsum.actors.separate import session
 from blindsum.infra.certificates import CA_CERTIFICATE
 from tests.actors.separate.conftest import Make
 from tests.actors.separate.consortium import TWO, Consortium, shared_job
-from tests.actors.separate.networks import InspectingProxy
+from tests.actors.separate.networks import InspectingProxy, Passed
 from tests.actors.separate.organisations import until
 
 RUN = "run-of-the-inspected"
@@ -29,6 +31,7 @@ class Sealed:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.closed: set[tuple[bytes, bytes]] = set()
         self.opened: list[tuple[bytes, bytes]] = []
+        self.numbers: list[tuple[int, bytes]] = []
         self._close, self._open = session.Seal.close, session.Seal.open
         monkeypatch.setattr(session.Seal, "close", lambda *given: self.closing(*given))
         monkeypatch.setattr(session.Seal, "open", lambda *given: self.opening(*given))
@@ -40,10 +43,14 @@ class Sealed:
     def opening(self, seal: session.Seal, body: bytes, about: bytes) -> bytes:
         content = self._open(seal, body, about)
         self.opened.append((content, about))
+        self.numbers.append((id(seal), body[:8]))
         return content
 
     def all_were_sent(self) -> bool:
         return all(one in self.closed for one in self.opened)
+
+    def none_was_opened_twice(self) -> bool:
+        return len(set(self.numbers)) == len(self.numbers)
 
 
 @pytest.fixture
@@ -91,6 +98,34 @@ def test_a_federation_goes_through_and_the_proxy_reads_sizes_and_times(
     heads = [passed.head.lower() for passed in proxy.requests]
     assert all(b"accept-encoding: identity" in head for head in heads)
     assert not any(b"authorization" in head for head in heads)  # of a ~/.netrc
+
+
+def test_what_a_proxy_kept_is_refused_when_it_is_sent_again(
+    inspected: tuple[Consortium, InspectingProxy], tmp_path: Path, sealed: Sealed
+) -> None:
+    one, proxy = inspected
+    for name in TWO:
+        one.start(name)
+    with one.federation(shared_job(tmp_path), RUN) as federation:
+        federation.run_round(1)
+        answers = [repeated(one, passed) for passed in list(proxy.requests)]
+        assert len(answers) > 40 and {status for status, _ in answers} == {401}
+        assert not any(word.encode() in answer for word in SECRET for _, answer in answers)
+        assert federation.run_round(2).attempt == 1
+    assert one.charges("alder") == [(1, 1), (2, 1)]
+    assert sealed.none_was_opened_twice()
+
+
+def repeated(one: Consortium, passed: Passed) -> tuple[int, bytes]:
+    """Send a request to the coordinator once more; returns the status and the answer."""
+    context = ssl.create_default_context(cafile=str(one.coordinator.folder / CA_CERTIFICATE))
+    with (
+        socket.create_connection(("127.0.0.1", one.coordinator.port), 10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as there,
+    ):
+        there.sendall(passed.whole)
+        answer = there.recv(2**16)
+    return int(answer.split()[1]), answer
 
 
 def test_a_coordinator_that_requires_certificates_says_so_in_one_line(
