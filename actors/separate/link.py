@@ -8,7 +8,6 @@ SILENT_CUT_S, in either direction.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import ssl
@@ -43,7 +42,11 @@ class LinkLost(Exception):
 
 
 class SessionEnded(Exception):
-    """The coordinator does not know this session."""
+    """There is no session, or the coordinator does not know it; `error` is what it said."""
+
+    def __init__(self, error: KeyRefused | None = None) -> None:
+        super().__init__()
+        self.error = error
 
 
 class Replaced(ClusterError):
@@ -74,6 +77,10 @@ class Link:
 
     Args:
         instance: random, new for each start of the agent.
+
+    Attributes:
+        coordinator_instance: the coordinator's, likewise.
+        answered: how many requests were answered.
     """
 
     def __init__(
@@ -83,11 +90,16 @@ class Link:
         self._version, self._instance = version, instance
         self._http: aiohttp.ClientSession | None = None
         self._session: Session | None = None
-        self._beginning = asyncio.Lock()
         self.coordinator_instance: str | None = None
+        self.answered = 0
+
+    @property
+    def established(self) -> bool:
+        """Whether there is a session."""
+        return self._session is not None
 
     async def close(self) -> None:
-        """End all connections."""
+        """End the session and all connections; requests that are under way raise SessionEnded."""
         http, self._http, self._session = self._http, None, None
         if http:
             await http.close()
@@ -108,7 +120,10 @@ class Link:
             self._version,
             self._instance,
         )
-        body = await self._request("POST", "/v1/sessions", asking.hello, {})
+        try:
+            body = await self._request("POST", "/v1/sessions", asking.hello, {})
+        except SessionEnded as refused:
+            raise refused.error or KeyRefused("the coordinator refuses a session") from None
         session, welcome = asking.welcomed(body, self._settings.coordinator)
         self._session, self.coordinator_instance = session, welcome.instance
 
@@ -132,12 +147,19 @@ class Link:
         if session is None:
             raise SessionEnded
         sealed = session.close(content, method, path)
-        body = await self._request(method, path, sealed, {SESSION: session.name}, wait_s)
         try:
-            return session.open(body, method, path)
-        except KeyRefused:
-            # An answer that was altered on its way; a new session begins with fresh keys.
+            body = await self._request(method, path, sealed, {SESSION: session.name}, wait_s)
+            answer = session.open(body, method, path)
+        except (SessionEnded, KeyRefused):  # the question or the answer may have been altered
+            if session is self._session:
+                await self.close()
             raise SessionEnded from None
+        except LinkLost:
+            if session is not self._session:
+                raise SessionEnded from None
+            raise
+        self.answered += 1
+        return answer
 
     async def _request(
         self,
@@ -204,8 +226,6 @@ async def request(
             raise _refusal(answer.status, problem)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise LinkLost(why(error)) from None
-    except RuntimeError:
-        raise SessionEnded from None  # another task has just begun a new session
 
 
 async def _content(answer: aiohttp.ClientResponse) -> bytes:
@@ -267,7 +287,7 @@ def _refusal(status: int, problem: bytes) -> Exception:
     except (ValueError, KeyError, TypeError, RecursionError):
         return LinkLost(f"something on the way answered with status {status}")
     if status == 401:
-        return SessionEnded()
+        return SessionEnded(KeyRefused(*clean))
     if status == 409:
         return Replaced(*clean)
     return LinkLost(clean[0]) if status in (408, 500) else ClusterError(*clean)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blindsum.actors.separate import session
+from blindsum.actors.separate import agent, mailbox, session
+from blindsum.actors.separate.messages import PARK_S
 from blindsum.infra.certificates import CA_CERTIFICATE
 from tests.actors.separate.conftest import Make
 from tests.actors.separate.consortium import TWO, Consortium, shared_job
-from tests.actors.separate.networks import InspectingProxy, Passed
+from tests.actors.separate.networks import InspectingProxy, Passed, flipping, flipping_once
 from tests.actors.separate.organisations import until
 
 RUN = "run-of-the-inspected"
@@ -31,7 +33,7 @@ class Sealed:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.closed: set[tuple[bytes, bytes]] = set()
         self.opened: list[tuple[bytes, bytes]] = []
-        self.numbers: list[tuple[int, bytes]] = []
+        self.numbers: list[tuple[session.Seal, bytes]] = []
         self._close, self._open = session.Seal.close, session.Seal.open
         monkeypatch.setattr(session.Seal, "close", lambda *given: self.closing(*given))
         monkeypatch.setattr(session.Seal, "open", lambda *given: self.opening(*given))
@@ -43,7 +45,7 @@ class Sealed:
     def opening(self, seal: session.Seal, body: bytes, about: bytes) -> bytes:
         content = self._open(seal, body, about)
         self.opened.append((content, about))
-        self.numbers.append((id(seal), body[:8]))
+        self.numbers.append((seal, body[:8]))
         return content
 
     def all_were_sent(self) -> bool:
@@ -69,6 +71,13 @@ def inspected(consortium: Make, tmp_path: Path) -> Iterator[tuple[Consortium, In
         yield one, proxy
 
 
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no frame travel with its message."""
+    monkeypatch.setattr(agent, "INLINE", 0)
+    monkeypatch.setattr(mailbox, "INLINE", 0)
+
+
 def through(proxy: InspectingProxy) -> dict[str, Any]:
     url = f"http://127.0.0.1:{proxy.port}"
     return {"tls": "inspected", "authority": str(proxy.authority), "proxy": url}
@@ -78,6 +87,7 @@ def test_a_federation_goes_through_and_the_proxy_reads_sizes_and_times(
     inspected: tuple[Consortium, InspectingProxy],
     tmp_path: Path,
     sealed: Sealed,
+    in_parts: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one, proxy = inspected
@@ -98,6 +108,36 @@ def test_a_federation_goes_through_and_the_proxy_reads_sizes_and_times(
     heads = [passed.head.lower() for passed in proxy.requests]
     assert all(b"accept-encoding: identity" in head for head in heads)
     assert not any(b"authorization" in head for head in heads)  # of a ~/.netrc
+
+
+def test_bits_that_a_proxy_flips_change_no_message(
+    inspected: tuple[Consortium, InspectingProxy],
+    tmp_path: Path,
+    sealed: Sealed,
+    in_parts: None,
+) -> None:
+    one, proxy = inspected
+    proxy.alter = flipping(0.08, seed=21)
+    for name in TWO:
+        one.start(name)
+    with one.federation(shared_job(tmp_path), RUN) as federation:
+        reports = [federation.run_round(number) for number in (1, 2, 3)]
+    assert [report.attempt for report in reports] == [1, 1, 1] and proxy.altered > 5
+    assert sealed.all_were_sent() and sealed.none_was_opened_twice()
+
+
+def test_a_part_that_a_proxy_alters_is_sent_again_at_once(
+    inspected: tuple[Consortium, InspectingProxy], tmp_path: Path, in_parts: None
+) -> None:
+    """The session ends with it, and a new one begins although a poll of the old one is parked."""
+    one, proxy = inspected
+    for name in TWO:
+        one.start(name)
+    with one.federation(shared_job(tmp_path), RUN) as federation:
+        proxy.alter = flipping_once(10_000)
+        started = time.monotonic()
+        assert federation.run_round(1).attempt == 1
+    assert proxy.altered == 1 and time.monotonic() - started < PARK_S
 
 
 def test_what_a_proxy_kept_is_refused_when_it_is_sent_again(
