@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -103,30 +104,39 @@ class Agent:
             self._waiters.shutdown(wait=False, cancel_futures=True)
 
     async def _poller(self) -> None:
-        pause = 0.1
+        failures = answered = 0
         while True:
             try:
-                if not self._ready.is_set():
+                if not self._link.established:
                     await self._connect()
                 await self._poll(park=True)
-                pause = 0.1
+                failures = 0
+                self._note_connected()
                 continue
             except SessionEnded:
-                self._ready.clear()
-                continue
+                self._wait_for_session()
+                why = "messages are altered on their way"
+                line = f"not connected: {why}. Trying again."
             except LinkLost as lost:
-                self._tell(f"not connected: {lost}. Trying again.")
-                self._note(connected=False, why=str(lost))
+                why = str(lost)
+                line = f"not connected: {why}. Trying again."
             except Replaced as error:
-                self._tell(str(error))
-                self._note(connected=False, why=str(error))
-                pause = max(pause, 1.0)
+                why = line = str(error)
             except BlindsumError as error:
-                self._tell(f"refused: {error}")
-                self._note(connected=False, why=str(error))
-                pause = max(pause, 5.0)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 5.0)
+                why = str(error)
+                line = f"refused: {why}"
+            if self._link.answered > answered:  # by another request, since the last failure
+                failures, answered = 0, self._link.answered
+            failures += 1
+            if failures > 1:  # a single one is mended without a word
+                self._tell(line)
+                self._note(connected=False, why=why)
+            await _pause(failures, most_s=5.0)
+
+    def _wait_for_session(self) -> None:
+        """Let the others wait, unless the poller has begun a new session in the meantime."""
+        if not self._link.established:
+            self._ready.clear()
 
     async def _connect(self) -> None:
         await self._link.begin()
@@ -140,8 +150,12 @@ class Agent:
         self._unsent.update(self._answers)
         self._told = None
         self._ready.set()
-        self._tell(f"connected as silo '{self.silo}'")
-        self._note(connected=True, since=time.time(), why="")
+        self._note_connected()
+
+    def _note_connected(self) -> None:
+        if not self._status.get("connected"):
+            self._tell(f"connected as silo '{self.silo}'")
+            self._note(connected=True, since=time.time(), why="")
 
     async def _poll(self, park: bool) -> None:
         """Send what is to be sent, and take up what arrives."""
@@ -189,7 +203,7 @@ class Agent:
                 await self._ready.wait()
                 await self._poll(park=False)
             except SessionEnded:
-                self._ready.clear()
+                self._wait_for_session()
             except (LinkLost, BlindsumError):
                 await asyncio.sleep(0.2)
             if self._unsent:
@@ -315,19 +329,19 @@ class Agent:
         with suppress(LinkLost, SessionEnded):
             return await self._sent(path, content)
         async with self._mending:
-            pause = 0.1
+            failures = 0
             while True:
                 with suppress(LinkLost, SessionEnded):
                     return await self._sent(path, content)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, 2.0)
+                failures += 1
+                await _pause(failures, most_s=2.0)
 
     async def _sent(self, path: str, content: bytes) -> bytes:
         await self._ready.wait()
         try:
             return await self._link.exchange("POST", path, content)
         except SessionEnded:
-            self._ready.clear()
+            self._wait_for_session()
             raise
 
     def _answer(self, said: Said) -> None:
@@ -350,6 +364,11 @@ class Agent:
         self._status |= changes | {"at": time.time()}
         with suppress(OSError):
             status_file(self._owner.state).write_text(json.dumps(self._status), encoding="utf-8")
+
+
+async def _pause(failures: int, most_s: float) -> None:
+    """Wait longer after each failure, and not as long as other agents that failed just now."""
+    await asyncio.sleep(min(0.1 * 2 ** min(failures - 1, 10), most_s) * random.uniform(0.5, 1.5))
 
 
 def status_file(state: Path) -> Path:

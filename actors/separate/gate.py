@@ -7,11 +7,12 @@ are bounded before they are read, are never decompressed, and must arrive in tim
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import secrets
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
@@ -59,6 +60,7 @@ STALE_S = 12.0
 TakeJob = Callable[[Proposal, Mapping[str, bytes]], tuple[str, Mapping[str, str]]]
 _SLOWEST = 2000  # bytes a second
 _OVERHEAD = 64  # of a seal
+_REMEMBERED = 1024  # hellos of each silo
 
 
 class Refusal(Exception):
@@ -83,6 +85,17 @@ class _Peer:
     pending: Session | None = None
     parked: int = 0
     noted: float = 0.0
+    answered: dict[bytes, None] = field(default_factory=dict)
+
+    def require_new(self, hello: Hello) -> None:
+        """Refuse a hello that was answered before: whoever kept it, such as an inspecting proxy,
+        could put an end to a session that the agent is just beginning. Raises KeyRefused."""
+        key = hashlib.sha256(hello.mlkem + hello.x25519).digest()
+        if key in self.answered:
+            raise KeyRefused("received a hello a second time")
+        self.answered[key] = None
+        if len(self.answered) > _REMEMBERED:
+            self.answered.pop(next(iter(self.answered)))
 
 
 class Gate:
@@ -192,6 +205,7 @@ class Gate:
         self._require_certificate(request, hello.silo)
         peer = self._peer(hello.silo)
         self._require_single(peer, hello)
+        peer.require_new(hello)
         if peer.pending:
             self._sessions.pop(peer.pending.name, None)
         peer.pending = session

@@ -8,34 +8,45 @@ SILENT_CUT_S, in either direction.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import ssl
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 
-from blindsum.actors.separate.messages import SESSION, packed, unpacked
+from blindsum.actors.separate.messages import SESSION, TABLE, packed, unpacked
 from blindsum.actors.separate.session import Asking, Session
 from blindsum.he.identity import Identity
 from blindsum.platform.errors import ClusterError, KeyRefused
 
 T = TypeVar("T")
 SILENT_CUT_S = 15
+CONNECT_S = 30.0
+"""How long a connection may take to begin, through a proxy too."""
+_MOST_ANSWER = max(one.most_bytes for one in TABLE if one.sender == "coordinator") + 2**10
 _ANSWER_S = 600.0
 _MOST_PROBLEM = 4096
 
 
 class LinkLost(Exception):
-    """The coordinator cannot be reached now; the text says why."""
+    """The coordinator cannot be reached now; the text says why, in one printable line."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(_printable(why))
 
 
 class SessionEnded(Exception):
-    """The coordinator does not know this session."""
+    """There is no session, or the coordinator does not know it; `error` is what it said."""
+
+    def __init__(self, error: KeyRefused | None = None) -> None:
+        super().__init__()
+        self.error = error
 
 
 class Replaced(ClusterError):
@@ -66,6 +77,10 @@ class Link:
 
     Args:
         instance: random, new for each start of the agent.
+
+    Attributes:
+        coordinator_instance: the coordinator's, likewise.
+        answered: how many requests were answered.
     """
 
     def __init__(
@@ -75,11 +90,16 @@ class Link:
         self._version, self._instance = version, instance
         self._http: aiohttp.ClientSession | None = None
         self._session: Session | None = None
-        self._beginning = asyncio.Lock()
         self.coordinator_instance: str | None = None
+        self.answered = 0
+
+    @property
+    def established(self) -> bool:
+        """Whether there is a session."""
+        return self._session is not None
 
     async def close(self) -> None:
-        """End all connections."""
+        """End the session and all connections; requests that are under way raise SessionEnded."""
         http, self._http, self._session = self._http, None, None
         if http:
             await http.close()
@@ -100,7 +120,10 @@ class Link:
             self._version,
             self._instance,
         )
-        body = await self._request("POST", "/v1/sessions", asking.hello, {})
+        try:
+            body = await self._request("POST", "/v1/sessions", asking.hello, {})
+        except SessionEnded as refused:
+            raise refused.error or KeyRefused("the coordinator refuses a session") from None
         session, welcome = asking.welcomed(body, self._settings.coordinator)
         self._session, self.coordinator_instance = session, welcome.instance
 
@@ -124,12 +147,19 @@ class Link:
         if session is None:
             raise SessionEnded
         sealed = session.close(content, method, path)
-        body = await self._request(method, path, sealed, {SESSION: session.name}, wait_s)
         try:
-            return session.open(body, method, path)
-        except KeyRefused:
-            # An answer that was altered on its way; a new session begins with fresh keys.
+            body = await self._request(method, path, sealed, {SESSION: session.name}, wait_s)
+            answer = session.open(body, method, path)
+        except (SessionEnded, KeyRefused):  # the question or the answer may have been altered
+            if session is self._session:
+                await self.close()
             raise SessionEnded from None
+        except LinkLost:
+            if session is not self._session:
+                raise SessionEnded from None
+            raise
+        self.answered += 1
+        return answer
 
     async def _request(
         self,
@@ -141,25 +171,18 @@ class Link:
     ) -> bytes:
         if self._http is None:
             raise SessionEnded
-        return await request(
-            self._http,
-            method,
-            self._settings.url + path,
-            body,
-            headers,
-            self._settings.proxy,
-            wait_s,
-        )
+        url, proxy = self._settings.url + path, self._settings.proxy
+        return await request(self._http, method, url, body, headers, proxy, wait_s)
 
 
 def open_http(context: ssl.SSLContext) -> aiohttp.ClientSession:
-    """Return an HTTP client whose connections notice a cut."""
+    """Return an HTTP client whose connections notice a cut. It does not trust the environment: it
+    would send the passwords in ~/.netrc to the coordinator."""
     connector = aiohttp.TCPConnector(
         ssl=context, limit=8, keepalive_timeout=60, socket_factory=_socket
     )
     return aiohttp.ClientSession(
         connector=connector,
-        trust_env=True,
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
@@ -176,44 +199,82 @@ async def request(
 ) -> bytes:
     """Make one request.
 
+    Args:
+        proxy: URL of a proxy, or None: then HTTPS_PROXY and NO_PROXY decide.
+
     Raises:
         LinkLost: there was no answer, or one that is not the coordinator's.
         SessionEnded: the coordinator does not know the session.
         Replaced, ClusterError: it refuses the request.
     """
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=wait_s)
+    timeout = aiohttp.ClientTimeout(connect=CONNECT_S, sock_read=wait_s)
+    # A proxy may compress an answer for a client that would accept it.
+    own = {"Content-Type": "application/octet-stream", "Accept-Encoding": "identity"}
     try:
         async with http.request(
             method,
             url,
             data=body,
-            headers={**headers, "Content-Type": "application/octet-stream"},
-            proxy=proxy,
+            headers={**headers, **own},
+            proxy=proxy or environment_proxy(url),
             timeout=timeout,
             allow_redirects=False,
         ) as answer:
             if answer.status == 200:
-                return await answer.read()
+                return await _content(answer)
             problem = await answer.content.read(_MOST_PROBLEM)
             raise _refusal(answer.status, problem)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise LinkLost(why(error)) from None
-    except RuntimeError:
-        raise SessionEnded from None  # another task has just begun a new session
+
+
+async def _content(answer: aiohttp.ClientResponse) -> bytes:
+    """Return an answer's content. Raises LinkLost if it is longer than any of the coordinator's."""
+    content = bytearray()
+    async for chunk in answer.content.iter_any():
+        content += chunk
+        if len(content) > _MOST_ANSWER:
+            raise LinkLost("an answer came that is longer than any")
+    return bytes(content)
+
+
+def environment_proxy(url: str) -> str | None:
+    """Return the proxy that HTTPS_PROXY names, unless NO_PROXY excepts the host.
+
+    Raises:
+        ClusterError: it is not an HTTP proxy.
+    """
+    parts = urlsplit(url)
+    hosts = (parts.hostname or "", f"{parts.hostname}:{parts.port}")
+    if any(urllib.request.proxy_bypass(one) for one in hosts):
+        return None
+    proxy = urllib.request.getproxies().get("https")
+    if not proxy:
+        return None
+    found = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if found.scheme not in ("http", "https") or not found.hostname:
+        raise ClusterError(
+            "HTTPS_PROXY does not name a proxy that can be used",
+            "Write http://USER:PASSWORD@HOST:PORT.",
+        )
+    return found.geturl()
 
 
 def why(error: BaseException) -> str:
     """Return why a connection failed, for people: the certificate's fault, or the system's text."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        found = error.certificate_error
-        reason = getattr(found, "verify_message", found)
-        return f"the coordinator's certificate is not trusted: {reason}"
+        said = getattr(error.certificate_error, "verify_message", error.certificate_error)
+        return (
+            f"the certificate of {error.host}:{error.port} is not trusted: {said} (if a proxy of "
+            "this organisation inspects TLS, set tls and authority in silo.yaml)"
+        )
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"the proxy refuses ({error.status} {error.message})"
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         return f"TLS failed ({error.os_error})"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"{error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
+        found = error.os_error
+        return f"{error.host}:{error.port}: {found.strerror or found or type(found).__name__}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return f"the connection broke ({type(error).__name__})"
@@ -222,15 +283,19 @@ def why(error: BaseException) -> str:
 def _refusal(status: int, problem: bytes) -> Exception:
     try:
         content = json.loads(problem)
-        what, hint = str(content["detail"])[:500], str(content["hint"])[:500]
-    except (ValueError, KeyError, TypeError):
+        clean = [_printable(str(content[key])[:500]) for key in ("detail", "hint")]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return LinkLost(f"something on the way answered with status {status}")
-    clean = ("".join(c if c.isprintable() else " " for c in text) for text in (what, hint))
     if status == 401:
-        return SessionEnded()
+        return SessionEnded(KeyRefused(*clean))
     if status == 409:
         return Replaced(*clean)
-    return LinkLost(what) if status in (408, 500) else ClusterError(*clean)
+    return LinkLost(clean[0]) if status in (408, 500) else ClusterError(*clean)
+
+
+def _printable(text: str) -> str:
+    """Return a text as one line that cannot move a terminal's cursor."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def client_context(

@@ -116,6 +116,7 @@ class Relay(Listener):
     Attributes:
         carried: how many bytes it has passed on.
         cuts: how often it was cut.
+        down: whether new connections are reset.
     """
 
     def __init__(
@@ -124,8 +125,18 @@ class Relay(Listener):
         self._to, self._cut_after, self._rate = to, cut_after, bytes_a_second
         self.carried = self.cuts = 0
         self._left = cut_after or 0
+        self.down = False
         self._silent: set[Writer] = set()
         super().__init__()
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        self._loop.call_soon_threadsafe(self._reset)
+
+    def _reset(self) -> None:
+        self.cuts += 1
+        for writer in self._open:
+            writer.transport.abort()
 
     def hold(self) -> int:
         """Pass on nothing more of the connections that are open now, and close none of them;
@@ -135,6 +146,8 @@ class Relay(Listener):
         return len(held)
 
     async def serve(self, reader: Reader, writer: Writer) -> None:
+        if self.down:
+            return
         there_reader, there = await asyncio.open_connection("127.0.0.1", self._to)
         try:
             await both(
@@ -163,9 +176,7 @@ class Relay(Listener):
         if self._left > 0:
             return False
         self._left = self._cut_after or 0
-        self.cuts += 1
-        for writer in self._open:
-            writer.transport.abort()
+        self._reset()
         return True
 
 
@@ -250,6 +261,7 @@ class InspectingProxy(Proxy):
 
     Attributes:
         requests, answers: every message that passed, as it came.
+        altered: how many bodies were.
     """
 
     def __init__(
@@ -261,7 +273,7 @@ class InspectingProxy(Proxy):
         self._shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._shown.load_cert_chain(made / NODE_CERTIFICATE, made / NODE_KEY)
         self._outward = ssl.create_default_context(cafile=str(trusted))
-        self.alter = alter
+        self.alter, self.altered = alter, 0
         self.requests: list[Passed] = []
         self.answers: list[Passed] = []
         super().__init__()
@@ -285,7 +297,9 @@ class InspectingProxy(Proxy):
         )
         body = await reader.readexactly(length)
         seen.append(Passed(head, body))
-        writer.write(head + self.alter(body))
+        passed = self.alter(body)
+        self.altered += passed != body
+        writer.write(head + passed)
         await writer.drain()
 
 
@@ -300,5 +314,18 @@ def flipping(share: float, seed: int) -> Callable[[bytes], bytes]:
         at = drawn.randrange(8 * len(body))
         altered[at // 8] ^= 1 << at % 8
         return bytes(altered)
+
+    return flip
+
+
+def flipping_once(size: int) -> Callable[[bytes], bytes]:
+    """Return what flips a bit of the first body that is longer than that."""
+    left = [1]
+
+    def flip(body: bytes) -> bytes:
+        if len(body) <= size or not left:
+            return body
+        left.pop()
+        return body[:-1] + bytes([body[-1] ^ 1])
 
     return flip
