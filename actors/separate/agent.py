@@ -156,6 +156,8 @@ class Agent:
         if not self._status.get("connected"):
             self._tell(f"connected as silo '{self.silo}'")
             self._note(connected=True, since=time.time(), why="")
+        elif time.time() - self._status["at"] > PARK_S:
+            self._note()
 
     async def _poll(self, park: bool) -> None:
         """Send what is to be sent, and take up what arrives."""
@@ -179,8 +181,6 @@ class Agent:
             self._unsent.update(number for number in sending if number in self._answers)
             raise
         self._told = revision
-        if time.time() - self._status.get("at", 0.0) > PARK_S:
-            self._note(connected=True)
         for number in answer.received:
             self._answers.pop(number, None)
         if answer.board != self._board:

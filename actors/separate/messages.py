@@ -272,7 +272,10 @@ class Proposed:
     """
 
     digest: Sha256
-    silos: Annotated[tuple[tuple[SiloName, str], ...], Field(max_length=64, fail_fast=True)]
+    silos: Annotated[
+        tuple[tuple[SiloName, Annotated[str, Field(max_length=64)]], ...],
+        Field(max_length=64, fail_fast=True),
+    ]
     proof: Sha256
 
 

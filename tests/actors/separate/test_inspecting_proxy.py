@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from blindsum.actors.separate import agent, mailbox, session
+from blindsum.actors.separate import mailbox, relay, session
 from blindsum.actors.separate.messages import PARK_S
 from blindsum.infra.certificates import CA_CERTIFICATE
 from tests.actors.separate.conftest import Make
@@ -74,7 +74,7 @@ def inspected(consortium: Make, tmp_path: Path) -> Iterator[tuple[Consortium, In
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no frame travel with its message."""
-    monkeypatch.setattr(agent, "INLINE", 0)
+    monkeypatch.setattr(relay, "INLINE", 0)
     monkeypatch.setattr(mailbox, "INLINE", 0)
 
 
