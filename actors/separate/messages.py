@@ -57,6 +57,9 @@ Method = Literal[
     "start",
     "inspect",
     "restore",
+    "request_state",
+    "seal_state",
+    "take_state",
     "introduce",
     "contribute",
     "agree",
@@ -133,7 +136,8 @@ class Instruction:
         number: counts this silo's instructions since the coordinator started.
         messages: how many attachments are the method's messages, before any frames.
         aggregators: only for `finish`: the number of aggregators.
-        frames: only for `apply` and `read_metrics`: the total, in the order of its parts.
+        frames: for `apply` and `read_metrics` the total, for `take_state` the sealed state, in
+            the order of its parts.
         proposal, resumed: only for `start`: the approved proposal, and whether the run goes on.
     """
 
