@@ -193,7 +193,9 @@ def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
 
 
 def _leaf(
-    built: x509.CertificateBuilder, names: Sequence[x509.GeneralName], uses: list[x509.ObjectIdentifier]
+    built: x509.CertificateBuilder,
+    names: Sequence[x509.GeneralName],
+    uses: list[x509.ObjectIdentifier],
 ) -> x509.CertificateBuilder:
     """Add what a certificate that is no authority's must say."""
     return (

@@ -1,20 +1,23 @@
 """An agent's link to the coordinator: HTTPS requests, outwards only.
 
 A lost connection is never an error here: requests are made again until they succeed or the
-coordinator refuses them. TCP itself notices a cut within about SILENT_CUT_S, in either direction.
+coordinator refuses them. They are POST requests, because aiohttp and proxies repeat the other ones
+by themselves, and a sealed body is accepted only once. TCP itself notices a cut within about
+SILENT_CUT_S, in either direction.
 """
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import json
 import socket
 import ssl
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 from cryptography import x509
@@ -26,17 +29,26 @@ from blindsum.platform.errors import ClusterError, KeyRefused
 
 T = TypeVar("T")
 SILENT_CUT_S = 15
+CONNECT_S = 30.0
+"""How long a connection may take to begin, through a proxy too."""
+_MOST_ANSWER = max(one.most_bytes for one in TABLE if one.sender == "coordinator") + 2**10
 _ANSWER_S = 600.0
 _MOST_PROBLEM = 4096
-_MOST_ANSWER = max(one.most_bytes for one in TABLE if one.sender == "coordinator") + 4096
 
 
 class LinkLost(Exception):
-    """The coordinator cannot be reached now; the text says why."""
+    """The coordinator cannot be reached now; the text says why, in one printable line."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(_printable(why))
 
 
 class SessionEnded(Exception):
-    """The coordinator does not know this session."""
+    """There is no session, or the coordinator does not know it; `error` is what it said."""
+
+    def __init__(self, error: KeyRefused | None = None) -> None:
+        super().__init__()
+        self.error = error
 
 
 class Replaced(ClusterError):
@@ -67,6 +79,10 @@ class Link:
 
     Args:
         instance: random, new for each start of the agent.
+
+    Attributes:
+        coordinator_instance: the coordinator's, likewise.
+        answered: how many requests were answered.
     """
 
     def __init__(
@@ -76,11 +92,16 @@ class Link:
         self._version, self._instance = version, instance
         self._http: aiohttp.ClientSession | None = None
         self._session: Session | None = None
-        self._beginning = asyncio.Lock()
         self.coordinator_instance: str | None = None
+        self.answered = 0
+
+    @property
+    def established(self) -> bool:
+        """Whether there is a session."""
+        return self._session is not None
 
     async def close(self) -> None:
-        """End all connections."""
+        """End the session and all connections; requests that are under way raise SessionEnded."""
         http, self._http, self._session = self._http, None, None
         if http:
             await http.close()
@@ -101,7 +122,10 @@ class Link:
             self._version,
             self._instance,
         )
-        body = await self._request("POST", "/v1/sessions", asking.hello, {})
+        try:
+            body = await self._request("POST", "/v1/sessions", asking.hello, {})
+        except SessionEnded as refused:
+            raise refused.error or KeyRefused("the coordinator refuses a session") from None
         session, welcome = asking.welcomed(body, self._settings.coordinator)
         self._session, self.coordinator_instance = session, welcome.instance
 
@@ -125,12 +149,19 @@ class Link:
         if session is None:
             raise SessionEnded
         sealed = session.close(content, method, path)
-        body = await self._request(method, path, sealed, {SESSION: session.name}, wait_s)
         try:
-            return session.open(body, method, path)
-        except KeyRefused:
-            # An answer that was altered on its way; a new session begins with fresh keys.
+            body = await self._request(method, path, sealed, {SESSION: session.name}, wait_s)
+            answer = session.open(body, method, path)
+        except (SessionEnded, KeyRefused):  # the question or the answer may have been altered
+            if session is self._session:
+                await self.close()
             raise SessionEnded from None
+        except LinkLost:
+            if session is not self._session:
+                raise SessionEnded from None
+            raise
+        self.answered += 1
+        return answer
 
     async def _request(
         self,
@@ -142,18 +173,20 @@ class Link:
     ) -> bytes:
         if self._http is None:
             raise SessionEnded
-        return await request(
-            self._http, method, self._settings.url + path, body, headers, self._settings.proxy, wait_s
-        )
+        url, proxy = self._settings.url + path, self._settings.proxy
+        return await request(self._http, method, url, body, headers, proxy, wait_s)
 
 
 def open_http(context: ssl.SSLContext) -> aiohttp.ClientSession:
-    """Return an HTTP client whose connections notice a cut."""
+    """Return an HTTP client whose connections notice a cut. It does not trust the environment: it
+    would send the passwords in ~/.netrc to the coordinator."""
     connector = aiohttp.TCPConnector(
         ssl=context, limit=8, keepalive_timeout=60, socket_factory=_socket
     )
     return aiohttp.ClientSession(
-        connector=connector, trust_env=True, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+        connector=connector,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
@@ -168,53 +201,82 @@ async def request(
 ) -> bytes:
     """Make one request.
 
+    Args:
+        proxy: URL of a proxy, or None: then HTTPS_PROXY and NO_PROXY decide.
+
     Raises:
         LinkLost: there was no answer, or one that is not the coordinator's.
         SessionEnded: the coordinator does not know the session.
         Replaced, ClusterError: it refuses the request.
     """
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=wait_s)
+    timeout = aiohttp.ClientTimeout(connect=CONNECT_S, sock_read=wait_s)
+    # A proxy may compress an answer for a client that would accept it.
+    own = {"Content-Type": "application/octet-stream", "Accept-Encoding": "identity"}
     try:
         async with http.request(
             method,
             url,
             data=body,
-            headers={**headers, "Content-Type": "application/octet-stream"},
-            proxy=proxy,
+            headers={**headers, **own},
+            proxy=proxy or environment_proxy(url),
             timeout=timeout,
             allow_redirects=False,
         ) as answer:
             if answer.status == 200:
-                return await _whole(answer)
+                return await _content(answer)
             problem = await answer.content.read(_MOST_PROBLEM)
             raise _refusal(answer.status, problem)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise LinkLost(why(error)) from None
-    except RuntimeError:
-        raise SessionEnded from None  # another task has just begun a new session
 
 
-async def _whole(answer: aiohttp.ClientResponse) -> bytes:
-    """Return an answer's body; whoever ends TLS on the way may send one without an end."""
+async def _content(answer: aiohttp.ClientResponse) -> bytes:
+    """Return an answer's content. Raises LinkLost if it is longer than any of the coordinator's."""
     content = bytearray()
-    while chunk := await answer.content.readany():
+    async for chunk in answer.content.iter_any():
         content += chunk
         if len(content) > _MOST_ANSWER:
-            raise LinkLost("the answer has no end")
+            raise LinkLost("an answer came that is longer than any")
     return bytes(content)
+
+
+def environment_proxy(url: str) -> str | None:
+    """Return the proxy that HTTPS_PROXY names, unless NO_PROXY excepts the host.
+
+    Raises:
+        ClusterError: it is not an HTTP proxy.
+    """
+    parts = urlsplit(url)
+    hosts = (parts.hostname or "", f"{parts.hostname}:{parts.port}")
+    if any(urllib.request.proxy_bypass(one) for one in hosts):
+        return None
+    proxy = urllib.request.getproxies().get("https")
+    if not proxy:
+        return None
+    found = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if found.scheme not in ("http", "https") or not found.hostname:
+        raise ClusterError(
+            "HTTPS_PROXY does not name a proxy that can be used",
+            "Write http://USER:PASSWORD@HOST:PORT.",
+        )
+    return found.geturl()
 
 
 def why(error: BaseException) -> str:
     """Return why a connection failed, for people: the certificate's fault, or the system's text."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        found = error.certificate_error
-        return f"the coordinator's certificate is not trusted: {getattr(found, 'verify_message', found)}"
+        said = getattr(error.certificate_error, "verify_message", error.certificate_error)
+        return (
+            f"the certificate of {error.host}:{error.port} is not trusted: {said} (if a proxy of "
+            "this organisation inspects TLS, set tls and authority in silo.yaml)"
+        )
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"the proxy refuses ({error.status} {error.message})"
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         return f"TLS failed ({error.os_error})"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"{error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
+        found = error.os_error
+        return f"{error.host}:{error.port}: {found.strerror or found or type(found).__name__}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ServerDisconnectedError):
@@ -228,15 +290,19 @@ def why(error: BaseException) -> str:
 def _refusal(status: int, problem: bytes) -> Exception:
     try:
         content = json.loads(problem)
-        what, hint = str(content["detail"])[:500], str(content["hint"])[:500]
-    except (ValueError, KeyError, TypeError):
+        clean = [_printable(str(content[key])[:500]) for key in ("detail", "hint")]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return LinkLost(f"something on the way answered with status {status}")
-    clean = ("".join(c if c.isprintable() else " " for c in text) for text in (what, hint))
     if status == 401:
-        return SessionEnded()
+        return SessionEnded(KeyRefused(*clean))
     if status == 409:
         return Replaced(*clean)
-    return LinkLost(what) if status in (408, 429, 500) else ClusterError(*clean)
+    return LinkLost(clean[0]) if status in (408, 429, 500) else ClusterError(*clean)
+
+
+def _printable(text: str) -> str:
+    """Return a text as one line that cannot move a terminal's cursor."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def client_context(
@@ -287,5 +353,3 @@ def _socket(info: Any) -> socket.socket:
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_CUT_S * 1000)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return one
-
-

@@ -77,7 +77,7 @@ class PolicySection(Section):
     )
     least_silos: int = Field(2, ge=2, le=64, description="Smallest roster and quorum.")
     factory: Literal["never", "approved"] = Field(
-        "never", description="Whether jobs may bring code (model.factory); it is approved by digest."
+        "never", description="Whether jobs may bring code (model.factory), approved by digest."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from blindsum.infra.certificates import (
     sign_request,
 )
 from blindsum.platform.job.owner import read_owner
+from blindsum.platform.job.paths import places_under
 from blindsum.platform.job.schema import Job
 
 VERSION = "0.1.0"
@@ -52,26 +53,47 @@ def until(true: Callable[[], Any], timeout_s: float = 60.0) -> Any:
 
 
 class Coordinator:
-    """A coordinator's gate on a free port of 127.0.0.1."""
+    """A coordinator's gate, by default on a free port of 127.0.0.1.
 
-    def __init__(self, folder: Path, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.folder = folder
+    Args:
+        names: other names and addresses in its certificate.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        names: Sequence[str] = (),
+        need_certificate: bool = True,
+    ) -> None:
+        self.folder, self.host = folder, host
         if not (folder / CA_CERTIFICATE).exists():
             make_authority(folder, 30)
-            make_node(folder, "gate", ["127.0.0.1"], 30)
+            make_node(folder, "gate", [host, *names], 30)
         self.identity = Identity(folder / "identity.pem")
         self.registry = Registry(folder / "registry.sqlite")
         tls = folder / "gate"
-        self.gate = Gate(self.registry, self.identity, self._sign, VERSION)
+        self.gate = Gate(
+            self.registry, self.identity, self._sign, VERSION, self._take, need_certificate
+        )
         context = server_context(tls / NODE_CERTIFICATE, tls / NODE_KEY, tls / CA_CERTIFICATE)
         self.server = Server(self.gate.handle, [(host, port)], context, self.gate.begin)
 
     def _sign(self, request: str, silo: str) -> tuple[str, str]:
         return sign_request(self.folder, request, f"{silo}.silo", 30)
 
+    def _take(self, proposal: Proposal, code: Mapping[str, bytes]) -> tuple[str, Mapping[str, str]]:
+        return self.registry.propose(proposal, code), {}
+
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.server.ports[0]}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"https://{host}:{self.port}"
+
+    @property
+    def port(self) -> int:
+        return self.server.ports[0]
 
     def propose(self, job: Job, code: Mapping[str, bytes] | None = None) -> str:
         code = code or {}
@@ -89,7 +111,11 @@ class Coordinator:
 
 
 class Organisation:
-    """A silo with an owner's file and an agent, whose silo is a thread of this process."""
+    """A silo with an owner's file and an agent, whose silo is a thread of this process.
+
+    Args:
+        file: sections of the owner's file; `link` changes the one of the coordinator.
+    """
 
     def __init__(
         self, folder: Path, name: str, table: Path, coordinator: Coordinator, **file: Any
@@ -103,7 +129,11 @@ class Organisation:
             "names": [name],
             "state": str(self.state),
             "datasets": {"tumours": {"path": str(table)}},
-            "coordinator": {"url": coordinator.url, "identity": fingerprint(public)},
+            "coordinator": {
+                "url": coordinator.url,
+                "identity": fingerprint(public),
+                **file.pop("link", {}),
+            },
             **file,
         }
         self.file.write_text(yaml.safe_dump(self.content))
@@ -120,13 +150,17 @@ class Organisation:
         self._stop: Callable[[], None] = lambda: None
 
     def settings(self, url: str | None = None) -> LinkSettings:
+        section = read_owner(self.file).file.coordinator
+        assert section
+        authority = Path(section.authority) if section.authority else self.tls / CA_CERTIFICATE
+        shown = (self.tls / NODE_CERTIFICATE, self.tls / NODE_KEY)
+        none = (None, None)  # it would not pass the proxy
         return LinkSettings(
-            url=url or self.content["coordinator"]["url"],
+            url=url or section.url,
             coordinator=self.public,
-            fingerprint=fingerprint(self.public),
-            tls=lambda: client_context(
-                self.tls / CA_CERTIFICATE, self.tls / NODE_CERTIFICATE, self.tls / NODE_KEY
-            ),
+            fingerprint=section.identity,
+            tls=lambda: client_context(authority, *(shown if section.tls == "mutual" else none)),
+            proxy=section.proxy,
         )
 
     def start(self, silo: type[Silo] = Silo, url: str | None = None) -> None:
@@ -164,5 +198,6 @@ class Organisation:
         until(lambda: any(one.digest == digest for one in inbox.all()))
         job = inbox.job(digest)
         folder = inbox.folder(digest) / "code"
-        given = approve_job(job, self.name, self.state, folder, 1, time.time() + 3600)
+        places = places_under(read_owner(self.file), job.silo(self.name), "")
+        given = approve_job(job, self.name, places, folder, 1, time.time() + 3600)
         inbox.decide(digest, "approved", weights=given.weights)

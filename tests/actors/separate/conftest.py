@@ -1,0 +1,27 @@
+"""Consortia that end with their test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.actors.separate.consortium import Consortium
+
+Make = Callable[..., Consortium]
+
+
+@pytest.fixture
+def consortium(tmp_path: Path, tables: dict[str, Path]) -> Iterator[Make]:
+    """Make a coordinator; keywords as those of `organisations.Coordinator`."""
+    made: list[Consortium] = []
+
+    def make(**coordinator: Any) -> Consortium:
+        made.append(Consortium(tmp_path, tables, **coordinator))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
