@@ -83,7 +83,6 @@ class _Peer:
     woken: asyncio.Event
     session: Session | None = None
     pending: Session | None = None
-    parked: int = 0
     noted: float = 0.0
     answered: dict[bytes, None] = field(default_factory=dict)
 
@@ -248,7 +247,7 @@ class Gate:
     def _require_single(self, peer: _Peer, hello: Hello) -> None:
         """Refuse a second agent with the same name while the first one is connected."""
         now = peer.session
-        if now and now.peer_instance != hello.instance and peer.parked:
+        if now and now.peer_instance != hello.instance and peer.mailbox.parked:
             raise Refusal(
                 409,
                 ClusterError(
@@ -321,7 +320,7 @@ class Gate:
     async def _park(self, peer: _Peer, session: Session, poll: Poll) -> None:
         """Wait until there is something for the agent, or PARK_S have passed."""
         end = asyncio.get_running_loop().time() + PARK_S
-        peer.parked += 1
+        peer.mailbox.parked += 1
         try:
             while not peer.mailbox.since(poll.after) and self.board == poll.board:
                 peer.woken.clear()
@@ -333,7 +332,7 @@ class Gate:
                 except TimeoutError:
                     return
         finally:
-            peer.parked -= 1
+            peer.mailbox.parked -= 1
 
     async def _frame(
         self, request: web.BaseRequest, number: int, aggregator: int
