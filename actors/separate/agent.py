@@ -27,10 +27,16 @@ from blindsum.actors.codec import decoded
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.separate.failures import error_of, failure_of
 from blindsum.actors.separate.inbox import Inbox, against_policy
-from blindsum.actors.separate.link import Link, LinkLost, LinkSettings, Replaced, SessionEnded
+from blindsum.actors.separate.link import (
+    ANSWER_S,
+    Link,
+    LinkLost,
+    LinkSettings,
+    Replaced,
+    SessionEnded,
+)
 from blindsum.actors.separate.messages import (
     INLINE,
-    PARK_S,
     PART,
     Answer,
     Decision,
@@ -55,6 +61,7 @@ from blindsum.platform.job.owner import Owner
 QUICK_S = 0.1
 """How long the agent waits for an answer before it parks the next poll without it."""
 IN_FLIGHT = 3
+_PART_S = 60.0
 _FOREVER_S = 3600.0
 _SENDS = ("train", "apply")
 _WATCH_S = 0.5
@@ -132,7 +139,7 @@ class Agent:
             try:
                 if not self._link.established:
                     await self._connect()
-                await self._poll(park=True)
+                await self._poll(park=not failures)  # after a failure the first answer is due now
                 failures = 0
                 self._note_connected()
                 continue
@@ -195,9 +202,7 @@ class Agent:
             decisions=decisions,
         )
         try:
-            answer, attached = await self._link.ask(
-                "/v1/poll", poll, attachments, Next, PARK_S + 30
-            )
+            answer, attached = await self._link.poll(poll, attachments)
         except BaseException:
             self._unsent.update(number for number in sending if number in self._answers)
             raise
@@ -445,19 +450,19 @@ class Agent:
             BlindsumError: the coordinator refuses it.
         """
         with suppress(LinkLost, SessionEnded):
-            return await self._sent(path, content)
+            return await self._sent(path, content, _PART_S)
         async with self._mending:
             failures = 0
             while True:
-                with suppress(LinkLost, SessionEnded):
-                    return await self._sent(path, content)
                 failures += 1
+                with suppress(LinkLost, SessionEnded):
+                    return await self._sent(path, content, _PART_S * 2 ** min(failures, 4))
                 await _pause(failures, most_s=2.0)
 
-    async def _sent(self, path: str, content: bytes) -> bytes:
+    async def _sent(self, path: str, content: bytes, wait_s: float) -> bytes:
         await self._ready.wait()
         try:
-            return await self._link.exchange("POST", path, content)
+            return await self._link.exchange("POST", path, content, min(wait_s, ANSWER_S))
         except SessionEnded:
             self._wait_for_session()
             raise

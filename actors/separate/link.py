@@ -3,7 +3,8 @@
 A lost connection is never an error here: requests are made again until they succeed or the
 coordinator refuses them. They are POST requests, because aiohttp and proxies repeat the other ones
 by themselves, and a sealed body is accepted only once. TCP itself notices a cut within about
-SILENT_CUT_S, in either direction.
+SILENT_CUT_S. Where something on the way keeps a dead connection open, the silence of polls shows
+it: the coordinator answers each within PARK_S.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,17 +22,28 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from blindsum.actors.separate.messages import SESSION, TABLE, packed, unpacked
+from blindsum.actors.separate.messages import (
+    PARK_S,
+    SESSION,
+    TABLE,
+    Next,
+    Poll,
+    packed,
+    unpacked,
+)
 from blindsum.actors.separate.session import Asking, Session
 from blindsum.he.identity import Identity
 from blindsum.platform.errors import ClusterError, KeyRefused
 
 T = TypeVar("T")
 SILENT_CUT_S = 15
+SILENT_S = 10.0
+"""How long the answer to a poll may be overdue before the link counts as dead."""
 CONNECT_S = 30.0
 """How long a connection may take to begin, through a proxy too."""
 _MOST_ANSWER = max(one.most_bytes for one in TABLE if one.sender == "coordinator") + 2**10
-_ANSWER_S = 600.0
+ANSWER_S = 600.0
+_REMEMBERED_S = 3600.0
 _MOST_PROBLEM = 4096
 
 
@@ -39,6 +52,10 @@ class LinkLost(Exception):
 
     def __init__(self, why: str) -> None:
         super().__init__(_printable(why))
+
+
+class Silent(LinkLost):
+    """No answer came in time, over a connection that has not ended."""
 
 
 class SessionEnded(Exception):
@@ -72,6 +89,24 @@ class LinkSettings:
     proxy: str | None = None
 
 
+class Patience:
+    """How long an answer may be overdue. It doubles with each silence, because a link that is only
+    slow must not be cut again and again. After an hour without one it is SILENT_S again."""
+
+    def __init__(self) -> None:
+        self._seconds, self._until = SILENT_S, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long to wait now."""
+        return self._seconds if time.monotonic() < self._until else SILENT_S
+
+    def double(self) -> None:
+        """Note a silence."""
+        self._seconds = min(2 * self.seconds, ANSWER_S)
+        self._until = time.monotonic() + _REMEMBERED_S
+
+
 class Link:
     """An agent's requests.
 
@@ -92,6 +127,7 @@ class Link:
         self._session: Session | None = None
         self.coordinator_instance: str | None = None
         self.answered = 0
+        self._patience = Patience()
 
     @property
     def established(self) -> bool:
@@ -127,10 +163,29 @@ class Link:
         session, welcome = asking.welcomed(body, self._settings.coordinator)
         self._session, self.coordinator_instance = session, welcome.instance
 
+    async def poll(self, poll: Poll, attachments: Any) -> tuple[Next, list[memoryview]]:
+        """Send a poll and return what comes next. If there is no answer, the whole link counts as
+        dead: all connections are closed, and the session goes on over new ones.
+
+        Raises: as `ask`.
+        """
+        http, wait_s = self._http, PARK_S + self._patience.seconds
+        try:
+            return await self.ask("/v1/poll", poll, attachments, Next, wait_s)
+        except Silent:
+            self._patience.double()
+            if http is self._http and http is not None:
+                self._http = open_http(self._settings.tls())
+                await http.close()
+            raise
+
     async def ask(
-        self, path: str, message: Any, attachments: Any, kind: type[T], wait_s: float = _ANSWER_S
+        self, path: str, message: Any, attachments: Any, kind: type[T], wait_s: float = ANSWER_S
     ) -> tuple[T, list[memoryview]]:
         """Send a message and return the answer.
+
+        Args:
+            wait_s: how long nothing may arrive after all was sent.
 
         Raises:
             LinkLost, SessionEnded: make the request again, after `begin` in the second case.
@@ -140,7 +195,7 @@ class Link:
         return unpacked(body, kind)
 
     async def exchange(
-        self, method: str, path: str, content: bytes, wait_s: float = _ANSWER_S
+        self, method: str, path: str, content: bytes, wait_s: float = ANSWER_S
     ) -> bytes:
         """Send a sealed body and return the opened answer. Raises as `ask`."""
         session = self._session
@@ -167,7 +222,7 @@ class Link:
         path: str,
         body: bytes,
         headers: dict[str, str],
-        wait_s: float = _ANSWER_S,
+        wait_s: float = ANSWER_S,
     ) -> bytes:
         if self._http is None:
             raise SessionEnded
@@ -203,7 +258,7 @@ async def request(
         proxy: URL of a proxy, or None: then HTTPS_PROXY and NO_PROXY decide.
 
     Raises:
-        LinkLost: there was no answer, or one that is not the coordinator's.
+        LinkLost: there was no answer, or one that is not the coordinator's. Silent: not in time.
         SessionEnded: the coordinator does not know the session.
         Replaced, ClusterError: it refuses the request.
     """
@@ -224,6 +279,8 @@ async def request(
                 return await _content(answer)
             problem = await answer.content.read(_MOST_PROBLEM)
             raise _refusal(answer.status, problem)
+    except aiohttp.SocketTimeoutError:
+        raise Silent(f"no answer within {wait_s:g} s") from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise LinkLost(why(error)) from None
 
@@ -327,8 +384,8 @@ def _socket(info: Any) -> socket.socket:
     family, kind, number, _, _ = info
     one = socket.socket(family, kind, number)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
-    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_CUT_S // 3)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENT_CUT_S // 3)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_CUT_S * 1000)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

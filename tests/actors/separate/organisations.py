@@ -157,8 +157,13 @@ class Organisation:
             proxy=section.proxy,
         )
 
-    def start(self, silo: type[Silo] = Silo, url: str | None = None) -> None:
-        """Start the agent in a thread."""
+    def start(
+        self,
+        silo: type[Silo] = Silo,
+        url: str | None = None,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start the agent in a thread, which calls `before` first."""
         shelled = relayed(silo, str(self.file), own_process=False)
         self.cluster = ThreadCluster(shelled=shelled)
         ready = threading.Event()
@@ -179,7 +184,11 @@ class Organisation:
             ready.set()
             await self.agent.serve(stop)
 
-        self._thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+        def run() -> None:
+            before()
+            asyncio.run(serve())
+
+        self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
         ready.wait()
 
