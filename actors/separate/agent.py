@@ -65,6 +65,7 @@ _PART_S = 60.0
 _FOREVER_S = 3600.0
 _SENDS = ("train", "apply")
 _WATCH_S = 0.5
+_RENEW_S = 3600.0
 
 
 @dataclass(eq=False)
@@ -117,7 +118,8 @@ class Agent:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve the coordinator until `stop` is set. Connections come and go; this goes on."""
-        tasks = [asyncio.create_task(one()) for one in (self._poller, self._sender, self._watcher)]
+        parts = (self._poller, self._sender, self._watcher, self._renewer)
+        tasks = [asyncio.create_task(one()) for one in parts]
         stopping = asyncio.create_task(stop.wait())
         try:
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -242,6 +244,21 @@ class Agent:
             if self._ready.is_set() and self.inbox.revision() != self._told:
                 with suppress(LinkLost, SessionEnded, BlindsumError):
                     await self._poll(park=False)
+
+    async def _renewer(self) -> None:
+        """Renew the silo's certificate in time."""
+        while True:
+            await self._ready.wait()
+            pause = _RENEW_S
+            try:
+                if await self._link.renew():
+                    self._tell("the silo's certificate was renewed")
+            except (LinkLost, SessionEnded):
+                pause = _WATCH_S
+            except BlindsumError as error:
+                self._tell(f"the silo's certificate was not renewed: {error}")
+            self._wait_for_session()
+            await asyncio.sleep(pause)
 
     # -- proposals ---------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ it: the coordinator answers each within PARK_S.
 
 from __future__ import annotations
 
+import datetime
 import json
 import socket
 import ssl
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
+from cryptography import x509
 
 from blindsum.actors.separate.messages import (
     PARK_S,
@@ -28,6 +30,7 @@ from blindsum.actors.separate.messages import (
     TABLE,
     Next,
     Poll,
+    Renewal,
     packed,
     unpacked,
 )
@@ -58,6 +61,10 @@ class Silent(LinkLost):
     """No answer came in time, over a connection that has not ended."""
 
 
+class Closed(LinkLost):
+    """The connection was closed before an answer came."""
+
+
 class SessionEnded(Exception):
     """There is no session, or the coordinator does not know it; `error` is what it said."""
 
@@ -70,6 +77,19 @@ class Replaced(ClusterError):
     """Another agent of this silo is connected."""
 
 
+@dataclass(frozen=True)
+class Renewing:
+    """How the silo's certificate is renewed, in its folder.
+
+    Attributes:
+        request: returns a certificate request (PEM) when it is time for a new certificate, or None.
+        keep: takes up the new certificate and the authorities' (PEM).
+    """
+
+    request: Callable[[], str | None]
+    keep: Callable[[str, str], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinkSettings:
     """How an agent reaches its coordinator.
@@ -80,6 +100,7 @@ class LinkSettings:
         tls: makes a TLS context; called anew for each session, so that a renewed certificate is
             used without a restart.
         proxy: URL of a proxy, or None: then HTTPS_PROXY and NO_PROXY decide.
+        renewing: None if the certificate is not renewed.
     """
 
     url: str
@@ -87,6 +108,7 @@ class LinkSettings:
     fingerprint: str
     tls: Callable[[], ssl.SSLContext]
     proxy: str | None = None
+    renewing: Renewing | None = None
 
 
 class Patience:
@@ -160,8 +182,28 @@ class Link:
             body = await self._request("POST", "/v1/sessions", asking.hello, {})
         except SessionEnded as refused:
             raise refused.error or KeyRefused("the coordinator refuses a session") from None
+        except Closed as lost:  # as a server does in TLS 1.3 that rejects a client's certificate
+            hint = "perhaps the coordinator does not accept this silo's certificate"
+            raise LinkLost(f"{lost}; {hint}") from None
         session, welcome = asking.welcomed(body, self._settings.coordinator)
         self._session, self.coordinator_instance = session, welcome.instance
+
+    async def renew(self) -> bool:
+        """Renew the certificate if it is time; returns whether it was. The session ends, so that
+        the next one begins with the new certificate.
+
+        Raises:
+            BlindsumError: the coordinator refuses, or the certificate cannot be kept.
+            LinkLost, SessionEnded: as `ask`.
+        """
+        renewing = self._settings.renewing
+        request = renewing.request() if renewing else None
+        if renewing is None or request is None:
+            return False
+        answer, _ = await self.ask("/v1/certificate", Renewal(content=request), [], Renewal)
+        renewing.keep(answer.content, answer.authority)
+        await self.close()
+        return True
 
     async def poll(self, poll: Poll, attachments: Any) -> tuple[Next, list[memoryview]]:
         """Send a poll and return what comes next. If there is no answer, the whole link counts as
@@ -258,7 +300,8 @@ async def request(
         proxy: URL of a proxy, or None: then HTTPS_PROXY and NO_PROXY decide.
 
     Raises:
-        LinkLost: there was no answer, or one that is not the coordinator's. Silent: not in time.
+        LinkLost: there was no answer, or one that is not the coordinator's.
+        Silent, Closed: kinds of LinkLost.
         SessionEnded: the coordinator does not know the session.
         Replaced, ClusterError: it refuses the request.
     """
@@ -281,6 +324,8 @@ async def request(
             raise _refusal(answer.status, problem)
     except aiohttp.SocketTimeoutError:
         raise Silent(f"no answer within {wait_s:g} s") from None
+    except aiohttp.ServerDisconnectedError:
+        raise Closed("the connection was closed without an answer") from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise LinkLost(why(error)) from None
 
@@ -365,17 +410,20 @@ def client_context(
         certificate, key: the client's; None behind a proxy that ends TLS.
 
     Raises:
-        ClusterError: a file cannot be used.
+        ClusterError: a file cannot be used, or the client's certificate has expired.
     """
+    again = "Enrol again: blindsum silo join INVITATION."
     try:
         context = ssl.create_default_context(cafile=str(authority) if authority else None)
         if certificate and key:
             context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ClusterError(
-            f"the TLS files of this silo cannot be used ({error.strerror or error})",
-            "Enrol again: blindsum silo join INVITATION.",
-        ) from None
+            end = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+            if end < datetime.datetime.now(datetime.UTC):
+                # asyncio's servers close the connection without a word about it.
+                raise ClusterError(f"this silo's certificate expired on {end:%Y-%m-%d}", again)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise ClusterError(f"the TLS files of this silo cannot be used ({said})", again) from None
     return context
 
 

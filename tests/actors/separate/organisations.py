@@ -16,7 +16,7 @@ from blindsum.actors.separate.agent import Agent
 from blindsum.actors.separate.cluster import SeparateCluster
 from blindsum.actors.separate.gate import Gate
 from blindsum.actors.separate.inbox import Inbox
-from blindsum.actors.separate.link import LinkSettings, client_context
+from blindsum.actors.separate.link import LinkSettings, Renewing, client_context
 from blindsum.actors.separate.messages import Proposal
 from blindsum.actors.separate.registry import Registry
 from blindsum.actors.separate.relay import relayed
@@ -33,6 +33,7 @@ from blindsum.infra.certificates import (
     make_authority,
     make_node,
     make_request,
+    renewal_due,
     sign_request,
 )
 from blindsum.platform.job.owner import read_owner
@@ -74,8 +75,8 @@ class Coordinator:
         self.registry = Registry(folder / "registry.sqlite")
         tls = folder / "gate"
         self.gate = Gate(self.registry, self.identity, self._sign, VERSION, need_certificate)
-        context = server_context(tls / NODE_CERTIFICATE, tls / NODE_KEY, tls / CA_CERTIFICATE)
-        self.server = Server(self.gate.handle, [(host, port)], context, self.gate.begin)
+        self.tls = server_context(tls / NODE_CERTIFICATE, tls / NODE_KEY, tls / CA_CERTIFICATE)
+        self.server = Server(self.gate.handle, [(host, port)], self.tls, self.gate.begin)
 
     def _sign(self, request: str, silo: str) -> tuple[str, str]:
         return sign_request(self.folder, request, f"{silo}.silo", 30)
@@ -155,7 +156,11 @@ class Organisation:
             fingerprint=section.identity,
             tls=lambda: client_context(authority, *(shown if section.tls == "mutual" else none)),
             proxy=section.proxy,
+            renewing=Renewing(self._request, lambda *new: keep_certificate(self.tls, *new)),
         )
+
+    def _request(self) -> str | None:
+        return make_request(self.tls, f"{self.name}.silo") if renewal_due(self.tls) else None
 
     def start(
         self,
@@ -194,6 +199,7 @@ class Organisation:
 
     def stop(self) -> None:
         self._stop()
+        self._stop = lambda: None
         self._thread.join(10)
 
     def approve(self, digest: str) -> None:
