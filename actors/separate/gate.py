@@ -103,7 +103,7 @@ class Gate:
     Args:
         identity: the coordinator's.
         sign_request: returns the certificate for a request (PEM) and a silo's name, and the
-            authority's certificate.
+            authority's certificate, with any other authorities that silos are to trust.
         version: blindsum's.
         take_job: takes a proposal and its code; returns its digest, and the silos with the short
             forms of their fingerprints.
@@ -433,8 +433,10 @@ class Gate:
     async def _renew(self, request: web.BaseRequest) -> web.StreamResponse:
         silo, session, content = await self._authentic(request, most_bytes(Renewal))
         asked, _ = unpacked(content, Renewal)
-        certificate, _ = self._sign(asked.content, silo)
-        return _sealed(session, request, packed(Renewal(content=certificate)))
+        certificate, authority = self._sign(asked.content, silo)
+        answer = Renewal(content=certificate, authority=authority)
+        self._log.say("renewed", silo=silo)
+        return _sealed(session, request, packed(answer))
 
     # -- helpers -----------------------------------------------------------------------------
 
