@@ -133,7 +133,8 @@ def sign_request(folder: Path, request: str, name: str, days: int) -> tuple[str,
     """Return a client's certificate for a request, and the authority's certificate, both PEM.
 
     Args:
-        folder: the authority's folder.
+        folder: the authority's folder. If its ca.crt has further certificates after the
+            authority's own, such as the one of its predecessor, they are returned too.
         name: the host name in it; nothing but the key is taken from the request.
 
     Raises:
@@ -152,7 +153,8 @@ def sign_request(folder: Path, request: str, name: str, days: int) -> tuple[str,
         subject, authority.subject, of, key.public_key(), days, authority.not_valid_after_utc
     )
     signed = _leaf(built, [x509.DNSName(name)], [ExtendedKeyUsageOID.CLIENT_AUTH])
-    return _public(signed.sign(key, hashes.SHA256())).decode(), _public(authority).decode()
+    certificate = _public(signed.sign(key, hashes.SHA256())).decode()
+    return certificate, (folder / CA_CERTIFICATE).read_text(encoding="ascii")
 
 
 def days_left(folder: Path) -> float:
@@ -160,6 +162,13 @@ def days_left(folder: Path) -> float:
     found = x509.load_pem_x509_certificate((folder / NODE_CERTIFICATE).read_bytes())
     left = found.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     return left / datetime.timedelta(days=1)
+
+
+def renewal_due(folder: Path) -> bool:
+    """Return whether less than a third of the lifetime of the certificate in a folder is left."""
+    found = x509.load_pem_x509_certificate((folder / NODE_CERTIFICATE).read_bytes())
+    end = found.not_valid_after_utc
+    return 3 * (end - datetime.datetime.now(datetime.UTC)) < end - found.not_valid_before_utc
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -129,7 +129,7 @@ class Gate:
     Args:
         identity: the coordinator's.
         sign_request: returns the certificate for a request (PEM) and a silo's name, and the
-            authority's certificate.
+            authority's certificate, with any other authorities that silos are to trust.
         version: blindsum's.
         take_job: takes a proposal and its code; returns its digest, and the silos with the short
             forms of their fingerprints.
@@ -379,15 +379,19 @@ class Gate:
     async def _park(self, peer: _Peer, session: Session, poll: Poll) -> None:
         """Wait until there is something for the agent, or PARK_S have passed."""
         end = asyncio.get_running_loop().time() + PARK_S
-        while not peer.mailbox.since(poll.after) and self.board == poll.board:
-            peer.woken.clear()
-            left = end - asyncio.get_running_loop().time()
-            if left <= 0 or peer.session is not session:
-                return
-            try:
-                await asyncio.wait_for(peer.woken.wait(), left)
-            except TimeoutError:
-                return
+        peer.mailbox.parked += 1
+        try:
+            while not peer.mailbox.since(poll.after) and self.board == poll.board:
+                peer.woken.clear()
+                left = end - asyncio.get_running_loop().time()
+                if left <= 0 or peer.session is not session:
+                    return
+                try:
+                    await asyncio.wait_for(peer.woken.wait(), left)
+                except TimeoutError:
+                    return
+        finally:
+            peer.mailbox.parked -= 1
 
     async def _frame(
         self, request: web.BaseRequest, number: int, aggregator: int
@@ -493,8 +497,10 @@ class Gate:
     async def _renew(self, request: web.BaseRequest) -> web.StreamResponse:
         silo, session, content = await self._authentic(request, most_bytes(Renewal))
         asked, _ = unpacked(content, Renewal)
-        certificate, _ = self._sign(asked.content, silo)
-        return _sealed(session, request, packed(Renewal(content=certificate)))
+        certificate, authority = self._sign(asked.content, silo)
+        answer = Renewal(content=certificate, authority=authority)
+        self._log.say("renewed", silo=silo)
+        return _sealed(session, request, packed(answer))
 
     # -- helpers -----------------------------------------------------------------------------
 

@@ -316,9 +316,15 @@ class Enrolled:
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Renewal:
-    """An agent asks for a new certificate, or is sent one; PEM."""
+    """An agent asks for a new certificate, or is sent one.
+
+    Attributes:
+        content: the request or the certificate, PEM.
+        authority: only in the answer: every authority's certificate to trust from now on, PEM.
+    """
 
     content: Annotated[str, Field(max_length=8192)]
+    authority: Annotated[str, Field(max_length=8192)] = ""
 
 
 @plain_dataclass(frozen=True)
