@@ -379,6 +379,11 @@ def why(error: BaseException) -> str:
         return f"{error.host}:{error.port}: {found.strerror or found or type(found).__name__}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return (
+            "the coordinator ended the connection; if it does so again, it does not trust this "
+            "silo's certificate"
+        )
     return f"the connection broke ({type(error).__name__})"
 
 
@@ -392,7 +397,7 @@ def _refusal(status: int, problem: bytes) -> Exception:
         return SessionEnded(KeyRefused(*clean))
     if status == 409:
         return Replaced(*clean)
-    return LinkLost(clean[0]) if status in (408, 500) else ClusterError(*clean)
+    return LinkLost(clean[0]) if status in (408, 429, 500) else ClusterError(*clean)
 
 
 def _printable(text: str) -> str:
