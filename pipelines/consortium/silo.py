@@ -78,11 +78,12 @@ def open_silo(file: Path | None) -> SiloHome:
     return SiloHome(owner)
 
 
-def join_coordinator(home: SiloHome, token: Token, proxy: str | None) -> str:
+def join_coordinator(home: SiloHome, token: Token, proxy: str | None) -> tuple[str, str]:
     """Enrol a silo with an invitation, and add the coordinator to its owner's file.
 
     Returns:
-        the short fingerprint that people on both sides compare.
+        the short fingerprint that people on both sides compare, and what the owner must add to the
+        owner's file, because this user may not write to it.
 
     Raises:
         ConsentError: the invitation is for another silo, or the silo has another coordinator.
@@ -103,13 +104,18 @@ def join_coordinator(home: SiloHome, token: Token, proxy: str | None) -> str:
     identity = open_identity(home.state)
     enrolled = join(token, identity.public, home.tls, proxy or (known.proxy if known else None))
     (home.state / COORDINATOR_KEY).write_bytes(enrolled.identity)
-    if known is None:
-        section = {"coordinator": {"url": token.url, "identity": token.fingerprint}}
-        if proxy:
-            section["coordinator"]["proxy"] = proxy
+    compare = short_fingerprint(enrolled.identity, identity.public)
+    if known:
+        return compare, ""
+    section = {"coordinator": {"url": token.url, "identity": token.fingerprint}}
+    if proxy:
+        section["coordinator"]["proxy"] = proxy
+    try:
         with home.owner.path.open("a", encoding="utf-8") as file:
             file.write("\n" + dump(section))
-    return short_fingerprint(enrolled.identity, identity.public)
+    except OSError:  # root's file, or a secret's that a pod mounts
+        return compare, dump(section)
+    return compare, ""
 
 
 def link_settings(home: SiloHome) -> LinkSettings:
@@ -149,12 +155,18 @@ def link_settings(home: SiloHome) -> LinkSettings:
 
 
 def serve_silo(
-    home: SiloHome, version: str, address: str | None, page: bool, say: Callable[[str], None]
+    home: SiloHome,
+    version: str,
+    address: str | None,
+    cores: int | None,
+    page: bool,
+    say: Callable[[str], None],
 ) -> None:
     """Run a silo's agent until SIGTERM or Ctrl-C.
 
     Args:
         address: address of the organisation's Ray, or None to start one here.
+        cores: how many cores the silo may use; None: all of its machine.
         page: serve the owner's page on this machine's loopback.
         say: shows one line.
 
@@ -178,7 +190,7 @@ def serve_silo(
             served = serve_page(home.owner, home.name, Inbox(home.state))
             stack.callback(served.close)
             say(f"your page: {served.url}")
-        cluster = RayCluster(as_agents_actor(str(home.owner.path)))
+        cluster = RayCluster(as_agents_actor(str(home.owner.path)), cores=cores)
 
         async def serve() -> None:
             stop, loop = asyncio.Event(), asyncio.get_running_loop()
