@@ -75,6 +75,7 @@ class Coordinator:
             need_certificate=home.file.tls == "mutual",
         )
         self._told: dict[str, str] = {}
+        self._states: dict[str, str] = {}
 
     def serve(self, stop: threading.Event) -> None:
         """Serve until `stop` is set or SIGTERM or Ctrl-C arrives.
@@ -99,10 +100,19 @@ class Coordinator:
                 if one.state == "running":
                     self.registry.note(one.digest, "interrupted")
             while not stop.is_set():
-                ready = next(filter(self._is_ready, self.registry.proposals()), None)
+                proposals = self.registry.proposals()
+                self._offer(proposals)
+                ready = next(filter(self._is_ready, proposals), None)
                 if ready:
                     self._run(ready)
                 time.sleep(_LOOK_S)  # stop.wait() may lose its lock when two signals arrive
+
+    def _offer(self, proposals: list[ProposedJob]) -> None:
+        """Tell the agents what has changed, also by commands in other processes."""
+        states = {one.digest: one.state for one in proposals}
+        if states != self._states:
+            self._states = states
+            self.gate.boards_changed()
 
     def _context(self) -> ssl.SSLContext:
         tls = self._home.tls
