@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -25,8 +26,9 @@ from blindsum.platform.errors import JobError
 CA_CERTIFICATE, CA_KEY = "ca.crt", "ca.key"
 NODE_CERTIFICATE, NODE_KEY = "tls.crt", "tls.key"
 _NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
-_SKEW = datetime.timedelta(minutes=5)
-"""Allowance for clocks that differ between nodes."""
+_SKEW = datetime.timedelta(days=2)
+"""Allowance for clocks that differ. One that is set to local time in place of UTC is wrong by up to
+14 hours, and a new certificate must not have to wait for it."""
 
 
 def make_authority(folder: Path, days: int) -> None:
@@ -142,7 +144,7 @@ def sign_request(folder: Path, request: str, name: str, days: int) -> tuple[str,
     try:
         asked = x509.load_pem_x509_csr(request.encode())
         of = asked.public_key()
-    except ValueError:
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise JobError("the certificate request is not valid") from None
     if not isinstance(of, ec.EllipticCurvePublicKey) or not asked.is_signature_valid:
         raise JobError("the certificate request is not valid")

@@ -34,9 +34,9 @@ def error_of(failure: Failure, silo: str) -> BlindsumError:
         silo: the silo that sent it: no silo can speak of another.
     """
     kind = _KINDS.get(failure.kind, Unexpected)
-    return kind(_printable(failure.what), _printable(failure.hint), silo=silo, round=failure.round)
+    return kind(printable(failure.what), printable(failure.hint), silo=silo, round=failure.round)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return a text without control characters, with which it could forge a terminal's lines."""
     return "".join(c if c.isprintable() else " " for c in text)

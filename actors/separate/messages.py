@@ -41,6 +41,10 @@ PART = 2**21
 MOST_FILES = 2**20
 """The greatest size of a proposal's code in bytes."""
 
+MOST_VALUES = 2**17
+"""The most values of a message, as `blindsum.actors.codec` counts them: a decoded message then
+takes less memory than the greatest body."""
+
 T = TypeVar("T")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -138,7 +142,7 @@ class Instruction:
     method: Method
     messages: Annotated[int, Field(ge=0, le=2)] = 0
     aggregators: Annotated[int, Field(ge=0, le=64)] = 0
-    frames: Annotated[tuple[Frame, ...], Field(max_length=65_536)] = ()
+    frames: Annotated[tuple[Frame, ...], Field(max_length=30_000, fail_fast=True)] = ()
     proposal: Sha256 | None = None
     resumed: bool = False
 
@@ -165,9 +169,9 @@ class Answer:
 
     number: Number
     outcome: Literal["answered", "raised", "died"]
-    value: Annotated[tuple[Frame, ...], Field(max_length=65_536)] = ()
+    value: Annotated[tuple[Frame, ...], Field(max_length=4096, fail_fast=True)] = ()
     failure: Failure | None = None
-    frames: Annotated[tuple[Frame, ...], Field(max_length=64)] = ()
+    frames: Annotated[tuple[Frame, ...], Field(max_length=64, fail_fast=True)] = ()
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -196,8 +200,8 @@ class Poll:
     after: Count
     park: bool
     board: Count = 0
-    answers: Annotated[tuple[Answer, ...], Field(max_length=32)] = ()
-    decisions: Annotated[tuple[Decision, ...], Field(max_length=256)] = ()
+    answers: Annotated[tuple[Answer, ...], Field(max_length=32, fail_fast=True)] = ()
+    decisions: Annotated[tuple[Decision, ...], Field(max_length=256, fail_fast=True)] = ()
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -210,10 +214,10 @@ class Next:
         proposals: the open proposals for this silo, if the revision is new to the agent.
     """
 
-    received: Annotated[tuple[Number, ...], Field(max_length=32)] = ()
-    instructions: Annotated[tuple[Instruction, ...], Field(max_length=32)] = ()
+    received: Annotated[tuple[Number, ...], Field(max_length=32, fail_fast=True)] = ()
+    instructions: Annotated[tuple[Instruction, ...], Field(max_length=32, fail_fast=True)] = ()
     board: Count = 0
-    proposals: Annotated[tuple[Sha256, ...], Field(max_length=256)] = ()
+    proposals: Annotated[tuple[Sha256, ...], Field(max_length=256, fail_fast=True)] = ()
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -328,7 +332,7 @@ def unpacked(body: bytes, kind: type[T]) -> tuple[T, list[memoryview]]:
     if magic != _MAGIC or count > _MOST_ATTACHED or start + size > len(body):
         raise FederationError(f"received something that is not a {name}")
     lengths = struct.unpack(f"<{count}I", body[_PREFIX.size : start])
-    message = decoded(body[start : start + size], kind)
+    message = decoded(body[start : start + size], kind, MOST_VALUES)
     start += size
     if sum(lengths) != len(body) - start:
         raise FederationError(f"received a {name} whose attachments have another length")
