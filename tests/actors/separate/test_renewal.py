@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from cryptography import x509
 
 from blindsum.actors.separate import agent, gate
+from blindsum.infra import certificates
 from blindsum.infra.certificates import (
     CA_CERTIFICATE,
     CA_KEY,
@@ -72,9 +74,10 @@ def test_a_certificate_is_renewed_and_used_without_a_restart(
 def test_a_certificate_is_due_in_the_last_third_of_its_lifetime(consortium: Make) -> None:
     one = consortium()
     silo = one.enrol("alder")
-    give(one, silo, 10 / (24 * 60))  # 10 minutes left of 15, which began 5 minutes ago
+    before = certificates._SKEW / timedelta(days=1)  # of its lifetime, before it was made
+    give(one, silo, 0.6 * before)
     assert not renewal_due(silo.tls)
-    give(one, silo, 2 / (24 * 60))  # 2 minutes left of 7
+    give(one, silo, 0.4 * before)
     assert renewal_due(silo.tls)
 
 
@@ -179,5 +182,5 @@ def test_a_certificate_of_another_authority_is_told_in_one_line(
     (line,) = until(lambda: silo.said, 10)
     assert line == (
         "not connected: the connection was closed without an answer; perhaps the coordinator does "
-        "not accept this silo's certificate. Trying again."
+        "not trust this silo's certificate. Trying again."
     )
