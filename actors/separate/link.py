@@ -9,6 +9,7 @@ it: the coordinator answers each within PARK_S.
 
 from __future__ import annotations
 
+import datetime
 import json
 import socket
 import ssl
@@ -21,11 +22,12 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
+from cryptography import x509
 
-from blindsum.actors.separate.failures import printable
 from blindsum.actors.separate.messages import (
     PARK_S,
     SESSION,
+    TABLE,
     Next,
     Poll,
     Renewal,
@@ -42,6 +44,7 @@ SILENT_S = 10.0
 """How long the answer to a poll may be overdue before the link counts as dead."""
 CONNECT_S = 30.0
 """How long a connection may take to begin, through a proxy too."""
+_MOST_ANSWER = max(one.most_bytes for one in TABLE if one.sender == "coordinator") + 2**10
 ANSWER_S = 600.0
 _REMEMBERED_S = 3600.0
 _MOST_PROBLEM = 4096
@@ -51,7 +54,7 @@ class LinkLost(Exception):
     """The coordinator cannot be reached now; the text says why, in one printable line."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(printable(why))
+        super().__init__(_printable(why))
 
 
 class Silent(LinkLost):
@@ -180,7 +183,7 @@ class Link:
         except SessionEnded as refused:
             raise refused.error or KeyRefused("the coordinator refuses a session") from None
         except Closed as lost:  # as a server does in TLS 1.3 that rejects a client's certificate
-            hint = "perhaps the coordinator does not trust this silo's certificate"
+            hint = "perhaps the coordinator does not accept this silo's certificate"
             raise LinkLost(f"{lost}; {hint}") from None
         session, welcome = asking.welcomed(body, self._settings.coordinator)
         self._session, self.coordinator_instance = session, welcome.instance
@@ -334,13 +337,12 @@ async def request(
 
 
 async def _content(answer: aiohttp.ClientResponse) -> bytes:
-    """Return an answer's content. Raises LinkLost if it is longer than any of the coordinator's:
-    whoever ends TLS on the way may send one without an end."""
+    """Return an answer's content. Raises LinkLost if it is longer than any of the coordinator's."""
     content = bytearray()
     async for chunk in answer.content.iter_any():
         content += chunk
         if len(content) > _MOST_ANSWER:
-            raise LinkLost("the answer has no end")
+            raise LinkLost("an answer came that is longer than any")
     return bytes(content)
 
 
@@ -389,7 +391,7 @@ def why(error: BaseException) -> str:
 def _refusal(status: int, problem: bytes) -> Exception:
     try:
         content = json.loads(problem)
-        clean = [printable(str(content[key])[:500]) for key in ("detail", "hint")]
+        clean = [_printable(str(content[key])[:500]) for key in ("detail", "hint")]
     except (ValueError, KeyError, TypeError, RecursionError):
         return LinkLost(f"something on the way answered with status {status}")
     if status == 401:
@@ -397,6 +399,11 @@ def _refusal(status: int, problem: bytes) -> Exception:
     if status == 409:
         return Replaced(*clean)
     return LinkLost(clean[0]) if status in (408, 429, 500) else ClusterError(*clean)
+
+
+def _printable(text: str) -> str:
+    """Return a text as one line that cannot move a terminal's cursor."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def client_context(
@@ -413,11 +420,13 @@ def client_context(
     """
     again = "Enrol again: blindsum silo join INVITATION."
     try:
-        if certificate and (late := _expired(certificate)):
-            raise ClusterError(f"this silo's certificate expired on {late:%Y-%m-%d}", again)
         context = ssl.create_default_context(cafile=str(authority) if authority else None)
         if certificate and key:
             context.load_cert_chain(certificate, key)
+            end = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+            if end < datetime.datetime.now(datetime.UTC):
+                # asyncio's servers close the connection without a word about it.
+                raise ClusterError(f"this silo's certificate expired on {end:%Y-%m-%d}", again)
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise ClusterError(f"the TLS files of this silo cannot be used ({said})", again) from None
