@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +60,10 @@ class RayCluster:
             name: self._silo_actor.options(**options[name]).remote(encoded(spec))
             for name, spec in specs.items()
         }
+
+    def returned(self, lost: Collection[str]) -> list[str]:
+        """As `Cluster.returned`: on one Ray, a silo that was lost stays out."""
+        return []
 
     def start_aggregators(self, count: int, keep: bool) -> list[Peer]:
         """As `Cluster.start_aggregators`."""

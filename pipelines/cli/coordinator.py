@@ -41,12 +41,16 @@ def init(
         list[str] | None,
         typer.Option(metavar="HOST:PORT", help="Where to listen; default: everywhere; may repeat."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster for the aggregators (auto, HOST:PORT). Default: its own."),
+    ] = None,
 ) -> None:
     """Make a coordinator's folder: keys, authority, settings, and a token to propose jobs."""
     from blindsum.he.identity import fingerprint
     from blindsum.pipelines.consortium.settings import make_home
 
-    home = make_home(folder, url, listen or [])
+    home = make_home(folder, url, listen or [], ray)
     typer.echo(f"wrote {home.folder}")
     typer.echo(f"identity {fingerprint(home.identity.public)}")
     typer.echo(f"proposers need {home.proposer_token}", err=True)

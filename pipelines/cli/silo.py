@@ -13,7 +13,7 @@ from blindsum.pipelines.cli.options import JobArgument, SetOption, SiloOption
 from blindsum.platform.errors import ConsentError, JobError
 from blindsum.platform.job import owner as owners
 from blindsum.platform.job.file import load_job
-from blindsum.platform.job.owner import OwnerFile, find_owner, owner_home
+from blindsum.platform.job.owner import NOWHERE, OwnerFile, find_owner, owner_home
 from blindsum.platform.job.yaml_reader import dump, parse_section
 
 app = typer.Typer(
@@ -50,6 +50,8 @@ def init(
         if not equals:
             raise JobError(f"--dataset {text!r} does not have the form NAME=/PATH")
         tables[alias] = {"path": table}
+    if state is None and owner_home() == NOWHERE:
+        raise JobError("this user has no home folder", "Name a folder: --state /PATH.")
     content = {
         "names": [name],
         "state": str(state or owner_home() / ".blindsum" / "silos" / name),

@@ -42,8 +42,11 @@ def join(
     from blindsum.pipelines.consortium.silo import join_coordinator
 
     home = _open(file)
-    compare = join_coordinator(home, read_token(invitation, "join"), proxy)
+    compare, missing = join_coordinator(home, read_token(invitation, "join"), proxy)
     typer.echo(f"joined; compare with the coordinator's operator: {compare}")
+    if missing:
+        typer.echo(f"{home.owner.path} cannot be written here. Add to it:", err=True)
+        typer.echo(missing, nl=False)
     typer.echo("then run: blindsum silo serve", err=True)
 
 
@@ -110,10 +113,9 @@ def show_job(
     file: FileOption = None,
 ) -> None:
     """Show what a proposed job would train, spend, send and reveal; or the owner's file."""
-    from blindsum.pipelines.consortium.review import review
-
     from blindsum.actors.separate.inbox import Inbox
     from blindsum.pipelines.cli.silo import show
+    from blindsum.pipelines.consortium.review import review
 
     if job is None:
         return show()
@@ -134,9 +136,8 @@ def approve_proposed(
     ] = None,
 ) -> None:
     """Approve a proposed job with its code, its initial weights and this silo's table."""
-    from blindsum.pipelines.consortium.deciding import approve_proposal
-
     from blindsum.actors.separate.inbox import Inbox
+    from blindsum.pipelines.consortium.deciding import approve_proposal
     from blindsum.platform.state.approval import DEFAULT_DAYS
 
     home, end = _open(file), end_of(until, DEFAULT_DAYS)
@@ -157,9 +158,8 @@ def refuse(
     file: FileOption = None,
 ) -> None:
     """Refuse a proposed job."""
-    from blindsum.pipelines.consortium.deciding import refuse_proposal
-
     from blindsum.actors.separate.inbox import Inbox
+    from blindsum.pipelines.consortium.deciding import refuse_proposal
 
     inbox = Inbox(_open(file).state)
     one = inbox.one(job)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -97,10 +98,11 @@ class Coordinator:
             for one in self.registry.proposals():
                 if one.state == "running":
                     self.registry.note(one.digest, "interrupted")
-            while not stop.wait(_LOOK_S):
+            while not stop.is_set():
                 ready = next(filter(self._is_ready, self.registry.proposals()), None)
                 if ready:
                     self._run(ready)
+                time.sleep(_LOOK_S)  # stop.wait() may lose its lock when two signals arrive
 
     def _context(self) -> ssl.SSLContext:
         tls = self._home.tls

@@ -115,11 +115,14 @@ def open_home(folder: Path | None) -> CoordinatorHome:
     )
 
 
-def make_home(folder: Path | None, url: str, listen: list[str]) -> CoordinatorHome:
+def make_home(
+    folder: Path | None, url: str, listen: list[str], ray: str | None = None
+) -> CoordinatorHome:
     """Make a coordinator's folder with new keys.
 
     Args:
         listen: where to listen; default: all addresses, on the URL's port.
+        ray: address of a Ray cluster for the aggregators, or None to start one here.
 
     Raises:
         JobError: the folder exists, cannot be written, or the URL is not valid.
@@ -127,7 +130,9 @@ def make_home(folder: Path | None, url: str, listen: list[str]) -> CoordinatorHo
     folder = (folder or default_folder()).absolute()
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 443
-    content = {"url": url, "listen": listen or [f"0.0.0.0:{port}"]}
+    content: dict[str, object] = {"url": url, "listen": listen or [f"0.0.0.0:{port}"]}
+    if ray:
+        content["ray"] = ray
     parse_section(dump(content), "the settings", CoordinatorFile, "coordinator's", "")
     if (folder / FILE).exists():
         raise JobError(f"{folder / FILE} already exists", "Name another --folder.")

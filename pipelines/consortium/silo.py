@@ -78,11 +78,12 @@ def open_silo(file: Path | None) -> SiloHome:
     return SiloHome(owner)
 
 
-def join_coordinator(home: SiloHome, token: Token, proxy: str | None) -> str:
+def join_coordinator(home: SiloHome, token: Token, proxy: str | None) -> tuple[str, str]:
     """Enrol a silo with an invitation, and add the coordinator to its owner's file.
 
     Returns:
-        the short fingerprint that people on both sides compare.
+        the short fingerprint that people on both sides compare, and what the owner must add to the
+        owner's file, because this user may not write to it.
 
     Raises:
         ConsentError: the invitation is for another silo, or the silo has another coordinator.
@@ -103,13 +104,18 @@ def join_coordinator(home: SiloHome, token: Token, proxy: str | None) -> str:
     identity = open_identity(home.state)
     enrolled = join(token, identity.public, home.tls, proxy or (known.proxy if known else None))
     (home.state / COORDINATOR_KEY).write_bytes(enrolled.identity)
-    if known is None:
-        section = {"coordinator": {"url": token.url, "identity": token.fingerprint}}
-        if proxy:
-            section["coordinator"]["proxy"] = proxy
+    compare = short_fingerprint(enrolled.identity, identity.public)
+    if known:
+        return compare, ""
+    section = {"coordinator": {"url": token.url, "identity": token.fingerprint}}
+    if proxy:
+        section["coordinator"]["proxy"] = proxy
+    try:
         with home.owner.path.open("a", encoding="utf-8") as file:
             file.write("\n" + dump(section))
-    return short_fingerprint(enrolled.identity, identity.public)
+    except OSError:  # root's file, or a secret's that a pod mounts
+        return compare, dump(section)
+    return compare, ""
 
 
 def link_settings(home: SiloHome) -> LinkSettings:
