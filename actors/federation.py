@@ -29,6 +29,7 @@ from blindsum.actors.messages import SiloSpec, Standing
 from blindsum.actors.policy import Course, metrics_exchange, next_course
 from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.recovery import Recovery, recovery
+from blindsum.actors.returns import Returns
 from blindsum.actors.round_report import RoundReport, phases_of
 from blindsum.actors.silo_messages import Inspection, Release
 from blindsum.actors.waiting import Waiting
@@ -80,13 +81,17 @@ class Federation:
         self._log = log or Log(job=job.name, run=run)
         self._cluster = cluster or RayCluster()
         self._waiting = Waiting(self._cluster, interrupted or threading.Event())
+
+        def spec_of(name: str, resumed: bool = True) -> SiloSpec:
+            return SiloSpec(job=job, run=run, name=name, folder=folder, resumed=resumed)
+
         specs = {
-            name: SiloSpec(
-                job=job, run=run, name=name, folder=folder, threads=None, resumed=self._resumed
-            )
+            name: spec_of(name, self._resumed)
             for name in job.roster
             if name not in self.standing.lost
         }
+        start_s = job.deadlines.start_s
+        self._returns = Returns(self._cluster, self._waiting, spec_of, start_s, self._log)
         self._silos = {
             name: SiloHandle(name, peer, self._cluster)
             for name, peer in self._cluster.start_silos(specs).items()
@@ -222,6 +227,7 @@ class Federation:
             SiloLost: too few silos are left. `release` still returns the last model.
             BlindsumError: a silo or an aggregator refused; the error says which and why.
         """
+        self._readmit()
         failures: Counter[str] = Counter()
         for attempt in itertools.count(self._charged.get(number, 0) + 1):
             try:
@@ -243,6 +249,27 @@ class Federation:
                 self._recover(how, number)
         self._move_on(report)
         return report
+
+    def _readmit(self) -> None:
+        """Take silos that were lost and have come back into the next round, with new keys. If that
+        fails, the run goes on without them."""
+        at = self.standing
+        back = self._returns.brought(at, self._silos, list(at.lost))
+        if not back:
+            return
+        stayed, together = self._silos, {**self._silos, **back}
+        self._silos = {name: together[name] for name in self.job.roster if name in together}
+        try:
+            self._exchange_keys()
+        except BlindsumError as error:
+            self._log.say("could not return", silos=list(back), said=error.what)
+            self._silos, self._keys_due = stayed, True
+            for silo in back.values():
+                silo.kill()
+            return
+        self._keys_due = False
+        self.standing = replace(at, lost={n: r for n, r in at.lost.items() if n not in back})
+        self._log.say("returned", silos=list(back))
 
     def _recover(self, how: Recovery, number: int) -> None:
         """Drop lost silos and aggregators. New keys and aggregators are made at the start of the
@@ -369,6 +396,7 @@ class Federation:
 
     def close(self) -> None:
         """End silos and aggregators."""
+        self._returns.close()
         for silo in self._silos.values():
             silo.kill()
         self._end_aggregators()

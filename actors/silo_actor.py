@@ -11,6 +11,7 @@ import ray
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.shell import Call, shell
 from blindsum.he.exchange import Exchange
+from blindsum.he.handover import StateRequest
 from blindsum.he.keys import Agreement, Contribution, Introduction
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 CALLS = {
     "inspect": Call(),
     "restore": Call((int,)),
+    "request_state": Call(),
+    "seal_state": Call((StateRequest,), answers=False),
+    "take_state": Call(),
     "forget": Call(answers=False),
     "introduce": Call(),
     "contribute": Call((tuple[Introduction, ...],)),

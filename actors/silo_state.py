@@ -46,6 +46,9 @@ _RUNNING = _KEYED | {SiloState.AGREEING}
 ALLOWED: Mapping[str, frozenset[SiloState]] = {
     "inspect": frozenset({SiloState.STARTED}),
     "restore": frozenset({SiloState.PREPARED}),
+    "request_state": frozenset({SiloState.PREPARED}),
+    "seal_state": frozenset({SiloState.READY}),
+    "take_state": frozenset({SiloState.PREPARED}),
     "introduce": _RUNNING | {SiloState.PREPARED},
     "contribute": frozenset({SiloState.AGREEING}),
     "agree": frozenset({SiloState.AGREEING}),

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -25,8 +26,9 @@ from blindsum.platform.errors import JobError
 CA_CERTIFICATE, CA_KEY = "ca.crt", "ca.key"
 NODE_CERTIFICATE, NODE_KEY = "tls.crt", "tls.key"
 _NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
-_SKEW = datetime.timedelta(minutes=5)
-"""Allowance for clocks that differ between nodes."""
+_SKEW = datetime.timedelta(days=2)
+"""Allowance for clocks that differ. One that is set to local time in place of UTC is wrong by up to
+14 hours, and a new certificate must not have to wait for it."""
 
 
 def make_authority(folder: Path, days: int) -> None:
@@ -131,7 +133,8 @@ def sign_request(folder: Path, request: str, name: str, days: int) -> tuple[str,
     """Return a client's certificate for a request, and the authority's certificate, both PEM.
 
     Args:
-        folder: the authority's folder.
+        folder: the authority's folder. If its ca.crt has further certificates after the
+            authority's own, such as the one of its predecessor, they are returned too.
         name: the host name in it; nothing but the key is taken from the request.
 
     Raises:
@@ -141,7 +144,7 @@ def sign_request(folder: Path, request: str, name: str, days: int) -> tuple[str,
     try:
         asked = x509.load_pem_x509_csr(request.encode())
         of = asked.public_key()
-    except ValueError:
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise JobError("the certificate request is not valid") from None
     if not isinstance(of, ec.EllipticCurvePublicKey) or not asked.is_signature_valid:
         raise JobError("the certificate request is not valid")
@@ -150,7 +153,8 @@ def sign_request(folder: Path, request: str, name: str, days: int) -> tuple[str,
         subject, authority.subject, of, key.public_key(), days, authority.not_valid_after_utc
     )
     signed = _leaf(built, [x509.DNSName(name)], [ExtendedKeyUsageOID.CLIENT_AUTH])
-    return _public(signed.sign(key, hashes.SHA256())).decode(), _public(authority).decode()
+    certificate = _public(signed.sign(key, hashes.SHA256())).decode()
+    return certificate, (folder / CA_CERTIFICATE).read_text(encoding="ascii")
 
 
 def days_left(folder: Path) -> float:
@@ -158,6 +162,13 @@ def days_left(folder: Path) -> float:
     found = x509.load_pem_x509_certificate((folder / NODE_CERTIFICATE).read_bytes())
     left = found.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     return left / datetime.timedelta(days=1)
+
+
+def renewal_due(folder: Path) -> bool:
+    """Return whether less than a third of the lifetime of the certificate in a folder is left."""
+    found = x509.load_pem_x509_certificate((folder / NODE_CERTIFICATE).read_bytes())
+    end = found.not_valid_after_utc
+    return 3 * (end - datetime.datetime.now(datetime.UTC)) < end - found.not_valid_before_utc
 
 
 def environment(folder: Path) -> dict[str, str]:

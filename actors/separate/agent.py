@@ -21,7 +21,14 @@ from typing import Any
 from blindsum.actors.cluster import Answered, Cluster, Died, Raised
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.separate.inbox import Inbox, against_policy
-from blindsum.actors.separate.link import Link, LinkLost, LinkSettings, Replaced, SessionEnded
+from blindsum.actors.separate.link import (
+    ANSWER_S,
+    Link,
+    LinkLost,
+    LinkSettings,
+    Replaced,
+    SessionEnded,
+)
 from blindsum.actors.separate.local_silo import LocalSilo, Said, said
 from blindsum.actors.separate.messages import (
     PARK_S,
@@ -44,7 +51,9 @@ from blindsum.platform.job.owner import Owner
 
 QUICK_S = 0.1
 """How long the agent waits for an answer before it parks the next poll without it."""
+_PART_S = 60.0
 _WATCH_S = 0.5
+_RENEW_S = 3600.0
 
 
 class Agent:
@@ -87,7 +96,8 @@ class Agent:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve the coordinator until `stop` is set. Connections come and go; this goes on."""
-        tasks = [asyncio.create_task(one()) for one in (self._poller, self._sender, self._watcher)]
+        parts = (self._poller, self._sender, self._watcher, self._renewer)
+        tasks = [asyncio.create_task(one()) for one in parts]
         stopping = asyncio.create_task(stop.wait())
         try:
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -109,7 +119,7 @@ class Agent:
             try:
                 if not self._link.established:
                     await self._connect()
-                await self._poll(park=True)
+                await self._poll(park=not failures)  # after a failure the first answer is due now
                 failures = 0
                 self._note_connected()
                 continue
@@ -174,9 +184,7 @@ class Agent:
             decisions=decisions,
         )
         try:
-            answer, attached = await self._link.ask(
-                "/v1/poll", poll, attachments, Next, PARK_S + 30
-            )
+            answer, attached = await self._link.poll(poll, attachments)
         except BaseException:
             self._unsent.update(number for number in sending if number in self._answers)
             raise
@@ -216,6 +224,21 @@ class Agent:
             if self._ready.is_set() and self.inbox.revision() != self._told:
                 with suppress(LinkLost, SessionEnded, BlindsumError):
                     await self._poll(park=False)
+
+    async def _renewer(self) -> None:
+        """Renew the silo's certificate in time."""
+        while True:
+            await self._ready.wait()
+            pause = _RENEW_S
+            try:
+                if await self._link.renew():
+                    self._tell("the silo's certificate was renewed")
+            except (LinkLost, SessionEnded):
+                pause = _WATCH_S
+            except BlindsumError as error:
+                self._tell(f"the silo's certificate was not renewed: {error}")
+            self._wait_for_session()
+            await asyncio.sleep(pause)
 
     # -- proposals ---------------------------------------------------------------------------
 
@@ -327,19 +350,19 @@ class Agent:
             BlindsumError: the coordinator refuses it.
         """
         with suppress(LinkLost, SessionEnded):
-            return await self._sent(path, content)
+            return await self._sent(path, content, _PART_S)
         async with self._mending:
             failures = 0
             while True:
-                with suppress(LinkLost, SessionEnded):
-                    return await self._sent(path, content)
                 failures += 1
+                with suppress(LinkLost, SessionEnded):
+                    return await self._sent(path, content, _PART_S * 2 ** min(failures, 4))
                 await _pause(failures, most_s=2.0)
 
-    async def _sent(self, path: str, content: bytes) -> bytes:
+    async def _sent(self, path: str, content: bytes, wait_s: float) -> bytes:
         await self._ready.wait()
         try:
-            return await self._link.exchange("POST", path, content)
+            return await self._link.exchange("POST", path, content, min(wait_s, ANSWER_S))
         except SessionEnded:
             self._wait_for_session()
             raise

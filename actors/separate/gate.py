@@ -11,14 +11,16 @@ import hashlib
 import hmac
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from aiohttp import web
 
 from blindsum.actors.cluster import Answered, Outcome, Raised
 from blindsum.actors.codec import encoded
-from blindsum.actors.separate.failures import failure_of
+from blindsum.actors.separate.failures import failure_of, printable
 from blindsum.actors.separate.mailbox import Mailbox
 from blindsum.actors.separate.messages import (
     MOST_PART,
@@ -42,6 +44,7 @@ from blindsum.actors.separate.messages import (
     unpacked,
 )
 from blindsum.actors.separate.registry import UNPROVEN, Registry, proof
+from blindsum.actors.separate.server import Connection
 from blindsum.actors.separate.session import Session, grant, read_hello
 from blindsum.he.identity import Identity
 from blindsum.platform.errors import (
@@ -58,16 +61,21 @@ STALE_S = 12.0
 """An agent that was silent for so long may be replaced by another one with its name."""
 
 TakeJob = Callable[[Proposal, Mapping[str, bytes]], tuple[str, Mapping[str, str]]]
-_SLOWEST = 2000  # bytes a second
+_BODY_S = 30.0  # for a body, and a second more for so many bytes:
+_SLOWEST = 2000
 _OVERHEAD = 64  # of a seal
-_REMEMBERED = 1024  # hellos of each silo
+_REMEMBERED = 1024  # hellos of a silo
+_MOST_PENDING = 8  # sessions of a silo that are not used yet
+_MOST_CONNECTIONS = 16  # of a silo; its agent has 8
+_MOST_ARRIVING = 2**27  # bytes of a silo's bodies
 
 
 class Refusal(Exception):
     """A request is refused, with a status that tells the agent what to do.
 
     Args:
-        status: 400 malformed, 401 no session, 403 not allowed, 404 no such thing, 409 not now.
+        status: 400 malformed, 401 no session, 403 not allowed, 404 no such thing, 409 not now,
+            429 too much at once.
     """
 
     def __init__(self, status: int, error: BlindsumError) -> None:
@@ -82,20 +90,27 @@ class _Peer:
     mailbox: Mailbox
     woken: asyncio.Event
     session: Session | None = None
-    pending: Session | None = None
-    parked: int = 0
+    pending: list[Session] = field(default_factory=list)
+    hellos: deque[bytes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    connections: list[Connection] = field(default_factory=list)
+    arriving: int = 0
     noted: float = 0.0
-    answered: dict[bytes, None] = field(default_factory=dict)
 
-    def require_new(self, hello: Hello) -> None:
-        """Refuse a hello that was answered before: whoever kept it, such as an inspecting proxy,
-        could put an end to a session that the agent is just beginning. Raises KeyRefused."""
-        key = hashlib.sha256(hello.mlkem + hello.x25519).digest()
-        if key in self.answered:
-            raise KeyRefused("received a hello a second time")
-        self.answered[key] = None
-        if len(self.answered) > _REMEMBERED:
-            self.answered.pop(next(iter(self.answered)))
+    @property
+    def connected(self) -> bool:
+        """Whether the session's agent is there. It may be silent for a while between two polls, but
+        its system ends its connections as soon as it has ended."""
+        alive = any(one.transport for one in self.connections)
+        return alive and self.mailbox.silent_s() < STALE_S
+
+    def uses(self, connection: Connection) -> None:
+        """Note that the session's agent used a connection; of too many, the one that it used least
+        recently is ended."""
+        connection.known = True
+        others = [one for one in self.connections if one.transport and one is not connection]
+        for one in others[: 1 - _MOST_CONNECTIONS]:
+            one.force_close()
+        self.connections = [*others[1 - _MOST_CONNECTIONS :], connection]
 
 
 class Gate:
@@ -104,7 +119,7 @@ class Gate:
     Args:
         identity: the coordinator's.
         sign_request: returns the certificate for a request (PEM) and a silo's name, and the
-            authority's certificate.
+            authority's certificate, with any other authorities that silos are to trust.
         version: blindsum's.
         take_job: takes a proposal and its code; returns its digest, and the silos with the short
             forms of their fingerprints.
@@ -195,22 +210,44 @@ class Gate:
     async def _begin_session(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await read(request, most_bytes(Hello) + 4096)
         hello = read_hello(body)
+        self._require_certificate(request, hello.silo)
         self._require_version(hello)
         silo = self.registry.silo(hello.silo)
         if silo is None:
             raise Refusal(403, ClusterError(f"no silo '{hello.silo}' is enrolled here"))
-        session, welcome = grant(
-            body, hello, silo.identity, self._identity, self._version, self.instance
-        )
-        self._require_certificate(request, hello.silo)
+        try:
+            session, welcome = grant(
+                body, hello, silo.identity, self._identity, self._version, self.instance
+            )
+        except KeyRefused as error:  # a new hello would be refused as well
+            raise Refusal(403, error) from None
         peer = self._peer(hello.silo)
+        self._require_first_time(peer, body)
         self._require_single(peer, hello)
-        peer.require_new(hello)
-        if peer.pending:
-            self._sessions.pop(peer.pending.name, None)
-        peer.pending = session
+        peer.pending.append(session)
         self._sessions[session.name] = (hello.silo, session)
+        self._forget(peer.pending[:-_MOST_PENDING])
+        del peer.pending[:-_MOST_PENDING]
         return web.Response(body=welcome)
+
+    def _require_first_time(self, peer: _Peer, hello: bytes) -> None:
+        """Refuse a hello that somebody recorded: it would push out what the agent has begun."""
+        digest = hashlib.sha256(hello).digest()
+        if digest in peer.hellos:
+            raise Refusal(403, KeyRefused("this hello was answered before"))
+        peer.hellos.append(digest)
+
+    def _end_sessions(self, silo: str) -> None:
+        """Forget what an earlier identity of a silo has begun."""
+        peer = self._peer(silo)
+        self._forget([*peer.pending, *([peer.session] if peer.session else [])])
+        peer.session, peer.pending = None, []
+        peer.mailbox.give_up("it was enrolled again")
+        self._wake(peer)
+
+    def _forget(self, sessions: Iterable[Session]) -> None:
+        for one in sessions:
+            self._sessions.pop(one.name, None)
 
     def _require_version(self, hello: Hello) -> None:
         ours = self._version.split(".")[:2]
@@ -242,13 +279,18 @@ class Gate:
         names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
         if f"{silo}.silo" not in names:
             raise Refusal(
-                403, ClusterError(f"the client certificate is not silo '{silo}''s: {names}")
+                403,
+                ClusterError(
+                    f"the client certificate is for {', '.join(names) or 'nobody'}, and not for "
+                    f"{silo}.silo",
+                    "Enrol again: blindsum silo join INVITATION.",
+                ),
             )
 
     def _require_single(self, peer: _Peer, hello: Hello) -> None:
         """Refuse a second agent with the same name while the first one is connected."""
         now = peer.session
-        if now and now.peer_instance != hello.instance and peer.parked:
+        if now and now.peer_instance != hello.instance and peer.connected:
             raise Refusal(
                 409,
                 ClusterError(
@@ -262,10 +304,12 @@ class Gate:
         peer = self._peers[silo]
         if peer.session is session:
             return
-        before, peer.session, peer.pending = peer.session, session, None
+        self._forget(one for one in peer.pending if one is not session)
+        before, peer.session, peer.pending = peer.session, session, []
         if before:
-            self._sessions.pop(before.name, None)
+            self._forget([before])
             if before.peer_instance != session.peer_instance:
+                peer.connections = []
                 peer.mailbox.give_up("its agent was started again")
         self._log.say("connected", silo=silo)
 
@@ -282,10 +326,19 @@ class Gate:
         if found is None:
             raise Refusal(401, KeyRefused("there is no such session", "Begin a new one."))
         silo, session = found
-        body = await read(request, most + _OVERHEAD)
+        peer = self._peers[silo]
+        length = request.content_length or 0
+        if peer.arriving + length > _MOST_ARRIVING:
+            raise Refusal(429, FederationError("this silo sends too much at once"))
+        peer.arriving += length
+        try:
+            body = await read(request, most + _OVERHEAD)
+        finally:
+            peer.arriving -= length
         content = session.open(body, request.method, request.path)
         self._confirm(silo, session)
-        self._peers[silo].mailbox.hear()
+        peer.uses(cast(Connection, request.protocol))
+        peer.mailbox.hear()
         return silo, session, content
 
     # -- messages ----------------------------------------------------------------------------
@@ -301,10 +354,12 @@ class Gate:
             peer.mailbox.receive(answer, left[:count])
             left = left[count:]
             received.append(answer.number)
-        for decision in poll.decisions:
-            self._decide(silo, decision)
+        if poll.decisions:
+            self._decide(silo, poll.decisions)
         if poll.park and not received:
             await self._park(peer, session, poll)
+            if peer.session is not session:
+                raise Refusal(401, KeyRefused("another session has replaced this one"))
         calls = peer.mailbox.since(poll.after)
         attachments = [one for call in calls for one in call.attached]
         board = self.board
@@ -321,7 +376,7 @@ class Gate:
     async def _park(self, peer: _Peer, session: Session, poll: Poll) -> None:
         """Wait until there is something for the agent, or PARK_S have passed."""
         end = asyncio.get_running_loop().time() + PARK_S
-        peer.parked += 1
+        peer.mailbox.parked += 1
         try:
             while not peer.mailbox.since(poll.after) and self.board == poll.board:
                 peer.woken.clear()
@@ -333,7 +388,7 @@ class Gate:
                 except TimeoutError:
                     return
         finally:
-            peer.parked -= 1
+            peer.mailbox.parked -= 1
 
     async def _frame(
         self, request: web.BaseRequest, number: int, aggregator: int
@@ -357,9 +412,13 @@ class Gate:
         body = packed(found.message, list(found.code.values()))
         return _sealed(session, request, body)
 
-    def _decide(self, silo: str, decision: Decision) -> None:
-        if decision.proposal in self._open_for(silo):
-            self.registry.decide(silo, decision)
+    def _decide(self, silo: str, decisions: Iterable[Decision]) -> None:
+        """Note what is new among a silo's decisions about its own open proposals."""
+        newest = {one.proposal: one for one in decisions}
+        for digest in newest.keys() & set(self._open_for(silo)):
+            decision = replace(newest[digest], reason=printable(newest[digest].reason))
+            if self.registry.decisions(digest).get(silo) != decision:
+                self.registry.decide(silo, decision)
 
     def _notices(self, silo: str) -> tuple[Notice, ...]:
         return tuple(
@@ -396,6 +455,7 @@ class Gate:
             )
         certificate, authority = self._sign(asked.request, asked.silo)
         self.registry.enrol(asked.silo, asked.identity, secret)
+        self._end_sessions(asked.silo)
         answer = Enrolled(
             identity=self._identity.public,
             certificate=certificate,
@@ -434,8 +494,10 @@ class Gate:
     async def _renew(self, request: web.BaseRequest) -> web.StreamResponse:
         silo, session, content = await self._authentic(request, most_bytes(Renewal))
         asked, _ = unpacked(content, Renewal)
-        certificate, _ = self._sign(asked.content, silo)
-        return _sealed(session, request, packed(Renewal(content=certificate)))
+        certificate, authority = self._sign(asked.content, silo)
+        answer = Renewal(content=certificate, authority=authority)
+        self._log.say("renewed", silo=silo)
+        return _sealed(session, request, packed(answer))
 
     # -- helpers -----------------------------------------------------------------------------
 
@@ -469,11 +531,13 @@ async def read(request: web.BaseRequest, most: int) -> bytes:
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise Refusal(400, FederationError("bodies must not be compressed"))
     length = request.content_length
-    if length is None or length > most:
+    if length is None:
+        raise Refusal(411, FederationError("a body here needs its length (Content-Length)"))
+    if length > most:
         raise Refusal(413, FederationError(f"a body here has at most {most} bytes"))
     content = bytearray()
     try:
-        async with asyncio.timeout(30 + length / _SLOWEST):
+        async with asyncio.timeout(_BODY_S + length / _SLOWEST):
             while chunk := await request.content.readany():
                 content += chunk
                 if len(content) > length:

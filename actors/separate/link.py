@@ -3,14 +3,17 @@
 A lost connection is never an error here: requests are made again until they succeed or the
 coordinator refuses them. They are POST requests, because aiohttp and proxies repeat the other ones
 by themselves, and a sealed body is accepted only once. TCP itself notices a cut within about
-SILENT_CUT_S, in either direction.
+SILENT_CUT_S. Where something on the way keeps a dead connection open, the silence of polls shows
+it: the coordinator answers each within PARK_S.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import socket
 import ssl
+import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,18 +22,31 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
+from cryptography import x509
 
-from blindsum.actors.separate.messages import SESSION, TABLE, packed, unpacked
+from blindsum.actors.separate.messages import (
+    PARK_S,
+    SESSION,
+    TABLE,
+    Next,
+    Poll,
+    Renewal,
+    packed,
+    unpacked,
+)
 from blindsum.actors.separate.session import Asking, Session
 from blindsum.he.identity import Identity
 from blindsum.platform.errors import ClusterError, KeyRefused
 
 T = TypeVar("T")
 SILENT_CUT_S = 15
+SILENT_S = 10.0
+"""How long the answer to a poll may be overdue before the link counts as dead."""
 CONNECT_S = 30.0
 """How long a connection may take to begin, through a proxy too."""
 _MOST_ANSWER = max(one.most_bytes for one in TABLE if one.sender == "coordinator") + 2**10
-_ANSWER_S = 600.0
+ANSWER_S = 600.0
+_REMEMBERED_S = 3600.0
 _MOST_PROBLEM = 4096
 
 
@@ -39,6 +55,14 @@ class LinkLost(Exception):
 
     def __init__(self, why: str) -> None:
         super().__init__(_printable(why))
+
+
+class Silent(LinkLost):
+    """No answer came in time, over a connection that has not ended."""
+
+
+class Closed(LinkLost):
+    """The connection was closed before an answer came."""
 
 
 class SessionEnded(Exception):
@@ -53,6 +77,19 @@ class Replaced(ClusterError):
     """Another agent of this silo is connected."""
 
 
+@dataclass(frozen=True)
+class Renewing:
+    """How the silo's certificate is renewed, in its folder.
+
+    Attributes:
+        request: returns a certificate request (PEM) when it is time for a new certificate, or None.
+        keep: takes up the new certificate and the authorities' (PEM).
+    """
+
+    request: Callable[[], str | None]
+    keep: Callable[[str, str], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinkSettings:
     """How an agent reaches its coordinator.
@@ -63,6 +100,7 @@ class LinkSettings:
         tls: makes a TLS context; called anew for each session, so that a renewed certificate is
             used without a restart.
         proxy: URL of a proxy, or None: then HTTPS_PROXY and NO_PROXY decide.
+        renewing: None if the certificate is not renewed.
     """
 
     url: str
@@ -70,6 +108,25 @@ class LinkSettings:
     fingerprint: str
     tls: Callable[[], ssl.SSLContext]
     proxy: str | None = None
+    renewing: Renewing | None = None
+
+
+class Patience:
+    """How long an answer may be overdue. It doubles with each silence, because a link that is only
+    slow must not be cut again and again. After an hour without one it is SILENT_S again."""
+
+    def __init__(self) -> None:
+        self._seconds, self._until = SILENT_S, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long to wait now."""
+        return self._seconds if time.monotonic() < self._until else SILENT_S
+
+    def double(self) -> None:
+        """Note a silence."""
+        self._seconds = min(2 * self.seconds, ANSWER_S)
+        self._until = time.monotonic() + _REMEMBERED_S
 
 
 class Link:
@@ -92,6 +149,7 @@ class Link:
         self._session: Session | None = None
         self.coordinator_instance: str | None = None
         self.answered = 0
+        self._patience = Patience()
 
     @property
     def established(self) -> bool:
@@ -124,13 +182,52 @@ class Link:
             body = await self._request("POST", "/v1/sessions", asking.hello, {})
         except SessionEnded as refused:
             raise refused.error or KeyRefused("the coordinator refuses a session") from None
+        except Closed as lost:  # as a server does in TLS 1.3 that rejects a client's certificate
+            hint = "perhaps the coordinator does not accept this silo's certificate"
+            raise LinkLost(f"{lost}; {hint}") from None
         session, welcome = asking.welcomed(body, self._settings.coordinator)
         self._session, self.coordinator_instance = session, welcome.instance
 
+    async def renew(self) -> bool:
+        """Renew the certificate if it is time; returns whether it was. The session ends, so that
+        the next one begins with the new certificate.
+
+        Raises:
+            BlindsumError: the coordinator refuses, or the certificate cannot be kept.
+            LinkLost, SessionEnded: as `ask`.
+        """
+        renewing = self._settings.renewing
+        request = renewing.request() if renewing else None
+        if renewing is None or request is None:
+            return False
+        answer, _ = await self.ask("/v1/certificate", Renewal(content=request), [], Renewal)
+        renewing.keep(answer.content, answer.authority)
+        await self.close()
+        return True
+
+    async def poll(self, poll: Poll, attachments: Any) -> tuple[Next, list[memoryview]]:
+        """Send a poll and return what comes next. If there is no answer, the whole link counts as
+        dead: all connections are closed, and the session goes on over new ones.
+
+        Raises: as `ask`.
+        """
+        http, wait_s = self._http, PARK_S + self._patience.seconds
+        try:
+            return await self.ask("/v1/poll", poll, attachments, Next, wait_s)
+        except Silent:
+            self._patience.double()
+            if http is self._http and http is not None:
+                self._http = open_http(self._settings.tls())
+                await http.close()
+            raise
+
     async def ask(
-        self, path: str, message: Any, attachments: Any, kind: type[T], wait_s: float = _ANSWER_S
+        self, path: str, message: Any, attachments: Any, kind: type[T], wait_s: float = ANSWER_S
     ) -> tuple[T, list[memoryview]]:
         """Send a message and return the answer.
+
+        Args:
+            wait_s: how long nothing may arrive after all was sent.
 
         Raises:
             LinkLost, SessionEnded: make the request again, after `begin` in the second case.
@@ -140,7 +237,7 @@ class Link:
         return unpacked(body, kind)
 
     async def exchange(
-        self, method: str, path: str, content: bytes, wait_s: float = _ANSWER_S
+        self, method: str, path: str, content: bytes, wait_s: float = ANSWER_S
     ) -> bytes:
         """Send a sealed body and return the opened answer. Raises as `ask`."""
         session = self._session
@@ -167,7 +264,7 @@ class Link:
         path: str,
         body: bytes,
         headers: dict[str, str],
-        wait_s: float = _ANSWER_S,
+        wait_s: float = ANSWER_S,
     ) -> bytes:
         if self._http is None:
             raise SessionEnded
@@ -204,6 +301,7 @@ async def request(
 
     Raises:
         LinkLost: there was no answer, or one that is not the coordinator's.
+        Silent, Closed: kinds of LinkLost.
         SessionEnded: the coordinator does not know the session.
         Replaced, ClusterError: it refuses the request.
     """
@@ -224,6 +322,10 @@ async def request(
                 return await _content(answer)
             problem = await answer.content.read(_MOST_PROBLEM)
             raise _refusal(answer.status, problem)
+    except aiohttp.SocketTimeoutError:
+        raise Silent(f"no answer within {wait_s:g} s") from None
+    except aiohttp.ServerDisconnectedError:
+        raise Closed("the connection was closed without an answer") from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise LinkLost(why(error)) from None
 
@@ -277,6 +379,11 @@ def why(error: BaseException) -> str:
         return f"{error.host}:{error.port}: {found.strerror or found or type(found).__name__}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return (
+            "the coordinator ended the connection; if it does so again, it does not trust this "
+            "silo's certificate"
+        )
     return f"the connection broke ({type(error).__name__})"
 
 
@@ -290,7 +397,7 @@ def _refusal(status: int, problem: bytes) -> Exception:
         return SessionEnded(KeyRefused(*clean))
     if status == 409:
         return Replaced(*clean)
-    return LinkLost(clean[0]) if status in (408, 500) else ClusterError(*clean)
+    return LinkLost(clean[0]) if status in (408, 429, 500) else ClusterError(*clean)
 
 
 def _printable(text: str) -> str:
@@ -308,17 +415,20 @@ def client_context(
         certificate, key: the client's; None behind a proxy that ends TLS.
 
     Raises:
-        ClusterError: a file cannot be used.
+        ClusterError: a file cannot be used, or the client's certificate has expired.
     """
+    again = "Enrol again: blindsum silo join INVITATION."
     try:
         context = ssl.create_default_context(cafile=str(authority) if authority else None)
         if certificate and key:
             context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ClusterError(
-            f"the TLS files of this silo cannot be used ({error.strerror or error})",
-            "Enrol again: blindsum silo join INVITATION.",
-        ) from None
+            end = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+            if end < datetime.datetime.now(datetime.UTC):
+                # asyncio's servers close the connection without a word about it.
+                raise ClusterError(f"this silo's certificate expired on {end:%Y-%m-%d}", again)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise ClusterError(f"the TLS files of this silo cannot be used ({said})", again) from None
     return context
 
 
@@ -327,8 +437,8 @@ def _socket(info: Any) -> socket.socket:
     family, kind, number, _, _ = info
     one = socket.socket(family, kind, number)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
-    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_CUT_S // 3)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENT_CUT_S // 3)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_CUT_S * 1000)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

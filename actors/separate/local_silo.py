@@ -68,7 +68,9 @@ class LocalSilo:
             if one.method == "finish":
                 arguments.append(one.aggregators)
             elif one.method in ("apply", "read_metrics"):
-                arguments += [[], *await self._totals(one, attached[one.messages :])]
+                arguments += [[], *await self._frames(one, attached[one.messages :])]
+            elif one.method == "take_state":
+                arguments += await self._frames(one, attached)
             (handle,) = self._cluster.call(self._peer, one.method, *arguments)
             if one.method in _SENDS:
                 outcome = await self._passing_frames(one, handle)
@@ -119,8 +121,8 @@ class LocalSilo:
         if answer:
             raise error_of(decoded(answer, Failure), self._silo)
 
-    async def _totals(self, one: Instruction, attached: list[memoryview]) -> list[list[Any]]:
-        """Return a total's frames, from each aggregator."""
+    async def _frames(self, one: Instruction, attached: list[memoryview]) -> list[list[Any]]:
+        """Return an instruction's frames, from each aggregator."""
         if attached:
             contents: list[Any] = [pa.py_buffer(bytes(part)) for part in attached]
         else:

@@ -10,7 +10,8 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,10 @@ from blindsum.actors.separate.messages import INLINE, Answer, Frame, Instruction
 from blindsum.platform.errors import FederationError
 
 Attachments = list[bytes | pa.Buffer]
+_MOST_FLYING = 2**26  # bytes of a call's frames that the aggregators have not taken up
+_MOST_FRAMES = 30_000  # of a call, as in a total
+_MOST_PARTS = 64  # of an answer
+
 AddFrame = Callable[[int, pa.Buffer], "Future[Outcome]"]
 """Passes a frame to an aggregator, by its number; returns the outcome of the addition."""
 
@@ -36,6 +41,7 @@ class Call:
         add: takes the frames that the silo sends meanwhile; None if the method sends none.
         outcome: resolved once, with the answer or with the reason why there is none.
         added: outcomes of the frames that arrived, by digest.
+        flying: sizes of the frames that have no outcome yet, by digest.
         values: parts of the answer that arrived ahead of it, by digest.
     """
 
@@ -45,6 +51,7 @@ class Call:
     add: AddFrame | None
     outcome: Future[Outcome] = field(default_factory=Future)
     added: dict[str, Future[Outcome]] = field(default_factory=dict)
+    flying: dict[str, int] = field(default_factory=dict)
     values: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -65,6 +72,7 @@ class Mailbox:
         self._open: dict[int, Call] = {}
         self.life = 0
         self.heard: float | None = None
+        self.parked = 0
         self.most_value = 2**24
 
     def post(
@@ -117,7 +125,11 @@ class Mailbox:
         self.heard = time.monotonic()
 
     def silent_s(self) -> float:
-        """Return the seconds since the agent was heard; infinite if it never was."""
+        """Return the seconds since the agent was heard; infinite if it never was. While one of its
+        polls is parked, on a connection that is not closed, it counts as heard: that is at most
+        PARK_S."""
+        if self.parked:
+            return 0.0
         return float("inf") if self.heard is None else time.monotonic() - self.heard
 
     def part(self, digest: str) -> pa.Buffer:
@@ -132,16 +144,22 @@ class Mailbox:
         """Pass on a frame that a silo sent ahead of its answer; a second time changes nothing.
 
         Raises:
-            FederationError: that call takes no frames.
+            FederationError: that call takes no frames, or not so many.
         """
         call = self._call(number)
         digest = _sha256(content)
         with self._lock:
             if call.add is None:
                 raise FederationError(f"instruction {number} takes no frames")
-            if digest not in call.added:
-                call.added[digest] = call.add(aggregator, pa.py_buffer(content))
-            return call.added[digest]
+            if digest in call.added:
+                return call.added[digest]
+            flying = sum(list(call.flying.values())) + len(content)
+            if flying > _MOST_FLYING or len(call.added) >= _MOST_FRAMES:
+                raise FederationError(f"instruction {number} takes no more frames now")
+            call.flying[digest] = len(content)
+            added = call.added[digest] = call.add(aggregator, pa.py_buffer(content))
+        added.add_done_callback(lambda _: call.flying.pop(digest, None))
+        return added
 
     def receive_value(self, number: int, content: bytes) -> None:
         """Keep a part of an answer that is to come.
@@ -152,9 +170,10 @@ class Mailbox:
         call = self._call(number)
         with self._lock:
             call.values[_sha256(content)] = content
-            if sum(map(len, call.values.values())) > self.most_value:
+            size = sum(map(len, call.values.values()))
+            if size > self.most_value or len(call.values) > _MOST_PARTS:
                 call.values.clear()
-                raise FederationError(f"the answer is longer than {self.most_value} bytes")
+                raise self._too_long()
 
     def receive(self, answer: Answer, attached: Sequence[memoryview]) -> None:
         """Take an answer. One that is not awaited, or no longer, is dropped.
@@ -163,12 +182,17 @@ class Mailbox:
             attached: the parts of its value and its frames that travelled with it, in order.
 
         Raises:
-            FederationError: parts are missing or are not as announced.
+            FederationError: parts are missing or are not as announced, or the answer is too long.
         """
         with self._lock:
             call = self._open.get(answer.number)
         if call is None:
             return
+        if answer.outcome == "raised" and answer.failure is None:
+            raise FederationError("received a failure without its kind")
+        # Before anything is joined: a part may be listed often.
+        if sum(one.size for one in answer.value) > self.most_value:
+            raise self._too_long()
         left = iter(attached)
         value = b"".join(self._content(call, one, left) for one in answer.value)
         for one in answer.frames:
@@ -177,16 +201,16 @@ class Mailbox:
             self._open.pop(answer.number, None)
         if answer.outcome == "died":
             return _resolve(call, Died())
-        if answer.outcome == "raised":
-            if answer.failure is None:
-                raise FederationError("received a failure without its kind")
+        if answer.failure and answer.outcome == "raised":
             return _resolve(call, Raised(error_of(answer.failure, self.silo)))
         return _after_frames(call, Answered(value or None))
 
     def give_up(self, reason: str) -> None:
-        """End this life: every open call has the outcome Died, and later calls of this life too."""
+        """End this life: every open call has the outcome Died, and later calls of this life too.
+        The agent counts as away until it is heard again."""
         with self._lock:
             self.life += 1
+            self.heard = None
             lost, self._open = self._open, {}
         for call in lost.values():
             _resolve(call, Died(reason=reason))
@@ -198,8 +222,11 @@ class Mailbox:
             raise FederationError(f"instruction {number} is not open")
         return call
 
+    def _too_long(self) -> FederationError:
+        return FederationError(f"the answer is longer than {self.most_value} bytes")
+
     def _content(self, call: Call, frame: Frame, left: Any) -> bytes:
-        content = call.values.pop(frame.digest, None) if frame.digest else next(left, None)
+        content = call.values.get(frame.digest) if frame.digest else next(left, None)
         if content is None or len(content) != frame.size:
             raise FederationError("a part of an answer is missing or has another length")
         return bytes(content)
@@ -224,7 +251,7 @@ def _after_frames(call: Call, outcome: Outcome) -> None:
 
 
 def _resolve(call: Call, outcome: Outcome) -> None:
-    if not call.outcome.done():
+    with suppress(InvalidStateError):  # another thread gave the call up
         call.outcome.set_result(outcome)
 
 

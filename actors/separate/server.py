@@ -2,25 +2,35 @@
 
 A connection must send the head of its first request within FIRST_S, so that one that sends nothing,
 or one byte at a time, holds a socket only for so long. Bodies have their own limits (`gate.read`).
+
+Strangers can open connections faster than that. If there are too many, the oldest one of a stranger
+is ended for each new one: an agent gets in as long as it is faster than MOST_CONNECTIONS others,
+and the connections of agents stay.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import resource
 import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from blindsum.platform.errors import ClusterError
+from blindsum.platform.events import Log
 
 FIRST_S = 20.0
 MOST_CONNECTIONS = 1024
 _KEEP_ALIVE_S = 75.0
+_GOODBYE_S = 2.0
+_AGAIN_S = 0.1
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -96,40 +106,99 @@ class Server:
             keepalive_timeout=_KEEP_ALIVE_S,
             auto_decompress=False,
             access_log=None,
+            logger=_unheard(),
             lingering_time=0.0,
             handler_cancellation=True,
         )
-        listening = [
-            await self._loop.create_server(
-                server,
-                sock=one,
-                ssl=self._context,
-                ssl_handshake_timeout=FIRST_S if self._context else None,
-                backlog=MOST_CONNECTIONS,
-            )
-            for one in self._sockets
-        ]
+        self._door = door = _Door(server, self._context)
+        accepting = [asyncio.create_task(door.accept(one)) for one in self._sockets]
         self._ready.set()
         await self._stop.wait()
-        for one in listening:
+        for task in accepting:
+            task.cancel()
+        for one in self._sockets:
             one.close()
         await server.shutdown(1.0)
+        await door.close()
+
+
+class _Door:
+    """Accepts connections, and has at most MOST_CONNECTIONS of them."""
+
+    def __init__(self, server: _Server, context: ssl.SSLContext | None) -> None:
+        self._server, self._context = server, context
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = min(MOST_CONNECTIONS, files // 2)
+        self._open: dict[Connection, socket.socket] = {}  # the oldest is first
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._log = Log(who="gate")
+
+    async def accept(self, listening: socket.socket) -> None:
+        """Accept connections on a socket, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                one, _ = await loop.sock_accept(listening)
+            except OSError:  # it was reset at once, or this process has no file left
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            await asyncio.sleep(0)  # however many are waiting, requests go on
+            self._make_room()
+            connection = self._server()
+            self._open[connection] = one
+            connection.ended = lambda ended=connection: self._open.pop(ended, None)
+            task = asyncio.create_task(self._begin(connection, one))
+            self._beginning.add(task)
+            task.add_done_callback(self._beginning.discard)
+
+    async def close(self) -> None:
+        """End every connection that has not begun."""
+        for task in self._beginning:
+            task.cancel()
+        await asyncio.gather(*self._beginning, return_exceptions=True)
+
+    async def _begin(self, connection: Connection, one: socket.socket) -> None:
+        secure = self._context is not None
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection,
+                one,
+                ssl=self._context,
+                ssl_handshake_timeout=FIRST_S if secure else None,
+                ssl_shutdown_timeout=_GOODBYE_S if secure else None,
+            )
+        except OSError as error:
+            if isinstance(error, ssl.SSLCertVerificationError):
+                self._log.say("refused", error=f"a client's certificate: {error.verify_message}")
+        finally:
+            if connection.transport is None:
+                self._open.pop(connection, None)
+                one.close()
+
+    def _make_room(self) -> None:
+        """End the oldest connection that no agent has shown to be its own."""
+        if len(self._open) < self._most:
+            return
+        oldest = next((one for one in self._open if not one.known), next(iter(self._open)))
+        with suppress(OSError):
+            self._open.pop(oldest).shutdown(socket.SHUT_RDWR)
 
 
 class _Server(web.Server):
-    """aiohttp's low-level server, with limits on the number of connections and on the wait for a
-    connection's first request."""
-
-    def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
-
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
+    def __call__(self) -> Connection:
+        return Connection(self, loop=self._loop, **self._kwargs)
 
 
-class _Connection(RequestHandler):
+class Connection(RequestHandler):
+    """A connection.
+
+    Attributes:
+        known: an agent with a session has used it; set by the gate.
+        ended: called once it is lost.
+    """
+
+    known = False
+    ended: Callable[[], object]
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -140,10 +209,18 @@ class _Connection(RequestHandler):
         if self._deadline:
             self._deadline.cancel()
         super().connection_lost(exc)
+        self.ended()
 
     def _require_a_request(self) -> None:
         if not self._request_count:
             self.force_close()
+
+
+def _unheard() -> logging.Logger:
+    """Return a logger that says nothing: aiohttp's lines quote what strangers sent."""
+    logger = logging.getLogger("blindsum.gate.unheard")
+    logger.disabled = True
+    return logger
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -157,6 +234,8 @@ def _listening(host: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.bind(address)
+        one.listen(MOST_CONNECTIONS)
+        one.setblocking(False)
     except OSError as error:
         raise ClusterError(
             f"{host}:{port} cannot be listened on ({error.strerror})",

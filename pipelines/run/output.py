@@ -100,6 +100,9 @@ class Progressing(Listener):
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         console.print(_lost_line(run, silos, left))
 
+    def returned(self, run: Run, silos: list[str]) -> None:
+        console.print(f"back in round {run.announced}: {', '.join(silos)}")
+
     def close(self) -> None:
         """Remove the progress bar."""
         self._live.stop()
@@ -113,6 +116,9 @@ class Quiet(Listener):
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         console.print(_lost_line(run, silos, left))
+
+    def returned(self, run: Run, silos: list[str]) -> None:
+        console.print(f"back in round {run.announced}: {', '.join(silos)}")
 
     def close(self) -> None:
         """Do nothing, because nothing is open."""
@@ -151,6 +157,9 @@ class JsonLines(Listener):
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         emit("lost", round=run.announced, silos=silos, left=left)
+
+    def returned(self, run: Run, silos: list[str]) -> None:
+        emit("returned", round=run.announced, silos=silos)
 
     def round(self, run: Run, report: RoundReport) -> None:
         emit(

@@ -203,6 +203,8 @@ class _Session:
         known, run.standing = set(run.lost), federation.standing
         if fresh := run.lost.keys() - known:
             self.listeners.lost(run, sorted(fresh), len(federation.roster))
+        if back := known - run.lost.keys():
+            self.listeners.returned(run, sorted(back))
 
     def close(self) -> None:
         """Save the results and close everything, whatever the outcome."""

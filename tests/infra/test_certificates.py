@@ -1,5 +1,6 @@
 """Certificates: their content, and the connections that they refuse."""
 
+import datetime
 import ssl
 import stat
 from pathlib import Path
@@ -40,10 +41,23 @@ def test_a_node_is_verified_by_its_authority_and_only_under_its_addresses(tmp_pa
     ]
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert set(usage) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
-    days = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-    assert days.days == 30
+    now = datetime.datetime.now(datetime.UTC)
+    assert 29 < (certificate.not_valid_after_utc - now) / datetime.timedelta(days=1) <= 30
     longer = read(make_node(tmp_path / "ca", "birch", ["10.0.0.3"], days=900) / "tls.crt")
     assert longer.not_valid_after_utc == authority.not_valid_after_utc
+
+
+@pytest.mark.parametrize("behind", [1, 14, 24])
+def test_a_machine_whose_clock_is_behind_trusts_a_new_certificate(
+    tmp_path: Path, behind: int
+) -> None:
+    """By a time zone that was taken for UTC, or by a whole day."""
+    make_authority(tmp_path / "ca", days=30)
+    certificate = read(make_node(tmp_path / "ca", "alder", ["10.0.0.2"], days=30) / "tls.crt")
+    authority = Store([read(tmp_path / "ca" / "ca.crt")])
+    time = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=behind)
+    policy = PolicyBuilder().store(authority).time(time)
+    policy.build_server_verifier(x509.DNSName("localhost")).verify(certificate, [])
 
 
 def test_only_its_owner_can_read_a_key_and_rays_environment_names_it(tmp_path: Path) -> None:

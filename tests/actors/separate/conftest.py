@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from blindsum.actors.separate import mailbox, relay
 from tests.actors.separate.consortium import Consortium
 
 Make = Callable[..., Consortium]
@@ -25,3 +26,10 @@ def consortium(tmp_path: Path, tables: dict[str, Path]) -> Iterator[Make]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no frame travel with its message."""
+    monkeypatch.setattr(relay, "INLINE", 0)
+    monkeypatch.setattr(mailbox, "INLINE", 0)

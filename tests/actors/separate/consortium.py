@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from blindsum.actors.federation import Federation
-from blindsum.actors.silo import Silo
 from blindsum.platform.job.file import load_job
 from blindsum.platform.job.schema import Job
 from tests.actors.separate.organisations import Coordinator, Organisation, until
@@ -43,9 +42,9 @@ class Consortium:
         self.organisations[name] = made
         return made
 
-    def start(self, name: str, url: str | None = None, silo: type[Silo] = Silo) -> None:
-        """Start an agent, and stop it at the end."""
-        self.organisations[name].start(silo, url=url)
+    def start(self, name: str, url: str | None = None, **how: Any) -> None:
+        """Start an agent, and stop it at the end; keywords as `Organisation.start`."""
+        self.organisations[name].start(url=url, **how)
         self._ending.callback(self.organisations[name].stop)
 
     def start_all(self, job: Job, url: str | None = None) -> None:

@@ -111,22 +111,31 @@ class Relay(Listener):
     Args:
         cut_after: how many bytes the link carries, on all connections and both ways together,
             before they are all reset.
-        bytes_a_second: the rate in each direction of each connection.
+        bytes_a_second: the link's rate in each direction.
+        delay_s: how long it holds every piece of what it passes on.
 
     Attributes:
+        hold_after: how many bytes it carries before `hold` is called.
         carried: how many bytes it has passed on.
         cuts: how often it was cut.
         down: whether new connections are reset.
     """
 
     def __init__(
-        self, to: int, cut_after: int | None = None, bytes_a_second: float | None = None
+        self,
+        to: int,
+        cut_after: int | None = None,
+        bytes_a_second: float | None = None,
+        delay_s: float = 0,
     ) -> None:
         self._to, self._cut_after, self._rate = to, cut_after, bytes_a_second
+        self._delay_s = delay_s
+        self.hold_after: int | None = None
         self.carried = self.cuts = 0
         self._left = cut_after or 0
         self.down = False
         self._silent: set[Writer] = set()
+        self._turns = (asyncio.Lock(), asyncio.Lock())
         super().__init__()
 
     def cut(self) -> None:
@@ -160,9 +169,15 @@ class Relay(Listener):
         while chunk := await reader.read(CHUNK):
             if link in self._silent:
                 continue
+            await asyncio.sleep(self._delay_s)
             if self._rate:
-                await asyncio.sleep(len(chunk) / self._rate)
+                async with self._turns[to is link]:
+                    await asyncio.sleep(len(chunk) / self._rate)
             self.carried += len(chunk)
+            if self.hold_after and self.carried > self.hold_after:
+                self.hold_after = None
+                self.hold()
+                continue
             if self._cut_after and self._is_cut(len(chunk)):
                 return
             to.write(chunk)

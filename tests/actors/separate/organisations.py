@@ -16,7 +16,7 @@ from blindsum.actors.separate.agent import Agent
 from blindsum.actors.separate.cluster import SeparateCluster
 from blindsum.actors.separate.gate import Gate
 from blindsum.actors.separate.inbox import Inbox
-from blindsum.actors.separate.link import LinkSettings, client_context
+from blindsum.actors.separate.link import LinkSettings, Renewing, client_context
 from blindsum.actors.separate.messages import Proposal
 from blindsum.actors.separate.registry import Registry
 from blindsum.actors.separate.relay import relayed
@@ -33,6 +33,7 @@ from blindsum.infra.certificates import (
     make_authority,
     make_node,
     make_request,
+    renewal_due,
     sign_request,
 )
 from blindsum.platform.job.owner import read_owner
@@ -77,8 +78,8 @@ class Coordinator:
         self.gate = Gate(
             self.registry, self.identity, self._sign, VERSION, self._take, need_certificate
         )
-        context = server_context(tls / NODE_CERTIFICATE, tls / NODE_KEY, tls / CA_CERTIFICATE)
-        self.server = Server(self.gate.handle, [(host, port)], context, self.gate.begin)
+        self.tls = server_context(tls / NODE_CERTIFICATE, tls / NODE_KEY, tls / CA_CERTIFICATE)
+        self.server = Server(self.gate.handle, [(host, port)], self.tls, self.gate.begin)
 
     def _sign(self, request: str, silo: str) -> tuple[str, str]:
         return sign_request(self.folder, request, f"{silo}.silo", 30)
@@ -161,10 +162,19 @@ class Organisation:
             fingerprint=section.identity,
             tls=lambda: client_context(authority, *(shown if section.tls == "mutual" else none)),
             proxy=section.proxy,
+            renewing=Renewing(self._request, lambda *new: keep_certificate(self.tls, *new)),
         )
 
-    def start(self, silo: type[Silo] = Silo, url: str | None = None) -> None:
-        """Start the agent in a thread."""
+    def _request(self) -> str | None:
+        return make_request(self.tls, f"{self.name}.silo") if renewal_due(self.tls) else None
+
+    def start(
+        self,
+        silo: type[Silo] = Silo,
+        url: str | None = None,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start the agent in a thread, which calls `before` first."""
         shelled = relayed(silo, str(self.file), own_process=False)
         self.cluster = ThreadCluster(shelled=shelled)
         ready = threading.Event()
@@ -185,12 +195,17 @@ class Organisation:
             ready.set()
             await self.agent.serve(stop)
 
-        self._thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+        def run() -> None:
+            before()
+            asyncio.run(serve())
+
+        self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
         ready.wait()
 
     def stop(self) -> None:
         self._stop()
+        self._stop = lambda: None
         self._thread.join(10)
 
     def approve(self, digest: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from blindsum.actors.separate import mailbox, relay, session
+from blindsum.actors.separate import session
 from blindsum.actors.separate.messages import PARK_S
 from blindsum.infra.certificates import CA_CERTIFICATE
 from tests.actors.separate.conftest import Make
@@ -69,13 +69,6 @@ def inspected(consortium: Make, tmp_path: Path) -> Iterator[tuple[Consortium, In
         for name in TWO:
             one.enrol(name, link=through(proxy))
         yield one, proxy
-
-
-@pytest.fixture
-def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no frame travel with its message."""
-    monkeypatch.setattr(relay, "INLINE", 0)
-    monkeypatch.setattr(mailbox, "INLINE", 0)
 
 
 def through(proxy: InspectingProxy) -> dict[str, Any]:

@@ -1,0 +1,151 @@
+"""A client that speaks to a gate by hand: a silo's agent that lies, or a stranger."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import urllib.parse
+from typing import Any
+
+from blindsum.actors.separate.link import client_context
+from blindsum.actors.separate.messages import SESSION, Next, Poll, packed, unpacked
+from blindsum.actors.separate.session import Asking, Session
+from blindsum.he.identity import Identity, fingerprint
+from blindsum.infra.certificates import CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY
+from tests.actors.separate.organisations import VERSION, Coordinator, Organisation
+
+INSTANCE = "f" * 32
+
+
+class Refused(Exception):
+    """The gate refused a request."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self.status, self.what = status, ""
+        try:
+            self.what = str(json.loads(body)["detail"])
+        except (ValueError, KeyError, TypeError):
+            self.what = body[:100].decode(errors="replace")
+        super().__init__(f"{status} {self.what}")
+
+
+def certified(one: Organisation) -> ssl.SSLContext:
+    """TLS with that organisation's certificate."""
+    tls = one.tls
+    return client_context(tls / CA_CERTIFICATE, tls / NODE_CERTIFICATE, tls / NODE_KEY)
+
+
+def uncertified(coordinator: Coordinator) -> ssl.SSLContext:
+    """TLS without a certificate of the client."""
+    return client_context(coordinator.folder / CA_CERTIFICATE, None, None)
+
+
+def connection(url: str, context: ssl.SSLContext, timeout_s: float = 30) -> ssl.SSLSocket:
+    """An open TLS connection, for those who do not speak HTTP as they should."""
+    at = urllib.parse.urlsplit(url)
+    plain = socket.create_connection((at.hostname, at.port), timeout_s)
+    return context.wrap_socket(plain, server_hostname=at.hostname)
+
+
+def request(
+    url: str,
+    context: ssl.SSLContext,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: dict[str, str] | None = None,
+) -> bytes:
+    """Make one request on a connection of its own. Raises Refused."""
+    at = urllib.parse.urlsplit(url)
+    http_ = http.client.HTTPSConnection(at.hostname or "", at.port, timeout=30, context=context)
+    try:
+        http_.request(method, path, body, headers or {})
+        answer = http_.getresponse()
+        content = answer.read()
+    finally:
+        http_.close()
+    if answer.status != 200:
+        raise Refused(answer.status, content)
+    return content
+
+
+class Liar:
+    """Holds everything that an organisation holds, and says what it likes.
+
+    Args:
+        identity: another identity than the organisation's.
+    """
+
+    def __init__(
+        self,
+        of: Organisation,
+        coordinator: Coordinator,
+        *,
+        name: str | None = None,
+        identity: Identity | None = None,
+        context: ssl.SSLContext | None = None,
+        version: str = VERSION,
+        instance: str = INSTANCE,
+    ) -> None:
+        self.url, self.public = coordinator.url, coordinator.identity.public
+        self.context = context or certified(of)
+        self.identity = identity or of.identity
+        self.name, self.version, self.instance = name or of.name, version, instance
+        self.session: Session | None = None
+
+    def hello(self) -> Asking:
+        pin = fingerprint(self.public)
+        return Asking(self.name, self.identity, pin, self.version, self.instance)
+
+    def say_hello(self, body: bytes) -> bytes:
+        """Send a hello; returns the welcome. Raises Refused."""
+        return request(self.url, self.context, "POST", "/v1/sessions", body)
+
+    def begin(self) -> Liar:
+        """Begin a session."""
+        asking = self.hello()
+        self.session, _ = asking.welcomed(self.say_hello(asking.hello), self.public)
+        return self
+
+    def send(
+        self, method: str, path: str, sealed: bytes, session: str | None = None, **headers: str
+    ) -> bytes:
+        """Send a body as it is; returns the answer as it is. Raises Refused."""
+        assert self.session
+        named = {SESSION: session or self.session.name, **headers}
+        return request(self.url, self.context, method, path, sealed, named)
+
+    def ask(self, method: str, path: str, content: bytes = b"") -> bytes:
+        """Send a body in the session; returns the answer's content. Raises Refused."""
+        assert self.session
+        answer = self.send(method, path, self.session.close(content, method, path))
+        return self.session.open(answer, method, path)
+
+    def poll(self, attachments: list[Any] | None = None, **fields: Any) -> Next:
+        """Poll without waiting; returns what the gate answers."""
+        asked = Poll(**{"after": 0, "park": False, **fields})
+        answer = self.ask("POST", "/v1/poll", packed(asked, attachments or []))
+        return unpacked(answer, Next)[0]
+
+    def keep(self) -> http.client.HTTPSConnection:
+        """Poll on a connection that stays open until it is closed."""
+        at = urllib.parse.urlsplit(self.url)
+        kept = http.client.HTTPSConnection(
+            at.hostname or "", at.port, timeout=30, context=self.context
+        )
+        self.again(kept)
+        return kept
+
+    def again(self, kept: http.client.HTTPSConnection) -> None:
+        """Poll once more on a connection that is open. Raises OSError if it was ended."""
+        assert self.session
+        body = self.session.close(packed(Poll(after=0, park=False)), "POST", "/v1/poll")
+        kept.auto_open = not kept.sock  # type: ignore[assignment]
+        kept.request("POST", "/v1/poll", body, {SESSION: self.session.name})
+        answer = kept.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            raise Refused(answer.status, content)
+        self.session.open(content, "POST", "/v1/poll")
