@@ -169,6 +169,8 @@ def test_the_coordinator_serves_the_folder_that_it_made() -> None:
 def test_a_silo_finds_its_owners_file_its_table_and_its_state() -> None:
     ((served, serve),) = map(parsed, blindsum_commands("\n".join(script(SILO))))
     assert served == "silo serve" and serve["address"] == "auto" and serve["page"] is True
+    limits = head(SILO)["containers"][0]["resources"]["limits"]
+    assert str(serve["cores"]) == limits["cpu"]
     # Commands that people type in the pod find the file without --file.
     assert serve["file"] == places()[0]
     owner = OwnerFile.model_validate(yaml.safe_load((FOLDER / "owner.yaml").read_text()))
