@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import secrets
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -60,14 +59,15 @@ from blindsum.platform.events import Log
 STALE_S = 12.0
 """An agent that was silent for so long may be replaced by another one with its name."""
 
-TakeJob = Callable[[Proposal, Mapping[str, bytes]], tuple[str, Mapping[str, str]]]
 _BODY_S = 30.0  # for a body, and a second more for so many bytes:
 _SLOWEST = 2000
 _OVERHEAD = 64  # of a seal
-_REMEMBERED = 1024  # hellos of a silo
+_REMEMBERED = 1024  # hellos of each silo
 _MOST_PENDING = 8  # sessions of a silo that are not used yet
 _MOST_CONNECTIONS = 16  # of a silo; its agent has 8
 _MOST_ARRIVING = 2**27  # bytes of a silo's bodies
+
+TakeJob = Callable[[Proposal, Mapping[str, bytes]], tuple[str, Mapping[str, str]]]
 
 
 class Refusal(Exception):
@@ -91,10 +91,20 @@ class _Peer:
     woken: asyncio.Event
     session: Session | None = None
     pending: list[Session] = field(default_factory=list)
-    hellos: deque[bytes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     connections: list[Connection] = field(default_factory=list)
     arriving: int = 0
     noted: float = 0.0
+    answered: dict[bytes, None] = field(default_factory=dict)
+
+    def require_new(self, hello: Hello) -> None:
+        """Refuse a hello that was answered before: whoever kept it, such as an inspecting proxy,
+        could put an end to a session that the agent is just beginning. Raises KeyRefused."""
+        key = hashlib.sha256(hello.mlkem + hello.x25519).digest()
+        if key in self.answered:
+            raise KeyRefused("received a hello a second time")
+        self.answered[key] = None
+        if len(self.answered) > _REMEMBERED:
+            self.answered.pop(next(iter(self.answered)))
 
     @property
     def connected(self) -> bool:
@@ -222,20 +232,13 @@ class Gate:
         except KeyRefused as error:  # a new hello would be refused as well
             raise Refusal(403, error) from None
         peer = self._peer(hello.silo)
-        self._require_first_time(peer, body)
         self._require_single(peer, hello)
+        peer.require_new(hello)
         peer.pending.append(session)
         self._sessions[session.name] = (hello.silo, session)
         self._forget(peer.pending[:-_MOST_PENDING])
         del peer.pending[:-_MOST_PENDING]
         return web.Response(body=welcome)
-
-    def _require_first_time(self, peer: _Peer, hello: bytes) -> None:
-        """Refuse a hello that somebody recorded: it would push out what the agent has begun."""
-        digest = hashlib.sha256(hello).digest()
-        if digest in peer.hellos:
-            raise Refusal(403, KeyRefused("this hello was answered before"))
-        peer.hellos.append(digest)
 
     def _end_sessions(self, silo: str) -> None:
         """Forget what an earlier identity of a silo has begun."""

@@ -18,6 +18,7 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -146,7 +147,7 @@ class _Door:
             self._make_room()
             connection = self._server()
             self._open[connection] = one
-            connection.ended = lambda ended=connection: self._open.pop(ended, None)
+            connection.ended = partial(self._open.pop, connection, None)
             task = asyncio.create_task(self._begin(connection, one))
             self._beginning.add(task)
             task.add_done_callback(self._beginning.discard)

@@ -105,7 +105,7 @@ SAMPLES: dict[type, tuple[Any, list[bytes]]] = {
         Proposal(name="trial", job='{"name": "trial"}', code=("net.py",)),
         [b"import torch"],
     ),
-    Renewal: (Renewal(content="PEM"), []),
+    Renewal: (Renewal(content="PEM", authority="PEM"), []),
     JobProposal: (
         JobProposal(
             proposal=Proposal(name="trial", job="{}", code=("net.py",)), nonce=TOKEN, proof=A

@@ -89,7 +89,7 @@ def answered(number: int, *contents: bytes, **named: Any) -> Answer:
 
 def put(liar: Liar, number: int, content: bytes) -> None:
     digest = hashlib.sha256(content).hexdigest()
-    liar.ask("PUT", f"/v1/calls/{number}/values/{digest}", content)
+    liar.ask("POST", f"/v1/calls/{number}/values/{digest}", content)
 
 
 # -- answers -------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_nobody_answers_for_another_silo(
     with pytest.raises(Refused, match="400 instruction 1 is not open"):
         put(birch, 1, b"lie")
     with pytest.raises(Refused, match="400 instruction 1 is not open"):
-        birch.ask("PUT", f"/v1/calls/1/frames/0/{'a' * 64}", b"lie")
+        birch.ask("POST", f"/v1/calls/1/frames/0/{'a' * 64}", b"lie")
     assert not outcome.done() and len(box.since(0)) == 1
 
 
@@ -268,7 +268,7 @@ class Adding:
 
 def send_frame(liar: Liar, content: bytes, number: int = 1, aggregator: int = 0) -> bytes:
     digest = hashlib.sha256(content).hexdigest()
-    return liar.ask("PUT", f"/v1/calls/{number}/frames/{aggregator}/{digest}", content)
+    return liar.ask("POST", f"/v1/calls/{number}/frames/{aggregator}/{digest}", content)
 
 
 def test_a_frame_is_added_once(alder: Liar, box: Mailbox) -> None:
@@ -290,7 +290,7 @@ def test_frames_are_taken_by_calls_that_send(alder: Liar, box: Mailbox) -> None:
         alder.poll([b"frame"], answers=(answered(1, frames=attached(b"frame")),))
     for path in ("/v1/calls/1/frames/x/a", "/v1/calls/1/frames/-1/a", "/v1/calls/1/frames/a"):
         with pytest.raises(Refused, match="404"):
-            alder.ask("PUT", path, b"frame")
+            alder.ask("POST", path, b"frame")
 
 
 def test_a_frame_for_an_aggregator_that_is_none_fails_the_silo_alone(
@@ -388,10 +388,14 @@ def test_a_silo_fetches_parts_of_its_own_total_alone(
     frames = [(0, pa.py_buffer(bytes([number]) * MB)) for number in range(3)]
     post(box, "apply", frames=frames)
     digests = [frame.digest for frame in box.since(0)[0].instruction.frames]
-    assert liars["alder"].ask("POST", f"/v1/parts/{digests[1]}") == b"\1" * MB
+    assert liars["alder"].ask("POST", f"/v1/parts/{digests[1]}/0") == b"\1" * MB
+    assert liars["alder"].ask("POST", f"/v1/parts/{digests[1]}/{10**9}") == b""
     for digest in (digests[1], "", "a" * 64):
         with pytest.raises(Refused, match="40[04]"):
-            liars["birch"].ask("POST", f"/v1/parts/{digest}")
+            liars["birch"].ask("POST", f"/v1/parts/{digest}/0")
+    for start in ("-1", "x", "1" * 30):
+        with pytest.raises(Refused, match="404"):
+            liars["alder"].ask("POST", f"/v1/parts/{digests[1]}/{start}")
 
 
 # -- anything ------------------------------------------------------------------------------
@@ -419,7 +423,7 @@ def test_whatever_a_silo_says_the_gate_goes_on(alder: Liar, box: Mailbox, data: 
         assert refused.status == 400, refused
     path = data.draw(st.sampled_from(["values/a", "frames/0/a", "frames/7/a"]))
     try:
-        alder.ask("PUT", f"/v1/calls/{data.draw(numbers)}/{path}", data.draw(st.binary()))
+        alder.ask("POST", f"/v1/calls/{data.draw(numbers)}/{path}", data.draw(st.binary()))
     except Refused as refused:
         assert refused.status in (400, 413), refused
     box.give_up("the end of this example")

@@ -72,9 +72,9 @@ def test_a_certificate_is_renewed_and_used_without_a_restart(
 def test_a_certificate_is_due_in_the_last_third_of_its_lifetime(consortium: Make) -> None:
     one = consortium()
     silo = one.enrol("alder")
-    give(one, silo, 10 / (24 * 60))  # 10 minutes left of 15, which began 5 minutes ago
+    give(one, silo, 3)  # 3 days left of 5, which began 2 days ago
     assert not renewal_due(silo.tls)
-    give(one, silo, 2 / (24 * 60))  # 2 minutes left of 7
+    give(one, silo, 0.5)  # half a day left of 2 and a half
     assert renewal_due(silo.tls)
 
 

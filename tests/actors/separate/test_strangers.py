@@ -123,7 +123,7 @@ def test_requests_that_nobody_serves(besieged: Besieged) -> None:
         ("DELETE", "/v1/sessions", {}, 404),
         ("POST", "/v1/poll", {}, 401),
         ("POST", "/v1/poll", session, 401),
-        ("POST", f"/v1/parts/{TOKEN}", session, 401),
+        ("POST", f"/v1/parts/{TOKEN}/0", session, 401),
         ("POST", f"/v1/proposals/{'a' * 64}", session, 401),
         ("POST", "/v1/certificate", session, 401),
         ("POST", "/v1/sessions", {}, 400),
