@@ -66,6 +66,7 @@ HIDDEN = {2_000: [285], 262_144: [505, 511]}  # 1,997 and 262,115 parameters
 ROUNDS = {2_000: 40, 262_144: 20}
 WARM = 3
 VERSION = "0.1.0"
+_SERVE = [sys.executable, "-m", "blindsum", "silo", "serve"]
 
 
 def until(true: Callable[[], Any], within_s: float = 120.0) -> Any:
@@ -170,7 +171,8 @@ class Consortium:
         home = str(self.folder / name)
         with open(self.folder / name / "log", "ab") as log:
             self.agents[name] = subprocess.Popen(
-                [sys.executable, "-m", "blindsum", "silo", "serve", "--no-page", "--file", file],
+                # On three machines each silo would have them to itself; here they share two cores.
+                [*_SERVE, "--cores", "1", "--no-page", "--file", file],
                 env={**os.environ, "HOME": home, "BLINDSUM_HOME": home},
                 stdout=log,
                 stderr=log,

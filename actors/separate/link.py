@@ -171,7 +171,7 @@ class Link:
             BlindsumError: it refuses this agent, or is not the pinned one.
         """
         await self.close()
-        self._http = open_http(self._settings.tls())
+        self._http = open_http(self._settings.tls(), self._settings.url, self._settings.proxy)
         asking = Asking(
             self._silo,
             self._identity,
@@ -218,7 +218,9 @@ class Link:
         except Silent:
             self._patience.double()
             if http is self._http and http is not None:
-                self._http = open_http(self._settings.tls())
+                self._http = open_http(
+                    self._settings.tls(), self._settings.url, self._settings.proxy
+                )
                 await http.close()
             raise
 
@@ -269,18 +271,27 @@ class Link:
     ) -> bytes:
         if self._http is None:
             raise SessionEnded
-        url, proxy = self._settings.url + path, self._settings.proxy
-        return await request(self._http, method, url, body, headers, proxy, wait_s)
+        url = self._settings.url + path
+        return await request(self._http, method, url, body, headers, wait_s)
 
 
-def open_http(context: ssl.SSLContext) -> aiohttp.ClientSession:
+def open_http(context: ssl.SSLContext, url: str, proxy: str | None = None) -> aiohttp.ClientSession:
     """Return an HTTP client whose connections notice a cut. It does not trust the environment: it
-    would send the passwords in ~/.netrc to the coordinator."""
+    would send the passwords in ~/.netrc to the coordinator.
+
+    Args:
+        url: what it will connect to.
+        proxy: URL of a proxy, or None: then HTTPS_PROXY and NO_PROXY decide, as they are now.
+
+    Raises:
+        ClusterError: HTTPS_PROXY does not name a proxy.
+    """
     connector = aiohttp.TCPConnector(
         ssl=context, limit=8, keepalive_timeout=60, socket_factory=_socket
     )
     return aiohttp.ClientSession(
         connector=connector,
+        proxy=proxy or environment_proxy(url),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
@@ -292,13 +303,9 @@ async def request(
     url: str,
     body: bytes,
     headers: dict[str, str],
-    proxy: str | None,
     wait_s: float,
 ) -> bytes:
     """Make one request.
-
-    Args:
-        proxy: URL of a proxy, or None: then HTTPS_PROXY and NO_PROXY decide.
 
     Raises:
         LinkLost: there was no answer, or one that is not the coordinator's.
@@ -315,7 +322,6 @@ async def request(
             url,
             data=body,
             headers={**headers, **own},
-            proxy=proxy or environment_proxy(url),
             timeout=timeout,
             allow_redirects=False,
         ) as answer:

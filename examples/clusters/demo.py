@@ -117,6 +117,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--keep", type=Path, help="Folder for the four homes; default: removed.")
     keep = parser.parse_args().keep
+    if keep and keep.exists():
+        raise SystemExit(f"{keep} exists already: name another folder")
     # Ray's sockets need short paths.
     folder = (keep or Path(tempfile.mkdtemp(prefix="bs-", dir="/tmp"))).absolute()
     started = time.monotonic()

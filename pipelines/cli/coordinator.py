@@ -93,11 +93,17 @@ def start(
     job: Annotated[str, typer.Argument(help="The beginning of its digest, or its name.")],
     folder: FolderOption = None,
 ) -> None:
-    """Start a job with the silos that have approved it, if they reach its quorum."""
+    """Start a job with the silos that have approved it, if they reach its quorum; or let a failed
+    run go on after its last round."""
+    from blindsum.actors.separate.registry import OPEN
     from blindsum.pipelines.consortium.settings import open_home
 
     registry = open_home(folder).registry
     found = registry.proposal(job)
+    if found.state == "failed" and found.run:
+        registry.note(found.digest, "interrupted", note="")
+    elif found.state not in OPEN:
+        raise JobError(f"{found.name} is {found.state}", "Propose it again for another run.")
     registry.force(found.digest)
     typer.echo(f"{found.name} ({found.digest[:8]}) starts when {found.least} silos are connected")
 

@@ -55,13 +55,16 @@ def join(
 def serve(
     file: FileOption = None,
     address: AddressOption = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Cores that the silo may use; default: all.")
+    ] = None,
     page: Annotated[bool, typer.Option(help="Serve a page on this machine's loopback.")] = True,
 ) -> None:
     """Connect to the coordinator and take part in approved jobs, until stopped."""
     from blindsum.pipelines.consortium.silo import serve_silo
 
     keep_stdout()
-    serve_silo(_open(file), version("blindsum"), address, page, _say)
+    serve_silo(_open(file), version("blindsum"), address, cores, page, _say)
 
 
 @app.command()

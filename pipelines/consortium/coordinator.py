@@ -7,11 +7,12 @@ have not decided. A run that this process was in when it ended goes on when it s
 
 from __future__ import annotations
 
+import signal
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from blindsum.actors.ray_cluster import RayCluster
@@ -75,13 +76,14 @@ class Coordinator:
             need_certificate=home.file.tls == "mutual",
         )
         self._told: dict[str, str] = {}
+        self._states: dict[str, str] = {}
 
     def serve(self, stop: threading.Event) -> None:
         """Serve until `stop` is set or SIGTERM or Ctrl-C arrives.
 
         Raises:
             ClusterError: an address cannot be listened on, or Ray cannot be started.
-            KeyboardInterrupt: the process is to end; a run goes on when it serves again.
+            KeyboardInterrupt: a signal ended a run, which goes on when it serves again.
         """
         with ExitStack() as stack:
             self._say("starting Ray for the aggregators")
@@ -98,11 +100,21 @@ class Coordinator:
             for one in self.registry.proposals():
                 if one.state == "running":
                     self.registry.note(one.digest, "interrupted")
+            stack.enter_context(_stopped_by_signals(stop))
             while not stop.is_set():
-                ready = next(filter(self._is_ready, self.registry.proposals()), None)
+                proposals = self.registry.proposals()
+                self._offer(proposals)
+                ready = next(filter(self._is_ready, proposals), None)
                 if ready:
                     self._run(ready)
-                time.sleep(_LOOK_S)  # stop.wait() may lose its lock when two signals arrive
+                time.sleep(_LOOK_S)  # stop.wait() would hold the lock that a signal's set() takes
+
+    def _offer(self, proposals: list[ProposedJob]) -> None:
+        """Tell the agents what has changed, also by commands in other processes."""
+        states = {one.digest: one.state for one in proposals}
+        if states != self._states:
+            self._states = states
+            self.gate.boards_changed()
 
     def _context(self) -> ssl.SSLContext:
         tls = self._home.tls
@@ -197,6 +209,22 @@ class Coordinator:
         if self._told.get(one.digest) != line:
             self._told[one.digest] = line
             self._say(line)
+
+
+@contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C set `stop`, instead of Ray's handler, which ends the process at once
+    and reports a crash. A run has handlers of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _kept(folder: Path) -> Kept | None:

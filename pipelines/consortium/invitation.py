@@ -147,9 +147,9 @@ async def _post(url: str, body: bytes, proxy: str | None) -> bytes:
     context = ssl.create_default_context()
     # The HMAC by the token's secret authenticates both sides, whoever ends TLS.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    http = open_http(context)
+    http = open_http(context, url, proxy)
     try:
-        return await request(http, "POST", url, body, {}, proxy, 60.0)
+        return await request(http, "POST", url, body, {}, 60.0)
     except LinkLost as lost:
         raise ClusterError(
             f"the coordinator at {url.rpartition('/v1/')[0]} cannot be reached: {lost}",

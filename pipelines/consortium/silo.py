@@ -155,12 +155,18 @@ def link_settings(home: SiloHome) -> LinkSettings:
 
 
 def serve_silo(
-    home: SiloHome, version: str, address: str | None, page: bool, say: Callable[[str], None]
+    home: SiloHome,
+    version: str,
+    address: str | None,
+    cores: int | None,
+    page: bool,
+    say: Callable[[str], None],
 ) -> None:
     """Run a silo's agent until SIGTERM or Ctrl-C.
 
     Args:
         address: address of the organisation's Ray, or None to start one here.
+        cores: how many cores the silo may use; None: all of its machine.
         page: serve the owner's page on this machine's loopback.
         say: shows one line.
 
@@ -184,7 +190,7 @@ def serve_silo(
             served = serve_page(home.owner, home.name, Inbox(home.state))
             stack.callback(served.close)
             say(f"your page: {served.url}")
-        cluster = RayCluster(as_agents_actor(str(home.owner.path)))
+        cluster = RayCluster(as_agents_actor(str(home.owner.path)), cores=cores)
 
         async def serve() -> None:
             stop, loop = asyncio.Event(), asyncio.get_running_loop()
