@@ -52,6 +52,7 @@ from blindsum.platform.job.owner import Owner
 QUICK_S = 0.1
 """How long the agent waits for an answer before it parks the next poll without it."""
 _PART_S = 60.0
+_MOST_OPEN = 64
 _WATCH_S = 0.5
 _RENEW_S = 3600.0
 
@@ -135,6 +136,8 @@ class Agent:
             except BlindsumError as error:
                 why = str(error)
                 line = f"refused: {why}"
+            except Exception as error:  # noqa: BLE001 - no message may end the agent
+                why = line = str(without_values(error))
             if self._link.answered > answered:  # by another request, since the last failure
                 failures, answered = 0, self._link.answered
             failures += 1
@@ -191,9 +194,9 @@ class Agent:
         self._told = revision
         for number in answer.received:
             self._answers.pop(number, None)
+        begun = self._take_instructions(answer.instructions, attached)
         if answer.board != self._board:
             await self._take_proposals(answer)
-        begun = self._take_instructions(answer.instructions, attached)
         if begun and park:
             self._new_answer.clear()
             with suppress(TimeoutError):
@@ -212,7 +215,7 @@ class Agent:
                 await self._poll(park=False)
             except SessionEnded:
                 self._wait_for_session()
-            except (LinkLost, BlindsumError):
+            except Exception:  # noqa: BLE001 - the poller meets it too, and says so
                 await asyncio.sleep(0.2)
             if self._unsent:
                 self._new_answer.set()
@@ -221,8 +224,8 @@ class Agent:
         """Report the owner's decisions soon after they are made."""
         while True:
             await asyncio.sleep(_WATCH_S)
-            if self._ready.is_set() and self.inbox.revision() != self._told:
-                with suppress(LinkLost, SessionEnded, BlindsumError):
+            with suppress(Exception):  # the poller meets it too, and says so
+                if self._ready.is_set() and self.inbox.revision() != self._told:
                     await self._poll(park=False)
 
     async def _renewer(self) -> None:
@@ -235,8 +238,9 @@ class Agent:
                     self._tell("the silo's certificate was renewed")
             except (LinkLost, SessionEnded):
                 pause = _WATCH_S
-            except BlindsumError as error:
-                self._tell(f"the silo's certificate was not renewed: {error}")
+            except Exception as error:  # noqa: BLE001 - no message may end the agent
+                known = error if isinstance(error, BlindsumError) else without_values(error)
+                self._tell(f"the silo's certificate was not renewed: {known}")
             self._wait_for_session()
             await asyncio.sleep(pause)
 
@@ -252,8 +256,8 @@ class Agent:
         self._board = answer.board
 
     async def _take_proposal(self, digest: str) -> None:
-        content = await self._link.exchange("POST", f"/v1/proposals/{digest}", b"")
         try:
+            content = await self._link.exchange("POST", f"/v1/proposals/{digest}", b"")
             proposal, files = unpacked(content, Proposal)
             job = self.inbox.add(digest, proposal, [bytes(one) for one in files])
         except BlindsumError as error:
@@ -282,9 +286,13 @@ class Agent:
     def _take_instructions(
         self, instructions: Sequence[Instruction], attached: Sequence[memoryview]
     ) -> bool:
-        """Begin what is new; returns whether anything was."""
+        """Begin what is new; returns whether anything was. While many answers have not arrived, the
+        rest is left: the coordinator sends it again."""
         left, begun = list(attached), False
         for one in instructions:
+            running = sum(len(run.tasks) for run in self._runs.values())
+            if len(self._answers) + running >= _MOST_OPEN:
+                break
             count = one.messages + sum(not frame.digest for frame in one.frames)
             mine, left = left[:count], left[count:]
             if one.number <= self._after:
@@ -379,7 +387,8 @@ class Agent:
         """Show a line, once."""
         if line != self._status.get("line"):
             self._status["line"] = line
-            self._say(line)
+            with suppress(OSError, ValueError):  # a terminal that is gone, or has no such letter
+                self._say(line)
             self._log.say("agent", said=line)
 
     def _note(self, **changes: Any) -> None:

@@ -20,12 +20,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from blindsum.actors.codec import decoded
 from blindsum.actors.separate.failures import printable
-from blindsum.actors.separate.messages import MOST_FILES, Notice, Proposal, Verdict
+from blindsum.actors.separate.messages import MOST_FILES, MOST_VALUES, Notice, Proposal, Verdict
 from blindsum.actors.separate.registry import OPEN, proposal_digest
-from blindsum.platform.errors import ConsentError, JobError, LedgerError
+from blindsum.platform.errors import ConsentError, FederationError, JobError, LedgerError
 from blindsum.platform.job.owner import Owner
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.yaml_reader import dump
@@ -93,8 +92,8 @@ class Inbox:
         if proposal_digest(proposal, list(code)) != digest:
             raise JobError("the coordinator sent another proposal than it announced")
         try:
-            job = Job.model_validate_json(proposal.job)
-        except ValidationError:
+            job = decoded(proposal.job.encode(), Job, MOST_VALUES)
+        except FederationError:
             raise JobError("the coordinator proposed a job that is not valid here") from None
         names = proposal.code
         if len(set(names)) != len(names) or len(names) != len(code):
@@ -110,9 +109,7 @@ class Inbox:
             if not (folder / "proposal.json").exists():
                 self._save(Received(digest=digest, name=job.name, at=time.time()))
         except OSError as error:
-            raise LedgerError(
-                f"{folder} cannot be written ({error.strerror})", "Check that the disk has room."
-            ) from None
+            raise _full(folder, error) from None
         return job
 
     def all(self) -> list[Received]:
@@ -177,7 +174,11 @@ class Inbox:
         return sum(times)
 
     def _save(self, one: Received) -> None:
-        _write(self.folder(one.digest) / "proposal.json", json.dumps(asdict(one)).encode())
+        folder = self.folder(one.digest)
+        try:
+            _write(folder / "proposal.json", json.dumps(asdict(one)).encode())
+        except OSError as error:
+            raise _full(folder, error) from None
 
     def _forget_old(self) -> None:
         closed = [one for one in self.all() if one.state not in OPEN]
@@ -223,6 +224,11 @@ def _of_privacy(most_epsilon: float | None, job: Job, silo: str) -> list[str]:
     if asked > most_epsilon:
         return [f"the job spends epsilon {asked:g}; this silo allows {most_epsilon:g} a job"]
     return []
+
+
+def _full(folder: Path, error: OSError) -> LedgerError:
+    what = f"{folder} cannot be written ({error.strerror})"
+    return LedgerError(what, "Check that the disk has room.")
 
 
 def _write(path: Path, content: bytes) -> None:
