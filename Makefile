@@ -4,7 +4,7 @@ PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-busy coverage fuzz mutants lint docs bench release clean
+.PHONY: setup demo demo-clusters test test-busy coverage fuzz mutants lint docs bench release clean
 
 setup: $(VENV)/.ready
 
@@ -19,6 +19,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/blindsum run examples/solubility/job.yaml
+
+# A coordinator and three companies on this machine, each with its own Ray.
+demo-clusters: setup
+	$(BIN)/python examples/clusters/demo.py
 
 test: setup
 	$(BIN)/python -m pytest

@@ -8,8 +8,10 @@ nobody's consent is asked.
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
+from blindsum import __version__
 from blindsum.actors.books import Books
 from blindsum.actors.messages import SiloSpec
 from blindsum.platform.errors import (
@@ -25,7 +27,12 @@ from blindsum.platform.errors import (
 from blindsum.platform.job.owner import Owner, find_owner, read_owner
 from blindsum.platform.job.paths import SiloPlaces, import_from, places_under, require_usable
 from blindsum.platform.job.schema import Job
-from blindsum.platform.state.approval import Approval, require_weights
+from blindsum.platform.state.approval import (
+    Approval,
+    require_dataset,
+    require_version,
+    require_weights,
+)
 from blindsum.platform.state.approved_code import import_approved
 
 _OF_THE_SILO = (BudgetExceeded, ConsentError, DataError, LedgerError, ModelError, Unexpected)
@@ -86,14 +93,20 @@ class Admission:
         job = self._spec.job
         if self._owner_file or asks_for_approval(owner, job):
             self._approval = books.approved()
+            require_version(self._approval, __version__)
         if job.privacy.noise == "shared":
             _require_pins(job, self._spec.name)
 
-    def require_weights(self, digest: str) -> None:
-        """Raise ConsentError unless the owner approved these initial weights, if approval is
-        needed."""
+    def require_approved(self, weights: str, fingerprints: Collection[str]) -> None:
+        """Raise ConsentError unless the owner approved the job with these initial weights and this
+        table, if approval is needed.
+
+        Args:
+            fingerprints: of the table's records, as this and earlier versions compute them.
+        """
         if self._approval:
-            require_weights(self._approval, digest)
+            require_weights(self._approval, weights)
+            require_dataset(self._approval, fingerprints)
 
     def outward(self, error: BlindsumError, begun: bool) -> BlindsumError:
         """Return the error that the driver receives in place of this one.

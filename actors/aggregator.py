@@ -45,18 +45,18 @@ class Aggregator:
 
     @guarded
     def meet(self, identities: Mapping[str, bytes]) -> None:
-        """Learn the silos' public identities, once per run, and again when only some are left.
+        """Learn the silos' public identities, at every key ceremony.
 
         Raises:
-            FederationError: other identities are known already.
+            FederationError: it knows another identity of one of the silos.
         """
-        if not self._identities:
-            self._identities = dict(identities)
-        elif not identities or not identities.items() <= self._identities.items():
-            raise FederationError(
-                "the aggregator already knows other silos or other identities of them",
-                "An aggregator serves one run. Start the job again.",
-            )
+        for silo, identity in identities.items():
+            if self._identities.get(silo, identity) != identity:
+                raise FederationError(
+                    f"the aggregator already knows another identity of silo '{silo}'",
+                    "An aggregator serves one run. Start the job again.",
+                )
+        self._identities |= identities
 
     @guarded
     def open(self, exchange: Exchange) -> None:

@@ -1,12 +1,17 @@
-"""Approving a job at a silo: it builds the model, keeps its code, and writes to the ledger."""
+"""Approving a job at a silo: it reads the table, builds the model, keeps its code, and writes to
+the ledger."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from blindsum import __version__
 from blindsum.actors.books import LEDGER
 from blindsum.actors.vault import open_identity
-from blindsum.platform.job.paths import import_from
+from blindsum.platform.data.member import REJECTED_ROWS
+from blindsum.platform.data.table import table_fingerprints
+from blindsum.platform.job.paths import SiloPlaces, import_from
+from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job
 from blindsum.platform.state.approval import Approval, Approvals, new_id
 from blindsum.platform.state.approved_code import imported_from, keep_code
@@ -15,24 +20,29 @@ from blindsum.platform.training.models import initial_digest, model_of
 
 
 def approve_job(
-    job: Job, silo: str, state: Path, folder: Path, runs: int, until: float
+    job: Job, silo: str, places: SiloPlaces, folder: Path, runs: int, until: float
 ) -> Approval:
-    """Approve a job with its initial weights and, if it has a `model.factory`, its code.
+    """Approve a job with its initial weights, its code if it has a `model.factory`, and the table's
+    records, under this version of blindsum.
 
     Args:
-        state: the silo's state folder.
+        places: the silo's paths.
         folder: the folder from which the factory is imported.
         until: end of the approval, seconds since 1970.
 
     Raises:
+        DataError: the table cannot be read, or does not meet the job.
         ModelError: the model cannot be built.
         ConsentError, KeyRefused, LedgerError: the approval cannot be given or kept.
     """
+    own = load_private_tasks(job.silo(silo), job, places.private_tasks)
+    rejects = places.of_run("approving") / REJECTED_ROWS
+    dataset = table_fingerprints(places.table, job.data, rejects, own)[0]
     import_from(str(folder))
     weights: list[str] = []
 
     def build() -> None:
-        weights.append(initial_digest(model_of(job)))
+        weights.append(initial_digest(model_of(job, own=len(own))))
 
     factory = getattr(job.model, "factory", None)
     if factory is None:
@@ -41,9 +51,9 @@ def approve_job(
     else:
         code = imported_from(folder, build, str(factory).partition(":")[0])
     id = new_id()
-    keep_code(state, id, folder, code)
-    ledger = Ledger(state / LEDGER, silo, open_identity(state))
+    keep_code(places.state, id, folder, code)
+    ledger = Ledger(places.state / LEDGER, silo, open_identity(places.state))
     try:
-        return Approvals(ledger).give(job, weights[0], runs, until, code, id)
+        return Approvals(ledger).give(job, weights[0], runs, until, code, id, dataset, __version__)
     finally:
         ledger.close()

@@ -7,7 +7,7 @@ tests of failures. Messages are bytes (`blindsum.actors.codec`) and frames of ci
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -69,6 +69,9 @@ class Cluster(Protocol):
         Raises:
             ClusterError: a silo has no place to run.
         """
+
+    def returned(self, lost: Collection[str]) -> list[str]:
+        """Return which of the silos that were lost can be started again now."""
 
     def start_aggregators(self, count: int, keep: bool) -> list[Peer]:
         """Start aggregators; returns them in the order of their ranges.

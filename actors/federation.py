@@ -9,11 +9,12 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from blindsum.actors.answers import value_of
+from blindsum.actors.ceremony import hold_ceremony
 from blindsum.actors.cluster import Cluster
 from blindsum.actors.codec import decoded_vector
 from blindsum.actors.handles import (
@@ -28,18 +29,20 @@ from blindsum.actors.messages import SiloSpec, Standing
 from blindsum.actors.policy import Course, metrics_exchange, next_course
 from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.recovery import Recovery, recovery
+from blindsum.actors.returns import Returns
 from blindsum.actors.round_report import RoundReport, phases_of
 from blindsum.actors.silo_messages import Inspection, Release
 from blindsum.actors.waiting import Waiting
 from blindsum.he.exchange import Exchange
 from blindsum.he.parameters import Parameters
-from blindsum.platform.errors import BlindsumError, FederationError, ModelsDiffer
-from blindsum.platform.evaluation.round_counts import Metrics, count_values
+from blindsum.platform.errors import BlindsumError, FederationError, ModelsDiffer, SiloLost
+from blindsum.platform.evaluation.figures import Metrics, count_values
 from blindsum.platform.events import Log
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan, update_range
-from blindsum.platform.training.models import digest
+from blindsum.platform.training.vector import digest
 
+T = TypeVar("T")
 CHUNKS_PER_AGGREGATOR = 1024
 """One aggregator's range: a sum of 64 MB, or 12 million values at three digits a real."""
 
@@ -78,13 +81,17 @@ class Federation:
         self._log = log or Log(job=job.name, run=run)
         self._cluster = cluster or RayCluster()
         self._waiting = Waiting(self._cluster, interrupted or threading.Event())
+
+        def spec_of(name: str, resumed: bool = True) -> SiloSpec:
+            return SiloSpec(job=job, run=run, name=name, folder=folder, resumed=resumed)
+
         specs = {
-            name: SiloSpec(
-                job=job, run=run, name=name, folder=folder, threads=None, resumed=self._resumed
-            )
+            name: spec_of(name, self._resumed)
             for name in job.roster
             if name not in self.standing.lost
         }
+        start_s = job.deadlines.start_s
+        self._returns = Returns(self._cluster, self._waiting, spec_of, start_s, self._log)
         self._silos = {
             name: SiloHandle(name, peer, self._cluster)
             for name, peer in self._cluster.start_silos(specs).items()
@@ -116,13 +123,20 @@ class Federation:
         self._start_aggregators(self.job.encryption.aggregators or 1)
 
     def inspect(self) -> dict[str, Inspection]:
-        """Have every silo check its data, model and plan; nothing is trained, spent or sent.
+        """Have every silo check its data, model and plan; nothing is trained, spent or sent. Silos
+        that die meanwhile are dropped, as long as the quorum remains.
 
         Raises:
+            SiloLost: too few silos are left.
             BlindsumError: a silo cannot take part; the first silo's reason.
         """
         asked = [silo.inspect() for silo in self._silos.values()]
-        inspections = self._waiting.gather(asked, "start", self.job.deadlines.start_s)
+
+        def gather() -> dict[str, Inspection]:
+            left = [one for one in asked if one.peer in self._silos]
+            return self._waiting.gather(left, "start", self.job.deadlines.start_s)
+
+        inspections = self._dropping_lost(gather)
         first = next(iter(inspections.values()))
         self._values = first.parameters
         self._first_range = update_range(self.job, first.plan or plan(self.job, first.silo))
@@ -160,29 +174,38 @@ class Federation:
         asked = [silo.forget() for silo in self._silos.values()]
         self._waiting.settle(asked, self.job.deadlines.start_s)
 
+    def _dropping_lost(self, step: Callable[[], T]) -> T:
+        """Take a step before the next round; drop the silos that are lost in it and take it again,
+        as long as the quorum remains."""
+        while True:
+            try:
+                return step()
+            except SiloLost as error:
+                lost = [name for name in (error.silo or "").split(", ") if name in self._silos]
+                if not lost or len(self._silos) - len(lost) < self.job.least_silos:
+                    raise
+                for name in lost:
+                    self._drop(name, self.standing.round)
+                self._log.say("lost", silo=error.silo or "", said=error.what)
+
     def exchange_keys(self) -> None:
         """Run the key ceremony. Afterwards the silos have one common secret and a seed for each
-        pair of silos, and the driver has neither. A second ceremony replaces all keys.
+        pair of silos, and the driver has neither. A second ceremony replaces all keys. Silos that
+        die meanwhile are dropped, as long as the quorum remains.
 
         Raises:
+            SiloLost: too few silos are left.
             KeyRefused: a silo received other messages than the others sent.
         """
-        silos, within = self._silos.values(), self.job.deadlines.start_s
+        self._dropping_lost(self._exchange_keys)
+
+    def _exchange_keys(self) -> None:
         needed = self._aggregators_needed()
         if len(self._aggregators) != needed:
             self._end_aggregators()
             self._start_aggregators(needed)
-        gather = self._waiting.gather
-        introductions = gather([s.introduce() for s in silos], "introduce themselves", within)
-        cards = tuple(introductions.values())
-        met = {one.silo: one.identity for one in cards}
-        gather([one.meet(met) for one in self._aggregators], "meet the silos", within)
-        contributed = gather([s.contribute(cards) for s in silos], "contribute to the keys", within)
-        contributions = tuple(contributed.values())
-        agreed = gather([s.agree(contributions) for s in silos], "agree on the keys", within)
-        agreements = tuple(agreed.values())
-        finishing = [s.finish(agreements, self._aggregators) for s in silos]
-        gather(finishing, "take up the keys", within)
+        within_s = self.job.deadlines.start_s
+        hold_ceremony(self._waiting, self._silos.values(), self._aggregators, within_s)
 
     def _aggregators_needed(self) -> int:
         chunks = self.parameters.chunks(self._values)
@@ -204,6 +227,7 @@ class Federation:
             SiloLost: too few silos are left. `release` still returns the last model.
             BlindsumError: a silo or an aggregator refused; the error says which and why.
         """
+        self._readmit()
         failures: Counter[str] = Counter()
         for attempt in itertools.count(self._charged.get(number, 0) + 1):
             try:
@@ -225,6 +249,27 @@ class Federation:
                 self._recover(how, number)
         self._move_on(report)
         return report
+
+    def _readmit(self) -> None:
+        """Take silos that were lost and have come back into the next round, with new keys. If that
+        fails, the run goes on without them."""
+        at = self.standing
+        back = self._returns.brought(at, self._silos, list(at.lost))
+        if not back:
+            return
+        stayed, together = self._silos, {**self._silos, **back}
+        self._silos = {name: together[name] for name in self.job.roster if name in together}
+        try:
+            self._exchange_keys()
+        except BlindsumError as error:
+            self._log.say("could not return", silos=list(back), said=error.what)
+            self._silos, self._keys_due = stayed, True
+            for silo in back.values():
+                silo.kill()
+            return
+        self._keys_due = False
+        self.standing = replace(at, lost={n: r for n, r in at.lost.items() if n not in back})
+        self._log.say("returned", silos=list(back))
 
     def _recover(self, how: Recovery, number: int) -> None:
         """Drop lost silos and aggregators. New keys and aggregators are made at the start of the
@@ -255,7 +300,7 @@ class Federation:
         self._waiting.settle(pending, self.job.deadlines.round_s)
         self._pending = []
         if self._keys_due:
-            self.exchange_keys()
+            self._exchange_keys()
             self._keys_due = False
 
     def _move_on(self, report: RoundReport) -> None:
@@ -351,6 +396,7 @@ class Federation:
 
     def close(self) -> None:
         """End silos and aggregators."""
+        self._returns.close()
         for silo in self._silos.values():
             silo.kill()
         self._end_aggregators()

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import pyarrow as pa
+
 from blindsum.actors.cluster import Cluster, Handle, Peer
 from blindsum.actors.codec import encoded
 from blindsum.actors.messages import ApplyReport, TotalReport, TrainReport
 from blindsum.actors.silo_messages import Inspection
 from blindsum.he.exchange import Exchange
+from blindsum.he.handover import StateRequest
 from blindsum.he.keys import Agreement, Contribution, Introduction
-from blindsum.platform.evaluation.round_counts import Metrics
+from blindsum.platform.evaluation.figures import Metrics
 
 T = TypeVar("T")
 
@@ -46,6 +49,18 @@ class SiloHandle:
     def restore(self, round: int) -> Reply[str]:
         """Ask it to return to the state after a round, and for its model's digest."""
         return self._ask("restore", str, encoded(round))
+
+    def request_state(self) -> Reply[StateRequest]:
+        """Ask it for its request to take over another silo's state."""
+        return self._ask("request_state", StateRequest)
+
+    def seal_state(self, request: StateRequest) -> Reply[bytes]:
+        """Ask it to seal its state to a silo that comes back."""
+        return self._ask("seal_state", None, encoded(request))
+
+    def take_state(self, sealed: bytes) -> Reply[str]:
+        """Hand it a sealed state, and ask for the model's digest."""
+        return self._ask("take_state", str, [pa.py_buffer(sealed)])
 
     def forget(self) -> Reply[None]:
         """Tell it that the run has ended well."""

@@ -14,7 +14,7 @@ from blindsum.he.exchange import Exchange
 from blindsum.he.packing import adapted_range
 from blindsum.he.parameters import Parameters
 from blindsum.platform.errors import FederationError
-from blindsum.platform.evaluation.round_counts import Metrics
+from blindsum.platform.evaluation.figures import Metrics
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.adaptive_clipping import next_clipping
 
@@ -43,6 +43,7 @@ class Policy:
         self._job, self._run, self._silo = job, run, silo
         self._parameters, self._first_range = parameters, range
         self.course = Course(range, roster=job.roster)
+        self._in_round = False
 
     def require(self, exchange: Exchange, purpose: str, values: int, model: str) -> None:
         """Raise FederationError unless this silo expects that exchange now.
@@ -82,8 +83,25 @@ class Policy:
         ordered = tuple(name for name in self.course.roster if name in roster)
         return roster == ordered and self._silo in roster and len(roster) >= self._job.least_silos
 
+    def allows_ceremony(self, roster: tuple[str, ...]) -> bool:
+        """Return whether this silo agrees on keys with a roster: one that `allows_roster` allows
+        or, between two rounds, one with silos that come back.
+
+        Within a round the roster only shrinks: the difference of two attempts' sums would reveal
+        more about a silo that left and came back.
+        """
+        ordered = tuple(name for name in self._job.roster if name in roster)
+        large = len(roster) >= self._job.least_silos and self._silo in roster
+        return self.allows_roster(roster) or (not self._in_round and roster == ordered and large)
+
+    def regroups(self, roster: tuple[str, ...]) -> None:
+        """Note that keys were agreed on with a roster that `allows_ceremony` allowed."""
+        if not set(roster) <= set(self.course.roster):
+            self.course = replace(self.course, roster=roster)
+
     def takes(self, exchange: Exchange) -> None:
         """Note that an allowed attempt begins."""
+        self._in_round = True
         if exchange.roster != self.course.roster:
             self.course = replace(self.course, roster=exchange.roster, shrank_in=exchange.round)
 
@@ -95,6 +113,7 @@ class Policy:
     def follow(self, metrics: Metrics) -> None:
         """Set range and clip norm of the next round from metrics that this silo decrypted."""
         self.course = next_course(self.course, self._job, self._first_range, metrics)
+        self._in_round = False
 
 
 def next_course(course: Course, job: Job, first_range: float, metrics: Metrics) -> Course:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,18 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan, plan, update_range
 from blindsum.platform.privacy.randomness import generator_of
 from blindsum.platform.privacy.reach import held_to, honest_reach
-from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints, state_of
+from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints, set_state, state_of
 from blindsum.platform.state.private_head import PrivateHead
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
-from blindsum.platform.training.models import Vector, get_parameters, initial_digest, model_of
+from blindsum.platform.training.models import (
+    get_parameters,
+    initial_digest,
+    model_of,
+    set_parameters,
+)
 from blindsum.platform.training.server_optimizer import ServerOptimizer
+from blindsum.platform.training.vector import Vector, digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +109,18 @@ class PreparedSilo:
         held_to(mean, abs(step) * math.sqrt(squares), reach)
         return mean
 
+    def go_to(self, kept: Checkpoint) -> ModelState:
+        """Return to the state of a checkpoint, and return it as the model's."""
+        self.optimizer.state = kept.optimizer
+        if kept.head:
+            self.head.state = kept.head
+        if kept.random is not None and not self.job.private:
+            set_state(self.random, kept.random)
+        course = self.policy.course
+        self.policy.course = replace(course, range=kept.range, clipping=kept.clipping)
+        set_parameters(self.model, kept.model)
+        return self.model_state(kept.round, kept.model, digest(kept.model))
+
     def keep(self, now: ModelState) -> None:
         """Write the checkpoint from which this silo can resume after that round.
 
@@ -144,7 +162,7 @@ def prepare(spec: SiloSpec, admission: Admission) -> PreparedSilo:
     member = open_member(job, name, places, spec.run)
     model = model_of(job, own=len(member.own))
     weights = initial_digest(model)
-    admission.require_weights(weights)
+    admission.require_approved(weights, (member.data.fingerprint, *member.data.earlier))
     loss = record_loss(job.data, member.own)
     of_run = places.of_run(spec.run)
     return PreparedSilo(

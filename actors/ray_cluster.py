@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,23 +43,32 @@ class RayCluster:
     Args:
         silo_actor, aggregator_actor: Ray actor classes with the same methods, for tests and
             benchmarks that look inside.
+        cores: how many cores the silos of one machine may use together; default: all.
     """
 
     def __init__(
-        self, silo_actor: Any = SiloActor, aggregator_actor: Any = AggregatorActor
+        self,
+        silo_actor: Any = SiloActor,
+        aggregator_actor: Any = AggregatorActor,
+        cores: int | None = None,
     ) -> None:
         self._silo_actor, self._aggregator_actor = silo_actor, aggregator_actor
+        self._cores = cores or os.cpu_count() or 1
 
     def start_silos(self, specs: Mapping[str, SiloSpec]) -> dict[str, Peer]:
         """As `Cluster.start_silos`. Silos that share a machine share its cores."""
         options = silo_options(specs, ray.cluster_resources())  # type: ignore[no-untyped-call]
         if not pinned(options):
-            threads = max(1, (os.cpu_count() or 1) // max(1, len(specs)))
+            threads = max(1, self._cores // max(1, len(specs)))
             specs = {name: replace(spec, threads=threads) for name, spec in specs.items()}
         return {
             name: self._silo_actor.options(**options[name]).remote(encoded(spec))
             for name, spec in specs.items()
         }
+
+    def returned(self, lost: Collection[str]) -> list[str]:
+        """As `Cluster.returned`: on one Ray, a silo that was lost stays out."""
+        return []
 
     def start_aggregators(self, count: int, keep: bool) -> list[Peer]:
         """As `Cluster.start_aggregators`."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from blindsum.actors.messages import ApplyReport, TotalReport, TrainReport
-from blindsum.platform.evaluation.round_counts import Metrics
+from blindsum.platform.evaluation.figures import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A silo: one data owner's data, model, ledger and keys. `SiloActor` is its shell.
+"""A silo: one data owner's data, model, ledger and keys. `SiloActor` runs it.
 
 Every argument is checked against its type (`blindsum.actors.door`) and then against the silo's
 state (`blindsum.actors.silo_state`). What a method returns leaves the silo: only messages.
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 
 from blindsum.actors.admission import Admission
@@ -25,16 +24,25 @@ from blindsum.actors.door import checked, checked_all, checked_round, checked_sp
 from blindsum.actors.messages import ApplyReport, SiloSpec, TrainReport
 from blindsum.actors.policy import metrics_exchange
 from blindsum.actors.prepared import PreparedSilo, prepare
+from blindsum.actors.returning import state_for_another, take_over
 from blindsum.actors.silo_messages import Inspection
 from blindsum.actors.silo_state import ModelState, SentUpdate, SiloState, require_allowed
 from blindsum.actors.vault import Vault
 from blindsum.he.exchange import Exchange
+from blindsum.he.handover import Handover, StateRequest, seal_to
 from blindsum.he.keys import Agreement, Contribution, Introduction
 from blindsum.he.packing import require_finite
-from blindsum.platform.errors import AggregatorLost, BlindsumError, FederationError, guarded
-from blindsum.platform.evaluation.round_counts import Metrics, Tally
-from blindsum.platform.state.checkpoint import set_state
-from blindsum.platform.training.models import digest, get_parameters, set_parameters
+from blindsum.platform.errors import (
+    AggregatorLost,
+    BlindsumError,
+    FederationError,
+    KeyRefused,
+    guarded,
+)
+from blindsum.platform.evaluation.figures import Metrics
+from blindsum.platform.evaluation.round_counts import Tally
+from blindsum.platform.training.models import get_parameters, set_parameters
+from blindsum.platform.training.vector import digest
 
 
 class Silo:
@@ -55,6 +63,7 @@ class Silo:
         self._announced = self._last_attempt = (0, 0)
         self._update: SentUpdate | None = None
         self._counts: Exchange | None = None
+        self._handover: Handover | None = None
         if spec.threads:
             torch.set_num_threads(spec.threads)
 
@@ -108,17 +117,51 @@ class Silo:
                 run.
         """
         require_allowed("restore", self._state)
-        own = self._own
         if checked_round(round):
             self._require_joined()
-            kept = own.checkpoints.read(round)
-            own.optimizer.state, own.head.state = kept.optimizer, kept.head
-            if kept.random is not None and not self._job.private:
-                set_state(own.random, kept.random)
-            own.policy.course = replace(own.policy.course, range=kept.range, clipping=kept.clipping)
-            restored = own.model_state(round, kept.model, digest(kept.model))
-            self._models = (restored,)
-            set_parameters(own.model, kept.model)
+            self._models = (self._own.go_to(self._own.checkpoints.read(round)),)
+        return self._model.digest
+
+    @guarded
+    def request_state(self) -> StateRequest:
+        """Ask the other silos for the present state, after this silo was away.
+
+        Raises:
+            FederationError: this silo was not away: nothing but a resumed run is taken over.
+        """
+        require_allowed("request_state", self._state)
+        if not self._spec.resumed:
+            raise FederationError("this silo's run has just begun: it takes over no state")
+        self._handover = Handover(self._spec.run, self.name, self._books.identity)
+        return self._handover.request
+
+    @guarded
+    def seal_state(self, request: StateRequest) -> bytes:
+        """Seal the present state to a silo of this run that comes back.
+
+        Raises:
+            KeyRefused: the request is not from a silo of the run, or is for another run.
+        """
+        request = checked(request, StateRequest)
+        require_allowed("seal_state", self._state)
+        if request.run != self._spec.run or not self._keys.knows(request.silo, request.identity):
+            raise KeyRefused(f"the request for the state is not from a silo '{request.silo}' here")
+        return seal_to(request, state_for_another(self._own, self._model))
+
+    @guarded
+    def take_state(self, sealed: Sequence[pa.Buffer]) -> str:
+        """Take over a state that another silo sealed to this one; returns its model's digest.
+
+        Raises:
+            KeyRefused: it was not sealed to this silo.
+            FederationError: it is not a state that this run can have.
+        """
+        require_allowed("take_state", self._state)
+        handover, self._handover = self._handover, None
+        if handover is None:
+            raise FederationError("received a state that this silo did not request")
+        content = handover.open(b"".join(bytes(part) for part in sealed))
+        self._models = (take_over(self._own, content),)
         return self._model.digest
 
     @guarded
@@ -146,7 +189,7 @@ class Silo:
                 self._spec.run,
                 own.terms,
                 self.name,
-                own.policy.allows_roster,
+                own.policy.allows_ceremony,
                 own.parameters,
                 self._books.identity,
                 pins,
@@ -189,6 +232,7 @@ class Silo:
         self._keys.finish(checked_all(agreements, Agreement))
         self._keys.connect(self._channel(aggregators))
         self._books.join(self._keys.identities)
+        self._own.policy.regroups(tuple(self._keys.identities))
         self._state = SiloState.READY
 
     def _channel(self, aggregators: Sequence[Any]) -> Channel:
@@ -334,7 +378,6 @@ class Silo:
     # -- at any time ---------------------------------------------------------------------
 
     @guarded
-    @ray.method(concurrency_group="release")
     def release(self, round: int) -> bytes | None:
         """Return the model after that round, if it is one of the two newest, as `encoded_vector`
         writes it. This is a release under the charged budget. None before this silo joined the run.
@@ -348,7 +391,6 @@ class Silo:
         vectors = [one.vector for one in self._models if one.round == wanted]
         return encoded_vector(wanted, vectors[0]) if vectors else None
 
-    @ray.method(concurrency_group="release")
     def ping(self) -> None:
         """Return at once, as a sign of life, at any time."""
 

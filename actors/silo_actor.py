@@ -1,20 +1,29 @@
-"""A silo as a Ray actor."""
+"""A silo as a Ray actor. Its process imports the silo; the driver, which only names the actor's
+methods, need not import torch."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.shell import Call, shell
-from blindsum.actors.silo import Silo
 from blindsum.he.exchange import Exchange
+from blindsum.he.handover import StateRequest
 from blindsum.he.keys import Agreement, Contribution, Introduction
+
+if TYPE_CHECKING:
+    from blindsum.actors.silo import Silo
 
 CALLS = {
     "inspect": Call(),
     "restore": Call((int,)),
+    "request_state": Call(),
+    "seal_state": Call((StateRequest,), answers=False),
+    "take_state": Call(),
+    "forget": Call(answers=False),
     "introduce": Call(),
     "contribute": Call((tuple[Introduction, ...],)),
     "agree": Call((tuple[Contribution, ...],)),
@@ -23,21 +32,58 @@ CALLS = {
     "apply": Call((Exchange, Exchange)),
     "read_metrics": Call((Exchange,)),
     "release": Call((int,), answers=False),
+    "ping": Call(answers=False),
 }
+"""All methods that other processes can call."""
+
+ASIDE = ("release", "ping")
+"""Methods with their own thread, which may overtake other calls: they must answer while the silo
+trains, and while earlier calls wait for a total that never arrives. The other methods run one at a
+time, each as soon as its inputs have arrived."""
 
 
-def as_actor(silo: type[Silo]) -> Any:
+def _silo() -> type[Silo]:
+    from blindsum.actors.silo import Silo
+
+    return Silo
+
+
+def as_actor(load: Callable[[], type[Silo]] = _silo, *more: str) -> Any:
     """Return the Ray actor class of a silo class.
 
-    `release` has its own thread and may overtake other calls: it must answer while the silo trains,
-    and while earlier calls wait for a total that never arrives. The other methods run one at a
-    time, each as soon as its inputs have arrived.
+    Args:
+        load: returns the silo class, in the actor's process.
+        more: names of further methods, for tests that look inside.
     """
-    options: dict[str, Any] = {
-        "concurrency_groups": {"release": 1},
-        "allow_out_of_order_execution": True,
-    }
-    return ray.remote(**options)(shell(silo, CALLS, (SiloSpec,)))
+
+    return thin_actor(lambda: shell(load(), CALLS, (SiloSpec,)), (*CALLS, *more))
 
 
-SiloActor = as_actor(Silo)
+def thin_actor(load: Callable[[], type], names: Sequence[str], outgoing: int = 0) -> Any:
+    """Return a Ray actor class whose methods call those of a silo in the actor's process.
+
+    Args:
+        load: returns the silo's class, as it is called with bytes, in the actor's process.
+        names: the methods' names.
+        outgoing: the number of threads for a method of that name.
+    """
+
+    def start(self: Any, *arguments: Any) -> None:
+        self._silo = load()(*arguments)
+
+    groups = {"aside": 1} | ({"outgoing": outgoing} if outgoing else {})
+    methods = {name: _passed_on(name) for name in names}
+    options: dict[str, Any] = {"concurrency_groups": groups, "allow_out_of_order_execution": True}
+    return ray.remote(**options)(type("Silo", (), {"__init__": start, **methods}))
+
+
+def _passed_on(name: str) -> Callable[..., Any]:
+    def call(self: Any, *arguments: Any) -> Any:
+        return getattr(self._silo, name)(*arguments)
+
+    call.__name__ = call.__qualname__ = name
+    group = "aside" if name in ASIDE else "outgoing" if name == "outgoing" else None
+    return ray.method(concurrency_group=group)(call) if group else call
+
+
+SiloActor = as_actor()

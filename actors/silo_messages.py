@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.state.ledger_entries import Lifetime
-from blindsum.platform.training.models import Vector
+from blindsum.platform.training.vector import Vector
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from blindsum.actors.policy import Course
 from blindsum.he.exchange import Exchange
 from blindsum.platform.errors import FederationError
 from blindsum.platform.evaluation.round_counts import Tally
-from blindsum.platform.training.models import Vector
+from blindsum.platform.training.vector import Vector
 
 
 class SiloState(Enum):
@@ -46,6 +46,9 @@ _RUNNING = _KEYED | {SiloState.AGREEING}
 ALLOWED: Mapping[str, frozenset[SiloState]] = {
     "inspect": frozenset({SiloState.STARTED}),
     "restore": frozenset({SiloState.PREPARED}),
+    "request_state": frozenset({SiloState.PREPARED}),
+    "seal_state": frozenset({SiloState.READY}),
+    "take_state": frozenset({SiloState.PREPARED}),
     "introduce": _RUNNING | {SiloState.PREPARED},
     "contribute": frozenset({SiloState.AGREEING}),
     "agree": frozenset({SiloState.AGREEING}),

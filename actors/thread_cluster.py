@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from contextlib import suppress
 from typing import Any
@@ -25,10 +25,11 @@ from blindsum.actors.codec import encoded
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.shell import shell
 from blindsum.actors.silo import Silo
+from blindsum.actors.silo_actor import ASIDE
 from blindsum.actors.silo_actor import CALLS as SILO_CALLS
 from blindsum.platform.errors import AggregatorLost, BlindsumError, FederationError
 
-_LANES = {"release": 1, "ping": 1, "outgoing": 2}
+_LANES = {**dict.fromkeys(ASIDE, 1), "outgoing": 2}
 """Methods that answer at any time, by the thread that serves them; 0 serves the others."""
 
 Answer = Future[Any]
@@ -193,6 +194,9 @@ class ThreadCluster:
     Args:
         silo, aggregator: classes with the same methods, for tests that look inside.
         shelled: a class of silos that is called with bytes, in place of `silo`.
+
+    Attributes:
+        returning: names of lost silos that can be started again.
     """
 
     def __init__(
@@ -203,6 +207,7 @@ class ThreadCluster:
     ) -> None:
         channelled = type(silo.__name__, (silo,), {"_channel": lambda _, to: ThreadChannel(to)})
         self._silo = shelled or shell(channelled, SILO_CALLS, (SiloSpec,), own_process=False)
+        self.returning: set[str] = set()
         self._aggregator = shell(aggregator, AGGREGATOR_CALLS, own_process=False)
 
     def start_silos(self, specs: Mapping[str, SiloSpec]) -> dict[str, ThreadPeer]:
@@ -211,6 +216,10 @@ class ThreadCluster:
 
     def _maker(self, spec: SiloSpec) -> Callable[[], Any]:
         return lambda: self._silo(encoded(spec))
+
+    def returned(self, lost: Collection[str]) -> list[str]:
+        """As `Cluster.returned`: those that a test lets return."""
+        return [name for name in lost if name in self.returning]
 
     def start_aggregators(self, count: int, keep: bool) -> list[ThreadPeer]:
         """As `Cluster.start_aggregators`."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 from blindsum.actors.channel import Channel, shard
 from blindsum.he.cipher import Cipher, CkksCipher, PlainCipher
 from blindsum.he.exchange import Exchange
-from blindsum.he.identity import Identity
+from blindsum.he.identity import Identity, fingerprint
 from blindsum.he.keys import Agreement, Contribution, Introduction, KeyCeremony, Keys
 from blindsum.he.masks import hash_of
 from blindsum.he.packing import Integers
@@ -73,6 +73,7 @@ class Vault:
         self._keep = keep
         self._view = b""
         self._identities: dict[str, bytes] = {}
+        self._met: dict[str, bytes] = {}
         self._keys: Keys | None = None
         self._ciphers: dict[str, Cipher] = {}
         self._channel: Channel | None = None
@@ -99,8 +100,8 @@ class Vault:
                 "allows",
                 "Start the job again.",
             )
-        for one in introductions if self._identities else ():
-            if self._identities[one.silo] != one.identity:
+        for one in introductions:
+            if self._met.get(one.silo, one.identity) != one.identity:
                 raise KeyRefused(
                     f"silo '{one.silo}' presented a different identity from the one it had at the "
                     "start of this run",
@@ -108,6 +109,7 @@ class Vault:
                 )
         contribution = self._ceremony.contribute(introductions)
         self._identities = {one.silo: one.identity for one in introductions}
+        self._met |= self._identities
         return contribution
 
     def agree(self, contributions: tuple[Contribution, ...]) -> Agreement:
@@ -124,6 +126,11 @@ class Vault:
         }
         self._keys, self._view = keys, keys.ceremony
         del self._ceremony  # and with it the keys that opened the sealed parts
+
+    def knows(self, silo: str, identity: bytes) -> bool:
+        """Return whether that is the identity of that silo in this run."""
+        pinned = self._pins.get(silo)
+        return fingerprint(identity) == pinned if pinned else self._met.get(silo) == identity
 
     @property
     def identities(self) -> dict[str, bytes]:

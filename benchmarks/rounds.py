@@ -127,7 +127,7 @@ def encrypted(parameters: int, rounds: int) -> dict[str, Any]:
         warm = 3
         made = job(Path(folder), parameters, rounds + warm)
         federation = Federation(
-            made, f"bench-{parameters}", folder, RayCluster(as_actor(ReadySilo))
+            made, f"bench-{parameters}", folder, RayCluster(as_actor(lambda: ReadySilo))
         )
         inspected = federation.inspect()
         size = inspected[SILOS[0]].parameters

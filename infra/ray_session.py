@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from blindsum.platform.errors import ClusterError
+from blindsum.platform.job.owner import NOWHERE
 from blindsum.platform.job.paths import home_folder
 
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -56,6 +57,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         os.environ.setdefault("RAY_worker_niceness", "0")
         # This setting restricts Ray to this machine; without it, ports listen on all interfaces.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    _ensure_home()
     import ray
 
     if ray.is_initialized():
@@ -106,6 +108,23 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
         if folder and not failed:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ensure_home() -> None:
+    """Set HOME for a user without a home folder, as in a container: Ray keeps its token there.
+
+    Raises:
+        ClusterError: BLINDSUM_HOME, which takes its place, is not set either.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        if home_folder().parent == NOWHERE:
+            raise ClusterError(
+                "Ray needs a home folder, and this user has none",
+                "Set HOME or BLINDSUM_HOME to a writable folder.",
+            ) from None
+        os.environ["HOME"] = str(home_folder())
 
 
 def _private_folder() -> str:

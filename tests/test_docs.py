@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from blindsum.pipelines.consortium.settings import CoordinatorFile
 from blindsum.platform.data.preparation.recipe import Recipe
 from blindsum.platform.job.data_section import DataSection, Section
+from blindsum.platform.job.owner import (
+    CoordinatorSection,
+    DatasetSection,
+    OwnerFile,
+    PolicySection,
+)
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.releases import RELEASES
 
@@ -49,6 +56,15 @@ def test_every_setting_of_a_preparation_is_explained() -> None:
         assert set(section.model_fields) - {"smiles"} <= named, section
 
 
+@pytest.mark.parametrize(
+    "section", [CoordinatorFile, OwnerFile, DatasetSection, CoordinatorSection, PolicySection]
+)
+def test_every_setting_between_clusters_is_explained(section: type[BaseModel]) -> None:
+    text = (ROOT / "docs" / "consortium.md").read_text()
+    named = set(re.findall(r"[\w]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    assert set(section.model_fields) - {"path"} <= named
+
+
 def test_every_release_stands_in_the_security_page() -> None:
     text = (ROOT / "SECURITY.md").read_text()
     for figure, guarantee in RELEASES.items():
@@ -86,12 +102,30 @@ def test_tests_named_in_the_security_page_exist() -> None:
     assert named and all((ROOT / path).exists() for path in named)
 
 
-def test_commands_in_the_readme_exist() -> None:
+def console_command() -> Any:
     from typer.main import get_command
 
     from blindsum.pipelines.cli.app import app
 
-    command: Any = get_command(app)
+    return get_command(app)
+
+
+def test_commands_and_options_of_a_consortium_exist() -> None:
+    text = (ROOT / "docs" / "consortium.md").read_text()
+    lines = re.findall(r"^ +(?:ExecStart=\S*)?(blindsum .+?)(?: #|$)", text, re.MULTILINE)
+    assert len(lines) > 15
+    for words in map(shlex.split, lines):
+        command = console_command()
+        for word in words[1:]:
+            if word in getattr(command, "commands", {}):
+                command = command.commands[word]
+        assert not hasattr(command, "commands"), words
+        options = {option for one in command.params for option in one.opts}
+        assert {word for word in words if word.startswith("--")} <= options, words
+
+
+def test_commands_in_the_readme_exist() -> None:
+    command = console_command()
     text = (ROOT / "README.md").read_text()
     used = {
         shlex.split(line)[1]

@@ -32,6 +32,20 @@ def python(code: str, cwd: Path, **environment: str) -> str:
     return done.stdout.strip()
 
 
+def test_the_driver_imports_no_torch_before_its_rounds() -> None:
+    """It would take a second of a processor, while Ray and the silos start."""
+    code = (
+        "import sys, mlflow.entities\nfrom pathlib import Path\n"
+        "import blindsum.pipelines.cli.app, blindsum.pipelines.run.train\n"
+        "import blindsum.actors.federation, blindsum.platform.tracking.mlflow_run\n"
+        "from blindsum.platform.job.file import load_job\n"
+        "from blindsum.platform.privacy.plan import compute_ahead\n"
+        "compute_ahead(load_job(Path('examples/solubility/job.yaml')).job)\n"
+        "print([one for one in ('torch', 'opacus', 'rdkit', 'sklearn') if one in sys.modules])"
+    )
+    assert python(code, ROOT, PYTHONWARNINGS="ignore") == "[]"
+
+
 def test_platform_has_no_init_and_shadows_nothing() -> None:
     assert not (ROOT / "platform" / "__init__.py").exists()
     assert python("import platform; print(platform.python_version())", ROOT) == "{}.{}.{}".format(

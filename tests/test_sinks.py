@@ -28,7 +28,7 @@ from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import as_actor
 from blindsum.pipelines.run.output import JsonLines
 from blindsum.pipelines.run.train import train
-from blindsum.platform.errors import BlindsumError, Unexpected, guarded
+from blindsum.platform.errors import BlindsumError, DataError, Unexpected, guarded
 from blindsum.platform.job.file import JobFile, load_job
 from tests.conftest import SILOS
 
@@ -137,8 +137,9 @@ def test_a_run_leaves_nothing_of_a_record_outside_of_its_silo(
     assert run.status == "FINISHED"
     spoilt = records(0) | {"smiles": ["ZQXJK no molecule", *records(0)["smiles"][1:]]}
     pq.write_table(pa.table(spoilt), tmp_path / "data" / "alder.parquet")
-    with pytest.raises(BlindsumError) as refused:
+    with pytest.raises(DataError, match="molecules that RDKit cannot read") as refused:
         train(planted, None, JsonLines())
+    assert refused.value.silo == "alder"
     pq.write_table(pa.table(records(0)), tmp_path / "data" / "alder.parquet")
     said = capfd.readouterr()
     assert seen_in(said.out + said.err + str(refused.value) + repr(refused.value)) == set()
@@ -158,7 +159,7 @@ def test_a_fault_in_a_silo_leaves_nothing_of_a_record_either(
     planted: JobFile, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     federation = Federation(
-        planted.job, "faulty", str(planted.folder), RayCluster(as_actor(Faulty))
+        planted.job, "faulty", str(planted.folder), RayCluster(as_actor(lambda: Faulty))
     )
     try:
         federation.inspect()

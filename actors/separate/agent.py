@@ -8,7 +8,6 @@ silo's name: nothing in a message names a file, code or an address here.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import random
 import secrets
@@ -16,34 +15,26 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from blindsum.actors.cluster import Answered, Cluster, Died, Outcome, Raised
-from blindsum.actors.codec import decoded
+from blindsum.actors.cluster import Answered, Cluster, Died, Raised
 from blindsum.actors.messages import SiloSpec
-from blindsum.actors.separate.failures import error_of, failure_of
 from blindsum.actors.separate.inbox import Inbox, against_policy
 from blindsum.actors.separate.link import Link, LinkLost, LinkSettings, Replaced, SessionEnded
+from blindsum.actors.separate.local_silo import LocalSilo, Said, said
 from blindsum.actors.separate.messages import (
-    INLINE,
-    PART,
-    Answer,
+    PARK_S,
     Decision,
-    Failure,
-    Frame,
     Instruction,
     Next,
     Poll,
     Proposal,
     unpacked,
 )
+from blindsum.actors.separate.registry import OPEN
 from blindsum.he.identity import Identity
 from blindsum.platform.errors import (
-    AggregatorLost,
     BlindsumError,
     ConsentError,
     without_values,
@@ -53,21 +44,8 @@ from blindsum.platform.job.owner import Owner
 
 QUICK_S = 0.1
 """How long the agent waits for an answer before it parks the next poll without it."""
-IN_FLIGHT = 3
-_FOREVER_S = 3600.0
-_SENDS = ("train", "apply")
 _WATCH_S = 0.5
 _RENEW_S = 3600.0
-
-
-@dataclass(eq=False)
-class _Run:
-    """A silo that is running."""
-
-    name: str
-    peer: Any
-    turn: int = 0
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class Agent:
@@ -94,8 +72,8 @@ class Agent:
         self._link = Link(link, silo, identity, version, self.instance)
         self.inbox = Inbox(owner.state)
         self._log = Log(silo=silo)
-        self._runs: dict[str, _Run] = {}
-        self._answers: dict[int, tuple[Answer, list[Any]]] = {}
+        self._runs: dict[str, LocalSilo] = {}
+        self._answers: dict[int, Said] = {}
         self._unsent: set[int] = set()
         self._new_answer = asyncio.Event()
         self._ready = asyncio.Event()
@@ -180,6 +158,8 @@ class Agent:
         if not self._status.get("connected"):
             self._tell(f"connected as silo '{self.silo}'")
             self._note(connected=True, since=time.time(), why="")
+        elif time.time() - self._status["at"] > PARK_S:
+            self._note()
 
     async def _poll(self, park: bool) -> None:
         """Send what is to be sent, and take up what arrives."""
@@ -256,10 +236,11 @@ class Agent:
 
     async def _take_proposals(self, answer: Next) -> None:
         known = {one.digest for one in self.inbox.all()}
-        for digest in answer.proposals:
-            if digest not in known:
-                await self._take_proposal(digest)
-        self.inbox.set_open(answer.proposals)
+        for notice in answer.notices:
+            if notice.proposal not in known and notice.state in OPEN:
+                await self._take_proposal(notice.proposal)
+        for line in self.inbox.take_notices(answer.notices):
+            self._tell(line)
         self._board = answer.board
 
     async def _take_proposal(self, digest: str) -> None:
@@ -285,7 +266,7 @@ class Agent:
                 reason=one.reason if one.verdict == "refused" else "",
             )
             for one in self.inbox.all()
-            if one.open
+            if one.state in OPEN
         )[:256]
 
     # -- instructions ------------------------------------------------------------------------
@@ -310,21 +291,19 @@ class Agent:
         try:
             if one.method == "start":
                 self._start(one)
-                return self._answer(one.number, Answered(None))
+                return self._answer(said(one.number, Answered(None)))
             run = self._runs.get(one.run)
             if one.method == "end":
                 if run:
                     self._end(run)
-                return self._answer(one.number, Answered(None))
+                return self._answer(said(one.number, Answered(None)))
             if run is None:
-                return self._answer(one.number, Died())
-            task = asyncio.get_running_loop().create_task(self._call(run, one, attached))
-            run.tasks.add(task)
-            task.add_done_callback(run.tasks.discard)
+                return self._answer(said(one.number, Died()))
+            run.begin(one, attached, self._answer)
         except BlindsumError as error:
-            self._answer(one.number, Raised(error))
+            self._answer(said(one.number, Raised(error)))
         except Exception as error:  # noqa: BLE001 - its text may quote private values
-            self._answer(one.number, Raised(without_values(error)))
+            self._answer(said(one.number, Raised(without_values(error))))
         return None
 
     def _start(self, one: Instruction) -> None:
@@ -343,113 +322,17 @@ class Agent:
             resumed=one.resumed,
         )
         peer = self._cluster.start_silos({self.silo: spec})[self.silo]
-        self._runs[one.run] = _Run(one.run, peer)
+        self._runs[one.run] = LocalSilo(
+            one.run, self.silo, self._cluster, peer, self._until_sent, self._waiters
+        )
         self._tell(f"run {one.run} begins" if not one.resumed else f"run {one.run} goes on")
         self._note(run=one.run)
 
-    def _end(self, run: _Run) -> None:
-        self._runs.pop(run.name, None)
-        for task in list(run.tasks):
-            task.cancel()
-        self._cluster.kill(run.peer)
-        self._tell(f"run {run.name} has ended here")
+    def _end(self, run: LocalSilo) -> None:
+        self._runs.pop(run.run, None)
+        run.end()
+        self._tell(f"run {run.run} has ended here")
         self._note(run="")
-
-    async def _call(self, run: _Run, one: Instruction, attached: list[memoryview]) -> None:
-        frames: list[tuple[Frame, Any]] = []
-        try:
-            arguments: list[Any] = [bytes(a) for a in attached[: one.messages]]
-            if one.method == "finish":
-                arguments.append(one.aggregators)
-            elif one.method in ("apply", "read_metrics"):
-                arguments += [[], *await self._totals(one, attached[one.messages :])]
-            if one.method in _SENDS:
-                outcome, frames = await self._call_sending(run, one, arguments)
-            else:
-                (handle,) = self._cluster.call(run.peer, one.method, *arguments)
-                outcome = await self._outcome(handle)
-        except BlindsumError as error:
-            outcome = Raised(error)
-        except Exception as error:  # noqa: BLE001 - its text may quote private values
-            outcome = Raised(without_values(error))
-        if isinstance(outcome, Answered) and outcome.value and len(outcome.value) > INLINE:
-            return await self._answer_in_parts(one.number, outcome.value)
-        return self._answer(one.number, outcome, frames)
-
-    async def _call_sending(
-        self, run: _Run, one: Instruction, arguments: list[Any]
-    ) -> tuple[Outcome, list[tuple[Frame, Any]]]:
-        """Call a method that sends frames. The first ones travel with the answer; what exceeds
-        INLINE is put ahead of it, a few parts at a time."""
-        (handle,) = self._cluster.call(run.peer, one.method, *arguments)
-        call = asyncio.ensure_future(self._outcome(handle))
-        held: list[tuple[Frame, Any]] = []
-        flying: set[asyncio.Future[None]] = set()
-        turn, number, done, size = run.turn, 0, 0, 0
-        failure: BlindsumError | None = None
-        while not call.done():
-            (handle,) = self._cluster.call(run.peer, "outgoing", turn, number, done, failure)
-            taking = asyncio.ensure_future(self._outcome(handle))
-            everything: set[asyncio.Future[Any]] = {call, taking, *flying}
-            await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
-            outcome = taking.result() if taking.done() else None
-            taken = outcome.value if isinstance(outcome, Answered) else None
-            if taken:
-                aggregator, frame = taken
-                number += 1
-                size += len(frame)
-                if size <= INLINE:
-                    held.append((Frame(aggregator=aggregator, digest="", size=len(frame)), frame))
-                    done += 1
-                else:
-                    flying.add(asyncio.ensure_future(self._put_frame(one, aggregator, frame)))
-            landed = {task for task in flying if task.done()}
-            if len(flying) >= IN_FLIGHT and not landed:
-                landed, _ = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
-            flying -= landed
-            done += len(landed)
-            failure = failure or next((e for t in landed if (e := _failed(t))), None)
-        run.turn += 1
-        for task in flying:
-            task.cancel()
-        return await call, held
-
-    async def _put_frame(self, one: Instruction, aggregator: int, frame: pa.Buffer) -> None:
-        digest = hashlib.sha256(frame).hexdigest()
-        path = f"/v1/calls/{one.number}/frames/{aggregator}/{digest}"
-        answer = await self._until_sent(path, bytes(frame))
-        if answer:
-            raise error_of(decoded(answer, Failure), self.silo)
-
-    async def _totals(self, one: Instruction, attached: list[memoryview]) -> list[list[Any]]:
-        """Return a total's frames, from each aggregator."""
-        if attached:
-            contents: list[Any] = [pa.py_buffer(bytes(part)) for part in attached]
-        else:
-            limit = asyncio.Semaphore(IN_FLIGHT)
-
-            async def fetch(frame: Frame) -> pa.Buffer:
-                pieces = []
-                for start in range(0, frame.size, PART):
-                    path = f"/v1/parts/{frame.digest}/{start}"
-                    async with limit:
-                        pieces.append(await self._until_sent(path, b""))
-                return pa.py_buffer(b"".join(pieces))
-
-            contents = await asyncio.gather(*(fetch(frame) for frame in one.frames))
-        groups: dict[int, list[Any]] = {}
-        for frame, content in zip(one.frames, contents, strict=True):
-            groups.setdefault(frame.aggregator, []).append(content)
-        return [groups[index] for index in sorted(groups)]
-
-    async def _answer_in_parts(self, number: int, value: bytes) -> None:
-        parts = []
-        for start in range(0, len(value), PART):
-            content = value[start : start + PART]
-            digest = hashlib.sha256(content).hexdigest()
-            await self._until_sent(f"/v1/calls/{number}/values/{digest}", content)
-            parts.append(Frame(aggregator=0, digest=digest, size=len(content)))
-        self._keep_answer(Answer(number=number, outcome="answered", value=tuple(parts)), [])
 
     async def _until_sent(self, path: str, content: bytes) -> bytes:
         """Make a request until it succeeds. What was cut is repeated one by one: several pieces
@@ -476,36 +359,9 @@ class Agent:
             self._wait_for_session()
             raise
 
-    async def _outcome(self, handle: Any) -> Outcome:
-        loop = asyncio.get_running_loop()
-        while True:
-            found = await loop.run_in_executor(
-                self._waiters, self._cluster.wait, [handle], 1, _FOREVER_S
-            )
-            if found:
-                return found[handle]
-
-    def _answer(
-        self, number: int, outcome: Outcome, frames: Sequence[tuple[Frame, Any]] = ()
-    ) -> None:
-        if isinstance(outcome, Answered):
-            value = outcome.value or b""
-            parts = (Frame(aggregator=0, digest="", size=len(value)),) if value else ()
-            answer = Answer(
-                number=number,
-                outcome="answered",
-                value=parts,
-                frames=tuple(frame for frame, _ in frames),
-            )
-            attached = [*([value] if value else []), *(content for _, content in frames)]
-            return self._keep_answer(answer, attached)
-        if isinstance(outcome, Raised):
-            failure = failure_of(outcome.error)
-            return self._keep_answer(Answer(number=number, outcome="raised", failure=failure), [])
-        return self._keep_answer(Answer(number=number, outcome="died"), [])
-
-    def _keep_answer(self, answer: Answer, attached: list[Any]) -> None:
-        self._answers[answer.number] = (answer, attached)
+    def _answer(self, said: Said) -> None:
+        answer = said[0]
+        self._answers[answer.number] = said
         self._unsent.add(answer.number)
         self._new_answer.set()
 
@@ -533,11 +389,3 @@ async def _pause(failures: int, most_s: float) -> None:
 def status_file(state: Path) -> Path:
     """Return the file in which a running agent notes its status."""
     return state / "agent.json"
-
-
-def _failed(task: asyncio.Future[None]) -> BlindsumError | None:
-    """Return why a frame did not arrive."""
-    error = task.exception()
-    if error is None or isinstance(error, BlindsumError):
-        return error
-    return AggregatorLost("the upload could not be sent")

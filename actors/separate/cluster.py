@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,7 @@ from blindsum.actors.cluster import (
 )
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.separate.mailbox import Mailbox
+from blindsum.actors.separate.messages import PARK_S, PART
 from blindsum.platform.errors import (
     AggregatorLost,
     SiloRefused,
@@ -90,6 +91,10 @@ class SeparateCluster:
             self._silos.append(silo)
         return silos
 
+    def returned(self, lost: Collection[str]) -> list[str]:
+        """As `Cluster.returned`: those whose agents are connected."""
+        return [name for name in lost if self._mailboxes[name].silent_s() < 2 * PARK_S]
+
     def start_aggregators(self, count: int, keep: bool) -> list[Peer]:
         """As `Cluster.start_aggregators`."""
         self._aggregators = [LocalPeer(one) for one in self._local.start_aggregators(count, keep)]
@@ -144,6 +149,11 @@ class SeparateCluster:
             return to.mailbox.post(
                 method, to.run, to.life, messages, aggregators=len(self._aggregators)
             )
+        if method == "take_state":
+            pieces = [
+                whole[at : at + PART] for whole in lists[0] for at in range(0, len(whole), PART)
+            ]
+            return to.mailbox.post(method, to.run, to.life, messages, [(0, p) for p in pieces])
         frames = [
             (index, frame)
             for index, one in enumerate(lists[1:])  # the first list is of kept uploads

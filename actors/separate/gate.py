@@ -11,8 +11,7 @@ import hashlib
 import hmac
 import secrets
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -32,8 +31,12 @@ from blindsum.actors.separate.messages import (
     Enrolled,
     Enrolment,
     Hello,
+    JobProposal,
     Next,
+    Notice,
     Poll,
+    Proposal,
+    Proposed,
     Renewal,
     most_bytes,
     packed,
@@ -59,10 +62,12 @@ STALE_S = 12.0
 _BODY_S = 30.0  # for a body, and a second more for so many bytes:
 _SLOWEST = 2000
 _OVERHEAD = 64  # of a seal
-_REMEMBERED = 1024  # hellos of a silo
+_REMEMBERED = 1024  # hellos of each silo
 _MOST_PENDING = 8  # sessions of a silo that are not used yet
 _MOST_CONNECTIONS = 16  # of a silo; its agent has 8
 _MOST_ARRIVING = 2**27  # bytes of a silo's bodies
+
+TakeJob = Callable[[Proposal, Mapping[str, bytes]], tuple[str, Mapping[str, str]]]
 
 
 class Refusal(Exception):
@@ -86,10 +91,20 @@ class _Peer:
     woken: asyncio.Event
     session: Session | None = None
     pending: list[Session] = field(default_factory=list)
-    hellos: deque[bytes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     connections: list[Connection] = field(default_factory=list)
     arriving: int = 0
     noted: float = 0.0
+    answered: dict[bytes, None] = field(default_factory=dict)
+
+    def require_new(self, hello: Hello) -> None:
+        """Refuse a hello that was answered before: whoever kept it, such as an inspecting proxy,
+        could put an end to a session that the agent is just beginning. Raises KeyRefused."""
+        key = hashlib.sha256(hello.mlkem + hello.x25519).digest()
+        if key in self.answered:
+            raise KeyRefused("received a hello a second time")
+        self.answered[key] = None
+        if len(self.answered) > _REMEMBERED:
+            self.answered.pop(next(iter(self.answered)))
 
     @property
     def connected(self) -> bool:
@@ -116,6 +131,8 @@ class Gate:
         sign_request: returns the certificate for a request (PEM) and a silo's name, and the
             authority's certificate, with any other authorities that silos are to trust.
         version: blindsum's.
+        take_job: takes a proposal and its code; returns its digest, and the silos with the short
+            forms of their fingerprints.
         need_certificate: refuse agents without a client certificate: no proxy may end TLS.
     """
 
@@ -125,10 +142,12 @@ class Gate:
         identity: Identity,
         sign_request: Callable[[str, str], tuple[str, str]],
         version: str,
+        take_job: TakeJob,
         need_certificate: bool = True,
     ) -> None:
         self.registry, self._identity, self._sign = registry, identity, sign_request
         self._version, self._need_certificate = version, need_certificate
+        self._take_job = take_job
         self.instance = secrets.token_hex(16)
         self._log = Log(who="gate")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -178,6 +197,8 @@ class Gate:
                 return await self._begin_session(request)
             case ("POST", "v1", "enrolments"):
                 return await self._enrol(request)
+            case ("POST", "v1", "jobs"):
+                return await self._job(request)
             case ("POST", "v1", "poll"):
                 return await self._poll(request)
             case ("POST", "v1", "calls", number, "frames", aggregator, _):
@@ -211,20 +232,13 @@ class Gate:
         except KeyRefused as error:  # a new hello would be refused as well
             raise Refusal(403, error) from None
         peer = self._peer(hello.silo)
-        self._require_first_time(peer, body)
         self._require_single(peer, hello)
+        peer.require_new(hello)
         peer.pending.append(session)
         self._sessions[session.name] = (hello.silo, session)
         self._forget(peer.pending[:-_MOST_PENDING])
         del peer.pending[:-_MOST_PENDING]
         return web.Response(body=welcome)
-
-    def _require_first_time(self, peer: _Peer, hello: bytes) -> None:
-        """Refuse a hello that somebody recorded: it would push out what the agent has begun."""
-        digest = hashlib.sha256(hello).digest()
-        if digest in peer.hellos:
-            raise Refusal(403, KeyRefused("this hello was answered before"))
-        peer.hellos.append(digest)
 
     def _end_sessions(self, silo: str) -> None:
         """Forget what an earlier identity of a silo has begun."""
@@ -352,12 +366,12 @@ class Gate:
         calls = peer.mailbox.since(poll.after)
         attachments = [one for call in calls for one in call.attached]
         board = self.board
-        proposals = self._open_for(silo) if board != poll.board else ()
+        notices = self._notices(silo) if board != poll.board else ()
         following = Next(
             received=tuple(received),
             instructions=tuple(call.instruction for call in calls),
             board=board,
-            proposals=proposals,
+            notices=notices,
         )
         peer.mailbox.hear()
         return _sealed(session, request, packed(following, attachments))
@@ -365,15 +379,19 @@ class Gate:
     async def _park(self, peer: _Peer, session: Session, poll: Poll) -> None:
         """Wait until there is something for the agent, or PARK_S have passed."""
         end = asyncio.get_running_loop().time() + PARK_S
-        while not peer.mailbox.since(poll.after) and self.board == poll.board:
-            peer.woken.clear()
-            left = end - asyncio.get_running_loop().time()
-            if left <= 0 or peer.session is not session:
-                return
-            try:
-                await asyncio.wait_for(peer.woken.wait(), left)
-            except TimeoutError:
-                return
+        peer.mailbox.parked += 1
+        try:
+            while not peer.mailbox.since(poll.after) and self.board == poll.board:
+                peer.woken.clear()
+                left = end - asyncio.get_running_loop().time()
+                if left <= 0 or peer.session is not session:
+                    return
+                try:
+                    await asyncio.wait_for(peer.woken.wait(), left)
+                except TimeoutError:
+                    return
+        finally:
+            peer.mailbox.parked -= 1
 
     async def _frame(
         self, request: web.BaseRequest, number: int, aggregator: int
@@ -404,6 +422,12 @@ class Gate:
             decision = replace(newest[digest], reason=printable(newest[digest].reason))
             if self.registry.decisions(digest).get(silo) != decision:
                 self.registry.decide(silo, decision)
+
+    def _notices(self, silo: str) -> tuple[Notice, ...]:
+        return tuple(
+            Notice(proposal=one.digest, state=one.state, note=(one.note or "")[:1000])
+            for one in self.registry.latest_for(silo)
+        )
 
     def _open_for(self, silo: str) -> tuple[str, ...]:
         """Return the digests of the open proposals in which a silo is named."""
@@ -442,6 +466,31 @@ class Gate:
             proof=UNPROVEN,
         )
         self._log.say("enrolled", silo=asked.silo)
+        proven = replace(answer, proof=proof(secret, body, packed(answer)))
+        return web.Response(body=packed(proven))
+
+    async def _job(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = await read(request, most_bytes(JobProposal))
+        asked, attached = unpacked(body, JobProposal)
+        code = [bytes(one) for one in attached]
+        unproven = packed(replace(asked, proof=UNPROVEN), code)
+        secret = next(
+            (
+                one
+                for one in self.registry.proposers()
+                if hmac.compare_digest(proof(one, unproven), asked.proof)
+            ),
+            None,
+        )
+        if secret is None:
+            raise Refusal(403, ClusterError("this token may not propose jobs here"))
+        if len(code) != len(asked.proposal.code):
+            raise Refusal(400, FederationError("the proposal's files are not as listed"))
+        self.registry.use_nonce(asked.nonce)
+        files = dict(zip(asked.proposal.code, code, strict=True))
+        digest, silos = await asyncio.to_thread(self._take_job, asked.proposal, files)
+        self.boards_changed()
+        answer = Proposed(digest=digest, silos=tuple(silos.items()), proof=UNPROVEN)
         proven = replace(answer, proof=proof(secret, body, packed(answer)))
         return web.Response(body=packed(proven))
 

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from blindsum.actors.separate.messages import MOST_FILES, Proposal, Verdict
-from blindsum.actors.separate.registry import proposal_digest
+from blindsum.actors.separate.failures import printable
+from blindsum.actors.separate.messages import MOST_FILES, Notice, Proposal, Verdict
+from blindsum.actors.separate.registry import OPEN, proposal_digest
 from blindsum.platform.errors import ConsentError, JobError, LedgerError
 from blindsum.platform.job.owner import Owner
 from blindsum.platform.job.schema import Job
@@ -43,7 +44,7 @@ class Received:
         verdict: the owner's decision.
         reason: the owner's words for the coordinator, or the rule of the owner's file that refuses.
         weights: digest of the approved initial weights.
-        open: the coordinator still lists it.
+        state, note: as the coordinator said last: proposed, running, finished, failed ...
     """
 
     digest: str
@@ -52,7 +53,13 @@ class Received:
     verdict: Verdict = "pending"
     reason: str = ""
     weights: str = ""
-    open: bool = True
+    state: str = "proposed"
+    note: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether the coordinator still proposes it."""
+        return self.state in OPEN
 
 
 class Inbox:
@@ -150,11 +157,19 @@ class Inbox:
         one = self.one(digest)
         self._save(replace(one, verdict=verdict, reason=reason[:500], weights=weights))
 
-    def set_open(self, digests: Sequence[str]) -> None:
-        """Note which proposals the coordinator still lists."""
+    def take_notices(self, notices: Sequence[Notice]) -> list[str]:
+        """Note what the coordinator says about the proposals; returns lines about those that have
+        ended since."""
+        said, new = [], {notice.proposal: notice for notice in notices}
         for one in self.all():
-            if one.open != (one.digest in digests):
-                self._save(replace(one, open=not one.open))
+            state = new[one.digest].state if one.digest in new else "forgotten"
+            if state == one.state:
+                continue
+            note = printable(new[one.digest].note) if one.digest in new else ""
+            self._save(replace(one, state=state, note=note))
+            if state not in OPEN:
+                said.append(f"job {one.name} has {state}" + (f": {note}" if note else ""))
+        return said
 
     def revision(self) -> float:
         """Return a number that changes with every decision."""
@@ -165,7 +180,7 @@ class Inbox:
         _write(self.folder(one.digest) / "proposal.json", json.dumps(asdict(one)).encode())
 
     def _forget_old(self) -> None:
-        closed = [one for one in self.all() if not one.open]
+        closed = [one for one in self.all() if one.state not in OPEN]
         for one in closed[: max(0, len(closed) - MOST_KEPT)]:
             shutil.rmtree(self.folder(one.digest), ignore_errors=True)
 

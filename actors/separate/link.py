@@ -24,7 +24,6 @@ from urllib.parse import urlsplit
 import aiohttp
 from cryptography import x509
 
-from blindsum.actors.separate.failures import printable
 from blindsum.actors.separate.messages import (
     PARK_S,
     SESSION,
@@ -46,14 +45,14 @@ CONNECT_S = 30.0
 MOST_SILENT_S = 600.0
 _REMEMBERED_S = 3600.0
 _MOST_PROBLEM = 4096
-_MOST_ANSWER = max(one.most_bytes for one in TABLE if one.sender == "coordinator") + 4096
+_MOST_ANSWER = max(one.most_bytes for one in TABLE if one.sender == "coordinator") + 2**10
 
 
 class LinkLost(Exception):
     """The coordinator cannot be reached now; the text says why, in one printable line."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(printable(why))
+        super().__init__(_printable(why))
 
 
 class Silent(LinkLost):
@@ -169,7 +168,7 @@ class Link:
             BlindsumError: it refuses this agent, or is not the pinned one.
         """
         await self.close()
-        self._http = open_http(self._settings.tls())
+        self._http = self._open()
         asking = Asking(
             self._silo,
             self._identity,
@@ -182,7 +181,7 @@ class Link:
         except SessionEnded as refused:
             raise refused.error or KeyRefused("the coordinator refuses a session") from None
         except Closed as lost:  # as a server does in TLS 1.3 that rejects a client's certificate
-            hint = "perhaps the coordinator does not trust this silo's certificate"
+            hint = "perhaps the coordinator does not accept this silo's certificate"
             raise LinkLost(f"{lost}; {hint}") from None
         session, welcome = asking.welcomed(body, self._settings.coordinator)
         self._session, self.coordinator_instance = session, welcome.instance
@@ -242,26 +241,37 @@ class Link:
         http = self._http
         if http is None:
             raise SessionEnded
-        url, proxy = self._settings.url + path, self._settings.proxy
+        url, wait_s = self._settings.url + path, PARK_S + self._patience.seconds
         try:
-            wait_s = PARK_S + self._patience.seconds
-            return await request(http, method, url, body, headers, proxy, wait_s)
+            return await request(http, method, url, body, headers, wait_s)
         except Silent:
             if http is self._http:
                 self._patience.double()
-                self._http = open_http(self._settings.tls())
+                self._http = self._open()
                 await http.close()
             raise
 
+    def _open(self) -> aiohttp.ClientSession:
+        return open_http(self._settings.tls(), self._settings.url, self._settings.proxy)
 
-def open_http(context: ssl.SSLContext) -> aiohttp.ClientSession:
+
+def open_http(context: ssl.SSLContext, url: str, proxy: str | None = None) -> aiohttp.ClientSession:
     """Return an HTTP client whose connections notice a cut. It does not trust the environment: it
-    would send the passwords in ~/.netrc to the coordinator."""
+    would send the passwords in ~/.netrc to the coordinator.
+
+    Args:
+        url: what it will connect to.
+        proxy: URL of a proxy, or None: then HTTPS_PROXY and NO_PROXY decide, as they are now.
+
+    Raises:
+        ClusterError: HTTPS_PROXY does not name a proxy.
+    """
     connector = aiohttp.TCPConnector(
         ssl=context, limit=8, keepalive_timeout=60, socket_factory=_socket
     )
     return aiohttp.ClientSession(
         connector=connector,
+        proxy=proxy or environment_proxy(url),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
@@ -273,13 +283,9 @@ async def request(
     url: str,
     body: bytes,
     headers: dict[str, str],
-    proxy: str | None,
     wait_s: float,
 ) -> bytes:
     """Make one request.
-
-    Args:
-        proxy: URL of a proxy, or None: then HTTPS_PROXY and NO_PROXY decide.
 
     Raises:
         LinkLost: there was no answer, or one that is not the coordinator's.
@@ -296,7 +302,6 @@ async def request(
             url,
             data=body,
             headers={**headers, **own},
-            proxy=proxy or environment_proxy(url),
             timeout=timeout,
             allow_redirects=False,
         ) as answer:
@@ -313,13 +318,12 @@ async def request(
 
 
 async def _content(answer: aiohttp.ClientResponse) -> bytes:
-    """Return an answer's content. Raises LinkLost if it is longer than any of the coordinator's:
-    whoever ends TLS on the way may send one without an end."""
+    """Return an answer's content. Raises LinkLost if it is longer than any of the coordinator's."""
     content = bytearray()
     async for chunk in answer.content.iter_any():
         content += chunk
         if len(content) > _MOST_ANSWER:
-            raise LinkLost("the answer has no end")
+            raise LinkLost("an answer came that is longer than any")
     return bytes(content)
 
 
@@ -368,7 +372,7 @@ def why(error: BaseException) -> str:
 def _refusal(status: int, problem: bytes) -> Exception:
     try:
         content = json.loads(problem)
-        clean = [printable(str(content[key])[:500]) for key in ("detail", "hint")]
+        clean = [_printable(str(content[key])[:500]) for key in ("detail", "hint")]
     except (ValueError, KeyError, TypeError, RecursionError):
         return LinkLost(f"something on the way answered with status {status}")
     if status == 401:
@@ -376,6 +380,11 @@ def _refusal(status: int, problem: bytes) -> Exception:
     if status == 409:
         return Replaced(*clean)
     return LinkLost(clean[0]) if status in (408, 429, 500) else ClusterError(*clean)
+
+
+def _printable(text: str) -> str:
+    """Return a text as one line that cannot move a terminal's cursor."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def client_context(
@@ -392,22 +401,17 @@ def client_context(
     """
     again = "Enrol again: blindsum silo join INVITATION."
     try:
-        if certificate and (late := _expired(certificate)):
-            raise ClusterError(f"this silo's certificate expired on {late:%Y-%m-%d}", again)
         context = ssl.create_default_context(cafile=str(authority) if authority else None)
         if certificate and key:
             context.load_cert_chain(certificate, key)
+            end = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+            if end < datetime.datetime.now(datetime.UTC):
+                # asyncio's servers close the connection without a word about it.
+                raise ClusterError(f"this silo's certificate expired on {end:%Y-%m-%d}", again)
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise ClusterError(f"the TLS files of this silo cannot be used ({said})", again) from None
     return context
-
-
-def _expired(certificate: Path) -> datetime.datetime | None:
-    """Return when a certificate expired, or None. The coordinator would end the connection without
-    a reason that can be shown."""
-    end = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
-    return end if end < datetime.datetime.now(datetime.UTC) else None
 
 
 def _socket(info: Any) -> socket.socket:

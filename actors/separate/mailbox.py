@@ -72,6 +72,7 @@ class Mailbox:
         self._open: dict[int, Call] = {}
         self.life = 0
         self.heard: float | None = None
+        self.parked = 0
         self.most_value = 2**24
 
     def post(
@@ -124,7 +125,11 @@ class Mailbox:
         self.heard = time.monotonic()
 
     def silent_s(self) -> float:
-        """Return the seconds since the agent was heard; infinite if it never was."""
+        """Return the seconds since the agent was heard; infinite if it never was. While one of its
+        polls is parked, on a connection that is not closed, it counts as heard: that is at most
+        PARK_S."""
+        if self.parked:
+            return 0.0
         return float("inf") if self.heard is None else time.monotonic() - self.heard
 
     def part(self, digest: str) -> pa.Buffer:
@@ -201,9 +206,11 @@ class Mailbox:
         return _after_frames(call, Answered(value or None))
 
     def give_up(self, reason: str) -> None:
-        """End this life: every open call has the outcome Died, and later calls of this life too."""
+        """End this life: every open call has the outcome Died, and later calls of this life too.
+        The agent counts as away until it is heard again."""
         with self._lock:
             self.life += 1
+            self.heard = None
             lost, self._open = self._open, {}
         for call in lost.values():
             _resolve(call, Died(reason=reason))

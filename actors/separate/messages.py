@@ -57,6 +57,9 @@ Method = Literal[
     "start",
     "inspect",
     "restore",
+    "request_state",
+    "seal_state",
+    "take_state",
     "introduce",
     "contribute",
     "agree",
@@ -133,7 +136,8 @@ class Instruction:
         number: counts this silo's instructions since the coordinator started.
         messages: how many attachments are the method's messages, before any frames.
         aggregators: only for `finish`: the number of aggregators.
-        frames: only for `apply` and `read_metrics`: the total, in the order of its parts.
+        frames: for `apply` and `read_metrics` the total, for `take_state` the sealed state, in
+            the order of its parts.
         proposal, resumed: only for `start`: the approved proposal, and whether the run goes on.
     """
 
@@ -205,19 +209,33 @@ class Poll:
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
+class Notice:
+    """The state of a proposal: proposed, running, interrupted, finished, failed or withdrawn.
+
+    Attributes:
+        note: how it ended, for people.
+    """
+
+    proposal: Sha256
+    state: Annotated[str, Field(pattern=r"^[a-z]{1,20}$")]
+    note: Annotated[str, Field(max_length=1000)] = ""
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
 class Next:
     """The coordinator's answer to a poll.
 
     Attributes:
         received: the numbers of the answers that arrived.
         board: the revision of the proposals.
-        proposals: the open proposals for this silo, if the revision is new to the agent.
+        notices: the open and the latest ended proposals for this silo, if the revision is new to
+            the agent.
     """
 
     received: Annotated[tuple[Number, ...], Field(max_length=32, fail_fast=True)] = ()
     instructions: Annotated[tuple[Instruction, ...], Field(max_length=32, fail_fast=True)] = ()
     board: Count = 0
-    proposals: Annotated[tuple[Sha256, ...], Field(max_length=256, fail_fast=True)] = ()
+    notices: Annotated[tuple[Notice, ...], Field(max_length=256, fail_fast=True)] = ()
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -232,6 +250,37 @@ class Proposal:
     name: Annotated[str, Field(max_length=100)]
     job: Annotated[str, Field(max_length=2**20)]
     code: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=64)] = ()
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class JobProposal:
+    """Whoever may propose proposes a job; proven by the secret of the proposer's token. The code's
+    contents are attached.
+
+    Attributes:
+        nonce: random; a second proposal with it is refused.
+        proof: HMAC-SHA256 by the secret, over everything else.
+    """
+
+    proposal: Proposal
+    nonce: Token
+    proof: Sha256
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Proposed:
+    """The coordinator took a proposal; proven by the same secret, over the proposal and this.
+
+    Attributes:
+        silos: the silos' names with the short forms of their identities' fingerprints.
+    """
+
+    digest: Sha256
+    silos: Annotated[
+        tuple[tuple[SiloName, Annotated[str, Field(max_length=64)]], ...],
+        Field(max_length=64, fail_fast=True),
+    ]
+    proof: Sha256
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -296,6 +345,8 @@ TABLE: tuple[Kind, ...] = (
     Kind(Next, "coordinator", 2**25),
     Kind(Proposal, "coordinator", 2**21 + MOST_FILES),
     Kind(Renewal, "agent", 2**14),
+    Kind(JobProposal, "agent", 2**21 + MOST_FILES),
+    Kind(Proposed, "coordinator", 2**15),
 )
 """Every message that crosses as a body of its own. `Poll` and `Next` carry the others."""
 

@@ -27,6 +27,8 @@ CREATE TABLE IF NOT EXISTS silos (
     address TEXT) STRICT;
 CREATE TABLE IF NOT EXISTS invitations (
     secret BLOB PRIMARY KEY, silo TEXT NOT NULL, until REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS proposers (secret BLOB PRIMARY KEY, name TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS nonces (nonce TEXT PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS proposals (
     digest TEXT PRIMARY KEY, name TEXT NOT NULL, content TEXT NOT NULL, code TEXT NOT NULL,
     proposed REAL NOT NULL, state TEXT NOT NULL, run TEXT, note TEXT, forced INTEGER NOT NULL)
@@ -76,6 +78,12 @@ class ProposedJob:
     def roster(self) -> list[str]:
         """The silos that the job names."""
         return [silo["name"] for silo in json.loads(self.job)["silos"]]
+
+    @property
+    def least(self) -> int:
+        """The fewest silos with which it can run."""
+        content = json.loads(self.job)
+        return int(content["quorum"] or len(content["silos"]))
 
     @property
     def message(self) -> Proposal:
@@ -177,6 +185,24 @@ class Registry:
                 (self._now(), version, address, silo),
             )
 
+    def add_proposer(self, name: str) -> bytes:
+        """Return the secret of a new proposer's token, 16 bytes."""
+        secret = secrets.token_bytes(16)
+        with self._connected() as db:
+            db.execute("INSERT INTO proposers VALUES (?, ?)", (secret, name))
+        return secret
+
+    def proposers(self) -> dict[bytes, str]:
+        """Return the names of those who may propose, by their tokens' secrets."""
+        with self._connected() as db:
+            return dict(db.execute("SELECT secret, name FROM proposers").fetchall())
+
+    def use_nonce(self, nonce: str) -> None:
+        """Note a proposal's nonce. Raises ClusterError if it was used before."""
+        with self._connected() as db:
+            if not db.execute("INSERT OR IGNORE INTO nonces VALUES (?)", (nonce,)).rowcount:
+                raise ClusterError("this proposal was made before")
+
     # -- proposals -------------------------------------------------------------------------
 
     def propose(self, proposal: Proposal, code: Mapping[str, bytes]) -> str:
@@ -195,7 +221,8 @@ class Registry:
         with self._connected() as db:
             db.execute("DELETE FROM decisions WHERE proposal = ?", (digest,))
             db.execute(
-                "INSERT OR REPLACE INTO proposals VALUES (?, ?, ?, ?, ?, 'proposed', NULL, NULL, 0)",
+                "INSERT OR REPLACE INTO proposals "
+                "VALUES (?, ?, ?, ?, ?, 'proposed', NULL, NULL, 0)",
                 (digest, proposal.name, proposal.job, files, self._now()),
             )
         return digest
@@ -222,6 +249,12 @@ class Registry:
     def open_for(self, silo: str) -> list[ProposedJob]:
         """Return the open proposals in which a silo is named."""
         return [one for one in self.proposals() if one.state in OPEN and silo in one.roster]
+
+    def latest_for(self, silo: str) -> list[ProposedJob]:
+        """Return the open and the last 64 ended proposals in which a silo is named."""
+        mine = [one for one in self.proposals() if silo in one.roster]
+        ended = [one for one in mine if one.state not in OPEN]
+        return [*ended[-64:], *(one for one in mine if one.state in OPEN)]
 
     def proposal(self, start: str) -> ProposedJob:
         """Return the proposal whose digest begins so, or the newest of that name.
@@ -280,4 +313,3 @@ def proof(secret: bytes, *content: bytes) -> str:
     """Return HMAC-SHA256 (RFC 2104), in hex, over contents and their lengths."""
     framed = b"".join(len(one).to_bytes(8, "big") + one for one in content)
     return hmac.digest(secret, framed, "sha256").hex()
-

@@ -1,22 +1,26 @@
 """The silo's end of an agent: a channel from which the agent takes the frames that the silo sends.
 
-The silo's process has no connection to the coordinator. Its frames stay there until the agent has
-taken them and says that they arrived, at most IN_FLIGHT at a time.
+The silo's process has no connection to the coordinator. Its first frames, up to INLINE bytes,
+return with its answer. Later ones stay in the process until the agent has taken them and says that
+they arrived, at most IN_FLIGHT at a time.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import ray
 
 from blindsum.actors.messages import SiloSpec
+from blindsum.actors.separate.messages import INLINE
 from blindsum.actors.shell import shell
-from blindsum.actors.silo import Silo
-from blindsum.actors.silo_actor import CALLS
+from blindsum.actors.silo_actor import CALLS, thin_actor
 from blindsum.platform.errors import BlindsumError, FederationError
+
+if TYPE_CHECKING:
+    from blindsum.actors.silo import Silo
 
 IN_FLIGHT = 3
 _PATIENCE_S = 5.0
@@ -33,6 +37,7 @@ class RelayChannel:
     def __init__(self) -> None:
         self.aggregators = 1
         self._changed = threading.Condition()
+        self._held: list[tuple[int, pa.Buffer]] = []
         self._sent: list[tuple[int, pa.Buffer] | None] = []
         self._arrived = self._turn = self._asked = 0
         self._failure: BlindsumError | None = None
@@ -40,6 +45,9 @@ class RelayChannel:
     def send(self, aggregator: int, frame: pa.Buffer) -> None:
         """Offer a frame to the agent; wait while too many have not arrived."""
         with self._changed:
+            if not self._sent and sum(len(one) for _, one in self._held) + len(frame) <= INLINE:
+                self._held.append((aggregator, frame))
+                return
             self._changed.wait_for(
                 lambda: self._failure or len(self._sent) - self._arrived < IN_FLIGHT
             )
@@ -48,7 +56,7 @@ class RelayChannel:
             self._changed.notify_all()
 
     def settle(self) -> None:
-        """Wait until every frame has arrived."""
+        """Wait until every frame has arrived that does not return with the answer."""
         with self._changed:
             self._changed.wait_for(lambda: self._failure or self._arrived == len(self._sent))
             self._require_no_failure()
@@ -68,7 +76,8 @@ class RelayChannel:
 
         Args:
             turn: how many calls that send have ended before.
-            number: of the frame within this call, from 0.
+            number: of the frame within this call, from 0, without those that return with the
+                answer.
             arrived: how many frames of this call have arrived.
             failure: why a frame did not arrive; the silo's call ends with it.
 
@@ -91,12 +100,14 @@ class RelayChannel:
             )
             return self._sent[number] if turn == self._turn and number < len(self._sent) else None
 
-    def end_turn(self) -> None:
-        """Note that a call which may send has ended; returns nothing more of it to the agent."""
+    def end_turn(self) -> list[tuple[int, pa.Buffer]]:
+        """Note that a call which may send has ended; return the frames that go with its answer."""
         with self._changed:
             self._turn += 1
+            held, self._held = self._held, []
             self._sent, self._arrived, self._failure = [], 0, None
             self._changed.notify_all()
+            return held
 
     def _require_no_failure(self) -> None:
         if self._failure:
@@ -124,24 +135,25 @@ def relayed(silo: type[Silo], owner_file: str, own_process: bool = True) -> type
 
 
 def _taking_turns(silo: type, own_process: bool) -> type:
-    """Wrap a silo's class for calls by bytes, with `outgoing` for the frames of `train` and
-    `apply`."""
+    """Wrap a silo's class for calls by bytes. `train` and `apply` return their answer with the
+    first frames, and `outgoing` the others."""
     inner: Any = shell(silo, CALLS, (SiloSpec,), own_process)
 
     class Relaying(inner):  # type: ignore[misc]
         def train(self, *arguments: Any) -> Any:
-            try:
-                return super().train(*arguments)
-            finally:
-                self._relay.end_turn()
+            return self._with_frames(super().train, arguments)
 
         def apply(self, *arguments: Any) -> Any:
-            try:
-                return super().apply(*arguments)
-            finally:
-                self._relay.end_turn()
+            return self._with_frames(super().apply, arguments)
 
-        @ray.method(concurrency_group="frames")
+        def _with_frames(self, method: Callable[..., bytes], arguments: Any) -> Any:
+            frames: list[tuple[int, pa.Buffer]] = []
+            try:
+                answer = method(*arguments)
+            finally:
+                frames = self._relay.end_turn()
+            return answer, frames
+
         def outgoing(
             self, turn: int, number: int, arrived: int, failure: BlindsumError | None = None
         ) -> tuple[int, pa.Buffer] | None:
@@ -153,14 +165,16 @@ def _taking_turns(silo: type, own_process: bool) -> type:
     return Relaying
 
 
-def as_agents_actor(silo: type[Silo], owner_file: str) -> Any:
+def as_agents_actor(owner_file: str) -> Any:
     """Return the Ray actor class of a silo that an agent calls.
 
-    As `blindsum.actors.silo_actor.as_actor`, with two further threads for `outgoing`: the agent
-    says that a frame has arrived while it waits for the next one.
+    Two threads serve `outgoing`: the agent says that a frame has arrived while it waits for the
+    next one.
     """
-    options: dict[str, Any] = {
-        "concurrency_groups": {"release": 1, "frames": 2},
-        "allow_out_of_order_execution": True,
-    }
-    return ray.remote(**options)(relayed(silo, owner_file))
+
+    def load() -> type:
+        from blindsum.actors.silo import Silo
+
+        return relayed(Silo, owner_file)
+
+    return thin_actor(load, (*CALLS, "outgoing"), outgoing=2)

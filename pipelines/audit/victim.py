@@ -34,12 +34,9 @@ from blindsum.pipelines.audit.labelling import labelling
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import calibrate
+from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
-from blindsum.platform.privacy.randomness import (
-    add_gaussian,
-    cryptographic_generator,
-    seeded_generator,
-)
+from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
 from blindsum.platform.training.clipping import clipped_sum
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import RecordLoss, classification

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blindsum.pipelines.cli import audit_log, certificates, ledger, silo, submit
+from blindsum.pipelines.cli import (
+    audit_log,
+    certificates,
+    coordinator,
+    ledger,
+    silo,
+    silo_agent,
+    submit,
+)
 from blindsum.pipelines.cli.options import (
     AddressOption,
     JobArgument,
@@ -292,8 +300,11 @@ def secret(path: Annotated[Path, typer.Argument(help="File to write.", metavar="
 # In the order of --help: what everyone uses first, then what owners and operators use.
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(audit_log.app, name="audit-log")
-app.add_typer(silo.app, name="silo")
+app.add_typer(silo_agent.app, name="silo")
 app.command("approve")(silo.approve)
+app.add_typer(coordinator.app, name="coordinator")
+app.command("invite")(coordinator.invite)
+app.command("propose")(coordinator.propose)
 app.command("submit")(submit.submit)
 app.add_typer(submit.app, name="job")
 app.add_typer(certificates.app, name="certificates")

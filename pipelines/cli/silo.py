@@ -13,7 +13,7 @@ from blindsum.pipelines.cli.options import JobArgument, SetOption, SiloOption
 from blindsum.platform.errors import ConsentError, JobError
 from blindsum.platform.job import owner as owners
 from blindsum.platform.job.file import load_job
-from blindsum.platform.job.owner import OwnerFile, find_owner, owner_home
+from blindsum.platform.job.owner import NOWHERE, OwnerFile, find_owner, owner_home
 from blindsum.platform.job.yaml_reader import dump, parse_section
 
 app = typer.Typer(
@@ -38,6 +38,10 @@ def init(
     system: Annotated[
         bool, typer.Option("--system", help="Write it for every user: /etc/blindsum/silo.yaml.")
     ] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="Write it here, for an agent that is given this path."),
+    ] = None,
 ) -> None:
     """Write the owner's file: this machine will then take part only in approved jobs."""
     tables = {}
@@ -46,6 +50,8 @@ def init(
         if not equals:
             raise JobError(f"--dataset {text!r} does not have the form NAME=/PATH")
         tables[alias] = {"path": table}
+    if state is None and owner_home() == NOWHERE:
+        raise JobError("this user has no home folder", "Name a folder: --state /PATH.")
     content = {
         "names": [name],
         "state": str(state or owner_home() / ".blindsum" / "silos" / name),
@@ -53,7 +59,7 @@ def init(
         "approved_jobs_only": True,
     }
     parse_section(dump(content), "the owner's file", OwnerFile, "owner's", "")
-    path = owners.places()[0 if system else -1]
+    path = file.absolute() if file else owners.places()[0 if system else -1]
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if system else 0o700)
         mode = 0o644 if system else 0o600
@@ -62,15 +68,14 @@ def init(
         raise ConsentError(f"{path} already exists", "Edit it, or move it away.") from None
     except OSError as error:
         raise ConsentError(f"{path} cannot be written: {error.strerror}") from None
-    with open(opened, "w", encoding="utf-8") as file:
-        file.write(dump(content))
+    with open(opened, "w", encoding="utf-8") as opened_file:
+        opened_file.write(dump(content))
     typer.echo(f"wrote {path}")
     for alias, one in tables.items():
         if not Path(one["path"]).is_file():
             typer.echo(f"warning: there is no file {one['path']} (dataset {alias})", err=True)
 
 
-@app.command()
 def show() -> None:
     """Print the owner's file in force on this machine, and its path."""
     owner = find_owner()
@@ -106,7 +111,7 @@ def approve(
             "Write one first: blindsum silo init NAME --dataset NAME=/PATH.",
         )
     end = end_of(until, DEFAULT_DAYS)
-    given = approve_job(job_file.job, silo, places_.state, job_file.folder, runs, end)
+    given = approve_job(job_file.job, silo, places_, job_file.folder, runs, end)
     last = datetime.datetime.fromtimestamp(end - 1, datetime.UTC).date()
     typer.echo(f"approved {given.job} for {runs} run{'s' if runs > 1 else ''} until {last}")
     for name, digest in given.code.items():

@@ -27,9 +27,9 @@ from blindsum.platform.data.member import Member, open_member
 from blindsum.platform.data.records import Fold, stacked
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import BlindsumError, JobError
-from blindsum.platform.evaluation.classes import Counts, HeldOut
+from blindsum.platform.evaluation.classes import Counts
+from blindsum.platform.evaluation.figures import HeldOut, TaskFigures
 from blindsum.platform.evaluation.round_counts import Counting, Tally
-from blindsum.platform.evaluation.tasks import TaskFigures
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import import_from, silo_places, state_folder
 from blindsum.platform.job.schema import Job, NoNoise

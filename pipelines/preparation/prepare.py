@@ -24,7 +24,7 @@ from blindsum.platform.data.preparation.secret import read_secret
 from blindsum.platform.data.preparation.stages import Stage, Standardise
 from blindsum.platform.data.preparation.tables import read_tables
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.paths import HOME_VARIABLE
+from blindsum.platform.job.paths import home_folder
 
 
 def prepare(
@@ -109,8 +109,7 @@ class _Slow(ExitStack):
 
 
 def _folder() -> Path:
-    home = Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".blindsum")
-    return home.expanduser().absolute() / "prepare"
+    return home_folder() / "prepare"
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:

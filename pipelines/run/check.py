@@ -18,7 +18,7 @@ from blindsum.pipelines.run.folders import runs_folder, silo_folder
 from blindsum.pipelines.run.output import plan_figures, warnings
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
 from blindsum.platform.errors import BlindsumError
-from blindsum.platform.evaluation.round_counts import count_values
+from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT

@@ -37,6 +37,9 @@ class Listener:
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         """Hear that silos were lost in the round announced last; `left` silos remain."""
 
+    def returned(self, run: Run, silos: list[str]) -> None:
+        """Hear that silos that were lost took part in the newest round again."""
+
     def ended(self, run: Run) -> None:
         """Hear that the run is over, whatever its outcome."""
 
@@ -66,6 +69,10 @@ class Listeners(Listener):
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         for one in self._all:
             one.lost(run, silos, left)
+
+    def returned(self, run: Run, silos: list[str]) -> None:
+        for one in self._all:
+            one.returned(run, silos)
 
     def ended(self, run: Run) -> None:
         for one in self._all:
@@ -129,6 +136,9 @@ class LogsEvents(Listener):
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         self._log.say("lost", round=run.announced, lost=silos, left=left)
+
+    def returned(self, run: Run, silos: list[str]) -> None:
+        self._log.say("returned", round=run.announced, returned=silos)
 
     def ended(self, run: Run) -> None:
         self._log.say("ended", status=run.status, said=run.ended or "")

@@ -100,6 +100,9 @@ class Progressing(Listener):
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         console.print(_lost_line(run, silos, left))
 
+    def returned(self, run: Run, silos: list[str]) -> None:
+        console.print(f"back in round {run.announced}: {', '.join(silos)}")
+
     def close(self) -> None:
         """Remove the progress bar."""
         self._live.stop()
@@ -113,6 +116,9 @@ class Quiet(Listener):
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         console.print(_lost_line(run, silos, left))
+
+    def returned(self, run: Run, silos: list[str]) -> None:
+        console.print(f"back in round {run.announced}: {', '.join(silos)}")
 
     def close(self) -> None:
         """Do nothing, because nothing is open."""
@@ -151,6 +157,9 @@ class JsonLines(Listener):
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         emit("lost", round=run.announced, silos=silos, left=left)
+
+    def returned(self, run: Run, silos: list[str]) -> None:
+        emit("returned", round=run.announced, silos=silos)
 
     def round(self, run: Run, report: RoundReport) -> None:
         emit(
@@ -213,7 +222,8 @@ def show_end(run: Run) -> None:
                 "attempts count against the budget; the model contains only completed rounds.",
             )
         if run.lost:
-            table.add_row("lost", ", ".join(f"{s} in round {n}" for s, n in run.lost.items()))
+            when = {n: f"in round {n}" if n else "before round 1" for n in run.lost.values()}
+            table.add_row("lost", ", ".join(f"{s} {when[n]}" for s, n in run.lost.items()))
         if found and found[1].dropped and not found[1].deviation:
             dropped = counted(found[1].dropped, "molecule")
             table.add_row("", f"{dropped} could not be read and {verb(found[1].dropped)} dropped")
@@ -243,8 +253,9 @@ def show_end(run: Run) -> None:
 
 def _lost_line(run: Run, silos: list[str], left: int) -> str:
     job = run.job_file.job
+    when = f"in round {run.announced}" if run.announced else "before round 1"
     said = (
-        f"[yellow]lost in round {run.announced}:[/] {', '.join(silos)}; {left} of "
+        f"[yellow]lost {when}:[/] {', '.join(silos)}; {left} of "
         f"{len(job.silos)} silos remain (quorum {job.least_silos})"
     )
     if left < job.least_silos or (job.privacy.noise != "none" and job.privacy.metrics_epsilon):

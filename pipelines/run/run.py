@@ -16,8 +16,7 @@ if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not be
     from blindsum.actors.round_report import RoundReport
     from blindsum.actors.silo_messages import Inspection
     from blindsum.pipelines.run.run_log import Kept
-    from blindsum.platform.evaluation.classes import HeldOut
-    from blindsum.platform.evaluation.tasks import TaskFigures
+    from blindsum.platform.evaluation.figures import HeldOut, TaskFigures
     from blindsum.platform.privacy.plan import PrivacyPlan
     from blindsum.platform.tracking.mlflow_run import RunLink, Status
 

@@ -188,9 +188,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 def _report(line: dict[str, Any]) -> RoundReport:
     from blindsum.actors.round_report import RoundReport
-    from blindsum.platform.evaluation.classes import HeldOut
-    from blindsum.platform.evaluation.round_counts import Metrics
-    from blindsum.platform.evaluation.tasks import TaskFigures
+    from blindsum.platform.evaluation.figures import HeldOut, Metrics, TaskFigures
 
     said = line["report"]
     kinds: dict[str, Any] = {"HeldOut": HeldOut, "TaskFigures": TaskFigures}

@@ -46,6 +46,7 @@ def train(
     tags: Mapping[str, str] | None = None,
     kept: Kept | None = None,
     cluster: Cluster | None = None,
+    begun: Callable[[Run], None] = lambda run: None,
 ) -> Run:
     """Run a job to its end, and save its results even if it fails.
 
@@ -55,7 +56,9 @@ def train(
         finished: called with the run, whatever its outcome, once its model is saved.
         tags: tags for MLflow, besides the job's.
         kept: an interrupted run of this job, to be resumed.
-        cluster: where the silos run instead of on Ray; for tests.
+        cluster: where the silos run instead of on the Ray of `address`: in other clusters, or as
+            threads in tests.
+        begun: called with the run once its log exists, from which it could be resumed.
 
     Returns:
         The run, with status FINISHED.
@@ -86,7 +89,7 @@ def train(
         about = {"blindsum.arm": "federated", **(tags or {})}
         tracker = Tracker(job_file, run.name, about, kept.mlflow_run if kept else "")
         listeners.add_first(KeepsRounds(log), TracksFigures(tracker))
-        session = _Session(run, tracker, listeners, log, events, cluster)
+        session = _Session(run, tracker, listeners, log, events, cluster, begun)
         try:
             session.run_to_the_end()
         finally:
@@ -123,7 +126,8 @@ class _Session:
     listeners: Listeners
     log: RunLog
     events: Log
-    cluster: Cluster | None = None
+    cluster: Cluster | None
+    begun: Callable[[Run], None]
     federation: Federation | None = None
 
     def run_to_the_end(self) -> None:
@@ -167,6 +171,7 @@ class _Session:
         run.link = self.tracker.ready(job.deadlines.start_s)
         if not run.spec.resumed:
             self.log.open(run.link.run_id)
+        self.begun(run)
         self.listeners.stage("silos exchange keys")
         federation.exchange_keys()
         run.startup_s = run.seconds
@@ -198,6 +203,8 @@ class _Session:
         known, run.standing = set(run.lost), federation.standing
         if fresh := run.lost.keys() - known:
             self.listeners.lost(run, sorted(fresh), len(federation.roster))
+        if back := known - run.lost.keys():
+            self.listeners.returned(run, sorted(back))
 
     def close(self) -> None:
         """Save the results and close everything, whatever the outcome."""

@@ -99,6 +99,20 @@ def load_data(
     return data
 
 
+def table_fingerprints(
+    path: Path, contract: DataSection, rejects: Path, own: Tasks | None = None
+) -> tuple[str, ...]:
+    """Return the fingerprints of a silo's table, the newest first, without computing features.
+
+    Raises:
+        DataError: as `load_data`, about the file, its columns and their types.
+    """
+    table = _checked(path, contract, rejects, own or {})
+    with _fitting(path):
+        fingerprint, earlier = fingerprints(table)
+    return fingerprint, *earlier
+
+
 def load_molecules(
     path: Path, contract: DataSection, rejects: Path
 ) -> tuple[list[str], list[str]] | None:
@@ -136,15 +150,9 @@ class _Usable:
 def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Usable:
     features = features_of(contract.features)
     table = _checked(path, contract, rejects, own)
-    try:
+    with _fitting(path):
         fingerprint, earlier = fingerprints(table)
         made = features.compute(table)
-    except (pa.ArrowException, UnicodeError, OverflowError) as error:
-        raise DataError(
-            f"{path.name} holds values that do not fit their columns' types "
-            f"({type(error).__name__})",
-            "Check text for its encoding (UTF-8) and numbers for their range.",
-        ) from None
     dropped = int((~made.usable).sum())
     if dropped:
         _report_rejects(made.usable, rejects)
@@ -184,6 +192,14 @@ def _checked(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> pa
     table = table.select(used).combine_chunks()
     refuse_missing(table.select(gapless), path)
     return table
+
+
+def used_columns(contract: DataSection) -> list[str]:
+    """Return the names of the columns that the contract uses, without a silo's private tasks."""
+    features, folds = features_of(contract.features), folds_of(contract.folds)
+    of_target = [target_column(contract.target)] if contract.target else []
+    of_tasks = task_columns(contract.tasks or {})
+    return _names([*features.columns(), *folds.columns(), *of_target, *of_tasks])
 
 
 def _names(columns: Iterable[Column]) -> list[str]:
@@ -253,6 +269,19 @@ def preparation_of(table: pa.Table) -> dict[str, str]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Raise an Arrow error about a value as a DataError that tells no value."""
+    try:
+        yield
+    except (pa.ArrowException, UnicodeError, OverflowError) as error:
+        raise DataError(
+            f"{path.name} holds values that do not fit their columns' types "
+            f"({type(error).__name__})",
+            "Check text for its encoding (UTF-8) and numbers for their range.",
+        ) from None
 
 
 @contextmanager

@@ -9,8 +9,6 @@ are exact, and outputs say so.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +16,7 @@ import torch
 from torch import nn
 
 from blindsum.platform.data.table import SiloData
+from blindsum.platform.evaluation.figures import OF_CLASSES, HeldOut
 from blindsum.platform.job.data_section import Target
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import HELD_OUT_WEIGHT, metrics_plan
@@ -33,77 +32,8 @@ MAX_LOSS = 32.0
 UNITS = 256
 """The number of integer units in one deviation of a silo's share of the noise."""
 
-SUMS = 4  # the sums before those of the classes
-
 Counts = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
-
-
-class Score(NamedTuple):
-    """A model's main figure, and the figure that guessing reaches."""
-
-    name: str
-    value: float
-    guess: float
-    guess_name: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """Held-out figures of the whole consortium.
-
-    `loss` is the mean cross-entropy in nats, `largest_class` the accuracy of always guessing
-    the most frequent class, `dropped` the number of molecules that RDKit could not read,
-    `deviation` the accuracy's standard deviation due to the noise on the counts, 0 if they are
-    exact.
-    """
-
-    records: int
-    accuracy: float
-    loss: float
-    largest_class: float
-    dropped: int
-    deviation: float = 0.0
-
-    @property
-    def score(self) -> Score:
-        """The main figure, and that of always guessing the largest class."""
-        return Score("accuracy", self.accuracy, self.largest_class, "always the largest class")
-
-    @property
-    def standard_error(self) -> float:
-        """The accuracy's standard error: binomial, of that many records, and of the noise."""
-        sampled = max(self.accuracy * (1 - self.accuracy), 0.0) / max(self.records, 1)
-        return math.sqrt(sampled + self.deviation**2)
-
-    def line(self) -> str:
-        """Return the result in words, the accuracy with one standard error."""
-        about = "about " if self.deviation else ""
-        return (
-            f"accuracy {self.accuracy:.3f} ± {self.standard_error:.3f} on {about}{self.records} "
-            f"held-out records (always the largest class: {self.largest_class:.3f})"
-        )
-
-    def detail(self) -> str:
-        """Return the result in words, with the loss."""
-        noisier = " (both noisier than the accuracy)" if self.deviation else ""
-        return f"{self.line()}; loss {self.loss:.3f}{noisier}"
-
-    def as_dict(self) -> dict[str, float]:
-        """Return all figures by name."""
-        return asdict(self) | {"standard_error": self.standard_error}
-
-    def tracked(self) -> dict[str, float]:
-        """Return the figures under the names that MLflow shows."""
-        found = {
-            "accuracy": self.accuracy,
-            "accuracy_standard_error": self.standard_error,
-            "loss": self.loss,
-            "held_out_records": self.records,
-            "largest_class_accuracy": self.largest_class,
-            "dropped_records": self.dropped,
-        }
-        return found | ({"accuracy_deviation": self.deviation} if self.deviation else {})
 
 
 class ClassCounting:
@@ -120,12 +50,12 @@ class ClassCounting:
         # Under noise a record's loss, cut at twice the loss of guessing, counts at most one.
         self._max_loss = 2 * math.log(self._classes) if self.plan else MAX_LOSS
         self._weight = HELD_OUT_WEIGHT if self.plan else 1.0  # of loss and classes
-        self._units = np.full(SUMS + self._classes, self._share / UNITS or 1.0)
+        self._units = np.full(OF_CLASSES + self._classes, self._share / UNITS or 1.0)
         if not self.plan:
             self._units[2] = LOSS_UNIT / MAX_LOSS
 
     def counts(self, model: nn.Module) -> Counts:
-        """Return the silo's counts, int64 [SUMS + classes]."""
+        """Return the silo's counts, int64 [OF_CLASSES + classes]."""
         found = self._sums(model)
         if self.plan:
             return noised_integers(found, math.inf, self._share, self._units[0], self._random)
@@ -150,19 +80,19 @@ class ClassCounting:
         """Return whether honest silos' counts can have that sum. Noised counts can have any sum."""
         if self.plan:
             return True
-        correct, wrong, loss, dropped = (int(c) for c in counts[:SUMS])
+        correct, wrong, loss, dropped = (int(c) for c in counts[:OF_CLASSES])
         records, most = correct + wrong, MAX_LOSS / LOSS_UNIT
         return (
-            min(correct, wrong, loss, dropped, int(counts[SUMS:].min())) >= 0
-            and int(counts[SUMS:].sum()) == records
+            min(correct, wrong, loss, dropped, int(counts[OF_CLASSES:].min())) >= 0
+            and int(counts[OF_CLASSES:].sum()) == records
             and loss <= records * most + silos
         )
 
     def figures(self, counts: Counts, silos: int) -> HeldOut:
         """Return the consortium's figures from counts summed over that many silos."""
         sums = counts * self._units
-        correct, wrong, loss, dropped = sums[:SUMS]
-        largest = max(float(sums[SUMS:].max()), 0.0) / self._weight
+        correct, wrong, loss, dropped = sums[:OF_CLASSES]
+        largest = max(float(sums[OF_CLASSES:].max()), 0.0) / self._weight
         records = max(float(correct + wrong), 1.0)
         accuracy = min(max(float(correct) / records, 0.0), 1.0)
         noise = self._share * math.sqrt(silos)  # deviation of one summed count

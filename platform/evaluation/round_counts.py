@@ -15,15 +15,13 @@ from torch import nn
 
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import FederationError
-from blindsum.platform.evaluation import classes, tasks
-from blindsum.platform.evaluation.classes import UNITS, ClassCounting, Counts, HeldOut
-from blindsum.platform.evaluation.tasks import Figures, TaskCounting, TaskFigures
+from blindsum.platform.evaluation.classes import UNITS, ClassCounting, Counts
+from blindsum.platform.evaluation.figures import OF_UPDATE, Metrics, count_values
+from blindsum.platform.evaluation.tasks import Figures, TaskCounting
 from blindsum.platform.job.data_section import Tasks
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.shared_noise import noised_integers, share_deviation
-
-OF_UPDATE = 3
 
 
 @dataclass
@@ -34,33 +32,6 @@ class Tally:
     saturated: int = 0
     large: int = 0
     unclipped: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metrics:
-    """Figures of the whole consortium for one round.
-
-    `saturated` is the share of update values cut by the range, `large` the share beyond an eighth
-    of the range. `unclipped` is the noised share of gradients within the clip norm, if the clip
-    norm adapts. `held_out` is None in rounds without evaluation.
-    """
-
-    saturated: float
-    large: float
-    unclipped: float | None
-    held_out: HeldOut | TaskFigures | None
-
-    def as_dict(self) -> dict[str, float]:
-        """Return all available figures by name."""
-        held_out = self.held_out.as_dict() if self.held_out else {}
-        own = {k: v for k, v in vars(self).items() if isinstance(v, (int, float))}
-        return own | held_out
-
-
-def count_values(job: Job) -> int:
-    """Return the number of counts that a silo sends."""
-    target = job.data.target
-    return OF_UPDATE + (classes.SUMS + len(target.classes) if target else tasks.SUMS)
 
 
 class Counting:

@@ -15,7 +15,6 @@ tasks.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ import torch
 from torch import nn
 
 from blindsum.platform.data.table import SiloData
-from blindsum.platform.evaluation.classes import Score
+from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED, TaskFigures
 from blindsum.platform.job.data_section import Task, Tasks
 from blindsum.platform.training.losses import MultiTask
 
@@ -36,66 +35,8 @@ UNIT = 2.0**-16
 MOST = 64.0
 """Greatest figure, and greatest loss of a record: larger ones are cut, so that sums are bounded."""
 
-CLASSIFIED, MEASURED = ("auroc", "auprc", "auprc_at_0.1", "calibration_error"), ("r2", "rmse")
-SUMS = 3 + 1 + len(CLASSIFIED) + 1 + len(MEASURED)
-"""The number of counts: records, loss, dropped molecules; and for each kind, tasks and figures."""
-
 Figures = dict[str, float]
 Reals = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class TaskFigures:
-    """The mean of each figure over the shared tasks of all silos; NaN for a kind without a task.
-
-    `binary_tasks` and `regression_tasks` count a task once for each silo that has enough labels of
-    it. `loss` is the mean over records, weighted as in training. `dropped` is the number of
-    molecules that RDKit could not read.
-    """
-
-    records: int
-    loss: float
-    dropped: int
-    binary_tasks: int
-    auroc: float
-    auprc: float
-    auprc_at_fixed_rate: float
-    calibration_error: float
-    regression_tasks: int
-    r2: float
-    rmse: float
-
-    deviation = 0.0  # these figures carry no noise
-
-    @property
-    def score(self) -> Score:
-        """The main figure, and the score of guessing."""
-        if self.binary_tasks:
-            return Score("mean AUROC", self.auroc, 0.5, "guessing")
-        return Score("mean R2", self.r2, 0.0, "always the mean")
-
-    def line(self) -> str:
-        """Return the main figures in words."""
-        parts = []
-        if self.binary_tasks:
-            parts.append(f"mean AUROC {self.auroc:.3f} over {self.binary_tasks} silo-task pairs")
-        if self.regression_tasks:
-            parts.append(f"mean R2 {self.r2:.3f} over {self.regression_tasks} silo-task pairs")
-        said = " and ".join(parts) or "no shared task has enough held-out labels for a score"
-        return f"{said} ({self.records} held-out records)"
-
-    def detail(self) -> str:
-        """Return `line` with the loss."""
-        return f"{self.line()}; loss {self.loss:.3f}"
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the figures that are not NaN."""
-        return {k: v for k, v in asdict(self).items() if not np.isnan(v)}
-
-    def tracked(self) -> dict[str, float]:
-        """Return the figures under MLflow's names."""
-        named = {"records": "held_out_records", "dropped": "dropped_records"}
-        return {named.get(name, name): value for name, value in self.as_dict().items()}
 
 
 class TaskCounting:
@@ -115,8 +56,8 @@ class TaskCounting:
         self.latest: dict[str, Figures] = {}
 
     def counts(self, model: nn.Module) -> npt.NDArray[np.int64]:
-        """Return the counts of a model, int64 [SUMS]. Sets `latest` to the figures of every task
-        that has enough labels."""
+        """Return the counts of a model, int64 [OF_TASKS]. Sets `latest` to the figures of every
+        task that has enough labels."""
         labels = self._data.test.labels
         outputs = self._data.test.outputs(model)
         self.latest = by_task(outputs.numpy(), labels, self._tasks)

@@ -29,6 +29,8 @@ from blindsum.platform.job.data_section import Name, Section
 from blindsum.platform.job.yaml_reader import read_section
 
 FILE = "silo.yaml"
+NOWHERE = Path("/nonexistent")
+"""Stands for the home folder of a user without one."""
 
 
 class DatasetSection(Section):
@@ -77,7 +79,7 @@ class PolicySection(Section):
     )
     least_silos: int = Field(2, ge=2, le=64, description="Smallest roster and quorum.")
     factory: Literal["never", "approved"] = Field(
-        "never", description="Whether jobs may bring code (model.factory); it is approved by digest."
+        "never", description="Whether jobs may bring code (model.factory), approved by digest."
     )
 
 
@@ -153,7 +155,7 @@ def owner_home() -> Path:
     try:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:  # a container's user may have no entry
-        return Path("/nonexistent")
+        return NOWHERE
 
 
 def places() -> tuple[Path, ...]:

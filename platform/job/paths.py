@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blindsum.platform.errors import ConsentError, LedgerError
-from blindsum.platform.job.owner import Owner, find_owner
+from blindsum.platform.job.owner import Owner, find_owner, owner_home
 from blindsum.platform.job.schema import SiloSection
 
 HOME_VARIABLE = "BLINDSUM_HOME"
@@ -123,8 +123,13 @@ def _state_under(owner: Owner | None, silo: SiloSection) -> Path:
 
 def home_folder() -> Path:
     """Return Blindsum's folder on this machine: BLINDSUM_HOME, or else ~/.blindsum."""
-    home = Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".blindsum")
-    return home.expanduser().absolute()
+    if said := os.environ.get(HOME_VARIABLE):
+        return Path(said).expanduser().absolute()
+    try:
+        home = Path.home()
+    except RuntimeError:  # neither HOME nor an entry in the password database
+        home = owner_home()
+    return home.absolute() / ".blindsum"
 
 
 def results_folder(folder: Path) -> Path:

@@ -208,6 +208,11 @@ class DeadlineSection(Section):
 
     start_s: Positive = 120.0
     round_s: Positive = 600.0
+    silent_s: Positive = Field(
+        60.0,
+        description="In separate clusters: a silo whose agent was not heard for so long counts as "
+        "lost, even before another deadline.",
+    )
 
 
 class TrackingSection(Section):

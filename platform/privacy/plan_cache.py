@@ -15,6 +15,8 @@ import json
 import math
 import os
 import secrets
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +26,9 @@ from blindsum.platform.job.paths import home_folder
 FORMAT = 1
 """Raise it with every change of how a kept value is computed: older files are then not found."""
 FOLDER = "plans"
+
+_IN_USE: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""By file: threads that need the same values wait for the first of them to compute these."""
 
 
 def cached(
@@ -41,13 +46,14 @@ def cached(
         holds: whether values from the cache are plausible.
     """
     path = _path(inputs)
-    values = _read(path)
-    if values is not None and len(values) == count and holds(values):
+    with _IN_USE[str(path)]:
+        values = _read(path)
+        if values is not None and len(values) == count and holds(values):
+            return values
+        values = compute()
+        if all(map(math.isfinite, values)):
+            _write(path, values)
         return values
-    values = compute()
-    if all(map(math.isfinite, values)):
-        _write(path, values)
-    return values
 
 
 def _path(inputs: Sequence[str | float | int]) -> Path:

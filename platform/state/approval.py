@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,11 +36,12 @@ def job_digest(job: Job) -> str:
 
 @dataclass(frozen=True)
 class Approval:
-    """An approval by a silo's owner.
+    """An approval by a silo's owner. It covers everything that decides what leaves the silo.
 
     `job` is the job's digest, `weights` the digest of its initial weights, `runs` the number of
     runs that may use the approval, `until` its end in seconds since 1970 (UTC), and `code` the
-    SHA-256 of each file of a `model.factory`, by path.
+    SHA-256 of each file of a `model.factory`, by path. `dataset` is the fingerprint of the table's
+    records, and `version` that of blindsum; both are empty in approvals by earlier versions.
     """
 
     id: str
@@ -50,6 +51,8 @@ class Approval:
     runs: int
     until: float
     code: Mapping[str, str] = field(default_factory=dict)
+    dataset: str = field(default="", repr=False)
+    version: str = ""
 
 
 class Approvals:
@@ -70,12 +73,16 @@ class Approvals:
         until: float,
         code: Mapping[str, str] | None = None,
         id: str | None = None,
+        dataset: str = "",
+        version: str = "",
     ) -> Approval:
         """Write a new approval into the ledger, and return it.
 
         Args:
             weights: the digest of the model's initial weights.
             id: an id from `new_id`, if files have already been stored under it.
+            dataset: the fingerprint of the table's records.
+            version: blindsum's.
 
         Raises:
             ConsentError: no run could ever use it.
@@ -87,7 +94,15 @@ class Approvals:
                 f"Choose 1 to {MOST_RUNS} runs, and a day in the future.",
             )
         found = Approval(
-            id or new_id(), job_digest(job), job.name, weights, runs, until, dict(code or {})
+            id or new_id(),
+            job_digest(job),
+            job.name,
+            weights,
+            runs,
+            until,
+            dict(code or {}),
+            dataset,
+            version,
         )
         self._ledger.append(self._entry("approve", "", asdict(found)))
         return found
@@ -153,6 +168,24 @@ def require_weights(approval: Approval, weights: str) -> None:
             "the model's initial weights are not those that this silo's owner approved",
             "The version of torch may have changed since the approval. If the job is the agreed "
             "one, run on the silo's machine: blindsum approve JOB --silo NAME.",
+        )
+
+
+def require_version(approval: Approval, version: str) -> None:
+    """Raise ConsentError unless this is the version of blindsum under which the owner approved."""
+    if approval.version not in ("", version):
+        raise ConsentError(
+            f"the job was approved under blindsum {approval.version}, and this is {version}",
+            "Read what changed, and approve the job again.",
+        )
+
+
+def require_dataset(approval: Approval, fingerprints: Collection[str]) -> None:
+    """Raise ConsentError unless the table has the records for which the owner approved the job."""
+    if approval.dataset and approval.dataset not in fingerprints:
+        raise ConsentError(
+            "the table's records are not those for which this silo's owner approved the job",
+            "If the change is meant, approve the job again.",
         )
 
 

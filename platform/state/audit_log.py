@@ -86,6 +86,24 @@ class AuditLog:
         """Return all events, oldest first."""
         return [Event(**json.loads(row["content"])) for row in self.chain.export()]
 
+    def newest(self, count: int) -> list[Event]:
+        """Return the newest events, the newest first."""
+        with self.chain.explained():
+            rows = self.chain.db.execute(
+                "SELECT content FROM entries ORDER BY number DESC LIMIT ?", (count,)
+            ).fetchall()
+        return [Event(**json.loads(content)) for (content,) in rows]
+
+    def of_run(self, run: str) -> list[Event]:
+        """Return all events of one run, oldest first."""
+        with self.chain.explained():
+            rows = self.chain.db.execute(
+                "SELECT content FROM entries WHERE json_extract(content, '$.job') = ? "
+                "ORDER BY number",
+                (run,),
+            ).fetchall()
+        return [Event(**json.loads(content)) for (content,) in rows]
+
     def close(self) -> None:
         """Close the database."""
         self.chain.close()

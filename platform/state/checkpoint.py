@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 
 from blindsum.platform.errors import DataError, FederationError
-from blindsum.platform.training.models import Vector, digest
+from blindsum.platform.training.vector import Vector, digest
 
 _DIGEST = 32
 
@@ -92,19 +92,7 @@ class Checkpoints:
         Raises:
             DataError: it cannot be written, for example because the disk is full.
         """
-        arrays: dict[str, Any] = {"model": checkpoint.model}
-        arrays |= {f"optimizer_{i}": one for i, one in enumerate(checkpoint.optimizer)}
-        arrays |= {f"head_{i}": one for i, one in enumerate(checkpoint.head)}
-        said = {
-            "round": checkpoint.round,
-            "optimizer": len(checkpoint.optimizer),
-            "head": len(checkpoint.head),
-            "random": checkpoint.random,
-            "range": checkpoint.range,
-            "clipping": checkpoint.clipping,
-        }
-        content = io.BytesIO()
-        np.savez(content, said=np.frombuffer(json.dumps(said).encode(), np.uint8), **arrays)
+        content = to_bytes(checkpoint)
         path = self._path(checkpoint.round)
         partial = path.with_suffix(".partial")
         try:
@@ -112,8 +100,7 @@ class Checkpoints:
             partial.unlink(missing_ok=True)
             opened = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             with open(opened, "wb") as file:
-                file.write(hashlib.sha256(content.getbuffer()).digest())
-                file.write(content.getbuffer())
+                file.write(content)
             partial.replace(path)
             for old in self._folder.glob("round-*.state"):
                 number = re.fullmatch(r"round-(\d+)", old.stem)
@@ -153,20 +140,44 @@ class Checkpoints:
 
     def _read(self, path: Path) -> Checkpoint | None:
         try:
-            whole = path.read_bytes()
-            if hashlib.sha256(whole[_DIGEST:]).digest() != whole[:_DIGEST]:
-                return None
-            with np.load(io.BytesIO(whole[_DIGEST:]), allow_pickle=False) as file:
-                said = json.loads(file["said"].tobytes())
-                found = Checkpoint(
-                    round=said["round"],
-                    model=file["model"],
-                    optimizer=tuple(file[f"optimizer_{i}"] for i in range(said["optimizer"])),
-                    head=tuple(file[f"head_{i}"] for i in range(said["head"])),
-                    random=said["random"],
-                    range=said["range"],
-                    clipping=said["clipping"],
-                )
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            return from_bytes(path.read_bytes())
+        except OSError:
             return None
-        return found
+
+
+def to_bytes(checkpoint: Checkpoint) -> bytes:
+    """Return a checkpoint as bytes: the SHA-256 of a NumPy archive, then the archive."""
+    arrays: dict[str, Any] = {"model": checkpoint.model}
+    arrays |= {f"optimizer_{i}": one for i, one in enumerate(checkpoint.optimizer)}
+    arrays |= {f"head_{i}": one for i, one in enumerate(checkpoint.head)}
+    said = {
+        "round": checkpoint.round,
+        "optimizer": len(checkpoint.optimizer),
+        "head": len(checkpoint.head),
+        "random": checkpoint.random,
+        "range": checkpoint.range,
+        "clipping": checkpoint.clipping,
+    }
+    content = io.BytesIO()
+    np.savez(content, said=np.frombuffer(json.dumps(said).encode(), np.uint8), **arrays)
+    return hashlib.sha256(content.getbuffer()).digest() + content.getvalue()
+
+
+def from_bytes(whole: bytes) -> Checkpoint | None:
+    """Return the checkpoint that `to_bytes` wrote; None if the bytes are not that."""
+    if hashlib.sha256(whole[_DIGEST:]).digest() != whole[:_DIGEST]:
+        return None
+    try:
+        with np.load(io.BytesIO(whole[_DIGEST:]), allow_pickle=False) as file:
+            said = json.loads(file["said"].tobytes())
+            return Checkpoint(
+                round=said["round"],
+                model=file["model"],
+                optimizer=tuple(file[f"optimizer_{i}"] for i in range(said["optimizer"])),
+                head=tuple(file[f"head_{i}"] for i in range(said["head"])),
+                random=said["random"],
+                range=said["range"],
+                clipping=said["clipping"],
+            )
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None

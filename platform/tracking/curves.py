@@ -11,8 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from blindsum.platform.evaluation.classes import HeldOut
-from blindsum.platform.evaluation.tasks import TaskFigures
+from blindsum.platform.evaluation.figures import HeldOut, TaskFigures
 
 BLUE, ORANGE, GREY = "#2c6fbb", "#d1701f", "#8a8a8a"
 

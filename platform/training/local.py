@@ -23,17 +23,13 @@ from torch import Tensor, nn
 
 from blindsum.platform.data.records import Fold
 from blindsum.platform.job.schema import TrainingSection
+from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
-from blindsum.platform.privacy.randomness import add_gaussian
 from blindsum.platform.training.clipping import ClippedSum, clipped_sum
 from blindsum.platform.training.losses import RecordLoss, classification
-from blindsum.platform.training.models import (
-    Vector,
-    get_parameters,
-    private_parameters,
-    set_parameters,
-)
+from blindsum.platform.training.models import get_parameters, private_parameters, set_parameters
 from blindsum.platform.training.update import Protection, Update
+from blindsum.platform.training.vector import Vector
 
 
 class LocalTrainer:

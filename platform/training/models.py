@@ -7,13 +7,11 @@ parameters of a private head never leave the silo.
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib
 import itertools
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -21,8 +19,7 @@ from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.schema import Factory, Job, Linear, Mlp
 from blindsum.platform.training.torch_random import forked_random
-
-Vector = npt.NDArray[np.float32]
+from blindsum.platform.training.vector import Vector, digest
 
 
 def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Module:
@@ -139,11 +136,6 @@ def set_parameters(model: nn.Module, vector: Vector) -> None:
     with torch.no_grad():
         for p, part in zip(trainable, torch.split(source, sizes), strict=True):
             p.copy_(part.view_as(p))
-
-
-def digest(vector: Vector) -> str:
-    """Return the SHA-256 of a model's parameters in hex. It is equal only if every bit is."""
-    return hashlib.sha256(np.ascontiguousarray(vector, "<f4").tobytes()).hexdigest()
 
 
 def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.Module:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsum.platform.job.schema import ServerSection
-from blindsum.platform.training.models import Vector
+from blindsum.platform.training.vector import Vector
 
 ADAM_BETA2 = 0.99
 ADAM_TAU = 1e-3

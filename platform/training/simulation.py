@@ -21,9 +21,10 @@ from torch import nn
 
 from blindsum.platform.errors import PrivacyError
 from blindsum.platform.job.schema import ServerSection
-from blindsum.platform.training.models import Vector, get_parameters, set_parameters
+from blindsum.platform.training.models import get_parameters, set_parameters
 from blindsum.platform.training.server_optimizer import ServerOptimizer
 from blindsum.platform.training.update import Protection, Update
+from blindsum.platform.training.vector import Vector
 
 Combine = Callable[[Sequence[Update], float], npt.NDArray[np.float64]]
 """A function from the participants' updates and the round's clipping to the mean change of the

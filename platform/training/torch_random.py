@@ -22,5 +22,5 @@ def forked_random(seed: int | None = None) -> Iterator[None]:
     """
     with _LENT, torch.random.fork_rng(devices=[]):
         if seed is not None:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # alone: it is what the fork restores
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from blindsum.platform.training.models import Vector
+from blindsum.platform.training.vector import Vector
 
 
 class Protection(Enum):

@@ -22,9 +22,7 @@ from blindsum.he.identity import Identity
 from blindsum.he.keys import Agreement, Contribution, KeyCeremony
 from blindsum.he.parameters import Parameters
 from blindsum.platform.errors import FederationError
-from blindsum.platform.evaluation.classes import HeldOut
-from blindsum.platform.evaluation.round_counts import Metrics
-from blindsum.platform.evaluation.tasks import TaskFigures
+from blindsum.platform.evaluation.figures import HeldOut, Metrics, TaskFigures
 from blindsum.platform.privacy.plan import plan
 from blindsum.platform.state.ledger_entries import Lifetime
 from tests.conftest import MakeJob

@@ -29,7 +29,7 @@ from blindsum.platform.errors import (
     TotalRefused,
     Unexpected,
 )
-from blindsum.platform.training.models import digest
+from blindsum.platform.training.vector import digest
 from tests.conftest import MakeJob, ledger_of
 from tests.he.test_upload import shift
 
@@ -133,6 +133,46 @@ def started(make_job: MakeJob, tmp_path: Path) -> Iterator[Any]:
     FailingSilo.woken.clear()
 
 
+@pytest.mark.parametrize("step", ["inspect", "introduce", "contribute", "agree", "finish"])
+def test_the_others_go_on_without_a_silo_that_dies_before_the_first_round(
+    make_job: MakeJob, step: str
+) -> None:
+    class Dying(Silo):
+        def _die(self, *arguments: Any) -> Any:
+            if self.name == "birch":
+                raise Killed
+            return getattr(super(), step)(*arguments)
+
+    silo = type("Silo", (Dying,), {step: Dying._die})
+    job_file = make_job("quorum=2")
+    one = Federation(job_file.job, "run", str(job_file.folder), ThreadCluster(silo))
+    one.inspect()
+    one.exchange_keys()
+    report = one.run_round(1)
+    one.close()
+    assert report.roster == ("alder", "cedar")
+    assert dict(one.lost) == {"birch": 0}
+
+
+@pytest.mark.parametrize("step", ["inspect", "agree"])
+def test_a_run_ends_if_the_quorum_is_gone_before_the_first_round(
+    make_job: MakeJob, step: str
+) -> None:
+    class Dying(Silo):
+        def _die(self, *arguments: Any) -> Any:
+            if self.name != "alder":
+                raise Killed
+            return getattr(super(), step)(*arguments)
+
+    silo = type("Silo", (Dying,), {step: Dying._die})
+    job_file = make_job("quorum=2")
+    one = Federation(job_file.job, "run", str(job_file.folder), ThreadCluster(silo))
+    with pytest.raises(SiloLost):
+        one.inspect()
+        one.exchange_keys()
+    one.close()
+
+
 @pytest.fixture
 def eight(breast_cancer: pa.Table, tmp_path: Path) -> str:
     """Eight silos, as a job's override."""
@@ -218,10 +258,12 @@ def test_a_late_silo_ends_a_run_at_its_quorum_and_the_model_is_still_there(start
 
 
 def test_a_refused_total_ends_the_attempt_and_a_second_one_the_run(started: Any) -> None:
-    one = started("training.rounds=7", "privacy.epsilon=50")
+    one = started("training.rounds=7", "privacy.epsilon=50", "training.learning_rate=2")
     aggregator(one).alters = ((2, 1), (4, 1), (4, 2))
     reports = [one.run_round(number) for number in (1, 2, 3)]
     assert [report.attempt for report in reports] == [1, 2, 1] and one.retries == 1
+    first, last = reports[0].metrics.held_out, reports[-1].metrics.held_out
+    assert last.loss < first.loss and last.accuracy > last.largest_class
     with pytest.raises(TotalRefused, match="round 4: the total is .*nothing was released"):
         one.run_round(4)
 

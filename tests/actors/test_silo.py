@@ -31,7 +31,8 @@ from blindsum.platform.errors import (
     TotalRefused,
     UploadRefused,
 )
-from blindsum.platform.evaluation.round_counts import Metrics, Tally, count_values
+from blindsum.platform.evaluation.figures import Metrics, count_values
+from blindsum.platform.evaluation.round_counts import Tally
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.privacy.plan import greatest_sum
 from blindsum.platform.privacy.randomness import normals, seeded_generator

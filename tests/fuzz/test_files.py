@@ -17,7 +17,7 @@ from blindsum.he.identity import Identity
 from blindsum.pipelines.run.run_log import RunLog, read_log
 from blindsum.platform.data.preparation.recipe import load_recipe, load_sources
 from blindsum.platform.data.table import load_data
-from blindsum.platform.evaluation.round_counts import Metrics
+from blindsum.platform.evaluation.figures import Metrics
 from blindsum.platform.job.file import load_job
 from blindsum.platform.job.owner import OwnerFile
 from blindsum.platform.job.private_tasks import read_private_tasks

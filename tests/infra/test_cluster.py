@@ -27,11 +27,24 @@ WITH_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 NAMES = (*SILOS, "elm")
 NODES = ("head", *NAMES)
 QUICK_HEALTH = {
-    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_period_ms": "200",
     "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "10",
+    "RAY_health_check_failure_threshold": "6",
 }
-"""Ray calls a node dead after about five seconds instead of half a minute."""
+"""Ray calls a node dead after about seven seconds instead of half a minute."""
+
+ROUNDS = 40
+SLOW = """
+import time
+import torch
+
+class Slow(torch.nn.Linear):
+    def forward(self, x):
+        if self.training and torch.is_grad_enabled():
+            time.sleep(0.15)
+        return super().forward(x)
+"""
+"""A model whose rounds wait: the run still goes on when a node is killed, after little work."""
 
 
 def bare_python(folder: Path) -> Path:
@@ -167,17 +180,19 @@ class Followed:
 def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops(
     lan: Lan, job: Callable[..., Path]
 ) -> None:
-    training = {**job_content(Path())["training"], "rounds": 100}
-    told = job(quorum=2, training=training, privacy={"noise": "none"})
+    training = {**job_content(Path())["training"], "rounds": ROUNDS}
+    model = {"kind": "factory", "factory": "slow:Slow"}
+    told = job(quorum=2, training=training, privacy={"noise": "none"}, model=model)
+    (told.parent / "slow.py").write_text(SLOW)
     id = started(lan, told)
     log = Followed(lan, id)
-    log.until("round 3 of 100")
+    log.until(f"round 3 of {ROUNDS}")
 
     # TCP survives a short interruption: nothing is lost
     lan.cut("cedar")
     log.until_silent(1.5)
     lan.heal("cedar")
-    log.until(f"round {log.round() + 3} of 100")
+    log.until(f"round {log.round() + 3} of {ROUNDS}")
     assert "lost" not in log.text
 
     # after a long one Ray gives up the node and the others continue, as after a node's death
@@ -186,7 +201,7 @@ def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops
     lan.heal("cedar")
     lan.kill("elm")
     log.until("elm; 2 of 4 silos remain", timeout_s=60)
-    log.until(f"round {log.round() + 2} of 100")
+    log.until(f"round {log.round() + 2} of {ROUNDS}")
 
     # the job manager stops a job by SIGTERM, like Ctrl-C
     done = blindsum("job", "stop", id, "--address", lan.jobs)
@@ -211,7 +226,7 @@ def test_a_job_on_nodes_that_lack_the_package_outlives_cuts_lost_nodes_and_stops
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines() if line[:8] == '{"event"']
     end = events[-1]
-    assert (end["event"], end["rounds"], set(end["lost"])) == ("end", 100, {"cedar", "elm"})
+    assert (end["event"], end["rounds"], set(end["lost"])) == ("end", ROUNDS, {"cedar", "elm"})
     # results are on the driver's node, each silo's state on its own node, aggregators on neither
     assert Path(end["model"]).is_relative_to(lan.home("head")) and Path(end["model"]).exists()
     for silo in NAMES:

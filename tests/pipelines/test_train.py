@@ -27,8 +27,9 @@ from blindsum.pipelines.run.train import _hearing, train
 from blindsum.platform.errors import BlindsumError, SiloLost, TrackingError
 from blindsum.platform.events import PUBLIC
 from blindsum.platform.job.file import JobFile, load_job
+from blindsum.platform.tracking import mlflow_run
 from blindsum.platform.tracking.mlflow_run import Tracker, flatten, without_password
-from blindsum.platform.training.models import digest
+from blindsum.platform.training.vector import digest
 from tests.conftest import MakeJob, ledger_of
 
 # MLflow talks to its users in warnings; in these tests they are not ours to mend.
@@ -103,7 +104,16 @@ def test_a_run_leaves_model_figures_and_ledgers(
     for name in job_file.job.roster:
         entries = ledger_of(tmp_path / "state" / name, name).entries()
         assert [e.kind for e in entries] == ["reserve"] + ["charge"] * planned
-        assert entries[-1].epsilon == run.reports[-1].epsilon[name] <= 3
+        assert [(e.round, e.attempt) for e in entries[1:]] == [(n + 1, 1) for n in range(planned)]
+        assert [e.epsilon for e in entries[1:]] == [r.epsilon[name] for r in run.reports]
+        assert entries[-1].epsilon <= 3
+    assert [r.attempt for r in run.reports] == [1] * planned and run.standing.retries == 0
+    first, phases = run.reports[0], run.reports[0].phases
+    assert first.up_bytes > 3 * 2 * 30_000 and first.down_bytes > 4 * 60_000
+    assert set(phases) == {
+        "charge", "train", "send", "add", "total", "decrypt", "apply", "metrics"
+    }  # fmt: skip
+    assert all(seconds >= 0 for seconds in phases.values())
 
     state = torch.load(run.saved.path, weights_only=True)
     weights = torch.cat([state["weight"].reshape(-1), state["bias"]]).numpy()
@@ -208,14 +218,20 @@ def test_a_folder_without_room_fails_the_run_and_mlflow_keeps_the_model(
     assert [e.kind for e in entries] == ["reserve", "charge"]
 
 
-def test_an_unreachable_tracking_server_is_refused(make_job: MakeJob) -> None:
+def test_an_unreachable_tracking_server_is_refused(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # each would wait longer
     tracker = Tracker(make_job("tracking.uri=http://127.0.0.1:1"), "run")
     with pytest.raises(TrackingError, match="Check tracking.uri"):
         tracker.ready(120)
     tracker.finish("FAILED", "", {})
 
 
-def test_a_database_that_cannot_be_made_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_made_is_refused(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_run.time, "sleep", lambda _: None)  # between its attempts
     tracker = Tracker(make_job(f"tracking.uri=sqlite:///{tmp_path}/job.yaml/x.db"), "run")
     with pytest.raises(TrackingError, match="cannot be used"):
         tracker.ready(60)

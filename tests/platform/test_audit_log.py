@@ -23,6 +23,13 @@ def three_events(folder: Path) -> AuditLog:
     return log
 
 
+def test_the_newest_events_and_one_run_s_events_are_found(tmp_path: Path) -> None:
+    log = three_events(tmp_path)
+    log.note("joined", "another", roster=["alder", "cedar"])
+    assert [(e.kind, e.job) for e in log.newest(2)] == [("joined", "another"), ("sent", "run")]
+    assert log.of_run("run") == log.events()[:3] and log.of_run("none") == []
+
+
 def test_events_are_read_back_in_order_and_after_restarts(tmp_path: Path) -> None:
     three_events(tmp_path).close()
     log = open_log(tmp_path)

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from blindsum.platform.errors import ModelError
-from blindsum.platform.privacy.randomness import add_gaussian, cryptographic_generator
+from blindsum.platform.privacy.gaussian_noise import add_gaussian
+from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.clipping import BookKeeping, clipped_sum
 from blindsum.platform.training.ghost import Ghost
 

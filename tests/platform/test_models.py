@@ -12,11 +12,11 @@ from blindsum.platform.errors import ModelError
 from blindsum.platform.job.schema import Factory, Linear, Mlp
 from blindsum.platform.training.models import (
     build_model,
-    digest,
     get_parameters,
     initial_digest,
     set_parameters,
 )
+from blindsum.platform.training.vector import digest
 
 MODULE = """
 import torch

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,13 @@ def test_a_multiplier_is_calibrated_once_for_all_processes(calls: list[int]) -> 
     assert kept.stat().st_mode & 0o777 == 0o600 and kept.parent.stat().st_mode & 0o777 == 0o700
     calibrate(*SETTING[:3], 41)
     assert len(calls) == 2 and len(files()) == 2
+
+
+def test_threads_that_need_the_same_multiplier_wait_for_the_first(calls: list[int]) -> None:
+    """Silos that are threads, or a sweep's runs, would each take seconds for it."""
+    with ThreadPoolExecutor(4) as pool:
+        found = [one.result() for one in [pool.submit(calibrate, *SETTING) for _ in range(4)]]
+    assert len(set(found)) == 1 and len(calls) == 1
 
 
 def _flipped(path: Path) -> None:

@@ -31,9 +31,10 @@ from blindsum.platform.data.records import Fold
 from blindsum.platform.job.schema import ServerSection
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer
-from blindsum.platform.training.models import Vector, build_model, get_parameters, set_parameters
+from blindsum.platform.training.models import build_model, get_parameters, set_parameters
 from blindsum.platform.training.simulation import Simulation
 from blindsum.platform.training.update import Protection, Update
+from blindsum.platform.training.vector import Vector
 
 MADE = 256
 LEAST = 12

@@ -37,6 +37,7 @@ from blindsum.infra.certificates import (
     sign_request,
 )
 from blindsum.platform.job.owner import read_owner
+from blindsum.platform.job.paths import places_under
 from blindsum.platform.job.schema import Job
 
 VERSION = "0.1.0"
@@ -74,12 +75,17 @@ class Coordinator:
         self.identity = Identity(folder / "identity.pem")
         self.registry = Registry(folder / "registry.sqlite")
         tls = folder / "gate"
-        self.gate = Gate(self.registry, self.identity, self._sign, VERSION, need_certificate)
+        self.gate = Gate(
+            self.registry, self.identity, self._sign, VERSION, self._take, need_certificate
+        )
         self.tls = server_context(tls / NODE_CERTIFICATE, tls / NODE_KEY, tls / CA_CERTIFICATE)
         self.server = Server(self.gate.handle, [(host, port)], self.tls, self.gate.begin)
 
     def _sign(self, request: str, silo: str) -> tuple[str, str]:
         return sign_request(self.folder, request, f"{silo}.silo", 30)
+
+    def _take(self, proposal: Proposal, code: Mapping[str, bytes]) -> tuple[str, Mapping[str, str]]:
+        return self.registry.propose(proposal, code), {}
 
     @property
     def url(self) -> str:
@@ -207,5 +213,6 @@ class Organisation:
         until(lambda: any(one.digest == digest for one in inbox.all()))
         job = inbox.job(digest)
         folder = inbox.folder(digest) / "code"
-        given = approve_job(job, self.name, self.state, folder, 1, time.time() + 3600)
+        places = places_under(read_owner(self.file), job.silo(self.name), "")
+        given = approve_job(job, self.name, places, folder, 1, time.time() + 3600)
         inbox.decide(digest, "approved", weights=given.weights)

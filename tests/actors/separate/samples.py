@@ -21,9 +21,12 @@ from blindsum.actors.separate.messages import (
     Frame,
     Hello,
     Instruction,
+    JobProposal,
     Next,
+    Notice,
     Poll,
     Proposal,
+    Proposed,
     Renewal,
     Welcome,
 )
@@ -91,7 +94,10 @@ SAMPLES: dict[type, tuple[Any, list[bytes]]] = {
                 ),
             ),
             board=4,
-            proposals=(A, B),
+            notices=(
+                Notice(proposal=A, state="proposed"),
+                Notice(proposal=B, state="failed", note="too few silos"),
+            ),
         ),
         [b"agreements", b"exchange", b"next", b"sum", b"SUM"],
     ),
@@ -100,6 +106,13 @@ SAMPLES: dict[type, tuple[Any, list[bytes]]] = {
         [b"import torch"],
     ),
     Renewal: (Renewal(content="PEM", authority="PEM"), []),
+    JobProposal: (
+        JobProposal(
+            proposal=Proposal(name="trial", job="{}", code=("net.py",)), nonce=TOKEN, proof=A
+        ),
+        [b"import torch"],
+    ),
+    Proposed: (Proposed(digest=A, silos=(("alder", "0123456789abcdef"),), proof=B), []),
 }
 """What the fuzzers start from. Between them the samples have every nested message."""
 

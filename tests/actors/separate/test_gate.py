@@ -95,7 +95,7 @@ def test_a_certificate_of_another_authority_is_refused(
     heard = io.StringIO()
     events.start(heard)
     try:
-        hears(alder, "not connected", "does not trust this silo's certificate")
+        hears(alder, "not connected", "does not accept this silo's certificate")
         until(lambda: "a client's certificate: unable to get local issuer" in heard.getvalue())
     finally:
         events.stop()
@@ -111,7 +111,7 @@ def test_a_coordinator_with_a_certificate_of_another_authority_is_not_spoken_to(
     make_authority(tmp_path / "other", 30)
     certify(alder, coordinator.folder, "alder.silo", authority=tmp_path / "other")
     alder.start()
-    hears(alder, "not connected", "the certificate of 127.0.0.1:", "is not trusted")
+    hears(alder, "not connected", "the certificate of 127.0.0.1", "is not trusted")
     assert not coordinator.gate.connected("alder")
 
 
@@ -239,7 +239,7 @@ def test_an_agent_whose_hello_is_refused_says_so_once_and_waits(
     coordinator.gate._begin_session = counted  # type: ignore[method-assign, assignment]
     alder.start()
     hears(alder, "refused", "signature of the hello of silo 'alder' does not verify")
-    assert len(alder.said) == 1 and len(begun) < 5
+    assert len(alder.said) == 1 and len(begun) <= 3
 
 
 def test_a_replayed_hello_takes_no_session_away(coordinator: Coordinator, enrol: Enrol) -> None:
@@ -249,11 +249,11 @@ def test_a_replayed_hello_takes_no_session_away(coordinator: Coordinator, enrol:
     welcome = agent.say_hello(first.hello)
     agent.session, _ = first.welcomed(welcome, agent.public)
     for _ in range(20):  # before the session's first request, and after it
-        with pytest.raises(Refused, match="answered before"):
+        with pytest.raises(Refused, match="a hello a second time"):
             agent.say_hello(first.hello)
     agent.poll()
     for _ in range(20):
-        with pytest.raises(Refused, match="answered before"):
+        with pytest.raises(Refused, match="a hello a second time"):
             agent.say_hello(first.hello)
     agent.poll()
 

@@ -389,9 +389,13 @@ def test_a_silo_fetches_parts_of_its_own_total_alone(
     post(box, "apply", frames=frames)
     digests = [frame.digest for frame in box.since(0)[0].instruction.frames]
     assert liars["alder"].ask("POST", f"/v1/parts/{digests[1]}/0") == b"\1" * MB
+    assert liars["alder"].ask("POST", f"/v1/parts/{digests[1]}/{10**9}") == b""
     for digest in (digests[1], "", "a" * 64):
         with pytest.raises(Refused, match="40[04]"):
             liars["birch"].ask("POST", f"/v1/parts/{digest}/0")
+    for start in ("-1", "x", "1" * 30):
+        with pytest.raises(Refused, match="404"):
+            liars["alder"].ask("POST", f"/v1/parts/{digests[1]}/{start}")
 
 
 # -- anything ------------------------------------------------------------------------------

@@ -15,6 +15,29 @@ def frame(text: bytes) -> pa.Buffer:
     return pa.py_buffer(text)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_returns_with_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blindsum.actors.separate.relay.INLINE", 0)
+
+
+def test_the_first_frames_return_with_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blindsum.actors.separate.relay.INLINE", 5)
+    channel = RelayChannel()
+    with ThreadPoolExecutor(1) as threads:
+        channel.send(0, frame(b"aa"))
+        channel.send(1, frame(b"bbb"))
+        channel.settle()  # nothing has to arrive before
+        channel.send(1, frame(b"c"))
+        settling = threads.submit(channel.settle)
+        assert channel.take(0, 0, 0) == (1, frame(b"c"))
+        threads2 = ThreadPoolExecutor(1)
+        threads2.submit(channel.take, 0, 1, 1)
+        settling.result(5)
+        assert channel.end_turn() == [(0, frame(b"aa")), (1, frame(b"bbb"))]
+        threads2.shutdown()
+    assert channel.end_turn() == []
+
+
 def test_an_arrival_is_reported_while_the_agent_waits_for_the_next_frame() -> None:
     """The agent asks for one more frame than there is, and then the last one arrives."""
     channel = RelayChannel()

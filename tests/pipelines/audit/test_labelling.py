@@ -35,8 +35,8 @@ BINARY, NUMBER = Task(kind="binary"), Task(kind="regression", qualifier="side")
 MANY = {"toxic": BINARY, "size": NUMBER.model_copy(update={"weight": 2.0})}
 TINY = outcome.Depth(
     "tiny",
-    2,
-    0.3,
+    1,
+    0.05,
     20,
     (1, 2),
     (1,),

@@ -26,7 +26,7 @@ from blindsum.platform.privacy.accounting import spent_epsilon
 from blindsum.platform.privacy.plan import plan
 from tests.conftest import MakeJob
 
-READING = Reading(steps=150, samples=1000)
+READING = Reading(steps=100, samples=500)
 
 
 def chains(count: int) -> list[str]:

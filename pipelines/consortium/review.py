@@ -1,0 +1,162 @@
+"""What a proposed job would do at this silo, read before anything of it runs.
+
+The review comes from the job, the owner's file, the silo's table and its ledger. It never imports a
+proposal's code, and it spends nothing. It is for the silo's owner alone: it names the table's
+fingerprint and what the dataset has spent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import TypeVar
+
+from blindsum.actors.separate.inbox import Inbox, Received, against_policy
+from blindsum.actors.vault import open_identity
+from blindsum.he.cipher import chunk_bytes
+from blindsum.he.identity import fingerprint
+from blindsum.he.parameters import Parameters
+from blindsum.pipelines.consortium.budget import Budget, budget, known_dataset, open_ledger
+from blindsum.pipelines.consortium.changes import since_approved
+from blindsum.pipelines.consortium.deciding import code_files, code_folder
+from blindsum.pipelines.consortium.review_text import Review, Traffic
+from blindsum.platform.data.features import features_of
+from blindsum.platform.data.member import REJECTED_ROWS
+from blindsum.platform.data.table import table_fingerprints, used_columns
+from blindsum.platform.errors import BlindsumError, LedgerError
+from blindsum.platform.evaluation.figures import count_values
+from blindsum.platform.job.owner import Owner
+from blindsum.platform.job.paths import places_under
+from blindsum.platform.job.private_tasks import load_private_tasks
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import PrivacyPlan, metrics_plan, plan
+from blindsum.platform.state.approval import job_digest
+from blindsum.platform.state.ledger import Ledger
+
+T = TypeVar("T")
+
+
+def review(owner: Owner, silo: str, inbox: Inbox, digest: str) -> Review:
+    """Return what a proposed job would do at this silo.
+
+    Raises:
+        JobError, ConsentError: there is no such proposal, or it cannot be read.
+        KeyRefused, LedgerError: the silo's ledger or identity cannot be used or trusted.
+    """
+    received = inbox.one(digest)
+    job, folder = inbox.job(received.digest), code_folder(inbox, received.digest)
+    names = code_files(folder)
+    code = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    faults, obstacles = against_policy(owner, job, silo, names), list[str]()
+    fingerprints = tuple[str, ...]()
+    own_plan = held_out = own_budget = None
+    values = _or_noted(obstacles, lambda: parameter_count(job))
+    traffic = _or_noted(obstacles, lambda: _traffic(job, values))
+    with open_ledger(owner, silo) as ledger:
+        if silo in job.roster and job.silo(silo).data in owner.file.datasets:
+            obstacles += _of_identity(owner, job, silo)
+            own_plan = _or_noted(obstacles, lambda: plan(job, silo)) if job.private else None
+            held_out = _or_noted(obstacles, lambda: metrics_plan(job)) if job.private else None
+            found = _or_noted(obstacles, lambda: _fingerprints(owner, inbox, received, job, silo))
+            fingerprints = found or ()
+            own_budget = budget(ledger, job.silo(silo).data, fingerprints)
+            obstacles += _of_budget(ledger, own_budget, fingerprints, own_plan, held_out)
+        earlier = since_approved(ledger, inbox, job, code)
+    return Review(
+        silo=silo,
+        received=received,
+        job=job,
+        job_digest=job_digest(job),
+        policy=tuple(faults),
+        obstacles=tuple(obstacles),
+        columns=tuple(used_columns(job.data)),
+        parameters=values,
+        plan=own_plan,
+        held_out=held_out,
+        budget=own_budget,
+        traffic=traffic,
+        code=code,
+        folder=folder,
+        fingerprint=fingerprints[0] if fingerprints else None,
+        earlier=earlier,
+    )
+
+
+def parameter_count(job: Job) -> int | None:
+    """Return the number of parameters that the silos train together; None for a `model.factory`,
+    which only its code knows. The model is not built: a proposal may name a huge one."""
+    if job.model.kind == "factory":
+        return None
+    hidden = job.model.hidden if job.model.kind == "mlp" else []
+    widths = [features_of(job.data.features).width, *hidden]
+    widths += [job.data.outputs] if job.data.outputs else []  # else every head is a silo's own
+    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
+
+
+def _traffic(job: Job, values: int | None) -> Traffic | None:
+    """Return the bytes of one silo's ciphertexts in a round, for that many parameters."""
+    if values is None:
+        return None
+    parameters = Parameters.derive(
+        len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
+    )
+    fresh, summed = chunk_bytes(parameters)
+    chunks = parameters.chunks(values) + parameters.of_counts.chunks(count_values(job))
+    return Traffic(up=chunks * fresh, down=chunks * summed)
+
+
+def _or_noted(obstacles: list[str], compute: Callable[[], T]) -> T | None:
+    """Return what can be computed; if it cannot, note why."""
+    try:
+        return compute()
+    except BlindsumError as error:
+        obstacles.append(str(error))
+        return None
+
+
+def _of_identity(owner: Owner, job: Job, silo: str) -> Iterator[str]:
+    pinned = job.silo(silo).identity
+    own = fingerprint(open_identity(owner.state).public)
+    if pinned and pinned != own:
+        yield f"the job pins another identity for this silo: {pinned[:16]}, not {own[:16]}"
+    open_ = [s.name for s in job.silos if s.name != silo and s.identity is None]
+    if open_ and job.privacy.noise == "shared":
+        yield (
+            f"privacy.noise is shared, but the identities of {', '.join(open_)} are not pinned: "
+            "this silo would refuse to start"
+        )
+
+
+def _of_budget(
+    ledger: Ledger | None,
+    own: Budget,
+    fingerprints: tuple[str, ...],
+    planned: PrivacyPlan | None,
+    held_out: PrivacyPlan | None,
+) -> Iterator[str]:
+    """Yield why the lifetime limit refuses the job."""
+    if ledger is None or own.limit is None:
+        return
+    if planned is None:
+        yield "the dataset has a lifetime limit, and this job's epsilon is unbounded"
+        return
+    try:
+        ledger.require_lifetime(known_dataset(ledger, own.dataset, fingerprints), planned, held_out)
+    except LedgerError as error:
+        yield str(error)
+
+
+def _fingerprints(
+    owner: Owner, inbox: Inbox, received: Received, job: Job, silo: str
+) -> tuple[str, ...]:
+    """Return the fingerprints of the table's columns that the job uses, the newest first.
+
+    Raises:
+        ConsentError, DataError: the table cannot be read, or does not meet the job.
+    """
+    section = job.silo(silo)
+    places = places_under(owner, section, "")
+    own = load_private_tasks(section, job, places.private_tasks)
+    rejects = inbox.folder(received.digest) / REJECTED_ROWS
+    return table_fingerprints(places.table, job.data, rejects, own)

@@ -1,0 +1,285 @@
+"""A review of a proposed job, and its text for the terminal and the page."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from blindsum.actors.separate.inbox import Received
+from blindsum.pipelines.consortium.budget import Budget
+from blindsum.pipelines.consortium.changes import Earlier
+from blindsum.pipelines.show.console import size
+from blindsum.platform.errors import PrivacyError
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import UNIT, PrivacyPlan, describe
+from blindsum.platform.privacy.releases import metrics_guarantee
+from blindsum.platform.privacy.statement import privacy_statement
+
+Rows = tuple[tuple[str, str], ...]
+
+_LABEL = 20
+_WIDTH = 100
+_MOST_NAMED = 40
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of one silo's ciphertexts in a round, without signatures and framing."""
+
+    up: int
+    down: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a review: a heading, and texts with a label each, which may be empty."""
+
+    heading: str
+    rows: Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """What a proposed job would do at a silo. For the silo's owner alone.
+
+    Attributes:
+        policy: why the owner's file does not allow the job; empty if it does.
+        obstacles: why a run would fail here although the owner's file allows it.
+        columns: the table's columns that the job names, without private tasks.
+        parameters: None if only the code of a `model.factory` knows their number.
+        plan, held_out: None without differential privacy, or if no plan is possible.
+        budget: None if this silo has no such dataset.
+        code: SHA-256 of each file that comes with the proposal.
+        folder: where the owner can read that code, and the job file.
+        fingerprint: of the dataset's columns that the job uses; None if it cannot be read.
+        earlier: the last approved job of that name.
+    """
+
+    silo: str
+    received: Received
+    job: Job
+    job_digest: str
+    policy: tuple[str, ...]
+    obstacles: tuple[str, ...]
+    columns: tuple[str, ...]
+    parameters: int | None
+    plan: PrivacyPlan | None
+    held_out: PrivacyPlan | None
+    budget: Budget | None
+    traffic: Traffic | None
+    code: Mapping[str, str]
+    folder: Path
+    fingerprint: str | None
+    earlier: Earlier | None
+
+    @property
+    def rounds(self) -> int:
+        """The number of rounds that the job asks for and its budget covers."""
+        asked = self.job.training.rounds
+        return min(asked, self.plan.rounds_within_budget) if self.plan else asked
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The whole review in words, without characters that change how text is shown."""
+        made = (
+            ("The owner's file refuses it", [("", text) for text in self.policy]),
+            ("A run would fail at this silo", [("", text) for text in self.obstacles]),
+            ("Since the last approved job of this name", list(_changes(self))),
+            ("It would train", list(_trains(self))),
+            ("It would spend", list(_spends(self))),
+            ("It would send", list(_sends(self))),
+            ("It would reveal", list(_reveals(self))),
+            ("Roster", list(_roster(self))),
+            ("Code", list(_code(self))),
+            ("Whom it trusts", list(_trusts(self))),
+        )
+        return tuple(
+            Part(heading=heading, rows=tuple((plain(a), plain(b)) for a, b in rows))
+            for heading, rows in made
+            if rows
+        )
+
+    def lines(self) -> list[str]:
+        """Return the review as lines of text for a terminal."""
+        one = self.received
+        lines = [
+            f"job {plain(one.name)}, proposal {one.digest}",
+            f"received {when(one.at)} UTC; {decision(one)}",
+            f"job file and code are in {self.folder}",
+        ]
+        for part in self.parts:
+            lines += ["", part.heading]
+            for label, text in part.rows:
+                lines += _wrapped(label, text)
+        return lines
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    """Return a text beside its label, or below a long one."""
+    indent = " " * (_LABEL + 3 if label else 4)
+    first = f"  {label:<{_LABEL}} " if label else "  "
+    above = [first.rstrip()] if len(label) > _LABEL else []
+    lines = textwrap.wrap(
+        text, _WIDTH, initial_indent=indent if above else first, subsequent_indent=indent
+    )
+    return above + (lines or [first.rstrip()])
+
+
+def plain(text: str) -> str:
+    """Return a text from outside with its control characters visible: an escape sequence could
+    rewrite a terminal, and a change of direction could reorder what is read."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def when(time_s: float) -> str:
+    """Return a time, seconds since 1970, as UTC for people."""
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(time_s))
+
+
+def short(fingerprint: str) -> str:
+    """Return the start of a fingerprint, in groups that people can compare."""
+    return " ".join(fingerprint[i : i + 4] for i in range(0, 16, 4))
+
+
+def decision(one: Received) -> str:
+    """Return the owner's decision in words."""
+    said = {"pending": "not decided", "approved": "approved", "refused": "refused"}[one.verdict]
+    reason = f": {plain(one.reason)}" if one.reason else ""
+    withdrawn = "" if one.open else "; no longer proposed"
+    return f"{said}{reason}{withdrawn}"
+
+
+def model_line(job: Job, parameters: int | None) -> str:
+    """Return the model in words."""
+    model = job.model
+    count = "as many parameters as its code makes" if parameters is None else f"{parameters:,}"
+    unit = "" if parameters is None else " parameters"
+    if model.kind == "factory":
+        return f"{model.factory}, {count}{unit}"
+    if model.kind == "mlp":
+        hidden = " x ".join(map(str, model.hidden))
+        return f"mlp with hidden layers of {hidden} ({model.activation}), {count}{unit}"
+    return f"{model.kind}, {count}{unit}"
+
+
+def epsilon_line(review: Review) -> str:
+    """Return the job's epsilon in words."""
+    if not review.job.private:
+        return "unbounded: no differential privacy"
+    if review.plan is None:
+        return "no plan is possible"
+    own = review.plan
+    return f"epsilon {own.epsilon_planned:.4g} of at most {own.epsilon:g}, delta {own.delta:g}"
+
+
+def _changes(one: Review) -> Iterator[tuple[str, str]]:
+    if one.earlier is None:
+        yield "", "no job of this name was approved at this silo before"
+    elif one.earlier.changes is None:
+        gone = f"job {one.earlier.digest[:16]} was approved, but is no longer in the inbox"
+        yield "", f"{gone}: read every setting"
+    elif not one.earlier.changes:
+        yield "", "nothing changed: the same settings and the same code"
+    else:
+        for change in one.earlier.changes:
+            yield change.setting, f"{change.old} -> {change.new}"
+
+
+def _trains(one: Review) -> Iterator[tuple[str, str]]:
+    job, training = one.job, one.job.training
+    yield "model", model_line(job, one.parameters)
+    if one.silo in job.roster:
+        yield "dataset", job.silo(one.silo).data
+    yield "fingerprint", one.fingerprint or "not known: the dataset could not be read"
+    yield "columns read", _named(one.columns)
+    if job.data.target:
+        classes = _named([str(c) for c in job.data.target.classes])
+        yield "target", f"{job.data.target.column}: {classes}"
+    elif job.data.tasks:
+        yield "tasks", _named([f"{name} ({task.kind})" for name, task in job.data.tasks.items()])
+    steps = "step" if training.local_steps == 1 else "steps"
+    each = f"{training.local_steps} {steps} on a sample of {training.sampling_rate:.4g}"
+    yield "rounds", f"{one.rounds} of {training.rounds}, each with {each} of the records"
+
+
+def _spends(one: Review) -> Iterator[tuple[str, str]]:
+    yield "this job", epsilon_line(one)
+    if one.plan and one.job.privacy.noise != "none":
+        yield "for each", UNIT
+        yield "mechanism", describe(one.job.privacy)["mechanism"]
+        yield "noise multiplier", f"{one.plan.noise_multiplier:.4g}"
+    if one.held_out:
+        epsilon = f"epsilon {one.held_out.epsilon_planned:.4g}, delta {one.held_out.delta:g}"
+        yield "held-out records", f"{epsilon}, for each held-out record"
+    if one.budget:
+        yield "this dataset", one.budget.line
+
+
+def _sends(one: Review) -> Iterator[tuple[str, str]]:
+    job = one.job
+    encrypted = job.encryption.scheme == "ckks"
+    how = "masked and encrypted (CKKS)" if encrypted else "NOT encrypted"
+    if one.traffic is None:
+        yield "updates", f"{how}; their size depends on the model's code"
+    else:
+        sent, received = size(one.traffic.up), size(one.traffic.down)
+        whole = size(one.rounds * (one.traffic.up + one.traffic.down))
+        yield "updates", f"{how}; {sent} sent and {received} received a round, {whole} in all"
+    yield "metrics", f"counts, {how}; only their sums over all silos are decrypted"
+
+
+def _reveals(one: Review) -> Iterator[tuple[str, str]]:
+    job = one.job
+    if job.private:
+        guarantee = "differentially private for each record, within this job's epsilon"
+    else:
+        guarantee = "WITHOUT differential privacy: it may reveal training records"
+    yield "model", f"after every round, to all silos and the coordinator; {guarantee}"
+    figures = (
+        "accuracy, loss, number of records and of each class"
+        if job.data.target
+        else "AUROC, average precision, calibration, R2, RMSE and loss, as means over tasks, and "
+        "the number of records"
+    )
+    yield (
+        "held-out figures",
+        f"{figures}, in clear to all silos and the coordinator; {metrics_guarantee(job)}",
+    )
+    of_updates = "shares of cut and of large values"
+    if job.privacy.noise != "none" and job.privacy.clip_quantile:
+        of_updates += ", and of gradients within the clip norm"
+    yield "of updates", f"{of_updates}, over all silos, in clear to all silos and the coordinator"
+    yield "of this silo", "epsilon spent in this job, head of its ledger, sizes and times"
+
+
+def _roster(one: Review) -> Iterator[tuple[str, str]]:
+    for silo in one.job.silos:
+        pinned = f"identity {short(silo.identity)}" if silo.identity else "identity not pinned"
+        yield silo.name, f"{pinned} (this silo)" if silo.name == one.silo else pinned
+    yield "quorum", f"{one.job.least_silos} of {len(one.job.silos)} silos"
+
+
+def _code(one: Review) -> Iterator[tuple[str, str]]:
+    for name, digest in one.code.items():
+        yield name, f"SHA-256 {digest}"
+
+
+def _trusts(one: Review) -> Iterator[tuple[str, str]]:
+    try:
+        stated = privacy_statement(one.job, {one.silo: one.plan})
+    except PrivacyError:
+        return  # no plan is possible, which the obstacles say
+    yield from stated["Threat model and trust"].items()
+    for text in stated["What is not covered"].values():
+        yield "not covered", text
+
+
+def _named(names: tuple[str, ...] | list[str]) -> str:
+    """Return names in one line. A table of fingerprints or assays may have thousands."""
+    left = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {left} more" if left > 0 else "")

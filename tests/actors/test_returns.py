@@ -1,0 +1,197 @@
+"""Silos that were lost and come back into the next round: silos and aggregators as threads."""
+
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from blindsum.actors.codec import decoded, encoded
+from blindsum.actors.federation import Federation
+from blindsum.actors.silo import Silo
+from blindsum.actors.thread_cluster import Killed, ThreadCluster
+from blindsum.he.exchange import Exchange
+from blindsum.he.handover import Handover, StateRequest, seal_to
+from blindsum.he.identity import Identity
+from blindsum.platform.errors import FederationError, KeyRefused
+from tests.conftest import MakeJob
+
+MOMENTUM = (
+    "server.optimizer=momentum",
+    "server.learning_rate=0.5",
+    "quorum=2",
+    "training.rounds=20",
+)
+
+
+class Dying(Silo):
+    """A silo that dies once, at one place of one round."""
+
+    dies: ClassVar[dict[str, tuple[int, str]]] = {}
+
+    def train(self, exchange: Exchange, *opened: object) -> Any:
+        self._die(exchange, "train")
+        return super().train(exchange, *opened)
+
+    def apply(self, exchange: Exchange, *rest: Any) -> Any:
+        report = super().apply(exchange, *rest)
+        self._die(exchange, "apply")
+        return report
+
+    def read_metrics(self, exchange: Exchange, *rest: Any) -> Any:
+        metrics = super().read_metrics(exchange, *rest)
+        self._die(exchange, "metrics")
+        return metrics
+
+    def _die(self, exchange: Exchange, where: str) -> None:
+        if self.dies.get(self.name) == (exchange.round, where):
+            del self.dies[self.name]
+            raise Killed
+
+
+@pytest.fixture
+def started(make_job: MakeJob) -> Iterator[Any]:
+    made: list[Federation] = []
+
+    def start(*overrides: str, **dies: tuple[int, str]) -> tuple[Federation, ThreadCluster]:
+        Dying.dies = dict(dies)
+        job_file = make_job(*overrides)
+        cluster = ThreadCluster(Dying)
+        one = Federation(job_file.job, "run", str(job_file.folder), cluster)
+        made.append(one)
+        one.inspect()
+        one.exchange_keys()
+        return one, cluster
+
+    yield start
+    Dying.dies = {}
+    for one in made:
+        one.close()
+
+
+def arrive(one: Federation, name: str) -> None:
+    """Let a round pass so that a lost silo starts, and wait until it has checked its data."""
+    one._readmit()
+    _, reply = one._returns._starting[name]
+    end = time.monotonic() + 30
+    while not one._cluster.wait([reply.handle], 1, 1.0):
+        assert time.monotonic() < end
+
+
+@pytest.mark.parametrize("where", ["train", "apply", "metrics"])
+def test_a_lost_silo_comes_back_into_the_next_round(started: Any, where: str) -> None:
+    one, cluster = started(*MOMENTUM, birch=(2, where))
+    reports = [one.run_round(1), one.run_round(2)]
+    assert reports[1].roster == ("alder", "cedar")
+    reports.append(one.run_round(3))
+    cluster.returning = {"birch"}
+    arrive(one, "birch")
+    for number in (4, 5):
+        reports.append(one.run_round(number))
+        assert reports[-1].roster == ("alder", "birch", "cedar")
+        assert reports[-1].metrics.held_out is not None
+        assert set(reports[-1].epsilon) == {"alder", "birch", "cedar"}
+    assert dict(one.lost) == {}
+    kept = [one._silos[name].peer.object._model for name in one.roster]
+    assert len({state.digest for state in kept}) == 1
+    assert all(np.array_equal(a.optimizer[0], kept[0].optimizer[0]) for a in kept)
+    spent = reports[-1].epsilon
+    assert spent["birch"] < spent["alder"]  # it missed a round, or an attempt of one
+
+
+def test_a_silo_with_its_own_current_state_needs_no_other(started: Any) -> None:
+    one, cluster = started(*MOMENTUM)
+    one.run_round(1)
+    one.run_round(2)
+    one._drop("cedar", 2)
+    cluster.returning = {"cedar"}
+    arrive(one, "cedar")
+    assert one.run_round(3).roster == ("alder", "birch", "cedar")
+
+
+def test_a_silo_that_keeps_dying_comes_back_five_times(started: Any) -> None:
+    one, cluster = started(*MOMENTUM)
+    cluster.returning = {"birch"}
+    one.run_round(1)
+    for time_ in range(5):
+        one._drop("birch", one.standing.round)
+        arrive(one, "birch")
+        assert one.run_round(2 + time_).roster == ("alder", "birch", "cedar")
+    one._drop("birch", one.standing.round)
+    one._readmit()
+    assert not one._returns._starting
+
+
+def test_a_return_that_fails_costs_the_run_nothing(
+    started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, cluster = started(*MOMENTUM, birch=(2, "train"))
+    one.run_round(1)
+    one.run_round(2)
+    cluster.returning = {"birch"}
+    arrive(one, "birch")
+    cluster.returning = set()
+    monkeypatch.setattr("blindsum.actors.returning.to_bytes", lambda _: b"not a state")
+    report = one.run_round(3)
+    assert report.roster == ("alder", "cedar") and dict(one.lost) == {"birch": 2}
+
+
+def test_within_a_round_no_silo_comes_back(started: Any) -> None:
+    """The difference of two attempts' sums would be that of the silo's updates."""
+    one, _ = started(*MOMENTUM)
+    one.run_round(1)
+    silo = one._silos["alder"].peer.object
+    policy = silo._own.policy
+    assert policy.allows_ceremony(("alder", "birch"))
+    policy.course = policy.course.__class__(policy.course.range, roster=("alder", "birch"))
+    assert policy.allows_ceremony(("alder", "birch", "cedar"))
+    assert not policy.allows_ceremony(("alder", "cedar", "birch"))
+    assert not policy.allows_ceremony(("birch", "cedar"))
+    assert not policy.allows_ceremony(("alder",))
+    policy._in_round = True
+    assert not policy.allows_ceremony(("alder", "birch", "cedar"))
+
+
+def test_a_state_is_sealed_to_silos_of_the_run_alone(started: Any, tmp_path: Any) -> None:
+    one, _ = started(*MOMENTUM)
+    one.run_round(1)
+    peer = one._silos["alder"].peer.object
+    stranger = Identity(tmp_path / "stranger.pem")
+    for run, silo in (("run", "birch"), ("other", "birch")):
+        asked = Handover(run, silo, stranger).request
+        with pytest.raises(KeyRefused, match="not from a silo"):
+            peer.seal_state(encoded(asked))
+    own = one._silos["birch"].peer.object._books.identity
+    asked = Handover("run", "birch", own).request
+    forged = StateRequest(
+        run="run",
+        silo="birch",
+        identity=asked.identity,
+        mlkem=Handover("run", "birch", stranger).request.mlkem,
+        x25519=asked.x25519,
+        signature=asked.signature,
+    )
+    with pytest.raises(KeyRefused, match="does not verify"):
+        peer.seal_state(encoded(forged))
+    assert len(peer.seal_state(encoded(asked))) > 0
+
+
+def test_a_silo_takes_over_only_what_it_requested(started: Any, make_job: MakeJob) -> None:
+    one, cluster = started(*MOMENTUM, birch=(1, "train"))
+    one.run_round(1)
+    cluster.returning = {"birch"}
+    arrive(one, "birch")
+    silo = one._returns._starting["birch"][0].peer.object
+    with pytest.raises(FederationError, match="did not request"):
+        silo.take_state([pa.py_buffer(b"x")])
+    request = decoded(silo.request_state(), StateRequest)
+    with pytest.raises(KeyRefused, match="not sealed to this silo"):
+        silo.take_state([pa.py_buffer(b"x" * 2000)])
+    decoded(silo.request_state(), StateRequest)
+    with pytest.raises(KeyRefused, match="not sealed to this silo"):
+        silo.take_state([pa.py_buffer(seal_to(request, b"x"))])  # to an earlier request
+    fresh = one._silos["alder"].peer.object
+    with pytest.raises(FederationError):
+        fresh.request_state()
