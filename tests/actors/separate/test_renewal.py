@@ -179,5 +179,5 @@ def test_a_certificate_of_another_authority_is_told_in_one_line(
     (line,) = until(lambda: silo.said, 10)
     assert line == (
         "not connected: the connection was closed without an answer; perhaps the coordinator does "
-        "not trust this silo's certificate. Trying again."
+        "not accept this silo's certificate. Trying again."
     )
