@@ -93,6 +93,17 @@ class _Peer:
     connections: list[Connection] = field(default_factory=list)
     arriving: int = 0
     noted: float = 0.0
+    answered: dict[bytes, None] = field(default_factory=dict)
+
+    def require_new(self, hello: Hello) -> None:
+        """Refuse a hello that was answered before: whoever kept it, such as an inspecting proxy,
+        could put an end to a session that the agent is just beginning. Raises KeyRefused."""
+        key = hashlib.sha256(hello.mlkem + hello.x25519).digest()
+        if key in self.answered:
+            raise KeyRefused("received a hello a second time")
+        self.answered[key] = None
+        if len(self.answered) > _REMEMBERED:
+            self.answered.pop(next(iter(self.answered)))
 
     @property
     def connected(self) -> bool:

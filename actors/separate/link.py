@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from cryptography import x509
 
+from blindsum.actors.separate.failures import printable
 from blindsum.actors.separate.messages import (
     PARK_S,
     SESSION,
@@ -54,7 +55,7 @@ class LinkLost(Exception):
     """The coordinator cannot be reached now; the text says why, in one printable line."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(_printable(why))
+        super().__init__(printable(why))
 
 
 class Silent(LinkLost):
@@ -391,7 +392,7 @@ def why(error: BaseException) -> str:
 def _refusal(status: int, problem: bytes) -> Exception:
     try:
         content = json.loads(problem)
-        clean = [_printable(str(content[key])[:500]) for key in ("detail", "hint")]
+        clean = [printable(str(content[key])[:500]) for key in ("detail", "hint")]
     except (ValueError, KeyError, TypeError, RecursionError):
         return LinkLost(f"something on the way answered with status {status}")
     if status == 401:
@@ -399,11 +400,6 @@ def _refusal(status: int, problem: bytes) -> Exception:
     if status == 409:
         return Replaced(*clean)
     return LinkLost(clean[0]) if status in (408, 429, 500) else ClusterError(*clean)
-
-
-def _printable(text: str) -> str:
-    """Return a text as one line that cannot move a terminal's cursor."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def client_context(
