@@ -7,6 +7,7 @@ are bounded before they are read, are never decompressed, and must arrive in tim
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import secrets
 import threading

@@ -184,7 +184,7 @@ class Link:
         except SessionEnded as refused:
             raise refused.error or KeyRefused("the coordinator refuses a session") from None
         except Closed as lost:  # as a server does in TLS 1.3 that rejects a client's certificate
-            hint = "perhaps the coordinator does not accept this silo's certificate"
+            hint = "perhaps the coordinator does not trust this silo's certificate"
             raise LinkLost(f"{lost}; {hint}") from None
         session, welcome = asking.welcomed(body, self._settings.coordinator)
         self._session, self.coordinator_instance = session, welcome.instance
@@ -331,7 +331,10 @@ async def request(
             raise _refusal(answer.status, problem)
     except aiohttp.SocketTimeoutError:
         raise Silent(f"no answer within {wait_s:g} s") from None
-    except aiohttp.ServerDisconnectedError:
+    except aiohttp.ClientConnectorError as error:
+        raise LinkLost(why(error)) from None
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError):
+        # A server that ends a connection while something still arrives resets it.
         raise Closed("the connection was closed without an answer") from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise LinkLost(why(error)) from None

@@ -95,7 +95,7 @@ def test_a_certificate_of_another_authority_is_refused(
     heard = io.StringIO()
     events.start(heard)
     try:
-        hears(alder, "not connected", "does not accept this silo's certificate")
+        hears(alder, "not connected", "does not trust this silo's certificate")
         until(lambda: "a client's certificate: unable to get local issuer" in heard.getvalue())
     finally:
         events.stop()
