@@ -3,8 +3,8 @@
 A lost connection is never an error here: requests are made again until they succeed or the
 coordinator refuses them. They are POST requests, because aiohttp and proxies repeat the other ones
 by themselves, and a sealed body is accepted only once. TCP itself notices a cut within about
-SILENT_CUT_S. Where something on the way keeps a dead connection open, the silence of polls shows
-it: the coordinator answers each within PARK_S.
+SILENT_CUT_S. Where something on the way keeps a dead connection open, its silence shows it: the
+coordinator answers a poll within PARK_S, and anything else sooner.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from blindsum.actors.separate.messages import (
     PARK_S,
     SESSION,
     TABLE,
-    Next,
-    Poll,
     Renewal,
     packed,
     unpacked,
@@ -42,13 +40,13 @@ from blindsum.platform.errors import ClusterError, KeyRefused
 T = TypeVar("T")
 SILENT_CUT_S = 15
 SILENT_S = 10.0
-"""How long the answer to a poll may be overdue before the link counts as dead."""
+"""How long an answer may be overdue before the link counts as dead: longer than a parked poll's."""
 CONNECT_S = 30.0
 """How long a connection may take to begin, through a proxy too."""
-_MOST_ANSWER = max(one.most_bytes for one in TABLE if one.sender == "coordinator") + 2**10
-ANSWER_S = 600.0
+MOST_SILENT_S = 600.0
 _REMEMBERED_S = 3600.0
 _MOST_PROBLEM = 4096
+_MOST_ANSWER = max(one.most_bytes for one in TABLE if one.sender == "coordinator") + 2**10
 
 
 class LinkLost(Exception):
@@ -126,7 +124,7 @@ class Patience:
 
     def double(self) -> None:
         """Note a silence."""
-        self._seconds = min(2 * self.seconds, ANSWER_S)
+        self._seconds = min(2 * self.seconds, MOST_SILENT_S)
         self._until = time.monotonic() + _REMEMBERED_S
 
 
@@ -171,7 +169,7 @@ class Link:
             BlindsumError: it refuses this agent, or is not the pinned one.
         """
         await self.close()
-        self._http = open_http(self._settings.tls(), self._settings.url, self._settings.proxy)
+        self._http = self._open()
         asking = Asking(
             self._silo,
             self._identity,
@@ -184,7 +182,7 @@ class Link:
         except SessionEnded as refused:
             raise refused.error or KeyRefused("the coordinator refuses a session") from None
         except Closed as lost:  # as a server does in TLS 1.3 that rejects a client's certificate
-            hint = "perhaps the coordinator does not trust this silo's certificate"
+            hint = "perhaps the coordinator does not accept this silo's certificate"
             raise LinkLost(f"{lost}; {hint}") from None
         session, welcome = asking.welcomed(body, self._settings.coordinator)
         self._session, self.coordinator_instance = session, welcome.instance
@@ -206,49 +204,26 @@ class Link:
         await self.close()
         return True
 
-    async def poll(self, poll: Poll, attachments: Any) -> tuple[Next, list[memoryview]]:
-        """Send a poll and return what comes next. If there is no answer, the whole link counts as
-        dead: all connections are closed, and the session goes on over new ones.
-
-        Raises: as `ask`.
-        """
-        http, wait_s = self._http, PARK_S + self._patience.seconds
-        try:
-            return await self.ask("/v1/poll", poll, attachments, Next, wait_s)
-        except Silent:
-            self._patience.double()
-            if http is self._http and http is not None:
-                self._http = open_http(
-                    self._settings.tls(), self._settings.url, self._settings.proxy
-                )
-                await http.close()
-            raise
-
     async def ask(
-        self, path: str, message: Any, attachments: Any, kind: type[T], wait_s: float = ANSWER_S
+        self, path: str, message: Any, attachments: Any, kind: type[T]
     ) -> tuple[T, list[memoryview]]:
         """Send a message and return the answer.
-
-        Args:
-            wait_s: how long nothing may arrive after all was sent.
 
         Raises:
             LinkLost, SessionEnded: make the request again, after `begin` in the second case.
             BlindsumError: the coordinator refuses.
         """
-        body = await self.exchange("POST", path, packed(message, attachments), wait_s)
+        body = await self.exchange("POST", path, packed(message, attachments))
         return unpacked(body, kind)
 
-    async def exchange(
-        self, method: str, path: str, content: bytes, wait_s: float = ANSWER_S
-    ) -> bytes:
+    async def exchange(self, method: str, path: str, content: bytes) -> bytes:
         """Send a sealed body and return the opened answer. Raises as `ask`."""
         session = self._session
         if session is None:
             raise SessionEnded
         sealed = session.close(content, method, path)
         try:
-            body = await self._request(method, path, sealed, {SESSION: session.name}, wait_s)
+            body = await self._request(method, path, sealed, {SESSION: session.name})
             answer = session.open(body, method, path)
         except (SessionEnded, KeyRefused):  # the question or the answer may have been altered
             if session is self._session:
@@ -261,18 +236,24 @@ class Link:
         self.answered += 1
         return answer
 
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        body: bytes,
-        headers: dict[str, str],
-        wait_s: float = ANSWER_S,
-    ) -> bytes:
-        if self._http is None:
+    async def _request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+        """Make a request. If no answer comes, the whole link counts as dead, with the connections
+        that wait for their next use: all are closed, and the session goes on over new ones."""
+        http = self._http
+        if http is None:
             raise SessionEnded
-        url = self._settings.url + path
-        return await request(self._http, method, url, body, headers, wait_s)
+        url, wait_s = self._settings.url + path, PARK_S + self._patience.seconds
+        try:
+            return await request(http, method, url, body, headers, wait_s)
+        except Silent:
+            if http is self._http:
+                self._patience.double()
+                self._http = self._open()
+                await http.close()
+            raise
+
+    def _open(self) -> aiohttp.ClientSession:
+        return open_http(self._settings.tls(), self._settings.url, self._settings.proxy)
 
 
 def open_http(context: ssl.SSLContext, url: str, proxy: str | None = None) -> aiohttp.ClientSession:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from blindsum.actors.separate import mailbox, relay
+from blindsum.actors.separate import local_silo, mailbox, relay
 from tests.actors.separate.consortium import Consortium
 
 Make = Callable[..., Consortium]
@@ -30,6 +30,6 @@ def consortium(tmp_path: Path, tables: dict[str, Path]) -> Iterator[Make]:
 
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no frame travel with its message."""
-    monkeypatch.setattr(relay, "INLINE", 0)
-    monkeypatch.setattr(mailbox, "INLINE", 0)
+    """Let no frame and no answer's value travel with its message."""
+    for module in (relay, local_silo, mailbox):
+        monkeypatch.setattr(module, "INLINE", 0)

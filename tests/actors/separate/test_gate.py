@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import io
 import ssl
+import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -95,7 +97,7 @@ def test_a_certificate_of_another_authority_is_refused(
     heard = io.StringIO()
     events.start(heard)
     try:
-        hears(alder, "not connected", "does not trust this silo's certificate")
+        hears(alder, "not connected", "does not accept this silo's certificate")
         until(lambda: "a client's certificate: unable to get local issuer" in heard.getvalue())
     finally:
         events.stop()
@@ -376,3 +378,19 @@ def test_another_protocol_is_refused(
     monkeypatch.setattr("blindsum.actors.separate.session.PROTOCOL", 2)
     with pytest.raises(Refused, match="403 this coordinator runs blindsum"):
         Liar(alder, coordinator).begin()
+
+
+def test_a_gate_that_closes_leaves_no_parked_request_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """asyncio would report each as an error, on the terminal of whoever stops a coordinator."""
+    coordinator = Coordinator(tmp_path / "coordinator")
+    alder = Organisation(tmp_path / "alder", "alder", tmp_path / "t.parquet", coordinator)
+    alder.start()
+    until(lambda: "connected as silo 'alder'" in alder.said)
+    time.sleep(0.5)  # until its poll is parked
+    coordinator.close()
+    alder.stop()
+    del coordinator
+    gc.collect()
+    assert not [one for one in caplog.records if one.name == "asyncio"]

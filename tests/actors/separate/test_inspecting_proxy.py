@@ -114,8 +114,8 @@ def test_bits_that_a_proxy_flips_change_no_message(
     for name in TWO:
         one.start(name)
     with one.federation(shared_job(tmp_path), RUN) as federation:
-        reports = [federation.run_round(number) for number in (1, 2, 3)]
-    assert [report.attempt for report in reports] == [1, 1, 1] and proxy.altered > 5
+        reports = [federation.run_round(number) for number in (1, 2)]
+    assert [report.attempt for report in reports] == [1, 1] and proxy.altered > 5
     assert sealed.all_were_sent() and sealed.none_was_opened_twice()
 
 

@@ -32,7 +32,7 @@ from tests.actors.separate.organisations import Organisation, until
 
 UNTRUSTED = (
     "not connected: the connection was closed without an answer; perhaps the coordinator does "
-    "not trust this silo's certificate. Trying again."
+    "not accept this silo's certificate. Trying again."
 )
 
 
