@@ -40,13 +40,13 @@ UNTRUSTED = (
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The serial numbers of the certificates with which sessions began."""
     numbers: list[int] = []
-    real = gate.Gate._require_certificate
+    real = gate.require_certificate
 
-    def looking(self: Any, request: Any, silo: str) -> None:
+    def looking(request: Any, silo: str, needed: bool) -> None:
         numbers.append(int(request.transport.get_extra_info("peercert")["serialNumber"], 16))
-        real(self, request, silo)
+        real(request, silo, needed)
 
-    monkeypatch.setattr(gate.Gate, "_require_certificate", looking)
+    monkeypatch.setattr(gate, "require_certificate", looking)
     return numbers
 
 
