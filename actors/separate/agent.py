@@ -20,15 +20,9 @@ from typing import Any
 
 from blindsum.actors.cluster import Answered, Cluster, Died, Raised
 from blindsum.actors.messages import SiloSpec
+from blindsum.actors.separate.client import LinkLost, Replaced, SessionEnded
 from blindsum.actors.separate.inbox import Inbox, against_policy
-from blindsum.actors.separate.link import (
-    ANSWER_S,
-    Link,
-    LinkLost,
-    LinkSettings,
-    Replaced,
-    SessionEnded,
-)
+from blindsum.actors.separate.link import Link, LinkSettings
 from blindsum.actors.separate.local_silo import LocalSilo, Said, said
 from blindsum.actors.separate.messages import (
     PARK_S,
@@ -51,8 +45,7 @@ from blindsum.platform.job.owner import Owner
 
 QUICK_S = 0.1
 """How long the agent waits for an answer before it parks the next poll without it."""
-_PART_S = 60.0
-_MOST_OPEN = 64
+_MOST_OPEN = 64  # instructions
 _WATCH_S = 0.5
 _RENEW_S = 3600.0
 
@@ -187,7 +180,7 @@ class Agent:
             decisions=decisions,
         )
         try:
-            answer, attached = await self._link.poll(poll, attachments)
+            answer, attached = await self._link.ask("/v1/poll", poll, attachments, Next)
         except BaseException:
             self._unsent.update(number for number in sending if number in self._answers)
             raise
@@ -358,19 +351,19 @@ class Agent:
             BlindsumError: the coordinator refuses it.
         """
         with suppress(LinkLost, SessionEnded):
-            return await self._sent(path, content, _PART_S)
+            return await self._sent(path, content)
         async with self._mending:
             failures = 0
             while True:
-                failures += 1
                 with suppress(LinkLost, SessionEnded):
-                    return await self._sent(path, content, _PART_S * 2 ** min(failures, 4))
+                    return await self._sent(path, content)
+                failures += 1
                 await _pause(failures, most_s=2.0)
 
-    async def _sent(self, path: str, content: bytes, wait_s: float) -> bytes:
+    async def _sent(self, path: str, content: bytes) -> bytes:
         await self._ready.wait()
         try:
-            return await self._link.exchange("POST", path, content, min(wait_s, ANSWER_S))
+            return await self._link.exchange("POST", path, content)
         except SessionEnded:
             self._wait_for_session()
             raise

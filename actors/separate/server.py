@@ -96,9 +96,9 @@ class Server:
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
+        # It also ends the tasks of parked requests, of which asyncio would complain otherwise.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         self._begin()
@@ -203,10 +203,12 @@ class Connection(RequestHandler):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first request, at most FIRST_S."""
         super().connection_made(transport)
         self._deadline = self._loop.call_later(FIRST_S, self._require_a_request)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """End that wait, and call `ended`."""
         if self._deadline:
             self._deadline.cancel()
         super().connection_lost(exc)

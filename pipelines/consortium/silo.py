@@ -10,17 +10,26 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.separate.agent import Agent, status_file
+from blindsum.actors.separate.client import client_context
 from blindsum.actors.separate.inbox import Inbox
-from blindsum.actors.separate.link import LinkSettings, client_context
+from blindsum.actors.separate.link import LinkSettings, Renewing
 from blindsum.actors.separate.relay import as_agents_actor
 from blindsum.actors.vault import open_identity
 from blindsum.he.identity import PUBLIC_BYTES, fingerprint
-from blindsum.infra.certificates import CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY
+from blindsum.infra.certificates import (
+    CA_CERTIFICATE,
+    NODE_CERTIFICATE,
+    NODE_KEY,
+    keep_certificate,
+    make_request,
+    renewal_due,
+)
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.consortium.invitation import Token, join, short_fingerprint
 from blindsum.platform.errors import ClusterError, ConsentError
@@ -145,12 +154,16 @@ def link_settings(home: SiloHome) -> LinkSettings:
             home.tls / NODE_KEY if mutual else None,
         )
 
+    def request() -> str | None:
+        return make_request(home.tls, f"{home.name}.silo") if renewal_due(home.tls) else None
+
     return LinkSettings(
         url=section.url,
         coordinator=public,
         fingerprint=section.identity,
         tls=tls,
         proxy=section.proxy,
+        renewing=Renewing(request, partial(keep_certificate, home.tls)) if mutual else None,
     )
 
 

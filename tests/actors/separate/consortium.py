@@ -21,6 +21,7 @@ TWO = ("alder", "birch")
 def shared_job(folder: Path, silos: Sequence[str] = TWO, *overrides: str) -> Job:
     """The tests' small job, of silos with an owner's file."""
     content = job_content(folder)
+    content["deadlines"] = {"start_s": 60, "round_s": 60}
     content["silos"] = [{"name": name, "data": "tumours"} for name in silos]
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))

@@ -115,7 +115,8 @@ class Relay(Listener):
         delay_s: how long it holds every piece of what it passes on.
 
     Attributes:
-        hold_after: how many bytes it carries before `hold` is called.
+        hold_after: how many bytes it carries before it goes silent.
+        holds_all: whether every connection does so then, or the one that carries the next bytes.
         carried: how many bytes it has passed on.
         cuts: how often it was cut.
         down: whether new connections are reset.
@@ -131,6 +132,7 @@ class Relay(Listener):
         self._to, self._cut_after, self._rate = to, cut_after, bytes_a_second
         self._delay_s = delay_s
         self.hold_after: int | None = None
+        self.holds_all = True
         self.carried = self.cuts = 0
         self._left = cut_after or 0
         self.down = False
@@ -176,7 +178,7 @@ class Relay(Listener):
             self.carried += len(chunk)
             if self.hold_after and self.carried > self.hold_after:
                 self.hold_after = None
-                self.hold()
+                self._silent |= set(self._open) if self.holds_all else {link}
                 continue
             if self._cut_after and self._is_cut(len(chunk)):
                 return

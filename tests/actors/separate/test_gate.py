@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import io
 import ssl
+import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from blindsum.actors.separate.link import client_context
+from blindsum.actors.separate.client import client_context
 from blindsum.actors.separate.messages import Renewal, packed, unpacked
 from blindsum.he.identity import Identity
 from blindsum.infra import certificates
@@ -33,13 +35,6 @@ from tests.actors.separate.organisations import Coordinator, Organisation, until
 HOUR = datetime.timedelta(hours=1)
 DAY = datetime.timedelta(days=1)
 Enrol = Callable[[str], Organisation]
-
-
-@pytest.fixture
-def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
-    made = Coordinator(tmp_path / "coordinator")
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -376,3 +371,19 @@ def test_another_protocol_is_refused(
     monkeypatch.setattr("blindsum.actors.separate.session.PROTOCOL", 2)
     with pytest.raises(Refused, match="403 this coordinator runs blindsum"):
         Liar(alder, coordinator).begin()
+
+
+def test_a_gate_that_closes_leaves_no_parked_request_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """asyncio would report each as an error, on the terminal of whoever stops a coordinator."""
+    coordinator = Coordinator(tmp_path / "coordinator")
+    alder = Organisation(tmp_path / "alder", "alder", tmp_path / "t.parquet", coordinator)
+    alder.start()
+    until(lambda: "connected as silo 'alder'" in alder.said)
+    time.sleep(0.5)  # until its poll is parked
+    coordinator.close()
+    alder.stop()
+    del coordinator
+    gc.collect()
+    assert not [one for one in caplog.records if one.name == "asyncio"]

@@ -114,8 +114,8 @@ def test_bits_that_a_proxy_flips_change_no_message(
     for name in TWO:
         one.start(name)
     with one.federation(shared_job(tmp_path), RUN) as federation:
-        reports = [federation.run_round(number) for number in (1, 2, 3)]
-    assert [report.attempt for report in reports] == [1, 1, 1] and proxy.altered > 5
+        reports = [federation.run_round(number) for number in (1, 2)]
+    assert [report.attempt for report in reports] == [1, 1] and proxy.altered > 5
     assert sealed.all_were_sent() and sealed.none_was_opened_twice()
 
 
@@ -142,7 +142,7 @@ def test_what_a_proxy_kept_is_refused_when_it_is_sent_again(
     with one.federation(shared_job(tmp_path), RUN) as federation:
         federation.run_round(1)
         answers = [repeated(one, passed) for passed in list(proxy.requests)]
-        assert len(answers) > 40 and {status for status, _ in answers} == {401, 403}
+        assert len(answers) > 40 and {status for status, _ in answers} == {401}
         assert not any(word.encode() in answer for word in SECRET for _, answer in answers)
         assert federation.run_round(2).attempt == 1
     assert one.charges("alder") == [(1, 1), (2, 1)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from blindsum.actors.separate import gate, link
+from blindsum.actors.separate import client, gate, link
 from blindsum.actors.separate.agent import status_file
 from tests.actors.separate.cables import CAN, Cable
 from tests.actors.separate.conftest import Make
@@ -137,15 +137,16 @@ def test_a_link_that_goes_silent_without_an_end_is_replaced(
         assert silo.said == ["connected as silo 'alder'"] and sessions == ["alder"]
 
 
-@pytest.mark.parametrize("sent", [20_000, 100_000])
+@pytest.mark.parametrize(("sent", "whole"), [(20_000, True), (100_000, True), (20_000, False)])
 def test_a_round_whose_link_goes_silent_completes_in_one_attempt(
-    sent: int, consortium: Make, tmp_path: Path, impatient: None, in_parts: None
+    sent: int, whole: bool, consortium: Make, tmp_path: Path, impatient: None, in_parts: None
 ) -> None:
-    """It goes silent in the middle of uploads, and later."""
+    """In the middle of uploads, and later; all its connections, or the one of an upload alone."""
     one, job = consortium(), shared_job(tmp_path)
     with Relay(one.coordinator.port) as relay:
         one.start_all(job, f"https://127.0.0.1:{relay.port}")
         with one.federation(job) as federation:
+            relay.holds_all = whole
             relay.hold_after = relay.carried + sent
             assert federation.run_round(1).attempt == 1
             assert relay.hold_after is None
@@ -170,7 +171,7 @@ def test_a_round_crosses_a_slow_link_and_no_connection_is_given_up(
 
 
 def test_an_agent_is_more_patient_after_each_silence(
-    consortium: Make, monkeypatch: pytest.MonkeyPatch, sessions: list[str]
+    consortium: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over this link every answer takes longer than a parked poll and the first patience."""
     for module, name in ((gate, "PARK_S"), (link, "PARK_S"), (link, "SILENT_S")):
@@ -180,13 +181,12 @@ def test_an_agent_is_more_patient_after_each_silence(
         silo = one.enrol("alder")
         one.start("alder", f"https://127.0.0.1:{relay.port}")
         until(lambda: silo.said and silo.agent._link.answered > 2, 20)
-        assert sessions == ["alder"]
         assert silo.agent._link._patience.seconds > link.SILENT_S
     patience = link.Patience()
     assert patience.seconds == link.SILENT_S
     for _ in range(2000):
         patience.double()
-    assert patience.seconds == link.ANSWER_S
+    assert patience.seconds == link.MOST_SILENT_S
 
 
 @pytest.mark.skipif(not CAN, reason="needs root and iproute2")
@@ -194,8 +194,8 @@ def test_a_cable_that_is_unplugged_is_noticed_by_the_system_itself(
     consortium: Make, monkeypatch: pytest.MonkeyPatch, sessions: list[str]
 ) -> None:
     """Long before a poll is overdue; the system is told to be quicker here than SILENT_CUT_S."""
-    monkeypatch.setattr(link, "SILENT_CUT_S", 3)
-    monkeypatch.setattr(link, "CONNECT_S", 1.0)
+    monkeypatch.setattr(client, "SILENT_CUT_S", 3)
+    monkeypatch.setattr(client, "CONNECT_S", 1.0)
     with Cable() as cable:
         one = consortium(host=cable.here)
         silo = one.enrol("alder")

@@ -12,6 +12,13 @@ import yaml
 from typer.testing import CliRunner
 
 from blindsum.he.identity import Identity
+from blindsum.infra.certificates import (
+    days_left,
+    keep_certificate,
+    make_authority,
+    make_request,
+    sign_request,
+)
 from blindsum.infra.ray_session import _ensure_home
 from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.consortium import silo as joining
@@ -78,6 +85,24 @@ def test_join_adds_the_section_itself_where_it_can(
     done = join(owners_file, Identity(tmp_path / "coordinator.pem"), monkeypatch)
     assert "Add to it" not in done.stderr
     assert open_silo(owners_file).coordinator.url == URL
+
+
+def test_the_certificate_of_a_silo_that_has_joined_is_renewed_in_time(
+    owners_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_authority(tmp_path, 90)
+    join(owners_file, Identity(tmp_path / "coordinator.pem"), monkeypatch)
+    home = open_silo(owners_file)
+    first = make_request(home.tls, "alder.silo")
+    keep_certificate(home.tls, *sign_request(tmp_path, first, "alder.silo", 90))
+    renewing = joining.link_settings(home).renewing
+    assert renewing and renewing.request() is None
+    last_days = sign_request(tmp_path, make_request(home.tls, "alder.silo"), "alder.silo", 1e-3)
+    keep_certificate(home.tls, *last_days)
+    request = renewing.request()
+    assert request
+    renewing.keep(*sign_request(tmp_path, request, "alder.silo", 90))
+    assert days_left(home.tls) > 89 and renewing.request() is None
 
 
 def test_a_coordinator_can_be_made_for_a_ray_that_runs_already(tmp_path: Path) -> None:
