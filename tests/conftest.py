@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one of the test processes run all tests that need the cluster, because there is one. The
     same holds for the tests on separate nodes."""
     for item in items:
-        for shared in ("cluster", "lan"):
+        for shared in ("cluster", "lan", "wan"):
             if shared in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.xdist_group(shared))
 

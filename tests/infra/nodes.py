@@ -57,6 +57,7 @@ class Lan:
         folder: each node's home is folder/NAME/home.
         certificates: folder of each node's certificate, by name; without it there is no TLS.
         python: the nodes' interpreter.
+        mark: a letter, if one process has several networks.
     """
 
     def __init__(
@@ -66,12 +67,13 @@ class Lan:
         certificates: Mapping[str, Path],
         python: Path,
         environment: Mapping[str, str],
+        mark: str = "",
     ) -> None:
         self.folder, self.names, self._python = folder, list(names), python
         self._certificates, self._environment = certificates, dict(environment)
-        self.tag = f"bs{os.getpid() % 10000}"
+        self.tag = f"bs{mark}{os.getpid() % 10000}"
         # a separate network for each test process
-        self._net = f"10.{77 + os.getpid() % 97}.{os.getpid() % 251}"
+        self._net = f"10.{77 + os.getpid() % 97}.{(os.getpid() + len(mark)) % 251}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         ip("link", "add", f"{self.tag}br", "type", "bridge")
         ip("addr", "add", f"{self._net}.254/24", "dev", f"{self.tag}br")
