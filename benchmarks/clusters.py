@@ -365,7 +365,8 @@ def detect(consortium: Consortium) -> dict[str, Any]:
 
 def many(consortium: Consortium, count: int) -> dict[str, Any]:
     """Connect that many agents at once, in one process, and ask each for a sign of life."""
-    from blindsum.actors.separate.link import Link, LinkSettings, client_context
+    from blindsum.actors.separate.client import client_context
+    from blindsum.actors.separate.link import Link, LinkSettings
     from blindsum.actors.separate.messages import Next, Poll
 
     identities = {}

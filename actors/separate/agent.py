@@ -20,8 +20,9 @@ from typing import Any
 
 from blindsum.actors.cluster import Answered, Cluster, Died, Raised
 from blindsum.actors.messages import SiloSpec
+from blindsum.actors.separate.client import LinkLost, Replaced, SessionEnded
 from blindsum.actors.separate.inbox import Inbox, against_policy
-from blindsum.actors.separate.link import Link, LinkLost, LinkSettings, Replaced, SessionEnded
+from blindsum.actors.separate.link import Link, LinkSettings
 from blindsum.actors.separate.local_silo import LocalSilo, Said, said
 from blindsum.actors.separate.messages import (
     PARK_S,

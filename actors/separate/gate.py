@@ -1,48 +1,44 @@
 """The coordinator's gate: the HTTPS server that agents connect to.
 
-Every body after the beginning of a session is sealed (`blindsum.actors.separate.session`). Bodies
-are bounded before they are read, are never decompressed, and must arrive in time.
+Every body after the beginning of a session is sealed (`blindsum.actors.separate.session`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import cast
 
 from aiohttp import web
 
 from blindsum.actors.cluster import Answered, Outcome, Raised
 from blindsum.actors.codec import encoded
+from blindsum.actors.separate.bodies import Refusal, number_of, problem, read
 from blindsum.actors.separate.failures import failure_of, printable
 from blindsum.actors.separate.mailbox import Mailbox
 from blindsum.actors.separate.messages import (
     MOST_PART,
     PARK_S,
     PART,
-    PROTOCOL,
     SESSION,
     Decision,
-    Enrolled,
     Enrolment,
     Hello,
     JobProposal,
     Next,
     Notice,
     Poll,
-    Proposal,
-    Proposed,
     Renewal,
     most_bytes,
     packed,
     unpacked,
 )
-from blindsum.actors.separate.registry import UNPROVEN, Registry, proof
+from blindsum.actors.separate.peers import STALE_S, Peer, require_certificate, require_version
+from blindsum.actors.separate.proven import SignRequest, TakeJob, enrol, propose
+from blindsum.actors.separate.registry import Registry
 from blindsum.actors.separate.server import Connection
 from blindsum.actors.separate.session import Session, grant, read_hello
 from blindsum.he.identity import Identity
@@ -56,71 +52,9 @@ from blindsum.platform.errors import (
 )
 from blindsum.platform.events import Log
 
-STALE_S = 12.0
-"""An agent that was silent for so long may be replaced by another one with its name."""
-
-_BODY_S = 30.0  # for a body, and a second more for so many bytes:
-_SLOWEST = 2000
 _OVERHEAD = 64  # of a seal
-_REMEMBERED = 1024  # hellos of each silo
 _MOST_PENDING = 8  # sessions of a silo that are not used yet
-_MOST_CONNECTIONS = 16  # of a silo; its agent has 8
 _MOST_ARRIVING = 2**27  # bytes of a silo's bodies
-
-TakeJob = Callable[[Proposal, Mapping[str, bytes]], tuple[str, Mapping[str, str]]]
-
-
-class Refusal(Exception):
-    """A request is refused, with a status that tells the agent what to do.
-
-    Args:
-        status: 400 malformed, 401 no session, 403 not allowed, 404 no such thing, 409 not now,
-            429 too much at once.
-    """
-
-    def __init__(self, status: int, error: BlindsumError) -> None:
-        super().__init__(error.what)
-        self.status, self.error = status, error
-
-
-@dataclass(eq=False)
-class _Peer:
-    """One silo, as the gate knows it."""
-
-    mailbox: Mailbox
-    woken: asyncio.Event
-    session: Session | None = None
-    pending: list[Session] = field(default_factory=list)
-    connections: list[Connection] = field(default_factory=list)
-    arriving: int = 0
-    noted: float = 0.0
-    answered: dict[bytes, None] = field(default_factory=dict)
-
-    def require_new(self, hello: Hello) -> None:
-        """Refuse a hello that was answered before: whoever kept it, such as an inspecting proxy,
-        could put an end to a session that the agent is just beginning. Raises KeyRefused."""
-        key = hashlib.sha256(hello.mlkem + hello.x25519).digest()
-        if key in self.answered:
-            raise KeyRefused("received a hello a second time")
-        self.answered[key] = None
-        if len(self.answered) > _REMEMBERED:
-            self.answered.pop(next(iter(self.answered)))
-
-    @property
-    def connected(self) -> bool:
-        """Whether the session's agent is there. It may be silent for a while between two polls, but
-        its system ends its connections as soon as it has ended."""
-        alive = any(one.transport for one in self.connections)
-        return alive and self.mailbox.silent_s() < STALE_S
-
-    def uses(self, connection: Connection) -> None:
-        """Note that the session's agent used a connection; of too many, the one that it used least
-        recently is ended."""
-        connection.known = True
-        others = [one for one in self.connections if one.transport and one is not connection]
-        for one in others[: 1 - _MOST_CONNECTIONS]:
-            one.force_close()
-        self.connections = [*others[1 - _MOST_CONNECTIONS :], connection]
 
 
 class Gate:
@@ -128,11 +62,9 @@ class Gate:
 
     Args:
         identity: the coordinator's.
-        sign_request: returns the certificate for a request (PEM) and a silo's name, and the
-            authority's certificate, with any other authorities that silos are to trust.
+        sign_request: returns the certificate for a request and a silo's name.
         version: blindsum's.
-        take_job: takes a proposal and its code; returns its digest, and the silos with the short
-            forms of their fingerprints.
+        take_job: takes a proposal and its code.
         need_certificate: refuse agents without a client certificate: no proxy may end TLS.
     """
 
@@ -140,7 +72,7 @@ class Gate:
         self,
         registry: Registry,
         identity: Identity,
-        sign_request: Callable[[str, str], tuple[str, str]],
+        sign_request: SignRequest,
         version: str,
         take_job: TakeJob,
         need_certificate: bool = True,
@@ -151,7 +83,7 @@ class Gate:
         self.instance = secrets.token_hex(16)
         self._log = Log(who="gate")
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._peers: dict[str, _Peer] = {}
+        self._peers: dict[str, Peer] = {}
         self._sessions: dict[str, tuple[str, Session]] = {}
         self._lock = threading.Lock()
         self.board = 1
@@ -179,16 +111,16 @@ class Gate:
         try:
             return await self._route(request)
         except Refusal as refused:
-            return _problem(refused.status, refused.error)
+            return problem(refused.status, refused.error)
         except FederationError as error:
-            return _problem(400, error)
+            return problem(400, error)
         except KeyRefused as error:
-            return _problem(401, error)
+            return problem(401, error)
         except BlindsumError as error:
-            return _problem(403, error)
+            return problem(403, error)
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach a stranger
             self._log.say("failed", error=str(without_values(error)))
-            return _problem(500, FederationError("the coordinator failed unexpectedly"))
+            return problem(500, FederationError("the coordinator failed unexpectedly"))
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
         parts = request.path.strip("/").split("/")
@@ -202,12 +134,12 @@ class Gate:
             case ("POST", "v1", "poll"):
                 return await self._poll(request)
             case ("POST", "v1", "calls", number, "frames", aggregator, _):
-                return await self._frame(request, _number(number), _number(aggregator))
+                return await self._frame(request, number_of(number), number_of(aggregator))
             case ("POST", "v1", "calls", number, "values", _):
-                return await self._value(request, _number(number))
+                return await self._value(request, number_of(number))
             case ("POST", "v1", "parts", digest, start):
                 silo, session, _ = await self._authentic(request, 0)
-                part, at = self._peers[silo].mailbox.part(digest), _number(start)
+                part, at = self._peers[silo].mailbox.part(digest), number_of(start)
                 return _sealed(session, request, bytes(part[at : at + PART]))
             case ("POST", "v1", "proposals", digest):
                 return await self._proposal(request, digest)
@@ -220,8 +152,8 @@ class Gate:
     async def _begin_session(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await read(request, most_bytes(Hello) + 4096)
         hello = read_hello(body)
-        self._require_certificate(request, hello.silo)
-        self._require_version(hello)
+        require_certificate(request, hello.silo, self._need_certificate)
+        require_version(hello, self._version)
         silo = self.registry.silo(hello.silo)
         if silo is None:
             raise Refusal(403, ClusterError(f"no silo '{hello.silo}' is enrolled here"))
@@ -232,7 +164,7 @@ class Gate:
         except KeyRefused as error:  # a new hello would be refused as well
             raise Refusal(403, error) from None
         peer = self._peer(hello.silo)
-        self._require_single(peer, hello)
+        peer.require_single(hello)
         peer.require_new(hello)
         peer.pending.append(session)
         self._sessions[session.name] = (hello.silo, session)
@@ -251,56 +183,6 @@ class Gate:
     def _forget(self, sessions: Iterable[Session]) -> None:
         for one in sessions:
             self._sessions.pop(one.name, None)
-
-    def _require_version(self, hello: Hello) -> None:
-        ours = self._version.split(".")[:2]
-        if hello.protocol != PROTOCOL or hello.version.split(".")[:2] != ours:
-            raise Refusal(
-                403,
-                ClusterError(
-                    f"this coordinator runs blindsum {self._version}, and the agent "
-                    f"{hello.version}: their minor versions must be equal",
-                    "Install the same version on both sides.",
-                ),
-            )
-
-    def _require_certificate(self, request: web.BaseRequest, silo: str) -> None:
-        """Refuse an agent whose TLS certificate is missing or another silo's."""
-        transport = request.transport
-        certificate = transport.get_extra_info("peercert") if transport else None
-        if not certificate:
-            if self._need_certificate:
-                raise Refusal(
-                    403,
-                    ClusterError(
-                        "this coordinator requires a client certificate, and none arrived",
-                        "If a proxy ends TLS on the way, the coordinator must allow it (tls: "
-                        "inspected), and this silo too.",
-                    ),
-                )
-            return
-        names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
-        if f"{silo}.silo" not in names:
-            raise Refusal(
-                403,
-                ClusterError(
-                    f"the client certificate is for {', '.join(names) or 'nobody'}, and not for "
-                    f"{silo}.silo",
-                    "Enrol again: blindsum silo join INVITATION.",
-                ),
-            )
-
-    def _require_single(self, peer: _Peer, hello: Hello) -> None:
-        """Refuse a second agent with the same name while the first one is connected."""
-        now = peer.session
-        if now and now.peer_instance != hello.instance and peer.connected:
-            raise Refusal(
-                409,
-                ClusterError(
-                    f"another agent of silo '{hello.silo}' is connected",
-                    f"Stop it first. If it is gone, this one may connect within {STALE_S:g} s.",
-                ),
-            )
 
     def _confirm(self, silo: str, session: Session) -> None:
         """Take up a session: its agent has just proved that it holds the session's keys."""
@@ -376,7 +258,7 @@ class Gate:
         peer.mailbox.hear()
         return _sealed(session, request, packed(following, attachments))
 
-    async def _park(self, peer: _Peer, session: Session, poll: Poll) -> None:
+    async def _park(self, peer: Peer, session: Session, poll: Poll) -> None:
         """Wait until there is something for the agent, or PARK_S have passed."""
         end = asyncio.get_running_loop().time() + PARK_S
         peer.mailbox.parked += 1
@@ -437,62 +319,16 @@ class Gate:
 
     async def _enrol(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await read(request, most_bytes(Enrolment))
-        asked, _ = unpacked(body, Enrolment)
-        unproven = packed(replace(asked, proof=UNPROVEN))
-        secret = next(
-            (
-                one
-                for one in self.registry.invitations(asked.silo)
-                if hmac.compare_digest(proof(one, unproven), asked.proof)
-            ),
-            None,
-        )
-        if secret is None:
-            raise Refusal(
-                403,
-                ClusterError(
-                    f"this invitation of silo '{asked.silo}' is not valid here: it has expired, "
-                    "was used before, or is another silo's",
-                    "Ask the coordinator's operator for a new one: blindsum invite NAME.",
-                ),
-            )
-        certificate, authority = self._sign(asked.request, asked.silo)
-        self.registry.enrol(asked.silo, asked.identity, secret)
-        self._end_sessions(asked.silo)
-        answer = Enrolled(
-            identity=self._identity.public,
-            certificate=certificate,
-            authority=authority,
-            proof=UNPROVEN,
-        )
-        self._log.say("enrolled", silo=asked.silo)
-        proven = replace(answer, proof=proof(secret, body, packed(answer)))
-        return web.Response(body=packed(proven))
+        silo, answer = enrol(body, self.registry, self._identity, self._sign)
+        self._end_sessions(silo)
+        self._log.say("enrolled", silo=silo)
+        return web.Response(body=answer)
 
     async def _job(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await read(request, most_bytes(JobProposal))
-        asked, attached = unpacked(body, JobProposal)
-        code = [bytes(one) for one in attached]
-        unproven = packed(replace(asked, proof=UNPROVEN), code)
-        secret = next(
-            (
-                one
-                for one in self.registry.proposers()
-                if hmac.compare_digest(proof(one, unproven), asked.proof)
-            ),
-            None,
-        )
-        if secret is None:
-            raise Refusal(403, ClusterError("this token may not propose jobs here"))
-        if len(code) != len(asked.proposal.code):
-            raise Refusal(400, FederationError("the proposal's files are not as listed"))
-        self.registry.use_nonce(asked.nonce)
-        files = dict(zip(asked.proposal.code, code, strict=True))
-        digest, silos = await asyncio.to_thread(self._take_job, asked.proposal, files)
+        answer = await propose(body, self.registry, self._take_job)
         self.boards_changed()
-        answer = Proposed(digest=digest, silos=tuple(silos.items()), proof=UNPROVEN)
-        proven = replace(answer, proof=proof(secret, body, packed(answer)))
-        return web.Response(body=packed(proven))
+        return web.Response(body=answer)
 
     async def _renew(self, request: web.BaseRequest) -> web.StreamResponse:
         silo, session, content = await self._authentic(request, most_bytes(Renewal))
@@ -504,52 +340,25 @@ class Gate:
 
     # -- helpers -----------------------------------------------------------------------------
 
-    def _peer(self, silo: str) -> _Peer:
+    def _peer(self, silo: str) -> Peer:
         with self._lock:
             if silo not in self._peers:
                 woken = asyncio.Event()
-                peer = _Peer(Mailbox(silo), woken)
+                peer = Peer(Mailbox(silo), woken)
                 peer.mailbox.woken = lambda: self._wake(peer)
                 self._peers[silo] = peer
             return self._peers[silo]
 
-    def _wake(self, peer: _Peer) -> None:
+    def _wake(self, peer: Peer) -> None:
         if self._loop and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(peer.woken.set)
 
-    def _note_seen(self, peer: _Peer, silo: str, request: web.BaseRequest) -> None:
+    def _note_seen(self, peer: Peer, silo: str, request: web.BaseRequest) -> None:
         """Note in the registry that a silo is connected, at most every few seconds."""
         now = asyncio.get_running_loop().time()
         if now - peer.noted > PARK_S:
             peer.noted = now
             self.registry.seen(silo, self._version, str(request.remote or ""))
-
-
-async def read(request: web.BaseRequest, most: int) -> bytes:
-    """Return a request's body.
-
-    Raises:
-        Refusal: it is longer than `most`, encoded, or does not arrive at 2 kB a second.
-    """
-    if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise Refusal(400, FederationError("bodies must not be compressed"))
-    length = request.content_length
-    if length is None:
-        raise Refusal(411, FederationError("a body here needs its length (Content-Length)"))
-    if length > most:
-        raise Refusal(413, FederationError(f"a body here has at most {most} bytes"))
-    content = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_S + length / _SLOWEST):
-            while chunk := await request.content.readany():
-                content += chunk
-                if len(content) > length:
-                    raise Refusal(413, FederationError("the body is longer than announced"))
-    except TimeoutError:
-        raise Refusal(408, FederationError("the body did not arrive in time")) from None
-    if len(content) != length:
-        raise Refusal(400, FederationError("the body is shorter than announced"))
-    return bytes(content)
 
 
 def _sealed(session: Session, request: web.BaseRequest, content: bytes) -> web.Response:
@@ -563,17 +372,3 @@ def _frame_answer(outcome: Outcome) -> bytes:
     lost = AggregatorLost("the aggregator's process died")
     error = outcome.error if isinstance(outcome, Raised) else lost
     return encoded(failure_of(error))
-
-
-def _problem(status: int, error: BlindsumError) -> web.Response:
-    """Return an error as a problem document (RFC 9457): it may pass a proxy, and is not sealed."""
-    content = {"title": type(error).__name__, "detail": error.what[:500], "hint": error.hint[:500]}
-    return web.Response(
-        status=status, body=encoded(content), content_type="application/problem+json"
-    )
-
-
-def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 12:
-        raise Refusal(404, FederationError("there is no such path here"))
-    return int(text)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from blindsum.actors.separate.link import LinkLost, SessionEnded, open_http, request
+from blindsum.actors.separate.client import LinkLost, SessionEnded, open_http, request
 from blindsum.actors.separate.messages import (
     Enrolled,
     Enrolment,

@@ -16,8 +16,9 @@ from typing import Any
 
 from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.separate.agent import Agent, status_file
+from blindsum.actors.separate.client import client_context
 from blindsum.actors.separate.inbox import Inbox
-from blindsum.actors.separate.link import LinkSettings, Renewing, client_context
+from blindsum.actors.separate.link import LinkSettings, Renewing
 from blindsum.actors.separate.relay import as_agents_actor
 from blindsum.actors.vault import open_identity
 from blindsum.he.identity import PUBLIC_BYTES, fingerprint

@@ -9,7 +9,7 @@ import ssl
 import urllib.parse
 from typing import Any
 
-from blindsum.actors.separate.link import client_context
+from blindsum.actors.separate.client import client_context
 from blindsum.actors.separate.messages import SESSION, Next, Poll, packed, unpacked
 from blindsum.actors.separate.session import Asking, Session
 from blindsum.he.identity import Identity, fingerprint

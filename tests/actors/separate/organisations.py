@@ -13,10 +13,11 @@ import yaml
 
 from blindsum.actors.approving import approve_job
 from blindsum.actors.separate.agent import Agent
+from blindsum.actors.separate.client import client_context
 from blindsum.actors.separate.cluster import SeparateCluster
 from blindsum.actors.separate.gate import Gate
 from blindsum.actors.separate.inbox import Inbox
-from blindsum.actors.separate.link import LinkSettings, Renewing, client_context
+from blindsum.actors.separate.link import LinkSettings, Renewing
 from blindsum.actors.separate.messages import Proposal
 from blindsum.actors.separate.registry import Registry
 from blindsum.actors.separate.relay import relayed

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from blindsum.actors.separate.link import client_context
+from blindsum.actors.separate.client import client_context
 from blindsum.actors.separate.messages import Renewal, packed, unpacked
 from blindsum.he.identity import Identity
 from blindsum.infra import certificates

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from blindsum.actors.separate import gate, link
+from blindsum.actors.separate import client, gate, link
 from blindsum.actors.separate.agent import status_file
 from tests.actors.separate.cables import CAN, Cable
 from tests.actors.separate.conftest import Make
@@ -194,8 +194,8 @@ def test_a_cable_that_is_unplugged_is_noticed_by_the_system_itself(
     consortium: Make, monkeypatch: pytest.MonkeyPatch, sessions: list[str]
 ) -> None:
     """Long before a poll is overdue; the system is told to be quicker here than SILENT_CUT_S."""
-    monkeypatch.setattr(link, "SILENT_CUT_S", 3)
-    monkeypatch.setattr(link, "CONNECT_S", 1.0)
+    monkeypatch.setattr(client, "SILENT_CUT_S", 3)
+    monkeypatch.setattr(client, "CONNECT_S", 1.0)
     with Cable() as cable:
         one = consortium(host=cable.here)
         silo = one.enrol("alder")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from blindsum.actors.separate import link
-from blindsum.actors.separate.link import environment_proxy
+from blindsum.actors.separate import client
+from blindsum.actors.separate.client import environment_proxy
 from blindsum.actors.separate.server import server_context
 from blindsum.infra.certificates import CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY, make_node
 from blindsum.platform.errors import ClusterError
@@ -127,7 +127,7 @@ def test_a_wrong_password_is_said_in_one_line(consortium: Make) -> None:
 def test_a_proxy_that_accepts_a_connection_and_never_answers(
     consortium: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "CONNECT_S", 0.3)
+    monkeypatch.setattr(client, "CONNECT_S", 0.3)
     one = consortium()
     with Proxy(deaf=True) as proxy:
         silo = one.enrol("alder", link={"proxy": f"http://127.0.0.1:{proxy.port}"})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +27,26 @@ from blindsum.infra.certificates import (
 )
 from tests.actors.separate.conftest import Make
 from tests.actors.separate.consortium import TWO, Consortium, shared_job
+from tests.actors.separate.networks import Listener, Reader, Writer
 from tests.actors.separate.organisations import Organisation, until
+
+UNTRUSTED = (
+    "not connected: the connection was closed without an answer; perhaps the coordinator does "
+    "not accept this silo's certificate. Trying again."
+)
 
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The serial numbers of the certificates with which sessions began."""
     numbers: list[int] = []
-    real = gate.Gate._require_certificate
+    real = gate.require_certificate
 
-    def looking(self: Any, request: Any, silo: str) -> None:
+    def looking(request: Any, silo: str, needed: bool) -> None:
         numbers.append(int(request.transport.get_extra_info("peercert")["serialNumber"], 16))
-        real(self, request, silo)
+        real(request, silo, needed)
 
-    monkeypatch.setattr(gate.Gate, "_require_certificate", looking)
+    monkeypatch.setattr(gate, "require_certificate", looking)
     return numbers
 
 
@@ -177,7 +185,25 @@ def test_a_certificate_of_another_authority_is_told_in_one_line(
     keep_certificate(silo.tls, certificate, (silo.tls / CA_CERTIFICATE).read_text())
     one.start("alder")
     (line,) = until(lambda: silo.said, 10)
-    assert line == (
-        "not connected: the connection was closed without an answer; perhaps the coordinator does "
-        "not accept this silo's certificate. Trying again."
-    )
+    assert line == UNTRUSTED
+
+
+def test_a_connection_that_is_reset_is_told_in_the_same_line(
+    consortium: Make, tmp_path: Path
+) -> None:
+    """On a busy machine the agent's first request arrives before its certificate is rejected."""
+    one = consortium()
+    silo = one.enrol("alder")
+    with Resetting(one.coordinator.tls) as server:
+        one.start("alder", f"https://127.0.0.1:{server.port}")
+        (line,) = until(lambda: silo.said, 10)
+    assert line == UNTRUSTED
+
+
+class Resetting(Listener):
+    """A server that resets each connection when a request arrives."""
+
+    async def serve(self, reader: Reader, writer: Writer) -> None:
+        await reader.read(1)
+        reset = struct.pack("ii", 1, 0)  # on, and without waiting
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from blindsum.actors.separate import gate as gate_module
+from blindsum.actors.separate import bodies, peers
 from blindsum.actors.separate import server as server_module
 from blindsum.actors.separate.messages import SESSION, Hello, Poll, most_bytes, packed
 from tests.actors.separate.liars import Liar, Refused, connection, request, uncertified
@@ -160,8 +160,8 @@ def impatience() -> Iterator[None]:
     """The gate waits for a fraction of a second where it waits for many."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(server_module, "FIRST_S", SHORT_S)
-        patched.setattr(gate_module, "_BODY_S", SHORT_S)
-        patched.setattr(gate_module, "_SLOWEST", 2**20)
+        patched.setattr(bodies, "_BODY_S", SHORT_S)
+        patched.setattr(bodies, "_SLOWEST", 2**20)
         yield
 
 
@@ -356,7 +356,7 @@ def test_a_silo_has_a_few_connections_and_not_all(besieged: Besieged) -> None:
     liar = Liar(besieged.birch, besieged.coordinator).begin()
     kept = [liar.keep() for _ in range(40)]
     gate = besieged.coordinator.gate
-    assert len(gate._peers["birch"].connections) <= gate_module._MOST_CONNECTIONS
+    assert len(gate._peers["birch"].connections) <= peers._MOST_CONNECTIONS
     liar.again(kept[-1])
     with pytest.raises((OSError, Refused)):
         liar.again(kept[0])
