@@ -203,10 +203,12 @@ class Connection(RequestHandler):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first request, at most FIRST_S."""
         super().connection_made(transport)
         self._deadline = self._loop.call_later(FIRST_S, self._require_a_request)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """End that wait, and call `ended`."""
         if self._deadline:
             self._deadline.cancel()
         super().connection_lost(exc)
