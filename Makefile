@@ -54,6 +54,7 @@ docs: setup
 bench: setup
 	$(BIN)/python benchmarks/startup.py --json build/startup.json
 	$(BIN)/python benchmarks/rounds.py --json build/rounds.json
+	$(BIN)/python benchmarks/clusters.py --json build/clusters.json
 	$(BIN)/python benchmarks/dp_step.py --json build/dp_step.json
 	$(BIN)/python benchmarks/utility.py --json build/utility.json --plot build/utility.svg
 	$(BIN)/python benchmarks/dp_settings.py --json build/dp_settings.json

@@ -261,8 +261,8 @@ def _lost_line(run: Run, silos: list[str], left: int) -> str:
     if left < job.least_silos or (job.privacy.noise != "none" and job.privacy.metrics_epsilon):
         return said
     return (
-        f"{said}. Held-out figures stop here: exact counts of fewer silos would reveal those of "
-        "the lost one. With privacy.metrics_epsilon they continue."
+        f"{said}. Held-out figures stop until all are back: exact counts of fewer silos would "
+        "reveal those of the lost one. With privacy.metrics_epsilon they continue."
     )
 
 

@@ -105,12 +105,14 @@ class Run:
 
     @property
     def plans(self) -> dict[str, PrivacyPlan | None]:
-        """Each silo's privacy plan in this run. A silo that was lost before the run was resumed
-        reports no plan, so its plan is computed from the job."""
+        """Each silo's privacy plan in this run. A silo that did not report one, since it was lost,
+        or since a resumed run failed before, has the plan that follows from the job."""
+        roster = self.job_file.job.roster
+        known = set(roster) if self.spec.resumed else {*self.inspections, *self.lost}
         return {
             name: self.inspections[name].plan if name in self.inspections else self._plan(name)
-            for name in self.job_file.job.roster
-            if name in {*self.inspections, *self.lost}
+            for name in roster
+            if name in known
         }
 
     def _plan(self, silo: str) -> PrivacyPlan | None:

@@ -84,6 +84,8 @@ def _search(epsilon: float, delta: float, rate: float, steps: int) -> float:
 @functools.lru_cache(maxsize=1024)
 def spent_epsilon(sigma: float, rate: float, steps: int, delta: float) -> float:
     """Return an upper bound on epsilon at delta after that many steps; inf if sigma is too low."""
+    if not steps:
+        return 0.0  # nothing was released
     import dp_accounting  # with SciPy 0.6 s; a plan that was kept needs no accountant
     from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 

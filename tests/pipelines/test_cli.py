@@ -209,7 +209,7 @@ def _goes_on(job_file: JobFile, silos: Sequence[psutil.Process]) -> None:
     # Exact figures stop once a silo is left out: their difference would be cedar's own.
     assert sorted(m.step for m in history) == [1]
     assert "after round 1 of 3, the last that was evaluated" in run.headline()
-    assert "Held-out figures stop here" in output._lost_line(run, ["cedar"], 2)
+    assert "Held-out figures stop until all are back" in output._lost_line(run, ["cedar"], 2)
     for name in ("alder", "birch"):
         entries = ledger_of(job_file.folder / "state" / name, name).entries()
         charges = [(e.round, e.attempt) for e in entries if e.kind == "charge"]

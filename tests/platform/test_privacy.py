@@ -28,6 +28,10 @@ def analytic_gaussian(sigma: float, delta: float) -> float:
     return float(brentq(excess, 0, 100))
 
 
+def test_nothing_is_spent_before_the_first_step() -> None:
+    assert spent_epsilon(1.0, 0.1, 0, 1e-5) == 0.0
+
+
 @pytest.mark.parametrize("sigma", [0.8, 1.5, 4.0])
 @pytest.mark.parametrize("steps", [1, 9])
 def test_without_sampling_epsilon_is_the_analytic_gaussian(sigma: float, steps: int) -> None:
