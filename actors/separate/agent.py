@@ -21,7 +21,7 @@ from typing import Any
 from blindsum.actors.cluster import Answered, Cluster, Died, Raised
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.separate.client import LinkLost, Replaced, SessionEnded
-from blindsum.actors.separate.inbox import Inbox, against_policy
+from blindsum.actors.separate.inbox import Inbox, against_policy, decision_of
 from blindsum.actors.separate.link import Link, LinkSettings
 from blindsum.actors.separate.local_silo import LocalSilo, Said, said
 from blindsum.actors.separate.messages import (
@@ -45,6 +45,8 @@ from blindsum.platform.job.owner import Owner
 
 QUICK_S = 0.1
 """How long the agent waits for an answer before it parks the next poll without it."""
+_ALTERED = "messages are altered on their way"
+_MOST_OPEN = 64
 _WATCH_S = 0.5
 _RENEW_S = 3600.0
 
@@ -116,9 +118,9 @@ class Agent:
                 failures = 0
                 self._note_connected()
                 continue
-            except SessionEnded:
+            except SessionEnded as ended:
                 self._wait_for_session()
-                why = "messages are altered on their way"
+                why = "the coordinator was started again" if ended.error else _ALTERED
                 line = f"not connected: {why}. Trying again."
             except LinkLost as lost:
                 why = str(lost)
@@ -128,6 +130,8 @@ class Agent:
             except BlindsumError as error:
                 why = str(error)
                 line = f"refused: {why}"
+            except Exception as error:  # noqa: BLE001 - no message may end the agent
+                why = line = str(without_values(error))
             if self._link.answered > answered:  # by another request, since the last failure
                 failures, answered = 0, self._link.answered
             failures += 1
@@ -184,9 +188,9 @@ class Agent:
         self._told = revision
         for number in answer.received:
             self._answers.pop(number, None)
+        begun = self._take_instructions(answer.instructions, attached)
         if answer.board != self._board:
             await self._take_proposals(answer)
-        begun = self._take_instructions(answer.instructions, attached)
         if begun and park:
             self._new_answer.clear()
             with suppress(TimeoutError):
@@ -205,7 +209,7 @@ class Agent:
                 await self._poll(park=False)
             except SessionEnded:
                 self._wait_for_session()
-            except (LinkLost, BlindsumError):
+            except Exception:  # noqa: BLE001 - the poller meets it too, and says so
                 await asyncio.sleep(0.2)
             if self._unsent:
                 self._new_answer.set()
@@ -214,8 +218,8 @@ class Agent:
         """Report the owner's decisions soon after they are made."""
         while True:
             await asyncio.sleep(_WATCH_S)
-            if self._ready.is_set() and self.inbox.revision() != self._told:
-                with suppress(LinkLost, SessionEnded, BlindsumError):
+            with suppress(Exception):  # the poller meets it too, and says so
+                if self._ready.is_set() and self.inbox.revision() != self._told:
                     await self._poll(park=False)
 
     async def _renewer(self) -> None:
@@ -228,8 +232,9 @@ class Agent:
                     self._tell("the silo's certificate was renewed")
             except (LinkLost, SessionEnded):
                 pause = _WATCH_S
-            except BlindsumError as error:
-                self._tell(f"the silo's certificate was not renewed: {error}")
+            except Exception as error:  # noqa: BLE001 - no message may end the agent
+                known = error if isinstance(error, BlindsumError) else without_values(error)
+                self._tell(f"the silo's certificate was not renewed: {known}")
             self._wait_for_session()
             await asyncio.sleep(pause)
 
@@ -245,39 +250,35 @@ class Agent:
         self._board = answer.board
 
     async def _take_proposal(self, digest: str) -> None:
-        content = await self._link.exchange("POST", f"/v1/proposals/{digest}", b"")
         try:
+            content = await self._link.exchange("POST", f"/v1/proposals/{digest}", b"")
             proposal, files = unpacked(content, Proposal)
             job = self.inbox.add(digest, proposal, [bytes(one) for one in files])
         except BlindsumError as error:
             self._tell(f"a proposed job was dropped: {error}")
             return
         if faults := against_policy(self._owner, job, self.silo, proposal.code):
-            self.inbox.decide(digest, "refused", "; ".join(faults))
+            self.inbox.decide(digest, "refused", "; ".join(faults), by_rule=True)
             self._tell(f"job {job.name} was refused by silo.yaml: {'; '.join(faults)}")
         else:
             self._tell(f"job {job.name} is proposed: blindsum silo show {digest[:8]}")
 
     def _decisions(self) -> tuple[Decision, ...]:
-        return tuple(
-            Decision(
-                proposal=one.digest,
-                verdict=one.verdict,
-                weights=one.weights,
-                reason=one.reason if one.verdict == "refused" else "",
-            )
-            for one in self.inbox.all()
-            if one.state in OPEN
-        )[:256]
+        open_ = [one for one in self.inbox.all() if one.open]
+        return tuple(map(decision_of, open_))[:256]
 
     # -- instructions ------------------------------------------------------------------------
 
     def _take_instructions(
         self, instructions: Sequence[Instruction], attached: Sequence[memoryview]
     ) -> bool:
-        """Begin what is new; returns whether anything was."""
+        """Begin what is new; returns whether anything was. While many answers have not arrived, the
+        rest is left: the coordinator sends it again."""
         left, begun = list(attached), False
         for one in instructions:
+            running = sum(len(run.tasks) for run in self._runs.values())
+            if len(self._answers) + running >= _MOST_OPEN:
+                break
             count = one.messages + sum(not frame.digest for frame in one.frames)
             mine, left = left[:count], left[count:]
             if one.number <= self._after:
@@ -372,7 +373,8 @@ class Agent:
         """Show a line, once."""
         if line != self._status.get("line"):
             self._status["line"] = line
-            self._say(line)
+            with suppress(OSError, ValueError):  # a terminal that is gone, or has no such letter
+                self._say(line)
             self._log.say("agent", said=line)
 
     def _note(self, **changes: Any) -> None:

@@ -20,12 +20,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from blindsum.actors.codec import decoded
 from blindsum.actors.separate.failures import printable
-from blindsum.actors.separate.messages import MOST_FILES, Notice, Proposal, Verdict
+from blindsum.actors.separate.messages import (
+    MOST_FILES,
+    MOST_VALUES,
+    Decision,
+    Notice,
+    Proposal,
+    Verdict,
+)
 from blindsum.actors.separate.registry import OPEN, proposal_digest
-from blindsum.platform.errors import ConsentError, JobError, LedgerError
+from blindsum.platform.errors import ConsentError, FederationError, JobError, LedgerError
 from blindsum.platform.job.owner import Owner
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.yaml_reader import dump
@@ -43,6 +49,7 @@ class Received:
         at: when it arrived, seconds since 1970.
         verdict: the owner's decision.
         reason: the owner's words for the coordinator, or the rule of the owner's file that refuses.
+        by_rule: it was refused by the owner's file; the coordinator is not told by which rule.
         weights: digest of the approved initial weights.
         state, note: as the coordinator said last: proposed, running, finished, failed ...
     """
@@ -52,6 +59,7 @@ class Received:
     at: float
     verdict: Verdict = "pending"
     reason: str = ""
+    by_rule: bool = False
     weights: str = ""
     state: str = "proposed"
     note: str = ""
@@ -93,8 +101,8 @@ class Inbox:
         if proposal_digest(proposal, list(code)) != digest:
             raise JobError("the coordinator sent another proposal than it announced")
         try:
-            job = Job.model_validate_json(proposal.job)
-        except ValidationError:
+            job = decoded(proposal.job.encode(), Job, MOST_VALUES)
+        except FederationError:
             raise JobError("the coordinator proposed a job that is not valid here") from None
         names = proposal.code
         if len(set(names)) != len(names) or len(names) != len(code):
@@ -110,9 +118,7 @@ class Inbox:
             if not (folder / "proposal.json").exists():
                 self._save(Received(digest=digest, name=job.name, at=time.time()))
         except OSError as error:
-            raise LedgerError(
-                f"{folder} cannot be written ({error.strerror})", "Check that the disk has room."
-            ) from None
+            raise _full(folder, error) from None
         return job
 
     def all(self) -> list[Received]:
@@ -152,21 +158,35 @@ class Inbox:
             raise ConsentError("this silo has not received such a proposal")
         return load_job(path, []).job
 
-    def decide(self, digest: str, verdict: Verdict, reason: str = "", weights: str = "") -> None:
+    def decide(
+        self,
+        digest: str,
+        verdict: Verdict,
+        reason: str = "",
+        weights: str = "",
+        by_rule: bool = False,
+    ) -> None:
         """Note a decision; the agent reports it."""
-        one = self.one(digest)
-        self._save(replace(one, verdict=verdict, reason=reason[:500], weights=weights))
+        one = replace(self.one(digest), verdict=verdict, reason=reason[:500])
+        self._save(replace(one, weights=weights, by_rule=by_rule))
 
     def take_notices(self, notices: Sequence[Notice]) -> list[str]:
         """Note what the coordinator says about the proposals; returns lines about those that have
-        ended since."""
+        ended since. One that is proposed again waits for a new decision: an approval is used up."""
         said, new = [], {notice.proposal: notice for notice in notices}
         for one in self.all():
             state = new[one.digest].state if one.digest in new else "forgotten"
             if state == one.state:
                 continue
             note = printable(new[one.digest].note) if one.digest in new else ""
+            again = state == "proposed" and not one.open and not one.by_rule
+            if again:
+                one = replace(one, verdict="pending", reason="", weights="")
             self._save(replace(one, state=state, note=note))
+            if again:
+                said.append(
+                    f"job {one.name} is proposed again: blindsum silo show {one.digest[:8]}"
+                )
             if state not in OPEN:
                 said.append(f"job {one.name} has {state}" + (f": {note}" if note else ""))
         return said
@@ -177,12 +197,27 @@ class Inbox:
         return sum(times)
 
     def _save(self, one: Received) -> None:
-        _write(self.folder(one.digest) / "proposal.json", json.dumps(asdict(one)).encode())
+        folder = self.folder(one.digest)
+        try:
+            _write(folder / "proposal.json", json.dumps(asdict(one)).encode())
+        except OSError as error:
+            raise _full(folder, error) from None
 
     def _forget_old(self) -> None:
         closed = [one for one in self.all() if one.state not in OPEN]
         for one in closed[: max(0, len(closed) - MOST_KEPT)]:
             shutil.rmtree(self.folder(one.digest), ignore_errors=True)
+
+
+def decision_of(one: Received) -> Decision:
+    """Return what the coordinator learns of the owner's decision."""
+    reason = "the silo's own rules do not allow it" if one.by_rule else one.reason
+    return Decision(
+        proposal=one.digest,
+        verdict=one.verdict,
+        weights=one.weights,
+        reason=reason if one.verdict == "refused" else "",
+    )
 
 
 def against_policy(owner: Owner, job: Job, silo: str, code: Sequence[str]) -> list[str]:
@@ -223,6 +258,11 @@ def _of_privacy(most_epsilon: float | None, job: Job, silo: str) -> list[str]:
     if asked > most_epsilon:
         return [f"the job spends epsilon {asked:g}; this silo allows {most_epsilon:g} a job"]
     return []
+
+
+def _full(folder: Path, error: OSError) -> LedgerError:
+    what = f"{folder} cannot be written ({error.strerror})"
+    return LedgerError(what, "Check that the disk has room.")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
@@ -14,7 +15,12 @@ from blindsum.actors.cluster import Answered, Cluster, Outcome, Raised
 from blindsum.actors.codec import decoded
 from blindsum.actors.separate.failures import error_of, failure_of
 from blindsum.actors.separate.messages import INLINE, PART, Answer, Failure, Frame, Instruction
-from blindsum.platform.errors import AggregatorLost, BlindsumError, without_values
+from blindsum.platform.errors import (
+    AggregatorLost,
+    BlindsumError,
+    FederationError,
+    without_values,
+)
 
 IN_FLIGHT = 3
 _FOREVER_S = 3600.0
@@ -40,7 +46,7 @@ class LocalSilo:
     ) -> None:
         self.run, self._silo, self._cluster, self._peer = run, silo, cluster, peer
         self._send, self._waiters = send, waiters
-        self._turn = 0
+        self._turn, self._most = 0, 0
         self.tasks: set[asyncio.Task[None]] = set()
 
     def begin(
@@ -49,7 +55,11 @@ class LocalSilo:
         """Begin an instruction; `answered` is called with its answer."""
 
         async def call() -> None:
-            answered(await self._call(one, attached))
+            try:
+                answer = await self._call(one, attached)
+            except Exception as error:  # noqa: BLE001 - every instruction is answered
+                answer = said(one.number, Raised(without_values(error)))
+            answered(answer)
 
         task = asyncio.get_running_loop().create_task(call())
         self.tasks.add(task)
@@ -79,6 +89,8 @@ class LocalSilo:
                     outcome = Answered(value)
             else:
                 outcome = await self._outcome(handle)
+            if isinstance(outcome, Answered) and one.method == "inspect":
+                self._most = _most_frames(outcome.value)
             if isinstance(outcome, Answered) and len(outcome.value or b"") > INLINE:
                 return await self._in_parts(one.number, outcome.value)
         except BlindsumError as error:
@@ -122,7 +134,13 @@ class LocalSilo:
             raise error_of(decoded(answer, Failure), self._silo)
 
     async def _frames(self, one: Instruction, attached: list[memoryview]) -> list[list[Any]]:
-        """Return an instruction's frames, from each aggregator."""
+        """Return an instruction's frames, from each aggregator.
+
+        Raises:
+            FederationError: they are more than this job can have, or not as announced.
+        """
+        if sum(frame.size for frame in one.frames) > self._most:
+            raise FederationError("the frames are longer than any of this job's")
         if attached:
             contents: list[Any] = [pa.py_buffer(bytes(part)) for part in attached]
         else:
@@ -136,6 +154,8 @@ class LocalSilo:
                 return pa.py_buffer(b"".join(pieces))
 
             contents = await asyncio.gather(*(fetch(frame) for frame in one.frames))
+        if [len(content) for content in contents] != [frame.size for frame in one.frames]:
+            raise FederationError("the frames are not as announced")
         groups: dict[int, list[Any]] = {}
         for frame, content in zip(one.frames, contents, strict=True):
             groups.setdefault(frame.aggregator, []).append(content)
@@ -179,6 +199,12 @@ def said(
     if isinstance(outcome, Raised):
         return Answer(number=number, outcome="raised", failure=failure_of(outcome.error)), []
     return Answer(number=number, outcome="died"), []
+
+
+def _most_frames(inspection: bytes) -> int:
+    """Return the most bytes of a total or of a sealed state of a silo that was inspected: several
+    times as many as there can be."""
+    return 2**26 + 64 * int(json.loads(inspection)["parameters"])
 
 
 def _failed(task: asyncio.Future[None]) -> BlindsumError | None:
