@@ -18,6 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # as a script
+    sys.path.insert(0, str(ROOT))
+
+from tests.planted_between_clusters import BETWEEN_CLUSTERS
 
 
 @dataclass(frozen=True)
@@ -317,6 +321,7 @@ MUTANTS = (
         ":",
         f"{HE}/test_wire.py",
     ),
+    *(Mutant(*one) for one in BETWEEN_CLUSTERS),
 )
 
 

@@ -27,11 +27,14 @@ class Refusal(Exception):
         self.status, self.error = status, error
 
 
-async def read(request: web.BaseRequest, most: int) -> bytes:
+async def read(request: web.BaseRequest, most: int, slowest: int | None = None) -> bytes:
     """Return a request's body.
 
+    Args:
+        slowest: bytes a second at which it must arrive; default 2 kB.
+
     Raises:
-        Refusal: it is longer than `most`, encoded, or does not arrive at 2 kB a second.
+        Refusal: it is longer than `most`, encoded, or does not arrive in time.
     """
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise Refusal(400, FederationError("bodies must not be compressed"))
@@ -42,7 +45,7 @@ async def read(request: web.BaseRequest, most: int) -> bytes:
         raise Refusal(413, FederationError(f"a body here has at most {most} bytes"))
     content = bytearray()
     try:
-        async with asyncio.timeout(_BODY_S + length / _SLOWEST):
+        async with asyncio.timeout(_BODY_S + length / (slowest or _SLOWEST)):
             while chunk := await request.content.readany():
                 content += chunk
                 if len(content) > length:

@@ -55,6 +55,8 @@ from blindsum.platform.events import Log
 _OVERHEAD = 64  # of a seal
 _MOST_PENDING = 8  # sessions of a silo that are not used yet
 _MOST_ARRIVING = 2**27  # bytes of a silo's bodies
+_MOST_PROPOSING = 8  # jobs that arrive at the same time
+_SLOWEST_JOB = 2**15  # bytes a second
 
 
 class Gate:
@@ -86,6 +88,7 @@ class Gate:
         self._peers: dict[str, Peer] = {}
         self._sessions: dict[str, tuple[str, Session]] = {}
         self._lock = threading.Lock()
+        self._proposing = 0
         self.board = 1
 
     def begin(self) -> None:
@@ -325,7 +328,14 @@ class Gate:
         return web.Response(body=answer)
 
     async def _job(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await read(request, most_bytes(JobProposal))
+        # Anyone may send such a body, and it is long.
+        if self._proposing >= _MOST_PROPOSING:
+            raise Refusal(429, FederationError("too many jobs are being proposed"))
+        self._proposing += 1
+        try:
+            body = await read(request, most_bytes(JobProposal), _SLOWEST_JOB)
+        finally:
+            self._proposing -= 1
         answer = await propose(body, self.registry, self._take_job)
         self.boards_changed()
         return web.Response(body=answer)

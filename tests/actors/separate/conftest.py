@@ -1,4 +1,4 @@
-"""Consortia that end with their test."""
+"""Consortia and coordinators that end with their test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from blindsum.actors.separate import local_silo, mailbox, relay
-from tests.actors.separate.consortium import Consortium
+from blindsum.actors.separate.mailbox import Mailbox
+from blindsum.platform.job.schema import Job
+from tests.actors.separate.consortium import Consortium, shared_job
+from tests.actors.separate.deceived import Deceived
+from tests.actors.separate.liars import Liar
+from tests.actors.separate.organisations import Coordinator, Organisation
 
 Make = Callable[..., Consortium]
 
@@ -26,6 +31,50 @@ def consortium(tmp_path: Path, tables: dict[str, Path]) -> Iterator[Make]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
+    """A coordinator by itself."""
+    made = Coordinator(tmp_path / "coordinator")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """A job of alder and birch."""
+    return shared_job(tmp_path)
+
+
+@pytest.fixture
+def deceived(tmp_path: Path, tables: dict[str, Path], job: Job) -> Iterator[Deceived]:
+    """An agent of alder whose coordinator lies to it."""
+    made = Deceived(tmp_path, tables)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def liars(tmp_path: Path, coordinator: Coordinator) -> dict[str, Liar]:
+    """Alder and birch, each with a session."""
+    found = {}
+    for name in ("alder", "birch"):
+        one = Organisation(tmp_path / name, name, tmp_path / "t.parquet", coordinator)
+        found[name] = Liar(one, coordinator).begin()
+        found[name].poll()
+    return found
+
+
+@pytest.fixture
+def alder(liars: dict[str, Liar]) -> Liar:
+    return liars["alder"]
+
+
+@pytest.fixture
+def box(coordinator: Coordinator, alder: Liar) -> Mailbox:
+    """Alder's mailbox."""
+    return coordinator.gate.mailbox("alder")
 
 
 @pytest.fixture

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import socket
 import ssl
 import urllib.parse
+from concurrent.futures import Future
 from typing import Any
 
+import pyarrow as pa
+
+from blindsum.actors.cluster import Answered, Outcome
 from blindsum.actors.separate.client import client_context
-from blindsum.actors.separate.messages import SESSION, Next, Poll, packed, unpacked
+from blindsum.actors.separate.mailbox import Mailbox
+from blindsum.actors.separate.messages import SESSION, Answer, Frame, Next, Poll, packed, unpacked
 from blindsum.actors.separate.session import Asking, Session
 from blindsum.he.identity import Identity, fingerprint
 from blindsum.infra.certificates import CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY
+from blindsum.platform.job.schema import Job
 from tests.actors.separate.organisations import VERSION, Coordinator, Organisation
 
 INSTANCE = "f" * 32
@@ -149,3 +156,56 @@ class Liar:
         if answer.status != 200:
             raise Refused(answer.status, content)
         self.session.open(content, "POST", "/v1/poll")
+
+
+def post(box: Mailbox, method: str = "inspect", **named: Any) -> Future[Outcome]:
+    return box.post(method, "run-1", box.life, **named)
+
+
+def listed(*contents: bytes, aggregator: int = 0) -> tuple[Frame, ...]:
+    """The parts as a message announces them that were put ahead of it."""
+    return tuple(
+        Frame(aggregator=aggregator, digest=hashlib.sha256(one).hexdigest(), size=len(one))
+        for one in contents
+    )
+
+
+def attached(*contents: bytes, aggregator: int = 0) -> tuple[Frame, ...]:
+    return tuple(Frame(aggregator=aggregator, digest="", size=len(one)) for one in contents)
+
+
+def answered(number: int, *contents: bytes, **named: Any) -> Answer:
+    return Answer(number=number, outcome="answered", value=attached(*contents), **named)
+
+
+def put(liar: Liar, number: int, content: bytes) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    liar.ask("POST", f"/v1/calls/{number}/values/{digest}", content)
+
+
+class Adding:
+    """Aggregators as a mailbox knows them."""
+
+    def __init__(self, outcome: Outcome | None = None) -> None:
+        self.outcome = outcome or Answered(b"")
+        self.stuck = False
+        self.got: list[tuple[int, bytes]] = []
+
+    def __call__(self, aggregator: int, frame: pa.Buffer) -> Future[Outcome]:
+        self.got.append((aggregator, frame.to_pybytes()))
+        added: Future[Outcome] = Future()
+        if not self.stuck:
+            added.set_result(self.outcome)
+        return added
+
+
+def send_frame(liar: Liar, content: bytes, number: int = 1, aggregator: int = 0) -> bytes:
+    digest = hashlib.sha256(content).hexdigest()
+    return liar.ask("POST", f"/v1/calls/{number}/frames/{aggregator}/{digest}", content)
+
+
+def of(job: Job, *names: str) -> Job:
+    """The job with these silos, at machines with owners' files."""
+    content = job.model_dump(mode="json")
+    content["silos"] = [{"name": name, "data": "tumours"} for name in names]
+    return Job.model_validate(content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,6 @@ from blindsum.he.identity import Identity
 from blindsum.infra.certificates import make_request
 from tests.actors.separate.liars import Refused, request, uncertified
 from tests.actors.separate.organisations import Coordinator
-
-
-@pytest.fixture
-def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
-    made = Coordinator(tmp_path / "coordinator")
-    yield made
-    made.close()
 
 
 def enrolment(

@@ -38,13 +38,6 @@ Enrol = Callable[[str], Organisation]
 
 
 @pytest.fixture
-def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
-    made = Coordinator(tmp_path / "coordinator")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def enrol(tmp_path: Path, coordinator: Coordinator) -> Iterator[Enrol]:
     """Enrol an organisation; its agent ends with the test."""
     made: list[Organisation] = []

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,10 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blindsum.actors.cluster import Answered, Died, Outcome, Raised
-from blindsum.actors.codec import decoded
+from blindsum.actors.cluster import Answered, Died, Raised
 from blindsum.actors.federation import Federation
-from blindsum.actors.separate import mailbox as mailbox_module
 from blindsum.actors.separate.mailbox import Mailbox
 from blindsum.actors.separate.messages import (
     MOST_PART,
@@ -28,68 +22,23 @@ from blindsum.actors.separate.messages import (
     Poll,
     packed,
 )
-from blindsum.platform.errors import DataError, FederationError, SiloRefused, Unexpected
-from blindsum.platform.job.schema import Job
-from tests.actors.separate.liars import Liar, Refused
-from tests.actors.separate.organisations import Coordinator, Organisation, until
+from blindsum.platform.errors import DataError, FederationError, Unexpected
+from tests.actors.separate.liars import (
+    Adding,
+    Liar,
+    Refused,
+    answered,
+    attached,
+    listed,
+    of,
+    post,
+    put,
+)
+from tests.actors.separate.organisations import Coordinator, until
 from tests.actors.separate.samples import any_of, forget_peak, peak_bytes
 from tests.conftest import MakeJob
 
 MB = 2**20
-
-
-@pytest.fixture
-def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
-    made = Coordinator(tmp_path / "coordinator")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def liars(tmp_path: Path, coordinator: Coordinator) -> dict[str, Liar]:
-    """Alder and birch, each with a session."""
-    found = {}
-    for name in ("alder", "birch"):
-        one = Organisation(tmp_path / name, name, tmp_path / "t.parquet", coordinator)
-        found[name] = Liar(one, coordinator).begin()
-        found[name].poll()
-    return found
-
-
-@pytest.fixture
-def alder(liars: dict[str, Liar]) -> Liar:
-    return liars["alder"]
-
-
-@pytest.fixture
-def box(coordinator: Coordinator, alder: Liar) -> Mailbox:
-    """Alder's mailbox."""
-    return coordinator.gate.mailbox("alder")
-
-
-def post(box: Mailbox, method: str = "inspect", **named: Any) -> Future[Outcome]:
-    return box.post(method, "run-1", box.life, **named)
-
-
-def listed(*contents: bytes, aggregator: int = 0) -> tuple[Frame, ...]:
-    """The parts as a message announces them that were put ahead of it."""
-    return tuple(
-        Frame(aggregator=aggregator, digest=hashlib.sha256(one).hexdigest(), size=len(one))
-        for one in contents
-    )
-
-
-def attached(*contents: bytes, aggregator: int = 0) -> tuple[Frame, ...]:
-    return tuple(Frame(aggregator=aggregator, digest="", size=len(one)) for one in contents)
-
-
-def answered(number: int, *contents: bytes, **named: Any) -> Answer:
-    return Answer(number=number, outcome="answered", value=attached(*contents), **named)
-
-
-def put(liar: Liar, number: int, content: bytes) -> None:
-    digest = hashlib.sha256(content).hexdigest()
-    liar.ask("POST", f"/v1/calls/{number}/values/{digest}", content)
 
 
 # -- answers -------------------------------------------------------------------------------
@@ -247,99 +196,7 @@ def test_a_value_is_as_announced(alder: Liar, box: Mailbox, lie: str) -> None:
     assert outcome.result(0) == Answered(b"one part")
 
 
-# -- frames --------------------------------------------------------------------------------
-
-
-class Adding:
-    """Aggregators as a mailbox knows them."""
-
-    def __init__(self, outcome: Outcome | None = None) -> None:
-        self.outcome = outcome or Answered(b"")
-        self.stuck = False
-        self.got: list[tuple[int, bytes]] = []
-
-    def __call__(self, aggregator: int, frame: pa.Buffer) -> Future[Outcome]:
-        self.got.append((aggregator, frame.to_pybytes()))
-        added: Future[Outcome] = Future()
-        if not self.stuck:
-            added.set_result(self.outcome)
-        return added
-
-
-def send_frame(liar: Liar, content: bytes, number: int = 1, aggregator: int = 0) -> bytes:
-    digest = hashlib.sha256(content).hexdigest()
-    return liar.ask("POST", f"/v1/calls/{number}/frames/{aggregator}/{digest}", content)
-
-
-def test_a_frame_is_added_once(alder: Liar, box: Mailbox) -> None:
-    adding = Adding()
-    outcome = post(box, "train", add=adding)
-    for _ in range(3):
-        assert send_frame(alder, b"frame") == b""
-    again = answered(1, b"report", frames=attached(b"frame", b"other", aggregator=1))
-    alder.poll([b"report", b"frame", b"other"], answers=(again,))
-    assert adding.got == [(0, b"frame"), (1, b"other")]
-    assert outcome.result(0) == Answered(b"report")
-
-
-def test_frames_are_taken_by_calls_that_send(alder: Liar, box: Mailbox) -> None:
-    post(box, "inspect")
-    with pytest.raises(Refused, match="400 instruction 1 takes no frames"):
-        send_frame(alder, b"frame")
-    with pytest.raises(Refused, match="400 instruction 1 takes no frames"):
-        alder.poll([b"frame"], answers=(answered(1, frames=attached(b"frame")),))
-    for path in ("/v1/calls/1/frames/x/a", "/v1/calls/1/frames/-1/a", "/v1/calls/1/frames/a"):
-        with pytest.raises(Refused, match="404"):
-            alder.ask("POST", path, b"frame")
-
-
-def test_a_frame_for_an_aggregator_that_is_none_fails_the_silo_alone(
-    coordinator: Coordinator, alder: Liar, box: Mailbox, make_job: MakeJob
-) -> None:
-    job = of(make_job().job, "alder", "birch")
-    cluster = coordinator.cluster(coordinator.propose(job), job)
-    try:
-        cluster.start_aggregators(1, keep=False)
-        outcome = post(box, "train", add=cluster._adding("alder"))
-        for aggregator in (1, 63, 10**11):
-            said = decoded(send_frame(alder, b"%d" % aggregator, aggregator=aggregator), Failure)
-            assert (said.kind, said.silo) == ("SiloRefused", "alder")
-        alder.poll([b"report"], answers=(answered(1, b"report"),))
-        raised = outcome.result(20)
-        assert isinstance(raised, Raised) and isinstance(raised.error, SiloRefused)
-    finally:
-        cluster.close()
-
-
-def test_frames_that_the_aggregators_have_not_taken_up_are_bounded(
-    alder: Liar, box: Mailbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mailbox_module, "_MOST_FLYING", 8 * MB)
-    monkeypatch.setattr(mailbox_module, "_MOST_FRAMES", 20)
-    adding = Adding()
-    adding.stuck = True
-    post(box, "train", add=adding)
-    for number in range(8):
-        box.receive_frame(1, 0, bytes([number]) * MB)
-    with pytest.raises(Refused, match="400 instruction 1 takes no more frames now"):
-        send_frame(alder, b"x" * MB)
-    adding.stuck = False
-    post(box, "train", add=adding)
-    for number in range(20):
-        send_frame(alder, bytes([number]) * MB, number=2)
-    with pytest.raises(Refused, match="400 instruction 2 takes no more frames now"):
-        send_frame(alder, b"x", number=2)
-    assert len(adding.got) == 28
-
-
 # -- proposals and decisions ---------------------------------------------------------------
-
-
-def of(job: Job, *names: str) -> Job:
-    """The job with these silos, at machines with owners' files."""
-    content = job.model_dump(mode="json")
-    content["silos"] = [{"name": name, "data": "tumours"} for name in names]
-    return Job.model_validate(content)
 
 
 def test_a_silo_sees_and_decides_its_own_proposals_alone(

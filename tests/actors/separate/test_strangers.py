@@ -17,7 +17,7 @@ import pytest
 
 from blindsum.actors.separate import bodies, peers
 from blindsum.actors.separate import server as server_module
-from blindsum.actors.separate.messages import SESSION, Hello, Poll, most_bytes, packed
+from blindsum.actors.separate.messages import SESSION, Hello, JobProposal, Poll, most_bytes, packed
 from tests.actors.separate.liars import Liar, Refused, connection, request, uncertified
 from tests.actors.separate.organisations import Coordinator, Organisation, until
 from tests.actors.separate.samples import SAMPLES, TOKEN, forget_peak, peak_bytes
@@ -362,6 +362,23 @@ def test_a_silo_has_a_few_connections_and_not_all(besieged: Besieged) -> None:
         liar.again(kept[0])
     for one in kept:
         one.close()
+    besieged.still_serves()
+
+
+def test_strangers_cannot_propose_jobs_without_end_at_once(besieged: Besieged) -> None:
+    """Whether a token proves a job is known once all of it is there."""
+    length = most_bytes(JobProposal)
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: gate\r\nContent-Length: %d\r\n\r\n" % length
+    with ExitStack() as opened:
+        held = [opened.enter_context(besieged.open()) for _ in range(8)]
+        for one in held:
+            one.sendall(head)
+        until(lambda: besieged.coordinator.gate._proposing == 8)
+        with pytest.raises(Refused, match="429 too many jobs"):
+            request(besieged.coordinator.url, besieged.tls, "POST", "/v1/jobs", b"x")
+    until(lambda: besieged.coordinator.gate._proposing == 0)
+    with pytest.raises(Refused, match="400"):
+        request(besieged.coordinator.url, besieged.tls, "POST", "/v1/jobs", b"x")
     besieged.still_serves()
 
 
