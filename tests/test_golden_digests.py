@@ -35,7 +35,7 @@ def test_a_job_s_digest() -> None:
     """An owner's approval is for this digest."""
     assert (
         job_digest(Job.model_validate(JOB))
-        == "73a773c2daf74823040d8b07d7805221cd3e78914ab0a8f88d6ffab3b94e66fe"
+        == "c02ad775c8799cb78963c78957dea44fce5e71c06930a4f942d8f43d49ff60b7"
     )
 
 

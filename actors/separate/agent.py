@@ -21,7 +21,7 @@ from typing import Any
 from blindsum.actors.cluster import Answered, Cluster, Died, Raised
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.separate.client import LinkLost, Replaced, SessionEnded
-from blindsum.actors.separate.inbox import Inbox, against_policy
+from blindsum.actors.separate.inbox import Inbox, against_policy, decision_of
 from blindsum.actors.separate.link import Link, LinkSettings
 from blindsum.actors.separate.local_silo import LocalSilo, Said, said
 from blindsum.actors.separate.messages import (
@@ -45,7 +45,8 @@ from blindsum.platform.job.owner import Owner
 
 QUICK_S = 0.1
 """How long the agent waits for an answer before it parks the next poll without it."""
-_MOST_OPEN = 64  # instructions
+_ALTERED = "messages are altered on their way"
+_MOST_OPEN = 64
 _WATCH_S = 0.5
 _RENEW_S = 3600.0
 
@@ -117,9 +118,9 @@ class Agent:
                 failures = 0
                 self._note_connected()
                 continue
-            except SessionEnded:
+            except SessionEnded as ended:
                 self._wait_for_session()
-                why = "messages are altered on their way"
+                why = "the coordinator was started again" if ended.error else _ALTERED
                 line = f"not connected: {why}. Trying again."
             except LinkLost as lost:
                 why = str(lost)
@@ -257,22 +258,14 @@ class Agent:
             self._tell(f"a proposed job was dropped: {error}")
             return
         if faults := against_policy(self._owner, job, self.silo, proposal.code):
-            self.inbox.decide(digest, "refused", "; ".join(faults))
+            self.inbox.decide(digest, "refused", "; ".join(faults), by_rule=True)
             self._tell(f"job {job.name} was refused by silo.yaml: {'; '.join(faults)}")
         else:
             self._tell(f"job {job.name} is proposed: blindsum silo show {digest[:8]}")
 
     def _decisions(self) -> tuple[Decision, ...]:
-        return tuple(
-            Decision(
-                proposal=one.digest,
-                verdict=one.verdict,
-                weights=one.weights,
-                reason=one.reason if one.verdict == "refused" else "",
-            )
-            for one in self.inbox.all()
-            if one.state in OPEN
-        )[:256]
+        open_ = [one for one in self.inbox.all() if one.open]
+        return tuple(map(decision_of, open_))[:256]
 
     # -- instructions ------------------------------------------------------------------------
 

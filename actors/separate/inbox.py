@@ -22,7 +22,14 @@ from pathlib import Path
 
 from blindsum.actors.codec import decoded
 from blindsum.actors.separate.failures import printable
-from blindsum.actors.separate.messages import MOST_FILES, MOST_VALUES, Notice, Proposal, Verdict
+from blindsum.actors.separate.messages import (
+    MOST_FILES,
+    MOST_VALUES,
+    Decision,
+    Notice,
+    Proposal,
+    Verdict,
+)
 from blindsum.actors.separate.registry import OPEN, proposal_digest
 from blindsum.platform.errors import ConsentError, FederationError, JobError, LedgerError
 from blindsum.platform.job.owner import Owner
@@ -42,6 +49,7 @@ class Received:
         at: when it arrived, seconds since 1970.
         verdict: the owner's decision.
         reason: the owner's words for the coordinator, or the rule of the owner's file that refuses.
+        by_rule: it was refused by the owner's file; the coordinator is not told by which rule.
         weights: digest of the approved initial weights.
         state, note: as the coordinator said last: proposed, running, finished, failed ...
     """
@@ -51,6 +59,7 @@ class Received:
     at: float
     verdict: Verdict = "pending"
     reason: str = ""
+    by_rule: bool = False
     weights: str = ""
     state: str = "proposed"
     note: str = ""
@@ -149,21 +158,35 @@ class Inbox:
             raise ConsentError("this silo has not received such a proposal")
         return load_job(path, []).job
 
-    def decide(self, digest: str, verdict: Verdict, reason: str = "", weights: str = "") -> None:
+    def decide(
+        self,
+        digest: str,
+        verdict: Verdict,
+        reason: str = "",
+        weights: str = "",
+        by_rule: bool = False,
+    ) -> None:
         """Note a decision; the agent reports it."""
-        one = self.one(digest)
-        self._save(replace(one, verdict=verdict, reason=reason[:500], weights=weights))
+        one = replace(self.one(digest), verdict=verdict, reason=reason[:500])
+        self._save(replace(one, weights=weights, by_rule=by_rule))
 
     def take_notices(self, notices: Sequence[Notice]) -> list[str]:
         """Note what the coordinator says about the proposals; returns lines about those that have
-        ended since."""
+        ended since. One that is proposed again waits for a new decision: an approval is used up."""
         said, new = [], {notice.proposal: notice for notice in notices}
         for one in self.all():
             state = new[one.digest].state if one.digest in new else "forgotten"
             if state == one.state:
                 continue
             note = printable(new[one.digest].note) if one.digest in new else ""
+            again = state == "proposed" and not one.open and not one.by_rule
+            if again:
+                one = replace(one, verdict="pending", reason="", weights="")
             self._save(replace(one, state=state, note=note))
+            if again:
+                said.append(
+                    f"job {one.name} is proposed again: blindsum silo show {one.digest[:8]}"
+                )
             if state not in OPEN:
                 said.append(f"job {one.name} has {state}" + (f": {note}" if note else ""))
         return said
@@ -184,6 +207,17 @@ class Inbox:
         closed = [one for one in self.all() if one.state not in OPEN]
         for one in closed[: max(0, len(closed) - MOST_KEPT)]:
             shutil.rmtree(self.folder(one.digest), ignore_errors=True)
+
+
+def decision_of(one: Received) -> Decision:
+    """Return what the coordinator learns of the owner's decision."""
+    reason = "the silo's own rules do not allow it" if one.by_rule else one.reason
+    return Decision(
+        proposal=one.digest,
+        verdict=one.verdict,
+        weights=one.weights,
+        reason=reason if one.verdict == "refused" else "",
+    )
 
 
 def against_policy(owner: Owner, job: Job, silo: str, code: Sequence[str]) -> list[str]:

@@ -41,7 +41,7 @@ from blindsum.pipelines.run.output import Shown
 from blindsum.pipelines.run.run import Run
 from blindsum.pipelines.run.run_log import Kept, read_log
 from blindsum.pipelines.run.train import train
-from blindsum.platform.errors import BlindsumError
+from blindsum.platform.errors import BlindsumError, ClusterError, without_values
 from blindsum.platform.job.file import load_job
 
 _LOOK_S = 0.5
@@ -102,12 +102,18 @@ class Coordinator:
                     self.registry.note(one.digest, "interrupted")
             stack.enter_context(_stopped_by_signals(stop))
             while not stop.is_set():
-                proposals = self.registry.proposals()
-                self._offer(proposals)
-                ready = next(filter(self._is_ready, proposals), None)
-                if ready:
-                    self._run(ready)
+                try:
+                    self._look()
+                except ClusterError as error:  # the disk is full, for example
+                    self._say_once("registry", str(error))
                 time.sleep(_LOOK_S)  # stop.wait() would hold the lock that a signal's set() takes
+
+    def _look(self) -> None:
+        """Run the next job that can start."""
+        proposals = self.registry.proposals()
+        self._offer(proposals)
+        if ready := next(filter(self._is_ready, proposals), None):
+            self._run(ready)
 
     def _offer(self, proposals: list[ProposedJob]) -> None:
         """Tell the agents what has changed, also by commands in other processes."""
@@ -161,7 +167,8 @@ class Coordinator:
         if enough and (len(approved) - len(away) >= one.least if one.forced else not away):
             return True
         waits = [f"{name} to decide" for name in undecided] + [f"{n} to connect" for n in away]
-        self._say_once(one, f"job {one.name} ({one.digest[:8]}) waits for {', '.join(waits)}")
+        line = f"job {one.name} ({one.digest[:8]}) waits for {', '.join(waits)}"
+        self._say_once(one.digest, line)
         return False
 
     def _run(self, one: ProposedJob) -> None:
@@ -190,6 +197,8 @@ class Coordinator:
             raise
         except BlindsumError as error:
             self._end(one, "failed", str(error))
+        except Exception as error:  # noqa: BLE001 - one job's fault must not end the others
+            self._end(one, "failed", str(without_values(error)))
         finally:
             listener.close()
             cluster.close()
@@ -205,9 +214,9 @@ class Coordinator:
         self.gate.boards_changed()
         self._say(f"job {one.name} ({one.digest[:8]}) has {state}: {note}")
 
-    def _say_once(self, one: ProposedJob, line: str) -> None:
-        if self._told.get(one.digest) != line:
-            self._told[one.digest] = line
+    def _say_once(self, about: str, line: str) -> None:
+        if self._told.get(about) != line:
+            self._told[about] = line
             self._say(line)
 
 

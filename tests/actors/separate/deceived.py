@@ -132,9 +132,8 @@ class Deceived:
         """Nothing ran, nothing was written outside of the inbox, and the agent is there."""
         assert self.started == [] and self.files() == self.before
         assert self.alder._thread.is_alive()
-        (answer,) = self.liar.order(
-            Instruction(number=self.alder.agent._after + 1, run="none", method="ping")
-        ).values()
+        number = self.alder.agent._after + 1
+        answer = self.liar.order(Instruction(number=number, run="none", method="ping"))[number]
         assert answer.outcome == "died"
 
     def close(self) -> None:

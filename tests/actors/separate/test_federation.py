@@ -191,3 +191,29 @@ def last_refusal(one: Organisation) -> str:
     refused = [entry for entry in log.newest(5) if entry.kind == "refused"]
     log.close()
     return str(refused[0].detail["said"]) if refused else ""
+
+
+def test_a_job_that_is_proposed_again_needs_a_new_decision(world: Any) -> None:
+    """Its approval was for one run, which has used it up."""
+    here = world()
+    here.connect()
+    digest = here.propose()
+    here.coordinator.registry.note(digest, "finished")
+    here.coordinator.gate.boards_changed()
+    inboxes = [one.agent.inbox for one in here.silos.values()]
+    until(lambda: all(inbox.one(digest).state == "finished" for inbox in inboxes))
+    assert here.coordinator.propose(here.job) == digest
+    until(lambda: all(inbox.one(digest).verdict == "pending" for inbox in inboxes))
+    until(lambda: not here.approved(digest))
+    assert any("is proposed again" in line for line in here.silos["alder"].said)
+
+
+def test_a_refusal_by_rule_does_not_tell_the_rule(world: Any) -> None:
+    here = world("model={kind: factory, factory: 'net:build'}")
+    here.connect()
+    digest = here.coordinator.propose(here.job)
+    decided = until(lambda: here.coordinator.registry.decisions(digest).get("alder"))
+    until(lambda: here.coordinator.registry.decisions(digest)["alder"].verdict == "refused")
+    decided = here.coordinator.registry.decisions(digest)["alder"]
+    assert decided.reason == "the silo's own rules do not allow it"
+    assert "model.factory" in here.silos["alder"].agent.inbox.one(digest).reason
