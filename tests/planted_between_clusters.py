@@ -566,6 +566,13 @@ BETWEEN_CLUSTERS = (
 """,
         PROPOSALS,
     ),
+    (
+        "an answer that cannot be used, of which nobody hears",
+        S + "agent.py",
+        "answered = self._link.answered  # an answer that cannot be used mends nothing",
+        "pass",
+        PROPOSALS,
+    ),
     *(
         (f"the owner's rule: {name}", S + "inbox.py", rule, "if False:", PROPOSALS)
         for name, rule in (

@@ -130,8 +130,10 @@ class Agent:
             except BlindsumError as error:
                 why = str(error)
                 line = f"refused: {why}"
+                answered = self._link.answered  # an answer that cannot be used mends nothing
             except Exception as error:  # noqa: BLE001 - no message may end the agent
                 why = line = str(without_values(error))
+                answered = self._link.answered
             if self._link.answered > answered:  # by another request, since the last failure
                 failures, answered = 0, self._link.answered
             failures += 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from blindsum.actors.separate.bodies import Refusal
 from blindsum.actors.separate.inbox import Inbox
 from blindsum.actors.separate.messages import (
     Answer,
@@ -23,10 +24,13 @@ from blindsum.actors.separate.messages import (
 from blindsum.actors.separate.registry import proposal_digest
 from blindsum.actors.separate.session import Session
 from blindsum.actors.silo import Silo
+from blindsum.platform.errors import FederationError
 from blindsum.platform.job.schema import Job
 from tests.actors.separate.organisations import Coordinator, Organisation, until
 
 SILENT_S = 0.02
+DENIED = "d" * 64
+"""The digest of a proposal that is listed, and denied when it is fetched."""
 
 
 class LyingCoordinator:
@@ -55,6 +59,8 @@ class LyingCoordinator:
     async def _proposal(self, request: web.BaseRequest, digest: str) -> web.StreamResponse:
         _, session, _ = await self.gate._authentic(request, 0)
         self.asked.append(digest)
+        if digest == DENIED:
+            raise Refusal(404, FederationError("no such job is proposed to this silo"))
         return sealed(session, request, self.bodies.get(digest, b""))
 
     def tell(self, body: bytes) -> None:

@@ -22,6 +22,7 @@ from blindsum.actors.separate.messages import (
 from blindsum.actors.separate.registry import proposal_digest
 from blindsum.platform.job.schema import Job
 from tests.actors.separate.deceived import (
+    DENIED,
     Deceived,
     LyingCoordinator,
     notice,
@@ -234,18 +235,20 @@ def test_a_proposal_that_cannot_be_fetched_stops_nothing(deceived: Deceived, job
 
 
 def test_a_proposal_that_the_coordinator_denies_stops_nothing(deceived: Deceived, job: Job) -> None:
-    """It is listed, and gone when it is fetched: instructions still arrive."""
-    del deceived.coordinator.gate._proposal  # type: ignore[attr-defined]
+    """It is listed, and gone when it is fetched: the others are taken, and instructions too."""
     liar = deceived.liar
     liar.board += 1
+    digest = proposal_digest(proposed(job), [])
+    liar.bodies[digest] = packed(proposed(job))
     listed = Next(
         board=liar.board,
-        notices=(notice("e" * 64),),
+        notices=(notice(DENIED), notice(digest)),
         instructions=(Instruction(number=1, run="none", method="ping"),),
     )
     before = len(liar.polls)
     liar.tell(packed(listed))
     assert any(one.number == 1 for poll in liar.polls[before:] for one in poll.answers)
+    assert [one.digest for one in deceived.inbox.all()] == [digest]
     deceived.goes_on()
 
 
@@ -265,5 +268,13 @@ def test_a_full_disk_stops_no_instruction(
     with monkeypatch.context() as patched:
         patched.setattr(inbox_module, "_write", full)
         deceived.liar.board += 1
-        deceived.liar.tell(packed(Next(board=deceived.liar.board)))  # it is forgotten
-        deceived.goes_on()
+        deceived.alder.said.clear()
+        one = Instruction(number=9, run="none", method="ping")
+        forgotten = Next(board=deceived.liar.board, instructions=(one,))
+        before = len(deceived.liar.polls)
+        deceived.liar.lies += [packed(forgotten)] * 9
+        until(lambda: any("No space left on device" in line for line in deceived.alder.said))
+        assert not any("fault in Blindsum" in line for line in deceived.alder.said)
+        polls = deceived.liar.polls
+        until(lambda: any(one.number == 9 for p in polls[before:] for one in p.answers))
+    deceived.goes_on()
