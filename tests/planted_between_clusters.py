@@ -3,6 +3,7 @@
 S, T = "actors/separate/", "tests/actors/separate/"
 MESSAGES, SESSION = T + "test_messages.py", T + "test_session.py"
 GATE, STRANGERS, ENROLMENT = T + "test_gate.py", T + "test_strangers.py", T + "test_enrolment.py"
+PROPOSING = T + "test_proposing.py"
 AGENT, UPLOADS = T + "test_lying_agent.py", T + "test_lying_uploads.py"
 COORDINATOR, PROPOSALS = T + "test_lying_coordinator.py", T + "test_lying_proposals.py"
 
@@ -20,7 +21,7 @@ BETWEEN_CLUSTERS = (
         "actors/codec.py",
         " or error.error_count() > _MOST_FAULTS:",
         ":",
-        MESSAGES,
+        "tests/actors/test_codec.py",
     ),
     (
         "a body of any length",
@@ -34,7 +35,7 @@ BETWEEN_CLUSTERS = (
         S + "messages.py",
         "    if sum(lengths) != len(body) - start:",
         "    if False:",
-        "tests/fuzz/test_between_clusters.py",
+        MESSAGES,
     ),
     # -- sessions
     (
@@ -224,10 +225,10 @@ BETWEEN_CLUSTERS = (
         GATE,
     ),
     (
-        "a refused hello that is sent again at once",
-        S + "link.py",
-        "            raise refused.error or KeyRefused(",
-        "            raise refused from KeyRefused(",
+        "a hello that is refused like a request without a session",
+        S + "gate.py",
+        "            raise Refusal(403, error) from None",
+        "            raise",
         GATE,
     ),
     # -- strangers
@@ -352,6 +353,28 @@ BETWEEN_CLUSTERS = (
         "if not isinstance(of, ec.EllipticCurvePublicKey) or not asked.is_signature_valid:",
         "if not asked.is_signature_valid:",
         ENROLMENT,
+    ),
+    # -- proposing
+    (
+        "a job that nothing proves",
+        S + "proven.py",
+        "    secret = _proving(registry.proposers(), unproven, asked.proof)",
+        "    secret = next(iter(registry.proposers()), None)",
+        PROPOSING,
+    ),
+    (
+        "a job that is proposed a second time",
+        S + "proven.py",
+        "    registry.use_nonce(asked.nonce)\n",
+        "",
+        PROPOSING,
+    ),
+    (
+        "a job whose files are not as listed",
+        S + "proven.py",
+        "    if len(code) != len(asked.proposal.code):",
+        "    if False:",
+        PROPOSING,
     ),
     # -- an agent that lies
     (

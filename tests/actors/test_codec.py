@@ -132,6 +132,17 @@ def test_what_is_no_such_message_is_refused(make_job: MakeJob, tmp_path: Path) -
             decoded(nothing, Exchange)  # type: ignore[arg-type]
 
 
+def test_of_many_faults_none_is_listed() -> None:
+    """A list of a million faults takes gigabytes, and a minute."""
+    right = json.loads(encoded(exchange(Parameters.derive(3), 9)))
+    with pytest.raises(FederationError, match="received a malformed Exchange: run"):
+        decoded(json.dumps(right | {"run": "../up"}).encode(), Exchange)
+    many = right | {"run": "../up", **{f"more{i}": i for i in range(200)}}
+    with pytest.raises(FederationError) as refused:
+        decoded(json.dumps(many).encode(), Exchange)
+    assert refused.value.what == "received a malformed Exchange"
+
+
 def test_altered_messages(make_job: MakeJob, tmp_path: Path) -> None:
     """One of our errors, or a message that meets its types."""
     for message in messages(make_job, tmp_path):

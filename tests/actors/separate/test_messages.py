@@ -17,6 +17,7 @@ from blindsum.actors.separate.messages import (
     Next,
     Poll,
     Proposal,
+    Renewal,
     most_bytes,
     packed,
     unpacked,
@@ -140,6 +141,14 @@ def test_no_head_takes_more_memory_than_its_message_may(name: str, long: bool) -
 def framed(head: bytes) -> bytes:
     """A head as the body of a message without attachments."""
     return b"bls1" + len(head).to_bytes(4, "little") + bytes(4) + head
+
+
+@pytest.mark.parametrize("length", [0, 2, 4, 2**31, 2**32 - 1])
+def test_attachments_are_as_long_as_announced(length: int) -> None:
+    body = bytearray(packed(Renewal(content="PEM"), [b"abc"]))
+    body[12:16] = length.to_bytes(4, "little")
+    with pytest.raises(FederationError, match="attachments have another length"):
+        unpacked(bytes(body), Renewal)
 
 
 def test_as_many_attachments_as_lengths_fit() -> None:
