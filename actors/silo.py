@@ -30,6 +30,7 @@ from blindsum.actors.silo_state import ModelState, SentUpdate, SiloState, requir
 from blindsum.actors.vault import Vault
 from blindsum.he.exchange import Exchange
 from blindsum.he.handover import Handover, StateRequest, seal_to
+from blindsum.he.identity import fingerprint
 from blindsum.he.keys import Agreement, Contribution, Introduction
 from blindsum.he.packing import require_finite
 from blindsum.platform.errors import (
@@ -146,21 +147,27 @@ class Silo:
         require_allowed("seal_state", self._state)
         if request.run != self._spec.run or not self._keys.knows(request.silo, request.identity):
             raise KeyRefused(f"the request for the state is not from a silo '{request.silo}' here")
-        return seal_to(request, state_for_another(self._own, self._model))
+        state = state_for_another(self._own, self._model)
+        return seal_to(request, state, self._books.identity)
 
     @guarded
     def take_state(self, sealed: Sequence[pa.Buffer]) -> str:
         """Take over a state that another silo sealed to this one; returns its model's digest.
 
         Raises:
-            KeyRefused: it was not sealed to this silo.
+            KeyRefused: it was not sealed to this silo, or not by another silo of the run.
             FederationError: it is not a state that this run can have.
         """
         require_allowed("take_state", self._state)
         handover, self._handover = self._handover, None
         if handover is None:
             raise FederationError("received a state that this silo did not request")
-        content = handover.open(b"".join(bytes(part) for part in sealed))
+        others = [silo for silo in self._job.silos if silo.name != self.name]
+        pins = {silo.identity for silo in others if silo.identity}
+        content = handover.open(
+            b"".join(bytes(part) for part in sealed),
+            lambda identity: fingerprint(identity) in pins or len(pins) < len(others),
+        )
         self._models = (take_over(self._own, content),)
         return self._model.digest
 

@@ -1,13 +1,15 @@
 """Sealing a silo's state to one other silo, which was away and comes back into the run.
 
 The returning silo makes fresh ML-KEM-768 and X25519 keys and signs them with its identity. Another
-silo seals the state to them by HPKE (RFC 9180), bound to the run and both names. The driver carries
-ciphertext: an optimizer's state would tell it more than the model.
+silo signs the state for this request and seals it to these keys by HPKE (RFC 9180). The driver
+carries ciphertext: an optimizer's state would tell it more than the model. It cannot make up a
+state either: planted weights could separate single records (Fowl et al., ICLR 2022).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
 
@@ -18,10 +20,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from blindsum.he.exchange import STRICT, RunName, SiloName
-from blindsum.he.identity import Identity, verify
+from blindsum.he.identity import PUBLIC_BYTES, SIGNATURE_BYTES, Identity, verify
 from blindsum.platform.errors import KeyRefused
 
 _SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
+_HEAD = PUBLIC_BYTES + SIGNATURE_BYTES
 Bytes = Annotated[bytes, Field(max_length=65_536)]
 
 
@@ -62,20 +65,32 @@ class Handover:
         )
         self.request = replace(unsigned, signature=identity.sign(unsigned.signed_content()))
 
-    def open(self, sealed: bytes) -> bytes:
-        """Return what was sealed to this request. Raises KeyRefused if nothing was."""
+    def open(self, sealed: bytes, is_of_the_run: Callable[[bytes], bool]) -> bytes:
+        """Return what a silo of the run sealed to this request.
+
+        Args:
+            is_of_the_run: whether a public identity is that of another silo of the run.
+
+        Raises:
+            KeyRefused: nothing was sealed to it, or not by such a silo.
+        """
         key = hpke.MLKEM768X25519PrivateKey(self._mlkem, self._x25519)
         try:
-            content: bytes = _SUITE.decrypt(sealed, key, _info(self.request))
+            opened: bytes = _SUITE.decrypt(sealed, key, _info(self.request))
         except (InvalidTag, ValueError):
             raise KeyRefused(
                 "the state was not sealed to this silo for this run", "Start the job again."
             ) from None
+        identity, signature = opened[:PUBLIC_BYTES], opened[PUBLIC_BYTES:_HEAD]
+        content = opened[_HEAD:]
+        verify(identity, signature, _signed(self.request, content), "state")
+        if not is_of_the_run(identity):
+            raise KeyRefused("the state is signed by somebody who is not a silo of this run")
         return content
 
 
-def seal_to(request: StateRequest, content: bytes) -> bytes:
-    """Seal content to a request.
+def seal_to(request: StateRequest, content: bytes, identity: Identity) -> bytes:
+    """Sign content for a request, and seal it to it.
 
     Raises:
         KeyRefused: the request is not signed by the identity that it names, or has no valid keys.
@@ -86,9 +101,14 @@ def seal_to(request: StateRequest, content: bytes) -> bytes:
             mlkem.MLKEM768PublicKey.from_public_bytes(request.mlkem),
             x25519.X25519PublicKey.from_public_bytes(request.x25519),
         )
-        return _SUITE.encrypt(content, receiver, _info(request))
+        signature = identity.sign(_signed(request, content))
+        return _SUITE.encrypt(identity.public + signature + content, receiver, _info(request))
     except ValueError:
         raise KeyRefused("the request for the state has no valid keys") from None
+
+
+def _signed(request: StateRequest, content: bytes) -> bytes:
+    return _info(request) + content
 
 
 def _info(request: StateRequest) -> bytes:

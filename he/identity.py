@@ -20,6 +20,7 @@ from blindsum.platform.errors import KeyRefused
 _ED25519_KEY, _MLDSA_KEY = 32, 1952
 _ED25519_SIGNATURE = 64
 PUBLIC_BYTES = _ED25519_KEY + _MLDSA_KEY
+SIGNATURE_BYTES = _ED25519_SIGNATURE + 3309
 _END = b"-----END PRIVATE KEY-----\n"
 
 

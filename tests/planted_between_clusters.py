@@ -56,7 +56,7 @@ BETWEEN_CLUSTERS = (
         "a welcome of anybody",
         S + "session.py",
         'content = opened(body, identity, "the coordinator\'s welcome")',
-        "content = body[_SIGNATURE:]",
+        "content = body[SIGNATURE_BYTES:]",
         SESSION,
     ),
     (

@@ -66,6 +66,7 @@ def problem(status: int, error: BlindsumError) -> web.Response:
 
 
 def number_of(text: str) -> int:
+    """Return the number that a part of a path is. Raises Refusal if it is none."""
     if not text.isascii() or not text.isdigit() or len(text) > 12:
         raise Refusal(404, FederationError("there is no such path here"))
     return int(text)

@@ -27,13 +27,13 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from blindsum.actors.separate.messages import PROTOCOL, Hello, Welcome, packed, unpacked
-from blindsum.he.identity import Identity, fingerprint, verify
+from blindsum.he.identity import SIGNATURE_BYTES, Identity, fingerprint, verify
 from blindsum.platform.errors import KeyRefused
 
 _SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
 _INFO = b"blindsum session 1"
 _COUNTER = struct.Struct("<Q")
-_SIGNATURE = 64 + 3309
+
 _REMEMBERED = 1024
 """How far a request may be overtaken by later ones; parts are in flight together."""
 
@@ -167,7 +167,7 @@ def read_hello(body: bytes) -> Hello:
     Raises:
         FederationError: it is malformed.
     """
-    return unpacked(body[_SIGNATURE:], Hello)[0]
+    return unpacked(body[SIGNATURE_BYTES:], Hello)[0]
 
 
 def grant(
@@ -214,8 +214,8 @@ def signed(content: bytes, identity: Identity) -> bytes:
 
 def opened(body: bytes, identity: bytes, what: str) -> bytes:
     """Return the content of a signed body. Raises KeyRefused if the signature does not verify."""
-    content = body[_SIGNATURE:]
-    verify(identity, body[:_SIGNATURE], _INFO + content, what)
+    content = body[SIGNATURE_BYTES:]
+    verify(identity, body[:SIGNATURE_BYTES], _INFO + content, what)
     return content
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -186,12 +187,33 @@ def test_a_silo_takes_over_only_what_it_requested(started: Any, make_job: MakeJo
     silo = one._returns._starting["birch"][0].peer.object
     with pytest.raises(FederationError, match="did not request"):
         silo.take_state([pa.py_buffer(b"x")])
+    identity = one._silos["alder"].peer.object._books.identity
     request = decoded(silo.request_state(), StateRequest)
     with pytest.raises(KeyRefused, match="not sealed to this silo"):
         silo.take_state([pa.py_buffer(b"x" * 2000)])
     decoded(silo.request_state(), StateRequest)
     with pytest.raises(KeyRefused, match="not sealed to this silo"):
-        silo.take_state([pa.py_buffer(seal_to(request, b"x"))])  # to an earlier request
+        silo.take_state([pa.py_buffer(seal_to(request, b"x", identity))])  # an earlier request
     fresh = one._silos["alder"].peer.object
     with pytest.raises(FederationError):
         fresh.request_state()
+
+
+def test_nobody_but_a_silo_of_the_run_makes_up_a_state(tmp_path: Path) -> None:
+    """A driver that could would plant weights that separate single records."""
+    names = ("alder", "birch", "driver")
+    alder, birch, driver = (Identity(tmp_path / f"{name}.pem") for name in names)
+    handover = Handover("run", "birch", birch)
+
+    def pinned(identity: bytes) -> bool:
+        return identity == alder.public
+
+    assert handover.open(seal_to(handover.request, b"state", alder), pinned) == b"state"
+    with pytest.raises(KeyRefused, match="not a silo of this run"):
+        handover.open(seal_to(handover.request, b"state", driver), pinned)
+    other = Handover("run", "birch", birch)
+    sealed = seal_to(other.request, b"state", alder)
+    opened = other.open(sealed, pinned)
+    assert opened == b"state"
+    with pytest.raises(KeyRefused, match="not sealed to this silo"):
+        handover.open(sealed, pinned)

@@ -18,6 +18,7 @@ from blindsum.actors.policy import metrics_exchange
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_state import ALLOWED, SiloState
 from blindsum.he.exchange import Exchange
+from blindsum.he.handover import Handover
 from blindsum.he.identity import Identity
 from blindsum.he.wire import check_receipt
 from blindsum.platform.errors import (
@@ -429,8 +430,8 @@ def test_the_aggregator_refuses_and_the_sum_goes_on(make_job: MakeJob) -> None:
     assert a.tobytes() == b.tobytes() == c.tobytes()
     with pytest.raises(FederationError, match="was opened before"):
         aggregator.open(exchange)
-    with pytest.raises(FederationError, match="already knows other silos"):
-        aggregator.meet({})
+    with pytest.raises(FederationError, match="already knows another identity of silo 'birch'"):
+        aggregator.meet({"alder": aggregator._identities["alder"], "birch": b"another"})
 
 
 def test_several_aggregators_share_the_sum_by_range(
@@ -869,6 +870,8 @@ def test_a_method_is_refused_in_every_state_that_does_not_allow_it(
     silo, exchange = consortium.silos["alder"], consortium.exchange()
     arguments = {
         "restore": (0,),
+        "seal_state": (Handover("run", "birch", silo._books.identity).request,),
+        "take_state": ([],),
         "contribute": ((),),
         "agree": ((),),
         "finish": ((), []),

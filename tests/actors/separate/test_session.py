@@ -15,7 +15,6 @@ from blindsum.actors.separate import session as module
 from blindsum.actors.separate.messages import Hello, Welcome, packed, unpacked
 from blindsum.actors.separate.session import (
     _REMEMBERED,
-    _SIGNATURE,
     Asking,
     Seal,
     Session,
@@ -23,7 +22,7 @@ from blindsum.actors.separate.session import (
     read_hello,
     signed,
 )
-from blindsum.he.identity import Identity, fingerprint
+from blindsum.he.identity import SIGNATURE_BYTES, Identity, fingerprint
 from blindsum.platform.errors import KeyRefused
 from tests.actors.separate.samples import TOKEN, A
 from tests.fuzz.mutation import COUNT, mutants, said_of
@@ -134,7 +133,7 @@ def test_only_the_pinned_coordinator_can_welcome(
     """Whoever ends TLS in between could answer, but not in the coordinator's name."""
     other = identities["other"]
     _, welcome = begins.grant()
-    forged = signed(welcome[_SIGNATURE:], other)
+    forged = signed(welcome[SIGNATURE_BYTES:], other)
     with pytest.raises(KeyRefused, match="the coordinator's welcome does not verify"):
         begins.welcomed(forged)
     with pytest.raises(KeyRefused, match="not the one that was enrolled with"):
@@ -154,7 +153,7 @@ def test_a_secret_that_was_sealed_to_another_agent_is_refused(begins: Beginning)
     _, before = begins.grant()
     begins.asking = begins.ask()
     _, now = begins.grant()
-    old, new = (unpacked(one[_SIGNATURE:], Welcome)[0] for one in (before, now))
+    old, new = (unpacked(one[SIGNATURE_BYTES:], Welcome)[0] for one in (before, now))
     mixed = signed(packed(replace(new, sealed=old.sealed)), begins.coordinator)
     with pytest.raises(KeyRefused, match="was not sealed to this agent"):
         begins.welcomed(mixed)
@@ -174,7 +173,7 @@ def test_no_secret_of_a_lying_coordinator_ends_the_agent(
 ) -> None:
     begins = Beginning(identities)
     _, whole = begins.grant()
-    welcome, _ = unpacked(whole[_SIGNATURE:], Welcome)
+    welcome, _ = unpacked(whole[SIGNATURE_BYTES:], Welcome)
     for secret in (sealed, welcome.sealed[:-1], welcome.sealed + more + b"x"):
         lie = signed(packed(replace(welcome, sealed=secret)), begins.coordinator)
         assert said_of(lambda: begins.welcomed(lie))  # noqa: B023
@@ -186,10 +185,10 @@ def test_the_keys_follow_from_every_byte_of_both_messages(
     """Even if both signatures could be forged, an altered message leaves two sides that do not
     understand each other."""
     theirs, welcome = begins.grant()
-    changed, _ = unpacked(welcome[_SIGNATURE:], Welcome)
+    changed, _ = unpacked(welcome[SIGNATURE_BYTES:], Welcome)
     changed = replace(changed, version="9.9.9")
     monkeypatch.setattr(module, "verify", lambda *_: None)
-    ours = begins.welcomed(bytes(_SIGNATURE) + packed(changed))
+    ours = begins.welcomed(bytes(SIGNATURE_BYTES) + packed(changed))
     with pytest.raises(KeyRefused):
         theirs.open(ours.close(b"x", "POST", "/"), "POST", "/")
 
