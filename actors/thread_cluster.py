@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +21,7 @@ from blindsum.actors.aggregator import Aggregator
 from blindsum.actors.channel import IN_FLIGHT
 from blindsum.actors.cluster import Answered, Died, Handle, InputLost, Outcome, Raised
 from blindsum.actors.codec import encoded
+from blindsum.actors.futures import after, ended
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.shell import shell
 from blindsum.actors.silo import Silo
@@ -74,20 +74,9 @@ class ThreadPeer:
         answer: Answer = Future()
         with self._lock:
             self._open.add(answer)
+        lane = self._work[_LANES.get(method, 0)]
         inputs = [one for one in arguments if isinstance(one, Future)]
-        left, lock = [len(inputs) + 1], threading.Lock()
-
-        def ready(_: object = None) -> None:
-            with lock:
-                left[0] -= 1
-                if left[0]:
-                    return
-            lane = self._work[_LANES.get(method, 0)]
-            lane.put(lambda: self._run(method, arguments, answer))
-
-        for one in inputs:
-            one.add_done_callback(ready)
-        ready()
+        after(inputs, lambda: lane.put(lambda: self._run(method, arguments, answer)))
         if self._dead.is_set():
             self.die()
         return answer
@@ -240,14 +229,7 @@ class ThreadCluster:
         self, handles: Sequence[Answer], count: int, timeout_s: float
     ) -> dict[Handle, Outcome]:
         """As `Cluster.wait`."""
-        end, waiting, done = time.monotonic() + timeout_s, set(handles), set[Answer]()
-        while waiting and len(done) < count:
-            left = max(0.0, end - time.monotonic())
-            ended, waiting = wait(waiting, timeout=left, return_when=FIRST_COMPLETED)
-            done |= ended
-            if not ended:
-                break
-        return {answer: _outcome(answer) for answer in handles if answer in done}
+        return {answer: _outcome(answer) for answer in ended(handles, count, timeout_s)}
 
     def kill(self, peer: ThreadPeer) -> None:
         """As `Cluster.kill`, except that a stuck thread stays stuck."""

@@ -422,14 +422,14 @@ BETWEEN_CLUSTERS = (
     (
         "parts without an end",
         S + "mailbox.py",
-        "if size > self.most_value or len(call.values) > _MOST_PARTS:",
-        "if len(call.values) > _MOST_PARTS:",
+        "if size > self.most_value or len(call.values) > self.most_value // PART + 1:",
+        "if len(call.values) > self.most_value // PART + 1:",
         AGENT,
     ),
     (
         "any number of parts",
         S + "mailbox.py",
-        "if size > self.most_value or len(call.values) > _MOST_PARTS:",
+        "if size > self.most_value or len(call.values) > self.most_value // PART + 1:",
         "if size > self.most_value:",
         AGENT,
     ),

@@ -102,6 +102,7 @@ class Agent:
         finally:
             for task in [*tasks, stopping]:
                 task.cancel()
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
             for run in list(self._runs.values()):
                 self._end(run)
             await self._link.close()
@@ -120,7 +121,7 @@ class Agent:
                 continue
             except SessionEnded as ended:
                 self._wait_for_session()
-                why = "the coordinator was started again" if ended.error else _ALTERED
+                why = f"the coordinator says: {ended.error.what}" if ended.error else _ALTERED
                 line = f"not connected: {why}. Trying again."
             except LinkLost as lost:
                 why = str(lost)

@@ -8,9 +8,9 @@ ciphertext and holds no key.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +27,15 @@ from blindsum.actors.cluster import (
     Raised,
     Unreachable,
 )
+from blindsum.actors.codec import decoded
+from blindsum.actors.futures import after, ended
 from blindsum.actors.messages import SiloSpec
-from blindsum.actors.separate.mailbox import Mailbox
+from blindsum.actors.separate.mailbox import LEAST_VALUE, Mailbox
 from blindsum.actors.separate.messages import PARK_S, PART
+from blindsum.actors.silo_messages import Inspection
 from blindsum.platform.errors import (
     AggregatorLost,
+    FederationError,
     SiloRefused,
     UploadRefused,
     without_values,
@@ -39,6 +43,9 @@ from blindsum.platform.errors import (
 
 _FOREVER_S = 3600.0
 _WATCH_S = 0.25
+_OF_A_VALUE = 32
+"""Bytes of a sealed state for each parameter: float32, and twice float64 for adam; and to spare."""
+_MOST_VALUE = 2**33
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +90,6 @@ class SeparateCluster:
         silos: dict[str, Peer] = {}
         for name, spec in specs.items():
             mailbox = self._mailboxes[name]
-            mailbox.most_value = 2**26
             silos[name] = silo = RemoteSilo(mailbox, spec.run, mailbox.life)
             mailbox.post(
                 "start", spec.run, silo.life, proposal=self._proposal, resumed=spec.resumed
@@ -120,7 +126,7 @@ class SeparateCluster:
                 _settle(handles, Raised(without_values(error)))
             return None
 
-        _after(inputs, begin)
+        after(inputs, begin)
         return list(handles)
 
     def _call_local(
@@ -154,6 +160,10 @@ class SeparateCluster:
                 whole[at : at + PART] for whole in lists[0] for at in range(0, len(whole), PART)
             ]
             return to.mailbox.post(method, to.run, to.life, messages, [(0, p) for p in pieces])
+        if method == "inspect":
+            outcome = to.mailbox.post(method, to.run, to.life, messages)
+            outcome.add_done_callback(lambda done: _expect_values(to.mailbox, done.result()))
+            return outcome
         frames = [
             (index, frame)
             for index, one in enumerate(lists[1:])  # the first list is of kept uploads
@@ -190,15 +200,7 @@ class SeparateCluster:
         self, handles: Sequence[Handle], count: int, timeout_s: float
     ) -> dict[Handle, Outcome]:
         """As `Cluster.wait`."""
-        waiting, done = set(handles), set[Handle]()
-        end = time.monotonic() + timeout_s
-        while waiting and len(done) < count:
-            left = max(0.0, end - time.monotonic())
-            ended, waiting = wait(waiting, timeout=left, return_when=FIRST_COMPLETED)
-            done |= ended
-            if not ended:
-                break
-        return {handle: handle.result() for handle in handles if handle in done}
+        return {handle: handle.result() for handle in ended(handles, count, timeout_s)}
 
     def kill(self, peer: Peer) -> None:
         """As `Cluster.kill`. A silo that cannot be reached is ended when its agent returns."""
@@ -222,20 +224,12 @@ class SeparateCluster:
                     box.give_up(f"nothing was heard of it for {self._silent_s:g} s")
 
 
-def _after(inputs: Sequence[Future[Outcome]], begin: Callable[[], None]) -> None:
-    """Call `begin` once all inputs have an outcome, in the thread that brings the last one."""
-    left, lock = [len(inputs) + 1], threading.Lock()
-
-    def one_less(_: object = None) -> None:
-        with lock:
-            left[0] -= 1
-            if left[0]:
-                return
-        begin()
-
-    for one in inputs:
-        one.add_done_callback(one_less)
-    one_less()
+def _expect_values(mailbox: Mailbox, outcome: Outcome) -> None:
+    """Let a silo answer with a model and its optimizer's state, of the size that it said."""
+    with suppress(FederationError):
+        if isinstance(outcome, Answered):
+            parameters = decoded(outcome.value, Inspection).parameters
+            mailbox.most_value = min(LEAST_VALUE + _OF_A_VALUE * max(parameters, 0), _MOST_VALUE)
 
 
 def _follow(source: Future[Outcome], handle: Future[Outcome]) -> None:

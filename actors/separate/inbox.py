@@ -175,7 +175,9 @@ class Inbox:
         ended since. One that is proposed again waits for a new decision: an approval is used up."""
         said, new = [], {notice.proposal: notice for notice in notices}
         for one in self.all():
-            state = new[one.digest].state if one.digest in new else "forgotten"
+            if one.digest not in new and not one.open:
+                continue  # an old one, which the coordinator lists no more
+            state = new[one.digest].state if one.digest in new else "withdrawn"
             if state == one.state:
                 continue
             note = printable(new[one.digest].note) if one.digest in new else ""
@@ -188,7 +190,8 @@ class Inbox:
                     f"job {one.name} is proposed again: blindsum silo show {one.digest[:8]}"
                 )
             if state not in OPEN:
-                said.append(f"job {one.name} has {state}" + (f": {note}" if note else ""))
+                ended = "was withdrawn" if state == "withdrawn" else f"has {state}"
+                said.append(f"job {one.name} {ended}" + (f": {note}" if note else ""))
         return said
 
     def revision(self) -> float:

@@ -192,10 +192,10 @@ class Link:
         try:
             body = await self._request(method, path, sealed, {SESSION: session.name})
             answer = session.open(body, method, path)
-        except (SessionEnded, KeyRefused):  # the question or the answer may have been altered
+        except (SessionEnded, KeyRefused) as ended:  # the answer may have been altered
             if session is self._session:
                 await self.close()
-            raise SessionEnded from None
+            raise SessionEnded(getattr(ended, "error", None)) from None
         except LinkLost:
             if session is not self._session:
                 raise SessionEnded from None

@@ -18,14 +18,16 @@ from typing import Any
 import pyarrow as pa
 
 from blindsum.actors.cluster import Answered, Died, Outcome, Raised
+from blindsum.actors.futures import after
 from blindsum.actors.separate.failures import error_of
-from blindsum.actors.separate.messages import INLINE, Answer, Frame, Instruction
+from blindsum.actors.separate.messages import INLINE, PART, Answer, Frame, Instruction
 from blindsum.platform.errors import FederationError
 
 Attachments = list[bytes | pa.Buffer]
 _MOST_FLYING = 2**26  # bytes of a call's frames that the aggregators have not taken up
 _MOST_FRAMES = 30_000  # of a call, as in a total
-_MOST_PARTS = 64  # of an answer
+LEAST_VALUE = 2**24
+"""The longest answer in bytes of a silo that has not said how large its model is."""
 
 AddFrame = Callable[[int, pa.Buffer], "Future[Outcome]"]
 """Passes a frame to an aggregator, by its number; returns the outcome of the addition."""
@@ -73,7 +75,7 @@ class Mailbox:
         self.life = 0
         self.heard: float | None = None
         self.parked = 0
-        self.most_value = 2**24
+        self.most_value = LEAST_VALUE
 
     def post(
         self,
@@ -171,7 +173,7 @@ class Mailbox:
         with self._lock:
             call.values[_sha256(content)] = content
             size = sum(map(len, call.values.values()))
-            if size > self.most_value or len(call.values) > _MOST_PARTS:
+            if size > self.most_value or len(call.values) > self.most_value // PART + 1:
                 call.values.clear()
                 raise self._too_long()
 
@@ -234,20 +236,12 @@ class Mailbox:
 
 def _after_frames(call: Call, outcome: Outcome) -> None:
     """Resolve a call once every frame is added; a refused frame is the call's outcome instead."""
-    waiting = [len(call.added) + 1]
-    lock = threading.Lock()
 
-    def one_less(_: object = None) -> None:
-        with lock:
-            waiting[0] -= 1
-            if waiting[0]:
-                return
+    def resolve() -> None:
         refused = [f.result() for f in call.added.values() if not isinstance(f.result(), Answered)]
         _resolve(call, refused[0] if refused else outcome)
 
-    for added in call.added.values():
-        added.add_done_callback(one_less)
-    one_less()
+    after(call.added.values(), resolve)
 
 
 def _resolve(call: Call, outcome: Outcome) -> None:

@@ -1,7 +1,8 @@
 """Serves requests over HTTPS, in a thread of its own.
 
 A connection must send the head of its first request within FIRST_S, so that one that sends nothing,
-or one byte at a time, holds a socket only for so long. Bodies have their own limits (`gate.read`).
+or one byte at a time, holds a socket only for so long. Bodies have limits of their own
+(`blindsum.actors.separate.bodies`).
 
 Strangers can open connections faster than that. If there are too many, the oldest one of a stranger
 is ended for each new one: an agent gets in as long as it is faster than MOST_CONNECTIONS others,
@@ -63,7 +64,7 @@ class Server:
     Args:
         handle: answers a request.
         begin: called in the server's event loop before the first request.
-        contexts: the TLS context; None for plain HTTP on this machine's loopback.
+        context: the TLS context; None for plain HTTP on this machine's loopback.
 
     Raises:
         ClusterError: the address cannot be listened on.
@@ -78,7 +79,7 @@ class Server:
     ) -> None:
         self._handle, self._context, self._begin = handle, context, begin
         self._sockets = [_listening(host, port) for host, port in addresses]
-        self._ready, self._ended = threading.Event(), threading.Event()
+        self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="gate", daemon=True)

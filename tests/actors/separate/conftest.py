@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blindsum.actors.separate import local_silo, mailbox, relay
+from blindsum.actors.separate import gate, local_silo, mailbox, relay
+from blindsum.actors.separate.agent import status_file
 from blindsum.actors.separate.mailbox import Mailbox
 from blindsum.platform.job.schema import Job
+from tests.actors.separate.cables import CAN
 from tests.actors.separate.consortium import Consortium, shared_job
 from tests.actors.separate.deceived import Deceived
 from tests.actors.separate.liars import Liar
 from tests.actors.separate.organisations import Coordinator, Organisation
 
 Make = Callable[..., Consortium]
+collect_ignore = [] if CAN else ["test_cables.py"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not tested, as `tests/infra/conftest.py` does."""
+    for what in collect_ignore:
+        terminalreporter.write_line(f"NOT TESTED HERE, {what}: needs root, iproute2", red=True)
+
+
+def status(silo: Organisation) -> dict[str, Any]:
+    """What the agent notes for `blindsum silo status`."""
+    try:
+        found: dict[str, Any] = json.loads(status_file(silo.state).read_text())
+    except ValueError:  # it is just being written
+        return {}
+    return found
 
 
 @pytest.fixture
@@ -82,3 +101,17 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no frame and no answer's value travel with its message."""
     for module in (relay, local_silo, mailbox):
         monkeypatch.setattr(module, "INLINE", 0)
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The silos of the sessions that gates grant, as they are granted."""
+    granted: list[str] = []
+    real = gate.grant
+
+    def counting(body: bytes, hello: Any, *rest: Any) -> Any:
+        granted.append(hello.silo)
+        return real(body, hello, *rest)
+
+    monkeypatch.setattr(gate, "grant", counting)
+    return granted

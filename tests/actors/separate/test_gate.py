@@ -6,7 +6,6 @@ import datetime
 import gc
 import io
 import ssl
-import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -381,7 +380,8 @@ def test_a_gate_that_closes_leaves_no_parked_request_behind(
     alder = Organisation(tmp_path / "alder", "alder", tmp_path / "t.parquet", coordinator)
     alder.start()
     until(lambda: "connected as silo 'alder'" in alder.said)
-    time.sleep(0.5)  # until its poll is parked
+    box = coordinator.gate.mailbox("alder")
+    until(lambda: box.parked)
     coordinator.close()
     alder.stop()
     del coordinator

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,30 +10,14 @@ from typing import Any
 
 import pytest
 
-from blindsum.actors.separate import client, gate, link
-from blindsum.actors.separate.agent import status_file
-from tests.actors.separate.cables import CAN, Cable
-from tests.actors.separate.conftest import Make
+from blindsum.actors.separate import gate, link
+from tests.actors.separate.conftest import Make, status
 from tests.actors.separate.consortium import TWO, shared_job
 from tests.actors.separate.networks import Relay
-from tests.actors.separate.organisations import Organisation, until
+from tests.actors.separate.organisations import until
 
 LARGE = ("model.kind=mlp", "model.hidden=[1200,1200]")
 """1.4 million parameters: three uploads of 2 MB and three totals of 4 MB for each silo."""
-
-
-@pytest.fixture
-def sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The silos of the sessions that gates grant, as they are granted."""
-    granted: list[str] = []
-    real = gate.grant
-
-    def counting(body: bytes, hello: Any, *rest: Any) -> Any:
-        granted.append(hello.silo)
-        return real(body, hello, *rest)
-
-    monkeypatch.setattr(gate, "grant", counting)
-    return granted
 
 
 def test_a_round_crosses_a_link_that_is_cut_every_4_mb_in_one_attempt(
@@ -57,15 +39,6 @@ def test_a_round_crosses_a_link_that_is_cut_every_4_mb_in_one_attempt(
     for relay in relays:
         # A cut costs what is under way: three pieces, a poll, and their connections.
         assert relay.cuts >= 4 and relay.connections <= 5 * (relay.cuts + 1)
-
-
-def status(silo: Organisation) -> dict[str, Any]:
-    """What the agent notes for `blindsum silo status`."""
-    try:
-        found: dict[str, Any] = json.loads(status_file(silo.state).read_text())
-    except ValueError:  # it is just being written
-        return {}
-    return found
 
 
 def test_a_single_cut_is_mended_without_a_word_and_a_longer_one_is_told(
@@ -187,28 +160,6 @@ def test_an_agent_is_more_patient_after_each_silence(
     for _ in range(2000):
         patience.double()
     assert patience.seconds == link.MOST_SILENT_S
-
-
-@pytest.mark.skipif(not CAN, reason="needs root and iproute2")
-def test_a_cable_that_is_unplugged_is_noticed_by_the_system_itself(
-    consortium: Make, monkeypatch: pytest.MonkeyPatch, sessions: list[str]
-) -> None:
-    """Long before a poll is overdue; the system is told to be quicker here than SILENT_CUT_S."""
-    monkeypatch.setattr(client, "SILENT_CUT_S", 3)
-    monkeypatch.setattr(client, "CONNECT_S", 1.0)
-    with Cable() as cable:
-        one = consortium(host=cable.here)
-        silo = one.enrol("alder")
-        one.start("alder", before=cable.enter)
-        until(lambda: silo.said, 10)
-        cable.unplug()
-        started = time.monotonic()
-        until(lambda: not status(silo).get("connected", True), 20)
-        assert time.monotonic() - started < link.SILENT_S
-        cable.plug()
-        until(lambda: status(silo).get("connected"), 20)
-        assert sessions == ["alder"]
-        one.close()
 
 
 # -- addresses -----------------------------------------------------------------------------------
