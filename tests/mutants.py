@@ -42,6 +42,8 @@ CHARGE = (
     "        epsilon, metrics_epsilon = self._books.charge(exchange)"
     "  # before the data is touched\n"
 )
+RETURNS = "tests/actors/test_returns.py"
+ACROSS = "tests/actors/separate/test_federation.py"
 TRAIN = "        update = own.trainer.train(self._model.vector, exchange.clipping)\n"
 
 MUTANTS = (
@@ -306,6 +308,97 @@ MUTANTS = (
         "        self._keys.require(exchange)  # before anything is charged\n",
         "",
         LIES,
+    ),
+    Mutant(
+        "a silo that comes back within a round",
+        "actors/policy.py",
+        "(not self._in_round and roster == ordered and large)",
+        "(roster == ordered and large)",
+        RETURNS,
+    ),
+    Mutant(
+        "an attempt that begins no round",
+        "actors/policy.py",
+        "        self._in_round = True\n",
+        "",
+        RETURNS,
+    ),
+    Mutant(
+        "a state sealed to anybody",
+        "actors/joining.py",
+        "not self._keys.knows(request.silo, request.identity)",
+        "False",
+        RETURNS,
+    ),
+    Mutant(
+        "a state from anybody",
+        "he/handover.py",
+        "if not is_of_the_run(identity):",
+        "if False:",
+        RETURNS,
+    ),
+    Mutant(
+        "a state whose signature is not checked",
+        "he/handover.py",
+        '        verify(identity, signature, _signed(self.request, content), "state")\n',
+        "",
+        RETURNS,
+    ),
+    Mutant(
+        "a state that no pin covers",
+        "actors/joining.py",
+        "lambda identity: fingerprint(identity) in pins or len(pins) < len(others),",
+        "lambda identity: True,",
+        RETURNS,
+    ),
+    Mutant(
+        "a state that nobody requested",
+        "actors/joining.py",
+        "        if handover is None:",
+        "        if False:",
+        RETURNS,
+    ),
+    Mutant(
+        "a state of any shape",
+        "actors/returning.py",
+        " or not _fits(own, kept)",
+        "",
+        RETURNS,
+    ),
+    Mutant(
+        "an approval for any table",
+        "actors/admission.py",
+        "            require_dataset(self._approval, fingerprints)\n",
+        "",
+        ACROSS,
+    ),
+    Mutant(
+        "an approval for any version",
+        "actors/admission.py",
+        "            require_version(self._approval, __version__)\n",
+        "",
+        ACROSS,
+    ),
+    Mutant(
+        "a silo of an agent without an approval",
+        "actors/separate/agent.py",
+        'if received is None or received.verdict != "approved":',
+        "if received is None:",
+        ACROSS,
+    ),
+    Mutant(
+        "an approval that outlives its proposal",
+        "actors/separate/inbox.py",
+        '                one = replace(one, verdict="pending", reason="", weights="")\n',
+        "                pass\n",
+        ACROSS,
+    ),
+    Mutant(
+        "the rule of a refusal told",
+        "actors/separate/inbox.py",
+        "if one.by_rule else one.reason",
+        "if False else one.reason",
+        ACROSS,
     ),
     Mutant(
         "what was accepted is not taken back",

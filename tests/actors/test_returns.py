@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,13 +12,15 @@ import pytest
 
 from blindsum.actors.codec import decoded, encoded
 from blindsum.actors.federation import Federation
+from blindsum.actors.returning import state_for_another
 from blindsum.actors.silo import Silo
 from blindsum.actors.thread_cluster import Killed, ThreadCluster
 from blindsum.he.exchange import Exchange
 from blindsum.he.handover import Handover, StateRequest, seal_to
-from blindsum.he.identity import Identity
+from blindsum.he.identity import SIGNATURE_BYTES, Identity, fingerprint
 from blindsum.platform.errors import FederationError, KeyRefused
-from tests.conftest import MakeJob
+from blindsum.platform.state.checkpoint import from_bytes, to_bytes
+from tests.conftest import SILOS, MakeJob
 
 MOMENTUM = (
     "server.optimizer=momentum",
@@ -33,6 +36,7 @@ class Dying(Silo):
     dies: ClassVar[dict[str, tuple[int, str]]] = {}
 
     def train(self, exchange: Exchange, *opened: object) -> Any:
+        self.newest = exchange
         self._die(exchange, "train")
         return super().train(exchange, *opened)
 
@@ -146,13 +150,15 @@ def test_within_a_round_no_silo_comes_back(started: Any) -> None:
     silo = one._silos["alder"].peer.object
     policy = silo._own.policy
     assert policy.allows_ceremony(("alder", "birch"))
-    policy.course = policy.course.__class__(policy.course.range, roster=("alder", "birch"))
+    policy.course = replace(policy.course, roster=("alder", "birch"))
     assert policy.allows_ceremony(("alder", "birch", "cedar"))
     assert not policy.allows_ceremony(("alder", "cedar", "birch"))
     assert not policy.allows_ceremony(("birch", "cedar"))
     assert not policy.allows_ceremony(("alder",))
-    policy._in_round = True
+    policy.takes(silo.newest)  # an attempt of the next round begins
+    policy.course = replace(policy.course, roster=("alder", "birch"))
     assert not policy.allows_ceremony(("alder", "birch", "cedar"))
+    assert policy.allows_ceremony(("alder", "birch"))
 
 
 def test_a_state_is_sealed_to_silos_of_the_run_alone(started: Any, tmp_path: Any) -> None:
@@ -217,3 +223,76 @@ def test_nobody_but_a_silo_of_the_run_makes_up_a_state(tmp_path: Path) -> None:
     assert opened == b"state"
     with pytest.raises(KeyRefused, match="not sealed to this silo"):
         handover.open(sealed, pinned)
+
+
+class Forger:
+    """Somebody who names a silo's identity and cannot sign with it."""
+
+    def __init__(self, public: bytes) -> None:
+        self.public = public
+
+    def sign(self, content: bytes) -> bytes:
+        return bytes(SIGNATURE_BYTES)
+
+
+def test_a_state_that_only_names_a_silo_is_refused(tmp_path: Path) -> None:
+    alder, birch = (Identity(tmp_path / f"{name}.pem") for name in ("alder", "birch"))
+    handover = Handover("run", "birch", birch)
+    forged: Any = Forger(alder.public)
+    with pytest.raises(KeyRefused, match="state does not verify"):
+        handover.open(seal_to(handover.request, b"state", forged), lambda _: True)
+
+
+def returning(started: Any, *overrides: str) -> tuple[Federation, Any]:
+    """Birch is on its way back after it died in round 1."""
+    one, cluster = started(*MOMENTUM, *overrides, birch=(1, "train"))
+    one.run_round(1)
+    cluster.returning = {"birch"}
+    arrive(one, "birch")
+    return one, one._returns._starting["birch"][0].peer.object
+
+
+def test_identities_that_the_job_pins_decide_whose_state_is_taken(
+    started: Any, tmp_path: Path
+) -> None:
+    own = {name: Identity(tmp_path / "state" / name / "identity.pem") for name in SILOS}
+    pins = [f"silos.{name}.identity={fingerprint(one.public)}" for name, one in own.items()]
+    one, silo = returning(started, *pins)
+    content = state_for_another(
+        one._silos["alder"].peer.object._own, one._silos["alder"].peer.object._model
+    )
+    for signer in (Identity(tmp_path / "driver.pem"), own["birch"]):
+        request = decoded(silo.request_state(), StateRequest)
+        with pytest.raises(KeyRefused, match="not a silo of this run"):
+            silo.take_state([pa.py_buffer(seal_to(request, content, signer))])
+    request = decoded(silo.request_state(), StateRequest)
+    silo.take_state([pa.py_buffer(seal_to(request, content, own["cedar"]))])
+    assert silo._model.digest == one.standing.model
+
+
+def test_a_state_that_the_run_cannot_have_is_refused(started: Any) -> None:
+    one, silo = returning(started)
+    alder = one._silos["alder"].peer.object
+    good = from_bytes(state_for_another(alder._own, alder._model))
+    assert good is not None
+    size, momentum = good.model.size, good.optimizer[0]
+    wrong: list[dict[str, Any]] = [
+        {"model": np.zeros(size + 1, np.float32)},
+        {"model": np.zeros(size, np.float64)},
+        {"model": np.full(size, np.nan, np.float32)},
+        {"optimizer": ()},
+        {"optimizer": (momentum[:-1],)},
+        {"optimizer": (np.full_like(momentum, np.inf),)},
+        {"range": 0.0},
+        {"clipping": float("nan")},
+        {"round": -1},
+        {"round": 1_000},
+        {"head": (np.zeros(1, np.float32),)},
+    ]
+    before = silo._model.digest
+    for change in wrong:
+        request = decoded(silo.request_state(), StateRequest)
+        content = to_bytes(replace(good, **change))
+        with pytest.raises(FederationError, match="cannot have"):
+            silo.take_state([pa.py_buffer(seal_to(request, content, alder._books.identity))])
+        assert silo._model.digest == before, change
