@@ -9,10 +9,11 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from blindsum.actors.agreement import same_digest, same_metrics
 from blindsum.actors.answers import value_of
 from blindsum.actors.ceremony import hold_ceremony
 from blindsum.actors.cluster import Cluster
@@ -35,8 +36,8 @@ from blindsum.actors.silo_messages import Inspection, Release
 from blindsum.actors.waiting import Waiting
 from blindsum.he.exchange import Exchange
 from blindsum.he.parameters import Parameters
-from blindsum.platform.errors import BlindsumError, FederationError, ModelsDiffer, SiloLost
-from blindsum.platform.evaluation.figures import Metrics, count_values
+from blindsum.platform.errors import BlindsumError, FederationError, SiloLost
+from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.events import Log
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan, update_range
@@ -140,7 +141,7 @@ class Federation:
         first = next(iter(inspections.values()))
         self._values = first.parameters
         self._first_range = update_range(self.job, first.plan or plan(self.job, first.silo))
-        model = self._same((i.model_digest for i in inspections.values()), "initial weights")
+        model = same_digest((i.model_digest for i in inspections.values()), "initial weights")
         at = self.standing
         self.standing = replace(at, model=at.model or model, range=at.range or self._first_range)
         if self._resumed:
@@ -162,7 +163,7 @@ class Federation:
             self._drop(name, at.round + 1)
         restoring = [silo.restore(at.round) for silo in self._silos.values()]
         restored = self._waiting.gather(restoring, "restore its state", self.job.deadlines.start_s)
-        model = self._same(restored.values(), "restored models", at.round or None)
+        model = same_digest(restored.values(), "restored models", at.round or None)
         self.standing = replace(self.standing, model=model)
         round, attempts = max(i.charged for i in inspections.values())
         if round == at.round + 1:  # this round had been charged when the run was interrupted
@@ -349,8 +350,8 @@ class Federation:
         closed = [*gather(total.reports, "add", within).values()]
         applied = [*gather(applying, "apply the total", within).values()]
         counts_closed = [*gather(counted.reports, "add metrics", within).values()]
-        metrics = self._same_metrics(gather(reading, "read the metrics", within))
-        model = self._same((a.model_digest for a in applied), "model", number)
+        metrics = same_metrics(gather(reading, "read the metrics", within).values())
+        model = same_digest((a.model_digest for a in applied), "model", number)
         held_out = [t.metrics_epsilon for t in trained if t.metrics_epsilon is not None]
         privacy = self.job.privacy
         return RoundReport(
@@ -405,22 +406,3 @@ class Federation:
         for one in self._aggregators:
             one.kill()
         self._aggregators = []
-
-    def _same_metrics(self, read: Mapping[str, Metrics]) -> Metrics:
-        if len({repr(one) for one in read.values()}) > 1:
-            raise ModelsDiffer(
-                "the silos decrypted different metrics from the same total",
-                "Do not continue this run.",
-            )
-        return next(iter(read.values()))
-
-    def _same(self, digests: Iterable[str], what: str, round: int | None = None) -> str:
-        different = set(digests)
-        if len(different) != 1:
-            raise ModelsDiffer(
-                f"the silos' {what} differ: their digests are not equal",
-                "All silos must run the same versions of blindsum, torch and numpy, and a "
-                "model.factory must draw its weights only from torch's generator.",
-                round=round,
-            )
-        return different.pop()
