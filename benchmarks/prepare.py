@@ -22,7 +22,7 @@ from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.preparation.stage_cache import CHUNK, StageCache
 from blindsum.platform.data.preparation.recipe import Structures
 from blindsum.platform.data.preparation.stages import Standardise
-from blindsum.platform.data.table import read_table
+from blindsum.platform.data.reading import read_table
 
 
 def molecules(data: Path | None, column: str, count: int) -> list[str]:

@@ -49,7 +49,7 @@ from blindsum.he.packing import quantise
 from blindsum.he.parameters import Parameters
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.records import Fold, dense
-from blindsum.platform.job.data_section import Ecfp
+from blindsum.platform.job.features_section import Ecfp
 from blindsum.platform.job.schema import ServerSection, TrainingSection
 from blindsum.platform.privacy.accounting import calibrate
 from blindsum.platform.privacy.plan import PrivacyPlan

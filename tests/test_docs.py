@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from blindsum.pipelines.consortium.settings import CoordinatorFile
 from blindsum.platform.data.preparation.recipe import Recipe
-from blindsum.platform.job.data_section import DataSection, Section
+from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.owner import (
     CoordinatorSection,
     DatasetSection,
@@ -18,6 +18,7 @@ from blindsum.platform.job.owner import (
     PolicySection,
 )
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.section import Section
 from blindsum.platform.privacy.releases import RELEASES
 
 ROOT = Path(__file__).resolve().parents[1]

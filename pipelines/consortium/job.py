@@ -15,9 +15,9 @@ from blindsum.actors.separate.messages import MOST_FILES, Proposal
 from blindsum.actors.separate.registry import EnrolledSilo, ProposedJob
 from blindsum.he.identity import fingerprint
 from blindsum.platform.errors import JobError
-from blindsum.platform.job.data_section import is_name
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.section import is_name
 from blindsum.platform.job.yaml_reader import dump
 
 

@@ -24,8 +24,8 @@ from blindsum.he.identity import Identity
 from blindsum.infra.certificates import CA_CERTIFICATE, make_authority, make_node
 from blindsum.pipelines.consortium.invitation import Token, written
 from blindsum.platform.errors import JobError
-from blindsum.platform.job.data_section import Section
 from blindsum.platform.job.paths import home_folder
+from blindsum.platform.job.section import Section
 from blindsum.platform.job.yaml_reader import dump, parse_section, read_section
 
 FILE = "coordinator.yaml"

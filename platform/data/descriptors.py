@@ -8,7 +8,7 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors as rdkit_descriptors
 
 from blindsum.platform.errors import JobError
-from blindsum.platform.job.data_section import Descriptors, Scaling
+from blindsum.platform.job.features_section import Descriptors, Scaling
 
 MAX_ATOMS, MAX_WALKS = 300, 30_000
 """Larger molecules have no descriptors and count as unreadable, in every silo alike: a limit in

@@ -1,6 +1,6 @@
 """The kinds of features: plain columns, RDKit descriptors, and fingerprints computed or read.
 
-A new kind of data needs a section in `blindsum.platform.job.data_section`, a class here, and its
+A new kind of data needs a section in `blindsum.platform.job.features_section`, a class here, and its
 line in `features_of`.
 
 Features are scaled by public constants only. Means computed from the silos' data would be a
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from blindsum.platform.data.columns import NUMBER, POSITIONS, TEXT, Column, NeedsColumns
 from blindsum.platform.data.records import Stored, bits
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.data_section import Columns, Descriptors, Ecfp, Fingerprint, Scaling
+from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint, Scaling
 
 if TYPE_CHECKING:
     from rdkit import Chem

@@ -18,7 +18,7 @@ from blindsum.platform.data.columns import (
     Column,
 )
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.data_section import Target, Tasks
+from blindsum.platform.job.labels_section import Target, Tasks
 
 Labels = npt.NDArray[Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blindsum.platform.data.table import SiloData, load_data
-from blindsum.platform.job.data_section import Tasks
+from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.paths import SiloPlaces
 from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job

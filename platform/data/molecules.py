@@ -9,7 +9,7 @@ import numpy.typing as npt
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdFingerprintGenerator
 
-from blindsum.platform.job.data_section import Ecfp
+from blindsum.platform.job.features_section import Ecfp
 
 # RDKit writes the SMILES that it cannot read to stderr, where Ray would log it. Every process
 # that reads a silo's molecules imports this module, which turns RDKit's log off.

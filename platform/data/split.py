@@ -3,7 +3,7 @@
 A key (scaffold, patient number) lies in the test fold if HMAC-SHA256(salt, key), read as a
 fraction of 1, is below `test_fraction`. Silos exchange nothing to agree on their folds.
 
-A new kind of folds needs a section in `blindsum.platform.job.data_section`, a class here, and its
+A new kind of folds needs a section in `blindsum.platform.job.folds_section`, a class here, and its
 line in `folds_of`.
 """
 
@@ -30,7 +30,7 @@ from blindsum.platform.data.columns import (
 )
 from blindsum.platform.data.features import FeatureKind
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.data_section import ColumnFolds, HashFolds, ScaffoldFolds
+from blindsum.platform.job.folds_section import ColumnFolds, HashFolds, ScaffoldFolds
 
 
 class FoldKind(NeedsColumns):

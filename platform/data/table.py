@@ -7,8 +7,7 @@ file in the silo's own state folder.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
 from blindsum.platform.data.columns import Column, refuse_missing, require
 from blindsum.platform.data.features import features_of
@@ -29,13 +26,13 @@ from blindsum.platform.data.labels import (
     task_columns,
     task_labels,
 )
+from blindsum.platform.data.prepared_table import require_prepared
+from blindsum.platform.data.reading import read_table
 from blindsum.platform.data.records import Fold, Stored
 from blindsum.platform.data.split import folds_of
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.data_section import DataSection, Prepared, Tasks
-
-PREPARED = b"blindsum.prepared"
-"""The key of a table's metadata whose value holds the digests of its preparation."""
+from blindsum.platform.job.data_section import DataSection
+from blindsum.platform.job.labels_section import Tasks
 
 
 @dataclass(frozen=True)
@@ -178,7 +175,7 @@ def _checked(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> pa
     table = read_table(path, texts)
     if table.num_rows == 0:
         raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
-    _require_prepared(table, contract.prepared, path)
+    require_prepared(table, contract.prepared, path)
     features.check(table, path)
     of_tasks, of_own = task_columns(contract.tasks or {}), task_columns(own)
     require(table, of_tasks, path)
@@ -205,70 +202,6 @@ def used_columns(contract: DataSection) -> list[str]:
 def _names(columns: Iterable[Column]) -> list[str]:
     """Return the columns' names, each once."""
     return list(dict.fromkeys(column.name for column in columns))
-
-
-def read_table(path: Path, texts: Collection[str] = ()) -> pa.Table:
-    """Read a Parquet file, or a CSV if the name ends in .csv or .csv.gz.
-
-    Args:
-        texts: columns of a CSV to read as text, even if their values look like numbers.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path} is not a file", "Name the Parquet or CSV file itself.")
-    try:
-        if path.name.endswith((".csv", ".csv.gz")):
-            kinds = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
-            table = pyarrow.csv.read_csv(path, convert_options=kinds)
-            _ = table.column_names  # decodes the header: a ValueError if it is not UTF-8
-            return table
-        # Not pyarrow's read_table, which makes columns of folder names such as `site=3`.
-        with pyarrow.parquet.ParquetFile(path) as file:
-            return file.read()
-    except FileNotFoundError:
-        raise DataError(
-            f"there is no data file {path}",
-            "Relative paths start at the folder of the file that names it, on the silo's own node.",
-        ) from None
-    except PermissionError:
-        raise DataError(f"{path} cannot be read by this user", "Check its permissions.") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as {'CSV' if '.csv' in path.name else 'Parquet'} "
-            f"({type(error).__name__})",
-            "Check that the file is complete and of that kind; CSV has commas and is UTF-8.",
-        ) from None
-
-
-def _require_prepared(table: pa.Table, prepared: Prepared | None, path: Path) -> None:
-    """Raise DataError if a table's metadata is not that of the job's preparation."""
-    if prepared is None:
-        return
-    found = preparation_of(table)
-    if not found:
-        raise DataError(
-            f"{path.name} was not written by blindsum prepare, and the job has data.prepared",
-            "Prepare it, or leave data.prepared out.",
-        )
-    differ = [name for name, value in prepared if found.get(name) != value]
-    if "secret" in differ:
-        differ = ["secret"]  # folds and features follow from it
-    if differ:
-        raise DataError(
-            f"{path.name} was not prepared as data.prepared says: different {', '.join(differ)}",
-            "Compare the silos' manifest.json with: blindsum prepare ... --against MANIFEST.",
-        )
-
-
-def preparation_of(table: pa.Table) -> dict[str, str]:
-    """Return the digests in a table's metadata, empty if `blindsum prepare` did not write it."""
-    try:
-        found = json.loads((table.schema.metadata or {}).get(PREPARED, b"{}"))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 @contextmanager

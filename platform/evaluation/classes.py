@@ -17,7 +17,7 @@ from torch import nn
 
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.evaluation.figures import OF_CLASSES, HeldOut
-from blindsum.platform.job.data_section import Target
+from blindsum.platform.job.labels_section import Target
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import HELD_OUT_WEIGHT, metrics_plan
 from blindsum.platform.privacy.shared_noise import noised_integers

@@ -24,7 +24,7 @@ from torch import nn
 
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED, TaskFigures
-from blindsum.platform.job.data_section import Task, Tasks
+from blindsum.platform.job.labels_section import Task, Tasks
 from blindsum.platform.training.losses import MultiTask
 
 LEAST = 5

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blindsum.platform.errors import JobError
-from blindsum.platform.job.data_section import is_name
 from blindsum.platform.job.schema import Job, SiloSection
+from blindsum.platform.job.section import is_name
 from blindsum.platform.job.yaml_reader import Place, read_section
 
 

@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from blindsum.platform.errors import ConsentError
-from blindsum.platform.job.data_section import Name, Section
+from blindsum.platform.job.section import Name, Section
 from blindsum.platform.job.yaml_reader import read_section
 
 FILE = "silo.yaml"

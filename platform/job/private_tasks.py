@@ -9,7 +9,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.data_section import Task, Tasks
+from blindsum.platform.job.labels_section import Task, Tasks
 from blindsum.platform.job.schema import Job, SiloSection
 from blindsum.platform.job.yaml_reader import Loader
 

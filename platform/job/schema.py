@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from blindsum.platform.job.data_section import DataSection, Name, Positive, Section, is_name
+from blindsum.platform.job.data_section import DataSection
+from blindsum.platform.job.section import Name, Positive, Section, is_name
 
 MAX_STEPS = 1_000_000
 RESERVED = ("aggregator", "driver", "check")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from blindsum.platform.job.data_section import DataSection, Tasks
+from blindsum.platform.job.data_section import DataSection
+from blindsum.platform.job.labels_section import Tasks
 
 RecordLoss = Callable[[Tensor, Tensor], Tensor]
 """A function from a model's outputs [B, ...] and the labels [B, ...] to one loss for each record,

@@ -17,7 +17,7 @@ from blindsum.platform.data.records import dense
 from blindsum.platform.data.split import fraction, scaffold_key
 from blindsum.platform.data.table import load_data
 from blindsum.platform.errors import JobError
-from blindsum.platform.job.data_section import Columns, Descriptors, Ecfp, Scaling
+from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Scaling
 from blindsum.platform.job.file import load_job
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ from blindsum.platform.evaluation.tasks import (
     calibration_error,
     precision_at_rate,
 )
-from blindsum.platform.job.data_section import Task, Tasks
+from blindsum.platform.job.labels_section import Task, Tasks
 from blindsum.platform.job.private_tasks import read_private_tasks
 from blindsum.platform.privacy.plan import plan
 from blindsum.platform.training.clipping import clipped_sum

@@ -34,9 +34,9 @@ from blindsum.platform.data.preparation.recipe import (
     as_tasks,
 )
 from blindsum.platform.data.preparation.secret import Secret
-from blindsum.platform.data.table import PREPARED
+from blindsum.platform.data.prepared_table import PREPARED
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.data_section import Tasks
+from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.yaml_reader import dump
 
 _SIDES = {-1.0: "<", 0.0: "=", 1.0: ">"}

@@ -18,7 +18,7 @@ from blindsum.platform.data.descriptors import descriptor_scaling
 from blindsum.platform.data.preparation.recipe import FINGERPRINT, PermutedEcfp, PlainDescriptors
 from blindsum.platform.data.preparation.secret import Secret
 from blindsum.platform.data.preparation.stages import DescriptorValues, Fingerprints, Stage
-from blindsum.platform.job.data_section import Fingerprint
+from blindsum.platform.job.features_section import Fingerprint
 
 
 class PreparedFeatures(ABC):

@@ -13,7 +13,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from blindsum.platform.data.preparation.units import MOLAR, Unit, canonical, unit_of
-from blindsum.platform.job.data_section import Descriptors, Ecfp, Positive, Section, Task, Tasks
+from blindsum.platform.job.features_section import Descriptors, Ecfp
+from blindsum.platform.job.labels_section import Task, Tasks
+from blindsum.platform.job.section import Positive, Section
 from blindsum.platform.job.yaml_reader import read_section
 
 COMPOUND, FOLD, FINGERPRINT = "compounds", "fold", "fingerprint"

@@ -28,7 +28,7 @@ from blindsum.platform.data.preparation.recipe import (
 )
 from blindsum.platform.data.preparation.relations import sides
 from blindsum.platform.data.preparation.units import canonical
-from blindsum.platform.data.table import read_table
+from blindsum.platform.data.reading import read_table
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.paths import resolve
 

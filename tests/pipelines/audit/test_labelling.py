@@ -22,8 +22,8 @@ from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import DataError, JobError
-from blindsum.platform.job.data_section import Task
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.labels_section import Task
 from blindsum.platform.job.paths import silo_places
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer

@@ -1,0 +1,36 @@
+"""What all sections of a job have in common: no unknown keys, no silent conversions."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _usable(value: float) -> float:
+    """Limit a number to a range far wider than any use, in which the product of two is finite."""
+    if not 1e-12 <= value <= 1e12:
+        raise ValueError("write a number from 1e-12 to 1e12")
+    return value
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_usable)]
+
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+
+_NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
+Name = Annotated[str, Field(pattern=_NAME)]
+"""The name of a job, a silo or a dataset. It may appear in messages, tags and file names."""
+
+
+def is_name(text: str) -> bool:
+    """Return whether this text can name a dataset in an owner's file."""
+    return re.fullmatch(_NAME, text) is not None
+
+
+class Section(BaseModel):
+    """The base of all sections: no unknown keys, no silent conversions, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
