@@ -19,6 +19,7 @@ from blindsum.pipelines.cli import (
     certificates,
     coordinator,
     ledger,
+    predict,
     silo,
     silo_agent,
     submit,
@@ -298,6 +299,7 @@ def secret(path: Annotated[Path, typer.Argument(help="File to write.", metavar="
 
 
 # In the order of --help: what everyone uses first, then what owners and operators use.
+app.command("predict")(predict.predict)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(audit_log.app, name="audit-log")
 app.add_typer(silo_agent.app, name="silo")

@@ -1,0 +1,1 @@
+"""`blindsum predict`: applies a released model to a table."""

@@ -1,0 +1,152 @@
+"""`blindsum predict`: apply a released model to a table, in the terms of its job."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.parquet
+
+from blindsum.pipelines.show.console import counting
+from blindsum.platform.data.features import features_of
+from blindsum.platform.data.reading import read_table
+from blindsum.platform.errors import DataError, JobError
+from blindsum.platform.job.features_section import Columns, Fingerprint
+from blindsum.platform.job.paths import import_from
+from blindsum.platform.prediction.predictor import OUTSIDE, REASON, Predictor
+from blindsum.platform.prediction.released import SUFFIX, Released, read_released
+
+MODEL = f"model{SUFFIX}"
+"""The released model in a run's folder."""
+
+ROWS = 5_000
+"""Records predicted at a time, with a sign of progress after each."""
+
+
+def _write_csv(table: pa.Table, path: str) -> None:
+    pyarrow.csv.write_csv(table, path)
+
+
+WRITERS: dict[str, Callable[[pa.Table, str], None]] = {
+    ".parquet": pyarrow.parquet.write_table,
+    ".csv": _write_csv,
+    ".feather": pyarrow.feather.write_feather,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """Predictions, and how many records have none.
+
+    `unpredicted` counts records by the reason why they have no prediction; `outside` counts those
+    outside the model's domain, None if the features have no known domain.
+    """
+
+    table: pa.Table
+    unpredicted: dict[str, int]
+    outside: int | None
+
+
+def model_file(model: Path) -> Path:
+    """Return the file of a released model, given it or its run's folder.
+
+    Raises:
+        JobError: the folder has no released model.
+    """
+    if not model.is_dir():
+        return model
+    if not (model / MODEL).is_file():
+        raise JobError(
+            f"{model} has no {MODEL}",
+            "Name the folder of a run that released a model (runs/NAME), or the file itself.",
+        )
+    return model / MODEL
+
+
+def predict(model: Path, path: Path, quiet: bool) -> Predicted:
+    """Apply a model to a table.
+
+    The result has the table's own columns, except the numbers and fingerprints that are features,
+    followed by the predictions.
+
+    Args:
+        model: a released model, or its run's folder.
+        path: the table, in any kind of file that a silo's table may have.
+        quiet: whether to show no progress.
+
+    Raises:
+        JobError, ModelError: there is no such model, or it is damaged.
+        DataError: the table cannot be read, or lacks a column.
+    """
+    import_from(str(Path.cwd()))  # where the code of a model.factory may lie
+    released = read_released(model_file(model))
+    predictor = Predictor(released)
+    smiles = features_of(released.terms.features).smiles_column
+    table = read_table(path, [smiles] if smiles else [])
+    kept = table.drop_columns(_dropped(released, table))
+    if clash := sorted(set(kept.column_names) & set(predictor.outputs)):
+        raise DataError(
+            f"{path.name}: column '{clash[0]}' has the name of a prediction",
+            "Rename it in the table.",
+        )
+    parts = []
+    with counting("predicting", table.num_rows, quiet) as done:
+        for start in range(0, max(table.num_rows, 1), ROWS):
+            parts.append(predictor.predict(table.slice(start, ROWS), path))
+            done(parts[-1].num_rows)
+    found = pa.concat_tables(parts)
+    for name in found.column_names:
+        kept = kept.append_column(name, found.column(name))
+    reasons = Counter(found.column(REASON).drop_null().to_pylist())
+    outside = pc.sum(found.column(OUTSIDE)).as_py() or 0 if OUTSIDE in found.column_names else None
+    return Predicted(table=kept, unpredicted=dict(reasons), outside=outside)
+
+
+def write(predicted: Predicted, out: Path) -> None:
+    """Write predictions as Parquet, CSV or Feather, by the name's ending.
+
+    Raises:
+        DataError: the ending is another one, or the file exists or cannot be written.
+    """
+    writer = require_writable(out)
+    partial = out.with_name(out.name + ".partial")
+    try:
+        writer(predicted.table, str(partial))
+        os.link(partial, out)  # never replaces a file
+    except (OSError, pa.ArrowException) as error:
+        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "a column's type"
+        raise DataError(
+            f"{out} cannot be written: {reason}", "Name another file; .parquet holds every type."
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_writable(out: Path) -> Callable[[pa.Table, str], None]:
+    """Return the function that writes a file of that name.
+
+    Raises:
+        DataError: its ending is not one of WRITERS, or the file exists.
+    """
+    if out.suffix not in WRITERS:
+        raise DataError(
+            f"{out}: predictions are written as {', '.join(WRITERS)}", "Name such a file."
+        )
+    if out.exists():
+        raise DataError(f"{out} already exists", "Name another file.")
+    return WRITERS[out.suffix]
+
+
+def _dropped(released: Released, table: pa.Table) -> list[str]:
+    """Return the columns that would only repeat the features."""
+    section = released.terms.features
+    if not isinstance(section, Columns | Fingerprint):
+        return []
+    return [name for name in table.column_names if name in section.inputs]

@@ -1,0 +1,150 @@
+"""Predictions of a released model from raw columns, as a job's contract names them.
+
+A record that cannot be predicted has gaps in its row and a reason: rows never shift.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from blindsum.platform.data.columns import require
+from blindsum.platform.data.features import CLIP, Featurised, features_of
+from blindsum.platform.data.records import MAX_BATCH_BYTES, dense
+from blindsum.platform.job.features_section import Columns, Descriptors
+from blindsum.platform.prediction.released import Released
+
+REASON, LEVERAGE, OUTSIDE = "reason", "leverage", "outside_domain"
+
+MOST_LEVERAGE = 3.0
+"""Records with more lie outside the domain: the usual warning limit of a Williams plot, three times
+the mean leverage."""
+
+Array = npt.NDArray[Any]
+
+
+class Predictor:
+    """A released model, its featurisation and its units."""
+
+    def __init__(self, released: Released) -> None:
+        self._terms, self._model = released.terms, released.model
+        self._features = features_of(self._terms.features)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The columns that a prediction needs."""
+        return [column.name for column in self._features.columns()]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The columns of a prediction."""
+        nothing = np.zeros((0, self._model_outputs), np.float32)
+        return [*self._predictions(nothing), *self._domain(np.zeros((0, 1))), REASON]
+
+    def example(self) -> dict[str, Any]:
+        """Return a made-up record, in the job's terms."""
+        section = self._terms.features
+        if isinstance(section, Columns):
+            return {name: float(scaling.center) for name, scaling in section.columns.items()}
+        (name,) = self.inputs
+        return {name: "CCO" if self._features.smiles_column else [0]}
+
+    def predict(self, table: pa.Table, path: Path = Path("the table")) -> pa.Table:
+        """Return a row of predictions for each record, in the table's order.
+
+        For classes: `predicted_TARGET`, and `probability_CLASS` for each class. For each task:
+        `probability_TASK` of the label 1, or `predicted_TASK` in the unit of its column. For scaled
+        columns and descriptors: `leverage`, the mean square of the scaled features, about 1 for
+        records like those that the public constants describe; and `outside_domain`, whether it is
+        above 3 or a feature was cut at 5 scales from its center. `reason` says why a row has no
+        prediction. Columns that are not inputs are ignored.
+
+        Args:
+            path: the table's file, which errors name.
+
+        Raises:
+            DataError: a column is missing, there more than once, or has another type.
+        """
+        needed = self._features.columns()
+        require(table, needed, path)
+        table = table.select(self.inputs).combine_chunks()
+        whole = _whole(table)
+        made = self._features.compute(table.filter(pa.array(whole)))
+        usable = np.flatnonzero(whole)[made.usable]
+        columns = self._predictions(self._outputs_of(made)) | self._domain(made.features)
+        placed = {name: _placed(found, usable, table.num_rows) for name, found in columns.items()}
+        reasons = np.full(table.num_rows, None, object)
+        reasons[~whole] = self._gap()
+        reasons[np.flatnonzero(whole)[~made.usable]] = "RDKit cannot read or describe this molecule"
+        return pa.table({**placed, REASON: pa.array(reasons.tolist(), pa.string())})
+
+    @property
+    def _model_outputs(self) -> int:
+        return self._terms.outputs + len(self._terms.own_tasks or ())
+
+    def _outputs_of(self, made: Featurised) -> npt.NDArray[np.float32]:
+        """Return the model's outputs, float32 [usable records, outputs]."""
+        records = int(made.usable.sum())
+        size = max(1, MAX_BATCH_BYTES // (4 * self._features.width))
+        parts = [np.zeros((0, self._model_outputs), np.float32)]
+        with torch.no_grad():
+            for start in range(0, records, size):
+                batch = torch.from_numpy(dense(made.features[start : start + size]))
+                parts.append(self._model(batch).numpy())
+        return np.concatenate(parts)
+
+    def _predictions(self, outputs: npt.NDArray[np.float32]) -> dict[str, pa.Array]:
+        values, terms = torch.from_numpy(outputs).double(), self._terms
+        found: dict[str, pa.Array] = {}
+        if terms.target:
+            classes, target = terms.target.classes, terms.target.column
+            kind = pa.string() if isinstance(classes[0], str) else pa.int64()
+            best = values.argmax(1).tolist() if len(values) else []
+            found[f"predicted_{target}"] = pa.array([classes[i] for i in best], kind)
+            chances = torch.softmax(values, 1)
+            for i, one in enumerate(classes):
+                found[f"probability_{one}"] = pa.array(chances[:, i].numpy())
+        tasks = {**(terms.tasks or {}), **(terms.own_tasks or {})}
+        for i, (name, task) in enumerate(tasks.items()):
+            if task.kind == "binary":
+                found[f"probability_{name}"] = pa.array(torch.sigmoid(values[:, i]).numpy())
+            else:
+                scaled = values[:, i].numpy() * task.scale + task.center
+                found[f"predicted_{name}"] = pa.array(scaled)
+        return found
+
+    def _domain(self, features: Any) -> dict[str, pa.Array]:
+        if not isinstance(self._terms.features, Columns | Descriptors):
+            return {}
+        leverage = np.mean(np.square(features, dtype=np.float64), axis=1)
+        cut = (np.abs(features) >= CLIP).any(axis=1)
+        outside = cut | (leverage > MOST_LEVERAGE)
+        return {LEVERAGE: pa.array(leverage), OUTSIDE: pa.array(outside)}
+
+    def _gap(self) -> str:
+        names = self.inputs
+        return f"no {names[0]}" if len(names) == 1 else "a column has no number here"
+
+
+def _whole(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Return bool [records]: whether no input is missing, NaN or infinite."""
+    whole = np.ones(table.num_rows, np.bool_)
+    for column in table.columns:
+        known = pc.is_valid(column)
+        if pa.types.is_floating(column.type):
+            known = pc.and_(known, pc.fill_null(pc.is_finite(column), False))
+        whole &= known.to_numpy(zero_copy_only=False)
+    return whole
+
+
+def _placed(found: pa.Array, rows: npt.NDArray[np.int64], count: int) -> pa.Array:
+    """Return values at their rows, with gaps elsewhere."""
+    places = np.full(count, -1)
+    places[rows] = np.arange(len(rows))
+    return found.take(pa.array(places, pa.int64(), mask=places < 0))

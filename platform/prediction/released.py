@@ -1,0 +1,197 @@
+"""The file of a released model, `model.blindsum`: weights, contract, privacy statement, digests.
+
+A zip archive of three members, in which nothing is pickled:
+
+    model.json             what the model reads and predicts, and SHA-256 of the other members
+    weights.safetensors    its parameters
+    statement.json         the run's privacy statement
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import safetensors.torch
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from torch import nn
+
+from blindsum import __version__
+from blindsum.platform.data.features import features_of
+from blindsum.platform.errors import ModelError
+from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
+from blindsum.platform.job.labels_section import Target, Tasks
+from blindsum.platform.job.schema import Factory, Job, Linear, Mlp
+from blindsum.platform.job.section import Section
+from blindsum.platform.training.models import build_model
+
+SUFFIX = ".blindsum"
+
+_TERMS, _WEIGHTS, _STATEMENT = "model.json", "weights.safetensors", "statement.json"
+_MOST_TEXT = 64 * 2**20
+"""Most bytes of the terms, and of the statement."""
+
+_MOST_WEIGHTS = 2**36
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+"""The same time for every member, so that equal models are equal files."""
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Terms(Section):
+    """What a released model reads and predicts. Public.
+
+    Attributes:
+        job: the job's name.
+        round: the round after which the model was released.
+        features: the features, as in the job's data section.
+        target: the classes, or None.
+        tasks: the shared tasks, in the order of the model's outputs; their outputs come first.
+        own_tasks: the private tasks, in the model of the silo that has them. None in a job without
+            private tasks.
+        weights: SHA-256 of `weights.safetensors`.
+        statement: SHA-256 of `statement.json`.
+    """
+
+    format: Literal[1] = 1
+    blindsum: str = Field(max_length=80)
+    job: str = Field(max_length=80)
+    run: str = Field(max_length=200)
+    round: int = Field(ge=0)
+    features: Annotated[Columns | Descriptors | Ecfp | Fingerprint, Field(discriminator="kind")]
+    target: Target | None = None
+    tasks: Tasks | None = None
+    own_tasks: Tasks | None = None
+    model: Annotated[Linear | Mlp | Factory, Field(discriminator="kind")]
+    weights: Sha256
+    statement: Sha256
+
+    @property
+    def outputs(self) -> int:
+        """The number of shared outputs."""
+        return len(self.target.classes) if self.target else len(self.tasks or ())
+
+
+@dataclass(frozen=True)
+class Released:
+    """A released model.
+
+    `statement` is the run's privacy statement, empty in a silo's own model.
+    """
+
+    terms: Terms
+    model: nn.Module = field(repr=False)
+    statement: Mapping[str, Any] = field(repr=False)
+
+
+def released(
+    job: Job,
+    run: str,
+    round: int,
+    model: nn.Module,
+    statement: Mapping[str, Any],
+    own_tasks: Tasks | None = None,
+) -> bytes:
+    """Return the file of a model.
+
+    Args:
+        model: as `blindsum.platform.training.models.model_of` builds it.
+        own_tasks: the silo's private tasks, in its own model.
+    """
+    weights = safetensors.torch.save({k: v.contiguous() for k, v in model.state_dict().items()})
+    stated = TypeAdapter(dict[str, Any]).dump_json(dict(statement), indent=2)
+    terms = Terms(
+        blindsum=__version__,
+        job=job.name,
+        run=run,
+        round=round,
+        features=job.data.features,
+        target=job.data.target,
+        tasks=job.data.tasks,
+        own_tasks=(own_tasks or {}) if job.has_private_tasks else None,
+        model=job.model,
+        weights=hashlib.sha256(weights).hexdigest(),
+        statement=hashlib.sha256(stated).hexdigest(),
+    )
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        text = terms.model_dump_json(indent=2).encode()
+        for name, member in ((_TERMS, text), (_WEIGHTS, weights), (_STATEMENT, stated)):
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), member)
+    return content.getvalue()
+
+
+def read_released(path: Path) -> Released:
+    """Read a released model from its file.
+
+    A model of `model.factory` needs the module of its code, which is imported.
+
+    Raises:
+        ModelError: there is no such file, it is damaged or was altered, or it is not such a file.
+    """
+    terms, weights, statement = _members(path)
+    model = build_model(
+        terms.model,
+        features_of(terms.features).width,
+        terms.outputs,
+        seed=0,
+        private=False,
+        own=None if terms.own_tasks is None else len(terms.own_tasks),
+    )
+    try:
+        model.load_state_dict(safetensors.torch.load(weights), strict=True)
+    except (SafetensorError, RuntimeError, ValueError, KeyError):
+        raise ModelError(
+            f"{path.name} holds weights that are not those of its model",
+            "It is damaged: copy it again from the run's folder.",
+        ) from None
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise ModelError(f"{path.name} holds weights that are NaN or infinite")
+    return Released(terms, model.eval(), statement)
+
+
+def _members(path: Path) -> tuple[Terms, bytes, dict[str, Any]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sorted(archive.namelist()) != sorted((_TERMS, _WEIGHTS, _STATEMENT)):
+                raise ValueError
+            terms = Terms.model_validate_json(_member(archive, _TERMS, _MOST_TEXT))
+            weights = _member(archive, _WEIGHTS, _MOST_WEIGHTS)
+            stated = _member(archive, _STATEMENT, _MOST_TEXT)
+            statement = TypeAdapter(dict[str, Any]).validate_json(stated)
+    except FileNotFoundError:
+        raise ModelError(f"there is no model {path}", "Name a run's folder, or its file.") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or 'damaged'}") from None
+    except (zipfile.BadZipFile, ValidationError, ValueError, NotImplementedError, RuntimeError):
+        raise ModelError(
+            f"{path} is not a released model, or is damaged",
+            f"Name a file that ends in {SUFFIX}, as a run writes it; a newer Blindsum may have "
+            "written it.",
+        ) from None
+    for name, content, digest in (
+        (_WEIGHTS, weights, terms.weights),
+        (_STATEMENT, stated, terms.statement),
+    ):
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ModelError(
+                f"{path.name}: {name} is not the one that was released",
+                "It was altered or damaged: copy the file again from the run's folder.",
+            )
+    return terms, weights, statement
+
+
+def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """Return a member's bytes, which were stored without compression: a file of a few bytes cannot
+    unpack to many."""
+    info = archive.getinfo(name)
+    if info.file_size > most or info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError
+    return archive.read(name)

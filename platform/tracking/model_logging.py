@@ -1,0 +1,72 @@
+"""Log a released model to MLflow, with its signature and an example in the job's own terms."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import pyarrow as pa
+
+from blindsum.platform.errors import ModelError
+from blindsum.platform.job.schema import Factory, Linear, Mlp
+from blindsum.platform.prediction.predictor import Predictor
+from blindsum.platform.prediction.released import read_released
+
+NEEDED = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "scipy")
+"""The packages that a prediction needs, beside this package's own code and MLflow."""
+
+
+def log_released(path: Path, uri: str, run_id: str, round: int) -> None:
+    """Log the file of a released model as a pyfunc of that run.
+
+    Raises:
+        ModelError: the file is not a released model.
+    """
+    import mlflow
+    import mlflow.pyfunc
+    from mlflow.models import infer_signature
+
+    released = read_released(path)
+    predictor = Predictor(released)
+    # Two records: with one alone, MLflow would take a list's length for fixed.
+    example = pa.table({k: [v, v] for k, v in predictor.example().items()})
+    given = example.to_pandas()
+    predicted = predictor.predict(example).to_pandas().assign(reason="")  # a text, not a gap
+    signature = infer_signature(given, predicted)
+    molecules = released.terms.features.smiles_column is not None
+    mlflow.set_tracking_uri(uri)
+    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).with_name("served_model.py")),
+            artifacts={"released": str(path)},
+            code_paths=[_source("blindsum"), *_of_factory(released.terms.model)],
+            step=round,
+            input_example=given,
+            signature=signature,
+            pip_requirements=[
+                _pinned(name) for name in (*NEEDED, *(["rdkit"] if molecules else []))
+            ],
+        )
+
+
+def _pinned(name: str) -> str:
+    return f"{name}=={version(name).partition('+')[0]}"
+
+
+def _source(module: str) -> str:
+    """Return the folder of a package, or the file of a module."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModelError(f"the module {module!r} has no file")
+    path = Path(spec.origin)
+    return str(path.parent if path.name == "__init__.py" else path)
+
+
+def _of_factory(model: Linear | Mlp | Factory) -> list[str]:
+    """Return the code that builds the model, unless it is installed where packages are."""
+    if not isinstance(model, Factory):
+        return []
+    found = _source(model.factory.partition(":")[0].partition(".")[0])
+    return [] if "site-packages" in Path(found).parts else [found]

@@ -1,0 +1,56 @@
+"""The released model as MLflow loads and serves it: raw columns in, predictions in their units out.
+
+MLflow runs this file when it loads the model. It needs no job, no Ray and no encryption: only the
+file of the released model, which MLflow keeps as an artifact, and this package's code, which it
+keeps beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import pandas as pd
+import pyarrow as pa
+from mlflow.models import set_model
+
+from blindsum.platform.errors import DataError
+from blindsum.platform.prediction.predictor import REASON, Predictor
+from blindsum.platform.prediction.released import read_released
+
+ARTIFACT = "released"
+"""The artifact's name: the file of the released model."""
+
+
+class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc] - mlflow is not typed here
+    """A released model as a pyfunc. It returns a row for each record, with the same index."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the released model."""
+        self._predictor = Predictor(read_released(Path(context.artifacts[ARTIFACT])))
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Return predictions, as `blindsum.platform.prediction.predictor.Predictor.predict`.
+
+        Raises:
+            DataError: a column is missing or has a type that does not fit.
+        """
+        frame = pd.DataFrame(model_input)
+        try:
+            table = pa.Table.from_pandas(frame[self._known(frame)], preserve_index=False)
+        except (pa.ArrowException, TypeError, ValueError):
+            raise DataError(
+                "an input column mixes types", "Give each column numbers only, or text only."
+            ) from None
+        found = self._predictor.predict(table, Path("the input")).to_pandas().set_index(frame.index)
+        reason = found[REASON].astype(object)
+        return found.assign(**{REASON: reason.where(reason.notna(), None)})  # null in JSON, not NaN
+
+    def _known(self, frame: pd.DataFrame) -> list[str]:
+        return [name for name in self._predictor.inputs if name in frame.columns]
+
+
+set_model(ServedModel())
