@@ -15,7 +15,6 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from blindsum.pipelines.show.console import counting
-from blindsum.platform.data.features import features_of
 from blindsum.platform.data.reading import read_table
 from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.job.features_section import Columns, Fingerprint
@@ -88,8 +87,10 @@ def predict(model: Path, path: Path, quiet: bool) -> Predicted:
     import_from(str(Path.cwd()))  # where the code of a model.factory may lie
     released = read_released(model_file(model))
     predictor = Predictor(released)
-    smiles = features_of(released.terms.features).smiles_column
-    table = read_table(path, [smiles] if smiles else [])
+    # Identifiers in a CSV stay as they are: 007 is not 7.
+    numbers = released.terms.features.inputs if isinstance(released.terms.features, Columns) else ()
+    texts = [name for name in read_table(path).column_names if name not in numbers]
+    table = read_table(path, texts)
     kept = table.drop_columns(_dropped(released, table))
     if clash := sorted(set(kept.column_names) & set(predictor.outputs)):
         raise DataError(

@@ -35,6 +35,7 @@ def log_released(path: Path, uri: str, run_id: str, round: int) -> None:
     predicted = predictor.predict(example).to_pandas().assign(reason="")  # a text, not a gap
     signature = infer_signature(given, predicted)
     molecules = released.terms.features.smiles_column is not None
+    needed = [*NEEDED, "rdkit"] if molecules else NEEDED
     mlflow.set_tracking_uri(uri)
     with mlflow.start_run(run_id=run_id, log_system_metrics=False):
         mlflow.pyfunc.log_model(
@@ -45,9 +46,7 @@ def log_released(path: Path, uri: str, run_id: str, round: int) -> None:
             step=round,
             input_example=given,
             signature=signature,
-            pip_requirements=[
-                _pinned(name) for name in (*NEEDED, *(["rdkit"] if molecules else []))
-            ],
+            pip_requirements=[_pinned(name) for name in needed],
         )
 
 

@@ -23,7 +23,7 @@ ARTIFACT = "released"
 """The artifact's name: the file of the released model."""
 
 
-class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc] - mlflow is not typed here
+class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow has no types
     """A released model as a pyfunc. It returns a row for each record, with the same index."""
 
     def load_context(self, context: Any) -> None:

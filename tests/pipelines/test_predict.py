@@ -1,0 +1,116 @@
+"""`blindsum predict` as a chemist meets it: a released model, and a file of molecules."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from blindsum.pipelines.cli.app import app
+from blindsum.pipelines.prediction import predict as prediction
+from blindsum.platform.errors import BlindsumError, DataError, JobError, ModelError
+from tests.conftest import COLUMNS, MakeJob
+from tests.platform.test_prediction import molecules, written
+
+ECFP = {"kind": "ecfp", "smiles": "structure", "bits": 64}
+LIST = "id,structure,note\n007,CCO,first\n8,nonsense,\n9,c1ccccc1O,last\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's folder with a released model of molecules."""
+    folder = tmp_path / "runs" / "trial-1"
+    folder.mkdir(parents=True)
+    written(molecules(ECFP, {"toxic": {}}, tmp_path), folder)
+    (tmp_path / "list.csv").write_text(LIST)
+    return folder
+
+
+def predicted(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+
+
+def test_each_record_keeps_its_row_and_its_columns(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "predictions.parquet"
+    said = predicted(run, tmp_path / "list.csv", "--out", out)
+    assert said.exit_code == 0, said.output
+    assert "2 of 3 records predicted" in said.stderr and said.stdout == ""
+    assert "1 without a prediction: RDKit cannot read" in said.stderr
+    found = pq.read_table(out)
+    assert found.column_names == ["id", "structure", "note", "probability_toxic", "reason"]
+    assert found.column("structure").to_pylist() == ["CCO", "nonsense", "c1ccccc1O"]
+    assert [p is None for p in found.column("probability_toxic").to_pylist()] == [
+        False,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".feather"])
+def test_every_kind_of_output_holds_the_same(ending: str, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / f"out{ending}"
+    assert predicted(run, tmp_path / "list.csv", "--out", out).exit_code == 0
+    read = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".feather": pd.read_feather}[ending]
+    alone = pd.read_csv(io.StringIO(predicted(run, tmp_path / "list.csv").stdout))
+    pd.testing.assert_frame_equal(read(out), alone, check_dtype=False)
+
+
+def test_json_tells_what_was_written(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    said = predicted(run / "model.blindsum", tmp_path / "list.csv", "--out", out, "--json")
+    found = json.loads(said.stdout)
+    assert (found["rows"], found["out"], found["outside_domain"]) == (3, str(out), None)
+    assert sum(found["unpredicted"].values()) == 1
+
+
+def test_columns_that_are_features_are_not_repeated(make_job: MakeJob, tmp_path: Path) -> None:
+    path = written(make_job().job, tmp_path)
+    table = pa.table({"patient": [1, 2], **{name: [14.0, 15.0] for name in COLUMNS}})
+    pq.write_table(table, tmp_path / "in.parquet")
+    found = prediction.predict(path, tmp_path / "in.parquet", quiet=True)
+    assert found.table.column_names[:2] == ["patient", "predicted_diagnosis"]
+    assert found.outside == 2  # 14 is far from the centers of most of these columns
+
+
+def test_large_tables_are_predicted_in_parts(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = prediction.predict(run, tmp_path / "list.csv", quiet=True)
+    monkeypatch.setattr(prediction, "ROWS", 2)
+    parts = prediction.predict(run, tmp_path / "list.csv", quiet=True)
+    for name in whole.table.column_names:
+        a, b = (one.table.column(name).to_pylist() for one in (whole, parts))
+        assert a == pytest.approx(b, rel=1e-5) if name.startswith("prob") else a == b
+    assert parts.unpredicted == whole.unpredicted
+
+
+def test_every_fault_has_one_message(run: Path, tmp_path: Path) -> None:
+    table, out = tmp_path / "list.csv", tmp_path / "out.csv"
+    out.write_text("precious")
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("smiles\nCCO\n")
+    clash = tmp_path / "clash.csv"
+    clash.write_text("structure,reason\nCCO,x\n")
+    cases: list[tuple[tuple[str | Path, ...], type[BlindsumError], str]] = [
+        ((run, table, "--out", out), DataError, "already exists"),
+        ((run, table, "--out", tmp_path / "out.xlsx"), DataError, ".parquet, .csv, .feather"),
+        ((run, table, "--out", tmp_path / "no" / "out.csv"), DataError, "cannot be written"),
+        ((run, wrong), DataError, "column 'structure' is missing"),
+        ((run, clash), DataError, "'reason' has the name of a prediction"),
+        ((run, tmp_path / "none.csv"), DataError, "there is no data file"),
+        ((run.parent, table), JobError, "has no model.blindsum"),
+        ((table, table), ModelError, "is not a released model"),
+        ((tmp_path / "none", table), ModelError, "there is no model"),
+    ]
+    for arguments, kind, text in cases:
+        said = predicted(*arguments)
+        assert isinstance(said.exception, kind) and text in str(said.exception), said.exception
+    assert out.read_text() == "precious"
+    assert not list(tmp_path.glob("*.partial"))
