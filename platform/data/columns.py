@@ -6,6 +6,7 @@ Errors name a column, its type and the expected type. They never hold a value, a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blindsum.platform.data.column_findings import column_findings
 from blindsum.platform.errors import DataError
 
 
@@ -55,27 +57,30 @@ def require(table: pa.Table, columns: Iterable[Column], path: Path) -> None:
     Raises:
         DataError: a column is missing, is there more than once, or has another type.
     """
+    counts = Counter(table.column_names)
+    faults: dict[Column, DataError] = {}
     for column in columns:
-        _require(table, column, path)
-
-
-def _require(table: pa.Table, column: Column, path: Path) -> None:
-    count = table.column_names.count(column.name)
-    if count != 1:
-        problem = "is missing" if count == 0 else f"is there {count} times"
-        # The message does not list the table's columns: in a CSV without a header, the first
-        # record stands where the names should be.
-        raise DataError(
-            f"{path.name}: column '{column.name}' {problem}",
-            "Rename the column in the data, or name it so in the job's data section. "
-            "(The first line of a CSV must hold the names.)",
-        )
-    found = table.schema.field(column.name).type
-    if not column.type.fits(found):
-        raise DataError(
-            f"{path.name}: column '{column.name}' is {found}, expected {column.type.expected}",
-            "Convert the column; all silos must agree on its type.",
-        )
+        count = counts[column.name]
+        if count != 1:
+            problem = "is missing" if count == 0 else f"is there {count} times"
+            # The message does not list the table's columns: in a CSV without a header, the first
+            # record stands where the names should be.
+            faults[column] = DataError(
+                f"{path.name}: column '{column.name}' {problem}",
+                "Rename the column in the data, or name it so in the job's data section. "
+                "(The first line of a CSV must hold the names.)",
+            )
+            continue
+        found = table.schema.field(column.name).type
+        if not column.type.fits(found):
+            faults[column] = DataError(
+                f"{path.name}: column '{column.name}' is {found}, expected {column.type.expected}",
+                "Convert the column; all silos must agree on its type.",
+            )
+    if faults:
+        expected = {column.name: column.type.expected for column in faults}
+        first = next(iter(faults.values()))
+        raise DataError(first.what, first.hint, at_silo=column_findings(table, expected))
 
 
 def refuse_missing(table: pa.Table, path: Path) -> None:

@@ -33,11 +33,11 @@ def fingerprints(table: pa.Table) -> tuple[str, tuple[str, ...]]:
 
 
 def _version_2(columns: dict[str, pa.ChunkedArray]) -> str:
-    canonical = [_canonical(column) for column in columns.values()]
-    order = record_order(canonical)
+    arrays = [canonical(column) for column in columns.values()]
+    order = record_order(arrays)
     digest = hashlib.sha256(VERSION)
     digest.update("".join(f"{name}\0" for name in columns).encode())
-    for column in canonical:
+    for column in arrays:
         gaps = np.zeros(len(column), np.uint8)
         if column.null_count:
             gaps = np.array(pc.is_null(column), np.uint8)[order]
@@ -53,7 +53,8 @@ def _version_2(columns: dict[str, pa.ChunkedArray]) -> str:
     return digest.hexdigest()
 
 
-def _canonical(column: pa.ChunkedArray) -> pa.Array:
+def canonical(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column's values in one form: float64 with one zero and without NaN, or `string`."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from blindsum.platform.data.at_silo import TABLE_NOTES, told_at_silo, write_at_silo
 from blindsum.platform.data.columns import Column, refuse_missing, require
+from blindsum.platform.data.concerns import concerns, record_digests
 from blindsum.platform.data.features import features_of
+from blindsum.platform.data.files.arrow_types import plain
 from blindsum.platform.data.fingerprint import fingerprints
 from blindsum.platform.data.labels import (
     class_labels,
@@ -42,7 +45,8 @@ class SiloData:
     `fingerprint` is a digest of the used columns, by which the ledger knows the dataset. It
     depends neither on the order of rows nor on the program that wrote the file. `earlier` holds
     the digests that earlier versions computed for the same records. `dropped` counts molecules
-    that RDKit cannot read.
+    that RDKit cannot read. `concerns` says what is odd about the records
+    (`blindsum.platform.data.concerns`), `records` has a digest of each.
     """
 
     train: Fold
@@ -50,6 +54,8 @@ class SiloData:
     fingerprint: str
     dropped: int
     earlier: tuple[str, ...] = ()
+    concerns: tuple[str, ...] = ()
+    records: tuple[bytes, ...] = ()
 
     def __repr__(self) -> str:
         return "SiloData(private)"
@@ -61,7 +67,7 @@ def load_data(
     """Read a silo's table and prepare both folds.
 
     Args:
-        path: Parquet, or CSV if the name ends in .csv or .csv.gz.
+        path: a file or folder of a kind that `blindsum.platform.data.reading` reads.
         rejects: file in which to list the positions of unreadable molecules, mode 0600.
         own: the silo's private tasks.
 
@@ -93,7 +99,10 @@ def load_data(
                 "Change data.folds (salt and test_fraction, or held_out), or give this silo more "
                 "data.",
             )
-    return data
+    records = tuple(record_digests(_without_keys(table, contract)))
+    return replace(
+        data, concerns=concerns(table, contract, data.train, test, records), records=records
+    )
 
 
 def table_fingerprints(
@@ -127,6 +136,11 @@ def load_molecules(
     smiles = np.array(table.column(column).to_pylist(), dtype=object)
     test = _held_out(table, contract)
     return smiles[~test].tolist(), smiles[test].tolist()
+
+
+def _without_keys(table: pa.Table, contract: DataSection) -> pa.Table:
+    keys = set(_names(folds_of(contract.folds).columns())) - contract.inputs
+    return table.drop_columns(sorted(keys))
 
 
 def _held_out(table: pa.Table, contract: DataSection) -> npt.NDArray[np.bool_]:
@@ -168,16 +182,24 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
     )
 
 
+@told_at_silo
 def _checked(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> pa.Table:
     """Read the columns that the contract uses, and check their types and gaps."""
     features, folds = features_of(contract.features), folds_of(contract.folds)
     texts = [column.name for column in folds.columns() if column.type.text_in_csv]
-    table = read_table(path, texts)
+    notes: list[str] = []
+    table = read_table(path, texts, contract.csv, notes.append)
+    if notes:
+        write_at_silo(rejects.with_name(TABLE_NOTES), "\n".join(notes))
     if table.num_rows == 0:
         raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
     require_prepared(table, contract.prepared, path)
-    features.check(table, path)
     of_tasks, of_own = task_columns(contract.tasks or {}), task_columns(own)
+    of_labels = [target_column(contract.target)] if contract.target else of_tasks
+    with _unnamed(rejects):
+        table = plain(table, of_own, path)
+    table = plain(table, [*features.columns(), *folds.columns(), *of_labels], path)
+    features.check(table, path)
     require(table, of_tasks, path)
     with _unnamed(rejects):
         require(table, of_own, path)
@@ -227,9 +249,7 @@ def _unnamed(rejects: Path) -> Iterator[None]:
         yield
     except (DataError, pa.ArrowException, ValueError, OverflowError) as error:
         place = rejects.with_name("private_tasks_error.txt")
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        place.touch(mode=0o600)
-        place.write_text(f"{error}\n", encoding="utf-8")
+        write_at_silo(place, f"{error}\n{getattr(error, 'at_silo', '')}\n")
         raise DataError(
             "a column of this silo's private tasks is missing or holds wrong values",
             f"The column and the reason are written in {place} at the silo.",
@@ -238,6 +258,4 @@ def _unnamed(rejects: Path) -> Iterator[None]:
 
 def _report_rejects(usable: npt.NDArray[np.bool_], path: Path) -> None:
     rows = "\n".join(str(row + 1) for row in np.flatnonzero(~usable))
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.touch(mode=0o600)
-    path.write_text(f"rows that RDKit cannot read, from 1:\n{rows}\n", encoding="utf-8")
+    write_at_silo(path, f"rows that RDKit cannot read, from 1:\n{rows}\n")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
 from blindsum.platform.job.folds_section import ColumnFolds, HashFolds, ScaffoldFolds
 from blindsum.platform.job.labels_section import Target, Tasks
@@ -43,6 +44,13 @@ class DataSection(Section):
     )
     unparsable: Literal["refuse", "drop"] = Field(
         "refuse", description="What to do with molecules that RDKit cannot read."
+    )
+
+    csv: CsvSection | None = Field(
+        None,
+        # A job without it keeps its digest, and with it the approvals that owners gave.
+        exclude_if=lambda csv: csv is None,
+        description="How CSV files are read; default: commas, decimal points, UTF-8.",
     )
 
     @model_validator(mode="after")
