@@ -72,8 +72,10 @@ def init(
         opened_file.write(dump(content))
     typer.echo(f"wrote {path}")
     for alias, one in tables.items():
-        if not Path(one["path"]).is_file():
-            typer.echo(f"warning: there is no file {one['path']} (dataset {alias})", err=True)
+        if not Path(one["path"]).exists():
+            typer.echo(
+                f"warning: there is no file or folder {one['path']} (dataset {alias})", err=True
+            )
 
 
 def show() -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.preparation.stage_cache import StageCache
-from blindsum.pipelines.show.console import console, counting, emit
+from blindsum.pipelines.show.console import console, counting, emit, show_warnings
 from blindsum.platform.data.preparation.assemble import Report, labels_of, structures_of
 from blindsum.platform.data.preparation.manifest import differences, manifest_of, read_manifest
 from blindsum.platform.data.preparation.output import records_table, write_output
@@ -55,7 +55,9 @@ def prepare(
                 f"this silo's preparation differs from {path}:\n  " + "\n  ".join(differ),
                 "Agree on one recipe, one secret and one version of RDKit.",
             )
-    tables = read_tables(sources, recipe, sources_path.resolve().parent)
+    tables = read_tables(
+        sources, recipe, sources_path.resolve().parent, lambda text: show_warnings([text])
+    )
     report = Report()
     with _Slow(workers, quiet) as slow:
         standard = slow.computed(

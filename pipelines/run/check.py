@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from shlex import quote
 
 from rich.table import Table
+from rich.text import Text
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo_messages import Inspection
@@ -17,10 +18,12 @@ from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.run.folders import runs_folder, silo_folder
 from blindsum.pipelines.run.output import plan_figures, warnings
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.platform.data.at_silo import read_at_silo
 from blindsum.platform.data.concerns import shared_records
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.paths import silo_places
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
 from blindsum.platform.privacy.plan import UNIT, describe, plan, update_range
@@ -89,6 +92,7 @@ def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
             records[name] = data.records
         except BlindsumError as error:
             faults.append(error.located(silo=name))
+        _show_told(job_file, name)
     if len(faults) == 1:
         raise faults[0]
     if faults:
@@ -98,6 +102,16 @@ def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
             "\n".join([f"{faults[0].what}. {faults[0].hint}"] if alike else map(str, faults))
         )
     return inspections, shared_records(records)
+
+
+def _show_told(job_file: JobFile, name: str) -> None:
+    """Print what the silo's owner alone is told about its table, if this user may read it."""
+    try:
+        places = silo_places(job_file.job.silo(name), str(job_file.folder))
+    except BlindsumError:
+        return
+    for text in read_at_silo(places.of_run("check")):
+        console.print(Text(f"told to silo '{name}' alone: {text}"), soft_wrap=True)
 
 
 def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]:

@@ -24,8 +24,11 @@ if not console.is_terminal:
 
 
 def show_error(error: Exception) -> None:
-    """Print an error as one message on stderr."""
+    """Print an error as one message on stderr, and what only the owner of a table may read: an
+    error has that only in the process that read the table."""
     console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+    if told := getattr(error, "at_silo", ""):
+        console.print(Text(told), soft_wrap=True)
 
 
 def show_warnings(found: list[str]) -> None:

@@ -28,7 +28,7 @@ def column_findings(table: pa.Table, expected: Mapping[str, str]) -> str:
     missing = [name for name in expected if name not in set(names)]
     found = _likely(missing, [name for name in names if name not in expected])
     for name, type_ in expected.items():
-        if type_ == "a number" and names.count(name) == 1:
+        if "number" in type_ and not type_.startswith("text") and names.count(name) == 1:
             found += _not_numbers(name, table.column(name))
     if missing:
         more = f", and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""

@@ -197,8 +197,8 @@ def _checked(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> pa
     of_tasks, of_own = task_columns(contract.tasks or {}), task_columns(own)
     of_labels = [target_column(contract.target)] if contract.target else of_tasks
     with _unnamed(rejects):
-        table = plain(table, of_own, path)
-    table = plain(table, [*features.columns(), *folds.columns(), *of_labels], path)
+        table = plain(table, _expected(of_own), path)
+    table = plain(table, _expected([*features.columns(), *folds.columns(), *of_labels]), path)
     features.check(table, path)
     require(table, of_tasks, path)
     with _unnamed(rejects):
@@ -219,6 +219,10 @@ def used_columns(contract: DataSection) -> list[str]:
     of_target = [target_column(contract.target)] if contract.target else []
     of_tasks = task_columns(contract.tasks or {})
     return _names([*features.columns(), *folds.columns(), *of_target, *of_tasks])
+
+
+def _expected(columns: Iterable[Column]) -> dict[str, str]:
+    return {column.name: column.type.expected for column in columns}
 
 
 def _names(columns: Iterable[Column]) -> list[str]:

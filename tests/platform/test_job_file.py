@@ -126,7 +126,8 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         ("- 1", "is not a job file"),
         ("a: [1", "line 1"),
         ("a: [1\n\n", "line 1"),
-        ("[" * 200_000, "remove !! tags"),  # LibYAML's own composer crashes
+        # LibYAML's own composer would end the process
+        pytest.param("[" * 200_000, "remove !! tags", id="nested too deeply"),
         ("? [a]\n: 1", "found unhashable key"),
         ("a: &x 1\nb: *x", "uses YAML aliases"),
         ("seed: 2024-13-45", "looks like a date or a number"),

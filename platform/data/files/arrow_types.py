@@ -6,26 +6,28 @@ What a column's values mean never changes: whole numbers do not become text, nor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blindsum.platform.data.columns import Column
 from blindsum.platform.errors import DataError
 
 _EXACT_DIGITS = 15
 """Decimals of so many digits become the nearest double by a division, longer ones by their text."""
 
 
-def plain(table: pa.Table, columns: Iterable[Column], path: Path) -> pa.Table:
-    """Return the table with the values of these columns in plain types. Others stay as they are.
+def plain(table: pa.Table, expected: Mapping[str, str], path: Path) -> pa.Table:
+    """Return the table with the values of some columns in plain types. Others stay as they are.
+
+    Args:
+        expected: these columns' names, each with what is expected in the words of
+            `blindsum.platform.data.columns.ColumnType`: "text", "a number", "an integer".
 
     Raises:
         DataError: bytes where text is expected are not UTF-8.
     """
-    expected = {column.name: column.type.expected for column in columns}
     arrays, names = table.columns, table.column_names
     for i, name in enumerate(names):
         if name in expected and not _is_plain(arrays[i].type):
@@ -60,29 +62,29 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.large_string())
     if pa.types.is_float16(kind):
         return column.cast(pa.float32())
-    if pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind) or _is_list_view(kind):
+    if pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return column.cast(pa.list_(kind.value_type))
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        # Arrow's cast (25.0.1) leaves the last offset out.
+        return pa.chunked_array([column.to_pylist()], pa.list_(kind.value_type))
     return column
-
-
-def _is_list_view(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
 
 
 def _as_expected(column: pa.ChunkedArray, expected: str, name: str, path: Path) -> pa.ChunkedArray:
     kind = column.type
-    if pa.types.is_decimal(kind) and not expected.startswith("text"):
-        whole = kind.scale == 0 and expected.startswith("an integer")
-        return _whole(column) if whole else _double(column)
-    if pa.types.is_boolean(kind) and expected == "a number":
+    text, whole = expected.startswith("text"), "integer" in expected or "whole" in expected
+    if pa.types.is_decimal(kind) and (whole or not text):
+        return _whole(column) if whole and kind.scale <= 0 else _double(column)
+    if pa.types.is_boolean(kind) and "number" in expected and not whole:
         return column.cast(pa.int8())
-    if _is_bytes(kind) and expected.startswith("text"):
+    if _is_bytes(kind) and text:
         try:
             return column.cast(pa.large_binary()).cast(pa.large_string())
         except pa.ArrowException:
             raise DataError(
                 f"{path.name}: column '{name}' is text stored as bytes that are not UTF-8",
                 "Save the file as UTF-8, or set data.csv.encoding for a CSV.",
+                at_silo=_first_not_utf8(column),
             ) from None
     return column
 
@@ -94,6 +96,15 @@ def _is_bytes(kind: pa.DataType) -> bool:
         or pa.types.is_binary_view(kind)
         or pa.types.is_fixed_size_binary(kind)
     )
+
+
+def _first_not_utf8(column: pa.ChunkedArray) -> str:
+    for row, content in enumerate(column.to_pylist(), 1):
+        try:
+            (content or b"").decode()
+        except UnicodeDecodeError:
+            return f"Row {row} (from 1, below a header) is the first one of them: {content!r}."
+    return ""
 
 
 def _double(column: pa.ChunkedArray) -> pa.ChunkedArray:
