@@ -6,6 +6,7 @@ such a file, and says the same whatever the file says.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,8 @@ def told_at_silo(
         path: Path, contract: DataSection, rejects: Path, /, *args: P.args, **kw: P.kwargs
     ) -> R:
         for name in (TABLE_PROBLEM, TABLE_NOTES):  # of an earlier attempt
-            rejects.with_name(name).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                rejects.with_name(name).unlink()
         try:
             return function(path, contract, rejects, *args, **kw)
         except DataError as error:

@@ -33,7 +33,7 @@ def column_findings(table: pa.Table, expected: Mapping[str, str]) -> str:
     if missing:
         more = f", and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
         listed = ", ".join(map(repr, names[:_MOST_LISTED]))
-        found.append(f"The table has {len(names)} columns: {listed}{more}.")
+        found.append(f"The table's columns ({len(names)}): {listed}{more}.")
     return "\n".join(found) or "Nothing else was found."
 
 
