@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import datetime
 import gzip
-import itertools
 import uuid
 from decimal import Decimal
 from pathlib import Path
@@ -18,16 +17,13 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from blindsum.platform.data.at_silo import TABLE_NOTES, TABLE_PROBLEM
 from blindsum.platform.data.files.arrow_types import plain
+from blindsum.platform.data.preparation.recipe import Recipe, Sources
+from blindsum.platform.data.preparation.tables import _with_dates_as_text, read_tables
 from blindsum.platform.data.reading import read_table
-from blindsum.platform.data.table import SiloData, load_data
-from blindsum.platform.errors import BlindsumError, DataError
+from blindsum.platform.errors import DataError
 from blindsum.platform.job.csv_section import CsvSection
-from blindsum.platform.job.data_section import DataSection
 
 COLUMNS = ("age", "bp", "diagnosis", "patient_id")
 AGES = [51.3, 40.0, 62.7, 38.1]
@@ -297,6 +293,18 @@ def test_bytes_that_are_not_utf_8_are_refused_by_name(tmp_path: Path) -> None:
         of_type(pa.array([b"Zo\xe9"]), "text")
 
 
+def test_arrow_files_with_wrong_offsets_are_refused(tmp_path: Path) -> None:
+    """Arrow does not look at them when it reads, and would use foreign memory as text."""
+    text = pa.array(["abc", "defg"])
+    pyarrow.feather.write_feather(pa.table({"x": text}), str(tmp_path / "a.arrow"), "uncompressed")
+    content, right = (tmp_path / "a.arrow").read_bytes(), np.array([0, 3, 7], np.int32).tobytes()
+    assert content.count(right) == 1
+    wrong = np.array([0, 3, 2**30], np.int32).tobytes()
+    (tmp_path / "a.arrow").write_bytes(content.replace(right, wrong))
+    with pytest.raises(DataError, match="cannot be read as Arrow"):
+        read_table(tmp_path / "a.arrow")
+
+
 # -- molecules ----------------------------------------------------------------------------
 
 ETHANOL = """
@@ -337,172 +345,27 @@ def test_a_property_called_smiles_gives_way_to_the_structure(tmp_path: Path) -> 
     assert "property smiles was left out" in notes[0]
 
 
-# -- what stays at the silo ---------------------------------------------------------------
-
-
-def contract(**changed: Any) -> DataSection:
-    return DataSection.model_validate(
-        {
-            "features": {"kind": "columns", "columns": {"age": {"center": 50.0}, "bp": {}}},
-            "target": {"column": "diagnosis", "classes": ["healthy", "ill"]},
-            "folds": {"kind": "hash", "column": "patient_id", "salt": "s", "test_fraction": 0.5},
-            **changed,
-        }
-    )
-
-
-def load(path: Path, **changed: Any) -> SiloData:
-    return load_data(path, contract(**changed), path.parent / "state" / "rejected_rows.txt")
-
-
-def refused(path: Path, *private: str, **changed: Any) -> tuple[str, str]:
-    """Return what leaves the silo, and what stays."""
-    with pytest.raises(DataError) as caught:
-        load(path, **changed)
-    place = path.parent / "state" / TABLE_PROBLEM
-    assert place.stat().st_mode & 0o777 == 0o600
-    stays = place.read_text()
-    crossed = BlindsumError.__reduce__(caught.value)
-    assert not any(text in repr(crossed) or text in str(caught.value) for text in private)
-    assert all(text in stays for text in private), stays
-    assert str(place) in str(caught.value)
-    return str(caught.value), stays
-
-
-def rows(n: int = 40) -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    return pd.DataFrame(
-        {
-            "age": rng.normal(50, 10, n).round(1),
-            "bp": rng.integers(90, 180, n),
-            "diagnosis": rng.choice(["ill", "healthy"], n),
-            "patient_id": [f"p{i}" for i in range(n)],
-        }
-    )
-
-
-@pytest.mark.parametrize("name", ["Age", " age", "AGE ", "a_ge"])
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_the_column_that_is_probably_meant_is_named_at_the_silo_only(
-    name: str, kind: str, tmp_path: Path
-) -> None:
-    table, path = rows().rename(columns={"age": name}), tmp_path / f"t.{kind}"
-    table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
-    leaves, _ = refused(path, f"Instead of 'age' the table has {name!r}")
-    assert "column 'age' is missing" in leaves
-
-
-def test_a_wrong_delimiter_decimal_and_encoding_are_recognised_at_the_silo(tmp_path: Path) -> None:
-    rows().to_csv(tmp_path / "s.csv", index=False, sep=";")
-    leaves, _ = refused(tmp_path / "s.csv", 'data.csv.delimiter: ";"', "semicolon")
-    assert "column 'age' is missing" in leaves
-    rows().to_csv(tmp_path / "t.csv", index=False, sep="\t")
-    refused(tmp_path / "t.csv", 'data.csv.delimiter: "\\t"')
-    rows().to_csv(tmp_path / "d.csv", index=False, sep=";", decimal=",")
-    first = str(rows()["age"][0]).replace(".", ",")
-    refused(tmp_path / "d.csv", 'data.csv.delimiter: ";"', 'data.csv.decimal: ","', first)
-    assert load(tmp_path / "d.csv", csv={"decimal": ","}).fingerprint == load_of(rows(), tmp_path)
-    rows().assign(diagnosis="né").to_csv(tmp_path / "l.csv", index=False, encoding="latin-1")
-    leaves, _ = refused(tmp_path / "l.csv", "data.csv.encoding: cp1252", "né")
-    assert "UTF-8" in leaves
-    rows().to_csv(tmp_path / "u.csv", index=False, encoding="utf-16")
-    refused(tmp_path / "u.csv", "data.csv.encoding: utf-16")
-
-
-def load_of(table: pd.DataFrame, folder: Path) -> str:
-    table.to_parquet(folder / "known.parquet")
-    return load(folder / "known.parquet").fingerprint
-
-
-def test_ragged_rows_and_marks_between_thousands_are_found_by_row_at_the_silo(
-    tmp_path: Path,
-) -> None:
-    lines = rows().to_csv(index=False).splitlines()
-    lines[17] += ",superfluous"
-    lines[20] = "3.5"
-    leaves, _ = refused(sized(tmp_path / "r.csv", "\n".join(lines)), "17 (5), 20 (1)")
-    assert "superfluous" not in leaves and "17" not in leaves
-    table = rows().assign(bp=lambda t: t["bp"].astype(str))
-    table.loc[4, "bp"] = "1,234"
-    table.to_csv(tmp_path / "k.csv", index=False)
-    leaves, _ = refused(tmp_path / "k.csv", "row 5 has '1,234'", "marks between thousands")
-    assert "column 'bp' is string, expected a number" in leaves
-    table.to_parquet(tmp_path / "k.parquet")
-    refused(tmp_path / "k.parquet", "row 5 has '1,234'")
-
-
-def test_empty_rows_at_the_end_are_skipped_and_noted(tmp_path: Path) -> None:
-    text = rows().to_csv(index=False) + ",,,\n" * 3
-    assert load(sized(tmp_path / "e.csv", text)).fingerprint == load_of(rows(), tmp_path)
-    load(tmp_path / "e.csv")
-    notes = tmp_path / "state" / TABLE_NOTES
-    assert "rows 41 to 43 at the end" in notes.read_text()
-    assert notes.stat().st_mode & 0o777 == 0o600
-    load(tmp_path / "known.parquet")
-    assert not notes.exists(), "it is about the table that was read last"
-
-
-# -- the same table in every kind of file -------------------------------------------------
-
-CELLS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3))
-NAMES = st.text(
-    st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters='"'),
-    min_size=1,
-    max_size=6,
-)
-_number = itertools.count()
-
-
-@settings(deadline=None, max_examples=25)
-@given(
-    numbers=st.lists(CELLS, min_size=24, max_size=24),
-    whole=st.lists(st.integers(-(10**6), 10**6), min_size=24, max_size=24),
-    keys=st.lists(NAMES, min_size=24, max_size=24, unique=True),
-)
-def test_the_same_table_has_one_fingerprint_and_features_in_every_kind(
-    numbers: list[float], whole: list[int], keys: list[str], tmp_path_factory: Any
-) -> None:
-    folder = tmp_path_factory.getbasetemp() / f"kinds-{next(_number)}"
-    folder.mkdir()
-    labels = ["ill", "healthy"] * 12
-    table = pd.DataFrame({"age": numbers, "bp": whole, "diagnosis": labels, "patient_id": keys})
-    half = len(table) // 2
-    (folder / "many").mkdir()
-    table[:half].to_parquet(folder / "many" / "0.parquet")
-    table[half:].astype({"diagnosis": "category"}).to_parquet(folder / "many" / "1.parquet")
-    table.to_parquet(folder / "a.parquet")
-    decimals = [Decimal(str(x)) for x in numbers]
-    table.assign(age=pd.Series(decimals, dtype=pd.ArrowDtype(pa.decimal128(20, 3)))).astype(
-        {"patient_id": "category"}
-    ).to_parquet(folder / "b.parquet")
-    table.to_feather(folder / "a.feather")
-    table.to_csv(folder / "a.csv", index=False)
-    table.to_csv(folder / "a.tsv.bz2", index=False, sep="\t", encoding="utf-8")
-    table.to_csv(folder / "s.csv", index=False, sep=";", decimal=",", encoding="utf-16")
-    split = {"kind": "hash", "column": "patient_id", "salt": "s", "test_fraction": 0.5}
-    told: dict[str, Any] = {"folds": split}
-    found = {}
-    for path in sorted(folder.iterdir()):
-        csv = {"decimal": ",", "encoding": "utf-16"} if path.name == "s.csv" else None
-        try:
-            found[path.name] = load(path, csv=csv, **told)
-        except DataError as error:
-            assert "fold" in str(error), error  # all keys on one side
-            return
-    first = found["a.parquet"]
-    for name, data in found.items():
-        assert data.fingerprint == first.fingerprint, name
-        for fold, other in ((data.train, first.train), (data.test, first.test)):
-            np.testing.assert_array_equal(fold.features, other.features)
-            np.testing.assert_array_equal(fold.labels, other.labels)
-
-
 # -- preparation --------------------------------------------------------------------------
 
 
-def test_dates_where_text_is_expected_are_iso_8601() -> None:
-    from blindsum.platform.data.preparation.tables import _with_dates_as_text
+def test_a_preparation_reads_sdf_and_says_at_the_silo_what_a_csv_looks_like(tmp_path: Path) -> None:
+    sized(tmp_path / "c.sdf", SDF)
+    sized(tmp_path / "a.csv", "compound;assay;value\nmol-1;7;5,5\nmol-2;7;6,25\n")
+    said: dict[str, Any] = {
+        "compounds": {"file": "c.sdf", "compound": "title"},
+        "activities": {"file": "a.csv", "one_unit": "none"},
+    }
+    recipe = Recipe.model_validate({"features": {"kind": "ecfp"}, "tasks": {"7": {}}})
+    with pytest.raises(DataError) as caught:
+        read_tables(Sources.model_validate(said), recipe, tmp_path)
+    assert "5,5" not in str(caught.value) and 'data.csv.decimal: ","' in caught.value.at_silo
+    found = read_tables(Sources.model_validate(said | {"csv": {"decimal": ","}}), recipe, tmp_path)
+    assert found.measurements["value"].tolist() == [5.5, 6.25]
+    assert found.compounds["compound"].tolist() == ["mol-1", "mol-2", "broken"]
+    assert found.compounds["smiles"].tolist() == ["CCO", "CCS", ""]
 
+
+def test_dates_where_text_is_expected_are_iso_8601() -> None:
     days = [datetime.datetime(2024, 1, 5), None]
     table = pa.table({"d": pa.array(days, pa.timestamp("us"))})
     assert _with_dates_as_text(table, "d")["d"].to_pylist() == ["2024-01-05", None]
