@@ -68,7 +68,10 @@ def told_at_silo(
             if is_csv(path) and (more := csv_findings(path, contract.csv)) not in text:
                 text += f"\n{more}"
             place = rejects.with_name(TABLE_PROBLEM)
-            write_at_silo(place, f"{error.what}\n{text}\n")
+            try:
+                write_at_silo(place, f"{error.what}\n{text}\n")
+            except OSError:  # a full disk must not hide the error
+                raise error from None
             hint = f"{error.hint} {place} at the silo says what was found instead."
             raise DataError(error.what, hint, at_silo=text) from None
 

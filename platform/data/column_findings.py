@@ -7,11 +7,12 @@ and never sent.
 from __future__ import annotations
 
 import difflib
+import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 _MOST_LISTED = 10
 _MOST_NAMES = 2000
@@ -63,19 +64,15 @@ def _not_numbers(name: str, column: pa.ChunkedArray) -> list[str]:
     """Return the first cells of a text column that are not numbers."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return []
-    cells = []
-    for row, text in enumerate(column.to_pylist(), 1):
-        if text is not None and not _is_number(text):
-            cells.append(f"row {row} has {text!r}")
-        if len(cells) == _MOST_LISTED:
-            break
+    texts = (text for chunk in column.chunks for text in chunk.to_pylist())
+    odd = ((row, text) for row, text in enumerate(texts, 1) if not _is_number(text))
+    cells = [f"row {row} has {text!r}" for row, text in itertools.islice(odd, _MOST_LISTED)]
     listed = "; ".join(cells) or "all of its cells are numbers, stored as text"
     return [f"Column {name!r} is not of numbers (rows from 1, below a header): {listed}."]
 
 
-def _is_number(text: str) -> bool:
+def _is_number(text: str | None) -> bool:
     try:
-        pc.cast(pa.scalar(text.strip()), pa.float64())
-    except pa.ArrowException:
+        return text is None or math.isfinite(float(text.replace("_", "-")))
+    except ValueError:
         return False
-    return True

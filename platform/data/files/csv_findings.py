@@ -7,8 +7,10 @@ The findings quote the file. They are written at the silo and never sent.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from blindsum.platform.job.csv_section import CsvSection
 
 _SAMPLE_ROWS = 200
 _MOST_LISTED = 10
+_MOST_ROWS = 1_000_000
+"""Rows that are looked at, so that a silo with a huge file still answers in time."""
 _CHUNK = 1 << 20
 _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 
@@ -34,11 +38,10 @@ _WHOLE = re.compile(r"[+-]?\d+")
 def csv_findings(path: Path, section: CsvSection | None) -> str:
     """Return what differs from the way in which the job reads a CSV file, with the settings to
     change. Says how the file is read if nothing differs."""
-    section = section or CsvSection()
-    try:
-        found = list(_findings(path, section, dialect_of(path, section)))
-    except (OSError, EOFError, ValueError, pa.ArrowException, csv.Error):
-        found = []
+    section, found = section or CsvSection(), list[str]()
+    with contextlib.suppress(OSError, EOFError, ValueError, pa.ArrowException, csv.Error):
+        for text in _findings(path, section, dialect_of(path, section)):
+            found.append(text)  # not all at once: what was found before an error counts
     return "\n".join(found or [f"{path.name} was read as data.csv says, and nothing looks odd."])
 
 
@@ -115,7 +118,7 @@ def _rows(path: Path, encoding: str, delimiter: str, dialect: Dialect) -> Iterat
 
 def _sample(path: Path, encoding: str, delimiter: str, dialect: Dialect) -> list[list[str]]:
     rows = _rows(path, encoding, delimiter, dialect)
-    return [row for row, _ in zip(rows, range(_SAMPLE_ROWS), strict=False)]
+    return list(itertools.islice(rows, _SAMPLE_ROWS))
 
 
 def _delimiter(path: Path, encoding: str, dialect: Dialect) -> str:
@@ -137,7 +140,7 @@ def _numbers(rows: Iterator[list[str]], section: CsvSection) -> Iterator[str]:
     header = next(rows, [])
     commas, grouped = dict[str, tuple[int, str]](), dict[str, tuple[int, str]]()
     unlike = set[str]()  # columns of other text
-    for number, row in zip(range(1, _SAMPLE_ROWS + 1), rows, strict=False):
+    for number, row in enumerate(itertools.islice(rows, _SAMPLE_ROWS), 1):
         for name, cell in zip(header, map(str.strip, row), strict=False):
             if _GROUPED.fullmatch(cell):
                 grouped.setdefault(name, (number, cell))
@@ -166,7 +169,8 @@ def _numbers(rows: Iterator[list[str]], section: CsvSection) -> Iterator[str]:
 def _ragged(path: Path, encoding: str, delimiter: str, dialect: Dialect) -> Iterator[str]:
     rows = _rows(path, encoding, delimiter, dialect)
     cells = len(next(rows, []))
-    wrong = [(n, len(row)) for n, row in enumerate(rows, 1) if len(row) != cells]
+    numbered = enumerate(itertools.islice(rows, _MOST_ROWS), 1)
+    wrong = [(number, len(row)) for number, row in numbered if len(row) != cells]
     if wrong:
         listed = ", ".join(f"{number} ({found})" for number, found in wrong[:_MOST_LISTED])
         more = f", and {len(wrong) - _MOST_LISTED} more" if len(wrong) > _MOST_LISTED else ""
