@@ -27,11 +27,13 @@ from blindsum.pipelines.run.listeners import Listener
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.releases import metrics_guarantee
+from blindsum.platform.tracking.mlflow_uri import runs_page
 
 if TYPE_CHECKING:
     from blindsum.actors.round_report import RoundReport
     from blindsum.actors.silo_messages import Inspection
     from blindsum.pipelines.run.run import Run
+    from blindsum.platform.tracking.mlflow_run import RunLink
 
 
 def counted(count: int, noun: str) -> str:
@@ -243,12 +245,21 @@ def show_end(run: Run) -> None:
     if run.tracking_failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")
     if run.link and run.reports:
-        console.print("\nTo look at the run and compare it with others:")
+        _show_where(run.link)
+
+
+def _show_where(link: RunLink) -> None:
+    """Print how to open the run's page in MLflow."""
+    page = runs_page(link.uri, link.experiment_id)
+    if page is None:
+        return
+    console.print("\nTo look at the run and compare it with others:")
+    if not page.startswith(link.uri):
         beside = Path(sys.executable).with_name("mlflow")
         mlflow = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
-        console.print(
-            Text(f"  {mlflow} ui --backend-store-uri {quote(run.link.uri)}"), soft_wrap=True
-        )
+        command = f"  {mlflow} ui --backend-store-uri {quote(link.uri)}"
+        console.print(Text(command), soft_wrap=True)
+    console.print(Text(f"  {page}"), soft_wrap=True)
 
 
 def _lost_line(run: Run, silos: list[str], left: int) -> str:

@@ -132,7 +132,7 @@ def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_pa
     own_client = mlflow.MlflowClient(f"sqlite:///{own_file}")
     kept = own_client.search_runs([own_client.get_experiment_by_name("trial").experiment_id])
     assert {run.info.run_name for run in kept} == {local.run, pooled.run, one.run}
-    assert all({"auroc.hit", "auroc.own"} <= set(run.data.metrics) for run in kept)
+    assert all({"auroc/hit", "auroc/own"} <= set(run.data.metrics) for run in kept)
     with pytest.raises(JobError, match="do not go to MLflow"):
         run_compare(assays, None, [], "birch", None, mlflow=True, as_json=False)
 
