@@ -26,6 +26,7 @@ from rich.text import Text
 from blindsum.pipelines.run.listeners import Listener
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
 from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import DEFAULT_RANGE
 from blindsum.platform.privacy.releases import metrics_guarantee
 from blindsum.platform.tracking.mlflow_uri import runs_page
 
@@ -214,8 +215,7 @@ def show_end(run: Run) -> None:
         if m.saturated > 1e-3:
             table.add_row(
                 "",
-                f"{m.saturated:.2%} of update values were cut at ±{last.range:g}: raise "
-                "encryption.range",
+                _cut_line(job, m.saturated, last.range),
             )
         if run.retries:
             table.add_row(
@@ -260,6 +260,19 @@ def _show_where(link: RunLink) -> None:
         command = f"  {mlflow} ui --backend-store-uri {quote(link.uri)}"
         console.print(Text(command), soft_wrap=True)
     console.print(Text(f"  {page}"), soft_wrap=True)
+
+
+def _cut_line(job: Job, share: float, bound: float) -> str:
+    """Return what to do about updates beyond the range, the likelier cause first."""
+    rate, narrow = job.training.learning_rate, job.encryption.range
+    if narrow is not None and narrow < DEFAULT_RANGE:
+        mend = f"raise encryption.range ({narrow:g}), or lower training.learning_rate ({rate:g})"
+    else:
+        mend = (
+            f"lower training.learning_rate ({rate:g}); only if updates should be that large, "
+            "raise encryption.range"
+        )
+    return f"{share:.2%} of update values were cut at ±{bound:g}: {mend}"
 
 
 def _lost_line(run: Run, silos: list[str], left: int) -> str:
