@@ -414,6 +414,13 @@ MUTANTS = (
         ":",
         f"{HE}/test_wire.py",
     ),
+    Mutant(
+        "a table's fingerprint in MLflow",
+        "actors/books.py",
+        "return self.ledger.chain.head()",
+        'return f"{self.ledger.chain.head()} {self._dataset.fingerprint}"',
+        "tests/pipelines/test_train.py",
+    ),
     *(Mutant(*one) for one in BETWEEN_CLUSTERS),
 )
 

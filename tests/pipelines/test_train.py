@@ -27,6 +27,7 @@ from blindsum.pipelines.run.train import _hearing, train
 from blindsum.platform.errors import BlindsumError, SiloLost, TrackingError
 from blindsum.platform.events import PUBLIC
 from blindsum.platform.job.file import JobFile, load_job
+from blindsum.platform.state.ledger import Ledger
 from blindsum.platform.tracking import mlflow_run
 from blindsum.platform.tracking.mlflow_run import Tracker, without_password
 from blindsum.platform.tracking.run_facts import flatten
@@ -158,6 +159,7 @@ def _check_tracking(run: Run, job_file: JobFile) -> None:
             epsilon, abs=1e-6
         )
         assert logged.data.tags[f"blindsum.ledger.{name}"].startswith(f"{len(run.reports) + 1}:")
+        _check_fingerprint(ledger_of(job_file.folder / "state" / name, name), job_file.folder)
     assert image.imread(run.folder / "accuracy_and_epsilon.png").std() > 0.05
     mlflow.set_tracking_uri(run.link.uri)
     (model,) = found.search_logged_models([logged.info.experiment_id])
@@ -166,6 +168,14 @@ def _check_tracking(run: Run, job_file: JobFile) -> None:
     restored = mlflow.pytorch.load_model(model.model_uri)
     records = torch.zeros(7, 4)
     assert restored(records).shape == (7, 2)
+
+
+def _check_fingerprint(ledger: Ledger, folder: Path) -> None:
+    """A table's fingerprint would let anyone who reads MLflow confirm a guess about its records."""
+    (fingerprint,) = {entry.dataset for entry in ledger.entries()}
+    assert len(fingerprint) == 64
+    for path in [folder / "mlflow.db", *(folder / "mlartifacts").rglob("*")]:
+        assert not path.is_file() or fingerprint.encode() not in path.read_bytes(), path.name
 
 
 class DyingSilo(Silo):
