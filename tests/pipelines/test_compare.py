@@ -63,6 +63,8 @@ def test_settings_that_differ_are_named() -> None:
     assert comparing._differing([one, other]) == []
     changed = Trial(**{**vars(other), "settings": (("a", "2"),)})
     assert comparing._differing([one, changed]) == ["a"]
+    absent = Trial(**{**vars(other), "settings": ()})  # null, which MLflow does not show
+    assert comparing._differing([one, absent]) == ["a"]
 
 
 @pytest.fixture
