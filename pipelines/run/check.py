@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from shlex import quote
 
 from rich.table import Table
@@ -17,6 +17,7 @@ from blindsum.pipelines.run.folders import runs_folder, silo_folder
 from blindsum.pipelines.run.output import plan_figures, warnings
 from blindsum.pipelines.run.traffic import Traffic, traffic
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.platform.data.concerns import shared_records
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.schema import Job
@@ -28,11 +29,12 @@ from blindsum.platform.privacy.statement import privacy_statement
 
 @dataclass(frozen=True)
 class Checked:
-    """A job that would run."""
+    """A job that would run. `concerns` are what is odd about the data of all silos together."""
 
     inspections: Mapping[str, Inspection]
     parameters: Parameters
     rounds: int
+    concerns: tuple[str, ...]
     traffic: Traffic
 
 
@@ -50,25 +52,30 @@ def check(job_file: JobFile, address: str | None) -> Checked:
         len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
     )
     runs_folder(job_file)
-    inspections = _on_cluster(job_file, address) if address else _here(job_file)
+    inspections, concerns = (_on_cluster(job_file, address), []) if address else _here(job_file)
     first = next(iter(inspections.values()))
     plans = [i.plan for i in inspections.values() if i.plan]
     rounds = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
     bound = update_range(job, first.plan or plan(job, first.silo))
     sent = traffic(job, parameters, first.parameters, bound, rounds)
-    return Checked(inspections, parameters, rounds, sent)
+    return Checked(inspections, parameters, rounds, tuple(concerns), sent)
 
 
-def _here(job_file: JobFile) -> dict[str, Inspection]:
+def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
+    """Inspect every silo in this process. Whoever runs it may read its tables, so that it also
+    tells what is odd about their data, on a machine with an owner's file too."""
     from blindsum.actors.silo import Silo
 
-    inspections, faults = {}, []
+    inspections, records, faults = {}, {}, []
     for name in job_file.job.roster:
         try:
             silo = Silo(
                 SiloSpec(job=job_file.job, run="check", name=name, folder=str(job_file.folder))
             )
-            inspections[name] = silo.inspect()
+            found = silo.inspect()
+            data = silo.data
+            inspections[name] = replace(found, warnings=data.concerns)
+            records[name] = data.records
         except BlindsumError as error:
             faults.append(error.located(silo=name))
     if len(faults) == 1:
@@ -79,7 +86,7 @@ def _here(job_file: JobFile) -> dict[str, Inspection]:
         raise BlindsumError(
             "\n".join([f"{faults[0].what}. {faults[0].hint}"] if alike else map(str, faults))
         )
-    return inspections
+    return inspections, shared_records(records)
 
 
 def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]:
@@ -96,7 +103,7 @@ def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]
 def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     """Print what the run would spend and send."""
     job, parameters, sent = job_file.job, checked.parameters, checked.traffic
-    found = warnings(job, checked.inspections)
+    found = [*warnings(job, checked.inspections), *checked.concerns]
     first = next(iter(checked.inspections.values()))
     stated = privacy_statement(
         job,
