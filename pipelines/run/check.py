@@ -17,7 +17,7 @@ from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.run.folders import runs_folder, silo_folder
 from blindsum.pipelines.run.output import plan_figures, warnings
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
-from blindsum.platform.errors import BlindsumError
+from blindsum.platform.errors import BlindsumError, in_one
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.schema import Job
@@ -78,14 +78,8 @@ def _here(job_file: JobFile) -> dict[str, Inspection]:
             inspections[name] = silo.inspect()
         except BlindsumError as error:
             faults.append(error.located(silo=name))
-    if len(faults) == 1:
-        raise faults[0]
     if faults:
-        # Every silo reports a fault of the job itself: print it once.
-        alike = len({(f.what, f.hint) for f in faults}) == 1 and not inspections
-        raise BlindsumError(
-            "\n".join([f"{faults[0].what}. {faults[0].hint}"] if alike else map(str, faults))
-        )
+        raise in_one(faults, of_all=not inspections)
     return inspections
 
 
