@@ -45,7 +45,8 @@ class Tables:
     `compounds` has columns compound, smiles and row (and name, for a wide table). `measurements`
     has columns compound, assay, value (float64, NaN where missing), side (-1, 0, 1, NaN for about),
     inclusive (for <= and >=), unit (canonical spelling, empty without one) and row. Rows are those
-    in the file, from 1. `tasks` is by name; `of_assay` lists the tasks that use an assay's measurements.
+    in the file, from 1. `tasks` is by name; `of_assay` lists the tasks that use an assay's
+    measurements.
     """
 
     compounds: pd.DataFrame
