@@ -36,8 +36,8 @@ IN_TABLES = (
     (
         "a list of rejected rows with its old mode",
         "platform/data/rejected_rows.py",
-        "        path.unlink(missing_ok=True)  # a leftover file would keep its old mode\n",
-        "",
+        "            path.unlink()  # a leftover file would keep its old mode\n",
+        "            pass\n",
         REJECTED,
     ),
     (

@@ -83,7 +83,8 @@ def list_rejected(rejected: Sequence[Rejected], table: pa.Table, path: Path) -> 
         DataError: the list cannot be written.
     """
     try:
-        path.unlink(missing_ok=True)  # a leftover file would keep its old mode
+        if path.exists():
+            path.unlink()  # a leftover file would keep its old mode
         if not any(one.rows.any() for one in rejected):
             return
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -207,7 +207,8 @@ def _labelled(
         of_own = task_labels(table, own, path, known)
     labels = np.concatenate([shared.labels, of_own.labels], axis=2)
     rejected = [*shared.rejected]
-    if not any(one.rows.any() for one in rejected if one.then == "refuse"):
+    wrong = (one.rows.any() for one in [*rejected, *of_own.rejected] if one.then == "refuse")
+    if not any(wrong):  # a wrong label would count as a missing one
         rejected.append(unlabelled(labels, drop))
     return Labelled(labels, rejected, shared.left_out), of_own.rejected
 
