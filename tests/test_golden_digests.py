@@ -35,7 +35,7 @@ def test_a_job_s_digest() -> None:
     """An owner's approval is for this digest."""
     assert (
         job_digest(Job.model_validate(JOB))
-        == "52dfad0edd58645c7a6fa57845822e2e441b60776db47f017d5630c2a21557d6"
+        == "c02ad775c8799cb78963c78957dea44fce5e71c06930a4f942d8f43d49ff60b7"
     )
 
 

@@ -14,7 +14,7 @@ from blindsum.platform.job.folds_section import (
     ScaffoldFolds,
 )
 from blindsum.platform.job.labels_section import Target, Tasks
-from blindsum.platform.job.section import Digest, Section
+from blindsum.platform.job.section import Digest, Section, unless
 
 
 class Prepared(Section):
@@ -54,10 +54,14 @@ class DataSection(Section):
         "refuse", description="What to do with molecules that RDKit cannot read."
     )
     unlabelled: Literal["refuse", "drop"] = Field(
-        "refuse", description="What to do with records without any label."
+        "refuse",
+        exclude_if=unless("refuse"),
+        description="What to do with records without any label.",
     )
     qualifiers: Literal["refuse", "drop"] = Field(
-        "refuse", description="What to do with labels whose qualifier is not <, = or >."
+        "refuse",
+        exclude_if=unless("refuse"),
+        description="What to do with labels whose qualifier is not <, = or >.",
     )
 
     @model_validator(mode="wrap")

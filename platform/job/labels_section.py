@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from blindsum.platform.job.section import Positive, Section
+from blindsum.platform.job.section import Positive, Section, unless
 
 Value = str | bool | int | float
 """A value as a label's column holds it. True is 1, and 1.0 is 1."""
@@ -27,12 +27,18 @@ class Target(Section):
     column: str
     classes: list[str | int | bool] = Field([], max_length=1000)
     class_weights: dict[str, Positive] = Field(
-        {}, description="Factor of the loss by class: public constants. Default 1."
+        {},
+        exclude_if=unless({}),
+        description="Factor of the loss by class: public constants. Default 1.",
     )
-    center: float | None = Field(None, allow_inf_nan=False)
-    scale: Positive | None = None
-    qualifier: str | None = Field(None, description="Column of <, = and >; empty is =.")
-    missing: Value | None = Field(None, description="A value that stands for no label, as -1.")
+    center: float | None = Field(None, allow_inf_nan=False, exclude_if=unless(None))
+    scale: Positive | None = Field(None, exclude_if=unless(None))
+    qualifier: str | None = Field(
+        None, exclude_if=unless(None), description="Column of <, = and >; empty is =."
+    )
+    missing: Value | None = Field(
+        None, exclude_if=unless(None), description="A value that stands for no label, as -1."
+    )
 
     @field_validator("classes")
     @classmethod
@@ -106,10 +112,18 @@ class Task(Section):
 
     kind: Literal["binary", "regression"] = "binary"
     weight: Positive = 1.0
-    positive: Value = Field(1, description="The value of a positive, as 2 or yes.")
-    negative: Value = Field(0, description="The value of a negative, as 1, -1 or no.")
-    positive_weight: Positive = Field(1.0, description="Factor of the loss of positives.")
-    missing: Value | None = Field(None, description="A value that stands for no label, as -1.")
+    positive: Value = Field(
+        1, exclude_if=unless(1), description="The value of a positive, as 2 or yes."
+    )
+    negative: Value = Field(
+        0, exclude_if=unless(0), description="The value of a negative, as 1, -1 or no."
+    )
+    positive_weight: Positive = Field(
+        1.0, exclude_if=unless(1.0), description="Factor of the loss of positives."
+    )
+    missing: Value | None = Field(
+        None, exclude_if=unless(None), description="A value that stands for no label, as -1."
+    )
     center: float = Field(0.0, allow_inf_nan=False)
     scale: Positive = 1.0
     qualifier: str | None = Field(None, description="Column of <, = and >; empty is =.")

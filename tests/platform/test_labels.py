@@ -25,6 +25,7 @@ from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Target, Task
 from blindsum.platform.job.schema import Job
+from blindsum.platform.state.approval import job_digest
 from blindsum.platform.training.clipping import clipped_sum
 from blindsum.platform.training.losses import MultiTask, WeightedClasses, record_loss
 from tests.conftest import MakeJob
@@ -254,3 +255,33 @@ def test_an_audit_reads_labels_from_a_weighted_gradient(weights: dict[int, float
         assert bias.grad is not None
         read = found.from_bias(outputs.detach(), bias.grad, 3)
         assert read.tolist() == list(labels)
+
+
+TASKS = "data.target=null", "data.tasks={hit: {}, size: {kind: regression}}"
+TARGET = ("data.target.classes=[malignant, benign]",)
+HIT, SIZE = "data.tasks.hit", "data.tasks.size"
+
+
+@pytest.mark.parametrize(
+    ("job", "setting"),
+    [
+        (TARGET, "data.target.class_weights={benign: 2.0}"),
+        (TARGET, "data.target.missing=unknown"),
+        (TARGET, "data.unlabelled=drop"),
+        (TASKS, "data.qualifiers=drop"),
+        (TASKS, f"{HIT}={{positive: 2}}"),
+        (TASKS, f"{HIT}={{negative: -1}}"),
+        (TASKS, f"{HIT}={{positive_weight: 2.0}}"),
+        (TASKS, f"{HIT}={{missing: -1}}"),
+        (TASKS, f"{SIZE}={{kind: regression, missing: -1}}"),
+    ],
+)
+def test_an_approval_is_for_every_setting_of_labels(
+    make_job: MakeJob, job: tuple[str, ...], setting: str
+) -> None:
+    """Settings at their default are left out of the digest, so that older approvals hold."""
+    plain, changed = make_job(*job).job, make_job(*job, setting).job
+    assert job_digest(plain) != job_digest(changed)
+    new = ("class_weights", "missing", "unlabelled", "qualifiers", "positive", "negative")
+    assert not any(f'"{name}"' in plain.data.model_dump_json() for name in new)
+    assert Job.model_validate_json(changed.model_dump_json()) == changed
