@@ -18,7 +18,7 @@ from blindsum.pipelines.run.output import plan_figures, warnings
 from blindsum.pipelines.run.traffic import Traffic, traffic
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
 from blindsum.platform.data.concerns import shared_records
-from blindsum.platform.errors import BlindsumError
+from blindsum.platform.errors import BlindsumError, in_one
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
@@ -78,14 +78,8 @@ def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
             records[name] = data.records
         except BlindsumError as error:
             faults.append(error.located(silo=name))
-    if len(faults) == 1:
-        raise faults[0]
     if faults:
-        # Every silo reports a fault of the job itself: print it once.
-        alike = len({(f.what, f.hint) for f in faults}) == 1 and not inspections
-        raise BlindsumError(
-            "\n".join([f"{faults[0].what}. {faults[0].hint}"] if alike else map(str, faults))
-        )
+        raise in_one(faults, of_all=not inspections)
     return inspections, shared_records(records)
 
 

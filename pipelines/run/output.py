@@ -229,8 +229,11 @@ def show_end(run: Run) -> None:
             when = {n: f"in round {n}" if n else "before round 1" for n in run.lost.values()}
             table.add_row("lost", ", ".join(f"{s} {when[n]}" for s, n in run.lost.items()))
         if found and found[1].dropped and not found[1].deviation:
-            dropped = counted(found[1].dropped, "molecule")
-            table.add_row("", f"{dropped} could not be read and {verb(found[1].dropped)} dropped")
+            table.add_row(
+                "dropped",
+                f"{found[1].dropped} records or single labels, as data.unparsable, data.unlabelled "
+                "and data.qualifiers say; each silo has the list of its own",
+            )
         up = sum(r.up_bytes for r in run.reports)
         down = sum(r.down_bytes for r in run.reports)
         table.add_row("traffic", f"{size(up)} up, {size(down)} down, over all silos")
