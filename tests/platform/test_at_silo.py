@@ -85,7 +85,7 @@ def test_the_column_that_is_probably_meant_is_named_at_the_silo_only(
 def test_a_wrong_delimiter_decimal_and_encoding_are_recognised_at_the_silo(tmp_path: Path) -> None:
     rows().to_csv(tmp_path / "s.csv", index=False, sep=";")
     leaves, _ = refused(tmp_path / "s.csv", 'data.csv.delimiter: ";"', "semicolon")
-    assert "column 'age' is missing" in leaves
+    assert "'age', 'bp', 'patient_id' and 'diagnosis' are missing" in leaves
     rows().to_csv(tmp_path / "t.csv", index=False, sep="\t")
     refused(tmp_path / "t.csv", 'data.csv.delimiter: "\\t"')
     rows().to_csv(tmp_path / "d.csv", index=False, sep=";", decimal=",")
