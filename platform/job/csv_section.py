@@ -42,7 +42,7 @@ class CsvSection(Section):
         None,
         max_length=1000,
         description="Cells that are missing, in columns of numbers and of text, besides empty "
-        "ones. Default: NA, NaN, null and the like, in columns of numbers.",
+        "ones. Default: empty, NA, NaN, null and the like, in columns of numbers only.",
     )
 
     @model_validator(mode="after")
