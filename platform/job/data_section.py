@@ -81,8 +81,7 @@ class DataSection(Section):
 
     csv: CsvSection | None = Field(
         None,
-        # A job without it keeps its digest, and with it the approvals that owners gave.
-        exclude_if=lambda csv: csv is None,
+        exclude_if=unless(None),
         description="How CSV files are read; default: commas, decimal points, UTF-8.",
     )
 

@@ -119,6 +119,10 @@ def test_ragged_rows_and_marks_between_thousands_are_found_by_row_at_the_silo(
     assert "column 'bp' is string, expected a number" in leaves
     table.to_parquet(tmp_path / "k.parquet")
     refused(tmp_path / "k.parquet", "row 5 has '1,234'")
+    table.loc[4, "bp"] = "1.234,5"
+    table.to_csv(tmp_path / "e.csv", index=False, sep=";", decimal=",")
+    said = "marks between thousands, for example '1.234,5' in row 5"
+    refused(tmp_path / "e.csv", said, csv={"decimal": ","})
 
 
 def test_names_of_private_tasks_that_are_nearly_there_stay_at_the_silo(tmp_path: Path) -> None:

@@ -156,9 +156,9 @@ def test_files_of_a_folder_may_differ_in_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inside", "said"),
     [
-        ("_delta_log/0.json", "is a Delta table"),
-        (".hoodie/x", "is a Hudi table"),
-        ("metadata/v1.metadata.json", "is a Iceberg table"),
+        ("_delta_log/0.json", "in the format Delta"),
+        (".hoodie/x", "in the format Hudi"),
+        ("metadata/v1.metadata.json", "in the format Iceberg"),
         ("_temporary/0/x", "still being written"),
     ],
 )
@@ -232,6 +232,11 @@ def test_cells_may_have_line_breaks_and_rows_may_be_longer_than_a_block(tmp_path
 def test_impossible_settings_are_refused(changed: dict[str, str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         CsvSection.model_validate(changed)
+
+
+def test_settings_of_csv_files_cross_to_other_clusters_unchanged() -> None:
+    given = CsvSection(delimiter="\t", encoding="latin-1", null_values=["-"])
+    assert CsvSection.model_validate_json(given.model_dump_json()) == given
 
 
 def of_type(array: pa.Array, expected: str) -> Any:

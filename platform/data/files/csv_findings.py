@@ -32,7 +32,7 @@ _WESTERN = "cp1252"
 
 _COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(([,.' ]|\u00a0|\u202f|\u2019)\d{3})+([.,]\d+)?")
-_WHOLE = re.compile(r"[+-]?\d+")
+_PLAIN = re.compile(r"[+-]?\d*\.?\d*([eE][+-]?\d+)?")
 
 
 def csv_findings(path: Path, section: CsvSection | None) -> str:
@@ -142,11 +142,14 @@ def _numbers(rows: Iterator[list[str]], section: CsvSection) -> Iterator[str]:
     unlike = set[str]()  # columns of other text
     for number, row in enumerate(itertools.islice(rows, _SAMPLE_ROWS), 1):
         for name, cell in zip(header, map(str.strip, row), strict=False):
+            read = cell if section.decimal == "." else cell.replace(".", "'").replace(",", ".")
+            if _PLAIN.fullmatch(read):
+                continue
             if _GROUPED.fullmatch(cell):
                 grouped.setdefault(name, (number, cell))
             elif _COMMA_NUMBER.fullmatch(cell):
                 commas.setdefault(name, (number, cell))
-            elif cell and not _WHOLE.fullmatch(cell):
+            elif cell:
                 unlike.add(name)
     commas = {name: one for name, one in commas.items() if name not in unlike}
     if commas and section.decimal == ".":
@@ -158,8 +161,6 @@ def _numbers(rows: Iterator[list[str]], section: CsvSection) -> Iterator[str]:
     for name, (number, cell) in list(grouped.items())[:_MOST_LISTED]:
         if name in commas or name in unlike:
             continue
-        if re.fullmatch(r"[+-]?\d+\.\d{3}", cell) and section.decimal == ".":
-            continue  # a plain number
         yield (
             f"Column {name!r} has marks between thousands, for example {cell!r} in row {number}: "
             "write its numbers without them, or set data.csv.decimal if the mark is a decimal mark."

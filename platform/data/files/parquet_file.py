@@ -95,7 +95,7 @@ def _require_plain(folder: Path) -> None:
     kinds += ["Iceberg"] if list(folder.glob("metadata/*.metadata.json")) else []
     if kinds:
         raise DataError(
-            f"{folder} is a {kinds[0]} table, whose files also hold rows that were deleted",
+            f"{folder} is a table in the format {kinds[0]}, whose files also hold deleted rows",
             "Write its present rows as plain Parquet, and name that.",
         )
     if (folder / "_temporary").exists():
