@@ -170,7 +170,7 @@ NAMES = st.text(
 _number = itertools.count()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     numbers=st.lists(CELLS, min_size=24, max_size=24),
     whole=st.lists(st.integers(-(10**6), 10**6), min_size=24, max_size=24),

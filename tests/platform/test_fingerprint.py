@@ -86,7 +86,7 @@ FEW_VALUES = {
 }
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_the_order_of_records_is_that_of_arrow(data: st.DataObject) -> None:
     """Past fingerprints were taken in Arrow's own order, with NaN, gaps and both zeros in it."""
