@@ -183,10 +183,12 @@ class Lines(Quiet):
             console.print(f"{escape(text)} ...{_usual(self._stages)}", soft_wrap=True)
 
     def planned(self, run: Run) -> None:
+        """End the last stage of the start, and print warnings."""
         self._stages.leave()
         super().planned(run)
 
     def ended(self, run: Run) -> None:
+        """End the last stage, and keep the seconds of a run that finished."""
         self._stages.leave()
         if run.status == "FINISHED":
             self._stages.keep()
