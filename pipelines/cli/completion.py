@@ -33,10 +33,17 @@ def run_folders(incomplete: str) -> list[str]:
 def silo_names(context: typer.Context, incomplete: str) -> list[str]:
     """Return the silos of the job file on the command line; without one, those of every job file in
     this folder."""
-    given = context.params.get("job")
+    given = context.params.get("job") or _typed_job()
     files = [Path(str(given))] if given else [Path(one) for one in job_files("")]
     names = dict.fromkeys(name for file in files for name in _silos(file))
     return [name for name in names if name.startswith(incomplete)]
+
+
+def _typed_job() -> str | None:
+    """Return the job file among the words typed so far: they are not parsed up to an option whose
+    value is still missing. Shells pass them in these variables (bash; zsh and fish)."""
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    return next((word for word in line.split() if word.endswith((".yaml", ".yml"))), None)
 
 
 def _silos(path: Path) -> list[str]:

@@ -31,6 +31,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from blindsum.pipelines.run.listeners import Listener
@@ -96,7 +97,10 @@ class Progressing(Listener):
     def __init__(self, job: str = "") -> None:
         self._stages = Stages(job, home_folder(), _show_stage)
         self._begin = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
+            SpinnerColumn(),
+            TextColumn("{task.description}", table_column=Column(overflow="fold")),
+            TimeElapsedColumn(),
+            console=console,
         )
         self._bar = Progress(
             SpinnerColumn(),
