@@ -124,7 +124,8 @@ def show_job(
         return show()
     home = _open(file)
     inbox = Inbox(home.state)
-    for line in review(home.owner, home.name, inbox, inbox.one(job).digest).lines():
+    digest = inbox.one(job).digest
+    for line in review(home.owner, home.name, inbox, digest, features=True).lines():
         typer.echo(line)
     return None
 
@@ -148,7 +149,8 @@ def approve_proposed(
     one = inbox.one(job)
     require_useful(runs, end, time.time())
     require_approvable(home.owner, home.name, inbox, one.digest)
-    ask(review(home.owner, home.name, inbox, one.digest), home.owner, runs, end, yes)
+    found = review(home.owner, home.name, inbox, one.digest, features=True)
+    ask(found, home.owner, runs, end, yes)
     given = approve_proposal(home.owner, home.name, inbox, one.digest, runs, end)
     say_approved(f"{one.name} ({one.digest[:8]})", given)
 

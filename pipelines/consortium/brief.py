@@ -47,7 +47,7 @@ def _rows(one: JobReview, owner: Owner, runs: int, until: str) -> Iterator[tuple
         files = named(tuple(one.code)) if one.code else f"what it imports from {one.folder}"
         yield "runs code", f"{job.model.factory}: {files}"
     yield "allows", f"{runs} {'run' if runs == 1 else 'runs'}, until {until} (UTC)"
-    for text in job_warnings(job):
+    for text in (*job_warnings(job), *one.concerns):
         yield "warning", text
     for text in (*one.policy, *one.obstacles):
         yield "would fail", text
