@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,27 +25,30 @@ def doctor(
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not try Ray and MLflow: seconds less.")
     ] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="The owner's file; default: the one in force here."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Check this machine for what would make a run fail, and say what to mend. Exit status 1 if
     anything is bad."""
     keep_stdout()
     bad = False
-    for one in _findings(quick):
+    for one in _findings(quick, file):
         bad = bad or one.state == "bad"
         emit("checked", **asdict(one)) if json else _show(one)
     if bad:
         raise typer.Exit(1)
 
 
-def _findings(quick: bool) -> Iterator[Finding]:
+def _findings(quick: bool, file: Path | None) -> Iterator[Finding]:
     from blindsum.pipelines.doctor import installation, machine, services
     from blindsum.pipelines.doctor.finding import examined
     from blindsum.platform.errors import BlindsumError
-    from blindsum.platform.job.owner import find_owner
 
     try:
-        owner = find_owner()
+        owner = services.owner_of(file)
     except BlindsumError:
         owner = None  # `owners_file` says what is wrong with it
     state = owner.state if owner else None
@@ -57,10 +61,11 @@ def _findings(quick: bool) -> Iterator[Finding]:
         "ports": machine.ports,
         "proxies": machine.proxies,
         "clock": machine.clock,
-        "owner's file": services.owners_file,
+        "owner's file": partial(services.owners_file, file),
     }
     if owner and owner.file.coordinator:
-        checks["coordinator"] = partial(services.coordinators_clock, owner)
+        coordinator = owner.file.coordinator
+        checks["coordinator"] = partial(services.coordinators_clock, owner, coordinator)
     if not quick:
         checks |= {"Ray": services.local_ray, "MLflow": services.local_mlflow}
     for name, check in checks.items():

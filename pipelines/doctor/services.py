@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import logging
 import os
 import stat
 import tempfile
@@ -12,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from blindsum.pipelines.doctor.finding import Finding
-from blindsum.platform.job.owner import Owner, find_owner
+from blindsum.platform.job.owner import CoordinatorSection, Owner, find_owner, read_owner
 
 _PRIVATE = ("identity.pem", "ledger.sqlite", "audit.sqlite")
 _SKEW_S, _MUCH_SKEW_S = 30.0, 3600.0
@@ -40,6 +42,10 @@ def local_mlflow() -> Iterator[Finding]:
     from blindsum.platform.tracking.mlflow_uri import open_client, sqlite_uri
 
     started = time.monotonic()
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    importlib.import_module("mlflow")  # sets its own levels, so that ours come afterwards
+    for name in ("mlflow", "alembic"):  # they tell that they create tables
+        logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="blindsum-doctor-") as folder:
         client = open_client(sqlite_uri(Path(folder) / "mlflow.db"))
         experiment = client.create_experiment("doctor", (Path(folder) / "artifacts").as_uri())
@@ -56,9 +62,16 @@ def local_mlflow() -> Iterator[Finding]:
     )
 
 
-def owners_file() -> Iterator[Finding]:
-    """Find whether the owner's file, its tables and the state folder can be trusted."""
-    owner = find_owner()
+def owners_file(file: Path | None = None) -> Iterator[Finding]:
+    """Find whether the owner's file, its tables and the state folder can be trusted.
+
+    Args:
+        file: the owner's file; by default the one in force on this machine.
+
+    Raises:
+        ConsentError: the file itself cannot be read or trusted.
+    """
+    owner = owner_of(file)
     if owner is None:
         yield Finding("owner's file", "ok", "none: this machine asks nobody (for simulations only)")
         return
@@ -84,6 +97,11 @@ def owners_file() -> Iterator[Finding]:
     yield from _state(owner.state)
 
 
+def owner_of(file: Path | None) -> Owner | None:
+    """Return the owner's file at that path, or the one in force here. Raises ConsentError."""
+    return read_owner(file) if file else find_owner()
+
+
 def _state(state: Path) -> Iterator[Finding]:
     if not state.exists():
         yield Finding("state folder", "ok", f"{state} is created by the first job or approval")
@@ -103,15 +121,11 @@ def _state(state: Path) -> Iterator[Finding]:
             yield Finding("state folder", "ok", str(path))
 
 
-def coordinators_clock(owner: Owner | None = None) -> Iterator[Finding]:
-    """Find how far this clock is from the coordinator's, if the owner's file names one."""
-    owner = owner or find_owner()
-    if owner is None or owner.file.coordinator is None:
-        return
+def coordinators_clock(owner: Owner, section: CoordinatorSection) -> Iterator[Finding]:
+    """Find how far this clock is from that of the owner's coordinator."""
     from blindsum.actors.separate.client import LinkLost
     from blindsum.pipelines.consortium.silo import SiloHome, link_settings
 
-    section = owner.file.coordinator
     link = link_settings(SiloHome(owner))
     try:
         theirs, ours = asyncio.run(_asked(link.tls(), section.url, section.proxy))

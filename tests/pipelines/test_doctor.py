@@ -8,16 +8,28 @@ import socket
 import sys
 import time
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from aiohttp import web
 from typer.testing import CliRunner
 
+from blindsum.actors.separate.client import client_context
+from blindsum.actors.separate.server import Server, server_context
+from blindsum.infra.certificates import (
+    CA_CERTIFICATE,
+    NODE_CERTIFICATE,
+    NODE_KEY,
+    make_authority,
+    make_node,
+)
 from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.doctor import installation, machine, services
 from blindsum.pipelines.doctor.finding import Finding, examined
 from blindsum.platform.errors import ConsentError
-from blindsum.platform.job.owner import find_owner
+from blindsum.platform.job.owner import CoordinatorSection, find_owner
 from tests.adversary.owners import Machine
 
 Usage = namedtuple("Usage", "total used free")
@@ -132,6 +144,38 @@ def test_the_kernel_can_be_asked() -> None:
 def test_the_coordinators_clock_is_compared(skew_s: float, state: str, said: str) -> None:
     found = services.of_skew("https://hub:1", skew_s)
     assert found.state == state and said in found.said and bool(found.mend) == (state != "ok")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A server as a coordinator's, its address and its authority."""
+
+    async def handle(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=404)
+
+    authority = tmp_path / "authority"
+    make_authority(authority, 2)
+    node = make_node(authority, "gate", ["127.0.0.1"], 2)
+    context = server_context(node / NODE_CERTIFICATE, node / NODE_KEY, authority / CA_CERTIFICATE)
+    server = Server(handle, [("127.0.0.1", 0)], context)
+    yield f"https://127.0.0.1:{server.ports[0]}", authority / CA_CERTIFICATE
+    server.close()
+
+
+def test_a_coordinator_is_asked_for_the_time(
+    gate: tuple[str, Path], owned: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, authority = gate
+    tls = SimpleNamespace(tls=lambda: client_context(authority, None, None))
+    monkeypatch.setattr("blindsum.pipelines.consortium.silo.link_settings", lambda _: tls)
+    owner = find_owner()
+    assert owner is not None
+    section = CoordinatorSection(url=url, identity="0" * 64)
+    found = one(services.coordinators_clock(owner, section))
+    assert found.state == "ok" and f"{url} answers" in found.said
+    nobody = section.model_copy(update={"url": "https://127.0.0.1:1"})
+    found = one(services.coordinators_clock(owner, nobody))
+    assert found.state == "bad" and "cannot be reached" in found.said
 
 
 @pytest.fixture
