@@ -59,11 +59,14 @@ def test_a_damaged_file_costs_nothing(tmp_path: Path, content: str) -> None:
 def test_a_log_has_each_stage_when_it_begins_and_when_it_ends(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blindsum.pipelines.run.output._MOMENT_S", 0.0)
+    monkeypatch.setattr("blindsum.pipelines.run.stages._MOMENT_S", 0.0)
     lines = Lines()
     for text in ("starting Ray", "reading: 10 %", "reading: 90 %", "key ceremony"):
         lines.stage(text)
     said = capsys.readouterr()
+    monkeypatch.setattr("blindsum.pipelines.run.output._BETWEEN_S", 0.0)
+    lines.stage("key ceremony: 2 of 3")
+    assert capsys.readouterr().err == "key ceremony: 2 of 3\n"
     assert said.out == "" and said.err.splitlines() == [
         "starting Ray ...",
         "starting Ray: 0.0 s",
