@@ -83,6 +83,13 @@ MUTANTS = (
         "tests/platform/test_training.py",
     ),
     Mutant(
+        "what is odd about an owner's data told to the driver",
+        "actors/joining.py",
+        "warnings=() if own.owned else own.data.concerns",
+        "warnings=own.data.concerns",
+        "tests/platform/test_concerns.py",
+    ),
+    Mutant(
         "the true size as divisor",
         "platform/training/local.py",
         "return self._training.learning_rate / self._training.expected_batch_size",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from shlex import quote
 
 from rich.table import Table
@@ -17,6 +17,7 @@ from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.run.folders import runs_folder, silo_folder
 from blindsum.pipelines.run.output import plan_figures, warnings
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.platform.data.concerns import shared_records
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.file import JobFile
@@ -29,11 +30,15 @@ from blindsum.platform.privacy.statement import privacy_statement
 
 @dataclass(frozen=True)
 class Checked:
-    """A job that would run. Bytes are those of the ciphertexts of one round, for all silos."""
+    """A job that would run. Bytes are those of the ciphertexts of one round, for all silos.
+
+    `concerns` are what is odd about the data of all silos together.
+    """
 
     inspections: Mapping[str, Inspection]
     parameters: Parameters
     rounds: int
+    concerns: tuple[str, ...]
     up_bytes: int
     down_bytes: int
 
@@ -52,7 +57,7 @@ def check(job_file: JobFile, address: str | None) -> Checked:
         len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
     )
     runs_folder(job_file)
-    inspections = _on_cluster(job_file, address) if address else _here(job_file)
+    inspections, concerns = (_on_cluster(job_file, address), []) if address else _here(job_file)
     values = next(iter(inspections.values())).parameters
     fresh, summed = chunk_bytes(parameters)
     update, metrics = parameters.chunks(values), parameters.of_counts.chunks(count_values(job))
@@ -61,21 +66,27 @@ def check(job_file: JobFile, address: str | None) -> Checked:
         inspections,
         parameters,
         min([job.training.rounds, *(p.rounds_within_budget for p in plans)]),
+        tuple(concerns),
         up_bytes=len(job.silos) * (update + metrics) * fresh,
         down_bytes=len(job.silos) * (update + metrics) * summed,
     )
 
 
-def _here(job_file: JobFile) -> dict[str, Inspection]:
+def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
+    """Inspect every silo in this process. Whoever runs it may read its tables, so that it also
+    tells what is odd about their data, on a machine with an owner's file too."""
     from blindsum.actors.silo import Silo
 
-    inspections, faults = {}, []
+    inspections, records, faults = {}, {}, []
     for name in job_file.job.roster:
         try:
             silo = Silo(
                 SiloSpec(job=job_file.job, run="check", name=name, folder=str(job_file.folder))
             )
-            inspections[name] = silo.inspect()
+            found = silo.inspect()
+            data = silo.data
+            inspections[name] = replace(found, warnings=data.concerns)
+            records[name] = data.records
         except BlindsumError as error:
             faults.append(error.located(silo=name))
     if len(faults) == 1:
@@ -86,7 +97,7 @@ def _here(job_file: JobFile) -> dict[str, Inspection]:
         raise BlindsumError(
             "\n".join([f"{faults[0].what}. {faults[0].hint}"] if alike else map(str, faults))
         )
-    return inspections
+    return inspections, shared_records(records)
 
 
 def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]:
@@ -103,7 +114,7 @@ def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]
 def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     """Print what the run would spend and send."""
     job, parameters = job_file.job, checked.parameters
-    found = warnings(job, checked.inspections)
+    found = [*warnings(job, checked.inspections), *checked.concerns]
     first = next(iter(checked.inspections.values()))
     stated = privacy_statement(
         job,

@@ -50,7 +50,9 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
     Args:
         inspections: the silos' inspections. A warning names the silos without an owner's file.
     """
-    found = []
+    found = [
+        f"{name}: {text}" for name, one in (inspections or {}).items() for text in one.warnings
+    ]
     if open_ := [name for name, one in (inspections or {}).items() if not one.owned]:
         found.append(
             f"owners' consent and lifetime limits are not enforced at {', '.join(open_)}: no "
