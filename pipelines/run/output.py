@@ -53,6 +53,11 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
     found = [
         f"{name}: {text}" for name, one in (inspections or {}).items() for text in one.warnings
     ]
+    if inspections and _nothing_to_score(inspections):
+        found.append(
+            "no silo can score any shared task: this run would spend its whole budget, and nobody "
+            "would learn how good its model is"
+        )
     if open_ := [name for name, one in (inspections or {}).items() if not one.owned]:
         found.append(
             f"owners' consent and lifetime limits are not enforced at {', '.join(open_)}: no "
@@ -68,6 +73,12 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
     if job.encryption.scheme == "none":
         found.append("no encryption: the aggregator sees every silo's update")
     return found
+
+
+def _nothing_to_score(inspections: Mapping[str, Inspection]) -> bool:
+    from blindsum.platform.data.enough import NOTHING_TO_SCORE  # imports pyarrow
+
+    return all(NOTHING_TO_SCORE in one.warnings for one in inspections.values())
 
 
 class Progressing(Listener):

@@ -8,7 +8,7 @@
                      ICML 2017)
     R2, RMSE         for regression, in scaled units, over exactly measured values
 
-A task is scored if there are LEAST held-out records of each class, or LEAST values.
+`blindsum.platform.data.enough.has_enough` says which tasks are scored.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from blindsum.platform.data.enough import exactly_known, has_enough
 from blindsum.platform.evaluation.figures import CLASSIFIED
 from blindsum.platform.evaluation.influence import (
     WORST_R2,
@@ -30,9 +31,8 @@ from blindsum.platform.evaluation.influence import (
     on_r2,
 )
 from blindsum.platform.evaluation.intervals import of_r2, of_ranking
-from blindsum.platform.job.labels_section import Task, Tasks
+from blindsum.platform.job.labels_section import Tasks
 
-LEAST = 5
 REFERENCE = 0.1
 
 MOST = 64.0
@@ -103,22 +103,8 @@ def scores(
             yield name, score(outputs[:, i], labels[:, :, i])
 
 
-def has_enough(labels: npt.NDArray[Any], task: Task) -> bool:
-    """Return whether a task can be scored on records with those labels, float [records, 2]."""
-    true = labels[_exact(labels), 0]
-    if task.kind == "regression":
-        return len(true) >= LEAST and true.std() > 0
-    return bool(min((true == 1).sum(), (true == 0).sum()) >= LEAST)
-
-
-def _exact(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return which records have a label, and one that is no bound."""
-    exact: npt.NDArray[np.bool_] = ~np.isnan(labels[:, 0]) & (labels[:, 1] == 0)
-    return exact
-
-
 def _measured(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Scored:
-    known = _exact(labels)
+    known = exactly_known(labels)
     said, true = outputs[known].astype(np.float64), labels[known, 0].astype(np.float64)
     influence = np.zeros(len(known))
     if not np.isfinite(said).all():  # a diverged model gets the worst score
@@ -131,7 +117,7 @@ def _measured(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Scored:
 
 
 def _classified(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Scored:
-    known = _exact(labels)
+    known = exactly_known(labels)
     said, true = outputs[known].astype(np.float64), labels[known, 0].astype(np.float64)
     positives = int((true == 1).sum())
     negatives = len(true) - positives

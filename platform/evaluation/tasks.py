@@ -15,10 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from blindsum.platform.data.enough import LEAST
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED, TASK_COUNTS, TaskFigures
 from blindsum.platform.evaluation.influence import WORST_R2, Reals
-from blindsum.platform.evaluation.scores import LEAST, MOST, Figures, Scored, scores
+from blindsum.platform.evaluation.scores import MOST, Figures, Scored, scores
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.training.losses import MultiTask
 

@@ -8,10 +8,10 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 from torch import nn
 
+from blindsum.platform.data.enough import NOTHING_TO_SCORE, nothing_to_score
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData
-from blindsum.platform.evaluation.evaluable import NOTHING_TO_SCORE, evaluable
-from blindsum.platform.evaluation.figures import HeldOut, TaskFigures
+from blindsum.platform.evaluation.figures import TASK_COUNTS, HeldOut, TaskFigures
 from blindsum.platform.evaluation.influence import (
     least_of_auprc,
     least_of_auroc,
@@ -28,7 +28,6 @@ from blindsum.platform.evaluation.intervals import (
 )
 from blindsum.platform.evaluation.tasks import VARIANCE_UNIT, TaskCounting
 from blindsum.platform.job.labels_section import Task, Tasks
-from tests.conftest import MakeJob
 
 SHARES = st.floats(0, 1)
 
@@ -197,8 +196,6 @@ def test_impossible_counts_of_intervals_are_noticed() -> None:
     one = TaskCounting({"hit": Task()}, silo(np.random.default_rng(9), 100, {"hit": Task()}, True))
     counts = one.counts(nn.Identity())
     assert one.possible(counts, 1)
-    from blindsum.platform.evaluation.figures import TASK_COUNTS
-
     for name, value in (
         ("positives", 4),
         ("negatives", 101),
@@ -241,12 +238,11 @@ def test_there_is_one_form_for_every_figure() -> None:
     assert "AUPRC" not in often.line() and often.rare is None
 
 
-def test_a_silo_knows_before_the_run_that_nothing_there_can_be_scored(make_job: MakeJob) -> None:
-    contract = make_job("data.target=null", "data.tasks={hit: {}, other: {}}").job.data
+def test_nothing_to_score_is_known_before_the_run() -> None:
+    tasks: Tasks = {"hit": Task(), "other": Task()}
     labels = np.zeros((40, 2, 2), np.float32)
     labels[:4, 0, 0], labels[:, 0, 1] = 1.0, np.nan
-    data = SiloData(fold := Fold(np.zeros((40, 4), np.float32), labels), fold, "", 0)
-    assert evaluable(data, contract) == (NOTHING_TO_SCORE,)
+    assert nothing_to_score(labels, tasks) == (NOTHING_TO_SCORE,), "four positives"
     labels[4, 0, 0] = 1.0
-    assert evaluable(data, contract) == ()
-    assert evaluable(data, make_job().job.data) == (), "the accuracy of classes always counts"
+    assert nothing_to_score(labels, tasks) == ()
+    assert nothing_to_score(np.zeros(40), {}) == (), "the accuracy of classes always counts"
