@@ -118,7 +118,7 @@ def _train(
     from blindsum.pipelines.run.train import train
 
     keep_stdout()
-    shown = output.listener(json, lines)
+    shown = output.listener(json, lines, job_file.job.name)
     seen: list[Run] = []
     try:
         train(job_file, address, shown, seen.append, kept=kept)

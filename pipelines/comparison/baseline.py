@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from blindsum.pipelines.show.console import console, emit
+from blindsum.pipelines.show.console import console, emit, show_result
 from blindsum.platform.data.member import Member, open_member
 from blindsum.platform.data.records import Fold, stacked
 from blindsum.platform.data.table import SiloData
@@ -246,7 +246,7 @@ def show_baseline(found: Baseline, as_json: bool) -> None:
         )
         return
     privacy = f"epsilon {found.epsilon:.3g}" if found.epsilon else "no differential privacy"
-    console.print(f"{found.arm}: {found.held_out.line()}, {privacy} ({found.seconds:.0f} s)")
+    show_result(f"{found.arm}: {found.held_out.line()}, {privacy} ({found.seconds:.0f} s)")
     console.print(
         "exact figures, only for the owners of the records; nothing was charged, and no model was "
         "kept outside the silos' folders"

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.markup import escape
-from rich.table import Table
 
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.preparation.stage_cache import StageCache
-from blindsum.pipelines.show.console import console, counting, emit
+from blindsum.pipelines.show.console import console, counting, emit, show_result
+from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.data.preparation.assemble import Report, labels_of, structures_of
 from blindsum.platform.data.preparation.manifest import differences, manifest_of, read_manifest
 from blindsum.platform.data.preparation.output import records_table, write_output
@@ -132,7 +131,7 @@ def show_report(report: Report, as_json: bool = False) -> None:
     if as_json:
         emit("prepared", **report.as_dict())
         return
-    table = Table(box=None, show_header=False)
+    table = Sheet("", "", "", text=True)
     rows = [
         (
             "records",
@@ -151,7 +150,7 @@ def show_report(report: Report, as_json: bool = False) -> None:
             for why, n in report.dropped_measurements.items()
         ),
         *(
-            ("", n, f"of these in {escape(unit)}, which cannot be converted")
+            ("", n, f"of these in {unit}, which cannot be converted")
             for unit, n in report.dropped_units.most_common(10)
         ),
         (
@@ -163,5 +162,5 @@ def show_report(report: Report, as_json: bool = False) -> None:
     ]
     for name, count, text in rows:
         if name or count:
-            table.add_row(name, f"{count:,}", text)
-    console.print(table)
+            table.add(name, f"{count:,}", text)
+    show_result(table)

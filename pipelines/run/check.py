@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from shlex import quote
 
-from rich.table import Table
-
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo_messages import Inspection
 from blindsum.he.cipher import chunk_bytes
@@ -16,7 +14,8 @@ from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.run.folders import runs_folder, silo_folder
 from blindsum.pipelines.run.output import plan_figures, warnings
-from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.pipelines.show.console import emit, show_result, show_warnings, size
+from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.data.concerns import shared_records
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.evaluation.figures import count_values
@@ -139,8 +138,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             },
         )
         return
-    table = Table(title="what each silo would spend", title_justify="left", box=None)
-    for heading in (
+    table = Sheet(
         "silo",
         "epsilon",
         "delta",
@@ -148,17 +146,17 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         "sampling rate",
         "rounds x steps",
         "spent by past jobs",
-    ):
-        table.add_column(heading)
+        title="what each silo would spend",
+    )
     for name, i in checked.inspections.items():
         past = "nothing" if i.lifetime else "kept by the silo"
         if i.lifetime and i.lifetime.jobs:
             spent = _lifetime(i)["epsilon"]
             past = f"{spent}, delta {i.lifetime.delta:g}, in {i.lifetime.jobs}"
         if i.plan is None:
-            table.add_row(name, "unbounded", "", "", f"{job.training.sampling_rate:g}", "", past)
+            table.add(name, "unbounded", "", "", f"{job.training.sampling_rate:g}", "", past)
             continue
-        table.add_row(
+        table.add(
             name,
             f"{i.plan.epsilon_planned:.3f} of {i.plan.epsilon:g}",
             f"{i.plan.delta:g}",
@@ -167,29 +165,29 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             f"{checked.rounds} x {i.plan.steps_per_round}",
             past,
         )
-    console.print(table)
+    show_result(table)
     if job.privacy.noise != "none" and job.private:
-        console.print(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
-        console.print(f"mechanism: {describe(job.privacy)['mechanism']}")
+        show_result(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
+        show_result(f"mechanism: {describe(job.privacy)['mechanism']}")
     for heading in ("Threat model and trust", "What is not covered"):
-        console.print(f"\n[bold]{heading.lower()}[/]")
+        show_result(f"\n[bold]{heading.lower()}[/]")
         for name, text in stated[heading].items():
-            console.print(f"  {text}" if name.isdigit() else f"  {name}: {text}")
-    console.print(f"\nmodel: {values} parameters, {checked.rounds} rounds")
-    console.print(
+            show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}", markup=False)
+    show_result(f"\nmodel: {values} parameters, {checked.rounds} rounds")
+    show_result(
         f"ciphertext: {size(checked.up_bytes)} up and {size(checked.down_bytes)} down a round, "
         "over all silos and without signatures and framing; "
         f"{size(checked.rounds * (checked.up_bytes + checked.down_bytes))} in all"
     )
     if parameters.scheme == "ckks":
-        console.print(
+        show_result(
             f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} "
             f"bits a value, {parameters.digits} values a real; each integer is wrong with "
             f"probability at most 2^-80; {_limits(job, first)}"
         )
-    console.print(f"held-out metrics: {metrics_guarantee(job)}")
+    show_result(f"held-out metrics: {metrics_guarantee(job)}")
     show_warnings(found)
-    console.print(
+    show_result(
         "\n[bold]This job would run.[/] To train it, with the same --set options: blindsum run "
         f"{quote(str(job_file.path))}",
         soft_wrap=True,

@@ -1,9 +1,11 @@
 """The terminal's output of a run.
 
-    on a terminal    progress while it runs, a summary at the end    (stderr)
-    elsewhere        only the summary                                (stderr)
-    with --lines     a line for each round                           (stderr)
-    with --json      one JSON object a line: planned, round, end     (stdout)
+    at the end       a summary                                      (stdout)
+    on a terminal    each stage of the start, then live progress    (stderr)
+    elsewhere        only warnings                                  (stderr)
+    with --lines     a line for each stage and round                (stderr)
+    with --json      no summary but one JSON object a line:
+                     planned, round, end                            (stdout)
 
 Errors go to stderr, one message each. No record and no key reaches this module.
 """
@@ -19,19 +21,35 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 from blindsum.pipelines.run.listeners import Listener
-from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.pipelines.run.stages import Stages
+from blindsum.pipelines.show.console import console, emit, show_result, show_warnings, size
+from blindsum.pipelines.show.table import Pairs, Sheet
+from blindsum.platform.job.paths import home_folder
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.releases import metrics_guarantee
+from blindsum.platform.privacy.sanity import job_warnings
 
 if TYPE_CHECKING:
     from blindsum.actors.round_report import RoundReport
     from blindsum.actors.silo_messages import Inspection
     from blindsum.pipelines.run.run import Run
+
+
+_MOMENT_S = 0.1
+"""A stage that took less leaves no line."""
 
 
 def counted(count: int, noun: str) -> str:
@@ -72,7 +90,7 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
         )
     if job.encryption.scheme == "none":
         found.append("no encryption: the aggregator sees every silo's update")
-    return found
+    return found + job_warnings(job)
 
 
 def _nothing_to_score(inspections: Mapping[str, Inspection]) -> bool:
@@ -82,9 +100,17 @@ def _nothing_to_score(inspections: Mapping[str, Inspection]) -> bool:
 
 
 class Progressing(Listener):
-    """A listener that shows live progress to a person."""
+    """A listener that shows live progress to a person.
 
-    def __init__(self) -> None:
+    Args:
+        job: the job's name, by which the usual seconds of each stage are known.
+    """
+
+    def __init__(self, job: str = "") -> None:
+        self._stages = Stages(job, home_folder(), _show_stage)
+        self._begin = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
+        )
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -92,22 +118,34 @@ class Progressing(Listener):
             MofNCompleteColumn(),
             console=console,
         )
-        self._task = self._bar.add_task("starting", total=None)
-        self._live = Live(self._bar, console=console, refresh_per_second=8, transient=True)
+        self._task: TaskID | None = None
+        self._live = Live(self._begin, console=console, refresh_per_second=8, transient=True)
         self._live.start()
 
     def stage(self, text: str) -> None:
-        self._bar.update(self._task, description=text)
+        if self._stages.enter(text):
+            self._task = None
+            for old in self._begin.task_ids:
+                self._begin.remove_task(old)
+            self._begin.add_task(f"{escape(text)}{_usual(self._stages)}", total=None)
+            self._live.update(self._begin)
+        else:
+            self._begin.update(
+                self._begin.task_ids[-1], description=f"{escape(text)}{_usual(self._stages)}"
+            )
 
     def planned(self, run: Run) -> None:
+        self._stages.leave()
         job = run.job_file.job
         show_warnings(warnings(job, run.inspections))
         if run.rounds_planned < job.training.rounds:
             console.print(f"the budget covers {run.rounds_planned} of {job.training.rounds} rounds")
-        self._bar.update(self._task, description="rounds", total=run.rounds_planned)
+        self._task = self._bar.add_task("rounds", total=run.rounds_planned)
+        self._live.update(self._bar)
 
     def round(self, run: Run, report: RoundReport) -> None:
-        self._bar.update(self._task, completed=report.round)
+        if self._task is not None:
+            self._bar.update(self._task, completed=report.round)
         self._live.update(Group(_progress_table(run, report), self._bar))
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
@@ -115,6 +153,11 @@ class Progressing(Listener):
 
     def returned(self, run: Run, silos: list[str]) -> None:
         console.print(f"back in round {run.announced}: {', '.join(silos)}")
+
+    def ended(self, run: Run) -> None:
+        self._stages.leave()
+        if run.status == "FINISHED":
+            self._stages.keep()
 
     def close(self) -> None:
         """Remove the progress bar."""
@@ -138,11 +181,28 @@ class Quiet(Listener):
 
 
 class Lines(Quiet):
-    """A listener that prints a line for each stage and round, for a log that someone follows."""
+    """A listener that prints a line for each stage and round, for a log that someone follows.
+
+    Args:
+        job: the job's name, by which the usual seconds of each stage are known.
+    """
+
+    def __init__(self, job: str = "") -> None:
+        self._stages = Stages(job, home_folder(), _show_stage)
 
     def stage(self, text: str) -> None:
-        """Print the stage."""
-        console.print(text)
+        """Print the stage; its seconds follow when it ends."""
+        if self._stages.enter(text):
+            console.print(f"{escape(text)} ...{_usual(self._stages)}", soft_wrap=True)
+
+    def planned(self, run: Run) -> None:
+        self._stages.leave()
+        super().planned(run)
+
+    def ended(self, run: Run) -> None:
+        self._stages.leave()
+        if run.status == "FINISHED":
+            self._stages.keep()
 
     def round(self, run: Run, report: RoundReport) -> None:
         """Print a line about a completed round."""
@@ -195,63 +255,70 @@ class JsonLines(Listener):
 Shown = Progressing | Quiet | Lines | JsonLines
 
 
-def listener(as_json: bool, lines: bool = False) -> Shown:
-    """Return the listener that suits where the output goes."""
+def listener(as_json: bool, lines: bool = False, job: str = "") -> Shown:
+    """Return the listener that suits where the output goes, for a run of a job of that name."""
     if as_json:
         return JsonLines()
     if lines:
-        return Lines()
-    return Progressing() if console.is_terminal else Quiet()
+        return Lines(job)
+    return Progressing(job) if console.is_terminal else Quiet()
+
+
+def _show_stage(name: str, seconds: float) -> None:
+    if seconds >= _MOMENT_S:
+        console.print(f"{escape(name)}: {seconds:.1f} s", soft_wrap=True)
+
+
+def _usual(stages: Stages) -> str:
+    return f" (usually {stages.usual:.1f} s)" if stages.usual else ""
 
 
 def show_end(run: Run) -> None:
-    """Print the closing summary: the result, where it is, and what to type next."""
+    """Print the closing summary on stdout; on stderr warnings, and what to type next."""
     if run.link and run.status != "FINISHED":
         console.print(f"To resume: blindsum resume {quote(str(run.folder))}", soft_wrap=True)
     if not run.reports:
         return  # there is no result, and the error explains why
     job = run.job_file.job
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table = Pairs()
     if run.reports:
         last = run.reports[-1]
         m, found = last.metrics, run.held_out()
         completed = f"{len(run.reports)} of {job.training.rounds} completed"
-        table.add_row("rounds", f"{completed}; {run.ended}" if run.ended else completed)
-        table.add_row("held out", _score_line(run))
-        table.add_row("", f"these figures are {metrics_guarantee(job)}")
-        table.add_row("privacy", _privacy_line(run))
+        table.add("rounds", f"{completed}; {run.ended}" if run.ended else completed)
+        table.add("held out", _score_line(run))
+        table.add("", f"these figures are {metrics_guarantee(job)}")
+        table.add("privacy", _privacy_line(run))
         if m.saturated > 1e-3:
-            table.add_row(
+            table.add(
                 "",
                 f"{m.saturated:.2%} of update values were cut at ±{last.range:g}: raise "
                 "encryption.range",
             )
         if run.retries:
-            table.add_row(
+            table.add(
                 "",
                 f"{counted(run.retries, 'attempt')} failed and {verb(run.retries)} retried. Failed "
                 "attempts count against the budget; the model contains only completed rounds.",
             )
         if run.lost:
             when = {n: f"in round {n}" if n else "before round 1" for n in run.lost.values()}
-            table.add_row("lost", ", ".join(f"{s} {when[n]}" for s, n in run.lost.items()))
+            table.add("lost", ", ".join(f"{s} {when[n]}" for s, n in run.lost.items()))
         if found and found[1].dropped and not found[1].deviation:
             dropped = counted(found[1].dropped, "molecule")
-            table.add_row("", f"{dropped} could not be read and {verb(found[1].dropped)} dropped")
+            table.add("", f"{dropped} could not be read and {verb(found[1].dropped)} dropped")
         up = sum(r.up_bytes for r in run.reports)
         down = sum(r.down_bytes for r in run.reports)
-        table.add_row("traffic", f"{size(up)} up, {size(down)} down, over all silos")
-    table.add_row("time", f"{run.seconds:.1f} s, including {run.startup_s:.1f} s of start-up")
+        table.add("traffic", f"{size(up)} up, {size(down)} down, over all silos")
+    table.add("time", f"{run.seconds:.1f} s, including {run.startup_s:.1f} s of start-up")
     if run.saved:
-        table.add_row("model", f"{run.saved.path} (after round {run.saved.round})")
+        table.add("model", f"{run.saved.path} (after round {run.saved.round})")
     if run.link:
-        table.add_row("MLflow", f"experiment {run.link.experiment}, run {run.link.run_id}")
+        table.add("MLflow", f"experiment {run.link.experiment}, run {run.link.run_id}")
     for name, inspection in run.inspections.items():
         if inspection.plan and run.reports and inspection.ledger:
-            table.add_row(f"ledger {name}", inspection.ledger)
-    console.print(table)
+            table.add(f"ledger {name}", inspection.ledger)
+    show_result(table)
     show_warnings(warnings(job, run.inspections))
     if run.tracking_failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")
@@ -309,24 +376,24 @@ def _privacy_line(run: Run) -> str:
     )
 
 
-def _progress_table(run: Run, report: RoundReport) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
+def _progress_table(run: Run, report: RoundReport) -> Sheet:
     m = report.metrics.held_out
     score = m.score.name if m else "accuracy"
-    for heading in ("round", score, "loss", "epsilon spent (left)", "up", "down", "seconds"):
-        table.add_column(heading, justify="left" if "epsilon" in heading else "right")
+    table = Sheet(
+        "round", score, "loss", "up", "down", "seconds", "epsilon spent (left)", text=True
+    )
     epsilon = "  ".join(
         f"{silo} {spent:.2f} ({max(0.0, (run.budget(silo) or 0) - spent):.2f})"
         for silo, spent in report.epsilon.items()
     )
-    table.add_row(
+    table.add(
         str(report.round),
         f"{m.score.value:.3f}" if m else "",
         f"{m.loss:.3f}" if m else "",
-        epsilon or "unbounded",
         size(report.up_bytes),
         size(report.down_bytes),
         f"{report.seconds:.2f}",
+        epsilon or "unbounded",
     )
     return table
 

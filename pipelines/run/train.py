@@ -168,11 +168,12 @@ class _Session:
         run.inspections = federation.inspect()
         plans = [plan for plan in run.plans.values() if plan]
         run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
+        self.listeners.stage("opening MLflow")
         run.link = self.tracker.ready(job.deadlines.start_s)
         if not run.spec.resumed:
             self.log.open(run.link.run_id)
         self.begun(run)
-        self.listeners.stage("silos exchange keys")
+        self.listeners.stage("key ceremony")
         federation.exchange_keys()
         run.startup_s = run.seconds
         self.listeners.planned(run)
