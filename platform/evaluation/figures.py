@@ -194,7 +194,7 @@ class TaskFigures:
             return None
         # An AUPRC is a mean over positives.
         fewest = min(self.positives, self.negatives) if name == "auroc" else self.positives
-        return of_ranking(mean, variance, fewest)
+        return of_ranking(mean, variance, fewest, self.binary_tasks)
 
     @property
     def _r2_interval(self) -> Interval | None:

@@ -67,14 +67,16 @@ def of_share(share: float, records: float, deviation: float = 0.0) -> Interval:
     return Interval(max(low, 0.0), min(high, 1.0))
 
 
-def of_ranking(mean: float, variance: float, fewest: float) -> Interval:
+def of_ranking(mean: float, variance: float, fewest: float, pairs: int = 1) -> Interval:
     """Return the interval of a mean AUROC or AUPRC.
 
     Args:
-        fewest: the number of records of the rarer class. A mean within half a record of 0 or 1
-            counts as half a record away from it.
+        fewest: the number of records of the rarer class, in all pairs. A mean within half a record
+            of 0 or 1 in every pair counts as half a record away from it, as in
+            `blindsum.platform.evaluation.influence.least_of_auroc`.
+        pairs: the number of silo-task pairs that the mean is over.
     """
-    edge = 1 / (2 * max(fewest, 1.0))
+    edge = min(pairs / (2 * max(fewest, 1.0)), 0.5)
     inner = min(max(mean, edge), 1 - edge)
     if variance <= 0:  # thousands of records: below the unit in which variances are summed
         return Interval(mean, mean)

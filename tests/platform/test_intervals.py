@@ -123,7 +123,8 @@ def test_intervals_of_the_mean_auroc_cover_it(
             variance = max((on_auroc(true, said) ** 2).sum(), least_of_auroc(found, m, n))
             sums += found, variance
         fewest = sum(min(pair) for pair in sizes)
-        low, high = of_ranking(sums[0] / len(sizes), sums[1] / len(sizes) ** 2, fewest)
+        many = len(sizes)
+        low, high = of_ranking(sums[0] / many, sums[1] / many**2, fewest, many)
         hits += low <= auroc <= high
     assert hits / 400 >= 0.91
 
@@ -183,7 +184,7 @@ def test_summed_counts_have_the_variance_of_the_mean_with_correlated_tasks() -> 
         rel = 1e-3 if alike else 0.2  # chance correlations
         assert found.auroc_variance == pytest.approx(expected, rel=rel)
         assert found.score.interval == of_ranking(
-            found.auroc, found.auroc_variance, min(found.positives, found.negatives)
+            found.auroc, found.auroc_variance, min(found.positives, found.negatives), 8
         )
         assert str(found.score.interval) in found.line()
         ends = {"auroc_low", "auroc_high", "auprc_low", "auprc_high", "positives", "negatives"}
