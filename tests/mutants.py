@@ -442,6 +442,27 @@ MUTANTS = (
         ":",
         f"{HE}/test_wire.py",
     ),
+    Mutant(
+        "a revoked approval",
+        "platform/state/approval.py",
+        "if one.id not in revoked]",
+        "if True]",
+        "tests/pipelines/test_approve.py",
+    ),
+    Mutant(
+        "an approval that nobody was asked for",
+        "pipelines/cli/options.py",
+        "    if not _is_terminal():",
+        "    if not _is_terminal():\n        return\n    if False:",
+        "tests/pipelines/test_approve.py",
+    ),
+    Mutant(
+        "a running run deleted",
+        "pipelines/run/past_runs.py",
+        'if run.state == "running":',
+        "if False:",
+        "tests/pipelines/test_runs.py",
+    ),
     *(Mutant(*one) for one in BETWEEN_CLUSTERS),
 )
 

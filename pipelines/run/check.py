@@ -93,7 +93,8 @@ def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
     if faults:
         # Every silo reports a fault of the job itself: print it once.
         alike = len({(f.what, f.hint) for f in faults}) == 1 and not inspections
-        raise BlindsumError(
+        kind = type(faults[0]) if len({type(f) for f in faults}) == 1 else BlindsumError
+        raise kind(
             "\n".join([f"{faults[0].what}. {faults[0].hint}"] if alike else map(str, faults))
         )
     return inspections, shared_records(records)

@@ -32,10 +32,11 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from blindsum.pipelines.run.listeners import Listener
-from blindsum.pipelines.run.stages import Stages
+from blindsum.pipelines.run.stages import Stages, show_stage
 from blindsum.pipelines.show.console import console, emit, show_result, show_warnings, size
 from blindsum.pipelines.show.table import Pairs, Sheet
 from blindsum.platform.job.paths import home_folder
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
 LASTING_LINES = 10
 """About as many rounds, evenly spread, leave a line on a terminal."""
 
-_MOMENT_S = 0.1
-"""A stage that took less leaves no line."""
+_BETWEEN_S = 10.0
+"""Seconds between two lines about progress within a stage, in a log."""
 
 
 def counted(count: int, noun: str) -> str:
@@ -111,9 +112,12 @@ class Progressing(Listener):
     """
 
     def __init__(self, job: str = "") -> None:
-        self._stages = Stages(job, home_folder(), _show_stage)
+        self._stages = Stages(job, home_folder(), show_stage)
         self._begin = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
+            SpinnerColumn(),
+            TextColumn("{task.description}", table_column=Column(overflow="fold")),
+            TimeElapsedColumn(),
+            console=console,
         )
         self._bar = Progress(
             SpinnerColumn(),
@@ -131,12 +135,11 @@ class Progressing(Listener):
             self._task = None
             for old in self._begin.task_ids:
                 self._begin.remove_task(old)
-            self._begin.add_task(f"{escape(text)}{_usual(self._stages)}", total=None)
+            self._begin.add_task(escape(self._stages.described(text)), total=None)
             self._live.update(self._begin)
         else:
-            self._begin.update(
-                self._begin.task_ids[-1], description=f"{escape(text)}{_usual(self._stages)}"
-            )
+            said = escape(self._stages.described(text))
+            self._begin.update(self._begin.task_ids[-1], description=said)
 
     def planned(self, run: Run) -> None:
         self._stages.leave()
@@ -162,6 +165,8 @@ class Progressing(Listener):
 
     def ended(self, run: Run) -> None:
         self._stages.leave()
+        if self._begin.task_ids:
+            self._begin.update(self._begin.task_ids[-1], description="ending")
         if run.status == "FINISHED":
             self._stages.keep()
 
@@ -194,18 +199,27 @@ class Lines(Quiet):
     """
 
     def __init__(self, job: str = "") -> None:
-        self._stages = Stages(job, home_folder(), _show_stage)
+        self._stages = Stages(job, home_folder(), show_stage)
+        self._said_s = 0.0
 
     def stage(self, text: str) -> None:
-        """Print the stage; its seconds follow when it ends."""
+        """Print the stage; its seconds follow when it ends. Print progress within it now and
+        then."""
         if self._stages.enter(text):
-            console.print(f"{escape(text)} ...{_usual(self._stages)}", soft_wrap=True)
+            said = self._stages.described(f"{text} ...")
+            console.print(said, soft_wrap=True, markup=False)
+            self._said_s = 0.0
+        elif self._stages.seconds - self._said_s >= _BETWEEN_S:
+            console.print(text, soft_wrap=True, markup=False)
+            self._said_s = self._stages.seconds
 
     def planned(self, run: Run) -> None:
+        """End the last stage of the start, and print warnings."""
         self._stages.leave()
         super().planned(run)
 
     def ended(self, run: Run) -> None:
+        """End the last stage, and keep the seconds of a run that finished."""
         self._stages.leave()
         if run.status == "FINISHED":
             self._stages.keep()
@@ -268,15 +282,6 @@ def listener(as_json: bool, lines: bool = False, job: str = "") -> Shown:
     if lines:
         return Lines(job)
     return Progressing(job) if console.is_terminal else Quiet()
-
-
-def _show_stage(name: str, seconds: float) -> None:
-    if seconds >= _MOMENT_S:
-        console.print(f"{escape(name)}: {seconds:.1f} s", soft_wrap=True)
-
-
-def _usual(stages: Stages) -> str:
-    return f" (usually {stages.usual:.1f} s)" if stages.usual else ""
 
 
 def show_end(run: Run) -> None:

@@ -14,10 +14,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from blindsum.pipelines.show.console import console
+
 FILE = "stages.json"
 _KEPT = 5
 _MOST_JOBS = 200
 _WORTH_SAYING_S = 0.5
+_MOMENT_S = 0.1
+"""A stage that took less leaves no line."""
+
+
+def show_stage(name: str, seconds: float) -> None:
+    """Print that a stage ended, on stderr."""
+    if seconds >= _MOMENT_S:
+        console.print(f"{name}: {seconds:.1f} s", soft_wrap=True, markup=False)
 
 
 class Stages:
@@ -53,6 +63,10 @@ class Stages:
         past = self._past.get(self.name)
         found = statistics.median(past) if past else 0.0
         return found if found >= _WORTH_SAYING_S else None
+
+    def described(self, text: str) -> str:
+        """Return a text about the present stage, with the seconds that it usually takes."""
+        return f"{text} (usually {self.usual:.1f} s)" if self.usual else text
 
     def enter(self, text: str) -> bool:
         """Note a stage, or progress within it; return whether it is a new stage."""

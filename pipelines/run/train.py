@@ -153,7 +153,7 @@ class _Session:
         from blindsum.actors.federation import Federation
 
         run, job = self.run, self.run.job_file.job
-        self.listeners.stage("silos read their data and plan their spend")
+        self.listeners.stage("silos read their data")
         # Assigned at once, so that silos are ended even if one refuses in `inspect`.
         federation = self.federation = Federation(
             job,

@@ -13,8 +13,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TextIO
+from contextlib import contextmanager, suppress
+from typing import IO, Any, TextIO
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
@@ -34,6 +34,8 @@ class _Stderr(Console):
             super()._write_buffer()
         except OSError:
             self._buffer.clear()
+            with suppress(OSError, ValueError):
+                _silence(self.file)
 
 
 console: Console = _Stderr(stderr=True, highlight=False)
@@ -105,7 +107,7 @@ def _print(text: str) -> None:
         ) from None
 
 
-def _silence(stream: TextIO) -> None:
+def _silence(stream: IO[str]) -> None:
     """Redirect a stream to the null device, so that flushing it at exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -81,17 +81,18 @@ class Pairs:
         self._rows.append((label, text))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        label = max((Text(name).cell_len for name, _ in self._rows), default=0)
         longest = max((Text(text).cell_len for _, text in self._rows), default=0)
-        if options.max_width - label - _GAP >= min(_LEAST_TEXT, longest):
-            table = Table.grid(padding=(0, _GAP, 0, 0))
-            table.add_column(style="bold", width=label)
-            table.add_column(overflow="fold")
-            for name, text in self._rows:
-                table.add_row(Text(name), Text(text))
-            yield table
-            return
-        for name, text in self._rows:
-            if name:
-                yield Text(name, style="bold", overflow="fold")
-            yield Padding(Text(text, overflow="fold"), (0, 0, 0, 2))
+        room = options.max_width - _GAP - min(_LEAST_TEXT, longest)
+        labels = [Text(name, style="bold", overflow="fold") for name, _ in self._rows]
+        beside = max((one.cell_len for one in labels if one.cell_len <= room), default=0)
+        for label, (_, text) in zip(labels, self._rows, strict=True):
+            if label.cell_len <= room:
+                row = Table.grid(padding=(0, _GAP, 0, 0))
+                row.add_column(width=beside)
+                row.add_column(overflow="fold")
+                row.add_row(label, Text(text))
+                yield row
+            else:
+                if label:
+                    yield label
+                yield Padding(Text(text, overflow="fold"), (0, 0, 0, 2))

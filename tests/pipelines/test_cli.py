@@ -344,7 +344,10 @@ def test_init_writes_a_job_that_is_valid_and_never_overwrites(tmp_path: Path) ->
 
 
 def test_version() -> None:
-    assert blindsum("--version").stdout.startswith("blindsum 0.")
+    said = blindsum("--version").stdout
+    assert said.startswith("blindsum 0.")
+    for name in ("Python 3.", "ray 2.", "torch 2.", "opacus ", "tenseal ", "mlflow ", "pyarrow "):
+        assert f"\n{name}" in said
 
 
 def test_an_identity_is_made_once_and_its_fingerprint_can_be_pinned(
@@ -381,14 +384,15 @@ def test_an_owner_approves_the_job_that_was_read(
     assert "tumours" in runner.invoke(app, ["silo", "show"]).stdout
     text = path.read_text().replace(f"state: {tmp_path}/state/birch", "")
     path.write_text(text.replace("data: birch.parquet", "data: tumours"))
-    done = runner.invoke(app, ["approve", str(path), "--silo", "birch", "--set", "seed=9"])
+    agreed = ["approve", str(path), "--silo", "birch", "--yes"]
+    done = runner.invoke(app, [*agreed, "--set", "seed=9"])
     assert done.exit_code == 0 and done.stdout.startswith("approved "), done.exception
     given = Approvals(ledger_of(state, "birch")).all()
     assert [(one.job, one.runs) for one in given] == [
         (job_digest(load_job(path, ["seed=9"]).job), 1)
     ]
     for bad in (["--runs", "0"], ["--until", "2020-01-01"], ["--until", "soon"]):
-        wrong = runner.invoke(app, ["approve", str(path), "--silo", "birch", *bad])
+        wrong = runner.invoke(app, [*agreed, *bad])
         assert isinstance(wrong.exception, BlindsumError)
 
 
