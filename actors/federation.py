@@ -129,13 +129,13 @@ class Federation:
 
         Raises:
             SiloLost: too few silos are left.
-            BlindsumError: a silo cannot take part; the first silo's reason.
+            BlindsumError: silos cannot take part; the reasons of all of them.
         """
         asked = [silo.inspect() for silo in self._silos.values()]
 
         def gather() -> dict[str, Inspection]:
             left = [one for one in asked if one.peer in self._silos]
-            return self._waiting.gather(left, "start", self.job.deadlines.start_s)
+            return self._waiting.gather_faults(left, "start", self.job.deadlines.start_s)
 
         inspections = self._dropping_lost(gather)
         first = next(iter(inspections.values()))

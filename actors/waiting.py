@@ -11,10 +11,19 @@ from blindsum.actors.answers import value_of
 from blindsum.actors.cluster import Cluster, Died, Handle, Outcome
 from blindsum.actors.codec import decoded
 from blindsum.actors.handles import Reply, is_aggregator
-from blindsum.platform.errors import AggregatorLost, FederationError, SiloLost
+from blindsum.platform.errors import (
+    AggregatorLost,
+    BlindsumError,
+    FederationError,
+    SiloLost,
+    in_one,
+)
 
 T = TypeVar("T")
 POLL_S = 1.0
+OTHER_FAULTS_S = 60.0
+"""How long a run that cannot start waits for the other silos' faults, to name them all at once."""
+
 DEAD_TOGETHER_S = 3.0
 """Ray notices a killed process within about 2 s."""
 
@@ -54,6 +63,44 @@ class Waiting:
                 reply = asked[handle]
                 answers[reply.peer] = _read(reply, value_of(outcome, reply.peer, doing), doing)
             waiting = [handle for handle in waiting if handle not in outcomes]
+        return {one.peer: answers[one.peer] for one in replies}
+
+    def gather_faults(
+        self, replies: Sequence[Reply[T]], doing: str, deadline_s: float
+    ) -> dict[str, T]:
+        """Return every answer, as `gather` does; the faults of all peers are raised as one error.
+
+        After the first fault, the other peers have at most OTHER_FAULTS_S to name theirs. Lost
+        peers are not waited for twice: without a fault, the first loss is raised as `gather` does.
+        """
+        asked = {one.handle: one for one in replies}
+        answers: dict[str, T] = {}
+        faults: dict[str, BlindsumError] = {}
+        losses: list[BlindsumError] = []
+        end = time.monotonic() + deadline_s
+        waiting = list(asked)
+        while waiting:
+            outcomes = self._wait(waiting, 1, end)
+            if not outcomes:
+                break
+            for handle, outcome in outcomes.items():
+                reply = asked[handle]
+                try:
+                    answers[reply.peer] = _read(reply, value_of(outcome, reply.peer, doing), doing)
+                except (SiloLost, AggregatorLost) as lost:
+                    losses.append(lost)
+                except BlindsumError as fault:
+                    if not faults:
+                        end = min(end, time.monotonic() + OTHER_FAULTS_S)
+                    faults[reply.peer] = fault
+            waiting = [handle for handle in waiting if handle not in outcomes]
+            if losses and not faults:
+                raise losses[0]
+        if faults:
+            named = [faults[one.peer] for one in replies if one.peer in faults]
+            raise in_one(named, of_all=len(named) == len(replies))
+        if waiting:
+            raise late([asked[handle].peer for handle in waiting], doing, deadline_s)
         return {one.peer: answers[one.peer] for one in replies}
 
     def settle(self, replies: Iterable[Reply[Any]], deadline_s: float) -> None:

@@ -22,6 +22,7 @@ if str(ROOT) not in sys.path:  # as a script
     sys.path.insert(0, str(ROOT))
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
+from tests.planted_in_tables import IN_TABLES
 
 
 @dataclass(frozen=True)
@@ -463,7 +464,14 @@ MUTANTS = (
         "if False:",
         "tests/pipelines/test_runs.py",
     ),
-    *(Mutant(*one) for one in BETWEEN_CLUSTERS),
+    Mutant(
+        "a table's fingerprint in MLflow",
+        "actors/books.py",
+        "return self.ledger.chain.head()",
+        'return f"{self.ledger.chain.head()} {self._dataset.fingerprint}"',
+        "tests/pipelines/test_train.py",
+    ),
+    *(Mutant(*one) for one in (*BETWEEN_CLUSTERS, *IN_TABLES)),
 )
 
 

@@ -9,16 +9,15 @@ from shlex import quote
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo_messages import Inspection
-from blindsum.he.cipher import chunk_bytes
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.run.folders import runs_folder, silo_folder
 from blindsum.pipelines.run.output import plan_figures, warnings
+from blindsum.pipelines.run.traffic import Traffic, traffic
 from blindsum.pipelines.show.console import emit, show_result, show_warnings, size
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.data.concerns import shared_records
-from blindsum.platform.errors import BlindsumError
-from blindsum.platform.evaluation.figures import count_values
+from blindsum.platform.errors import BlindsumError, in_one
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
@@ -29,17 +28,13 @@ from blindsum.platform.privacy.statement import privacy_statement
 
 @dataclass(frozen=True)
 class Checked:
-    """A job that would run. Bytes are those of the ciphertexts of one round, for all silos.
-
-    `concerns` are what is odd about the data of all silos together.
-    """
+    """A job that would run. `concerns` are what is odd about the data of all silos together."""
 
     inspections: Mapping[str, Inspection]
     parameters: Parameters
     rounds: int
     concerns: tuple[str, ...]
-    up_bytes: int
-    down_bytes: int
+    traffic: Traffic
 
 
 def check(job_file: JobFile, address: str | None) -> Checked:
@@ -57,18 +52,12 @@ def check(job_file: JobFile, address: str | None) -> Checked:
     )
     runs_folder(job_file)
     inspections, concerns = (_on_cluster(job_file, address), []) if address else _here(job_file)
-    values = next(iter(inspections.values())).parameters
-    fresh, summed = chunk_bytes(parameters)
-    update, metrics = parameters.chunks(values), parameters.of_counts.chunks(count_values(job))
+    first = next(iter(inspections.values()))
     plans = [i.plan for i in inspections.values() if i.plan]
-    return Checked(
-        inspections,
-        parameters,
-        min([job.training.rounds, *(p.rounds_within_budget for p in plans)]),
-        tuple(concerns),
-        up_bytes=len(job.silos) * (update + metrics) * fresh,
-        down_bytes=len(job.silos) * (update + metrics) * summed,
-    )
+    rounds = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
+    bound = update_range(job, first.plan or plan(job, first.silo))
+    sent = traffic(job, parameters, first.parameters, bound, rounds)
+    return Checked(inspections, parameters, rounds, tuple(concerns), sent)
 
 
 def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
@@ -88,15 +77,8 @@ def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
             records[name] = data.records
         except BlindsumError as error:
             faults.append(error.located(silo=name))
-    if len(faults) == 1:
-        raise faults[0]
     if faults:
-        # Every silo reports a fault of the job itself: print it once.
-        alike = len({(f.what, f.hint) for f in faults}) == 1 and not inspections
-        kind = type(faults[0]) if len({type(f) for f in faults}) == 1 else BlindsumError
-        raise kind(
-            "\n".join([f"{faults[0].what}. {faults[0].hint}"] if alike else map(str, faults))
-        )
+        raise in_one(faults, of_all=not inspections)
     return inspections, shared_records(records)
 
 
@@ -113,7 +95,7 @@ def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]
 
 def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     """Print what the run would spend and send."""
-    job, parameters = job_file.job, checked.parameters
+    job, parameters, sent = job_file.job, checked.parameters, checked.traffic
     found = [*warnings(job, checked.inspections), *checked.concerns]
     first = next(iter(checked.inspections.values()))
     stated = privacy_statement(
@@ -128,8 +110,11 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             job=job.name,
             rounds=checked.rounds,
             parameters=values,
-            up_bytes_per_round=checked.up_bytes,
-            down_bytes_per_round=checked.down_bytes,
+            up_bytes_per_round=checked.traffic.up_a_round,
+            down_bytes_per_round=checked.traffic.down_a_round,
+            up_bytes=checked.traffic.up,
+            down_bytes=checked.traffic.down,
+            bytes_at_most=checked.traffic.at_most,
             encryption=asdict(parameters),
             warnings=found,
             statement=stated,
@@ -176,9 +161,9 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}", markup=False)
     show_result(f"\nmodel: {values} parameters, {checked.rounds} rounds")
     show_result(
-        f"ciphertext: {size(checked.up_bytes)} up and {size(checked.down_bytes)} down a round, "
-        "over all silos and without signatures and framing; "
-        f"{size(checked.rounds * (checked.up_bytes + checked.down_bytes))} in all"
+        f"traffic: {'at most ' if sent.at_most else ''}{size(sent.up_a_round)} up and "
+        f"{size(sent.down_a_round)} down a round, over all silos; {size(sent.up)} up and "
+        f"{size(sent.down)} down in all"
     )
     if parameters.scheme == "ckks":
         show_result(

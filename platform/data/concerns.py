@@ -70,7 +70,8 @@ def record_digests(table: pa.Table) -> list[bytes]:
     rows = np.empty((table.num_rows, len(numbers)))
     for i, name in enumerate(numbers):
         rows[:, i] = columns[name].to_numpy()  # a gap becomes NaN
-    texts = [columns[name].to_pylist() for name in names if name not in set(numbers)]
+    among = set(numbers)
+    texts = [columns[name].to_pylist() for name in names if name not in among]
     digests = []
     for row, *said in zip(rows, *texts, strict=True):
         digest = hashlib.blake2b(row.tobytes(), digest_size=16)

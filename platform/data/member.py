@@ -11,8 +11,8 @@ from blindsum.platform.job.paths import SiloPlaces
 from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job
 
-REJECTED_ROWS = "rejected_rows.txt"
-"""In the folder of one run at the silo: positions of the molecules that RDKit cannot read."""
+REJECTED_ROWS = "rejected_rows.csv"
+"""In the folder of one run at the silo: the rows that were refused or dropped, and why."""
 
 CONCERNS = "odd_data.txt"
 """In the folder of one run at the silo: what is odd about its data, for its owner."""
@@ -34,7 +34,7 @@ def open_member(job: Job, name: str, places: SiloPlaces, run: str) -> Member:
     """Read one silo's table and private tasks.
 
     Args:
-        run: names the folder, under the silo's state, that lists unreadable rows.
+        run: names the folder, under the silo's state, that lists rejected rows.
 
     Raises:
         DataError: as `blindsum.platform.data.table.load_data` and `load_private_tasks`.

@@ -16,21 +16,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from blindsum.platform.data.columns import Column, refuse_missing, require
+from blindsum.platform.data.columns import Column, gaps, require
 from blindsum.platform.data.concerns import concerns, record_digests
 from blindsum.platform.data.enough import nothing_to_score
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.fingerprint import fingerprints
 from blindsum.platform.data.labels import (
+    Labelled,
+    Labels,
     class_labels,
-    require_labelled,
     target_column,
     task_columns,
     task_labels,
+    unlabelled,
 )
 from blindsum.platform.data.prepared_table import require_prepared
 from blindsum.platform.data.reading import read_table
 from blindsum.platform.data.records import Fold, Stored
+from blindsum.platform.data.rejected_rows import Rejected, dropped_rows, list_rejected, refuse
 from blindsum.platform.data.split import folds_of
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
@@ -43,9 +46,9 @@ class SiloData:
 
     `fingerprint` is a digest of the used columns, by which the ledger knows the dataset. It
     depends neither on the order of rows nor on the program that wrote the file. `earlier` holds
-    the digests that earlier versions computed for the same records. `dropped` counts molecules
-    that RDKit cannot read. `concerns` says what is odd about the records
-    (`blindsum.platform.data.concerns`), `records` has a digest of each.
+    the digests that earlier versions computed for the same records. `dropped` counts records that
+    the job says to train without, and labels that were left out of the others. `concerns` says what
+    is odd about the records (`blindsum.platform.data.concerns`), `records` has a digest of each.
     """
 
     train: Fold
@@ -67,7 +70,7 @@ def load_data(
 
     Args:
         path: Parquet, or CSV if the name ends in .csv or .csv.gz.
-        rejects: file in which to list the positions of unreadable molecules, mode 0600.
+        rejects: file in which to list the rows that are refused or dropped, mode 0600.
         own: the silo's private tasks.
 
     Raises:
@@ -75,14 +78,7 @@ def load_data(
             an unknown class, an unreadable molecule, or an empty fold.
     """
     usable = _usable(path, contract, rejects, own or {})
-    table, features = usable.table, usable.features
-    if contract.target:
-        labels = class_labels(table, contract.target, path)
-    else:
-        with _unnamed(rejects):
-            of_own = task_labels(table, own or {}, path)
-        labels = np.concatenate([task_labels(table, contract.tasks or {}, path), of_own], axis=2)
-        require_labelled(labels, path)
+    table, features, labels = usable.table, usable.features, usable.labels
     test = _held_out(table, contract)
     data = SiloData(
         train=Fold(features[~test], labels[~test]),
@@ -113,17 +109,20 @@ def table_fingerprints(
         DataError: as `load_data`, about the file, its columns and their types.
     """
     table = _checked(path, contract, rejects, own or {})
+    found = _gaps(table, contract)
+    list_rejected(found, table, rejects)
+    refuse(found, path.name, rejects)
     with _fitting(path):
         fingerprint, earlier = fingerprints(table)
     return fingerprint, *earlier
 
 
 def load_molecules(
-    path: Path, contract: DataSection, rejects: Path
+    path: Path, contract: DataSection, rejects: Path, own: Tasks | None = None
 ) -> tuple[list[str], list[str]] | None:
     """Return the SMILES of the training and of the held-out records; private to the silo.
 
-    They stand in the order of `load_data`'s folds. None if the records are not molecules.
+    They stand in the order of `load_data`'s folds, with the same private tasks. None if the records are not molecules.
 
     Raises:
         DataError: as `load_data`.
@@ -131,7 +130,7 @@ def load_molecules(
     column = features_of(contract.features).smiles_column
     if column is None:
         return None
-    table = _usable(path, contract, rejects, {}).table
+    table = _usable(path, contract, rejects, own or {}).table
     smiles = np.array(table.column(column).to_pylist(), dtype=object)
     test = _held_out(table, contract)
     return smiles[~test].tolist(), smiles[test].tolist()
@@ -148,10 +147,11 @@ def _held_out(table: pa.Table, contract: DataSection) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Usable:
-    """The table and features of the records that can be read."""
+    """The table, features and labels of the records that are trained on and held out."""
 
     table: pa.Table
     features: Stored
+    labels: Labels
     fingerprint: str
     dropped: int
     earlier: tuple[str, ...]
@@ -161,55 +161,93 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
     features = features_of(contract.features)
     table = _checked(path, contract, rejects, own)
     with _fitting(path):
+        labelled, of_own = _labelled(table, contract, own, path, rejects)
+    shared = [*_gaps(table, contract), *labelled.rejected]
+    found = [*shared, *of_own]
+    list_rejected(found, table, rejects)
+    refuse(shared, path.name, rejects)
+    with _unnamed(rejects):
+        refuse(of_own, path.name, rejects)
+    with _fitting(path):
         fingerprint, earlier = fingerprints(table)
         made = features.compute(table)
-    dropped = int((~made.usable).sum())
-    if dropped:
-        _report_rejects(made.usable, rejects)
-    if dropped and contract.unparsable == "refuse":
-        raise DataError(
-            f"column '{features.smiles_column}' of {path.name} holds molecules "
-            f"that RDKit cannot read; their rows are listed in {rejects} at the silo",
-            "Correct or remove them, or set data.unparsable: drop to train without them.",
-        )
+    unreadable = Rejected(
+        rows=~made.usable,
+        column=features.smiles_column or "",
+        fault="molecules that RDKit cannot read",
+        mend="Correct or remove them, or set data.unparsable: drop to train without them.",
+        then=contract.unparsable,
+    )
+    found.append(unreadable)
+    list_rejected(found, table, rejects)
+    refuse([unreadable], path.name, rejects)
+    kept = ~dropped_rows(found, table.num_rows)
     return _Usable(
-        table=table.filter(pa.array(made.usable)),
-        features=made.features,
+        table=table.filter(pa.array(kept)),
+        features=made.features if kept.all() else made.features[kept[made.usable]],
+        labels=labelled.labels[kept],
         fingerprint=fingerprint,
-        dropped=dropped,
+        dropped=int((~kept).sum() + labelled.left_out[kept].sum()),
         earlier=earlier,
     )
 
 
+def _labelled(
+    table: pa.Table, contract: DataSection, own: Tasks, path: Path, rejects: Path
+) -> tuple[Labelled, list[Rejected]]:
+    """Return the labels, those of private tasks last; and the rows that private tasks reject.
+
+    Labels that private tasks leave out are not counted: nothing about them leaves the silo.
+    """
+    drop = contract.unlabelled == "drop"
+    if contract.target:
+        return class_labels(table, contract.target, path, drop), []
+    known = contract.qualifiers == "drop"
+    shared = task_labels(table, contract.tasks or {}, path, known)
+    with _unnamed(rejects):
+        of_own = task_labels(table, own, path, known)
+    labels = np.concatenate([shared.labels, of_own.labels], axis=2)
+    rejected = [*shared.rejected]
+    wrong = (one.rows.any() for one in [*rejected, *of_own.rejected] if one.then == "refuse")
+    if not any(wrong):  # a wrong label would count as a missing one
+        rejected.append(unlabelled(labels, drop))
+    return Labelled(labels, rejected, shared.left_out), of_own.rejected
+
+
 def _checked(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> pa.Table:
-    """Read the columns that the contract uses, and check their types and gaps."""
+    """Read the columns that the contract uses, and check their types."""
     features, folds = features_of(contract.features), folds_of(contract.folds)
-    texts = [column.name for column in folds.columns() if column.type.text_in_csv]
+    of_labels = _label_columns(contract)
+    typed = [*folds.columns(), *of_labels, *task_columns(own)]
+    texts = [column.name for column in typed if column.type.text_in_csv]
     table = read_table(path, texts)
     if table.num_rows == 0:
         raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
     require_prepared(table, contract.prepared, path)
-    features.check(table, path)
-    of_tasks, of_own = task_columns(contract.tasks or {}), task_columns(own)
-    require(table, of_tasks, path)
+    of_own = task_columns(own)
+    require(table, [*features.columns(), *folds.columns(), *of_labels], path)
     with _unnamed(rejects):
         require(table, of_own, path)
-    folds.check(table, path)
-    of_target = [target_column(contract.target)] if contract.target else []
-    require(table, of_target, path)
-    gapless = _names([*features.columns(), *folds.columns(), *of_target])
-    used = list(dict.fromkeys([*gapless, *_names([*of_tasks, *of_own])]))
-    table = table.select(used).combine_chunks()
-    refuse_missing(table.select(gapless), path)
-    return table
+    used = _names([*features.columns(), *folds.columns(), *of_labels, *of_own])
+    return table.select(used).combine_chunks()
+
+
+def _gaps(table: pa.Table, contract: DataSection) -> list[Rejected]:
+    """Return the gaps in columns of features and folds."""
+    features, folds = features_of(contract.features), folds_of(contract.folds)
+    return gaps(table.select(_names([*features.columns(), *folds.columns()])))
 
 
 def used_columns(contract: DataSection) -> list[str]:
     """Return the names of the columns that the contract uses, without a silo's private tasks."""
     features, folds = features_of(contract.features), folds_of(contract.folds)
-    of_target = [target_column(contract.target)] if contract.target else []
-    of_tasks = task_columns(contract.tasks or {})
-    return _names([*features.columns(), *folds.columns(), *of_target, *of_tasks])
+    return _names([*features.columns(), *folds.columns(), *_label_columns(contract)])
+
+
+def _label_columns(contract: DataSection) -> list[Column]:
+    if contract.target:
+        return [target_column(contract.target)]
+    return task_columns(contract.tasks or {})
 
 
 def _names(columns: Iterable[Column]) -> list[str]:
@@ -247,10 +285,3 @@ def _unnamed(rejects: Path) -> Iterator[None]:
             "a column of this silo's private tasks is missing or holds wrong values",
             f"The column and the reason are written in {place} at the silo.",
         ) from None
-
-
-def _report_rejects(usable: npt.NDArray[np.bool_], path: Path) -> None:
-    rows = "\n".join(str(row + 1) for row in np.flatnonzero(~usable))
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.touch(mode=0o600)
-    path.write_text(f"rows that RDKit cannot read, from 1:\n{rows}\n", encoding="utf-8")

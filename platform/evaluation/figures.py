@@ -66,7 +66,7 @@ class HeldOut:
     """Held-out figures of the whole consortium.
 
     `loss` is the mean cross-entropy in nats, `largest_class` the accuracy of always guessing
-    the most frequent class, `dropped` the number of molecules that RDKit could not read,
+    the most frequent class, `dropped` the number of records and labels that silos left out,
     `deviation` the accuracy's standard deviation due to the noise on the counts, 0 if they are
     exact. Accuracy and loss are NaN if every record has the greatest loss that is counted.
     """
@@ -147,8 +147,8 @@ class TaskFigures:
     kind diverged, its figures are NaN.
 
     `loss` is the mean over records, weighted as in training, and NaN if all are at the greatest
-    loss that is counted. `dropped` is the number of molecules that RDKit could not read. Variances
-    are those of the means, see `blindsum.platform.evaluation.influence`.
+    loss that is counted. `dropped` is the number of records and labels that silos left out.
+    Variances are those of the means, see `blindsum.platform.evaluation.influence`.
     """
 
     records: int

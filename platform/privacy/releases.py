@@ -36,7 +36,7 @@ RELEASES = {
         "computed from the noised updates, under the same (epsilon, delta); no guarantee under "
         "privacy.noise: none"
     ),
-    "molecules dropped as unreadable": "the same guarantee as held-out counts",
+    "records and single labels that were dropped": "the same guarantee as held-out counts",
     "epsilon spent and left, by silo": "depends on the job file alone",
     "past spend on the same table, by silo": (
         "reveals to the driver that the table was used before; withheld where the silo has an "
