@@ -11,6 +11,7 @@ from blindsum.actors.answers import value_of
 from blindsum.actors.cluster import Cluster, Died, Handle, Outcome
 from blindsum.actors.codec import decoded
 from blindsum.actors.handles import Reply, is_aggregator
+from blindsum.actors.heartbeat import Heartbeats
 from blindsum.platform.errors import AggregatorLost, FederationError, SiloLost
 
 T = TypeVar("T")
@@ -54,6 +55,31 @@ class Waiting:
                 reply = asked[handle]
                 answers[reply.peer] = _read(reply, value_of(outcome, reply.peer, doing), doing)
             waiting = [handle for handle in waiting if handle not in outcomes]
+        return {one.peer: answers[one.peer] for one in replies}
+
+    def gather_at_work(
+        self, replies: Sequence[Reply[T]], doing: str, beats: Heartbeats
+    ) -> dict[str, T]:
+        """As `gather`; a silo that says that it is at work is waited for beyond the deadline.
+
+        Args:
+            beats: the signs of life of these silos.
+        """
+        asked = {one.handle: one for one in replies}
+        answers: dict[str, T] = {}
+        while waiting := [handle for handle, one in asked.items() if one.peer not in answers]:
+            silos = [asked[handle].peer for handle in waiting]
+            handles = [*waiting, *beats.ask(silos)]
+            outcomes = self._wait(handles, 1, beats.due(silos))
+            for handle, outcome in outcomes.items():
+                if reply := asked.get(handle):
+                    answer = value_of(outcome, reply.peer, doing)
+                    answers[reply.peer] = _read(reply, answer, doing)
+                else:
+                    beats.hear(handle, outcome)
+            lost, within_s = beats.lost([silo for silo in silos if silo not in answers])
+            if lost:
+                raise late(lost, doing, within_s)
         return {one.peer: answers[one.peer] for one in replies}
 
     def settle(self, replies: Iterable[Reply[Any]], deadline_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blindsum.platform.data.computing import Computing, computing_in
 from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.paths import SiloPlaces
@@ -11,7 +12,7 @@ from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job
 
 REJECTED_ROWS = "rejected_rows.txt"
-"""In the folder of one run at the silo: positions of the molecules that RDKit cannot read."""
+"""In the folder of one run at the silo: molecules without features, each with its reason."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,19 @@ class Member:
         return f"Member({self.name!r}, private)"
 
 
-def open_member(job: Job, name: str, places: SiloPlaces, run: str) -> Member:
+def open_member(
+    job: Job, name: str, places: SiloPlaces, run: str, computing: Computing | None = None
+) -> Member:
     """Read one silo's table and private tasks.
 
     Args:
-        run: names the folder, under the silo's state, that lists unreadable rows.
+        run: names the folder, under the silo's state, that lists molecules without features.
+        computing: the silo's means; default: all cores, and its state folder keeps the results.
 
     Raises:
         DataError: as `blindsum.platform.data.table.load_data` and `load_private_tasks`.
     """
     own = load_private_tasks(job.silo(name), job, places.private_tasks)
     rejects = places.of_run(run) / REJECTED_ROWS
-    return Member(name, load_data(places.table, job.data, rejects, own), own)
+    means = computing or computing_in(places.state)
+    return Member(name, load_data(places.table, job.data, rejects, own, means), own)

@@ -7,7 +7,7 @@ file in the silo's own state folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from blindsum.platform.data.columns import Column, refuse_missing, require
+from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.features import features_of
-from blindsum.platform.data.fingerprint import fingerprints
+from blindsum.platform.data.fingerprint import fingerprints, kept_fingerprints
 from blindsum.platform.data.labels import (
     class_labels,
     require_labelled,
@@ -28,6 +29,7 @@ from blindsum.platform.data.labels import (
 )
 from blindsum.platform.data.prepared_table import require_prepared
 from blindsum.platform.data.reading import read_table
+from blindsum.platform.data.reasons import in_general
 from blindsum.platform.data.records import Fold, Stored
 from blindsum.platform.data.split import folds_of
 from blindsum.platform.errors import DataError
@@ -42,7 +44,7 @@ class SiloData:
     `fingerprint` is a digest of the used columns, by which the ledger knows the dataset. It
     depends neither on the order of rows nor on the program that wrote the file. `earlier` holds
     the digests that earlier versions computed for the same records. `dropped` counts molecules
-    that RDKit cannot read.
+    that RDKit cannot read, or whose descriptors are undefined.
     """
 
     train: Fold
@@ -56,20 +58,25 @@ class SiloData:
 
 
 def load_data(
-    path: Path, contract: DataSection, rejects: Path, own: Tasks | None = None
+    path: Path,
+    contract: DataSection,
+    rejects: Path,
+    own: Tasks | None = None,
+    computing: Computing = ALONE,
 ) -> SiloData:
     """Read a silo's table and prepare both folds.
 
     Args:
         path: Parquet, or CSV if the name ends in .csv or .csv.gz.
-        rejects: file in which to list the positions of unreadable molecules, mode 0600.
+        rejects: file in which to list molecules without features, each with a reason; mode 0600.
         own: the silo's private tasks.
+        computing: the silo's means.
 
     Raises:
         DataError: unreadable file, missing column, wrong type, missing or infinite values,
             an unknown class, an unreadable molecule, or an empty fold.
     """
-    usable = _usable(path, contract, rejects, own or {})
+    usable = _usable(path, contract, rejects, own or {}, computing)
     table, features = usable.table, usable.features
     if contract.target:
         labels = class_labels(table, contract.target, path)
@@ -78,7 +85,7 @@ def load_data(
             of_own = task_labels(table, own or {}, path)
         labels = np.concatenate([task_labels(table, contract.tasks or {}, path), of_own], axis=2)
         require_labelled(labels, path)
-    test = _held_out(table, contract)
+    test = _held_out(usable, contract)
     data = SiloData(
         train=Fold(features[~test], labels[~test]),
         test=Fold(features[test], labels[test]),
@@ -111,7 +118,7 @@ def table_fingerprints(
 
 
 def load_molecules(
-    path: Path, contract: DataSection, rejects: Path
+    path: Path, contract: DataSection, rejects: Path, computing: Computing = ALONE
 ) -> tuple[list[str], list[str]] | None:
     """Return the SMILES of the training and of the held-out records; private to the silo.
 
@@ -123,45 +130,53 @@ def load_molecules(
     column = features_of(contract.features).smiles_column
     if column is None:
         return None
-    table = _usable(path, contract, rejects, {}).table
-    smiles = np.array(table.column(column).to_pylist(), dtype=object)
-    test = _held_out(table, contract)
+    usable = _usable(path, contract, rejects, {}, computing)
+    smiles = np.array(usable.table.column(column).to_pylist(), dtype=object)
+    test = _held_out(usable, contract)
     return smiles[~test].tolist(), smiles[test].tolist()
 
 
-def _held_out(table: pa.Table, contract: DataSection) -> npt.NDArray[np.bool_]:
-    return folds_of(contract.folds).held_out(table, features_of(contract.features))
+def _held_out(usable: _Usable, contract: DataSection) -> npt.NDArray[np.bool_]:
+    features = features_of(contract.features)
+    return folds_of(contract.folds).held_out(usable.table, features, usable.scaffolds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Usable:
-    """The table and features of the records that can be read."""
+    """The table, features and scaffolds of the records that have features."""
 
     table: pa.Table
     features: Stored
+    scaffolds: Sequence[str] | None
     fingerprint: str
     dropped: int
     earlier: tuple[str, ...]
 
 
-def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Usable:
+def _usable(
+    path: Path, contract: DataSection, rejects: Path, own: Tasks, computing: Computing
+) -> _Usable:
     features = features_of(contract.features)
+    computing.told(0.0)
     table = _checked(path, contract, rejects, own)
+    computing.told(0.0)
     with _fitting(path):
-        fingerprint, earlier = fingerprints(table)
-        made = features.compute(table)
+        fingerprint, earlier = kept_fingerprints(table, computing)
+        computing.told(0.0)
+        made = features.compute(table, computing, contract.folds.needs_molecules)
     dropped = int((~made.usable).sum())
     if dropped:
-        _report_rejects(made.usable, rejects)
+        _report_rejects(made.reasons, rejects)
     if dropped and contract.unparsable == "refuse":
         raise DataError(
             f"column '{features.smiles_column}' of {path.name} holds molecules "
-            f"that RDKit cannot read; their rows are listed in {rejects} at the silo",
+            f"{in_general(made.reasons.values())}; their rows and reasons are listed in {rejects} at the silo",
             "Correct or remove them, or set data.unparsable: drop to train without them.",
         )
     return _Usable(
         table=table.filter(pa.array(made.usable)),
         features=made.features,
+        scaffolds=made.scaffolds,
         fingerprint=fingerprint,
         dropped=dropped,
         earlier=earlier,
@@ -236,8 +251,8 @@ def _unnamed(rejects: Path) -> Iterator[None]:
         ) from None
 
 
-def _report_rejects(usable: npt.NDArray[np.bool_], path: Path) -> None:
-    rows = "\n".join(str(row + 1) for row in np.flatnonzero(~usable))
+def _report_rejects(reasons: Mapping[int, str], path: Path) -> None:
+    rows = "\n".join(f"{row + 1}\t{why}" for row, why in sorted(reasons.items()))
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.touch(mode=0o600)
-    path.write_text(f"rows that RDKit cannot read, from 1:\n{rows}\n", encoding="utf-8")
+    path.write_text(f"molecules without features: row, from 1, and why\n{rows}\n", "utf-8")
