@@ -10,6 +10,7 @@ in Blindsum either (unreadable, or too large) are left out first, and counted.
 
     --compare FILE   also prints, for another table of molecules, how many descriptors have a scaled
                      mean beyond 1, under this set and each of Blindsum's own
+    --page FILE      only writes the page of docs/ that lists Blindsum's own sets; needs no --data
 """
 
 from __future__ import annotations
@@ -75,6 +76,39 @@ def beyond(values: np.ndarray, scaling: dict[str, tuple[float, float]], names: l
     }
 
 
+PAGE = """# Descriptor scaling
+
+Descriptors are scaled as (x - center) / scale, and then cut to ±5. Centers and scales must be
+public constants: computed from the silos' data, they would be a release outside the privacy plan.
+`data.features.scaling` names one of the following sets. A set never changes: a better one gets a
+new name.
+
+- `esol-1`, the default: rounded means and standard deviations of the public ESOL table (Delaney,
+  2004; 1,128 small molecules with a mean weight of 204). It fits solvents and fragments.
+- `druglike-1`: every descriptor of RDKit that is finite on 23,871 drug-like molecules of ChEMBL 22
+  (CC BY-SA 3.0, in DeepChem's selection). Mean and standard deviation after each descriptor is cut
+  to its 1st and 99th percentile, or of all values where that leaves only one; rounded to three
+  digits.
+
+`benchmarks/scalings.py` computes such a set and writes this page. A descriptor that is missing here
+needs its own constants: `NAME: {center: ..., scale: ...}`.
+
+| Descriptor | esol-1: center | scale | druglike-1: center | scale |
+|---|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """Return the page that lists Blindsum's own sets."""
+    sets = [public_scaling(name) for name in SCALINGS]
+    lines = []
+    for name in sorted({name for one in sets for name in one}, key=str.lower):
+        found = [one.get(name) for one in sets]
+        cells = [f"{s.center:g} | {s.scale:g}" if s else " | " for s in found]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return PAGE + "\n".join(lines) + "\n"
+
+
 def in_parallel(smiles: list[str]) -> np.ndarray:
     """Return `values_of`, computed on all cores."""
     parts = [smiles[start : start + 500] for start in range(0, len(smiles), 500)]
@@ -84,12 +118,19 @@ def in_parallel(smiles: list[str]) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="table with a column smiles")
+    parser.add_argument("--data", type=Path, help="table with a column smiles")
+    parser.add_argument("--every", type=int, default=1, help="use every n-th molecule")
+    parser.add_argument("--page", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--compare", type=Path, help="another table with a column smiles")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    smiles = smiles_of(given.data)
+    if given.page:
+        given.page.write_text(page(), "utf-8")
+        return
+    if given.data is None:
+        parser.error("give --data or --page")
+    smiles = smiles_of(given.data)[:: given.every]
     values = in_parallel(smiles)
     found = constants(values)
     said = {"molecules": len(smiles), "used": len(values), "descriptors": len(found)}
@@ -98,7 +139,7 @@ def main() -> None:
         lines = [f"{name},{center:g},{scale:g}" for name, (center, scale) in found.items()]
         given.out.write_text("\n".join(["descriptor,center,scale", *lines]) + "\n")
     if given.compare:
-        others = in_parallel(smiles_of(given.compare))
+        others = in_parallel(smiles_of(given.compare)[:: given.every])
         kept = others[np.isfinite(others).all(1)]
         shared = list(public_scaling("esol-1"))
         said["compared"] = {"computed now": beyond(kept, found, shared)}

@@ -226,7 +226,7 @@ def show_end(run: Run) -> None:
             table.add_row("lost", ", ".join(f"{s} {when[n]}" for s, n in run.lost.items()))
         if found and found[1].dropped and not found[1].deviation:
             dropped = counted(found[1].dropped, "molecule")
-            table.add_row("", f"{dropped} could not be read and {verb(found[1].dropped)} dropped")
+            table.add_row("", f"{dropped} gave no features and {verb(found[1].dropped)} dropped")
         up = sum(r.up_bytes for r in run.reports)
         down = sum(r.down_bytes for r in run.reports)
         table.add_row("traffic", f"{size(up)} up, {size(down)} down, over all silos")

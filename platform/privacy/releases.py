@@ -34,7 +34,10 @@ RELEASES = {
         "computed from the noised updates, under the same (epsilon, delta); no guarantee under "
         "privacy.noise: none"
     ),
-    "molecules dropped as unreadable": "the same guarantee as held-out counts",
+    "molecules dropped without features": "the same guarantee as held-out counts",
+    "share of its table that a silo has read, by silo": (
+        "in steps of 5 %, so that it tells no count; its pace is visible, as all seconds are"
+    ),
     "epsilon spent and left, by silo": "depends on the job file alone",
     "past spend on the same table, by silo": (
         "reveals to the driver that the table was used before; withheld where the silo has an "

@@ -132,7 +132,9 @@ def test_a_salt_s_undefined_descriptors_are_named_for_the_owner_and_in_general_f
     names = ["MolLogP", "MaxPartialCharge", "MinPartialCharge"]
     scalings = {name: Scaling() for name in names}
     section = Descriptors(kind="descriptors", descriptors=scalings)
-    found = computed([ScaledDescriptors(section)], texts(["[Fe+2]", "CCO", "no molecule"]), ALONE)
+    found = computed(
+        [ScaledDescriptors(section)], texts(["Cl[Pt](Cl)(N)N", "CCO", "no molecule"]), ALONE
+    )
     reasons = found["reason"].to_pylist()
     assert reasons[1:] == [None, "RDKit cannot read it"]
     assert reasons[0] == "undefined descriptors: MaxPartialCharge, MinPartialCharge"
