@@ -22,12 +22,12 @@ SCALINGS = (FIRST_SCALING, "druglike-1")
 """The named sets, each a file beside this one, in `scalings/`:
 
 esol-1       16 descriptors; rounded means and standard deviations of the public ESOL table
-             (Delaney, 2004; 1,128 molecules). Small molecules: their mean weight is 204.
-druglike-1   every descriptor that is finite on 23,871 molecules of ChEMBL 22 (as DeepChem's set of
-             targets with at least five compounds has them), computed by `benchmarks/scalings.py`:
-             mean and standard deviation after each descriptor is cut to its 1st and 99th
-             percentile, rounded to three digits. Medians and quartiles would not do: most counts of
-             fragments are 0 in three of four molecules.
+             (Delaney, 2004; 1,128 molecules). They are small: their mean weight is about 200.
+druglike-1   198 descriptors, all that are finite on 7,957 molecules of ChEMBL 22 (CC BY-SA 3.0;
+             every third molecule of DeepChem's selection) and are of use there; computed by
+             `benchmarks/scalings.py --every 3`: mean and standard deviation after each descriptor
+             is cut to its 1st and 99th percentile, rounded to three digits. Medians and quartiles
+             would not do: most fragments are missing in three of four molecules.
 """
 
 

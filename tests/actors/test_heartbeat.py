@@ -151,6 +151,7 @@ def test_a_silo_whose_share_does_not_grow_is_lost_in_the_end(clock: Clock) -> No
     """Its word alone must not hold up the others for ever."""
     beats, started = beats_of("alder"), clock.now
     while not (lost := beats.lost(["alder"]))[0]:
+        assert clock.now < started + 1000, "it is waited for without an end"
         clock.now += 5
         (handle,) = beats.ask(["alder"])
         beats.hear(handle, at_work(50 if clock.now - started < 40 else 45))

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -97,6 +99,7 @@ with Workers(MoleculeWork((ScaledDescriptors(section),)), 2) as two:
 
 def test_a_silo_that_is_killed_leaves_no_process() -> None:
     """Even one that computes for hours, and so does not notice that its input has ended."""
+    pause = threading.Event()
     silo = subprocess.Popen(
         [sys.executable, "-c", BUSY],
         stdout=subprocess.PIPE,
@@ -106,6 +109,11 @@ def test_a_silo_that_is_killed_leaves_no_process() -> None:
     children = [psutil.Process(int(pid)) for pid in silo.stdout.readline().split()]
     assert len(children) == 2
     assert {silo.stdout.readline(), silo.stdout.readline()} == {b"0\n", b"1\n"}
+    begun = [child.cpu_times().user for child in children]
+    end = time.monotonic() + 60
+    while not all(c.cpu_times().user > t + 0.3 for c, t in zip(children, begun, strict=True)):
+        assert time.monotonic() < end, "the large chunks never arrived"
+        pause.wait(0.02)
     silo.send_signal(signal.SIGKILL)
     silo.wait(20)
     _, alive = psutil.wait_procs(children, timeout=20)
