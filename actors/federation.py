@@ -133,14 +133,14 @@ class Federation:
 
         Raises:
             SiloLost: too few silos are left.
-            BlindsumError: a silo cannot take part; the first silo's reason.
+            BlindsumError: silos cannot take part; the reasons of all of them.
         """
         asked = [silo.inspect() for silo in self._silos.values()]
         beats = Heartbeats(self._silos, self.job.deadlines.start_s, told)
 
         def gather() -> dict[str, Inspection]:
             left = [one for one in asked if one.peer in self._silos]
-            return self._waiting.gather_at_work(left, "start", beats)
+            return self._waiting.gather_faults(left, "start", beats)
 
         inspections = self._dropping_lost(gather)
         first = next(iter(inspections.values()))

@@ -22,6 +22,7 @@ if str(ROOT) not in sys.path:  # as a script
     sys.path.insert(0, str(ROOT))
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
+from tests.planted_in_tables import IN_TABLES
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,13 @@ MUTANTS = (
         "return np.flatnonzero(drawn)",
         "return np.arange(int(drawn.sum()))",
         "tests/platform/test_training.py",
+    ),
+    Mutant(
+        "what is odd about an owner's data told to the driver",
+        "actors/joining.py",
+        "warnings=() if own.owned else own.data.concerns",
+        "warnings=own.data.concerns",
+        "tests/platform/test_concerns.py",
     ),
     Mutant(
         "the true size as divisor",
@@ -484,7 +492,14 @@ MUTANTS = (
         ":",
         f"{HE}/test_wire.py",
     ),
-    *(Mutant(*one) for one in BETWEEN_CLUSTERS),
+    Mutant(
+        "a table's fingerprint in MLflow",
+        "actors/books.py",
+        "return self.ledger.chain.head()",
+        'return f"{self.ledger.chain.head()} {self._dataset.fingerprint}"',
+        "tests/pipelines/test_train.py",
+    ),
+    *(Mutant(*one) for one in (*BETWEEN_CLUSTERS, *IN_TABLES)),
 )
 
 

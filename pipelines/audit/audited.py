@@ -52,7 +52,9 @@ def load_audited(job: Job, silo: str, places: SiloPlaces) -> Audited:
     member = open_member(job, silo, places, "audit")
     data = member.data
     rejects = places.of_run("audit") / REJECTED_ROWS
-    molecules = load_molecules(places.table, job.data, rejects, computing_in(places.state))
+    molecules = load_molecules(
+        places.table, job.data, rejects, member.own, computing_in(places.state)
+    )
     if not member.own:
         return Audited(data, molecules)
     train, test = (_shared(fold, job.data.outputs) for fold in (data.train, data.test))

@@ -17,7 +17,7 @@ from blindsum.pipelines.preparation.stage_cache import StageCache
 from blindsum.pipelines.show.console import console, counting, emit
 from blindsum.platform.data.preparation.assemble import Report, labels_of, structures_of
 from blindsum.platform.data.preparation.manifest import differences, manifest_of, read_manifest
-from blindsum.platform.data.preparation.output import records_table, write_output
+from blindsum.platform.data.preparation.output import REJECTED, records_table, write_output
 from blindsum.platform.data.preparation.prepared_features import prepared_features_of
 from blindsum.platform.data.preparation.recipe import load_recipe, load_sources
 from blindsum.platform.data.preparation.secret import read_secret
@@ -66,7 +66,7 @@ def prepare(
         features = slow.computed(stage, _distinct(compounds["structure"]), "features")
     usable = _finite(features)
     whole = compounds["structure"].isin(usable["text"].to_pylist())
-    report.dropped_compounds["no finite features"] += int((~whole).sum())
+    report.reject_compounds(compounds[~whole], "no finite features")
     labels = labels_of(tables, compounds[whole], recipe.tasks, recipe.quorum, report)
     if not len(labels):
         show_report(report)
@@ -165,3 +165,5 @@ def show_report(report: Report, as_json: bool = False) -> None:
         if name or count:
             table.add_row(name, f"{count:,}", text)
     console.print(table)
+    if report.rejected or report.rejected_compounds:
+        console.print(f"rows and reasons, in the output folder: {' and '.join(REJECTED)}")

@@ -26,12 +26,15 @@ from rich.text import Text
 from blindsum.pipelines.run.listeners import Listener
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
 from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import DEFAULT_RANGE
 from blindsum.platform.privacy.releases import metrics_guarantee
+from blindsum.platform.tracking.mlflow_uri import runs_page
 
 if TYPE_CHECKING:
     from blindsum.actors.round_report import RoundReport
     from blindsum.actors.silo_messages import Inspection
     from blindsum.pipelines.run.run import Run
+    from blindsum.platform.tracking.mlflow_run import RunLink
 
 
 def counted(count: int, noun: str) -> str:
@@ -50,7 +53,9 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
     Args:
         inspections: the silos' inspections. A warning names the silos without an owner's file.
     """
-    found = []
+    found = [
+        f"{name}: {text}" for name, one in (inspections or {}).items() for text in one.warnings
+    ]
     if open_ := [name for name, one in (inspections or {}).items() if not one.owned]:
         found.append(
             f"owners' consent and lifetime limits are not enforced at {', '.join(open_)}: no "
@@ -212,8 +217,7 @@ def show_end(run: Run) -> None:
         if m.saturated > 1e-3:
             table.add_row(
                 "",
-                f"{m.saturated:.2%} of update values were cut at ±{last.range:g}: raise "
-                "encryption.range",
+                _cut_line(job, m.saturated, last.range),
             )
         if run.retries:
             table.add_row(
@@ -225,8 +229,11 @@ def show_end(run: Run) -> None:
             when = {n: f"in round {n}" if n else "before round 1" for n in run.lost.values()}
             table.add_row("lost", ", ".join(f"{s} {when[n]}" for s, n in run.lost.items()))
         if found and found[1].dropped and not found[1].deviation:
-            dropped = counted(found[1].dropped, "molecule")
-            table.add_row("", f"{dropped} gave no features and {verb(found[1].dropped)} dropped")
+            table.add_row(
+                "dropped",
+                f"{found[1].dropped} records or single labels, as data.unparsable, data.unlabelled "
+                "and data.qualifiers say; each silo has the list of its own",
+            )
         up = sum(r.up_bytes for r in run.reports)
         down = sum(r.down_bytes for r in run.reports)
         table.add_row("traffic", f"{size(up)} up, {size(down)} down, over all silos")
@@ -243,12 +250,34 @@ def show_end(run: Run) -> None:
     if run.tracking_failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")
     if run.link and run.reports:
-        console.print("\nTo look at the run and compare it with others:")
+        _show_where(run.link)
+
+
+def _show_where(link: RunLink) -> None:
+    """Print how to open the run's page in MLflow."""
+    page = runs_page(link.uri, link.experiment_id)
+    if page is None:
+        return
+    console.print("\nTo look at the run and compare it with others:")
+    if not page.startswith(link.uri):
         beside = Path(sys.executable).with_name("mlflow")
         mlflow = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
-        console.print(
-            Text(f"  {mlflow} ui --backend-store-uri {quote(run.link.uri)}"), soft_wrap=True
+        command = f"  {mlflow} ui --backend-store-uri {quote(link.uri)}"
+        console.print(Text(command), soft_wrap=True)
+    console.print(Text(f"  {page}"), soft_wrap=True)
+
+
+def _cut_line(job: Job, share: float, bound: float) -> str:
+    """Return what to do about updates beyond the range, the likelier cause first."""
+    rate, narrow = job.training.learning_rate, job.encryption.range
+    if narrow is not None and narrow < DEFAULT_RANGE:
+        mend = f"raise encryption.range ({narrow:g}), or lower training.learning_rate ({rate:g})"
+    else:
+        mend = (
+            f"lower training.learning_rate ({rate:g}); only if updates should be that large, "
+            "raise encryption.range"
         )
+    return f"{share:.2%} of update values were cut at ±{bound:g}: {mend}"
 
 
 def _lost_line(run: Run, silos: list[str], left: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from blindsum.platform.data.computing import Computing, computing_in
 from blindsum.platform.data.table import SiloData, load_data
@@ -11,8 +12,11 @@ from blindsum.platform.job.paths import SiloPlaces
 from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job
 
-REJECTED_ROWS = "rejected_rows.txt"
-"""In the folder of one run at the silo: molecules without features, each with its reason."""
+REJECTED_ROWS = "rejected_rows.csv"
+"""In the folder of one run at the silo: the rows that were refused or dropped, and why."""
+
+CONCERNS = "odd_data.txt"
+"""In the folder of one run at the silo: what is odd about its data, for its owner."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ def open_member(
     """Read one silo's table and private tasks.
 
     Args:
-        run: names the folder, under the silo's state, that lists molecules without features.
+        run: names the folder, under the silo's state, that lists rejected rows.
         computing: the silo's means; default: all cores, and its state folder keeps the results.
 
     Raises:
@@ -42,4 +46,13 @@ def open_member(
     own = load_private_tasks(job.silo(name), job, places.private_tasks)
     rejects = places.of_run(run) / REJECTED_ROWS
     means = computing or computing_in(places.state)
-    return Member(name, load_data(places.table, job.data, rejects, own, means), own)
+    data = load_data(places.table, job.data, rejects, own, means)
+    if data.concerns and places.owner:
+        _tell_owner(data.concerns, places.of_run(run) / CONCERNS)
+    return Member(name, data, own)
+
+
+def _tell_owner(concerns: tuple[str, ...], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{text}\n" for text in concerns), encoding="utf-8")

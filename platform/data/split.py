@@ -1,6 +1,6 @@
 """The kinds of folds: which records are held out, by a rule that all silos share.
 
-A key (scaffold, patient number) lies in the test fold if HMAC-SHA256(salt, key), read as a
+A key (scaffold, patient number, the record itself) lies in the test fold if HMAC-SHA256(salt, key), read as a
 fraction of 1, is below `test_fraction`. Silos exchange nothing to agree on their folds.
 
 A new kind of folds needs a section in `blindsum.platform.job.folds_section`, a class here, and its
@@ -29,8 +29,14 @@ from blindsum.platform.data.columns import (
     NeedsColumns,
 )
 from blindsum.platform.data.features import FeatureKind
+from blindsum.platform.data.record_keys import record_fractions
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.folds_section import ColumnFolds, HashFolds, ScaffoldFolds
+from blindsum.platform.job.folds_section import (
+    ColumnFolds,
+    HashFolds,
+    RandomFolds,
+    ScaffoldFolds,
+)
 
 
 class FoldKind(NeedsColumns):
@@ -119,7 +125,26 @@ class ScaffoldSplit(FoldKind):
         return _below(self.section.test_fraction, self.section.salt, scaffolds)
 
 
-def folds_of(section: ScaffoldFolds | HashFolds | ColumnFolds) -> FoldKind:
+@dataclass(frozen=True, kw_only=True)
+class RandomSplit(FoldKind):
+    """Folds by the hash of a record's features: no column names the record."""
+
+    section: RandomFolds
+
+    def columns(self) -> list[Column]:
+        """Return no column: the features' own identify a record."""
+        return []
+
+    def held_out(
+        self, table: pa.Table, features: FeatureKind, scaffolds: Sequence[str] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Return bool [records]: true if the fraction of the record's features is below the
+        limit."""
+        fractions = record_fractions(table, features, self.section.salt)
+        return fractions < self.section.test_fraction
+
+
+def folds_of(section: ScaffoldFolds | HashFolds | ColumnFolds | RandomFolds) -> FoldKind:
     """Return the kind of folds that a job's data section asks for."""
     match section:
         case ScaffoldFolds():
@@ -128,6 +153,8 @@ def folds_of(section: ScaffoldFolds | HashFolds | ColumnFolds) -> FoldKind:
             return HashSplit(section=section)
         case ColumnFolds():
             return ColumnSplit(section=section)
+        case RandomFolds():
+            return RandomSplit(section=section)
         case _:
             assert_never(section)
 

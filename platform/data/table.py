@@ -7,30 +7,35 @@ file in the silo's own state folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from blindsum.platform.data.columns import Column, refuse_missing, require
+from blindsum.platform.data.columns import Column, gaps, require
 from blindsum.platform.data.computing import ALONE, Computing
-from blindsum.platform.data.features import features_of
+from blindsum.platform.data.concerns import concerns, record_digests
+from blindsum.platform.data.features import Featurised, features_of
 from blindsum.platform.data.fingerprint import fingerprints, kept_fingerprints
 from blindsum.platform.data.labels import (
+    Labelled,
+    Labels,
     class_labels,
-    require_labelled,
     target_column,
     task_columns,
     task_labels,
+    unlabelled,
 )
 from blindsum.platform.data.prepared_table import require_prepared
 from blindsum.platform.data.reading import read_table
 from blindsum.platform.data.reasons import in_general
 from blindsum.platform.data.records import Fold, Stored
+from blindsum.platform.data.rejected_rows import Rejected, dropped_rows, list_rejected, refuse
 from blindsum.platform.data.split import folds_of
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
@@ -43,8 +48,9 @@ class SiloData:
 
     `fingerprint` is a digest of the used columns, by which the ledger knows the dataset. It
     depends neither on the order of rows nor on the program that wrote the file. `earlier` holds
-    the digests that earlier versions computed for the same records. `dropped` counts molecules
-    that RDKit cannot read, or whose descriptors are undefined.
+    the digests that earlier versions computed for the same records. `dropped` counts records that
+    the job says to train without, and labels that were left out of the others. `concerns` says what
+    is odd about the records (`blindsum.platform.data.concerns`), `records` has a digest of each.
     """
 
     train: Fold
@@ -52,6 +58,8 @@ class SiloData:
     fingerprint: str
     dropped: int
     earlier: tuple[str, ...] = ()
+    concerns: tuple[str, ...] = ()
+    records: tuple[bytes, ...] = ()
 
     def __repr__(self) -> str:
         return "SiloData(private)"
@@ -68,7 +76,7 @@ def load_data(
 
     Args:
         path: Parquet, or CSV if the name ends in .csv or .csv.gz.
-        rejects: file in which to list molecules without features, each with a reason; mode 0600.
+        rejects: file in which to list the rows that are refused or dropped, mode 0600.
         own: the silo's private tasks.
         computing: the silo's means.
 
@@ -77,14 +85,7 @@ def load_data(
             an unknown class, an unreadable molecule, or an empty fold.
     """
     usable = _usable(path, contract, rejects, own or {}, computing)
-    table, features = usable.table, usable.features
-    if contract.target:
-        labels = class_labels(table, contract.target, path)
-    else:
-        with _unnamed(rejects):
-            of_own = task_labels(table, own or {}, path)
-        labels = np.concatenate([task_labels(table, contract.tasks or {}, path), of_own], axis=2)
-        require_labelled(labels, path)
+    table, features, labels = usable.table, usable.features, usable.labels
     test = _held_out(usable, contract)
     data = SiloData(
         train=Fold(features[~test], labels[~test]),
@@ -100,7 +101,10 @@ def load_data(
                 "Change data.folds (salt and test_fraction, or held_out), or give this silo more "
                 "data.",
             )
-    return data
+    records = tuple(record_digests(_without_keys(table, contract)))
+    return replace(
+        data, concerns=concerns(table, contract, data.train, test, records), records=records
+    )
 
 
 def table_fingerprints(
@@ -112,17 +116,24 @@ def table_fingerprints(
         DataError: as `load_data`, about the file, its columns and their types.
     """
     table = _checked(path, contract, rejects, own or {})
+    found = _gaps(table, contract)
+    list_rejected(found, table, rejects)
+    refuse(found, path.name, rejects)
     with _fitting(path):
         fingerprint, earlier = fingerprints(table)
     return fingerprint, *earlier
 
 
 def load_molecules(
-    path: Path, contract: DataSection, rejects: Path, computing: Computing = ALONE
+    path: Path,
+    contract: DataSection,
+    rejects: Path,
+    own: Tasks | None = None,
+    computing: Computing = ALONE,
 ) -> tuple[list[str], list[str]] | None:
     """Return the SMILES of the training and of the held-out records; private to the silo.
 
-    They stand in the order of `load_data`'s folds. None if the records are not molecules.
+    They stand in the order of `load_data`'s folds, with the same private tasks. None if the records are not molecules.
 
     Raises:
         DataError: as `load_data`.
@@ -130,10 +141,15 @@ def load_molecules(
     column = features_of(contract.features).smiles_column
     if column is None:
         return None
-    usable = _usable(path, contract, rejects, {}, computing)
+    usable = _usable(path, contract, rejects, own or {}, computing)
     smiles = np.array(usable.table.column(column).to_pylist(), dtype=object)
     test = _held_out(usable, contract)
     return smiles[~test].tolist(), smiles[test].tolist()
+
+
+def _without_keys(table: pa.Table, contract: DataSection) -> pa.Table:
+    keys = set(_names(folds_of(contract.folds).columns())) - contract.inputs
+    return table.drop_columns(sorted(keys))
 
 
 def _held_out(usable: _Usable, contract: DataSection) -> npt.NDArray[np.bool_]:
@@ -143,11 +159,12 @@ def _held_out(usable: _Usable, contract: DataSection) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Usable:
-    """The table, features and scaffolds of the records that have features."""
+    """The table, features, scaffolds and labels of the records that are trained on and held out."""
 
     table: pa.Table
     features: Stored
     scaffolds: Sequence[str] | None
+    labels: Labels
     fingerprint: str
     dropped: int
     earlier: tuple[str, ...]
@@ -161,57 +178,108 @@ def _usable(
     table = _checked(path, contract, rejects, own)
     computing.told(0.0)
     with _fitting(path):
+        labelled, of_own = _labelled(table, contract, own, path, rejects)
+    shared = [*_gaps(table, contract), *labelled.rejected]
+    found = [*shared, *of_own]
+    list_rejected(found, table, rejects)
+    refuse(shared, path.name, rejects)
+    with _unnamed(rejects):
+        refuse(of_own, path.name, rejects)
+    with _fitting(path):
         fingerprint, earlier = kept_fingerprints(table, computing)
         computing.told(0.0)
         made = features.compute(table, computing, contract.folds.needs_molecules)
-    dropped = int((~made.usable).sum())
-    if dropped:
-        _report_rejects(made.reasons, rejects)
-    if dropped and contract.unparsable == "refuse":
-        raise DataError(
-            f"column '{features.smiles_column}' of {path.name} holds molecules "
-            f"{in_general(made.reasons.values())}; their rows and reasons are listed in {rejects} at the silo",
-            "Correct or remove them, or set data.unparsable: drop to train without them.",
-        )
+    without = _without_features(made, features.smiles_column or "", contract)
+    found += without
+    list_rejected(found, table, rejects)
+    refuse(without, path.name, rejects)
+    kept = ~dropped_rows(found, table.num_rows)
+    left = kept[made.usable]
     return _Usable(
-        table=table.filter(pa.array(made.usable)),
-        features=made.features,
-        scaffolds=made.scaffolds,
+        table=table.filter(pa.array(kept)),
+        features=made.features if left.all() else made.features[left],
+        scaffolds=list(compress(made.scaffolds, left)) if made.scaffolds else made.scaffolds,
+        labels=labelled.labels[kept],
         fingerprint=fingerprint,
-        dropped=dropped,
+        dropped=int((~kept).sum() + labelled.left_out[kept].sum()),
         earlier=earlier,
     )
 
 
+def _without_features(made: Featurised, column: str, contract: DataSection) -> list[Rejected]:
+    """Return the molecules without features, those with the same reason together."""
+    rows: dict[str, list[int]] = {}
+    for row, reason in made.reasons.items():
+        rows.setdefault(reason, []).append(row)
+    return [
+        Rejected(
+            rows=np.isin(np.arange(len(made.usable)), at),
+            column=column,
+            fault=f"molecules {in_general([reason])}",
+            mend="Correct or remove them, or set data.unparsable: drop to train without them.",
+            reason=reason,
+            then=contract.unparsable,
+        )
+        for reason, at in rows.items()
+    ]
+
+
+def _labelled(
+    table: pa.Table, contract: DataSection, own: Tasks, path: Path, rejects: Path
+) -> tuple[Labelled, list[Rejected]]:
+    """Return the labels, those of private tasks last; and the rows that private tasks reject.
+
+    Labels that private tasks leave out are not counted: nothing about them leaves the silo.
+    """
+    drop = contract.unlabelled == "drop"
+    if contract.target:
+        return class_labels(table, contract.target, path, drop), []
+    known = contract.qualifiers == "drop"
+    shared = task_labels(table, contract.tasks or {}, path, known)
+    with _unnamed(rejects):
+        of_own = task_labels(table, own, path, known)
+    labels = np.concatenate([shared.labels, of_own.labels], axis=2)
+    rejected = [*shared.rejected]
+    wrong = (one.rows.any() for one in [*rejected, *of_own.rejected] if one.then == "refuse")
+    if not any(wrong):  # a wrong label would count as a missing one
+        rejected.append(unlabelled(labels, drop))
+    return Labelled(labels, rejected, shared.left_out), of_own.rejected
+
+
 def _checked(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> pa.Table:
-    """Read the columns that the contract uses, and check their types and gaps."""
+    """Read the columns that the contract uses, and check their types."""
     features, folds = features_of(contract.features), folds_of(contract.folds)
-    texts = [column.name for column in folds.columns() if column.type.text_in_csv]
+    of_labels = _label_columns(contract)
+    typed = [*folds.columns(), *of_labels, *task_columns(own)]
+    texts = [column.name for column in typed if column.type.text_in_csv]
     table = read_table(path, texts)
     if table.num_rows == 0:
         raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
     require_prepared(table, contract.prepared, path)
-    features.check(table, path)
-    of_tasks, of_own = task_columns(contract.tasks or {}), task_columns(own)
-    require(table, of_tasks, path)
+    of_own = task_columns(own)
+    require(table, [*features.columns(), *folds.columns(), *of_labels], path)
     with _unnamed(rejects):
         require(table, of_own, path)
-    folds.check(table, path)
-    of_target = [target_column(contract.target)] if contract.target else []
-    require(table, of_target, path)
-    gapless = _names([*features.columns(), *folds.columns(), *of_target])
-    used = list(dict.fromkeys([*gapless, *_names([*of_tasks, *of_own])]))
-    table = table.select(used).combine_chunks()
-    refuse_missing(table.select(gapless), path)
-    return table
+    used = _names([*features.columns(), *folds.columns(), *of_labels, *of_own])
+    return table.select(used).combine_chunks()
+
+
+def _gaps(table: pa.Table, contract: DataSection) -> list[Rejected]:
+    """Return the gaps in columns of features and folds."""
+    features, folds = features_of(contract.features), folds_of(contract.folds)
+    return gaps(table.select(_names([*features.columns(), *folds.columns()])))
 
 
 def used_columns(contract: DataSection) -> list[str]:
     """Return the names of the columns that the contract uses, without a silo's private tasks."""
     features, folds = features_of(contract.features), folds_of(contract.folds)
-    of_target = [target_column(contract.target)] if contract.target else []
-    of_tasks = task_columns(contract.tasks or {})
-    return _names([*features.columns(), *folds.columns(), *of_target, *of_tasks])
+    return _names([*features.columns(), *folds.columns(), *_label_columns(contract)])
+
+
+def _label_columns(contract: DataSection) -> list[Column]:
+    if contract.target:
+        return [target_column(contract.target)]
+    return task_columns(contract.tasks or {})
 
 
 def _names(columns: Iterable[Column]) -> list[str]:
@@ -249,10 +317,3 @@ def _unnamed(rejects: Path) -> Iterator[None]:
             "a column of this silo's private tasks is missing or holds wrong values",
             f"The column and the reason are written in {place} at the silo.",
         ) from None
-
-
-def _report_rejects(reasons: Mapping[int, str], path: Path) -> None:
-    rows = "\n".join(f"{row + 1}\t{why}" for row, why in sorted(reasons.items()))
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.touch(mode=0o600)
-    path.write_text(f"molecules without features: row, from 1, and why\n{rows}\n", "utf-8")

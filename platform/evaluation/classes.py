@@ -37,7 +37,7 @@ Reals = npt.NDArray[np.float64]
 
 
 class ClassCounting:
-    """Counts of correct and wrong records, their loss, dropped molecules, and records of each
+    """Counts of correct and wrong records, their loss, dropped records, and records of each
     class."""
 
     def __init__(

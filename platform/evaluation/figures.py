@@ -22,7 +22,7 @@ OF_CLASSES = 4
 
 CLASSIFIED, MEASURED = ("auroc", "auprc", "auprc_at_0.1", "calibration_error"), ("r2", "rmse")
 OF_TASKS = 3 + 1 + len(CLASSIFIED) + 1 + len(MEASURED)
-"""The number of counts of tasks: records, loss, dropped molecules; and for each kind, tasks and
+"""The number of counts of tasks: records, loss, dropped records; and for each kind, tasks and
 figures."""
 
 
@@ -40,7 +40,7 @@ class HeldOut:
     """Held-out figures of the whole consortium.
 
     `loss` is the mean cross-entropy in nats, `largest_class` the accuracy of always guessing
-    the most frequent class, `dropped` the number of molecules that RDKit could not read,
+    the most frequent class, `dropped` the number of records and labels that silos left out,
     `deviation` the accuracy's standard deviation due to the noise on the counts, 0 if they are
     exact.
     """
@@ -98,8 +98,8 @@ class TaskFigures:
     """The mean of each figure over the shared tasks of all silos; NaN for a kind without a task.
 
     `binary_tasks` and `regression_tasks` count a task once for each silo that has enough labels of
-    it. `loss` is the mean over records, weighted as in training. `dropped` is the number of
-    molecules that RDKit could not read.
+    it. `loss` is the mean over records, weighted as in training. `dropped` is the number of records
+    and labels that silos left out.
     """
 
     records: int

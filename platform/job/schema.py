@@ -272,7 +272,7 @@ class Job(Section):
         if self.has_private_tasks:
             if self.data.target is not None:
                 raise ValueError(
-                    "private_tasks can be combined with data.tasks, not with data.target"
+                    "private_tasks can be combined with data.tasks, not with data.target's classes"
                 )
             if self.model.kind != "mlp":
                 raise ValueError("private_tasks need model.kind mlp: its hidden layers are shared")
@@ -282,8 +282,8 @@ class Job(Section):
             and self.privacy.metrics_epsilon
         ):
             raise ValueError(
-                "privacy.metrics_epsilon covers only the counts of data.target: the effect of one "
-                "record on the AUROC of a task has no known bound"
+                "privacy.metrics_epsilon covers only the counts of data.target with classes: the "
+                "effect of one record on the AUROC or R2 of a task has no known bound"
             )
         return self
 
@@ -347,6 +347,13 @@ class Job(Section):
     def adapts_range(self) -> bool:
         """Whether the range changes between rounds."""
         return self.encryption.adapt_range and self.privacy.noise != "shared"
+
+    @property
+    def moves_range(self) -> bool:
+        """Whether the range differs between rounds: it adapts, or follows an adaptive clip norm."""
+        section = self.privacy
+        follows = section.noise == "shared" and section.clip_quantile is not None
+        return self.adapts_range or follows
 
     def evaluates(self, round: int) -> bool:
         """Return whether held-out records are evaluated after that round."""

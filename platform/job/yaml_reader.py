@@ -18,7 +18,7 @@ from blindsum.platform.errors import BlindsumError, JobError
 S = TypeVar("S", bound=BaseModel)
 Place = tuple[str | int, ...]
 
-_FORMS = ("dict[str,Scaling]", "list[str]", "str", "int")
+_FORMS = ("dict[str,Scaling]", "list[str]", "str", "bool", "int", "float")
 _HINTS = {
     "missing": "Add it.",
     "int_type": "Write a whole number.",

@@ -34,7 +34,7 @@ RELEASES = {
         "computed from the noised updates, under the same (epsilon, delta); no guarantee under "
         "privacy.noise: none"
     ),
-    "molecules dropped without features": "the same guarantee as held-out counts",
+    "records and single labels that were dropped": "the same guarantee as held-out counts",
     "share of its table that a silo has read, by silo": (
         "in steps of 5 %, so that it tells no count; its pace is visible, as all seconds are"
     ),

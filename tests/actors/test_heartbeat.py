@@ -226,7 +226,7 @@ def inspected(
         waiting.settle([silo.ping()], 60)  # its process runs
         begun(silo)
         beats = Heartbeats({"alder": silo}, DEADLINE_S, hear)
-        return waiting.gather_at_work([silo.inspect()], "start", beats)["alder"], percents
+        return waiting.gather_faults([silo.inspect()], "start", beats)["alder"], percents
     finally:
         silo.kill()
 

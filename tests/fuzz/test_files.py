@@ -37,7 +37,7 @@ def test_tables(kind: str, make_job: MakeJob, tmp_path: Path) -> None:
     # values that would be known again in a message
     radius = pa.array(np.linspace(7.123456, 8.654321, table.num_rows))
     table = table.set_column(table.column_names.index("mean_radius"), "mean_radius", radius)
-    path, rejects = tmp_path / f"mutant.{kind}", tmp_path / "rejected_rows.txt"
+    path, rejects = tmp_path / f"mutant.{kind}", tmp_path / "rejected_rows.csv"
     if kind == "parquet":
         pyarrow.parquet.write_table(table, path)
     else:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from blindsum.platform.data.labels import task_labels
 from blindsum.platform.data.records import Fold
+from blindsum.platform.data.rejected_rows import refuse
 from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.evaluation.tasks import (
@@ -48,7 +49,7 @@ def table() -> pa.Table:
 
 
 def test_labels_are_scaled_and_keep_gaps_and_sides() -> None:
-    labels = task_labels(table(), TASKS, WHERE)
+    labels = task_labels(table(), TASKS, WHERE).labels
     np.testing.assert_array_equal(labels[:, 0, 0], np.array([1, np.nan, 0, np.nan], np.float32))
     np.testing.assert_array_equal(labels[:, 0, 1], np.array([1, -0.5, np.nan, 0.5], np.float32))
     np.testing.assert_array_equal(labels[:, 1], [[0, 0], [0, -1], [0, 0], [0, 1]])
@@ -56,7 +57,7 @@ def test_labels_are_scaled_and_keep_gaps_and_sides() -> None:
 
 def test_a_records_loss_follows_from_its_labels_and_ignores_gaps() -> None:
     outputs = torch.tensor([[0.3, 0.0], [9.0, 0.5], [-1.0, 3.0], [5.0, 0.9]], requires_grad=True)
-    losses = MultiTask(TASKS)(outputs, torch.from_numpy(task_labels(table(), TASKS, WHERE)))
+    losses = MultiTask(TASKS)(outputs, torch.from_numpy(task_labels(table(), TASKS, WHERE).labels))
     crossed = functional.binary_cross_entropy_with_logits
     expected = [
         2 * crossed(torch.tensor(0.3), torch.tensor(1.0)) + 0.5,  # and (0 - 1)^2 / 2
@@ -74,7 +75,11 @@ def test_a_records_loss_follows_from_its_labels_and_ignores_gaps() -> None:
 @pytest.mark.parametrize(
     ("column", "values", "said"),
     [
-        ("hit", [1, 2, 0, None], "binary task and has values other than 0 and 1"),
+        (
+            "hit",
+            [1, 2, 0, None],
+            "column 'hit' has values other than 0 and 1, though its kind is binary",
+        ),
         ("potency", [8.0, 5000.0, None, 7.0], "more than 100 times the task"),
         ("potency", [8.0, float("inf"), None, 7.0], "more than 100 times the task"),
         ("side", ["=", "~", None, ">"], "qualifiers other than"),
@@ -83,7 +88,7 @@ def test_a_records_loss_follows_from_its_labels_and_ignores_gaps() -> None:
 def test_wrong_labels_are_refused(column: str, values: list[object], said: str) -> None:
     wrong = table().set_column(table().schema.get_field_index(column), column, pa.array(values))
     with pytest.raises(DataError, match=said):
-        task_labels(wrong, TASKS, WHERE)
+        refuse(task_labels(wrong, TASKS, WHERE).rejected, WHERE.name, WHERE)
 
 
 def test_clipping_covers_the_whole_record_however_many_labels_it_has() -> None:
@@ -92,7 +97,7 @@ def test_clipping_covers_the_whole_record_however_many_labels_it_has() -> None:
     whole = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 1))
     model, loss = WithHeads(whole, 1, 1), MultiTask(TASKS)
     nn.init.normal_(model.private.weight)  # type: ignore[union-attr]
-    labels = torch.from_numpy(task_labels(table(), TASKS, WHERE))
+    labels = torch.from_numpy(task_labels(table(), TASKS, WHERE).labels)
     way = clipped_sum(model, 5, loss, labels)
     x = torch.randn(4, 5)
     sums = way(x, labels, 0.1).sums
@@ -271,7 +276,10 @@ def test_private_tasks_are_read_and_never_named(make_job: MakeJob, tmp_path: Pat
     with pytest.raises(DataError) as caught:
         load_data(tmp_path / "b.parquet", contract, tmp_path / "state" / "r.txt", tasks)
     assert "SECRET" not in str(caught.value) and "potency" not in str(caught.value)
-    assert "'SECRET-7' is missing" in (tmp_path / "state" / "private_tasks_error.txt").read_text()
+    assert (
+        "'SECRET-7', 'potency' and 'side' are missing"
+        in (tmp_path / "state" / "private_tasks_error.txt").read_text()
+    )
     wrong = silo.append_column("SECRET-7", pa.array([7] * silo.num_rows))
     pyarrow.parquet.write_table(wrong, tmp_path / "b.parquet")
     with pytest.raises(DataError, match="holds wrong values") as caught:

@@ -42,10 +42,11 @@ TEXT, WHOLE, NUMBER = "text", "text or whole numbers", "numbers"
 class Tables:
     """A silo's tables in the common form. Private to the silo.
 
-    `compounds` has columns compound and smiles (and name, for a wide table). `measurements` has
-    columns compound, assay, value (float64, NaN where missing), side (-1, 0, 1, NaN for about),
-    inclusive (for <= and >=), unit (canonical spelling, empty without one) and row (in the file,
-    from 1). `tasks` is by name; `of_assay` lists the tasks that use an assay's measurements.
+    `compounds` has columns compound, smiles and row (and name, for a wide table). `measurements`
+    has columns compound, assay, value (float64, NaN where missing), side (-1, 0, 1, NaN for about),
+    inclusive (for <= and >=), unit (canonical spelling, empty without one) and row. Rows are those
+    in the file, from 1. `tasks` is by name; `of_assay` lists the tasks that use an assay's
+    measurements.
     """
 
     compounds: pd.DataFrame
@@ -87,7 +88,11 @@ def _long(sources: Sources, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     path = resolve(said.file, str(folder))
     table = _columns(path, {said.compound: WHOLE, said.smiles: TEXT})
     compounds = pd.DataFrame(
-        {"compound": _text(table[said.compound]), "smiles": _text(table[said.smiles])}
+        {
+            "compound": _text(table[said.compound]),
+            "smiles": _text(table[said.smiles]),
+            "row": np.arange(1, len(table) + 1),
+        }
     )
     path = resolve(measured.file, str(folder))
     wanted = {measured.compound: WHOLE, measured.assay: WHOLE, measured.value: NUMBER}
@@ -140,6 +145,7 @@ def _wide(
     name = _text(table[said.compound]) if said.compound else rows
     # Row numbers identify compounds, because a compound's name may appear in several rows.
     compounds = pd.DataFrame({"compound": rows, "smiles": _text(table[said.smiles]), "name": name})
+    compounds["row"] = np.arange(1, len(table) + 1)
     parts = []
     for assay in of_assay:
         side = table[said.qualifiers[assay]] if assay in said.qualifiers else None

@@ -186,7 +186,7 @@ def test_compounds_of_one_structure_are_one_record_and_ambiguous_names_are_dropp
     compounds = pd.DataFrame(
         [("1", "OCC"), ("2", "CCO"), ("3", "X"), ("4", "CC"), ("4", "CCC"), ("", "C"), ("5", "")],
         columns=["compound", "smiles"],
-    )
+    ).assign(row=range(1, 8))
     standard = pd.DataFrame(
         [
             ("OCC", "CCO", None),
@@ -206,6 +206,13 @@ def test_compounds_of_one_structure_are_one_record_and_ambiguous_names_are_dropp
         "unparsable": 1,
         "several structures for one name": 2,
     }
+    assert report.rejected_structures().to_numpy().tolist() == [
+        [3, "unparsable"],
+        [4, "several structures for one name"],
+        [5, "several structures for one name"],
+        [6, "no structure or name"],
+        [7, "no structure or name"],
+    ]
 
 
 def written(folder: Path, **files: str) -> Path:
