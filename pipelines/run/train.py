@@ -163,7 +163,7 @@ class _Session:
             log=self.events,
         )
         federation.warm_up()
-        run.inspections = federation.inspect()
+        run.inspections = federation.inspect(self._reading)
         plans = [plan for plan in run.plans.values() if plan]
         run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
         self.listeners.stage("opening MLflow")
@@ -176,6 +176,10 @@ class _Session:
         run.startup_s = run.seconds
         self.listeners.planned(run)
         return federation
+
+    def _reading(self, percents: Mapping[str, int]) -> None:
+        shares = ", ".join(f"{silo} {percent} %" for silo, percent in percents.items())
+        self.listeners.stage(f"silos read their data: {shares}")
 
     def _rounds(self, federation: Federation) -> None:
         run, planned = self.run, self.run.job_file.job.training.rounds

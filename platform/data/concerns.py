@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blindsum.platform.data.features import CLIP
 from blindsum.platform.data.fingerprint import canonical
 from blindsum.platform.data.records import Fold
+from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.features_section import Columns
 from blindsum.platform.job.folds_section import HashFolds

@@ -7,9 +7,10 @@ file in the silo's own state folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ import pyarrow as pa
 
 from blindsum.platform.data.at_silo import TABLE_NOTES, told_at_silo, write_at_silo
 from blindsum.platform.data.columns import Column, gaps, require
+from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.concerns import concerns, record_digests
 from blindsum.platform.data.enough import nothing_to_score
-from blindsum.platform.data.features import features_of
+from blindsum.platform.data.features import Featurised, features_of
 from blindsum.platform.data.files.arrow_types import plain
-from blindsum.platform.data.fingerprint import fingerprints
+from blindsum.platform.data.fingerprint import fingerprints, kept_fingerprints
 from blindsum.platform.data.labels import (
     Labelled,
     Labels,
@@ -34,6 +36,7 @@ from blindsum.platform.data.labels import (
 )
 from blindsum.platform.data.prepared_table import require_prepared
 from blindsum.platform.data.reading import read_table
+from blindsum.platform.data.reasons import in_general
 from blindsum.platform.data.records import Fold, Stored
 from blindsum.platform.data.rejected_rows import Rejected, dropped_rows, list_rejected, refuse
 from blindsum.platform.data.split import folds_of
@@ -66,7 +69,11 @@ class SiloData:
 
 
 def load_data(
-    path: Path, contract: DataSection, rejects: Path, own: Tasks | None = None
+    path: Path,
+    contract: DataSection,
+    rejects: Path,
+    own: Tasks | None = None,
+    computing: Computing = ALONE,
 ) -> SiloData:
     """Read a silo's table and prepare both folds.
 
@@ -74,14 +81,15 @@ def load_data(
         path: a file or folder of a kind that `blindsum.platform.data.reading` reads.
         rejects: file in which to list the rows that are refused or dropped, mode 0600.
         own: the silo's private tasks.
+        computing: the silo's means.
 
     Raises:
         DataError: unreadable file, missing column, wrong type, missing or infinite values,
             an unknown class, an unreadable molecule, or an empty fold.
     """
-    usable = _usable(path, contract, rejects, own or {})
+    usable = _usable(path, contract, rejects, own or {}, computing)
     table, features, labels = usable.table, usable.features, usable.labels
-    test = _held_out(table, contract)
+    test = _held_out(usable, contract)
     data = SiloData(
         train=Fold(features[~test], labels[~test]),
         test=Fold(features[test], labels[test]),
@@ -120,11 +128,16 @@ def table_fingerprints(
 
 
 def load_molecules(
-    path: Path, contract: DataSection, rejects: Path, own: Tasks | None = None
+    path: Path,
+    contract: DataSection,
+    rejects: Path,
+    own: Tasks | None = None,
+    computing: Computing = ALONE,
 ) -> tuple[list[str], list[str]] | None:
     """Return the SMILES of the training and of the held-out records; private to the silo.
 
-    They stand in the order of `load_data`'s folds, with the same private tasks. None if the records are not molecules.
+    They stand in the order of `load_data`'s folds, with the same private tasks. None if the records
+    are not molecules.
 
     Raises:
         DataError: as `load_data`.
@@ -132,9 +145,9 @@ def load_molecules(
     column = features_of(contract.features).smiles_column
     if column is None:
         return None
-    table = _usable(path, contract, rejects, own or {}).table
-    smiles = np.array(table.column(column).to_pylist(), dtype=object)
-    test = _held_out(table, contract)
+    usable = _usable(path, contract, rejects, own or {}, computing)
+    smiles = np.array(usable.table.column(column).to_pylist(), dtype=object)
+    test = _held_out(usable, contract)
     return smiles[~test].tolist(), smiles[test].tolist()
 
 
@@ -143,25 +156,31 @@ def _without_keys(table: pa.Table, contract: DataSection) -> pa.Table:
     return table.drop_columns(sorted(keys))
 
 
-def _held_out(table: pa.Table, contract: DataSection) -> npt.NDArray[np.bool_]:
-    return folds_of(contract.folds).held_out(table, features_of(contract.features))
+def _held_out(usable: _Usable, contract: DataSection) -> npt.NDArray[np.bool_]:
+    features = features_of(contract.features)
+    return folds_of(contract.folds).held_out(usable.table, features, usable.scaffolds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Usable:
-    """The table, features and labels of the records that are trained on and held out."""
+    """The table, features, scaffolds and labels of the records that are trained on and held out."""
 
     table: pa.Table
     features: Stored
+    scaffolds: Sequence[str] | None
     labels: Labels
     fingerprint: str
     dropped: int
     earlier: tuple[str, ...]
 
 
-def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Usable:
+def _usable(
+    path: Path, contract: DataSection, rejects: Path, own: Tasks, computing: Computing
+) -> _Usable:
     features = features_of(contract.features)
+    computing.told(0.0)
     table = _checked(path, contract, rejects, own)
+    computing.told(0.0)
     with _fitting(path):
         labelled, of_own = _labelled(table, contract, own, path, rejects)
     shared = [*_gaps(table, contract), *labelled.rejected]
@@ -171,27 +190,42 @@ def _usable(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> _Us
     with _unnamed(rejects):
         refuse(of_own, path.name, rejects)
     with _fitting(path):
-        fingerprint, earlier = fingerprints(table)
-        made = features.compute(table)
-    unreadable = Rejected(
-        rows=~made.usable,
-        column=features.smiles_column or "",
-        fault="molecules that RDKit cannot read",
-        mend="Correct or remove them, or set data.unparsable: drop to train without them.",
-        then=contract.unparsable,
-    )
-    found.append(unreadable)
+        fingerprint, earlier = kept_fingerprints(table, computing)
+        computing.told(0.0)
+        made = features.compute(table, computing, contract.folds.needs_molecules)
+    without = _without_features(made, features.smiles_column or "", contract)
+    found += without
     list_rejected(found, table, rejects)
-    refuse([unreadable], path.name, rejects)
+    refuse(without, path.name, rejects)
     kept = ~dropped_rows(found, table.num_rows)
+    left = kept[made.usable]
     return _Usable(
         table=table.filter(pa.array(kept)),
-        features=made.features if kept.all() else made.features[kept[made.usable]],
+        features=made.features if left.all() else made.features[left],
+        scaffolds=list(compress(made.scaffolds, left)) if made.scaffolds else made.scaffolds,
         labels=labelled.labels[kept],
         fingerprint=fingerprint,
         dropped=int((~kept).sum() + labelled.left_out[kept].sum()),
         earlier=earlier,
     )
+
+
+def _without_features(made: Featurised, column: str, contract: DataSection) -> list[Rejected]:
+    """Return the molecules without features, those with the same reason together."""
+    rows: dict[str, list[int]] = {}
+    for row, reason in made.reasons.items():
+        rows.setdefault(reason, []).append(row)
+    return [
+        Rejected(
+            rows=np.isin(np.arange(len(made.usable)), at),
+            column=column,
+            fault=f"molecules {in_general([reason])}",
+            mend="Correct or remove them, or set data.unparsable: drop to train without them.",
+            reason=reason,
+            then=contract.unparsable,
+        )
+        for reason, at in rows.items()
+    ]
 
 
 def _labelled(

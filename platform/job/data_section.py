@@ -52,7 +52,8 @@ class DataSection(Section):
         None, description="Refuse tables whose digests of preparation differ from these."
     )
     unparsable: Literal["refuse", "drop"] = Field(
-        "refuse", description="What to do with molecules that RDKit cannot read."
+        "refuse",
+        description="What to do with molecules that give no features.",
     )
     unlabelled: Literal["refuse", "drop"] = Field(
         "refuse",

@@ -37,6 +37,9 @@ RELEASES = {
         "privacy.noise: none"
     ),
     "records and single labels that were dropped": "the same guarantee as held-out counts",
+    "share of its table that a silo has read, by silo": (
+        "in steps of 5 %, so that it tells no count; its pace is visible, as all seconds are"
+    ),
     "epsilon spent and left, by silo": "depends on the job file alone",
     "past spend on the same table, by silo": (
         "reveals to the driver that the table was used before; withheld where the silo has an "

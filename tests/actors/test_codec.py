@@ -16,7 +16,7 @@ from blindsum.actors.messages import ApplyReport, SiloSpec, TrainReport
 from blindsum.actors.shell import shell
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import CALLS as OF_SILOS
-from blindsum.actors.silo_messages import Inspection
+from blindsum.actors.silo_messages import Inspection, Progress
 from blindsum.he.exchange import Exchange, SiloName
 from blindsum.he.identity import Identity
 from blindsum.he.keys import Agreement, Contribution, KeyCeremony
@@ -55,6 +55,7 @@ def messages(make_job: MakeJob, tmp_path: Path) -> list[Any]:
             kept={3: "d"},
             charged=(4, 1),
         ),
+        Progress(percent=45, at_work=True),
         TrainReport(
             silo="alder",
             epsilon=1.5,

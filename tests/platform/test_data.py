@@ -165,12 +165,17 @@ def test_unreadable_molecules_are_refused_or_counted_and_never_quoted(
 ) -> None:
     smiles = ["C" * (i + 1) for i in range(20)] + [CANARY, "", "C" * 5000]
     path = write(pa.table({"smiles": smiles, "y": [i % 2 for i in range(23)]}), tmp_path / "m")
-    with pytest.raises(DataError, match="rows are listed in") as caught:
+    with pytest.raises(DataError, match="molecules that RDKit cannot read; the rows") as caught:
         load(path, molecules(contract, "refuse"), tmp_path)
     rejects = tmp_path / "state" / "rejected_rows.csv"
     listed = list(csv.DictReader(rejects.open()))
     assert [row["row"] for row in listed] == ["21", "22", "23"]
     assert {row["column"] for row in listed} == {"smiles"} and listed[0]["value"] == CANARY
+    assert [row["reason"] for row in listed] == [
+        "RDKit cannot read it",
+        "it has no atoms",
+        "it is longer than 1,000 characters",
+    ]
     assert rejects.stat().st_mode & 0o777 == 0o600
     data = load(path, molecules(contract, "drop"), tmp_path)
     assert data.dropped == 3 and len(data.train) + len(data.test) == 20
