@@ -91,6 +91,27 @@ MUTANTS = (
         "tests/platform/test_concerns.py",
     ),
     Mutant(
+        "private tasks in the sums that the intervals need",
+        "platform/evaluation/tasks.py",
+        "            if name in self._shared:\n",
+        "            if True:\n",
+        "tests/platform/test_tasks.py",
+    ),
+    Mutant(
+        "an interval that leaves out the noise on the counts",
+        "platform/evaluation/intervals.py",
+        "4 * (1 + fewer) * squared * deviation**2",
+        "0 * deviation",
+        "tests/platform/test_intervals.py",
+    ),
+    Mutant(
+        "tasks of one silo taken for independent",
+        "platform/evaluation/tasks.py",
+        "            self._influence[name] += of_records\n",
+        "            self._influence[name] = np.hypot(self._influence[name], of_records)\n",
+        "tests/platform/test_intervals.py",
+    ),
+    Mutant(
         "the true size as divisor",
         "platform/training/local.py",
         "return self._training.learning_rate / self._training.expected_batch_size",

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from blindsum.pipelines.audit.evidence import Figure
 from blindsum.pipelines.audit.outcome import FULL, QUICK, Audit, exceeded, gate_key, keep_private
-from blindsum.pipelines.audit.report.page import ROWS, as_page, shown, worst
+from blindsum.pipelines.audit.report.page import ROWS, as_page, interval_of, shown, worst
 from blindsum.pipelines.audit.report.records import as_private_page
 from blindsum.pipelines.audit.run import audit
 from blindsum.pipelines.run.folders import runs_folder
@@ -158,6 +159,20 @@ def _write(path: Path, content: str) -> None:
         file.write(content)
 
 
+def _cell(figure: Figure) -> str:
+    """Return a figure as the page has it, with words for the page's colours."""
+    verdict = (
+        ", BEATS guessing" if figure.above_floor else ", may be chance" if figure.undecided else ""
+    )
+    inside = [
+        *([interval_of(figure)] if interval_of(figure) else []),
+        *([f"guessing: {shown(figure, figure.floor)}"] if figure.floor is not None else []),
+    ]
+    return (
+        f"{shown(figure, figure.value)}" + (f" ({'; '.join(inside)})" if inside else "") + verdict
+    )
+
+
 def _show(found: Audit, report: Path, private: Path) -> None:
     table = Sheet(
         "adversary",
@@ -167,7 +182,8 @@ def _show(found: Audit, report: Path, private: Path) -> None:
         "privacy",
         "encryption",
         "both",
-        title=f"audit of silo {found.silo}; in parentheses: the figure that guessing reaches",
+        title=f"audit of silo {found.silo}; in parentheses: 95 % interval, and the figure that "
+        "guessing reaches",
     )
     for row in ROWS:
         cells = [
@@ -178,11 +194,14 @@ def _show(found: Audit, report: Path, private: Path) -> None:
                 row.adversary,
                 row.attack,
                 row.figure,
-                *(f"{shown(c, c.value)} ({shown(c, c.floor or 0)})" if c else "" for c in cells),
+                *(_cell(c) if c else "" for c in cells),
             )
     show_result(table)
     for name, views in found.bounds.items():
-        bounds = ", ".join(f"{view} {bound.best:.2f}" for view, bound in views.items())
+        bounds = ", ".join(
+            f"{view} {bound.epsilon:.2f} (if the mechanism is Gaussian: {bound.gaussian:.2f})"
+            for view, bound in views.items()
+        )
         claimed = f" (claimed {found.plan.epsilon:g})" if name == "as planned" else ""
         show_result(f"lower bound on epsilon, {name}{claimed}: {bounds}")
     accepted = [name for name, refusal in found.refusals.items() if not refusal]

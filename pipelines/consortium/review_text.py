@@ -260,8 +260,8 @@ def reveals(one: JobReview) -> Iterator[tuple[str, str]]:
     figures = (
         "accuracy, loss, number of records and of each class"
         if job.data.target
-        else "AUROC, average precision, calibration, R2, RMSE and loss, as means over tasks, and "
-        "the number of records"
+        else "AUROC, average precision, calibration, R2, RMSE and loss, as means over tasks with "
+        "their variances, and the numbers of records, of positive and of negative labels"
     )
     yield (
         "held-out figures",

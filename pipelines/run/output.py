@@ -15,6 +15,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from blindsum.platform.tracking.mlflow_run import RunLink
 
 
+LASTING_LINES = 10
+"""About as many rounds, evenly spread, leave a line on a terminal."""
+
 _BETWEEN_S = 10.0
 """Seconds between two lines about progress within a stage, in a log."""
 
@@ -75,6 +79,11 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
     found = [
         f"{name}: {text}" for name, one in (inspections or {}).items() for text in one.warnings
     ]
+    if inspections and _nothing_to_score(inspections):
+        found.append(
+            "no silo can score any shared task: this run would spend its whole budget, and nobody "
+            "would learn how good its model is"
+        )
     if open_ := [name for name, one in (inspections or {}).items() if not one.owned]:
         found.append(
             f"owners' consent and lifetime limits are not enforced at {', '.join(open_)}: no "
@@ -90,6 +99,12 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
     if job.encryption.scheme == "none":
         found.append("no encryption: the aggregator sees every silo's update")
     return found + job_warnings(job)
+
+
+def _nothing_to_score(inspections: Mapping[str, Inspection]) -> bool:
+    from blindsum.platform.data.enough import NOTHING_TO_SCORE  # imports pyarrow
+
+    return all(NOTHING_TO_SCORE in one.warnings for one in inspections.values())
 
 
 class Progressing(Listener):
@@ -141,6 +156,8 @@ class Progressing(Listener):
     def round(self, run: Run, report: RoundReport) -> None:
         if self._task is not None:
             self._bar.update(self._task, completed=report.round)
+        if report.round % max(1, run.rounds_planned // LASTING_LINES) == 0:
+            console.print(_round_line(run, report), soft_wrap=True)
         self._live.update(Group(_progress_table(run, report), self._bar))
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
@@ -214,9 +231,9 @@ class Lines(Quiet):
         """Print a line about a completed round."""
         found = report.metrics.held_out
         score = f"{found.line()}, " if found else ""
-        spent = f"epsilon {max(report.epsilon.values()):.3f}, " if report.epsilon else ""
         console.print(
-            f"round {report.round} of {run.rounds_planned}: {score}{spent}{report.seconds:.2f} s"
+            f"round {report.round} of {run.rounds_planned}: {score}{_spent(report)}"
+            f"{report.seconds:.2f} s"
         )
 
 
@@ -397,11 +414,29 @@ def _privacy_line(run: Run) -> str:
     )
 
 
+def _round_line(run: Run, report: RoundReport) -> str:
+    """Return a round in a line that is shorter than that of --lines."""
+    found, figures = report.metrics.held_out, ""
+    if found:
+        shown = [found.score, *([found.rare] if found.rare else [])]
+        figures = "".join(f"{score.name} {score.written}, " for score in shown)
+    return (
+        f"round {report.round} of {run.rounds_planned}: {figures}{_spent(report)}"
+        f"{report.seconds:.2f} s"
+    )
+
+
+def _spent(report: RoundReport) -> str:
+    return f"epsilon {max(report.epsilon.values()):.3f}, " if report.epsilon else ""
+
+
 def _progress_table(run: Run, report: RoundReport) -> Sheet:
     m = report.metrics.held_out
-    score = m.score.name if m else "accuracy"
+    # With the AUPRC where positives are rare, which the AUROC hides.
+    scores = [m.score, *([m.rare] if m.rare else [])] if m else []
+    names = [score.name for score in scores] or ["accuracy"]
     table = Sheet(
-        "round", score, "loss", "up", "down", "seconds", "epsilon spent (left)", text=True
+        "round", *names, "loss", "up", "down", "seconds", "epsilon spent (left)", text=True
     )
     epsilon = "  ".join(
         f"{silo} {spent:.2f} ({max(0.0, (run.budget(silo) or 0) - spent):.2f})"
@@ -409,8 +444,8 @@ def _progress_table(run: Run, report: RoundReport) -> Sheet:
     )
     table.add(
         str(report.round),
-        f"{m.score.value:.3f}" if m else "",
-        f"{m.loss:.3f}" if m else "",
+        *([score.short for score in scores] or [""]),
+        f"{m.loss:.3f}" if m and isfinite(m.loss) else "",
         size(report.up_bytes),
         size(report.down_bytes),
         f"{report.seconds:.2f}",

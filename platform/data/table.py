@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from blindsum.platform.data.columns import Column, gaps, require
 from blindsum.platform.data.concerns import concerns, record_digests
+from blindsum.platform.data.enough import nothing_to_score
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.fingerprint import fingerprints
 from blindsum.platform.data.labels import (
@@ -94,9 +95,9 @@ def load_data(
                 "data.",
             )
     records = tuple(record_digests(_without_keys(table, contract)))
-    return replace(
-        data, concerns=concerns(table, contract, data.train, test, records), records=records
-    )
+    odd = concerns(table, contract, data.train, test, records)
+    odd += nothing_to_score(data.test.labels, contract.tasks or {})
+    return replace(data, concerns=odd, records=records)
 
 
 def table_fingerprints(
