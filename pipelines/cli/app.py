@@ -127,6 +127,7 @@ def _train(
     job_file: JobFile, address: str | None, json: bool, lines: bool, kept: Kept | None = None
 ) -> None:
     from blindsum.pipelines.run import output
+    from blindsum.pipelines.run.closing import show_end
     from blindsum.pipelines.run.run import Run
     from blindsum.pipelines.run.train import train
 
@@ -138,7 +139,7 @@ def _train(
     finally:
         shown.close()
         for one in seen:
-            emit("end", **one.summary()) if json else output.show_end(one)
+            emit("end", **one.summary()) if json else show_end(one)
 
 
 @app.command()

@@ -3,7 +3,8 @@
 import pytest
 
 from blindsum.actors.thread_cluster import ThreadCluster
-from blindsum.pipelines.run.output import Quiet, show_end
+from blindsum.pipelines.run.closing import show_end
+from blindsum.pipelines.run.output import Quiet
 from blindsum.pipelines.run.train import train
 from tests.conftest import MakeJob
 
