@@ -84,7 +84,24 @@ class JobError(BlindsumError):
 
 
 class DataError(BlindsumError):
-    """A silo's data does not meet the job's requirements."""
+    """A silo's data does not meet the job's requirements.
+
+    Args:
+        at_silo: what only the silo's owner may read, for example values and row numbers. It is no
+            part of the message, and it is lost when the error is pickled: it never crosses Ray.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        hint: str = "",
+        *,
+        silo: str | None = None,
+        round: int | None = None,
+        at_silo: str = "",
+    ) -> None:
+        super().__init__(what, hint, silo=silo, round=round)
+        self.at_silo = at_silo
 
 
 class ModelError(BlindsumError):

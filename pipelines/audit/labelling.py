@@ -20,7 +20,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from blindsum.platform.data.labels import Labels
-from blindsum.platform.evaluation.tasks import by_task
+from blindsum.platform.evaluation.scores import by_task
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.training.losses import MultiTask, RecordLoss, classification, record_loss

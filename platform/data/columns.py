@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blindsum.platform.data.column_findings import column_findings
 from blindsum.platform.data.rejected_rows import Rejected, said_of
 from blindsum.platform.errors import DataError
 
@@ -63,6 +64,7 @@ def require(table: pa.Table, columns: Iterable[Column], path: Path) -> None:
     """
     counts = Counter(table.column_names)
     faults: dict[str, list[str]] = {}
+    expected: dict[str, str] = {}
     mends: dict[str, None] = {}
     for column in columns:
         count = counts[column.name]
@@ -83,10 +85,12 @@ def require(table: pa.Table, columns: Iterable[Column], path: Path) -> None:
         else:
             continue
         faults.setdefault(fault, []).append(column.name)
+        expected[column.name] = column.type.expected
         mends[mend] = None
     if faults:
         said = "; ".join(said_of(names, ("is", "are"), fault) for fault, names in faults.items())
-        raise DataError(f"{path.name}: {said}", " ".join(mends))
+        told = column_findings(table, expected)
+        raise DataError(f"{path.name}: {said}", " ".join(mends), at_silo=told)
 
 
 def gaps(table: pa.Table) -> list[Rejected]:

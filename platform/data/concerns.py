@@ -67,11 +67,11 @@ def record_digests(table: pa.Table) -> list[bytes]:
     names = sorted(table.column_names)
     columns = {name: canonical(table.column(name)) for name in names}
     numbers = [n for n in names if pa.types.is_floating(columns[n].type)]
+    of_numbers = set(numbers)
     rows = np.empty((table.num_rows, len(numbers)))
     for i, name in enumerate(numbers):
-        rows[:, i] = columns[name].to_numpy()  # a gap becomes NaN
-    among = set(numbers)
-    texts = [columns[name].to_pylist() for name in names if name not in among]
+        rows[:, i] = columns[name].to_numpy(zero_copy_only=False)  # a gap becomes NaN
+    texts = [columns[name].to_pylist() for name in names if name not in of_numbers]
     digests = []
     for row, *said in zip(rows, *texts, strict=True):
         digest = hashlib.blake2b(row.tobytes(), digest_size=16)

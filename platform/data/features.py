@@ -1,7 +1,7 @@
 """The kinds of features: plain columns, RDKit descriptors, and fingerprints computed or read.
 
-A new kind of data needs a section in `blindsum.platform.job.features_section`, a class here, and its
-line in `features_of`.
+A new kind of data needs a section in `blindsum.platform.job.features_section`, a class here, and
+its line in `features_of`.
 
 Features are scaled by public constants only. Means computed from the silos' data would be a
 release outside the privacy plan.

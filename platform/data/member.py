@@ -1,4 +1,4 @@
-"""One silo's records and private tasks, read from the places where the job or its owner keeps them."""
+"""One silo's records and private tasks, read from where the job or its owner keeps them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The kinds of folds: which records are held out, by a rule that all silos share.
 
-A key (scaffold, patient number, the record itself) lies in the test fold if HMAC-SHA256(salt, key), read as a
-fraction of 1, is below `test_fraction`. Silos exchange nothing to agree on their folds.
+A key (scaffold, patient number, the record itself) lies in the test fold if HMAC-SHA256(salt, key),
+read as a fraction of 1, is below `test_fraction`. Silos exchange nothing to agree on their folds.
 
 A new kind of folds needs a section in `blindsum.platform.job.folds_section`, a class here, and its
 line in `folds_of`.

@@ -17,10 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from blindsum.platform.data.at_silo import TABLE_NOTES, told_at_silo, write_at_silo
 from blindsum.platform.data.columns import Column, gaps, require
 from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.concerns import concerns, record_digests
+from blindsum.platform.data.enough import nothing_to_score
 from blindsum.platform.data.features import Featurised, features_of
+from blindsum.platform.data.files.arrow_types import plain
 from blindsum.platform.data.fingerprint import fingerprints, kept_fingerprints
 from blindsum.platform.data.labels import (
     Labelled,
@@ -75,7 +78,7 @@ def load_data(
     """Read a silo's table and prepare both folds.
 
     Args:
-        path: Parquet, or CSV if the name ends in .csv or .csv.gz.
+        path: a file or folder of a kind that `blindsum.platform.data.reading` reads.
         rejects: file in which to list the rows that are refused or dropped, mode 0600.
         own: the silo's private tasks.
         computing: the silo's means.
@@ -102,9 +105,9 @@ def load_data(
                 "data.",
             )
     records = tuple(record_digests(_without_keys(table, contract)))
-    return replace(
-        data, concerns=concerns(table, contract, data.train, test, records), records=records
-    )
+    odd = concerns(table, contract, data.train, test, records)
+    odd += nothing_to_score(data.test.labels, contract.tasks or {})
+    return replace(data, concerns=odd, records=records)
 
 
 def table_fingerprints(
@@ -133,7 +136,8 @@ def load_molecules(
 ) -> tuple[list[str], list[str]] | None:
     """Return the SMILES of the training and of the held-out records; private to the silo.
 
-    They stand in the order of `load_data`'s folds, with the same private tasks. None if the records are not molecules.
+    They stand in the order of `load_data`'s folds, with the same private tasks. None if the records
+    are not molecules.
 
     Raises:
         DataError: as `load_data`.
@@ -246,21 +250,27 @@ def _labelled(
     return Labelled(labels, rejected, shared.left_out), of_own.rejected
 
 
+@told_at_silo
 def _checked(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> pa.Table:
     """Read the columns that the contract uses, and check their types."""
     features, folds = features_of(contract.features), folds_of(contract.folds)
-    of_labels = _label_columns(contract)
-    typed = [*folds.columns(), *of_labels, *task_columns(own)]
-    texts = [column.name for column in typed if column.type.text_in_csv]
-    table = read_table(path, texts)
+    of_labels, of_own = _label_columns(contract), task_columns(own)
+    shared = [*features.columns(), *folds.columns(), *of_labels]
+    texts = [column.name for column in [*shared, *of_own] if column.type.text_in_csv]
+    notes: list[str] = []
+    table = read_table(path, texts, contract.csv, notes.append)
+    if notes:
+        write_at_silo(rejects.with_name(TABLE_NOTES), "\n".join(notes))
     if table.num_rows == 0:
         raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
     require_prepared(table, contract.prepared, path)
-    of_own = task_columns(own)
-    require(table, [*features.columns(), *folds.columns(), *of_labels], path)
+    with _unnamed(rejects):
+        table = plain(table, _expected(of_own), path)
+    table = plain(table, _expected(shared), path)
+    require(table, shared, path)
     with _unnamed(rejects):
         require(table, of_own, path)
-    used = _names([*features.columns(), *folds.columns(), *of_labels, *of_own])
+    used = _names([*shared, *of_own])
     return table.select(used).combine_chunks()
 
 
@@ -280,6 +290,10 @@ def _label_columns(contract: DataSection) -> list[Column]:
     if contract.target:
         return [target_column(contract.target)]
     return task_columns(contract.tasks or {})
+
+
+def _expected(columns: Iterable[Column]) -> dict[str, str]:
+    return {column.name: column.type.expected for column in columns}
 
 
 def _names(columns: Iterable[Column]) -> list[str]:
@@ -310,9 +324,7 @@ def _unnamed(rejects: Path) -> Iterator[None]:
         yield
     except (DataError, pa.ArrowException, ValueError, OverflowError) as error:
         place = rejects.with_name("private_tasks_error.txt")
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        place.touch(mode=0o600)
-        place.write_text(f"{error}\n", encoding="utf-8")
+        write_at_silo(place, f"{error}\n{getattr(error, 'at_silo', '')}\n")
         raise DataError(
             "a column of this silo's private tasks is missing or holds wrong values",
             f"The column and the reason are written in {place} at the silo.",

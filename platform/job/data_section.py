@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
+from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
 from blindsum.platform.job.folds_section import (
     ColumnFolds,
@@ -78,6 +79,12 @@ class DataSection(Section):
         return section.model_copy(
             update={"target": None, "tasks": {target.column: target.as_task()}}
         )
+
+    csv: CsvSection | None = Field(
+        None,
+        exclude_if=unless(None),
+        description="How CSV files are read; default: commas, decimal points, UTF-8.",
+    )
 
     @model_validator(mode="after")
     def _classes_or_tasks(self) -> DataSection:

@@ -23,7 +23,7 @@ class SiloSection(Section):
 
     name: Name = Field(description="Short name; appears in every message about this silo.")
     data: str = Field(
-        description="Parquet or CSV file, relative to the job file or absolute; at a silo with an "
+        description="File or folder, relative to the job file or absolute; at a silo with an "
         "owner's file, a dataset's name in it."
     )
 

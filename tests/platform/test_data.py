@@ -131,11 +131,9 @@ def test_files_that_cannot_be_read(tables, contract, tmp_path) -> None:  # type:
         with pytest.raises(DataError, match="cannot be read as") as caught:
             load(tmp_path / name, contract, tmp_path)
         assert CANARY not in str(caught.value)
-    for odd in (tmp_path, tmp_path / "pipe"):
-        if odd != tmp_path:
-            os.mkfifo(odd)  # reading it would block for ever
-        with pytest.raises(DataError, match="is not a file"):
-            load(odd, contract, tmp_path)
+    os.mkfifo(tmp_path / "pipe")  # reading it would block for ever
+    with pytest.raises(DataError, match="is not a file"):
+        load(tmp_path / "pipe", contract, tmp_path)
     with pytest.raises(DataError, match="there is no data file"):
         load(tmp_path / "none.parquet", contract, tmp_path)
 

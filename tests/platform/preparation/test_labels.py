@@ -294,7 +294,7 @@ def test_a_wide_table_gives_the_same_as_long_ones(tmp_path: Path) -> None:
         ({"assays": "assay,task,task\n7,a,b\n"}, "assays.csv has duplicate columns"),
         (
             {"activities": "compound;assay;value;q\n1;7;5;\n"},
-            "is missing or duplicate. Correct its name in the sources file. (A CSV must be",
+            "is missing or duplicate. Correct its name in the sources file. (A CSV must have",
         ),
         (
             {"assays": f"assay,task,color\n7,{CANARY},x\n"},
