@@ -117,7 +117,8 @@ def federated(job: Job, members: Sequence[Member]) -> nn.Module:
         random = cryptographic_generator() if own else seeded_generator(job.seed, member.name)
         loss = record_loss(job.data, {})
         trainers.append(LocalTrainer(model, member.data.train, job.training, own, random, loss))
-    return Simulation(model, trainers, job.server).run(job.training.rounds)
+    federation = Simulation(model, trainers, job.server, average=job.training.average)
+    return federation.run(job.training.rounds)
 
 
 def auroc(model: nn.Module, members: Sequence[Member]) -> float:
