@@ -8,15 +8,15 @@ three silos by scaffold: descriptors and ECFP, with the settings of the solubili
 example. Silos' trainer, plan, integers, noise and server optimizer are the product's own
 (`blindsum.platform.training.simulation`); nothing is encrypted, and nothing charged. All rules see
 the same rounds of the same runs; `none` is the last round's model. Each seed draws other initial
-weights and other noise. Figures are the product's main figure over all silos' held-out records, and
-exact.
+weights and other noise. Figures are the product's main figures (accuracy, mean AUROC, mean R2)
+over all silos' held-out records, and exact.
 
     mean, sd      of the released figure over seeds
     jump          greatest difference between neighbouring rounds in the last fifth of a run,
                   mean over seeds
-    worst_jump    the same over all rounds after the first tenth, greatest over seeds
+    worst_jump    the same over all rounds, greatest over seeds
 
-JSON: {dataset}.{rule}.{mean,sd,se,minus_none,minus_none_se,jump,worst_jump}.
+JSON: {dataset, figure}.{rule}.{mean,sd,se,minus_none,minus_none_se,jump,worst_jump}.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from utility import NoisedSums
 from blindsum.pipelines.comparison.baseline import member_of
 from blindsum.platform.data.member import Member
 from blindsum.platform.data.split import fraction, scaffold_key
+from blindsum.platform.evaluation.figures import TaskFigures
 from blindsum.platform.evaluation.round_counts import Counting, Tally
 from blindsum.platform.job.average_section import Average
 from blindsum.platform.job.file import JobFile, load_job
@@ -84,8 +85,8 @@ def members(path: Path, overrides: tuple[str, ...]) -> tuple[JobFile, list[Membe
     return job_file, [member_of(job_file, name) for name in job_file.job.roster]
 
 
-def curves(setting: Setting) -> np.ndarray:
-    """Run the job's rounds once; return the figure after each round, [rules, rounds]."""
+def curves(setting: Setting) -> dict[str, np.ndarray]:
+    """Run the job's rounds once; return the figures after each round, each [rules, rounds]."""
     torch.set_num_threads(1)
     job_file, owners = members(setting.path, setting.overrides)
     job = job_file.job.model_copy(update={"seed": setting.seed})
@@ -105,7 +106,7 @@ def curves(setting: Setting) -> np.ndarray:
     federation = Simulation(whole, trainers, job.server, combine)
     rules = [TypeAdapter(Average).validate_python(rule) for rule in RULES.values()]
     averages = [of_model(whole) for _ in rules]
-    found = np.empty((len(rules), job.training.rounds))
+    found: dict[str, np.ndarray] = {}
     for round in range(1, job.training.rounds + 1):
         federation.round()
         averages = [
@@ -114,12 +115,14 @@ def curves(setting: Setting) -> np.ndarray:
         ]
         for i, average in enumerate(averages):
             with showing(whole, average):
-                found[i, round - 1] = figure(job, whole, owners)
+                for name, value in figures(job, whole, owners).items():
+                    empty = np.empty((len(rules), job.training.rounds))
+                    found.setdefault(name, empty)[i, round - 1] = value
     return found
 
 
-def figure(job: Job, model: torch.nn.Module, owners: list[Member]) -> float:
-    """Return the model's main figure on all silos' held-out records."""
+def figures(job: Job, model: torch.nn.Module, owners: list[Member]) -> dict[str, float]:
+    """Return the model's main figures on all silos' held-out records."""
     exact = job.model_copy(update={"privacy": NoNoise(noise="none")})
     countings = [Counting(exact, None, one.data, np.random.default_rng()) for one in owners]
     last = job.training.rounds
@@ -127,27 +130,30 @@ def figure(job: Job, model: torch.nn.Module, owners: list[Member]) -> float:
     held_out = countings[0].summarise(counts, last, 2**62, job.roster).held_out
     if held_out is None:
         raise ValueError("nothing was evaluated")
-    return held_out.score.value
+    found = {held_out.score.name: held_out.score.value}
+    if isinstance(held_out, TaskFigures) and held_out.regression_tasks:
+        found["mean R2"] = held_out.r2
+    return found
 
 
 def summary(found: np.ndarray) -> dict[str, dict[str, float]]:
     """Return the figures by rule from curves [seeds, rules, rounds]."""
     seeds, _, rounds = found.shape
-    late, early = rounds - max(2, rounds // 5), max(1, rounds // 10)
+    late = rounds - max(2, rounds // 5)
     tree = {}
     for i, rule in enumerate(RULES):
         last, apart = found[:, i, -1], found[:, i, -1] - found[:, 0, -1]
         steps = np.abs(np.diff(found[:, i], axis=1))
-        figures = {
+        row = {
             "mean": last.mean(),
             "sd": last.std(ddof=1),
             "se": last.std(ddof=1) / np.sqrt(seeds),
             "minus_none": apart.mean(),
             "minus_none_se": apart.std(ddof=1) / np.sqrt(seeds),
             "jump": steps[:, late - 1 :].max(axis=1).mean(),
-            "worst_jump": steps[:, early - 1 :].max(),
+            "worst_jump": steps.max(),
         }
-        tree[rule] = {name: round(float(value), 4) for name, value in figures.items()}
+        tree[rule] = {name: round(float(value), 4) for name, value in row.items()}
     return tree
 
 
@@ -166,7 +172,8 @@ def table_jobs(folder: Path, given: argparse.Namespace) -> dict[str, Path]:
         job["silos"] = [
             {"name": s, "data": f"{s}.parquet", "state": str(folder / s)} for s in SILOS
         ]
-        scaling = {"center": round(table["y"].mean(), 1), "scale": round(table["y"].std(), 1)}
+        y = table["y"]
+        scaling = {"center": round(float(y.mean()), 1), "scale": round(float(y.std()), 1)}
         job["data"].pop("target", None)
         job["data"]["tasks"] = {"y": {"kind": "regression", **scaling}}
         expected = job["training"]["sampling_rate"] * 0.8 * len(table) / len(SILOS)
@@ -211,10 +218,11 @@ def main() -> None:
         ]
         with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
             found = list(pool.map(curves, runs))
-    tree = {
-        name: summary(np.array(found[i * given.seeds : (i + 1) * given.seeds]))
-        for i, name in enumerate(names)
-    }
+    tree = {}
+    for i, name in enumerate(names):
+        of_job = found[i * given.seeds : (i + 1) * given.seeds]
+        for figure in of_job[0]:
+            tree[f"{name}, {figure}"] = summary(np.array([one[figure] for one in of_job]))
     show(tree)
     console.print(f"{time.monotonic() - started:.0f} s")
     if given.json:

@@ -24,7 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 from blindsum.pipelines.run.listeners import Listener
+from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.platform.job.average_section import described
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.releases import metrics_guarantee
 
@@ -208,6 +210,8 @@ def show_end(run: Run) -> None:
         table.add_row("rounds", f"{completed}; {run.ended}" if run.ended else completed)
         table.add_row("held out", _score_line(run))
         table.add_row("", f"these figures are {metrics_guarantee(job)}")
+        if run.still_moving:
+            table.add_row("", ADVICE)
         table.add_row("privacy", _privacy_line(run))
         if m.saturated > 1e-3:
             table.add_row(
@@ -232,7 +236,8 @@ def show_end(run: Run) -> None:
         table.add_row("traffic", f"{size(up)} up, {size(down)} down, over all silos")
     table.add_row("time", f"{run.seconds:.1f} s, including {run.startup_s:.1f} s of start-up")
     if run.saved:
-        table.add_row("model", f"{run.saved.path} (after round {run.saved.round})")
+        which = described(job.training.average, run.saved.round)
+        table.add_row("model", f"{run.saved.path} ({which})")
     if run.link:
         table.add_row("MLflow", f"experiment {run.link.experiment}, run {run.link.run_id}")
     for name, inspection in run.inspections.items():

@@ -31,6 +31,14 @@ class NoAverage(Section):
     kind: Literal["none"]
 
 
+def described(average: Polynomial | Exponential | NoAverage, round: int) -> str:
+    """Return in words what is released after a round."""
+    if average.kind == "none":
+        return f"after round {round}"
+    how = f"eta {average.eta:g}" if average.kind == "polynomial" else f"decay {average.decay:g}"
+    return f"average up to round {round}, {average.kind}, {how}"
+
+
 Average = Annotated[Polynomial | Exponential | NoAverage, Field(discriminator="kind")]
 DEFAULT = Polynomial(kind="polynomial")
 LAST = NoAverage(kind="none")
