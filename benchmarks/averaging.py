@@ -5,11 +5,11 @@
 
 The shipped examples with their own settings, or a table of molecules with one regression task, in
 three silos by scaffold: descriptors and ECFP, with the settings of the solubility and the assays
-example. Silos' trainer, plan, integers, noise and server optimizer are the product's own
-(`blindsum.platform.training.simulation`); nothing is encrypted, and nothing charged. All rules see
-the same rounds of the same runs; `none` is the last round's model. Each seed draws other initial
-weights and other noise. Figures are the product's main figures (accuracy, mean AUROC, mean R2)
-over all silos' held-out records, and exact.
+example. Trainer, plan, noise, integers (under shared noise) and server optimizer are the product's
+own (`blindsum.platform.training.simulation`); nothing is encrypted, and nothing charged. All rules
+see the same rounds of the same runs; `none` is the last round's model. Each seed draws other
+initial weights and other noise. Figures are the product's main figures (accuracy, mean AUROC, mean
+R2) over all silos' held-out records, and exact.
 
     mean, sd      of the released figure over seeds
     jump          greatest difference between neighbouring rounds in the last fifth of a run,
@@ -53,12 +53,12 @@ from blindsum.platform.job.average_section import Average
 from blindsum.platform.job.file import JobFile, load_job
 from blindsum.platform.job.schema import Job, NoNoise
 from blindsum.platform.privacy.plan import plan
-from blindsum.platform.privacy.randomness import cryptographic_generator
+from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
 from blindsum.platform.training.average import averaged, of_model, showing
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import model_of
-from blindsum.platform.training.simulation import Simulation
+from blindsum.platform.training.simulation import Combine, Simulation, mean_update
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SHIPPED, SILOS = ("solubility", "diagnosis", "fraud", "assays"), ("alder", "birch", "cedar")
@@ -90,7 +90,7 @@ def curves(setting: Setting) -> dict[str, np.ndarray]:
     torch.set_num_threads(1)
     job_file, owners = members(setting.path, setting.overrides)
     job = job_file.job.model_copy(update={"seed": setting.seed})
-    random = cryptographic_generator()
+    random = cryptographic_generator() if job.private else seeded_generator(job.seed)
     models = [model_of(job, own=len(one.own)) for one in owners]
     plans = [plan(job, one.name) for one in owners]
     trainers = [
@@ -99,9 +99,9 @@ def curves(setting: Setting) -> dict[str, np.ndarray]:
         )
         for model, one, of in zip(models, owners, plans, strict=True)
     ]
-    if plans[0] is None:
-        raise ValueError("the job has no differential privacy")
-    combine = NoisedSums(plans[0], job.training.expected_batch_size, len(owners), random)
+    combine: Combine = mean_update
+    if plans[0] and plans[0].share is not None:
+        combine = NoisedSums(plans[0], job.training.expected_batch_size, len(owners), random)
     whole = model_of(job)  # without private heads: only shared tasks are counted
     federation = Simulation(whole, trainers, job.server, combine)
     rules = [TypeAdapter(Average).validate_python(rule) for rule in RULES.values()]

@@ -88,6 +88,7 @@ def job_of(folder: Path, tasks: Sequence[str], *overrides: str) -> JobFile:
             "sampling_rate": 0.05,
             "expected_batch_size": 100,
             "learning_rate": 0.1,
+            "average": {"kind": "none"},
         },
         "server": {"optimizer": "momentum"},
         "privacy": {"noise": "none"},
