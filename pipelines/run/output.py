@@ -236,8 +236,8 @@ def show_end(run: Run) -> None:
         table.add_row("traffic", f"{size(up)} up, {size(down)} down, over all silos")
     table.add_row("time", f"{run.seconds:.1f} s, including {run.startup_s:.1f} s of start-up")
     if run.saved:
-        which = described(job.training.average, run.saved.round)
-        table.add_row("model", f"{run.saved.path} ({which})")
+        which = described(job.training.average)
+        table.add_row("model", f"{run.saved.path} (after round {run.saved.round}; {which})")
     if run.link:
         table.add_row("MLflow", f"experiment {run.link.experiment}, run {run.link.run_id}")
     for name, inspection in run.inspections.items():

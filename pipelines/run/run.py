@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blindsum.pipelines.run.moving import still_moving
+from blindsum.platform.job.average_section import described
 from blindsum.platform.job.file import JobFile
 
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
@@ -207,6 +208,7 @@ class Run:
             "model": str(self.saved.path) if self.saved else None,
             "model_round": self.saved.round if self.saved else None,
             "model_digest": last.model_digest if last else None,
+            "model_average": described(self.job_file.job.training.average),
             "tracking_uri": link.uri if link else None,
             "experiment": link.experiment if link else None,
             "mlflow_run": link.run_id if link else None,

@@ -87,9 +87,7 @@ def _save_statement(run: Run, tracker: Tracker) -> None:
 def closing_tags(run: Run) -> dict[str, str]:
     """Return the MLflow tags of a run that is over: spend, ledgers, consent, lost silos."""
     tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
-    if run.saved:
-        averaging = run.job_file.job.training.average
-        tags["blindsum.model"] = described(averaging, run.saved.round)
+    tags["blindsum.average"] = described(run.job_file.job.training.average)
     if run.still_moving:
         tags["blindsum.still_moving"] = ADVICE
     tags |= {f"blindsum.lost.{silo}": f"in round {round}" for silo, round in run.lost.items()}

@@ -31,12 +31,12 @@ class NoAverage(Section):
     kind: Literal["none"]
 
 
-def described(average: Polynomial | Exponential | NoAverage, round: int) -> str:
-    """Return in words what is released after a round."""
+def described(average: Polynomial | Exponential | NoAverage) -> str:
+    """Return in words what is released."""
     if average.kind == "none":
-        return f"after round {round}"
+        return "the newest model, no average"
     how = f"eta {average.eta:g}" if average.kind == "polynomial" else f"decay {average.decay:g}"
-    return f"average up to round {round}, {average.kind}, {how}"
+    return f"{average.kind} average of the rounds' models, {how}"
 
 
 Average = Annotated[Polynomial | Exponential | NoAverage, Field(discriminator="kind")]
