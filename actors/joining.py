@@ -23,6 +23,7 @@ from blindsum.he.exchange import Exchange
 from blindsum.he.handover import Handover, StateRequest, seal_to
 from blindsum.he.identity import fingerprint
 from blindsum.he.keys import Agreement, Contribution, Introduction
+from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import (
     AggregatorLost,
     BlindsumError,
@@ -85,7 +86,13 @@ class JoiningSilo:
             kept=kept,
             charged=self._last_attempt,
             owned=own.owned,
+            warnings=() if own.owned else own.data.concerns,
         )
+
+    @property
+    def data(self) -> SiloData:
+        """This silo's data, for whoever owns this process. No other process can ask for it."""
+        return self._own.data
 
     def note_refusal(self, error: BlindsumError) -> BlindsumError:
         """Note in the audit log why this silo refused; returns the error that leaves it."""

@@ -19,7 +19,8 @@ class Inspection:
     limits. Without one, `ledger` is the ledger's path and `lifetime` counts the dataset's past
     jobs; with one, the silo reports neither. For an interrupted run, `kept` has the digests of the
     states in its checkpoints, by round, and `charged` is the last round and attempt that it
-    charged.
+    charged. `warnings` says what is odd about the silo's data; with an owner's file, only the owner
+    learns that.
     """
 
     silo: str
@@ -31,6 +32,7 @@ class Inspection:
     kept: Mapping[int, str] = field(default_factory=dict)
     charged: tuple[int, int] = (0, 0)
     owned: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

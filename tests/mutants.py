@@ -22,6 +22,7 @@ if str(ROOT) not in sys.path:  # as a script
     sys.path.insert(0, str(ROOT))
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
+from tests.planted_in_the_average import IN_THE_AVERAGE
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,6 @@ CHARGE = (
     "  # before the data is touched\n"
 )
 RETURNS = "tests/actors/test_returns.py"
-AVERAGING = "tests/actors/test_averaging.py"
 ACROSS = "tests/actors/separate/test_federation.py"
 TRAIN = "        update = own.trainer.train(self._model.vector, exchange.clipping)\n"
 
@@ -82,6 +82,13 @@ MUTANTS = (
         "return np.flatnonzero(drawn)",
         "return np.arange(int(drawn.sum()))",
         "tests/platform/test_training.py",
+    ),
+    Mutant(
+        "what is odd about an owner's data told to the driver",
+        "actors/joining.py",
+        "warnings=() if own.owned else own.data.concerns",
+        "warnings=own.data.concerns",
+        "tests/platform/test_concerns.py",
     ),
     Mutant(
         "the true size as divisor",
@@ -416,76 +423,13 @@ MUTANTS = (
         f"{HE}/test_wire.py",
     ),
     Mutant(
-        "average: the newest model released",
-        "actors/silo.py",
-        "[one.average.shared for one in self._models",
-        "[one.vector for one in self._models",
-        AVERAGING,
+        "a table's fingerprint in MLflow",
+        "actors/books.py",
+        "return self.ledger.chain.head()",
+        'return f"{self.ledger.chain.head()} {self._dataset.fingerprint}"',
+        "tests/pipelines/test_train.py",
     ),
-    Mutant(
-        "average: the newest model evaluated",
-        "actors/silo.py",
-        "with showing(own.model, self._model.average) as shown:",
-        "for shown in (own.model,):",
-        AVERAGING,
-    ),
-    Mutant(
-        "average: what training goes on from",
-        "actors/silo.py",
-        "own.trainer.train(self._model.vector,",
-        "own.trainer.train(self._model.average.shared,",
-        SILO,
-    ),
-    Mutant(
-        "average: left in place by an undone round",
-        "actors/silo.py",
-        "        self._models = self._models[:1]\n",
-        "        self._models = (replace(self._models[0], average=self._model.average),)\n",
-        SILO,
-    ),
-    Mutant(
-        "average: not in the checkpoint",
-        "platform/state/checkpoint.py",
-        '"average": average.shared}',
-        '"average": checkpoint.model}',
-        f"{AVERAGING} tests/actors/test_restore.py",
-    ),
-    Mutant(
-        "average: in no digest",
-        "actors/prepared.py",
-        "digest(vector, average.shared)",
-        "digest(vector)",
-        AVERAGING,
-    ),
-    Mutant(
-        "average: not compared between silos",
-        "actors/federation.py",
-        'same_digest((a.model_digest for a in applied), "averaged model", number)',
-        "applied[0].model_digest",
-        AVERAGING,
-    ),
-    Mutant(
-        "average: of a head that is not kept",
-        "actors/prepared.py",
-        "kept.average if kept.head else replace(",
-        "replace(",
-        AVERAGING,
-    ),
-    Mutant(
-        "average: of a state taken over, of any shape",
-        "actors/returning.py",
-        "models = [kept.model, kept.average.shared]",
-        "models = [kept.model]",
-        RETURNS,
-    ),
-    Mutant(
-        "average: weights that do not sum to one",
-        "platform/training/average.py",
-        "(rule.eta + 1) / (round + rule.eta)",
-        "(rule.eta + 1) / (round + 1 + rule.eta)",
-        "tests/platform/test_average.py",
-    ),
-    *(Mutant(*one) for one in BETWEEN_CLUSTERS),
+    *(Mutant(*one) for one in (*BETWEEN_CLUSTERS, *IN_THE_AVERAGE)),
 )
 
 

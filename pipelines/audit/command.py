@@ -115,7 +115,7 @@ def run_audit(
 
 def _record(job_file: JobFile, run: str, found: Audit, report: Path, figures: Path) -> str | None:
     """Store the shareable part in the job's MLflow; return what could not be stored, or None."""
-    tracker = Tracker(job_file, run)
+    tracker = Tracker(job_file, run, command="audit")
     tracker.ready()
     tracker.log_round(0, {_metric(key): value for key, value in found.gate().items()})
     tracker.log_file(report)
@@ -144,8 +144,10 @@ def _limit(text: str) -> tuple[str, float]:
 
 
 def _metric(key: str) -> str:
-    """Return the figure's MLflow key, with characters that MLflow rejects replaced by "_"."""
-    return "audit." + "".join(c if c.isalnum() or c in "_-./ " else "_" for c in key)
+    """Return the figure's MLflow key, with characters that MLflow rejects replaced by "_". Each
+    adversary's figures form a section of MLflow's charts."""
+    key = key.replace(".", "/", 1)
+    return "audit/" + "".join(c if c.isalnum() or c in "_-./ " else "_" for c in key)
 
 
 def _write(path: Path, content: str) -> None:

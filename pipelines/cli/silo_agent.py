@@ -124,7 +124,8 @@ def show_job(
         return show()
     home = _open(file)
     inbox = Inbox(home.state)
-    for line in review(home.owner, home.name, inbox, inbox.one(job).digest).lines():
+    digest = inbox.one(job).digest
+    for line in review(home.owner, home.name, inbox, digest, features=True).lines():
         typer.echo(line)
     return None
 

@@ -38,6 +38,13 @@ from blindsum.platform.privacy.randomness import cryptographic_generator, seeded
 from blindsum.platform.state.private_head import PrivateHead
 from blindsum.platform.tracking.mlflow_run import Tracker
 from blindsum.platform.tracking.mlflow_uri import sqlite_file
+from blindsum.platform.tracking.names import (
+    EPSILON_PLANNED,
+    SECONDS,
+    held_out_metrics,
+    held_out_tags,
+)
+from blindsum.platform.tracking.run_facts import NOTE
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import model_of
@@ -92,7 +99,8 @@ def baseline(
     import_from(str(job_file.folder))
     members = [member_of(job_file, name) for name in names]
     run = f"{job.name}-{arm}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-    tracker = Tracker(job_file, run, _tags(job, arm, silo) | (tags or {}))
+    about = _tags(job, arm, silo) | (tags or {})
+    tracker = Tracker(job_file, run, about, command=f"baseline {arm}")
     tracker.ready()
     try:
         counts, epsilon = (_local if arm == "local" else _pooled)(job, members, run, done)
@@ -104,12 +112,11 @@ def baseline(
     if metrics.held_out is None:
         raise BlindsumError("no held-out record was evaluated")
     seconds = time.monotonic() - started
-    figures = {**metrics.held_out.tracked(), "seconds": seconds}
-    tracker.log_round(
-        job.training.rounds, figures | ({"epsilon_planned": epsilon} if epsilon else {})
-    )
-    note = {"mlflow.note.content": f"{arm}: {metrics.held_out.line()}"}
-    failure = tracker.finish("FINISHED", "all rounds completed", note)
+    planned = {EPSILON_PLANNED: epsilon} if epsilon else {}
+    figures = {**held_out_metrics(metrics.held_out), SECONDS: seconds, **planned}
+    tracker.log_round(job.training.rounds, figures)
+    closing = {NOTE: f"{arm}: {metrics.held_out.line()}", **held_out_tags(metrics.held_out)}
+    failure = tracker.finish("FINISHED", "all rounds completed", closing)
     return Baseline(run, arm, metrics.held_out, epsilon, seconds, failure)
 
 

@@ -21,6 +21,7 @@ from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import state_folder
 from blindsum.platform.tracking.mlflow_run import tracking_uri
 from blindsum.platform.tracking.mlflow_uri import open_client, sqlite_file
+from blindsum.platform.tracking.names import figures_of
 
 CONFIDENCE = 0.95
 LEAST_RATIO = 0.01
@@ -162,7 +163,8 @@ def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
         ) from None
     trials = []
     for run in runs:
-        figures, tags, params = dict(run.data.metrics), run.data.tags, run.data.params
+        tags, params = run.data.tags, run.data.params
+        figures = figures_of(run.data.metrics, tags)
         metric = next((name for name in SCORES if name in figures), None)
         if metric is None:
             continue  # an audit, or a run without an evaluation
@@ -178,7 +180,9 @@ def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
             "privacy.delta",
         )
         settings = [
-            (k, v) for k, v in sorted(params.items()) if not k.startswith(apart) and k != "seed"
+            (k, v)
+            for k, v in sorted(params.items())
+            if not k.startswith(apart) and k != "seed" and v != "null"  # as older versions wrote
         ]
         private = epsilon != "unbounded"
         noise = f"{params.get('privacy.noise')} noise, delta {params.get('privacy.delta')}"
@@ -256,11 +260,13 @@ def _bases(trials: Sequence[Trial], epsilon: float | None) -> dict[str, Trial]:
 
 def _differing(trials: Sequence[Trial]) -> list[str]:
     """Return the settings, besides seed, privacy and encryption, that differ between runs."""
-    values: dict[str, set[str]] = defaultdict(set)
+    values: dict[str, set[str | None]] = defaultdict(set)
+    known = {name for trial in trials for name, _ in trial.settings}
     for trial in trials:
-        for name, value in trial.settings:
+        own = dict(trial.settings)
+        for name in known:
             if trial.epsilon is not None or not name.startswith("privacy."):
-                values[name].add(value)
+                values[name].add(own.get(name))
     return sorted(name for name, found in values.items() if len(found) > 1)
 
 

@@ -83,7 +83,10 @@ def run_compare(
     failure = None
     if mlflow:
         tracker = Tracker(
-            job_file, f"compare-{comparison.experiment}", {"blindsum.compare": "page"}
+            job_file,
+            f"compare-{comparison.experiment}",
+            {"blindsum.compare": "page"},
+            command="compare",
         )
         tracker.ready()
         tracker.log_file(path)

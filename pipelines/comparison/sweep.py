@@ -204,7 +204,8 @@ def _opened(job_file: JobFile, digest: str) -> tuple[str, set[str]]:
     """Create a parent run; return its id and the digests of the finished runs."""
     from blindsum.platform.tracking.mlflow_run import Tracker
 
-    tracker = Tracker(job_file, f"{job_file.job.name}-sweep-{digest[:6]}", {TAG: "parent"})
+    name = f"{job_file.job.name}-sweep-{digest[:6]}"
+    tracker = Tracker(job_file, name, {TAG: "parent"}, command="sweep")
     link = tracker.ready()
     tracker.finish("FINISHED", "a sweep's parent", {})
     uri = tracking_uri(job_file)

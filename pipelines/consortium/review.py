@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import TypeVar
 
 from blindsum.actors.separate.inbox import Inbox, Received, against_policy
@@ -23,9 +25,11 @@ from blindsum.pipelines.consortium.deciding import code_files, code_folder
 from blindsum.pipelines.consortium.review_text import Review, Traffic
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.member import REJECTED_ROWS
-from blindsum.platform.data.table import table_fingerprints, used_columns
+from blindsum.platform.data.table import load_data, table_fingerprints, used_columns
 from blindsum.platform.errors import BlindsumError, LedgerError
 from blindsum.platform.evaluation.figures import count_values
+from blindsum.platform.job.data_section import DataSection
+from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.owner import Owner
 from blindsum.platform.job.paths import places_under
 from blindsum.platform.job.private_tasks import load_private_tasks
@@ -37,8 +41,12 @@ from blindsum.platform.state.ledger import Ledger
 T = TypeVar("T")
 
 
-def review(owner: Owner, silo: str, inbox: Inbox, digest: str) -> Review:
+def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = False) -> Review:
     """Return what a proposed job would do at this silo.
+
+    Args:
+        features: also compute the table's features, and say what is odd about the data. It may
+            take a while for many molecules.
 
     Raises:
         JobError, ConsentError: there is no such proposal, or it cannot be read.
@@ -49,7 +57,7 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str) -> Review:
     names = code_files(folder)
     code = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     faults, obstacles = against_policy(owner, job, silo, names), list[str]()
-    fingerprints = tuple[str, ...]()
+    fingerprints, concerns = tuple[str, ...](), tuple[str, ...]()
     own_plan = held_out = own_budget = None
     values = _or_noted(obstacles, lambda: parameter_count(job))
     traffic = _or_noted(obstacles, lambda: _traffic(job, values))
@@ -60,6 +68,9 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str) -> Review:
             held_out = _or_noted(obstacles, lambda: metrics_plan(job)) if job.private else None
             found = _or_noted(obstacles, lambda: _fingerprints(owner, inbox, received, job, silo))
             fingerprints = found or ()
+            if found and features:
+                look = partial(_concerns, owner, inbox, received, job, silo)
+                concerns = _or_noted(obstacles, look) or ()
             own_budget = budget(ledger, job.silo(silo).data, fingerprints)
             obstacles += _of_budget(ledger, own_budget, fingerprints, own_plan, held_out)
         earlier = since_approved(ledger, inbox, job, code)
@@ -70,6 +81,7 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str) -> Review:
         job_digest=job_digest(job),
         policy=tuple(faults),
         obstacles=tuple(obstacles),
+        concerns=concerns,
         columns=tuple(used_columns(job.data)),
         parameters=values,
         plan=own_plan,
@@ -155,8 +167,21 @@ def _fingerprints(
     Raises:
         ConsentError, DataError: the table cannot be read, or does not meet the job.
     """
+    return table_fingerprints(*_table(owner, inbox, received, job, silo))
+
+
+def _concerns(
+    owner: Owner, inbox: Inbox, received: Received, job: Job, silo: str
+) -> tuple[str, ...]:
+    """Return what is odd about the silo's data. Raises as `_fingerprints`."""
+    return load_data(*_table(owner, inbox, received, job, silo)).concerns
+
+
+def _table(
+    owner: Owner, inbox: Inbox, received: Received, job: Job, silo: str
+) -> tuple[Path, DataSection, Path, Tasks]:
+    """Return the table's path, its contract, the file for rows at fault, and the private tasks."""
     section = job.silo(silo)
     places = places_under(owner, section, "")
     own = load_private_tasks(section, job, places.private_tasks)
-    rejects = inbox.folder(received.digest) / REJECTED_ROWS
-    return table_fingerprints(places.table, job.data, rejects, own)
+    return places.table, job.data, inbox.folder(received.digest) / REJECTED_ROWS, own

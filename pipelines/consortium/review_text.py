@@ -48,6 +48,7 @@ class Review:
     Attributes:
         policy: why the owner's file does not allow the job; empty if it does.
         obstacles: why a run would fail here although the owner's file allows it.
+        concerns: what is odd about the silo's data; empty if its features were not computed.
         columns: the table's columns that the job names, without private tasks.
         parameters: None if only the code of a `model.factory` knows their number.
         plan, held_out: None without differential privacy, or if no plan is possible.
@@ -64,6 +65,7 @@ class Review:
     job_digest: str
     policy: tuple[str, ...]
     obstacles: tuple[str, ...]
+    concerns: tuple[str, ...]
     columns: tuple[str, ...]
     parameters: int | None
     plan: PrivacyPlan | None
@@ -87,6 +89,7 @@ class Review:
         made = (
             ("The owner's file refuses it", [("", text) for text in self.policy]),
             ("A run would fail at this silo", [("", text) for text in self.obstacles]),
+            ("Odd about your data", [("", text) for text in self.concerns]),
             ("Since the last approved job of this name", list(_changes(self))),
             ("It would train", list(_trains(self))),
             ("It would spend", list(_spends(self))),

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from shlex import quote
 
 from rich.table import Table
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo_messages import Inspection
-from blindsum.he.cipher import chunk_bytes
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.run.folders import runs_folder, silo_folder
 from blindsum.pipelines.run.output import plan_figures, warnings
+from blindsum.pipelines.run.traffic import Traffic, traffic
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.platform.data.concerns import shared_records
 from blindsum.platform.errors import BlindsumError
-from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
@@ -29,13 +29,13 @@ from blindsum.platform.privacy.statement import privacy_statement
 
 @dataclass(frozen=True)
 class Checked:
-    """A job that would run. Bytes are those of the ciphertexts of one round, for all silos."""
+    """A job that would run. `concerns` are what is odd about the data of all silos together."""
 
     inspections: Mapping[str, Inspection]
     parameters: Parameters
     rounds: int
-    up_bytes: int
-    down_bytes: int
+    concerns: tuple[str, ...]
+    traffic: Traffic
 
 
 def check(job_file: JobFile, address: str | None) -> Checked:
@@ -52,30 +52,30 @@ def check(job_file: JobFile, address: str | None) -> Checked:
         len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
     )
     runs_folder(job_file)
-    inspections = _on_cluster(job_file, address) if address else _here(job_file)
-    values = next(iter(inspections.values())).parameters
-    fresh, summed = chunk_bytes(parameters)
-    update, metrics = parameters.chunks(values), parameters.of_counts.chunks(count_values(job))
+    inspections, concerns = (_on_cluster(job_file, address), []) if address else _here(job_file)
+    first = next(iter(inspections.values()))
     plans = [i.plan for i in inspections.values() if i.plan]
-    return Checked(
-        inspections,
-        parameters,
-        min([job.training.rounds, *(p.rounds_within_budget for p in plans)]),
-        up_bytes=len(job.silos) * (update + metrics) * fresh,
-        down_bytes=len(job.silos) * (update + metrics) * summed,
-    )
+    rounds = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
+    bound = update_range(job, first.plan or plan(job, first.silo))
+    sent = traffic(job, parameters, first.parameters, bound, rounds)
+    return Checked(inspections, parameters, rounds, tuple(concerns), sent)
 
 
-def _here(job_file: JobFile) -> dict[str, Inspection]:
+def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
+    """Inspect every silo in this process. Whoever runs it may read its tables, so that it also
+    tells what is odd about their data, on a machine with an owner's file too."""
     from blindsum.actors.silo import Silo
 
-    inspections, faults = {}, []
+    inspections, records, faults = {}, {}, []
     for name in job_file.job.roster:
         try:
             silo = Silo(
                 SiloSpec(job=job_file.job, run="check", name=name, folder=str(job_file.folder))
             )
-            inspections[name] = silo.inspect()
+            found = silo.inspect()
+            data = silo.data
+            inspections[name] = replace(found, warnings=data.concerns)
+            records[name] = data.records
         except BlindsumError as error:
             faults.append(error.located(silo=name))
     if len(faults) == 1:
@@ -86,7 +86,7 @@ def _here(job_file: JobFile) -> dict[str, Inspection]:
         raise BlindsumError(
             "\n".join([f"{faults[0].what}. {faults[0].hint}"] if alike else map(str, faults))
         )
-    return inspections
+    return inspections, shared_records(records)
 
 
 def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]:
@@ -102,8 +102,8 @@ def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]
 
 def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     """Print what the run would spend and send."""
-    job, parameters = job_file.job, checked.parameters
-    found = warnings(job, checked.inspections)
+    job, parameters, sent = job_file.job, checked.parameters, checked.traffic
+    found = [*warnings(job, checked.inspections), *checked.concerns]
     first = next(iter(checked.inspections.values()))
     stated = privacy_statement(
         job,
@@ -117,8 +117,11 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             job=job.name,
             rounds=checked.rounds,
             parameters=values,
-            up_bytes_per_round=checked.up_bytes,
-            down_bytes_per_round=checked.down_bytes,
+            up_bytes_per_round=checked.traffic.up_a_round,
+            down_bytes_per_round=checked.traffic.down_a_round,
+            up_bytes=checked.traffic.up,
+            down_bytes=checked.traffic.down,
+            bytes_at_most=checked.traffic.at_most,
             encryption=asdict(parameters),
             warnings=found,
             statement=stated,
@@ -166,9 +169,9 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             console.print(f"  {text}" if name.isdigit() else f"  {name}: {text}")
     console.print(f"\nmodel: {values} parameters, {checked.rounds} rounds")
     console.print(
-        f"ciphertext: {size(checked.up_bytes)} up and {size(checked.down_bytes)} down a round, "
-        "over all silos and without signatures and framing; "
-        f"{size(checked.rounds * (checked.up_bytes + checked.down_bytes))} in all"
+        f"traffic: {'at most ' if sent.at_most else ''}{size(sent.up_a_round)} up and "
+        f"{size(sent.down_a_round)} down a round, over all silos; {size(sent.up)} up and "
+        f"{size(sent.down)} down in all"
     )
     if parameters.scheme == "ckks":
         console.print(

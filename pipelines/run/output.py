@@ -28,12 +28,15 @@ from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
 from blindsum.platform.job.average_section import described
 from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import DEFAULT_RANGE
 from blindsum.platform.privacy.releases import metrics_guarantee
+from blindsum.platform.tracking.mlflow_uri import runs_page
 
 if TYPE_CHECKING:
     from blindsum.actors.round_report import RoundReport
     from blindsum.actors.silo_messages import Inspection
     from blindsum.pipelines.run.run import Run
+    from blindsum.platform.tracking.mlflow_run import RunLink
 
 
 def counted(count: int, noun: str) -> str:
@@ -52,7 +55,9 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
     Args:
         inspections: the silos' inspections. A warning names the silos without an owner's file.
     """
-    found = []
+    found = [
+        f"{name}: {text}" for name, one in (inspections or {}).items() for text in one.warnings
+    ]
     if open_ := [name for name, one in (inspections or {}).items() if not one.owned]:
         found.append(
             f"owners' consent and lifetime limits are not enforced at {', '.join(open_)}: no "
@@ -216,8 +221,7 @@ def show_end(run: Run) -> None:
         if m.saturated > 1e-3:
             table.add_row(
                 "",
-                f"{m.saturated:.2%} of update values were cut at ±{last.range:g}: raise "
-                "encryption.range",
+                _cut_line(job, m.saturated, last.range),
             )
         if run.retries:
             table.add_row(
@@ -248,12 +252,34 @@ def show_end(run: Run) -> None:
     if run.tracking_failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")
     if run.link and run.reports:
-        console.print("\nTo look at the run and compare it with others:")
+        _show_where(run.link)
+
+
+def _show_where(link: RunLink) -> None:
+    """Print how to open the run's page in MLflow."""
+    page = runs_page(link.uri, link.experiment_id)
+    if page is None:
+        return
+    console.print("\nTo look at the run and compare it with others:")
+    if not page.startswith(link.uri):
         beside = Path(sys.executable).with_name("mlflow")
         mlflow = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
-        console.print(
-            Text(f"  {mlflow} ui --backend-store-uri {quote(run.link.uri)}"), soft_wrap=True
+        command = f"  {mlflow} ui --backend-store-uri {quote(link.uri)}"
+        console.print(Text(command), soft_wrap=True)
+    console.print(Text(f"  {page}"), soft_wrap=True)
+
+
+def _cut_line(job: Job, share: float, bound: float) -> str:
+    """Return what to do about updates beyond the range, the likelier cause first."""
+    rate, narrow = job.training.learning_rate, job.encryption.range
+    if narrow is not None and narrow < DEFAULT_RANGE:
+        mend = f"raise encryption.range ({narrow:g}), or lower training.learning_rate ({rate:g})"
+    else:
+        mend = (
+            f"lower training.learning_rate ({rate:g}); only if updates should be that large, "
+            "raise encryption.range"
         )
+    return f"{share:.2%} of update values were cut at ±{bound:g}: {mend}"
 
 
 def _lost_line(run: Run, silos: list[str], left: int) -> str:

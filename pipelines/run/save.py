@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.run.run import Run, SavedModel
 from blindsum.platform.job.average_section import described
+from blindsum.platform.tracking.names import held_out_tags
+from blindsum.platform.tracking.run_facts import NOTE, run_note
 
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
     from blindsum.actors.federation import Federation
@@ -101,10 +103,14 @@ def closing_tags(run: Run) -> dict[str, str]:
         for silo, plan in run.plans.items()
         if plan
     }
+    if found := run.held_out():
+        tags |= held_out_tags(found[1])
     if run.reports:
+        if not run.job_file.job.moves_range:
+            tags["blindsum.range"] = f"{run.reports[-1].range:g}"
         heads = {silo: h for report in run.reports for silo, h in report.ledgers.items()}
         tags |= {f"blindsum.ledger.{silo}": h for silo, h in heads.items()}
-        tags["mlflow.note.content"] = run.headline()
+        tags[NOTE] = f"{run.headline()}\n\n{run_note(run.job_file.job)}"
     return tags
 
 

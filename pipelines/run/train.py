@@ -5,18 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import secrets
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blindsum.infra.ray_session import ray_session
-from blindsum.pipelines.run.folders import runs_folder, silo_folder
+from blindsum.pipelines.run.folders import run_name, runs_folder, silo_folder
 from blindsum.pipelines.run.listeners import (
     KeepsRounds,
     Listener,
@@ -246,12 +244,7 @@ class _Session:
 
 
 def _new_spec(job_file: JobFile) -> RunSpec:
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    # The budget comes early in the name, because MLflow shortens names.
-    privacy = job_file.job.privacy
-    label = "nodp" if privacy.noise == "none" else f"eps{privacy.epsilon:g}"
-    label = label if job_file.job.private or label == "nodp" else "NOT-PRIVATE-TEST"
-    name = f"{job_file.job.name}-{label}-{stamp}-{secrets.token_hex(3)}"
+    name = run_name(job_file.job)
     return RunSpec(name=name, job_file=job_file, folder=runs_folder(job_file) / name)
 
 

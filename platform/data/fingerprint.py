@@ -27,11 +27,11 @@ def fingerprints(table: pa.Table) -> tuple[str, tuple[str, ...]]:
         SHA-256 digests, hex.
     """
     names = sorted(table.column_names)
-    canonical = pa.table({name: _canonical(table.column(name)) for name in names})
+    columns = pa.table({name: canonical(table.column(name)) for name in names})
     digest = hashlib.sha256(VERSION)
     for name in names:
         digest.update(f"{name}\0".encode())
-    ordered = canonical.sort_by([(name, "ascending") for name in names])
+    ordered = columns.sort_by([(name, "ascending") for name in names])
     for name in names:
         column = ordered.column(name).combine_chunks()
         gaps = pc.is_null(column)
@@ -45,7 +45,8 @@ def fingerprints(table: pa.Table) -> tuple[str, tuple[str, ...]]:
     return digest.hexdigest(), _earlier(table)
 
 
-def _canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column's values in one form: float64 with one zero and without NaN, or `string`."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.job.labels_section import Tasks
@@ -12,6 +13,9 @@ from blindsum.platform.job.schema import Job
 
 REJECTED_ROWS = "rejected_rows.txt"
 """In the folder of one run at the silo: positions of the molecules that RDKit cannot read."""
+
+CONCERNS = "odd_data.txt"
+"""In the folder of one run at the silo: what is odd about its data, for its owner."""
 
 
 @dataclass(frozen=True)
@@ -37,4 +41,13 @@ def open_member(job: Job, name: str, places: SiloPlaces, run: str) -> Member:
     """
     own = load_private_tasks(job.silo(name), job, places.private_tasks)
     rejects = places.of_run(run) / REJECTED_ROWS
-    return Member(name, load_data(places.table, job.data, rejects, own), own)
+    data = load_data(places.table, job.data, rejects, own)
+    if data.concerns and places.owner:
+        _tell_owner(data.concerns, places.of_run(run) / CONCERNS)
+    return Member(name, data, own)
+
+
+def _tell_owner(concerns: tuple[str, ...], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{text}\n" for text in concerns), encoding="utf-8")

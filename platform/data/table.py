@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from blindsum.platform.data.columns import Column, refuse_missing, require
+from blindsum.platform.data.concerns import concerns, record_digests
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.fingerprint import fingerprints
 from blindsum.platform.data.labels import (
@@ -42,7 +43,8 @@ class SiloData:
     `fingerprint` is a digest of the used columns, by which the ledger knows the dataset. It
     depends neither on the order of rows nor on the program that wrote the file. `earlier` holds
     the digests that earlier versions computed for the same records. `dropped` counts molecules
-    that RDKit cannot read.
+    that RDKit cannot read. `concerns` says what is odd about the records
+    (`blindsum.platform.data.concerns`), `records` has a digest of each.
     """
 
     train: Fold
@@ -50,6 +52,8 @@ class SiloData:
     fingerprint: str
     dropped: int
     earlier: tuple[str, ...] = ()
+    concerns: tuple[str, ...] = ()
+    records: tuple[bytes, ...] = ()
 
     def __repr__(self) -> str:
         return "SiloData(private)"
@@ -93,7 +97,10 @@ def load_data(
                 "Change data.folds (salt and test_fraction, or held_out), or give this silo more "
                 "data.",
             )
-    return data
+    records = tuple(record_digests(_without_keys(table, contract)))
+    return replace(
+        data, concerns=concerns(table, contract, data.train, test, records), records=records
+    )
 
 
 def table_fingerprints(
@@ -127,6 +134,11 @@ def load_molecules(
     smiles = np.array(table.column(column).to_pylist(), dtype=object)
     test = _held_out(table, contract)
     return smiles[~test].tolist(), smiles[test].tolist()
+
+
+def _without_keys(table: pa.Table, contract: DataSection) -> pa.Table:
+    keys = set(_names(folds_of(contract.folds).columns())) - contract.inputs
+    return table.drop_columns(sorted(keys))
 
 
 def _held_out(table: pa.Table, contract: DataSection) -> npt.NDArray[np.bool_]:

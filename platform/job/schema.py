@@ -352,6 +352,13 @@ class Job(Section):
         """Whether the range changes between rounds."""
         return self.encryption.adapt_range and self.privacy.noise != "shared"
 
+    @property
+    def moves_range(self) -> bool:
+        """Whether the range differs between rounds: it adapts, or follows an adaptive clip norm."""
+        section = self.privacy
+        follows = section.noise == "shared" and section.clip_quantile is not None
+        return self.adapts_range or follows
+
     def evaluates(self, round: int) -> bool:
         """Return whether held-out records are evaluated after that round."""
         every = 1 if self.privacy.noise == "none" else self.privacy.metrics_every

@@ -20,6 +20,7 @@ from torch import nn
 from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.schema import Factory, Job, Linear, Mlp
+from blindsum.platform.training.dp_layers import refuse_untrainable
 from blindsum.platform.training.torch_random import forked_random
 from blindsum.platform.training.vector import Vector, digest
 
@@ -69,7 +70,7 @@ def build_model(
             model = WithHeads(model, outputs, own)
     _refuse_state(model)
     if private and isinstance(section, Factory):  # the built-in models always pass
-        _refuse_what_dp_cannot_train(model)
+        refuse_untrainable(model)
     if isinstance(section, Factory):
         _check_output(model, section.factory, features, outputs)
     return model
@@ -192,7 +193,11 @@ def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code
             raise ModelError(
                 f"the model of {factory!r} fails on {records} records of {features} features: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}",
+                ""
+                if records
+                else "A round's sample can be empty. Begin forward with: if not len(x): return "
+                f"x.new_zeros(0, {outputs})",
             ) from None
         shape = tuple(getattr(output, "shape", ()))
         if shape != (records, outputs) or not output.is_floating_point():
@@ -246,15 +251,3 @@ def _refuse_state(model: nn.Module) -> None:
                 "parameters; silos' models would differ, and the state is not protected",
                 "Replace BatchNorm by GroupNorm or LayerNorm.",
             )
-
-
-def _refuse_what_dp_cannot_train(model: nn.Module) -> None:
-    # Imported here: Opacus takes seconds to import in every silo, and most models do not need it.
-    from opacus.validators import ModuleValidator
-
-    errors = ModuleValidator.validate(model, strict=False)
-    if errors:
-        raise ModelError(
-            f"differential privacy cannot train this model: {errors[0]}",
-            "Replace that layer, for example BatchNorm by GroupNorm.",
-        )

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from blindsum.platform.tracking.mlflow_run import Tracker
+from blindsum.platform.tracking.names import EPSILON_SPENT, SECONDS_ROUND
 from tests.conftest import MakeJob
 
 SERVER = Path(__file__).resolve().parents[2] / "infra/mlflow/blindsum-mlflow"
@@ -127,17 +128,17 @@ def test_a_runs_figures_and_model_are_stored_in_database_and_folder(
         tracker = Tracker(make_job(f"tracking.uri=http://127.0.0.1:{port}"), "run-1")
         link = tracker.ready()
         for round in (1, 2, 3):
-            tracker.log_round(round, {"seconds_round": 0.5, "epsilon_spent": 0.1 * round})
+            tracker.log_round(round, {SECONDS_ROUND: 0.5, EPSILON_SPENT: 0.1 * round})
         tracker.log_model(torch.nn.Linear(4, 2), 4, 3)
         assert tracker.finish("FINISHED", "all rounds", {}) is None
         logged = mlflow.MlflowClient(f"http://127.0.0.1:{port}").get_run(link.run_id)
-        assert logged.info.status == "FINISHED" and logged.data.metrics["epsilon_spent"] == 0.1 * 3
+        assert logged.info.status == "FINISHED" and logged.data.metrics[EPSILON_SPENT] == 0.1 * 3
     finally:
         server.terminate()
         server.wait(30)
     with psycopg.connect(
         host="127.0.0.1", port=database["PGPORT"], user="mlflow", password=PASSWORD, dbname="mlflow"
     ) as db:
-        asked = db.execute("SELECT count(*) FROM metrics WHERE key = 'seconds_round'")
+        asked = db.execute("SELECT count(*) FROM metrics WHERE key = %s", (SECONDS_ROUND,))
         assert asked.fetchone() == (3,)
     assert list(artifacts.rglob("MLmodel"))

@@ -205,7 +205,7 @@ def _goes_on(job_file: JobFile, silos: Sequence[psutil.Process]) -> None:
     rounds = [(r.round, r.attempt) for r in run.reports]
     assert rounds in ([(1, 1), (2, 2), (3, 1)], [(1, 1), (2, 1), (3, 1)])
     client = mlflow.MlflowClient(f"sqlite:///{job_file.folder}/mlflow.db")
-    history = client.get_metric_history(run.link.run_id, "accuracy")
+    history = client.get_metric_history(run.link.run_id, "held_out/accuracy")
     # Exact figures stop once a silo is left out: their difference would be cedar's own.
     assert sorted(m.step for m in history) == [1]
     assert "after round 1 of 3, the last that was evaluated" in run.headline()
@@ -283,6 +283,7 @@ def test_check_says_what_would_be_spent_and_sent_and_trains_nothing(
     figures = json.loads(here("check", path, "--json").stdout)
     assert figures["silos"]["alder"]["plan"]["epsilon_planned"] <= 3
     assert figures["up_bytes_per_round"] > 6 * 30_000
+    assert figures["up_bytes"] == 3 * figures["up_bytes_per_round"]
     assert "owners' consent and lifetime limits are not enforced at alder, birch" in done.stderr
     assert not (tmp_path / "mlflow.db").exists()
     assert ledger_of(tmp_path / "state" / "alder", "alder").entries() == []

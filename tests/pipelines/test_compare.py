@@ -63,6 +63,8 @@ def test_settings_that_differ_are_named() -> None:
     assert comparing._differing([one, other]) == []
     changed = Trial(**{**vars(other), "settings": (("a", "2"),)})
     assert comparing._differing([one, changed]) == ["a"]
+    absent = Trial(**{**vars(other), "settings": ()})  # null, which MLflow does not show
+    assert comparing._differing([one, absent]) == ["a"]
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_pa
     own_client = mlflow.MlflowClient(f"sqlite:///{own_file}")
     kept = own_client.search_runs([own_client.get_experiment_by_name("trial").experiment_id])
     assert {run.info.run_name for run in kept} == {local.run, pooled.run, one.run}
-    assert all({"auroc.hit", "auroc.own"} <= set(run.data.metrics) for run in kept)
+    assert all({"auroc/hit", "auroc/own"} <= set(run.data.metrics) for run in kept)
     with pytest.raises(JobError, match="do not go to MLflow"):
         run_compare(assays, None, [], "birch", None, mlflow=True, as_json=False)
 

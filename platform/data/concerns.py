@@ -1,0 +1,213 @@
+"""What is odd about a silo's data, and what it does to training, privacy or evaluation.
+
+A run with such data would go through, and spend its whole budget. For the silo's owner alone: the
+texts tell counts, and names of columns and classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blindsum.platform.data.features import CLIP
+from blindsum.platform.data.fingerprint import canonical
+from blindsum.platform.data.records import Fold
+from blindsum.platform.job.data_section import DataSection
+from blindsum.platform.job.features_section import Columns
+from blindsum.platform.job.folds_section import HashFolds
+
+FEW_TRAINING, FEW_HELD_OUT = 50, 20
+"""Fewer records than these are few."""
+
+REPEATED, COMMON, CUT, SHARED_KEY = 0.1, 0.01, 0.5, 0.5
+"""Shares above which there is a concern: of records that repeat another, of records that two silos
+have in common, of a feature's values that its scaling cuts, and of records with one fold key."""
+
+EXACT = 2**53
+"""Integers from here on have no exact float64."""
+
+MOST_NAMED = 5
+
+
+def concerns(
+    table: pa.Table,
+    contract: DataSection,
+    train: Fold,
+    held_out: npt.NDArray[np.bool_],
+    records: Sequence[bytes],
+) -> tuple[str, ...]:
+    """Return what is odd about a silo's data, a sentence each.
+
+    Args:
+        table: the used columns of the records in both folds.
+        held_out: bool [records].
+        records: digests of the table's records, without their fold keys.
+    """
+    found = [*_sizes(train, int(held_out.sum())), *_labels(contract, train)]
+    found += _repeats(records, held_out)
+    if isinstance(contract.features, Columns):
+        found += _scalings(list(contract.features.columns), train.features)
+        found += _integers(table, list(contract.features.columns))
+    if isinstance(contract.folds, HashFolds):
+        found += _keys(table.column(contract.folds.column), contract.folds.column)
+    return tuple(found)
+
+
+def record_digests(table: pa.Table) -> list[bytes]:
+    """Return a digest of each record's values. Private: it confirms a guess.
+
+    Numbers are IEEE 754 doubles and all gaps one, as in `blindsum.platform.data.fingerprint`.
+    """
+    names = sorted(table.column_names)
+    columns = {name: canonical(table.column(name)) for name in names}
+    numbers = [n for n in names if pa.types.is_floating(columns[n].type)]
+    rows = np.empty((table.num_rows, len(numbers)))
+    for i, name in enumerate(numbers):
+        rows[:, i] = columns[name].to_numpy()  # a gap becomes NaN
+    texts = [columns[name].to_pylist() for name in names if name not in set(numbers)]
+    digests = []
+    for row, *said in zip(rows, *texts, strict=True):
+        digest = hashlib.blake2b(row.tobytes(), digest_size=16)
+        for text in said:
+            encoded = b"" if text is None else text.encode()
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        digests.append(digest.digest())
+    return digests
+
+
+def shared_records(silos: Mapping[str, Collection[bytes]]) -> list[str]:
+    """Return a sentence for each two silos that have more records in common than chance would give.
+
+    Args:
+        silos: each silo's records, by their digests.
+    """
+    return [
+        f"{a} and {b} have {_counted(both)} in common: whoever stands in both silos is protected "
+        "by the sum of both epsilons, not by one; and records that one silo trains on while the "
+        "other holds them out make held-out figures too good"
+        for a, b in combinations(silos, 2)
+        if (both := len(set(silos[a]) & set(silos[b])))
+        > COMMON * min(len(set(silos[a])), len(set(silos[b])))
+    ]
+
+
+def _sizes(train: Fold, held_out: int) -> Iterator[str]:
+    if len(train) < FEW_TRAINING:
+        yield (
+            f"only {_counted(len(train))} to train on: with differential privacy this silo adds "
+            "more noise than signal, and spends its budget for it"
+        )
+    if held_out < FEW_HELD_OUT:
+        yield f"only {_counted(held_out)} held out: figures from these say little about this silo"
+
+
+def _labels(contract: DataSection, train: Fold) -> Iterator[str]:
+    if contract.target and train.labels.ndim == 1:
+        present = np.unique(train.labels)
+        if len(present) == 1:
+            yield (
+                f"all training records are of one class ({contract.target.classes[present[0]]}): "
+                "this silo can only pull the model towards that class"
+            )
+        return
+    one_sided = []
+    for i, (name, task) in enumerate((contract.tasks or {}).items()):
+        values = train.labels[:, 0, i]
+        known = values[~np.isnan(values)]
+        if task.kind == "binary" and len(known) and len(np.unique(known)) == 1:
+            one_sided.append(name)
+    if one_sided:
+        yield (
+            f"training labels of one kind only in {_named(one_sided)}: this silo can only pull "
+            "the model towards that label"
+        )
+
+
+def _repeats(records: Sequence[bytes], held_out: npt.NDArray[np.bool_]) -> Iterator[str]:
+    every = np.array(records, "V16")
+    _, counts = np.unique(every, return_counts=True)
+    repeated = len(every) - len(counts)
+    if repeated > REPEATED * len(every):
+        yield (
+            f"{_counted(repeated)} of {len(every)} repeat another one, which is there up to "
+            f"{counts.max()} times: differential privacy protects one record, so what stands "
+            f"{counts.max()} times is protected by {counts.max()} times the epsilon"
+        )
+    trained = set(every[~held_out].tolist())
+    both = sum(one in trained for one in every[held_out].tolist())
+    if both > REPEATED * held_out.sum():
+        yield (
+            f"{_counted(both)} of {held_out.sum()} held out are also trained on: held-out figures "
+            "will be too good. Choose folds by a key that the copies share"
+        )
+
+
+def _scalings(names: Sequence[str], features: npt.NDArray[np.float32]) -> Iterator[str]:
+    """Yield the features that scaling leaves without information."""
+    cut = (np.abs(features) >= CLIP).mean(axis=0) > CUT
+    constant = (features.max(axis=0) == features.min(axis=0)) & ~cut
+    if cut.any():
+        yield (
+            f"most values of {_named([n for n, x in zip(names, cut, strict=True) if x])} lie more "
+            f"than {CLIP:g} scales from their center and are cut there: the model learns little "
+            "from them. Set their center and scale in the job (public constants)"
+        )
+    if constant.any():
+        yield (
+            f"{_named([n for n, x in zip(names, constant, strict=True) if x])} have one value "
+            "in all training records: the model learns nothing from them here"
+        )
+
+
+def _integers(table: pa.Table, names: Sequence[str]) -> Iterator[str]:
+    huge = []
+    for name in names:
+        column = table.column(name)
+        if pa.types.is_integer(column.type) and len(column):
+            ends = pc.min_max(column).as_py()
+            if max(abs(ends["min"]), abs(ends["max"])) > EXACT:
+                huge.append(name)
+    if huge:
+        yield (
+            f"{_named(huge)} have integers beyond 2^53, which look like identifiers: as a feature "
+            "they mean nothing, and neighbouring ones become the same number"
+        )
+
+
+def _keys(column: pa.ChunkedArray, name: str) -> Iterator[str]:
+    if not len(column):
+        return
+    counts = column.value_counts().flatten()
+    values, times = counts[0].to_pylist(), counts[1].to_numpy(zero_copy_only=False)
+    most = int(times.max())
+    if most > max(1, SHARED_KEY * len(column)):
+        yield (
+            f"{most} of {len(column)} records have one and the same fold key in '{name}': they all "
+            "lie in one fold"
+        )
+    empty = sum(int(n) for value, n in zip(values, times, strict=True) if _is_gap(value))
+    if empty > 1:
+        yield (
+            f"{_counted(empty)} have a fold key in '{name}' that stands for none (empty, NA, "
+            "null or the like): they count as one person, and all lie in one fold"
+        )
+
+
+def _is_gap(value: object) -> bool:
+    gaps = {"", "-", "?", "na", "n/a", "nan", "none", "null", "unknown"}
+    return isinstance(value, str) and value.strip().lower() in gaps
+
+
+def _counted(records: int) -> str:
+    return f"{records} record{'' if records == 1 else 's'}"
+
+
+def _named(names: Sequence[str]) -> str:
+    left = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {left} more" if left > 0 else "")
