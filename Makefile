@@ -64,6 +64,7 @@ bench: setup
 	$(BIN)/python benchmarks/soak.py --json build/soak.json --plot build/soak.svg
 	$(BIN)/python benchmarks/sizing.py --json build/sizing.json
 	$(BIN)/python benchmarks/prepare.py --json build/prepare.json
+	$(BIN)/python benchmarks/tables.py --json build/tables.json
 	$(BIN)/python benchmarks/encryption.py --json build/encryption.json
 	$(BIN)/python benchmarks/encryption.py --scale --json build/scale.json --plot build/scale.svg
 

@@ -26,6 +26,7 @@ from blindsum.actors.handles import (
     close_sum,
     is_aggregator,
 )
+from blindsum.actors.heartbeat import Heartbeats, Told
 from blindsum.actors.messages import SiloSpec, Standing
 from blindsum.actors.policy import Course, metrics_exchange, next_course
 from blindsum.actors.ray_cluster import RayCluster
@@ -123,19 +124,23 @@ class Federation:
         """Start an aggregator now rather than after `inspect`: few models need more than one."""
         self._start_aggregators(self.job.encryption.aggregators or 1)
 
-    def inspect(self) -> dict[str, Inspection]:
+    def inspect(self, told: Told = lambda shares: None) -> dict[str, Inspection]:
         """Have every silo check its data, model and plan; nothing is trained, spent or sent. Silos
-        that die meanwhile are dropped, as long as the quorum remains.
+        that die or are silent meanwhile are dropped, as long as the quorum remains.
+
+        Args:
+            told: called with the percent of its data that each silo has read, as it changes.
 
         Raises:
             SiloLost: too few silos are left.
-            BlindsumError: a silo cannot take part; the first silo's reason.
+            BlindsumError: silos cannot take part; the reasons of all of them.
         """
         asked = [silo.inspect() for silo in self._silos.values()]
+        beats = Heartbeats(self._silos, self.job.deadlines.start_s, told)
 
         def gather() -> dict[str, Inspection]:
             left = [one for one in asked if one.peer in self._silos]
-            return self._waiting.gather(left, "start", self.job.deadlines.start_s)
+            return self._waiting.gather_faults(left, "start", beats)
 
         inspections = self._dropping_lost(gather)
         first = next(iter(inspections.values()))

@@ -19,6 +19,7 @@ from blindsum.actors.returning import state_for_another, take_over
 from blindsum.actors.silo_messages import Inspection
 from blindsum.actors.silo_state import ModelState, SentUpdate, SiloState, require_allowed
 from blindsum.actors.vault import Vault
+from blindsum.actors.work import Work
 from blindsum.he.exchange import Exchange
 from blindsum.he.handover import Handover, StateRequest, seal_to
 from blindsum.he.identity import fingerprint
@@ -45,7 +46,7 @@ class JoiningSilo:
         self._spec = spec = checked_spec(spec)
         self.name, self._job = spec.name, spec.job
         self._admission = Admission(spec, owner_file)
-        self._state = SiloState.STARTED
+        self._state, self._work = SiloState.STARTED, Work()
         self._prepared: PreparedSilo | None = None
         self._vault: Vault | None = None
         self._models: tuple[ModelState, ...] = ()  # the newest is last, after its predecessor
@@ -67,7 +68,7 @@ class JoiningSilo:
             ConsentError, DataError, ModelError, PrivacyError, LedgerError: the reason, elsewhere.
         """
         require_allowed("inspect", self._state)
-        own = prepare(self._spec, self._admission)
+        own = prepare(self._spec, self._admission, self._work.step)
         books, initial = self._books, of_model(own.model)
         fingerprints = (own.data.fingerprint, *own.data.earlier)
         lifetime, last = books.inspect(own.dataset, fingerprints, own.plan)

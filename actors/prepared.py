@@ -19,6 +19,7 @@ from blindsum.actors.policy import Policy
 from blindsum.actors.silo_state import ModelState, SentUpdate
 from blindsum.he.packing import Integers, square_sum
 from blindsum.he.parameters import Parameters
+from blindsum.platform.data.computing import Told, computing_in
 from blindsum.platform.data.member import open_member
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.evaluation.round_counts import Counting
@@ -151,8 +152,11 @@ class PreparedSilo:
         )
 
 
-def prepare(spec: SiloSpec, admission: Admission) -> PreparedSilo:
+def prepare(spec: SiloSpec, admission: Admission, told: Told) -> PreparedSilo:
     """Plan the spend, ask the owner, read the data and build the model, in that order.
+
+    Args:
+        told: called with the share of the data that was read, as the work goes on.
 
     Raises:
         ConsentError, DataError, ModelError, PrivacyError, KeyRefused, LedgerError: this silo cannot
@@ -169,7 +173,8 @@ def prepare(spec: SiloSpec, admission: Admission) -> PreparedSilo:
     random = generator_of(job, name)
     digitiser = Digitiser(job, own_plan, parameters, random)
     places, _ = admission.admit()  # notes the inspection, before the table is read
-    member = open_member(job, name, places, spec.run)
+    means = computing_in(places.state, spec.threads, told)
+    member = open_member(job, name, places, spec.run, means)
     model = model_of(job, own=len(member.own))
     weights = initial_digest(model)
     admission.require_approved(weights, (member.data.fingerprint, *member.data.earlier))

@@ -21,6 +21,7 @@ from blindsum.actors.joining import JoiningSilo
 from blindsum.actors.messages import ApplyReport, TrainReport
 from blindsum.actors.policy import metrics_exchange
 from blindsum.actors.prepared import PreparedSilo
+from blindsum.actors.silo_messages import Progress
 from blindsum.actors.silo_state import SentUpdate, SiloState, require_allowed
 from blindsum.he.exchange import Exchange
 from blindsum.he.packing import require_finite
@@ -190,6 +191,11 @@ class Silo(JoiningSilo):
             return None
         vectors = [one.average.shared for one in self._models if one.round == wanted]
         return encoded_vector(wanted, vectors[0]) if vectors else None
+
+    @guarded
+    def progress(self) -> Progress:
+        """Return how far this silo is with reading its data, at any time. It tells no count."""
+        return self._work.progress()
 
     def ping(self) -> None:
         """Return at once, as a sign of life, at any time."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
 
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.state.ledger_entries import Lifetime
@@ -33,6 +36,18 @@ class Inspection:
     charged: tuple[int, int] = (0, 0)
     owned: bool = False
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A silo's sign of life while it reads its data. It tells no count.
+
+    `percent` is the share that is done, in steps of 5; `at_work` says that the work went on in the
+    last seconds.
+    """
+
+    percent: Annotated[int, Field(ge=0, le=100, multiple_of=5)]
+    at_work: bool
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ ALLOWED: Mapping[str, frozenset[SiloState]] = {
     "read_metrics": frozenset({SiloState.APPLIED}),
     "forget": _RUNNING | {SiloState.PREPARED},
 }
-"""The states in which each method may be called. `release` and `ping` answer in all of them."""
+"""The states in which each method may be called. `release`, `progress` and `ping` answer in all of
+them."""
 
 
 def require_allowed(method: str, state: SiloState) -> None:

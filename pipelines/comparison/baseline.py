@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from blindsum.pipelines.show.console import console, emit
+from blindsum.pipelines.comparison.compare import ARMS
+from blindsum.pipelines.show.console import console, emit, show_result
 from blindsum.platform.data.member import Member, open_member
 from blindsum.platform.data.records import Fold, stacked
 from blindsum.platform.data.table import SiloData
@@ -56,7 +57,8 @@ Arm = Literal["local", "pooled"]
 @dataclass(frozen=True)
 class Baseline:
     """The result of a baseline. `held_out` covers all silos' held-out records. `epsilon` is the
-    largest of the silos' planned epsilons, None without privacy."""
+    largest of the silos' planned epsilons, None without privacy; `silo` is the only one that
+    trained, None for all."""
 
     run: str
     arm: Arm
@@ -64,6 +66,12 @@ class Baseline:
     epsilon: float | None
     seconds: float
     tracking_failure: str | None = None
+    silo: str | None = None
+
+    @property
+    def who(self) -> str:
+        """Who trained, in words."""
+        return f"{self.silo} alone" if self.silo else ARMS[self.arm]
 
 
 def baseline(
@@ -117,7 +125,7 @@ def baseline(
     tracker.log_round(job.training.rounds, figures)
     closing = {NOTE: f"{arm}: {metrics.held_out.line()}", **held_out_tags(metrics.held_out)}
     failure = tracker.finish("FINISHED", "all rounds completed", closing)
-    return Baseline(run, arm, metrics.held_out, epsilon, seconds, failure)
+    return Baseline(run, arm, metrics.held_out, epsilon, seconds, failure, silo)
 
 
 def _tags(job: Job, arm: Arm, silo: str | None) -> dict[str, str]:
@@ -254,7 +262,7 @@ def show_baseline(found: Baseline, as_json: bool) -> None:
         )
         return
     privacy = f"epsilon {found.epsilon:.3g}" if found.epsilon else "no differential privacy"
-    console.print(f"{found.arm}: {found.held_out.line()}, {privacy} ({found.seconds:.0f} s)")
+    show_result(f"{found.who}: {found.held_out.line()}, {privacy} ({found.seconds:.0f} s)")
     console.print(
         "exact figures, only for the owners of the records; nothing was charged, and no model was "
         "kept outside the silos' folders"

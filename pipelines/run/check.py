@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from shlex import quote
 
-from rich.table import Table
+from rich.text import Text
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo_messages import Inspection
@@ -16,10 +16,13 @@ from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.run.folders import runs_folder, silo_folder
 from blindsum.pipelines.run.output import plan_figures, warnings
 from blindsum.pipelines.run.traffic import Traffic, traffic
-from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.pipelines.show.console import console, emit, show_result, show_warnings, size
+from blindsum.pipelines.show.table import Sheet
+from blindsum.platform.data.at_silo import read_at_silo
 from blindsum.platform.data.concerns import shared_records
-from blindsum.platform.errors import BlindsumError
+from blindsum.platform.errors import BlindsumError, in_one
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.paths import silo_places
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
 from blindsum.platform.privacy.plan import UNIT, describe, plan, update_range
@@ -78,15 +81,20 @@ def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
             records[name] = data.records
         except BlindsumError as error:
             faults.append(error.located(silo=name))
-    if len(faults) == 1:
-        raise faults[0]
+        _show_told(job_file, name)
     if faults:
-        # Every silo reports a fault of the job itself: print it once.
-        alike = len({(f.what, f.hint) for f in faults}) == 1 and not inspections
-        raise BlindsumError(
-            "\n".join([f"{faults[0].what}. {faults[0].hint}"] if alike else map(str, faults))
-        )
+        raise in_one(faults, of_all=not inspections)
     return inspections, shared_records(records)
+
+
+def _show_told(job_file: JobFile, name: str) -> None:
+    """Print what the silo's owner alone is told about its table, if this user may read it."""
+    try:
+        places = silo_places(job_file.job.silo(name), str(job_file.folder))
+    except BlindsumError:
+        return
+    for text in read_at_silo(places.of_run("check")):
+        console.print(Text(f"told to silo '{name}' alone: {text}"), soft_wrap=True)
 
 
 def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]:
@@ -131,8 +139,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             },
         )
         return
-    table = Table(title="what each silo would spend", title_justify="left", box=None)
-    for heading in (
+    table = Sheet(
         "silo",
         "epsilon",
         "delta",
@@ -140,17 +147,17 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         "sampling rate",
         "rounds x steps",
         "spent by past jobs",
-    ):
-        table.add_column(heading)
+        title="what each silo would spend",
+    )
     for name, i in checked.inspections.items():
         past = "nothing" if i.lifetime else "kept by the silo"
         if i.lifetime and i.lifetime.jobs:
             spent = _lifetime(i)["epsilon"]
             past = f"{spent}, delta {i.lifetime.delta:g}, in {i.lifetime.jobs}"
         if i.plan is None:
-            table.add_row(name, "unbounded", "", "", f"{job.training.sampling_rate:g}", "", past)
+            table.add(name, "unbounded", "", "", f"{job.training.sampling_rate:g}", "", past)
             continue
-        table.add_row(
+        table.add(
             name,
             f"{i.plan.epsilon_planned:.3f} of {i.plan.epsilon:g}",
             f"{i.plan.delta:g}",
@@ -159,29 +166,29 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             f"{checked.rounds} x {i.plan.steps_per_round}",
             past,
         )
-    console.print(table)
+    show_result(table)
     if job.privacy.noise != "none" and job.private:
-        console.print(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
-        console.print(f"mechanism: {describe(job.privacy)['mechanism']}")
+        show_result(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
+        show_result(f"mechanism: {describe(job.privacy)['mechanism']}")
     for heading in ("Threat model and trust", "What is not covered"):
-        console.print(f"\n[bold]{heading.lower()}[/]")
+        show_result(f"\n[bold]{heading.lower()}[/]")
         for name, text in stated[heading].items():
-            console.print(f"  {text}" if name.isdigit() else f"  {name}: {text}")
-    console.print(f"\nmodel: {values} parameters, {checked.rounds} rounds")
-    console.print(
+            show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}", markup=False)
+    show_result(f"\nmodel: {values} parameters, {checked.rounds} rounds")
+    show_result(
         f"traffic: {'at most ' if sent.at_most else ''}{size(sent.up_a_round)} up and "
         f"{size(sent.down_a_round)} down a round, over all silos; {size(sent.up)} up and "
         f"{size(sent.down)} down in all"
     )
     if parameters.scheme == "ckks":
-        console.print(
+        show_result(
             f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} "
             f"bits a value, {parameters.digits} values a real; each integer is wrong with "
             f"probability at most 2^-80; {_limits(job, first)}"
         )
-    console.print(f"held-out metrics: {metrics_guarantee(job)}")
+    show_result(f"held-out metrics: {metrics_guarantee(job)}")
     show_warnings(found)
-    console.print(
+    show_result(
         "\n[bold]This job would run.[/] To train it, with the same --set options: blindsum run "
         f"{quote(str(job_file.path))}",
         soft_wrap=True,

@@ -31,6 +31,8 @@ def silo_folder(job_file: JobFile) -> str:
     import ray
 
     folder = job_file.folder
+    if not ray.is_initialized():  # asking for its context would start one
+        return str(folder)
     shipped = ray.get_runtime_context().runtime_env.get("working_dir")
     if shipped and folder.is_relative_to(Path.cwd()):
         return str(folder.relative_to(Path.cwd()))

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from blindsum.platform.evaluation.figures import HeldOut, TaskFigures
 
 ADVICE = "still moving: more rounds or a smaller learning rate"
-_ERROR_OF_MEANS = 0.025
-"""Stands for the standard error of a mean over tasks."""
 
 
 def still_moving(evaluated: Sequence[HeldOut | TaskFigures]) -> bool:
@@ -31,9 +29,8 @@ def still_moving(evaluated: Sequence[HeldOut | TaskFigures]) -> bool:
 
 
 def _apart(one: HeldOut | TaskFigures, other: HeldOut | TaskFigures) -> bool:
-    error = max(_standard_error(one), _standard_error(other))
-    return abs(one.score.value - other.score.value) > 2 * math.hypot(error, other.deviation)
-
-
-def _standard_error(found: HeldOut | TaskFigures) -> float:
-    return getattr(found, "standard_error", _ERROR_OF_MEANS)
+    a, b = one.score, other.score
+    if a.interval is None or b.interval is None:
+        return False  # a diverged model is said to be that
+    error = max(a.interval.deviation, b.interval.deviation)
+    return abs(a.value - b.value) > 2 * math.hypot(error, other.deviation)

@@ -151,7 +151,7 @@ class _Session:
         from blindsum.actors.federation import Federation
 
         run, job = self.run, self.run.job_file.job
-        self.listeners.stage("silos read their data and plan their spend")
+        self.listeners.stage("silos read their data")
         # Assigned at once, so that silos are ended even if one refuses in `inspect`.
         federation = self.federation = Federation(
             job,
@@ -163,18 +163,23 @@ class _Session:
             log=self.events,
         )
         federation.warm_up()
-        run.inspections = federation.inspect()
+        run.inspections = federation.inspect(self._reading)
         plans = [plan for plan in run.plans.values() if plan]
         run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
+        self.listeners.stage("opening MLflow")
         run.link = self.tracker.ready(job.deadlines.start_s)
         if not run.spec.resumed:
             self.log.open(run.link.run_id)
         self.begun(run)
-        self.listeners.stage("silos exchange keys")
+        self.listeners.stage("key ceremony")
         federation.exchange_keys()
         run.startup_s = run.seconds
         self.listeners.planned(run)
         return federation
+
+    def _reading(self, percents: Mapping[str, int]) -> None:
+        shares = ", ".join(f"{silo} {percent} %" for silo, percent in percents.items())
+        self.listeners.stage(f"silos read their data: {shares}")
 
     def _rounds(self, federation: Federation) -> None:
         run, planned = self.run, self.run.job_file.job.training.rounds

@@ -24,7 +24,7 @@ class SiloSection(Section):
 
     name: Name = Field(description="Short name; appears in every message about this silo.")
     data: str = Field(
-        description="Parquet or CSV file, relative to the job file or absolute; at a silo with an "
+        description="File or folder, relative to the job file or absolute; at a silo with an "
         "owner's file, a dataset's name in it."
     )
 
@@ -276,7 +276,7 @@ class Job(Section):
         if self.has_private_tasks:
             if self.data.target is not None:
                 raise ValueError(
-                    "private_tasks can be combined with data.tasks, not with data.target"
+                    "private_tasks can be combined with data.tasks, not with data.target's classes"
                 )
             if self.model.kind != "mlp":
                 raise ValueError("private_tasks need model.kind mlp: its hidden layers are shared")
@@ -286,8 +286,8 @@ class Job(Section):
             and self.privacy.metrics_epsilon
         ):
             raise ValueError(
-                "privacy.metrics_epsilon covers only the counts of data.target: the effect of one "
-                "record on the AUROC of a task has no known bound"
+                "privacy.metrics_epsilon covers only the counts of data.target with classes: the "
+                "effect of one record on the AUROC or R2 of a task has no known bound"
             )
         return self
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from blindsum.platform.errors import DataError
-from blindsum.platform.evaluation.tasks import Figures
+from blindsum.platform.evaluation.scores import Figures
 from blindsum.platform.training.models import get_private, private_parameters, set_private
 
 
