@@ -317,7 +317,7 @@ class Federation:
         self.standing = replace(
             at,
             round=report.round,
-            model=report.model_digest,
+            model=report.state_digest,
             range=following.range,
             clipping=following.clipping,
             metrics_epsilon=report.metrics_epsilon,
@@ -356,7 +356,8 @@ class Federation:
         applied = [*gather(applying, "apply the total", within).values()]
         counts_closed = [*gather(counted.reports, "add metrics", within).values()]
         metrics = same_metrics(gather(reading, "read the metrics", within).values())
-        model = same_digest((a.model_digest for a in applied), "model", number)
+        state = same_digest((a.state_digest for a in applied), "model", number)
+        model = same_digest((a.model_digest for a in applied), "averaged model", number)
         held_out = [t.metrics_epsilon for t in trained if t.metrics_epsilon is not None]
         privacy = self.job.privacy
         return RoundReport(
@@ -365,6 +366,7 @@ class Federation:
             range=update.range or self._first_range,
             metrics=metrics,
             model_digest=model,
+            state_digest=state,
             epsilon={t.silo: t.epsilon for t in trained if t.epsilon is not None},
             up_bytes=sum(t.upload_bytes for t in trained) + sum(a.upload_bytes for a in applied),
             down_bytes=len(self._silos) * sum(t.total_bytes for t in [*closed, *counts_closed]),
@@ -377,7 +379,7 @@ class Federation:
         )
 
     def release(self, round: int, model_digest: str, timeout_s: float = 60.0) -> Release:
-        """Return the model on which all silos agreed after that round, from the first silo that
+        """Return the average on which all silos agreed after that round, from the first silo that
         returns it.
 
         Raises:

@@ -29,6 +29,7 @@ from blindsum.platform.privacy.randomness import generator_of
 from blindsum.platform.privacy.reach import held_to, honest_reach
 from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints, set_state, state_of
 from blindsum.platform.state.private_head import PrivateHead
+from blindsum.platform.training.average import Averaged
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import (
@@ -80,12 +81,19 @@ class PreparedSilo:
         """The number of parameters that the silos share."""
         return int(get_parameters(self.model).size)
 
-    def model_state(self, round: int, vector: Vector, digest: str) -> ModelState:
-        """Return the global model after a round, with the present optimizer and course."""
+    def model_state(
+        self, round: int, vector: Vector, average: Averaged, weights: str | None = None
+    ) -> ModelState:
+        """Return the global model after a round, with the present optimizer and course.
+
+        Args:
+            weights: the digest, before round 1.
+        """
         return ModelState(
             round=round,
             vector=vector,
-            digest=digest,
+            average=average,
+            digest=weights or digest(vector, average.shared),
             optimizer=self.optimizer.state,
             course=self.policy.course,
         )
@@ -120,7 +128,8 @@ class PreparedSilo:
         course = self.policy.course
         self.policy.course = replace(course, range=kept.range, clipping=kept.clipping)
         set_parameters(self.model, kept.model)
-        return self.model_state(kept.round, kept.model, digest(kept.model))
+        average = kept.average if kept.head else replace(kept.average, head=self.head.state)
+        return self.model_state(kept.round, kept.model, average)
 
     def keep(self, now: ModelState) -> None:
         """Write the checkpoint from which this silo can resume after that round.
@@ -133,6 +142,7 @@ class PreparedSilo:
             Checkpoint(
                 round=now.round,
                 model=now.vector,
+                average=now.average,
                 optimizer=self.optimizer.state,
                 head=self.head.state,
                 random=None if self.job.private else state_of(self.random),

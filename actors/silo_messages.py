@@ -21,7 +21,7 @@ class Inspection:
     `owned` says that an owner's file is in force at the silo: it asks for consent and enforces
     limits. Without one, `ledger` is the ledger's path and `lifetime` counts the dataset's past
     jobs; with one, the silo reports neither. For an interrupted run, `kept` has the digests of the
-    models in its checkpoints, by round, and `charged` is the last round and attempt that it
+    states in its checkpoints, by round, and `charged` is the last round and attempt that it
     charged. `warnings` says what is odd about the silo's data; with an owner's file, only the owner
     learns that.
     """
@@ -52,7 +52,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Release:
-    """A released model, float32 [parameters], and its round."""
+    """A released model, float32 [parameters]: the average of the models up to this round."""
 
     round: int
     vector: Vector = field(repr=False)

@@ -23,6 +23,7 @@ if str(ROOT) not in sys.path:  # as a script
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
 from tests.planted_in_tables import IN_TABLES
+from tests.planted_in_the_average import IN_THE_AVERAGE
 
 
 @dataclass(frozen=True)
@@ -569,7 +570,7 @@ MUTANTS = (
         'return f"{self.ledger.chain.head()} {self._dataset.fingerprint}"',
         "tests/pipelines/test_train.py",
     ),
-    *(Mutant(*one) for one in (*BETWEEN_CLUSTERS, *IN_TABLES)),
+    *(Mutant(*one) for one in (*BETWEEN_CLUSTERS, *IN_TABLES, *IN_THE_AVERAGE)),
 )
 
 

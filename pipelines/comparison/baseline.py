@@ -208,7 +208,8 @@ def trained(
     loss = record_loss(job.data, member.own)
     trainer = LocalTrainer(model, member.data.train, job.training, own, random, loss)
     rounds = own.rounds_within_budget if own else job.training.rounds
-    return Simulation(model, [trainer], job.server).run(rounds, done)
+    averaging = job.training.average
+    return Simulation(model, [trainer], job.server, average=averaging).run(rounds, done)
 
 
 def _exact(job: Job) -> Job:

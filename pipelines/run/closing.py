@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.run.output import warnings
 from blindsum.pipelines.show.console import console, show_result, show_warnings, size
 from blindsum.pipelines.show.table import Pairs
+from blindsum.platform.job.average_section import described
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import DEFAULT_RANGE
 from blindsum.platform.privacy.releases import metrics_guarantee
@@ -41,6 +43,8 @@ def show_end(run: Run) -> None:
         table.add("rounds", f"{completed}; {run.ended}" if run.ended else completed)
         table.add("held out", _score_line(run))
         table.add("", f"these figures are {metrics_guarantee(job)}")
+        if run.still_moving:
+            table.add("", ADVICE)
         table.add("privacy", _privacy_line(run))
         if m.saturated > 1e-3:
             table.add(
@@ -67,7 +71,8 @@ def show_end(run: Run) -> None:
         table.add("traffic", f"{size(up)} up, {size(down)} down, over all silos")
     table.add("time", f"{run.seconds:.1f} s, including {run.startup_s:.1f} s of start-up")
     if run.saved:
-        table.add("model", f"{run.saved.path} (after round {run.saved.round})")
+        which = described(job.training.average)
+        table.add("model", f"{run.saved.path} (after round {run.saved.round}; {which})")
     if run.link:
         table.add("MLflow", f"experiment {run.link.experiment}, run {run.link.run_id}")
     for name, inspection in run.inspections.items():

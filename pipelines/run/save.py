@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.run.run import Run, SavedModel
+from blindsum.platform.job.average_section import described
 from blindsum.platform.tracking.names import held_out_tags
 from blindsum.platform.tracking.run_facts import NOTE, run_note
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not be
 
 
 def save(run: Run, federation: Federation, tracker: Tracker) -> None:
-    """Fetch the last model from a silo and write everything into the run's folder and MLflow.
+    """Fetch the averaged model from a silo and write everything into the run's folder and MLflow.
 
     Raises:
         BlindsumError: no silo returns the model.
@@ -87,6 +89,9 @@ def _save_statement(run: Run, tracker: Tracker) -> None:
 def closing_tags(run: Run) -> dict[str, str]:
     """Return the MLflow tags of a run that is over: spend, ledgers, consent, lost silos."""
     tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
+    tags["blindsum.average"] = described(run.job_file.job.training.average)
+    if run.still_moving:
+        tags["blindsum.still_moving"] = ADVICE
     tags |= {f"blindsum.lost.{silo}": f"in round {round}" for silo, round in run.lost.items()}
     tags |= {f"blindsum.epsilon.{silo}": f"{e:.6g}" for silo, e in run.epsilon().items()}
     tags |= {

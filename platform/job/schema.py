@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from blindsum.platform.job.average_section import DEFAULT, Average
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.section import Name, Positive, Section, is_name
 
@@ -93,6 +94,9 @@ class TrainingSection(Section):
         "silo's records. It is a constant, so that the size of a silo's data stays protected too."
     )
     learning_rate: Positive
+    average: Average = Field(
+        DEFAULT, description="Which average of the rounds' models is evaluated and released."
+    )
 
     @model_validator(mode="after")
     def _can_be_accounted(self) -> TrainingSection:

@@ -15,7 +15,7 @@ from torch import nn
 
 from blindsum.platform.errors import DataError
 from blindsum.platform.evaluation.scores import Figures
-from blindsum.platform.training.models import private_parameters
+from blindsum.platform.training.models import get_private, private_parameters, set_private
 
 
 class PrivateHead:
@@ -33,13 +33,11 @@ class PrivateHead:
     @property
     def state(self) -> tuple[npt.NDArray[np.float32], ...]:
         """The head's current parameters."""
-        return tuple(p.detach().numpy().copy() for p in self._own)
+        return get_private(self._model)
 
     @state.setter
     def state(self, state: tuple[npt.NDArray[np.float32], ...]) -> None:
-        with torch.no_grad():
-            for p, one in zip(self._own, state, strict=True):
-                p.copy_(torch.from_numpy(one))
+        set_private(self._model, state)
 
     def at(self, round: int) -> None:
         """Begin an attempt at a round.

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from blindsum.platform.errors import TrackingError
+from blindsum.platform.job.average_section import described
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import results_folder
 from blindsum.platform.tracking.mlflow_uri import open_client, sqlite_file, sqlite_uri
@@ -254,6 +255,7 @@ class Tracker:
                 name="model",
                 step=round,
                 input_example=example,
+                metadata={"blindsum.average": described(self._file.job.training.average)},
                 signature=infer_signature(example, output),
                 pip_requirements=[f"torch=={version('torch').partition('+')[0]}", "numpy"],
             )

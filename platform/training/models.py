@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import importlib
 import itertools
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -137,6 +139,18 @@ def set_parameters(model: nn.Module, vector: Vector) -> None:
     with torch.no_grad():
         for p, part in zip(trainable, torch.split(source, sizes), strict=True):
             p.copy_(part.view_as(p))
+
+
+def get_private(model: nn.Module) -> tuple[npt.NDArray[np.float32], ...]:
+    """Return copies of the private head's parameters; nothing without a head."""
+    return tuple(p.detach().numpy().copy() for p in private_parameters(model))
+
+
+def set_private(model: nn.Module, head: Sequence[npt.NDArray[np.float32]]) -> None:
+    """Load the private head's parameters into the model."""
+    with torch.no_grad():
+        for p, one in zip(private_parameters(model), head, strict=True):
+            p.copy_(torch.from_numpy(one))
 
 
 def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.Module:

@@ -68,6 +68,7 @@ def messages(make_job: MakeJob, tmp_path: Path) -> list[Any]:
         ),
         ApplyReport(
             silo="alder",
+            state_digest="e" * 64,
             model_digest="c" * 64,
             upload_bytes=9,
             decrypt_s=0.1,

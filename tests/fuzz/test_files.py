@@ -28,6 +28,7 @@ from blindsum.platform.privacy.lifetime_limit import Limit
 from blindsum.platform.state.audit_log import AuditLog
 from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints
 from blindsum.platform.state.ledger import Ledger
+from blindsum.platform.training.average import Averaged
 from tests.conftest import MakeJob
 from tests.fuzz.mutation import COUNT, mutants, said_of
 from tests.platform.test_reading import SDF
@@ -153,6 +154,7 @@ def test_run_logs(make_job: MakeJob, tmp_path: Path) -> None:
             range=0.5,
             metrics=metrics,
             model_digest="d" * 64,
+            state_digest="e" * 64,
             epsilon={"alder": 1.0},
             up_bytes=10,
             down_bytes=10,
@@ -177,6 +179,7 @@ def test_checkpoints(tmp_path: Path) -> None:
         Checkpoint(
             round=3,
             model=np.ones(8, np.float32),
+            average=Averaged(shared=np.ones(8, np.float32), head=(np.ones(2, np.float32),)),
             optimizer=(np.ones(8),),
             head=(),
             random=None,

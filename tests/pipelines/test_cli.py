@@ -92,14 +92,14 @@ def test_the_example_runs_and_reaches_its_accuracy(tmp_path: Path, short_home: P
     line = process.stdout.readline()
     assert line, process.communicate(timeout=60)
     planned = json.loads(line)
-    assert planned["event"] == "planned" and planned["rounds"] == 100
+    assert planned["event"] == "planned" and planned["rounds"] == 150
     family = psutil.Process(process.pid).children(recursive=True)
     _all_listen_on_loopback(family)
     _rays_files_are_in(short_home, family)
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     lines = [json.loads(line) for line in out.splitlines()]
-    assert [line["event"] for line in lines] == ["round"] * 100 + ["end"]
+    assert [line["event"] for line in lines] == ["round"] * 150 + ["end"]
     end = lines[-1]
     assert end["status"] == "FINISHED" and end["metrics"]["accuracy"] >= 0.70
     assert all(0 < epsilon <= 3 for epsilon in end["epsilon"].values())

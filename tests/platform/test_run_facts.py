@@ -60,7 +60,7 @@ def test_settings_have_no_nulls_and_columns_are_one_of_them(make_job: MakeJob) -
     assert "null" not in settings.values() and "quorum" not in settings
     assert settings["training.local_steps"] == "2" and settings["silos.alder.data"]
     assert "mean_radius" in json.loads(settings["data.features.columns"])
-    assert len(settings) < 40
+    assert len(settings) < 42
     assert flatten({"a": {"b": None}, "c": []}) == {"c": "[]"}
 
 
