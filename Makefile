@@ -58,11 +58,14 @@ bench: setup
 	$(BIN)/python benchmarks/dp_step.py --json build/dp_step.json
 	$(BIN)/python benchmarks/utility.py --json build/utility.json --plot build/utility.svg
 	$(BIN)/python benchmarks/dp_settings.py --json build/dp_settings.json
+	$(BIN)/python benchmarks/averaging.py --json build/averaging.json
 	$(BIN)/python benchmarks/audit.py --json build/audit.json
 	$(BIN)/python benchmarks/recovery.py --json build/recovery.json
 	$(BIN)/python benchmarks/soak.py --json build/soak.json --plot build/soak.svg
 	$(BIN)/python benchmarks/sizing.py --json build/sizing.json
 	$(BIN)/python benchmarks/prepare.py --json build/prepare.json
+	$(BIN)/python benchmarks/ready.py --json build/ready.json
+	$(BIN)/python benchmarks/tables.py --json build/tables.json
 	$(BIN)/python benchmarks/encryption.py --json build/encryption.json
 	$(BIN)/python benchmarks/encryption.py --scale --json build/scale.json --plot build/scale.svg
 

@@ -26,6 +26,7 @@ from blindsum.actors.handles import (
     close_sum,
     is_aggregator,
 )
+from blindsum.actors.heartbeat import Heartbeats, Told
 from blindsum.actors.messages import SiloSpec, Standing
 from blindsum.actors.policy import Course, metrics_exchange, next_course
 from blindsum.actors.ray_cluster import RayCluster
@@ -123,19 +124,23 @@ class Federation:
         """Start an aggregator now rather than after `inspect`: few models need more than one."""
         self._start_aggregators(self.job.encryption.aggregators or 1)
 
-    def inspect(self) -> dict[str, Inspection]:
+    def inspect(self, told: Told = lambda shares: None) -> dict[str, Inspection]:
         """Have every silo check its data, model and plan; nothing is trained, spent or sent. Silos
-        that die meanwhile are dropped, as long as the quorum remains.
+        that die or are silent meanwhile are dropped, as long as the quorum remains.
+
+        Args:
+            told: called with the percent of its data that each silo has read, as it changes.
 
         Raises:
             SiloLost: too few silos are left.
-            BlindsumError: a silo cannot take part; the first silo's reason.
+            BlindsumError: silos cannot take part; the reasons of all of them.
         """
         asked = [silo.inspect() for silo in self._silos.values()]
+        beats = Heartbeats(self._silos, self.job.deadlines.start_s, told)
 
         def gather() -> dict[str, Inspection]:
             left = [one for one in asked if one.peer in self._silos]
-            return self._waiting.gather(left, "start", self.job.deadlines.start_s)
+            return self._waiting.gather_faults(left, "start", beats)
 
         inspections = self._dropping_lost(gather)
         first = next(iter(inspections.values()))
@@ -312,7 +317,7 @@ class Federation:
         self.standing = replace(
             at,
             round=report.round,
-            model=report.model_digest,
+            model=report.state_digest,
             range=following.range,
             clipping=following.clipping,
             metrics_epsilon=report.metrics_epsilon,
@@ -351,7 +356,8 @@ class Federation:
         applied = [*gather(applying, "apply the total", within).values()]
         counts_closed = [*gather(counted.reports, "add metrics", within).values()]
         metrics = same_metrics(gather(reading, "read the metrics", within).values())
-        model = same_digest((a.model_digest for a in applied), "model", number)
+        state = same_digest((a.state_digest for a in applied), "model", number)
+        model = same_digest((a.model_digest for a in applied), "averaged model", number)
         held_out = [t.metrics_epsilon for t in trained if t.metrics_epsilon is not None]
         privacy = self.job.privacy
         return RoundReport(
@@ -360,6 +366,7 @@ class Federation:
             range=update.range or self._first_range,
             metrics=metrics,
             model_digest=model,
+            state_digest=state,
             epsilon={t.silo: t.epsilon for t in trained if t.epsilon is not None},
             up_bytes=sum(t.upload_bytes for t in trained) + sum(a.upload_bytes for a in applied),
             down_bytes=len(self._silos) * sum(t.total_bytes for t in [*closed, *counts_closed]),
@@ -372,7 +379,7 @@ class Federation:
         )
 
     def release(self, round: int, model_digest: str, timeout_s: float = 60.0) -> Release:
-        """Return the model on which all silos agreed after that round, from the first silo that
+        """Return the average on which all silos agreed after that round, from the first silo that
         returns it.
 
         Raises:

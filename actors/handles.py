@@ -11,7 +11,7 @@ import pyarrow as pa
 from blindsum.actors.cluster import Cluster, Handle, Peer
 from blindsum.actors.codec import encoded
 from blindsum.actors.messages import ApplyReport, TotalReport, TrainReport
-from blindsum.actors.silo_messages import Inspection
+from blindsum.actors.silo_messages import Inspection, Progress
 from blindsum.he.exchange import Exchange
 from blindsum.he.handover import StateRequest
 from blindsum.he.keys import Agreement, Contribution, Introduction
@@ -100,6 +100,10 @@ class SiloHandle:
     def release(self, round: int) -> Reply[bytes]:
         """Request the model after a round, as `encoded_vector` writes it."""
         return self._ask("release", None, encoded(round))
+
+    def progress(self) -> Reply[Progress]:
+        """Ask how far it is with reading its data."""
+        return self._ask("progress", Progress)
 
     def ping(self) -> Reply[None]:
         """Request a sign of life."""

@@ -19,6 +19,7 @@ from blindsum.actors.returning import state_for_another, take_over
 from blindsum.actors.silo_messages import Inspection
 from blindsum.actors.silo_state import ModelState, SentUpdate, SiloState, require_allowed
 from blindsum.actors.vault import Vault
+from blindsum.actors.work import Work
 from blindsum.he.exchange import Exchange
 from blindsum.he.handover import Handover, StateRequest, seal_to
 from blindsum.he.identity import fingerprint
@@ -31,7 +32,7 @@ from blindsum.platform.errors import (
     KeyRefused,
     guarded,
 )
-from blindsum.platform.training.models import get_parameters
+from blindsum.platform.training.average import of_model
 
 
 class JoiningSilo:
@@ -45,7 +46,7 @@ class JoiningSilo:
         self._spec = spec = checked_spec(spec)
         self.name, self._job = spec.name, spec.job
         self._admission = Admission(spec, owner_file)
-        self._state = SiloState.STARTED
+        self._state, self._work = SiloState.STARTED, Work()
         self._prepared: PreparedSilo | None = None
         self._vault: Vault | None = None
         self._models: tuple[ModelState, ...] = ()  # the newest is last, after its predecessor
@@ -67,14 +68,14 @@ class JoiningSilo:
             ConsentError, DataError, ModelError, PrivacyError, LedgerError: the reason, elsewhere.
         """
         require_allowed("inspect", self._state)
-        own = prepare(self._spec, self._admission)
-        books, vector = self._books, get_parameters(own.model)
+        own = prepare(self._spec, self._admission, self._work.step)
+        books, initial = self._books, of_model(own.model)
         fingerprints = (own.data.fingerprint, *own.data.earlier)
         lifetime, last = books.inspect(own.dataset, fingerprints, own.plan)
         self._last_attempt = (last.round, last.attempt)
         own.policy.goes_on(last.round, last.roster)
         kept = {0: own.weights, **(own.checkpoints.rounds() if self._spec.resumed else {})}
-        self._models = (own.model_state(0, vector, own.weights),)
+        self._models = (own.model_state(0, initial.shared, initial, own.weights),)
         self._prepared, self._state = own, SiloState.PREPARED
         return Inspection(
             silo=self.name,
@@ -103,7 +104,7 @@ class JoiningSilo:
 
     @guarded
     def restore(self, round: int) -> str:
-        """Return to the state after a round of the interrupted run; returns its model's digest.
+        """Return to the state after a round of the interrupted run; returns its digest.
 
         Raises:
             FederationError: the state after that round is missing, or this silo never joined the
@@ -144,7 +145,7 @@ class JoiningSilo:
 
     @guarded
     def take_state(self, sealed: Sequence[pa.Buffer]) -> str:
-        """Take over a state that another silo sealed to this one; returns its model's digest.
+        """Take over a state that another silo sealed to this one; returns its digest.
 
         Raises:
             KeyRefused: it was not sealed to this silo, or not by another silo of the run.

@@ -41,7 +41,8 @@ class SiloSpec:
 class Standing:
     """The driver's state of a run between two rounds. Silos keep theirs themselves. Public.
 
-    `model` is the digest of the model from which the next round starts; `range` and `clipping`
+    `model` is the digest of the state from which the next round starts: of the newest model and the
+    average, or of the initial weights; `range` and `clipping`
     apply to the next round. `model` and `range` are None before the silos are inspected. `retries`
     counts attempts beyond each round's first, and `lost` has the round in which each dropped silo
     was lost.
@@ -94,9 +95,11 @@ class TotalReport:
 
 @checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class ApplyReport:
-    """A silo decrypted the total and moved to the next model."""
+    """A silo decrypted the total and moved to the next model. `model_digest` is that of the model
+    that it would release, `state_digest` that of the newest model and its average together."""
 
     silo: SiloName
+    state_digest: Digest
     model_digest: Digest
     upload_bytes: Bytes
     decrypt_s: Seconds

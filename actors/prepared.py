@@ -19,15 +19,18 @@ from blindsum.actors.policy import Policy
 from blindsum.actors.silo_state import ModelState, SentUpdate
 from blindsum.he.packing import Integers, square_sum
 from blindsum.he.parameters import Parameters
+from blindsum.platform.data.computing import Told, computing_in
 from blindsum.platform.data.member import open_member
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.evaluation.round_counts import Counting
 from blindsum.platform.job.schema import Job
+from blindsum.platform.prediction.released import released
 from blindsum.platform.privacy.plan import PrivacyPlan, plan, update_range
 from blindsum.platform.privacy.randomness import generator_of
 from blindsum.platform.privacy.reach import held_to, honest_reach
 from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints, set_state, state_of
 from blindsum.platform.state.private_head import PrivateHead
+from blindsum.platform.training.average import Averaged
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import (
@@ -79,12 +82,19 @@ class PreparedSilo:
         """The number of parameters that the silos share."""
         return int(get_parameters(self.model).size)
 
-    def model_state(self, round: int, vector: Vector, digest: str) -> ModelState:
-        """Return the global model after a round, with the present optimizer and course."""
+    def model_state(
+        self, round: int, vector: Vector, average: Averaged, weights: str | None = None
+    ) -> ModelState:
+        """Return the global model after a round, with the present optimizer and course.
+
+        Args:
+            weights: the digest, before round 1.
+        """
         return ModelState(
             round=round,
             vector=vector,
-            digest=digest,
+            average=average,
+            digest=weights or digest(vector, average.shared),
             optimizer=self.optimizer.state,
             course=self.policy.course,
         )
@@ -119,7 +129,8 @@ class PreparedSilo:
         course = self.policy.course
         self.policy.course = replace(course, range=kept.range, clipping=kept.clipping)
         set_parameters(self.model, kept.model)
-        return self.model_state(kept.round, kept.model, digest(kept.model))
+        average = kept.average if kept.head else replace(kept.average, head=self.head.state)
+        return self.model_state(kept.round, kept.model, average)
 
     def keep(self, now: ModelState) -> None:
         """Write the checkpoint from which this silo can resume after that round.
@@ -132,6 +143,7 @@ class PreparedSilo:
             Checkpoint(
                 round=now.round,
                 model=now.vector,
+                average=now.average,
                 optimizer=self.optimizer.state,
                 head=self.head.state,
                 random=None if self.job.private else state_of(self.random),
@@ -141,8 +153,11 @@ class PreparedSilo:
         )
 
 
-def prepare(spec: SiloSpec, admission: Admission) -> PreparedSilo:
+def prepare(spec: SiloSpec, admission: Admission, told: Told) -> PreparedSilo:
     """Plan the spend, ask the owner, read the data and build the model, in that order.
+
+    Args:
+        told: called with the share of the data that was read, as the work goes on.
 
     Raises:
         ConsentError, DataError, ModelError, PrivacyError, KeyRefused, LedgerError: this silo cannot
@@ -159,12 +174,17 @@ def prepare(spec: SiloSpec, admission: Admission) -> PreparedSilo:
     random = generator_of(job, name)
     digitiser = Digitiser(job, own_plan, parameters, random)
     places, _ = admission.admit()  # notes the inspection, before the table is read
-    member = open_member(job, name, places, spec.run)
+    means = computing_in(places.state, spec.threads, told)
+    member = open_member(job, name, places, spec.run, means)
     model = model_of(job, own=len(member.own))
     weights = initial_digest(model)
     admission.require_approved(weights, (member.data.fingerprint, *member.data.earlier))
     loss = record_loss(job.data, member.own)
     of_run = places.of_run(spec.run)
+
+    def release(round: int) -> bytes:
+        return released(job, spec.run, round, model, {}, member.own)
+
     return PreparedSilo(
         job=job,
         parameters=parameters,
@@ -183,6 +203,6 @@ def prepare(spec: SiloSpec, admission: Admission) -> PreparedSilo:
         digitiser=digitiser,
         counting=Counting(job, own_plan, member.data, random, member.own),
         optimizer=ServerOptimizer(job.server, get_parameters(model).size),
-        head=PrivateHead(model, of_run),
+        head=PrivateHead(model, of_run, release),
         checkpoints=Checkpoints(of_run),
     )

@@ -1,12 +1,14 @@
 """A silo that was away comes back: it takes over the state of another silo that stayed.
 
-The model's digest is the one on which all silos agreed, or the next exchange refuses it. Range and
-clip norm come with the state, and the same check holds them: masks depend on both.
+The digest of the model and its average is the one on which all silos agreed, or the next exchange
+refuses it. Range and clip norm come with the state, and the same check holds them: masks depend on
+both.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ def state_for_another(own: PreparedSilo, now: ModelState) -> bytes:
         Checkpoint(
             round=now.round,
             model=now.vector,
+            average=replace(now.average, head=()),
             optimizer=own.optimizer.state,
             head=(),
             random=None,
@@ -36,31 +39,35 @@ def state_for_another(own: PreparedSilo, now: ModelState) -> bytes:
 
 
 def take_over(own: PreparedSilo, content: bytes) -> ModelState:
-    """Take over another silo's state, keep it as a checkpoint, and return it. The private head
-    stays as it was in this silo's newest checkpoint.
+    """Take over another silo's state, keep it as a checkpoint, and return it. The private head and
+    its average stay as they were in this silo's newest checkpoint.
 
     Raises:
         FederationError: it is not a state that this run can have.
         DataError: the checkpoint cannot be written.
     """
     kept = from_bytes(content)
-    if kept is None or kept.head or kept.random is not None or not _fits(own, kept):
+    if kept is None or not _fits(own, kept):
         raise FederationError(
             "received a state that this run cannot have",
             "All silos must run the same version of blindsum.",
         )
     if mine := own.checkpoints.rounds():
-        own.head.state = own.checkpoints.read(max(mine)).head
+        last = own.checkpoints.read(max(mine))
+        average = replace(kept.average, head=last.average.head)
+        kept = replace(kept, head=last.head, average=average)
     taken = own.go_to(kept)
     own.keep(taken)
     return taken
 
 
 def _fits(own: PreparedSilo, kept: Checkpoint) -> bool:
-    arrays: list[npt.NDArray[Any]] = [kept.model, *kept.optimizer]
+    models = [kept.model, kept.average.shared]
+    arrays: list[npt.NDArray[Any]] = [*models, *kept.optimizer]
     return (
-        kept.model.dtype == np.float32
-        and kept.model.shape == (own.values,)
+        not (kept.head or kept.average.head)
+        and kept.random is None
+        and all(one.dtype == np.float32 and one.shape == (own.values,) for one in models)
         and [(a.shape, a.dtype) for a in kept.optimizer]
         == [(np.shape(a), np.asarray(a).dtype) for a in own.optimizer.state]
         and all(np.isfinite(array).all() for array in arrays)

@@ -18,6 +18,8 @@ class RoundReport:
         epsilon: each silo's spend so far.
         phases: seconds of each phase, for the slowest silo or aggregator.
         roster: the silos of the round.
+        model_digest: of the model that would be released after this round.
+        state_digest: of the newest model and its average, from which the next round starts.
         ledgers: the heads of the silos' ledgers.
         clip_norm: the clip norm of this round; None without differential privacy.
         metrics_epsilon: the spend on held-out records so far, if they have a budget.
@@ -37,6 +39,7 @@ class RoundReport:
     ledgers: Mapping[str, str] = field(default_factory=dict)
     clip_norm: float | None = None
     metrics_epsilon: float | None = None
+    state_digest: str = ""
 
 
 def phases_of(

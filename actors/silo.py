@@ -21,12 +21,14 @@ from blindsum.actors.joining import JoiningSilo
 from blindsum.actors.messages import ApplyReport, TrainReport
 from blindsum.actors.policy import metrics_exchange
 from blindsum.actors.prepared import PreparedSilo
+from blindsum.actors.silo_messages import Progress
 from blindsum.actors.silo_state import SentUpdate, SiloState, require_allowed
 from blindsum.he.exchange import Exchange
 from blindsum.he.packing import require_finite
 from blindsum.platform.errors import FederationError, guarded
 from blindsum.platform.evaluation.figures import Metrics
 from blindsum.platform.evaluation.round_counts import Tally
+from blindsum.platform.training.average import averaged, showing
 from blindsum.platform.training.models import set_parameters
 from blindsum.platform.training.vector import digest
 
@@ -127,9 +129,10 @@ class Silo(JoiningSilo):
         mean = own.mean_change(sent, self._keys.receive(exchange, totals, uploads))
         decrypted = time.perf_counter()
         self._move_on(own, exchange.round, mean)
-        counted = own.counting.counts(own.model, exchange.round, sent.tally, exchange.roster)
-        if own.counting.evaluates(exchange.round, exchange.roster):
-            own.head.keep(exchange.round, own.counting.by_task)
+        with showing(own.model, self._model.average) as shown:
+            counted = own.counting.counts(shown, exchange.round, sent.tally, exchange.roster)
+            if own.counting.evaluates(exchange.round, exchange.roster):
+                own.head.keep(exchange.round, own.counting.by_task)
         # One time covers applying and evaluating: that of evaluation would reveal the fold's size.
         applied = time.perf_counter()
         if counts != metrics_exchange(exchange, counted.size):
@@ -139,7 +142,8 @@ class Silo(JoiningSilo):
         self._counts, self._state = counts, SiloState.APPLIED
         return ApplyReport(
             silo=self.name,
-            model_digest=self._model.digest,
+            state_digest=self._model.digest,
+            model_digest=digest(self._model.average.shared),
             upload_bytes=upload_bytes,
             decrypt_s=decrypted - started,
             apply_s=applied - decrypted,
@@ -175,8 +179,9 @@ class Silo(JoiningSilo):
 
     @guarded
     def release(self, round: int) -> bytes | None:
-        """Return the model after that round, if it is one of the two newest, as `encoded_vector`
-        writes it. This is a release under the charged budget. None before this silo joined the run.
+        """Return the average of the models up to that round, if it is one of the two newest, as
+        `encoded_vector` writes it. This is a release under the charged budget. None before this
+        silo joined the run.
 
         Answers at any time, in its own thread: an interrupted run must get its last model from
         silos that are busy training.
@@ -184,8 +189,13 @@ class Silo(JoiningSilo):
         wanted, books = checked_round(round), self._admission.books
         if not books or not books.joined:
             return None
-        vectors = [one.vector for one in self._models if one.round == wanted]
+        vectors = [one.average.shared for one in self._models if one.round == wanted]
         return encoded_vector(wanted, vectors[0]) if vectors else None
+
+    @guarded
+    def progress(self) -> Progress:
+        """Return how far this silo is with reading its data, at any time. It tells no count."""
+        return self._work.progress()
 
     def ping(self) -> None:
         """Return at once, as a sign of life, at any time."""
@@ -195,9 +205,11 @@ class Silo(JoiningSilo):
     def _move_on(
         self, own: PreparedSilo, round: int, mean: np.ndarray[Any, np.dtype[np.float64]]
     ) -> None:
-        vector = own.optimizer.apply(self._model.vector, mean)
-        self._models = (self._model, own.model_state(round, vector, digest(vector)))
+        before = self._model
+        vector = own.optimizer.apply(before.vector, mean)
         set_parameters(own.model, vector)
+        average = averaged(self._job.training.average, before.average, own.model, round)
+        self._models = (before, own.model_state(round, vector, average))
 
     def _undo(self, own: PreparedSilo) -> None:
         """Return to the model before the last total, for another attempt of its round."""

@@ -32,14 +32,15 @@ CALLS = {
     "apply": Call((Exchange, Exchange)),
     "read_metrics": Call((Exchange,)),
     "release": Call((int,), answers=False),
+    "progress": Call(),
     "ping": Call(answers=False),
 }
 """All methods that other processes can call."""
 
-ASIDE = ("release", "ping")
+ASIDE = ("release", "progress", "ping")
 """Methods with their own thread, which may overtake other calls: they must answer while the silo
-trains, and while earlier calls wait for a total that never arrives. The other methods run one at a
-time, each as soon as its inputs have arrived."""
+reads its data or trains, and while earlier calls wait for a total that never arrives. The other
+methods run one at a time, each as soon as its inputs have arrived."""
 
 
 def _silo() -> type[Silo]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
 
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.state.ledger_entries import Lifetime
@@ -18,7 +21,7 @@ class Inspection:
     `owned` says that an owner's file is in force at the silo: it asks for consent and enforces
     limits. Without one, `ledger` is the ledger's path and `lifetime` counts the dataset's past
     jobs; with one, the silo reports neither. For an interrupted run, `kept` has the digests of the
-    models in its checkpoints, by round, and `charged` is the last round and attempt that it
+    states in its checkpoints, by round, and `charged` is the last round and attempt that it
     charged. `warnings` says what is odd about the silo's data; with an owner's file, only the owner
     learns that.
     """
@@ -35,9 +38,21 @@ class Inspection:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A silo's sign of life while it reads its data. It tells no count.
+
+    `percent` is the share that is done, in steps of 5; `at_work` says that the work went on in the
+    last seconds.
+    """
+
+    percent: Annotated[int, Field(ge=0, le=100, multiple_of=5)]
+    at_work: bool
+
+
 @dataclass(frozen=True)
 class Release:
-    """A released model, float32 [parameters], and its round."""
+    """A released model, float32 [parameters]: the average of the models up to this round."""
 
     round: int
     vector: Vector = field(repr=False)

@@ -13,6 +13,7 @@ from blindsum.actors.policy import Course
 from blindsum.he.exchange import Exchange
 from blindsum.platform.errors import FederationError
 from blindsum.platform.evaluation.round_counts import Tally
+from blindsum.platform.training.average import Averaged
 from blindsum.platform.training.vector import Vector
 
 
@@ -58,7 +59,8 @@ ALLOWED: Mapping[str, frozenset[SiloState]] = {
     "read_metrics": frozenset({SiloState.APPLIED}),
     "forget": _RUNNING | {SiloState.PREPARED},
 }
-"""The states in which each method may be called. `release` and `ping` answer in all of them."""
+"""The states in which each method may be called. `release`, `progress` and `ping` answer in all of
+them."""
 
 
 def require_allowed(method: str, state: SiloState) -> None:
@@ -76,6 +78,9 @@ class ModelState:
 
     Attributes:
         vector: float32 [parameters].
+        average: of the models up to this one; it is evaluated and released.
+        digest: of the model and its average, on which all silos must agree; before round 1, of the
+            initial weights.
         optimizer: the server optimizer's state.
         course: range and clipping of the next round.
         mark: the vault's mark of what it had accepted by then.
@@ -83,6 +88,7 @@ class ModelState:
 
     round: int
     vector: Vector = field(repr=False)
+    average: Averaged = field(repr=False)
     digest: str
     optimizer: tuple[npt.NDArray[np.float64], ...] = field(repr=False)
     course: Course

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -11,10 +12,20 @@ from blindsum.actors.answers import value_of
 from blindsum.actors.cluster import Cluster, Died, Handle, Outcome
 from blindsum.actors.codec import decoded
 from blindsum.actors.handles import Reply, is_aggregator
-from blindsum.platform.errors import AggregatorLost, FederationError, SiloLost
+from blindsum.actors.heartbeat import Heartbeats
+from blindsum.platform.errors import (
+    AggregatorLost,
+    BlindsumError,
+    FederationError,
+    SiloLost,
+    in_one,
+)
 
 T = TypeVar("T")
 POLL_S = 1.0
+OTHER_FAULTS_S = 60.0
+"""How long a run that cannot start waits for the other silos' faults, to name them all at once."""
+
 DEAD_TOGETHER_S = 3.0
 """Ray notices a killed process within about 2 s."""
 
@@ -54,6 +65,53 @@ class Waiting:
                 reply = asked[handle]
                 answers[reply.peer] = _read(reply, value_of(outcome, reply.peer, doing), doing)
             waiting = [handle for handle in waiting if handle not in outcomes]
+        return {one.peer: answers[one.peer] for one in replies}
+
+    def gather_faults(
+        self, replies: Sequence[Reply[T]], doing: str, beats: Heartbeats
+    ) -> dict[str, T]:
+        """Return every answer, as `gather` does; the faults of all peers are raised as one error.
+
+        A silo that says that it is at work is waited for beyond the deadline. After the first
+        fault, the other peers have at most OTHER_FAULTS_S to name theirs. Lost peers are not waited
+        for twice: without a fault, the first loss is raised as `gather` does.
+
+        Args:
+            beats: the signs of life of these silos.
+        """
+        asked = {one.handle: one for one in replies}
+        answers: dict[str, T] = {}
+        faults: dict[str, BlindsumError] = {}
+        losses: list[BlindsumError] = []
+        end = math.inf
+        waiting = list(asked)
+        while waiting and time.monotonic() < end:
+            silos = [asked[handle].peer for handle in waiting]
+            handles = [*waiting, *beats.ask(silos)]
+            outcomes = self._wait(handles, 1, min(end, beats.due(silos)))
+            for handle, outcome in outcomes.items():
+                if handle not in asked:
+                    beats.hear(handle, outcome)
+                    continue
+                reply = asked[handle]
+                try:
+                    answers[reply.peer] = _read(reply, value_of(outcome, reply.peer, doing), doing)
+                except (SiloLost, AggregatorLost) as lost:
+                    losses.append(lost)
+                except BlindsumError as fault:
+                    if not faults:
+                        end = time.monotonic() + OTHER_FAULTS_S
+                    faults[reply.peer] = fault
+            waiting = [handle for handle in waiting if handle not in outcomes]
+            silent, within_s = beats.lost([asked[handle].peer for handle in waiting])
+            if silent:
+                waiting = [handle for handle in waiting if asked[handle].peer not in silent]
+                losses.append(late(silent, doing, within_s))
+            if losses and not faults:
+                raise losses[0]
+        if faults:
+            named = [faults[one.peer] for one in replies if one.peer in faults]
+            raise in_one(named, of_all=len(named) == len(replies))
         return {one.peer: answers[one.peer] for one in replies}
 
     def settle(self, replies: Iterable[Reply[Any]], deadline_s: float) -> None:

@@ -4,9 +4,8 @@
     python benchmarks/demo.py examples/solubility/runs/NAME --plot docs/solubility.svg
 
 Reads the figures that the run left in its folder (`rounds.jsonl`); it trains nothing. The band is
-one standard error of the accuracy, sqrt(a (1 - a) / n) for accuracy a on n held-out records. All
-rounds are scored on the same records, so from round to round the curve moves less than the band
-is wide.
+the accuracy's 95 % interval (`blindsum.platform.evaluation.intervals`). All rounds are scored on
+the same records, so from round to round the curve moves less than the band is wide.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import yaml
+
+from blindsum.platform.evaluation.intervals import Interval, of_share, with_interval
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -37,18 +37,17 @@ def plot(privacy: dict[str, Any], reports: list[dict[str, Any]], path: Path) -> 
     number = [report["round"] for report in reports]
     held_out = [report["metrics"]["held_out"] for report in reports]
     records, guess = held_out[-1]["records"], held_out[-1]["largest_class"]
-    accuracy = np.array([figures["accuracy"] for figures in held_out])
-    error = np.sqrt(accuracy * (1 - accuracy) / records)
+    accuracy = [figures["accuracy"] for figures in held_out]
+    low, high = zip(*(of_share(one, records) for one in accuracy), strict=True)
     epsilon = [max(report["epsilon"].values()) for report in reports]
 
     mpl.rcParams["svg.hashsalt"] = "blindsum"  # the same run draws the same file
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.9), layout="constrained")
-    band = (accuracy - error, accuracy + error)
-    left.fill_between(number, *band, color=BLUE, alpha=0.2, lw=0, label="± 1 standard error")
+    left.fill_between(number, low, high, color=BLUE, alpha=0.2, lw=0, label="95 % interval")
     left.plot(number, accuracy, color=BLUE, label="federated model")
     left.axhline(guess, color=GREY, ls=":", label=f"always the largest class, {guess:.3f}")
-    last = f"{accuracy[-1]:.3f} ± {error[-1]:.3f}"
-    where = (number[-1], accuracy[-1] + error[-1])
+    last = with_interval(accuracy[-1], Interval(low[-1], high[-1]))
+    where = (number[-1], high[-1])
     left.annotate(last, where, (0, 5), textcoords="offset points", ha="right", color=BLUE)
     left.set(ylim=(0, 1), title=f"accuracy on {records} held-out records")
     right.plot(number, epsilon, color=ORANGE, label="charged to every silo's ledger")

@@ -88,6 +88,7 @@ def job_of(folder: Path, tasks: Sequence[str], *overrides: str) -> JobFile:
             "sampling_rate": 0.05,
             "expected_batch_size": 100,
             "learning_rate": 0.1,
+            "average": {"kind": "none"},
         },
         "server": {"optimizer": "momentum"},
         "privacy": {"noise": "none"},
@@ -117,7 +118,8 @@ def federated(job: Job, members: Sequence[Member]) -> nn.Module:
         random = cryptographic_generator() if own else seeded_generator(job.seed, member.name)
         loss = record_loss(job.data, {})
         trainers.append(LocalTrainer(model, member.data.train, job.training, own, random, loss))
-    return Simulation(model, trainers, job.server).run(job.training.rounds)
+    federation = Simulation(model, trainers, job.server, average=job.training.average)
+    return federation.run(job.training.rounds)
 
 
 def auroc(model: nn.Module, members: Sequence[Member]) -> float:

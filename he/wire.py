@@ -32,7 +32,7 @@ import pyarrow as pa
 from blindsum.he.cipher import chunk_bytes
 from blindsum.he.coefficients import Chunks
 from blindsum.he.exchange import PART_CHUNKS, Exchange, Part
-from blindsum.he.identity import Identity, verify
+from blindsum.he.identity import SIGNATURE_BYTES, Identity, verify
 from blindsum.he.linear_hash import NO_WORDS, Words, read, written
 from blindsum.platform.errors import KeyRefused, UploadRefused
 
@@ -150,6 +150,19 @@ def read_upload(frame: pa.Buffer, exchange: Exchange, identities: Mapping[str, b
     return Upload(receipt, part, chunks)
 
 
+def upload_bytes(exchange: Exchange, part: Part, silo: str) -> int:
+    """Return the size of the frame in which a silo sends that part."""
+    header = Header.of(exchange, part.index, silo, "0" * 64, _check(exchange, part.index, NO_WORDS))
+    signed = {"header": asdict(header), "signature": "0" * (2 * SIGNATURE_BYTES)}
+    return _framed_bytes(signed, part.chunks * chunk_bytes(exchange.parameters)[0])
+
+
+def total_bytes(exchange: Exchange, part: Part) -> int:
+    """Return the size of the frame in which a silo receives that part of the sum."""
+    named = _named(exchange, part, _check(exchange, part.index, NO_WORDS))
+    return _framed_bytes(named, part.chunks * chunk_bytes(exchange.parameters)[1])
+
+
 def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str, bytes]) -> Part:
     """Check that a silo of the roster signed this receipt for this exchange, and return its part.
 
@@ -199,7 +212,7 @@ def write_total(
         words: the sum of the uploads' words; they travel with the last part.
     """
     check = _check(exchange, part.index, words)
-    return _write({_TOTAL: exchange.digest.hex(), "part": part.index, "check": check}, chunks)
+    return _write(_named(exchange, part, check), chunks)
 
 
 def read_total(frame: pa.Buffer, exchange: Exchange, part: Part) -> tuple[Chunks, Words]:
@@ -216,6 +229,10 @@ def read_total(frame: pa.Buffer, exchange: Exchange, part: Part) -> tuple[Chunks
     if check != _check(exchange, part.index, words):
         raise UploadRefused("received check words with a part that is not the last")
     return content.chunks(part, f"part {part.index} of the total"), words
+
+
+def _named(exchange: Exchange, part: Part, check: str) -> dict[str, Any]:
+    return {_TOTAL: exchange.digest.hex(), "part": part.index, "check": check}
 
 
 def _check(exchange: Exchange, part: int, words: Words) -> str:
@@ -235,6 +252,10 @@ def _receipt(metadata: Mapping[str, Any]) -> Receipt:
 def _head(metadata: Mapping[str, Any]) -> bytes:
     text = json.dumps(metadata).encode()
     return text + b" " * (-(_PREFIX.size + len(text)) % _ALIGNED)
+
+
+def _framed_bytes(metadata: Mapping[str, Any], chunks: int) -> int:
+    return _PREFIX.size + len(_head(metadata)) + chunks
 
 
 def _write(metadata: Mapping[str, Any], chunks: Chunks) -> pa.Buffer:

@@ -57,6 +57,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         os.environ.setdefault("RAY_worker_niceness", "0")
         # This setting restricts Ray to this machine; without it, ports listen on all interfaces.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if address is not None:
+        _require_no_web_address(address)
     _ensure_home()
     import ray
 
@@ -169,6 +171,23 @@ def _quieten_listener() -> None:
 
     hook.quiet = True  # type: ignore[attr-defined]
     threading.excepthook = hook
+
+
+def _require_no_web_address(address: str) -> None:
+    """Raise ClusterError for the address of a cluster's dashboard: a driver cannot join there."""
+    scheme, found, _ = address.partition("://")
+    if not found or scheme == "ray":
+        return
+    if scheme in ("http", "https"):
+        raise ClusterError(
+            f"{address!r} is the address of a cluster's dashboard, to which jobs are submitted",
+            f"Submit the job: blindsum submit --address {address} JOB.YAML. Or give the address of "
+            "the cluster itself: --address HOST:6379.",
+        )
+    raise ClusterError(
+        f"{address!r} is not the address of a Ray cluster",
+        "Write HOST:PORT, ray://HOST:PORT or auto.",
+    )
 
 
 def _require_listener(address: str) -> None:

@@ -31,7 +31,7 @@ from __future__ import annotations
 import functools
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 
@@ -84,7 +84,24 @@ class JobError(BlindsumError):
 
 
 class DataError(BlindsumError):
-    """A silo's data does not meet the job's requirements."""
+    """A silo's data does not meet the job's requirements.
+
+    Args:
+        at_silo: what only the silo's owner may read, for example values and row numbers. It is no
+            part of the message, and it is lost when the error is pickled: it never crosses Ray.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        hint: str = "",
+        *,
+        silo: str | None = None,
+        round: int | None = None,
+        at_silo: str = "",
+    ) -> None:
+        super().__init__(what, hint, silo=silo, round=round)
+        self.at_silo = at_silo
 
 
 class ModelError(BlindsumError):
@@ -158,6 +175,22 @@ class TrackingError(BlindsumError):
 
 class Unexpected(BlindsumError):
     """A fault in Blindsum or in a library, reported without any of its values."""
+
+
+def in_one(faults: Sequence[BlindsumError], of_all: bool) -> BlindsumError:
+    """Return one error for the faults of several silos, each of which names its silo.
+
+    Args:
+        of_all: whether every silo of the job has a fault. If it is the same, it is the job's own:
+            it is told once, without a silo.
+    """
+    if len(faults) == 1:
+        return faults[0]
+    kinds = {type(fault) for fault in faults}
+    kind = kinds.pop() if len(kinds) == 1 else BlindsumError
+    if of_all and len({(fault.what, fault.hint) for fault in faults}) == 1:
+        return kind(faults[0].what, faults[0].hint)
+    return kind("\n".join(map(str, faults)))
 
 
 F = TypeVar("F")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -40,6 +41,9 @@ COLUMNS = {
 MakeJob = Callable[..., JobFile]
 
 torch.set_num_threads(1)
+
+hypothesis.settings.register_profile("busy machine", deadline=None)
+hypothesis.settings.load_profile("busy machine")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks

@@ -22,6 +22,8 @@ if str(ROOT) not in sys.path:  # as a script
     sys.path.insert(0, str(ROOT))
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
+from tests.planted_in_tables import IN_TABLES
+from tests.planted_in_the_average import IN_THE_AVERAGE
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,76 @@ ACROSS = "tests/actors/separate/test_federation.py"
 TRAIN = "        update = own.trainer.train(self._model.vector, exchange.clipping)\n"
 
 MUTANTS = (
+    Mutant(
+        "a share of data told exactly",
+        "actors/work.py",
+        "int(self._share * 100) // STEP * STEP",
+        "int(self._share * 100)",
+        "tests/actors/test_heartbeat.py",
+    ),
+    Mutant(
+        "a kept result that another wrote",
+        "platform/data/kept_results.py",
+        "if hmac.compare_digest(mac, _mac(key, inputs, content)):",
+        "if True:",
+        "tests/platform/test_kept_results.py",
+    ),
+    Mutant(
+        "a kept result that others can read",
+        "platform/data/kept_results.py",
+        "own = found.st_uid == os.getuid() and not found.st_mode & 0o077",
+        "own = found.st_uid == os.getuid()",
+        "tests/platform/test_kept_results.py",
+    ),
+    Mutant(
+        "a link in place of a kept result",
+        "platform/data/kept_results.py",
+        "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK",
+        "os.O_RDONLY | os.O_NONBLOCK",
+        "tests/platform/test_kept_results.py",
+    ),
+    Mutant(
+        "kept results without an end",
+        "platform/data/kept_results.py",
+        "        if left < 0:\n",
+        "        if False:\n",
+        "tests/platform/test_kept_results.py",
+    ),
+    Mutant(
+        "names of kept results that confirm a guess",
+        "platform/data/kept_results.py",
+        'made = hmac.new(key, of_inputs, "sha256")',
+        'made = hmac.new(b"", of_inputs, "sha256")',
+        "tests/platform/test_kept_results.py",
+    ),
+    Mutant(
+        "kept results of another RDKit",
+        "platform/data/molecule_work.py",
+        "return [type(self).__name__, self.settings, RDKIT, str(WORK), digest]",
+        "return [type(self).__name__, self.settings, str(WORK), digest]",
+        "tests/platform/test_kept_results.py",
+    ),
+    Mutant(
+        "workers that outlive a killed silo",
+        "platform/data/worker_process.py",
+        "    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)\n",
+        "",
+        "tests/platform/test_molecule_results.py",
+    ),
+    Mutant(
+        "a silo's word that holds up a run for ever",
+        "actors/heartbeat.py",
+        "if sign.percent is None or progress.percent > sign.percent:",
+        "if True:",
+        "tests/actors/test_heartbeat.py",
+    ),
+    Mutant(
+        "a silent silo that is waited for",
+        "actors/heartbeat.py",
+        "        if not progress.at_work:\n            return\n",
+        "",
+        "tests/actors/test_heartbeat.py",
+    ),
     Mutant(
         "an actor that takes objects",
         "actors/shell.py",
@@ -88,6 +160,27 @@ MUTANTS = (
         "warnings=() if own.owned else own.data.concerns",
         "warnings=own.data.concerns",
         "tests/platform/test_concerns.py",
+    ),
+    Mutant(
+        "private tasks in the sums that the intervals need",
+        "platform/evaluation/tasks.py",
+        "            if name in self._shared:\n",
+        "            if True:\n",
+        "tests/platform/test_tasks.py",
+    ),
+    Mutant(
+        "an interval that leaves out the noise on the counts",
+        "platform/evaluation/intervals.py",
+        "4 * (1 + fewer) * squared * deviation**2",
+        "0 * deviation",
+        "tests/platform/test_intervals.py",
+    ),
+    Mutant(
+        "tasks of one silo taken for independent",
+        "platform/evaluation/tasks.py",
+        "            self._influence[name] += of_records\n",
+        "            self._influence[name] = np.hypot(self._influence[name], of_records)\n",
+        "tests/platform/test_intervals.py",
     ),
     Mutant(
         "the true size as divisor",
@@ -237,6 +330,34 @@ MUTANTS = (
         "sys.path.append(folder)",
         "sys.path.insert(0, folder)",
         DRIVER,
+    ),
+    Mutant(
+        "what a table has instead, in a message",
+        "platform/data/at_silo.py",
+        'hint = f"{error.hint} {place}',
+        'hint = f"{error.hint} {text} {place}',
+        "tests/platform/test_at_silo.py",
+    ),
+    Mutant(
+        "what a table has instead, in a file for everybody",
+        "platform/data/at_silo.py",
+        "place.touch(mode=0o600)",
+        "place.touch(mode=0o644)",
+        "tests/platform/test_at_silo.py",
+    ),
+    Mutant(
+        "offsets of an Arrow file not checked",
+        "platform/data/files/arrow_file.py",
+        "    table.validate(full=True)\n",
+        "",
+        "tests/platform/test_reading.py",
+    ),
+    Mutant(
+        "deleted rows of a Delta table",
+        "platform/data/files/parquet_file.py",
+        "    _require_plain(path)\n",
+        "",
+        "tests/platform/test_reading.py",
     ),
     Mutant(
         "byte order of the fold rule",
@@ -421,7 +542,35 @@ MUTANTS = (
         ":",
         f"{HE}/test_wire.py",
     ),
-    *(Mutant(*one) for one in BETWEEN_CLUSTERS),
+    Mutant(
+        "a revoked approval",
+        "platform/state/approval.py",
+        "if one.id not in revoked]",
+        "if True]",
+        "tests/pipelines/test_approve.py",
+    ),
+    Mutant(
+        "an approval that nobody was asked for",
+        "pipelines/cli/options.py",
+        "    if not _is_terminal():",
+        "    if not _is_terminal():\n        return\n    if False:",
+        "tests/pipelines/test_approve.py",
+    ),
+    Mutant(
+        "a running run deleted",
+        "pipelines/run/past_runs.py",
+        'if run.state == "running":',
+        "if False:",
+        "tests/pipelines/test_runs.py",
+    ),
+    Mutant(
+        "a table's fingerprint in MLflow",
+        "actors/books.py",
+        "return self.ledger.chain.head()",
+        'return f"{self.ledger.chain.head()} {self._dataset.fingerprint}"',
+        "tests/pipelines/test_train.py",
+    ),
+    *(Mutant(*one) for one in (*BETWEEN_CLUSTERS, *IN_TABLES, *IN_THE_AVERAGE)),
 )
 
 

@@ -35,7 +35,7 @@ def test_a_job_s_digest() -> None:
     """An owner's approval is for this digest."""
     assert (
         job_digest(Job.model_validate(JOB))
-        == "c02ad775c8799cb78963c78957dea44fce5e71c06930a4f942d8f43d49ff60b7"
+        == "3890aa2c5cd69f3c4372b0ddf5cf5eccb68ee2f55210f8be49cefe75385daa25"
     )
 
 

@@ -90,6 +90,8 @@ def test_the_wheel_holds_every_module_and_works_alone(tmp_path: Path) -> None:
         f"blindsum/{path.relative_to(ROOT)}" for r in ROOMS for path in (ROOT / r).rglob("*.py")
     }
     assert modules <= names and "blindsum/pipelines/cli/starter.yaml" in names
+    scalings = (ROOT / "platform/data/scalings").glob("*.csv")
+    assert {f"blindsum/{path.relative_to(ROOT)}" for path in scalings} <= names
     assert "blindsum/py.typed" in names and not any(name.startswith("tests") for name in names)
     where = python(
         "import blindsum.pipelines.cli.app, blindsum.platform.errors as e; print(e.__file__)",

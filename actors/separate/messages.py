@@ -21,7 +21,7 @@ from blindsum.he.exchange import STRICT, RunName, SiloName
 from blindsum.he.identity import PUBLIC_BYTES
 from blindsum.platform.errors import FederationError
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 SESSION = "Blindsum-Session"
 """The header in which a request names its session."""
@@ -69,6 +69,7 @@ Method = Literal[
     "read_metrics",
     "release",
     "forget",
+    "progress",
     "ping",
     "end",
 ]

@@ -173,7 +173,7 @@ def show(
         until("the proposal", lambda listed=listed, one=one: proposed(one, listed), everyone, 60)
         if number == 0:
             one.type("silo", "show", "solubility", "--file", file)
-        one.type("silo", "approve", "solubility", "--file", file)
+        one.type("silo", "approve", "solubility", "--yes", "--file", file)
     print("\nThe job runs. The coordinator shows the consortium's figures:", flush=True)
     shown = 0
     while True:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from blindsum.platform.data.computing import computing_in
 from blindsum.platform.data.member import REJECTED_ROWS, open_member
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData, load_molecules
@@ -51,7 +52,9 @@ def load_audited(job: Job, silo: str, places: SiloPlaces) -> Audited:
     member = open_member(job, silo, places, "audit")
     data = member.data
     rejects = places.of_run("audit") / REJECTED_ROWS
-    molecules = load_molecules(places.table, job.data, rejects)
+    molecules = load_molecules(
+        places.table, job.data, rejects, member.own, computing_in(places.state)
+    )
     if not member.own:
         return Audited(data, molecules)
     train, test = (_shared(fold, job.data.outputs) for fold in (data.train, data.test))

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
 
+from blindsum.pipelines.audit.evidence import Figure
 from blindsum.pipelines.audit.outcome import FULL, QUICK, Audit, exceeded, gate_key, keep_private
-from blindsum.pipelines.audit.report.page import ROWS, as_page, shown, worst
+from blindsum.pipelines.audit.report.page import ROWS, as_page, interval_of, shown, worst
 from blindsum.pipelines.audit.report.records import as_private_page
 from blindsum.pipelines.audit.run import audit
 from blindsum.pipelines.run.folders import runs_folder
-from blindsum.pipelines.show.console import console, emit
+from blindsum.pipelines.show.console import console, emit, show_result
+from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import state_folder
@@ -115,7 +116,7 @@ def run_audit(
 
 def _record(job_file: JobFile, run: str, found: Audit, report: Path, figures: Path) -> str | None:
     """Store the shareable part in the job's MLflow; return what could not be stored, or None."""
-    tracker = Tracker(job_file, run)
+    tracker = Tracker(job_file, run, command="audit")
     tracker.ready()
     tracker.log_round(0, {_metric(key): value for key, value in found.gate().items()})
     tracker.log_file(report)
@@ -144,8 +145,10 @@ def _limit(text: str) -> tuple[str, float]:
 
 
 def _metric(key: str) -> str:
-    """Return the figure's MLflow key, with characters that MLflow rejects replaced by "_"."""
-    return "audit." + "".join(c if c.isalnum() or c in "_-./ " else "_" for c in key)
+    """Return the figure's MLflow key, with characters that MLflow rejects replaced by "_". Each
+    adversary's figures form a section of MLflow's charts."""
+    key = key.replace(".", "/", 1)
+    return "audit/" + "".join(c if c.isalnum() or c in "_-./ " else "_" for c in key)
 
 
 def _write(path: Path, content: str) -> None:
@@ -156,42 +159,63 @@ def _write(path: Path, content: str) -> None:
         file.write(content)
 
 
-def _show(found: Audit, report: Path, private: Path) -> None:
-    table = Table(
-        title=f"audit of silo {found.silo}; in parentheses: the figure that guessing reaches",
-        title_justify="left",
-        box=None,
+def _cell(figure: Figure) -> str:
+    """Return a figure as the page has it, with words for the page's colours."""
+    verdict = (
+        ", BEATS guessing" if figure.above_floor else ", may be chance" if figure.undecided else ""
     )
-    for heading in ("adversary", "attack", "figure", "none", "privacy", "encryption", "both"):
-        table.add_column(heading)
+    inside = [
+        *([interval_of(figure)] if interval_of(figure) else []),
+        *([f"guessing: {shown(figure, figure.floor)}"] if figure.floor is not None else []),
+    ]
+    return (
+        f"{shown(figure, figure.value)}" + (f" ({'; '.join(inside)})" if inside else "") + verdict
+    )
+
+
+def _show(found: Audit, report: Path, private: Path) -> None:
+    table = Sheet(
+        "adversary",
+        "attack",
+        "figure",
+        "none",
+        "privacy",
+        "encryption",
+        "both",
+        title=f"audit of silo {found.silo}; in parentheses: 95 % interval, and the figure that "
+        "guessing reaches",
+    )
     for row in ROWS:
         cells = [
             worst(found.findings.evidence, row, d) for d in ("none", "dp", "encrypted", "both")
         ]
         if any(cells):
-            table.add_row(
+            table.add(
                 row.adversary,
                 row.attack,
                 row.figure,
-                *(f"{shown(c, c.value)} ({shown(c, c.floor or 0)})" if c else "" for c in cells),
+                *(_cell(c) if c else "" for c in cells),
             )
-    console.print(table)
+    show_result(table)
     for name, views in found.bounds.items():
-        bounds = ", ".join(f"{view} {bound.best:.2f}" for view, bound in views.items())
+        bounds = ", ".join(
+            f"{view} {bound.epsilon:.2f} (if the mechanism is Gaussian: {bound.gaussian:.2f})"
+            for view, bound in views.items()
+        )
         claimed = f" (claimed {found.plan.epsilon:g})" if name == "as planned" else ""
-        console.print(f"lower bound on epsilon, {name}{claimed}: {bounds}")
+        show_result(f"lower bound on epsilon, {name}{claimed}: {bounds}")
     accepted = [name for name, refusal in found.refusals.items() if not refusal]
-    console.print(
+    show_result(
         f"[bold red]forged sums accepted:[/] {', '.join(accepted)}"
         if accepted
         else f"forged sums: all {len(found.refusals)} refused"
     )
     if not found.planted:
-        console.print(
+        show_result(
             "[bold red]planted weights would be accepted:[/] this machine does not require its "
             "owner's approval of the job"
         )
     for text in found.findings.not_tested:
-        console.print(f"not tested: {text}")
-    console.print(f"report: {report} ({found.seconds:.0f} s)", soft_wrap=True)
-    console.print(f"private, only for the silo: {private}", soft_wrap=True)
+        show_result(f"not tested: {text}")
+    show_result(f"report: {report} ({found.seconds:.0f} s)", soft_wrap=True)
+    show_result(f"private, only for the silo: {private}", soft_wrap=True)

@@ -45,6 +45,13 @@ class Figure:
         least = self.value if self.low is None else self.low
         return self.floor is not None and least > self.floor
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the attack beat the floor with its value, but not with its whole interval."""
+        if self.floor is None or self.above_floor:
+            return False
+        return self.value < self.floor if self.less else self.value > self.floor
+
 
 @dataclass(frozen=True)
 class Evidence:

@@ -9,6 +9,7 @@ Legend: K models, N records, V views of a record.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,10 +20,10 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from blindsum.platform.data.labels import Labels
-from blindsum.platform.evaluation.tasks import by_task
+from blindsum.platform.evaluation.scores import by_task
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
-from blindsum.platform.training.losses import MultiTask, RecordLoss, classification
+from blindsum.platform.training.losses import MultiTask, RecordLoss, classification, record_loss
 
 Reals = npt.NDArray[np.float64]
 
@@ -99,7 +100,8 @@ class Labelling(Protocol):
 def labelling(contract: DataSection) -> Labelling:
     """Return the `Labelling` for a job's data section."""
     if contract.target:
-        return Classes(len(contract.target.classes))
+        weights = contract.target.weights if contract.target.class_weights else None
+        return Classes(len(contract.target.classes), weights, record_loss(contract, {}))
     return OfTasks(contract.tasks or {})
 
 
@@ -118,9 +120,15 @@ class Classes:
 
     bounded, has_classes, score_name, least = True, True, "accuracy", 0.0
 
-    def __init__(self, outputs: int) -> None:
+    def __init__(
+        self,
+        outputs: int,
+        weights: Sequence[float] | None = None,
+        loss: RecordLoss = classification,
+    ) -> None:
         self._outputs = outputs
-        self.loss: RecordLoss = classification
+        self._weights = torch.tensor(weights or [1.0] * outputs, dtype=torch.float64)
+        self.loss = loss
 
     def classes(self, labels: Labels) -> npt.NDArray[np.int64]:
         return labels
@@ -134,9 +142,14 @@ class Classes:
     def from_bias(self, made_up: Tensor, bias: Tensor, records: int) -> Tensor:
         """Return int64 [records], ascending (Wainakh et al., PoPETs 2022).
 
-        The bias's gradient is the sum of predicted minus true classes.
+        The bias's gradient is the sum of predicted minus true classes, each multiplied by its
+        class's weight. With n records of a class, weight w and mean prediction p, it is p W - n w,
+        in which W is the sum of all n w; that all n add up to `records` gives W.
         """
-        counts = records * torch.softmax(made_up, 1).mean(0) - bias
+        weights = self._weights.to(bias.dtype)
+        predicted = torch.softmax(made_up, 1).mean(0)
+        whole = (records + (bias / weights).sum()) / (predicted / weights).sum()
+        counts = (predicted * whole - bias) / weights
         labels = []
         for _ in range(records):
             labels.append(int(counts.argmax()))
@@ -177,6 +190,7 @@ class OfTasks:
         self._sorted_by = binary[0] if binary else 0
         self._binary = np.isin(np.arange(len(tasks)), binary)
         self._weights = np.array([task.weight for task in tasks.values()])
+        self._of_positives = [task.positive_weight for task in tasks.values()]
         self.score_name = "mean AUROC" if binary else "mean R2"
         self.least = 0.0 if binary else -1.0
 
@@ -209,7 +223,9 @@ class OfTasks:
             elif records == 1:
                 labels[:, 0, i] = float(apart < 0)
             else:
-                positive = records * float(torch.sigmoid(made_up[:, i]).mean()) - apart
+                predicted = float(torch.sigmoid(made_up[:, i]).mean())
+                each = predicted + self._of_positives[i] * (1 - predicted)
+                positive = (records * predicted - apart) / each
                 labels[: round(min(max(positive, 0.0), records)), 0, i] = 1.0
         return labels
 
@@ -237,7 +253,9 @@ class OfTasks:
     def _of_one(self, outputs: Reals, labels: Labels, i: int) -> Reals:
         """Return one task's own loss, float64 [K, N], NaN where it is not labelled."""
         name = self._names[i]
-        alone = MultiTask({name: self._tasks[name].model_copy(update={"weight": 1.0})})
+        alone = MultiTask(
+            {name: self._tasks[name].model_copy(update={"weight": 1.0, "positive_weight": 1.0})}
+        )
         return np.where(np.isnan(labels[:, 0, 0]), np.nan, _losses(alone, outputs, labels))
 
     def _statistic(self, outputs: Reals, labels: Labels, i: int) -> Reals:

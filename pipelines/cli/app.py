@@ -6,7 +6,6 @@ Exit status: 0 for success, 1 if refused or failed, 2 for wrong usage, 130 after
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from shlex import quote
@@ -15,15 +14,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blindsum.pipelines.cli import (
+    approve,
     audit_log,
     certificates,
     coordinator,
+    doctor,
     ledger,
     predict,
-    silo,
+    runs,
     silo_agent,
     submit,
 )
+from blindsum.pipelines.cli.approve import say_how_to_go_on
+from blindsum.pipelines.cli.completion import run_folders, silo_names
 from blindsum.pipelines.cli.options import (
     AddressOption,
     JobArgument,
@@ -34,14 +37,19 @@ from blindsum.pipelines.cli.options import (
     interruptible,
 )
 from blindsum.pipelines.show.console import counting, emit, keep_stdout, show_error
-from blindsum.platform.errors import BlindsumError, JobError, without_values
+from blindsum.platform.errors import (
+    BlindsumError,
+    CannotTakePart,
+    ConsentError,
+    JobError,
+    without_values,
+)
 from blindsum.platform.job.file import JobFile, load_job
 
 if TYPE_CHECKING:
     from blindsum.pipelines.run.run_log import Kept
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Train one model over data that cannot leave its owners.",
@@ -97,7 +105,12 @@ def run(
 @app.command()
 @interruptible
 def resume(
-    run_folder: Annotated[Path, typer.Argument(help="The run's folder: runs/NAME.", metavar="RUN")],
+    run_folder: Annotated[
+        Path,
+        typer.Argument(
+            help="The run's folder: runs/NAME.", metavar="RUN", autocompletion=run_folders
+        ),
+    ],
     address: AddressOption = None,
     json: JsonOption = False,
     lines: LinesOption = False,
@@ -115,18 +128,19 @@ def _train(
     job_file: JobFile, address: str | None, json: bool, lines: bool, kept: Kept | None = None
 ) -> None:
     from blindsum.pipelines.run import output
+    from blindsum.pipelines.run.closing import show_end
     from blindsum.pipelines.run.run import Run
     from blindsum.pipelines.run.train import train
 
     keep_stdout()
-    shown = output.listener(json, lines)
+    shown = output.listener(json, lines, job_file.job.name)
     seen: list[Run] = []
     try:
         train(job_file, address, shown, seen.append, kept=kept)
     finally:
         shown.close()
         for one in seen:
-            emit("end", **one.summary()) if json else output.show_end(one)
+            emit("end", **one.summary()) if json else show_end(one)
 
 
 @app.command()
@@ -150,7 +164,9 @@ def audit(
     silo: Annotated[
         str | None,
         typer.Option(
-            "--silo", help="The silo to audit, on its own machine. Default: the job's first silo."
+            "--silo",
+            help="The silo to audit, on its own machine. Default: the job's first silo.",
+            autocompletion=silo_names,
         ),
     ] = None,
     quick: Annotated[
@@ -184,7 +200,12 @@ def baseline(
     ],
     job: JobArgument,
     silo: Annotated[
-        str | None, typer.Option("--silo", help="With local: only this silo, on its machine.")
+        str | None,
+        typer.Option(
+            "--silo",
+            help="With local: only this silo, on its machine.",
+            autocompletion=silo_names,
+        ),
     ] = None,
     publish: Annotated[
         bool, typer.Option("--publish", help="Also send the exact figures to an MLflow server.")
@@ -218,7 +239,11 @@ def compare(
     ] = None,
     silo: Annotated[
         str | None,
-        typer.Option("--silo", help="Add this silo's gain on each task; private to the silo."),
+        typer.Option(
+            "--silo",
+            help="Add this silo's gain on each task; private to the silo.",
+            autocompletion=silo_names,
+        ),
     ] = None,
     page: Annotated[
         Path | None, typer.Option(help="Where to write the page; default: next to the job file.")
@@ -299,11 +324,13 @@ def secret(path: Annotated[Path, typer.Argument(help="File to write.", metavar="
 
 
 # In the order of --help: what everyone uses first, then what owners and operators use.
+app.add_typer(runs.app, name="runs")
 app.command("predict")(predict.predict)
+app.command("doctor")(doctor.doctor)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(audit_log.app, name="audit-log")
 app.add_typer(silo_agent.app, name="silo")
-app.command("approve")(silo.approve)
+app.command("approve")(approve.approve)
 app.add_typer(coordinator.app, name="coordinator")
 app.command("invite")(coordinator.invite)
 app.command("propose")(coordinator.propose)
@@ -314,14 +341,16 @@ app.add_typer(certificates.app, name="certificates")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"blindsum {version('blindsum')}")
+        from blindsum.pipelines.cli.versions import version_lines
+
+        typer.echo("\n".join(version_lines()))
         raise typer.Exit
 
 
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions.")
     ] = False,
 ) -> None:
     """Train one model over data that cannot leave its owners."""
@@ -333,6 +362,8 @@ def main() -> None:
         app()
     except BlindsumError as error:
         show_error(error)
+        if isinstance(error, (CannotTakePart, ConsentError)):
+            say_how_to_go_on()
         sys.exit(1)
     except ModuleNotFoundError as error:
         show_error(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from blindsum.pipelines.cli.options import (
     ExportOption,
@@ -16,7 +15,8 @@ from blindsum.pipelines.cli.options import (
     JsonOption,
     SiloOption,
 )
-from blindsum.pipelines.show.console import console, emit
+from blindsum.pipelines.show.console import emit, show_result
+from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.errors import LedgerError
 from blindsum.platform.job.file import load_job
 from blindsum.platform.state.audit_log import AuditLog, Event
@@ -42,8 +42,8 @@ def show(
             emit("logged", **vars(one))
         return
     for name in dict.fromkeys(one.job for one in events):
-        console.print(_table(name, [one for one in events if one.job == name]))
-    console.print(f"head: {log.chain.head()}", soft_wrap=True)
+        show_result(_table(name, [one for one in events if one.job == name]))
+    show_result(f"head: {log.chain.head()}", soft_wrap=True)
 
 
 @app.command()
@@ -86,12 +86,10 @@ def _opened(job: Path, silo: str) -> AuditLog:
     return AuditLog(path, silo, open_identity(state))
 
 
-def _table(run: str, events: list[Event]) -> Table:
-    table = Table(title=run, title_justify="left", box=None)
-    for heading in ("time (UTC)", "round", "attempt", "event", ""):
-        table.add_column(heading, overflow="fold")
+def _table(run: str, events: list[Event]) -> Sheet:
+    table = Sheet("time (UTC)", "round", "attempt", "event", "", title=run, text=True)
     for one in events:
-        table.add_row(
+        table.add(
             time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(one.time)),
             str(one.round or ""),
             str(one.attempt or ""),

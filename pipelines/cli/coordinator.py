@@ -65,13 +65,14 @@ def serve(
     from blindsum.pipelines.consortium.coordinator import Coordinator
     from blindsum.pipelines.consortium.settings import open_home
     from blindsum.pipelines.run import output
+    from blindsum.pipelines.run.closing import show_end
     from blindsum.pipelines.run.run import Run
 
     home = open_home(folder)
     keep_stdout()
 
     def finished(run: Run) -> None:
-        emit("end", **run.summary()) if json else output.show_end(run)
+        emit("end", **run.summary()) if json else show_end(run)
 
     coordinator = Coordinator(
         home, version("blindsum"), _say, lambda: output.listener(json, lines), finished

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 
-from rich.table import Table
-
 from blindsum.actors.vault import open_identity
-from blindsum.pipelines.show.console import console
+from blindsum.pipelines.show.console import show_result, show_warnings
+from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.errors import LedgerError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import state_folder
 from blindsum.platform.privacy.lifetime_limit import Limit
+from blindsum.platform.privacy.sanity import doubtful_epsilon
 from blindsum.platform.state.ledger import Ledger
 from blindsum.platform.state.ledger_entries import Dataset
 
@@ -44,8 +44,7 @@ def show(ledger: Ledger) -> None:
     """Print each job's spend, and each dataset's spend over all jobs."""
     limit = ledger.limit()
     delta = limit.delta if limit else DEFAULT_DELTA
-    jobs = Table(title="jobs", title_justify="left", box=None)
-    for heading in (
+    jobs = Sheet(
         "job",
         "started (UTC)",
         "table",
@@ -53,8 +52,8 @@ def show(ledger: Ledger) -> None:
         "epsilon",
         "held-out epsilon",
         "delta",
-    ):
-        jobs.add_column(heading, overflow="fold")
+        title="jobs",
+    )
     entries = ledger.entries()
     for name in dict.fromkeys(e.job for e in entries if e.job):
         of_job = [e for e in entries if e.job == name]
@@ -66,7 +65,7 @@ def show(ledger: Ledger) -> None:
             f"{max([e.epsilon or 0.0 for e in of_job if e.kind == kind], default=0.0):.4g}"
             for kind in ("charge", "charge held-out")
         )
-        jobs.add_row(
+        jobs.add(
             name,
             time.strftime("%Y-%m-%d %H:%M", time.gmtime(of_job[0].time)),
             _table(begun.dataset),
@@ -75,35 +74,34 @@ def show(ledger: Ledger) -> None:
             held_out if noised else "exact, no bound",
             f"{begun.delta:g}" if private else "",
         )
-    console.print(jobs)
-    tables = Table(title="tables, over all jobs", title_justify="left", box=None)
-    for heading in (
+    show_result(jobs)
+    tables = Sheet(
         "table",
         "jobs",
         "sum of epsilons",
         "sum of deltas",
         f"lifetime limit needed at delta {delta:g}",
-    ):
-        tables.add_column(heading)
+        title="tables, over all jobs",
+    )
     for dataset in dict.fromkeys(e.dataset for e in entries if e.dataset):
         past, as_one = (
             ledger.lifetime(Dataset(dataset)),
             ledger.lifetime_epsilon(Dataset(dataset), delta),
         )
-        tables.add_row(
+        tables.add(
             _table(dataset),
             str(past.jobs),
             _number(past.epsilon),
             f"{past.delta:g}",
             _number(as_one),
         )
-    console.print(tables)
-    console.print(
+    show_result(tables)
+    show_result(
         f"lifetime limit: epsilon {limit.epsilon:g} at delta {limit.delta:g} for each table"
         if limit
         else "lifetime limit: none (blindsum ledger limit)"
     )
-    console.print(f"head: {ledger.chain.head()}")
+    show_result(f"head: {ledger.chain.head()}", soft_wrap=True)
 
 
 def set_limit(ledger: Ledger, epsilon: float, delta: float) -> None:
@@ -118,10 +116,16 @@ def set_limit(ledger: Ledger, epsilon: float, delta: float) -> None:
             "Use epsilon above 0 and at most 1e6 (useful values are about 1 to 20), and delta from "
             "1e-12 to below 0.5.",
         )
+    before = ledger.limit()
     ledger.set_limit(Limit(epsilon, delta))
-    console.print(
-        f"lifetime limit for each table in {ledger.path}: epsilon {epsilon:g}, delta {delta:g}"
+    was = f"epsilon {before.epsilon:g} at delta {before.delta:g}" if before else "none"
+    show_result(
+        f"lifetime limit for each table in {ledger.path}: from {was} to epsilon {epsilon:g} at "
+        f"delta {delta:g}",
+        soft_wrap=True,
     )
+    if found := doubtful_epsilon(epsilon, "a lifetime limit of epsilon"):
+        show_warnings([found])
 
 
 def _table(dataset: str) -> str:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
 
+from blindsum.pipelines.cli.completion import job_files, silo_names
 from blindsum.pipelines.show.console import console
+from blindsum.platform.errors import JobError
 
 P = ParamSpec("P")
 
-JobArgument = Annotated[Path, typer.Argument(help="The job file.", metavar="JOB.YAML")]
+JobArgument = Annotated[
+    Path,
+    typer.Argument(help="The job file.", metavar="JOB.YAML", autocompletion=job_files),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -35,7 +41,11 @@ HeadOption = Annotated[
     typer.Option("--head", help="A head noted earlier, which the chain must still contain."),
 ]
 ExportOption = Annotated[Path, typer.Option("--to", help="JSON file to write.")]
-SiloOption = Annotated[str, typer.Option("--silo", help="The silo's name in the job file.")]
+SiloOption = Annotated[
+    str,
+    typer.Option("--silo", help="The silo's name in the job file.", autocompletion=silo_names),
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask: for scripts.")]
 
 
 def interruptible(command: Callable[P, None]) -> Callable[P, None]:
@@ -50,3 +60,26 @@ def interruptible(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(130) from None
 
     return call
+
+
+def agreed(question: str, yes: bool) -> None:
+    """Ask on the terminal, and end the command unless the answer is yes.
+
+    Args:
+        yes: the answer was given with --yes.
+
+    Raises:
+        JobError: nobody can be asked, because standard input is not a terminal.
+    """
+    if yes:
+        return
+    if not _is_terminal():
+        raise JobError(
+            "this needs a yes, and there is no terminal to ask on",
+            "Read what is printed above; to agree without being asked, add --yes.",
+        )
+    typer.confirm(question, abort=True, err=True)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()

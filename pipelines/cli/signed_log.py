@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from blindsum.he.identity import fingerprint
-from blindsum.pipelines.show.console import console
+from blindsum.pipelines.show.console import console, show_result
 from blindsum.platform.errors import LedgerError
 from blindsum.platform.state.signed_log import Chain
 
@@ -22,11 +22,11 @@ def verify(chain: Chain, head: str | None, kept_in: str) -> None:
         LedgerError: a hash, a signature or the head does not match; names the first bad entry.
     """
     found = chain.verify(thorough=True, head=head)
-    console.print(f"{found.entries} entries; all hashes and signatures are valid")
+    show_result(f"{found.entries} entries; all hashes and signatures are valid")
     if found.unsigned:
-        console.print(f"the oldest {found.unsigned} are unsigned; the first signature covers them")
+        show_result(f"the oldest {found.unsigned} are unsigned; the first signature covers them")
     for public in found.signers:
-        console.print(f"signed by {fingerprint(public)}", soft_wrap=True)
+        show_result(f"signed by {fingerprint(public)}", soft_wrap=True)
     if head is None:
         console.print(
             f"to check that no newer entries were removed, pass --head, taken from {kept_in}"
@@ -39,7 +39,8 @@ def export(chain: Chain, called: str, path: Path, to: Path) -> None:
     Raises:
         LedgerError: the file already exists or cannot be written.
     """
-    content = json.dumps({called: str(path), "entries": chain.export()}, indent=1)
+    entries = chain.export()
+    content = json.dumps({called: str(path), "entries": entries}, indent=1)
     try:
         with to.open("x", encoding="utf-8") as file:
             file.write(content)
@@ -47,3 +48,9 @@ def export(chain: Chain, called: str, path: Path, to: Path) -> None:
         raise LedgerError(f"{to} already exists", "Name another file.") from None
     except OSError as error:
         raise LedgerError(f"{to} cannot be written: {error.strerror}") from None
+    count = len(entries)
+    console.print(
+        f"wrote {count} {'entry' if count == 1 else 'entries'} of the {called} {path} to {to}, "
+        "with hashes, signatures and signers",
+        soft_wrap=True,
+    )

@@ -1,18 +1,16 @@
-"""`blindsum silo` and `blindsum approve`: a silo's owner decides, on the silo's own machine."""
+"""`blindsum silo init`: a silo's owner writes what this machine may take part in."""
 
 from __future__ import annotations
 
-import datetime
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from blindsum.pipelines.cli.options import JobArgument, SetOption, SiloOption
+from blindsum.pipelines.show.console import console, show_warnings
 from blindsum.platform.errors import ConsentError, JobError
 from blindsum.platform.job import owner as owners
-from blindsum.platform.job.file import load_job
 from blindsum.platform.job.owner import NOWHERE, OwnerFile, find_owner, owner_home
 from blindsum.platform.job.yaml_reader import dump, parse_section
 
@@ -70,10 +68,16 @@ def init(
         raise ConsentError(f"{path} cannot be written: {error.strerror}") from None
     with open(opened, "w", encoding="utf-8") as opened_file:
         opened_file.write(dump(content))
-    typer.echo(f"wrote {path}")
+    console.print(
+        f"wrote {path}. From now on this machine takes part only in jobs that you approve "
+        "(blindsum approve JOB.YAML), under the name given here. The examples and other "
+        "simulations of several silos are refused here until the file is moved away",
+        soft_wrap=True,
+        markup=False,
+    )
     for alias, one in tables.items():
-        if not Path(one["path"]).is_file():
-            typer.echo(f"warning: there is no file {one['path']} (dataset {alias})", err=True)
+        if not Path(one["path"]).exists():
+            show_warnings([f"there is no file or folder {one['path']} (dataset {alias})"])
 
 
 def show() -> None:
@@ -87,43 +91,3 @@ def show() -> None:
         raise typer.Exit(1)
     typer.echo(f"# {owner.path}")
     typer.echo(dump(owner.file.model_dump(exclude_none=True)), nl=False)
-
-
-def approve(
-    job: JobArgument,
-    silo: SiloOption,
-    runs: Annotated[int, typer.Option(help="How many runs to allow.")] = 1,
-    until: Annotated[
-        str | None, typer.Option(metavar="YYYY-MM-DD", help="Last day (UTC); default: in 30 days.")
-    ] = None,
-    set_: SetOption = None,
-) -> None:
-    """Allow a silo on this machine to take part in this job for a number of runs."""
-    from blindsum.actors.approving import approve_job
-    from blindsum.platform.job.paths import silo_places
-    from blindsum.platform.state.approval import DEFAULT_DAYS
-
-    job_file = load_job(job, set_ or [])
-    places_ = silo_places(job_file.silo(silo), str(job_file.folder))
-    if places_.owner is None:
-        raise ConsentError(
-            "this machine has no owner's file, so an approval would have no effect",
-            "Write one first: blindsum silo init NAME --dataset NAME=/PATH.",
-        )
-    end = end_of(until, DEFAULT_DAYS)
-    given = approve_job(job_file.job, silo, places_, job_file.folder, runs, end)
-    last = datetime.datetime.fromtimestamp(end - 1, datetime.UTC).date()
-    typer.echo(f"approved {given.job} for {runs} run{'s' if runs > 1 else ''} until {last}")
-    for name, digest in given.code.items():
-        typer.echo(f"with the code of {name}, SHA-256 {digest}")
-
-
-def end_of(until: str | None, days: int) -> float:
-    """Return the end of that day, UTC, in seconds since 1970."""
-    today = datetime.datetime.now(datetime.UTC).date()
-    try:
-        day = datetime.date.fromisoformat(until) if until else today + datetime.timedelta(days=days)
-    except ValueError:
-        raise JobError(f"--until {until!r} is not a date", "Write it as YYYY-MM-DD.") from None
-    end = datetime.datetime.combine(day, datetime.time.max, datetime.UTC)
-    return end.timestamp()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blindsum.pipelines.cli import silo
-from blindsum.pipelines.cli.options import AddressOption, JsonOption, interruptible
-from blindsum.pipelines.cli.silo import end_of
+from blindsum.pipelines.cli.approve import RunsOption, UntilOption, ask, end_of, say_approved
+from blindsum.pipelines.cli.options import AddressOption, JsonOption, YesOption, interruptible
 from blindsum.pipelines.show.console import console, emit, keep_stdout
 
 if TYPE_CHECKING:
@@ -134,23 +134,25 @@ def show_job(
 def approve_proposed(
     job: ProposedArgument,
     file: FileOption = None,
-    runs: Annotated[int, typer.Option(help="How many runs to allow.")] = 1,
-    until: Annotated[
-        str | None, typer.Option(metavar="YYYY-MM-DD", help="Last day (UTC); default: in 30 days.")
-    ] = None,
+    runs: RunsOption = 1,
+    until: UntilOption = None,
+    yes: YesOption = False,
 ) -> None:
     """Approve a proposed job with its code, its initial weights and this silo's table."""
     from blindsum.actors.separate.inbox import Inbox
-    from blindsum.pipelines.consortium.deciding import approve_proposal
-    from blindsum.platform.state.approval import DEFAULT_DAYS
+    from blindsum.pipelines.consortium.deciding import approve_proposal, require_approvable
+    from blindsum.pipelines.consortium.review import review
+    from blindsum.platform.state.approval import DEFAULT_DAYS, require_useful
 
     home, end = _open(file), end_of(until, DEFAULT_DAYS)
     inbox = Inbox(home.state)
     one = inbox.one(job)
+    require_useful(runs, end, time.time())
+    require_approvable(home.owner, home.name, inbox, one.digest)
+    found = review(home.owner, home.name, inbox, one.digest, features=True)
+    ask(found, home.owner, runs, end, yes)
     given = approve_proposal(home.owner, home.name, inbox, one.digest, runs, end)
-    typer.echo(f"approved {one.name} ({one.digest[:8]}) for {runs} run{'s' if runs > 1 else ''}")
-    for name, digest in given.code.items():
-        typer.echo(f"with the code of {name}, SHA-256 {digest}")
+    say_approved(f"{one.name} ({one.digest[:8]})", given)
 
 
 @app.command()

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.table import Table
 
 from blindsum.pipelines.cli.options import JobArgument, JsonOption, SetOption, interruptible
-from blindsum.pipelines.show.console import console, emit
+from blindsum.pipelines.show.console import console, emit, show_result
+from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.errors import JobError
 from blindsum.platform.job.file import load_job
 
@@ -105,12 +105,10 @@ def list_(address: ServerOption, ca: CaOption = None, json: JsonOption = False) 
         for one in jobs:
             emit("job", **asdict(one))
         return
-    table = Table(box=None)
-    for heading in ("id", "status", "exit status", "started (UTC)", "seconds"):
-        table.add_column(heading, overflow="fold")
+    table = Sheet("id", "status", "exit status", "started (UTC)", "seconds")
     for one in jobs:
-        table.add_row(one.id, one.status, _or_blank(one.exit_status), _clock(one), _seconds(one))
-    console.print(table)
+        table.add(one.id, one.status, _or_blank(one.exit_status), _clock(one), _seconds(one))
+    show_result(table)
 
 
 @app.command()

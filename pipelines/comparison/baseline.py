@@ -16,13 +16,15 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from blindsum.pipelines.show.console import console, emit
+from blindsum.pipelines.comparison.compare import ARMS
+from blindsum.pipelines.show.console import console, emit, show_result
 from blindsum.platform.data.member import Member, open_member
 from blindsum.platform.data.records import Fold, stacked
 from blindsum.platform.data.table import SiloData
@@ -31,13 +33,22 @@ from blindsum.platform.evaluation.classes import Counts
 from blindsum.platform.evaluation.figures import HeldOut, TaskFigures
 from blindsum.platform.evaluation.round_counts import Counting, Tally
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.paths import import_from, silo_places, state_folder
 from blindsum.platform.job.schema import Job, NoNoise
+from blindsum.platform.prediction.released import released
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
 from blindsum.platform.state.private_head import PrivateHead
 from blindsum.platform.tracking.mlflow_run import Tracker
 from blindsum.platform.tracking.mlflow_uri import sqlite_file
+from blindsum.platform.tracking.names import (
+    EPSILON_PLANNED,
+    SECONDS,
+    held_out_metrics,
+    held_out_tags,
+)
+from blindsum.platform.tracking.run_facts import NOTE
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import model_of
@@ -49,7 +60,8 @@ Arm = Literal["local", "pooled"]
 @dataclass(frozen=True)
 class Baseline:
     """The result of a baseline. `held_out` covers all silos' held-out records. `epsilon` is the
-    largest of the silos' planned epsilons, None without privacy."""
+    largest of the silos' planned epsilons, None without privacy; `silo` is the only one that
+    trained, None for all."""
 
     run: str
     arm: Arm
@@ -57,6 +69,12 @@ class Baseline:
     epsilon: float | None
     seconds: float
     tracking_failure: str | None = None
+    silo: str | None = None
+
+    @property
+    def who(self) -> str:
+        """Who trained, in words."""
+        return f"{self.silo} alone" if self.silo else ARMS[self.arm]
 
 
 def baseline(
@@ -92,7 +110,8 @@ def baseline(
     import_from(str(job_file.folder))
     members = [member_of(job_file, name) for name in names]
     run = f"{job.name}-{arm}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-    tracker = Tracker(job_file, run, _tags(job, arm, silo) | (tags or {}))
+    about = _tags(job, arm, silo) | (tags or {})
+    tracker = Tracker(job_file, run, about, command=f"baseline {arm}")
     tracker.ready()
     try:
         counts, epsilon = (_local if arm == "local" else _pooled)(job, members, run, done)
@@ -104,13 +123,12 @@ def baseline(
     if metrics.held_out is None:
         raise BlindsumError("no held-out record was evaluated")
     seconds = time.monotonic() - started
-    figures = {**metrics.held_out.tracked(), "seconds": seconds}
-    tracker.log_round(
-        job.training.rounds, figures | ({"epsilon_planned": epsilon} if epsilon else {})
-    )
-    note = {"mlflow.note.content": f"{arm}: {metrics.held_out.line()}"}
-    failure = tracker.finish("FINISHED", "all rounds completed", note)
-    return Baseline(run, arm, metrics.held_out, epsilon, seconds, failure)
+    planned = {EPSILON_PLANNED: epsilon} if epsilon else {}
+    figures = {**held_out_metrics(metrics.held_out), SECONDS: seconds, **planned}
+    tracker.log_round(job.training.rounds, figures)
+    closing = {NOTE: f"{arm}: {metrics.held_out.line()}", **held_out_tags(metrics.held_out)}
+    failure = tracker.finish("FINISHED", "all rounds completed", closing)
+    return Baseline(run, arm, metrics.held_out, epsilon, seconds, failure, silo)
 
 
 def _tags(job: Job, arm: Arm, silo: str | None) -> dict[str, str]:
@@ -150,12 +168,17 @@ def _local(
         counting = Counting(_exact(job), None, member.data, np.random.default_rng(), member.own)
         counts = counting.counts(model, job.training.rounds, Tally(), job.roster)
         total = counts if total is None else total + counts
-        head = PrivateHead(model, state_folder(job.silo(member.name)) / "runs" / run)
-        head.keep(job.training.rounds, counting.by_task)
+        folder = state_folder(job.silo(member.name)) / "runs" / run
+        release = partial(_own_model, job, run, model, member.own)
+        PrivateHead(model, folder, release).keep(job.training.rounds, counting.by_task)
         epsilons += [own.epsilon_planned] if own else []
     if total is None:
         raise JobError("the job has no silo")
     return total, max(epsilons, default=None)
+
+
+def _own_model(job: Job, run: str, model: nn.Module, own: Tasks, round: int) -> bytes:
+    return released(job, run, round, model, {}, own)
 
 
 def _pooled(
@@ -193,7 +216,8 @@ def trained(
     loss = record_loss(job.data, member.own)
     trainer = LocalTrainer(model, member.data.train, job.training, own, random, loss)
     rounds = own.rounds_within_budget if own else job.training.rounds
-    return Simulation(model, [trainer], job.server).run(rounds, done)
+    averaging = job.training.average
+    return Simulation(model, [trainer], job.server, average=averaging).run(rounds, done)
 
 
 def _exact(job: Job) -> Job:
@@ -246,7 +270,7 @@ def show_baseline(found: Baseline, as_json: bool) -> None:
         )
         return
     privacy = f"epsilon {found.epsilon:.3g}" if found.epsilon else "no differential privacy"
-    console.print(f"{found.arm}: {found.held_out.line()}, {privacy} ({found.seconds:.0f} s)")
+    show_result(f"{found.who}: {found.held_out.line()}, {privacy} ({found.seconds:.0f} s)")
     console.print(
         "exact figures, only for the owners of the records; nothing was charged, and no model was "
         "kept outside the silos' folders"

@@ -1,34 +1,47 @@
 """`blindsum compare`: compare the finished runs of one experiment, read from MLflow.
 
 Runs are grouped by arm (federated, local, pooled), budget, mechanism and encryption; within a group
-only their seeds differ. Gains over local training are computed seed by seed, so that effects of the
-seed cancel (paired differences, Student's interval).
+only their seeds differ. `blindsum.pipelines.comparison.estimates` says what intervals of scores,
+gains and differences cover.
 """
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
+from blindsum.pipelines.comparison.estimates import Estimate, Scored, difference, mean
 from blindsum.platform.errors import JobError, TrackingError
+from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED
+from blindsum.platform.evaluation.intervals import Interval
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import state_folder
 from blindsum.platform.tracking.mlflow_run import tracking_uri
 from blindsum.platform.tracking.mlflow_uri import open_client, sqlite_file
+from blindsum.platform.tracking.names import figures_of
 
-CONFIDENCE = 0.95
 LEAST_RATIO = 0.01
 """Scores and gaps must exceed this to be divided by."""
 
 SCORES = {"auroc": ("mean AUROC", 1.0), "accuracy": ("accuracy", 1.0), "r2": ("mean R2", 1.0)}
 """Main figures and a perfect model's value; a run's main figure is the first that it has."""
 
+
+ARMS = {"local": "each silo alone", "federated": "federated", "pooled": "pooled records"}
+"""The arms in words, in the order of outputs."""
+
+OF_KIND = {
+    "auroc": (*CLASSIFIED, "auprc_at_fixed_rate", "auprc_low", "auprc_high"),
+    "accuracy": ("loss",),
+    "r2": MEASURED,
+}
+"""Figures that a diverged model does not have either. MLflow still shows those of an earlier
+round."""
 
 Key = tuple[str, float | None, bool, str]
 
@@ -62,14 +75,12 @@ class Trial:
         """Arm, budget, encryption and mechanism: runs are grouped by them."""
         return self.arm, self.epsilon, self.encrypted, self.mechanism
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with the half-width of its 95 % interval, which is None for a single value."""
-
-    mean: float
-    reach: float | None
-    count: int
+    @property
+    def scored(self) -> Scored:
+        """The score with its interval, which earlier versions did not log."""
+        ends = [self.figures.get(f"{self.metric}_{end}") for end in ("low", "high")]
+        interval = None if None in ends else Interval(*(end or 0.0 for end in ends))
+        return Scored(self.score, self.seed, interval)
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class Group:
     """Runs that differ only by their seeds, and their gains over local runs with the same seeds.
 
     Gains are absolute, relative, and as the share of the gap to a perfect score; None without local
-    runs.
+    runs. `behind` is the difference from the group with the best mean, None for that group.
     """
 
     arm: str
@@ -89,6 +100,12 @@ class Group:
     gain: Estimate | None
     relative: float | None
     of_gap: float | None
+    behind: Estimate | None = None
+
+    @property
+    def key(self) -> Key:
+        """Arm, budget, encryption and mechanism."""
+        return self.arm, self.epsilon, self.encrypted, self.mechanism
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,8 @@ class Comparison:
     """All groups, sorted by arm and then by epsilon.
 
     `differing` lists the settings that differ between runs. `alone` are baselines of one silo,
-    which belong to no group because their held-out records differ.
+    which belong to no group because their held-out records differ. `diverged` are runs whose last
+    model has no score, and which no mean contains.
     """
 
     experiment: str
@@ -105,6 +123,12 @@ class Comparison:
     groups: list[Group]
     differing: list[str]
     alone: list[Trial]
+    diverged: list[Trial]
+
+    @property
+    def best(self) -> Group:
+        """The group with the best mean score."""
+        return max(self.groups, key=lambda group: group.score.mean)
 
 
 def compare(job_file: JobFile, experiment: str | None, names: Sequence[str]) -> Comparison:
@@ -129,6 +153,13 @@ def compare(job_file: JobFile, experiment: str | None, names: Sequence[str]) -> 
             f"experiment {experiment!r} has no finished run to compare",
             "Run the job; for baselines run blindsum baseline local and blindsum baseline pooled.",
         )
+    diverged = [trial for trial in trials if trial.metric not in trial.figures]
+    trials = [trial for trial in trials if trial.metric in trial.figures]
+    if not trials:
+        raise JobError(
+            f"every finished run of experiment {experiment!r} has diverged",
+            "Lower training.learning_rate, and run the job again.",
+        )
     metric = next(name for name in SCORES if any(t.metric == name for t in trials))
     alone = [trial for trial in trials if trial.metric == metric and trial.silo]
     trials = [trial for trial in trials if trial.metric == metric and not trial.silo]
@@ -136,7 +167,9 @@ def compare(job_file: JobFile, experiment: str | None, names: Sequence[str]) -> 
     for trial in trials:
         grouped[trial.group].append(trial)
     groups = [_group(of, trials) for _, of in sorted(grouped.items(), key=lambda g: _order(g[0]))]
-    return Comparison(experiment, metric, trials, groups, _differing(trials), alone)
+    if groups:
+        groups = _against_best(groups, grouped)
+    return Comparison(experiment, metric, trials, groups, _differing(trials), alone, diverged)
 
 
 def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
@@ -162,10 +195,12 @@ def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
         ) from None
     trials = []
     for run in runs:
-        figures, tags, params = dict(run.data.metrics), run.data.tags, run.data.params
-        metric = next((name for name in SCORES if name in figures), None)
+        tags, params = run.data.tags, run.data.params
+        figures = figures_of(run.data.metrics, tags)
+        metric = next((m for m in SCORES if m in figures or f"{m}_diverged" in figures), None)
         if metric is None:
             continue  # an audit, or a run without an evaluation
+        figures = _of_last_model(figures)
         if "test_seed" in tags.get("blindsum.differential_privacy", ""):
             continue  # its noise is public: neither private nor free of noise
         epsilon = tags.get("epsilon", "unbounded")
@@ -178,14 +213,19 @@ def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
             "privacy.delta",
         )
         settings = [
-            (k, v) for k, v in sorted(params.items()) if not k.startswith(apart) and k != "seed"
+            (k, v)
+            for k, v in sorted(params.items())
+            if not k.startswith(apart) and k != "seed" and v != "null"  # as older versions wrote
         ]
         private = epsilon != "unbounded"
-        noise = f"{params.get('privacy.noise')} noise, delta {params.get('privacy.delta')}"
+        arm = tags.get("blindsum.arm", "federated")
+        # Who trains alone adds the whole noise, whatever silos share in a run.
+        whose = f"{params.get('privacy.noise')} noise" if arm == "federated" else "its own noise"
+        noise = f"{whose}, delta {params.get('privacy.delta')}"
         trials.append(
             Trial(
                 run.info.run_name,
-                tags.get("blindsum.arm", "federated"),
+                arm,
                 float(epsilon) if private else None,
                 tags.get("blindsum.encryption", "").upper() != "NONE",
                 params.get("seed", ""),
@@ -200,7 +240,7 @@ def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
 
 
 def _order(group: Key) -> tuple[int, float, bool, str]:
-    arms = ("local", "federated", "pooled")
+    arms = tuple(ARMS)
     arm, epsilon, encrypted, mechanism = group
     return (
         arms.index(arm) if arm in arms else len(arms),
@@ -210,12 +250,27 @@ def _order(group: Key) -> tuple[int, float, bool, str]:
     )
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean of the values with Student's interval."""
-    if len(values) < 2:
-        return Estimate(float(np.mean(values)), None, len(values))
-    reach = stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
-    return Estimate(float(np.mean(values)), float(reach), len(values))
+def _of_last_model(figures: dict[str, float]) -> dict[str, float]:
+    """Return the figures without those of an earlier round, if the last model has diverged."""
+    lost = {
+        name
+        for metric, others in OF_KIND.items()
+        if figures.get(f"{metric}_diverged")
+        for name in (metric, f"{metric}_low", f"{metric}_high", *others)
+    }
+    return {name: value for name, value in figures.items() if name not in lost}
+
+
+def _against_best(groups: list[Group], grouped: Mapping[Key, list[Trial]]) -> list[Group]:
+    """Return the groups with their differences from the best one."""
+    best = max(groups, key=lambda group: group.score.mean)
+    runs = {key: [t.scored for t in _newest(of).values()] for key, of in grouped.items()}
+    return [
+        one
+        if one.key == best.key
+        else replace(one, behind=difference(runs[one.key], runs[best.key]))
+        for one in groups
+    ]
 
 
 def _group(of: Sequence[Trial], trials: Sequence[Trial]) -> Group:
@@ -223,20 +278,20 @@ def _group(of: Sequence[Trial], trials: Sequence[Trial]) -> Group:
     names = set.intersection(*(set(trial.figures) for trial in own))
     figures = {name: float(np.mean([t.figures[name] for t in own])) for name in names}
     bases = _bases(trials, first.epsilon)
-    pairs = [(t.score, bases[t.seed].score) for t in own if t.seed in bases]
+    paired = [t for t in own if t.seed in bases]
     gain = relative = of_gap = None
-    if pairs and first.arm != "local":
-        ours, local = (np.array(column) for column in zip(*pairs, strict=True))
-        gain = estimate((ours - local).tolist())
+    if paired and first.arm != "local":
+        gain = difference([t.scored for t in paired], [bases[t.seed].scored for t in paired])
+        ours = np.array([t.score for t in paired])
+        local = np.array([bases[t.seed].score for t in paired])
         gaps = SCORES[first.metric][1] - local
         # A ratio to a value near zero means nothing, and R2 has no natural zero.
         if first.metric != "r2" and local.min() > LEAST_RATIO:
             relative = float(((ours - local) / local).mean())
         if gaps.min() > LEAST_RATIO:
             of_gap = float(((ours - local) / gaps).mean())
-    return Group(
-        *first.group, estimate([trial.score for trial in own]), figures, gain, relative, of_gap
-    )
+    score = mean([trial.scored for trial in own], SCORES[first.metric][1])
+    return Group(*first.group, score, figures, gain, relative, of_gap)
 
 
 def _newest(of: Sequence[Trial]) -> dict[str, Trial]:
@@ -256,11 +311,13 @@ def _bases(trials: Sequence[Trial], epsilon: float | None) -> dict[str, Trial]:
 
 def _differing(trials: Sequence[Trial]) -> list[str]:
     """Return the settings, besides seed, privacy and encryption, that differ between runs."""
-    values: dict[str, set[str]] = defaultdict(set)
+    values: dict[str, set[str | None]] = defaultdict(set)
+    known = {name for trial in trials for name, _ in trial.settings}
     for trial in trials:
-        for name, value in trial.settings:
+        own = dict(trial.settings)
+        for name in known:
             if trial.epsilon is not None or not name.startswith("privacy."):
-                values[name].add(value)
+                values[name].add(own.get(name))
     return sorted(name for name, found in values.items() if len(found) > 1)
 
 
@@ -310,10 +367,16 @@ def _by_task(folder: Path, metric: str) -> dict[str, float]:
 
 def label(group: Key) -> str:
     """Return a group's description."""
-    arm, epsilon, encrypted, mechanism = group
-    plain = "" if encrypted or arm != "federated" else ", NOT encrypted"
+    _, epsilon, _, mechanism = group
     return (
-        f"{arm}, no privacy{plain}"
+        f"{arm_of(group)}, no privacy"
         if epsilon is None
-        else f"{arm}, epsilon {epsilon:g}, {mechanism}{plain}"
+        else f"{arm_of(group)}, epsilon {epsilon:g}, {mechanism}"
     )
+
+
+def arm_of(group: Key) -> str:
+    """Return who trained a group's runs, in words."""
+    arm, _, encrypted, _ = group
+    plain = "" if encrypted or arm != "federated" else ", NOT encrypted"
+    return f"{ARMS.get(arm, arm)}{plain}"

@@ -12,20 +12,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
-from rich.table import Table
 
 from blindsum.pipelines.comparison.compare import (
+    ARMS,
     SCORES,
     Comparison,
-    Estimate,
     Group,
+    arm_of,
     compare,
     gains_by_task,
     label,
 )
 from blindsum.pipelines.comparison.own_mlflow import keep_by_task
-from blindsum.pipelines.show.console import console, emit, size
+from blindsum.pipelines.comparison.verdicts import notes
+from blindsum.pipelines.show.console import console, emit, show_result, show_warnings, size
 from blindsum.pipelines.show.page import PAGE, embedded
+from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import state_folder
@@ -83,13 +85,23 @@ def run_compare(
     failure = None
     if mlflow:
         tracker = Tracker(
-            job_file, f"compare-{comparison.experiment}", {"blindsum.compare": "page"}
+            job_file,
+            f"compare-{comparison.experiment}",
+            {"blindsum.compare": "page"},
+            command="compare",
         )
         tracker.ready()
         tracker.log_file(path)
         failure = tracker.finish("FINISHED", f"{len(comparison.trials)} runs", {})
     if as_json:
-        emit("compare", page=str(path), groups=[asdict(group) for group in comparison.groups])
+        emit(
+            "compare",
+            page=str(path),
+            groups=[asdict(group) for group in comparison.groups],
+            alone=[asdict(trial) for trial in comparison.alone],
+            diverged=[trial.name for trial in comparison.diverged],
+            notes=notes(comparison),
+        )
         return
     show(comparison)
     console.print(f"page: {path}", soft_wrap=True)
@@ -101,20 +113,18 @@ def run_compare(
 
 
 def show(comparison: Comparison) -> None:
-    """Print the groups as a table."""
+    """Print the groups as a table on stdout, and what it shows in words."""
     head, rows = _rows(comparison)
-    table = Table(title=f"experiment {comparison.experiment}", title_justify="left", box=None)
-    for heading in head:
-        table.add_column(heading)
+    table = Sheet(*head, title=f"experiment {comparison.experiment}")
     for row in rows:
-        table.add_row(*row)
-    console.print(table)
+        table.add(*row)
+    if rows:
+        show_result(table)
+    for note in notes(comparison):
+        show_result(f"\n{note}", markup=False)
     if comparison.differing:
-        console.print(
-            "[yellow]these runs differ in more than seed, privacy and encryption:[/] "
-            f"{', '.join(comparison.differing)}",
-            soft_wrap=True,
-        )
+        names = ", ".join(comparison.differing)
+        show_warnings([f"these runs differ in more than seed, privacy and encryption: {names}"])
 
 
 def as_page(comparison: Comparison, gains: Gains | None = None) -> str:
@@ -128,11 +138,11 @@ def as_page(comparison: Comparison, gains: Gains | None = None) -> str:
         f"<h1>{html.escape(comparison.experiment)}</h1>",
         (
             f"<p>{len(comparison.trials)} finished runs. Scores are "
-            f"{SCORES[comparison.metric][0]} on held-out records: mean and 95 % interval over "
-            "seeds. Gains are measured from local training with the same seeds, without privacy "
-            "where such runs exist.</p>"
+            f"{SCORES[comparison.metric][0]} on held-out records. Gains are measured from each "
+            "silo training alone with the same seeds, without privacy where such runs exist.</p>"
         ),
         _table(head, rows),
+        *(f"<p>{html.escape(note)}</p>" for note in notes(comparison)),
         "<h2>Score against epsilon</h2>",
         embedded(_score_picture(comparison)),
         "<h2>All figures</h2>",
@@ -169,7 +179,7 @@ def _rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         "epsilon",
         SCORES[comparison.metric][0],
         "runs",
-        "gain over local",
+        "gain over each silo alone",
         "relative gain",
         "share of gap closed",
         "sent per round",
@@ -182,11 +192,11 @@ def _row(group: Group) -> list[str]:
     figures = group.figures
     sent = figures.get("bytes_up", 0.0) + figures.get("bytes_down", 0.0)
     return [
-        group.arm if group.encrypted or group.arm != "federated" else f"{group.arm}, NOT encrypted",
+        arm_of(group.key),
         "none" if group.epsilon is None else f"{group.epsilon:g} ({group.mechanism})",
-        _estimate(group.score),
+        group.score.written(),
         str(group.score.count),
-        _estimate(group.gain, signed=True),
+        group.gain.written(signed=True) if group.gain else "",
         "" if group.relative is None else f"{group.relative:+.1%}",
         "" if group.of_gap is None else f"{group.of_gap:+.1%}",
         size(sent) if sent else "",
@@ -194,18 +204,11 @@ def _row(group: Group) -> list[str]:
     ]
 
 
-def _estimate(found: Estimate | None, signed: bool = False) -> str:
-    if found is None:
-        return ""
-    mean = f"{found.mean:+.3f}" if signed else f"{found.mean:.3f}"
-    return mean if found.reach is None else f"{mean} ± {found.reach:.3f}"
-
-
 def _figure_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     names = [n for n in NAMED if any(n in g.figures for g in comparison.groups)]
     rows = [
         [
-            label((g.arm, g.epsilon, g.encrypted, g.mechanism)),
+            label(g.key),
             *(f"{g.figures[n]:.3f}" if n in g.figures else "" for n in names),
         ]
         for g in comparison.groups
@@ -236,18 +239,27 @@ def _score_picture(comparison: Comparison) -> Picture:
         axes.errorbar(
             x,
             [g.score.mean for g in own],
-            [g.score.reach or 0.0 for g in own],
+            _reach(own),
             marker="o",
             capsize=3,
             linestyle="none",
             color=COLOURS.get(arm, "#2b2b2b"),
-            label=arm,
+            label=ARMS.get(arm, arm),
         )
     axes.set_xticks(list(places.values()), [*(f"{e:g}" for e in epsilons), "none"])
     axes.set(xlabel="epsilon", ylabel=f"held-out {SCORES[comparison.metric][0]}")
     axes.set_xlim(-0.5, len(places) - 0.5)
     _plain(axes)
     return picture
+
+
+def _reach(groups: Sequence[Group]) -> list[list[float]]:
+    """Return the distances from each score down and up to the ends of its interval."""
+    ends = [(g.score.mean, g.score.interval) for g in groups]
+    return [
+        [mean - found.low if found else 0.0 for mean, found in ends],
+        [found.high - mean if found else 0.0 for mean, found in ends],
+    ]
 
 
 def _gains_picture(gains: Gains, metric: str) -> Picture:
@@ -258,7 +270,7 @@ def _gains_picture(gains: Gains, metric: str) -> Picture:
     for group, found in gains.items():
         axes.ecdf(np.array(list(found.values())), label=f"{group} ({len(found)} tasks)")
     axes.axvline(0.0, color="#8a8a8a", linestyle=":")
-    axes.set(xlabel=f"gain in {metric.removeprefix('mean ')} over local", ylabel="share of tasks")
+    axes.set(xlabel=f"gain in {metric.removeprefix('mean ')} over alone", ylabel="share of tasks")
     _plain(axes)
     return picture
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,10 +49,10 @@ def keep_by_task(state: Path, experiment: str, trials: Sequence[Trial]) -> Path 
             run = client.create_run(of, run_name=trial.name, tags=tags)
             now = int(time.time() * 1000)
             metrics = [
-                Metric(f"{figure}.{_name(row['task'])}", float(value), now, int(row["round"]))
+                Metric(f"{figure}/{_name(row['task'])}", float(value), now, int(row["round"]))
                 for row in _rows(state / "runs" / trial.name / "tasks.csv")
                 for figure, value in row.items()
-                if figure not in ("round", "task") and value
+                if figure not in ("round", "task") and value and math.isfinite(float(value))
             ]
             for start in range(0, len(metrics), 500):
                 client.log_batch(run.info.run_id, metrics=metrics[start : start + 500])

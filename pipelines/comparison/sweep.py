@@ -17,6 +17,7 @@ from typing import Literal
 
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.comparison.baseline import baseline
+from blindsum.pipelines.comparison.compare import ARMS as ARMS_IN_WORDS
 from blindsum.pipelines.comparison.compare import compare
 from blindsum.pipelines.comparison.compare_page import show
 from blindsum.pipelines.run.listeners import Listener
@@ -44,7 +45,7 @@ class Point:
     def text(self) -> str:
         """The point as a line of output."""
         privacy = "no privacy" if self.epsilon is None else f"epsilon {self.epsilon:g}"
-        return f"{self.arm}, {privacy}, seed {self.seed}"
+        return f"{ARMS_IN_WORDS[self.arm]}, {privacy}, seed {self.seed}"
 
 
 def run_sweep(
@@ -130,8 +131,8 @@ def cost(job_file: JobFile, of: Sequence[Point]) -> str:
         )
     if len(federated) < len(of):
         said.append(
-            "Local and pooled runs are charged to no ledger; their exact figures are only for the "
-            "owners of the records."
+            "Runs of each silo alone and of pooled records are charged to no ledger; their exact "
+            "figures are only for the owners of the records."
         )
     return " ".join(said)
 
@@ -204,7 +205,8 @@ def _opened(job_file: JobFile, digest: str) -> tuple[str, set[str]]:
     """Create a parent run; return its id and the digests of the finished runs."""
     from blindsum.platform.tracking.mlflow_run import Tracker
 
-    tracker = Tracker(job_file, f"{job_file.job.name}-sweep-{digest[:6]}", {TAG: "parent"})
+    name = f"{job_file.job.name}-sweep-{digest[:6]}"
+    tracker = Tracker(job_file, name, {TAG: "parent"}, command="sweep")
     link = tracker.ready()
     tracker.finish("FINISHED", "a sweep's parent", {})
     uri = tracking_uri(job_file)

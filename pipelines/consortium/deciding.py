@@ -35,23 +35,31 @@ def approve_proposal(
         ModelError: the model cannot be built.
         JobError, KeyRefused, LedgerError: the proposal or the ledger cannot be read or written.
     """
+    digest = require_approvable(owner, silo, inbox, digest)
+    job, folder = inbox.job(digest), code_folder(inbox, digest)
+    code = code_files(folder)
+    arguments = job, silo, places_under(owner, job.silo(silo), ""), folder, runs, until
+    given = _apart(*arguments) if code else approve_job(*arguments)
+    inbox.decide(digest, "approved", weights=given.weights)
+    return given
+
+
+def require_approvable(owner: Owner, silo: str, inbox: Inbox, digest: str) -> str:
+    """Return the whole digest of a proposal that the owner may approve. Raises as
+    `approve_proposal`, before anything is read of the table."""
     received = inbox.one(digest)
-    digest, job = received.digest, inbox.job(received.digest)
+    job = inbox.job(received.digest)
     if not received.open:
         raise ConsentError(
             f"the coordinator no longer proposes job {job.name}", "No run could use an approval."
         )
-    folder = code_folder(inbox, digest)
-    code = code_files(folder)
+    code = code_files(code_folder(inbox, received.digest))
     if faults := against_policy(owner, job, silo, code):
         raise ConsentError(
             f"{owner.path} does not allow job {job.name}: {'; '.join(faults)}",
             "If you want to allow it, change the owner's file and start the agent again.",
         )
-    arguments = job, silo, places_under(owner, job.silo(silo), ""), folder, runs, until
-    given = _apart(*arguments) if code else approve_job(*arguments)
-    inbox.decide(digest, "approved", weights=given.weights)
-    return given
+    return received.digest
 
 
 def refuse_proposal(inbox: Inbox, digest: str, reason: str) -> None:

@@ -22,7 +22,7 @@ from blindsum.he.parameters import Parameters
 from blindsum.pipelines.consortium.budget import Budget, budget, known_dataset, open_ledger
 from blindsum.pipelines.consortium.changes import since_approved
 from blindsum.pipelines.consortium.deciding import code_files, code_folder
-from blindsum.pipelines.consortium.review_text import Review, Traffic
+from blindsum.pipelines.consortium.review_text import JobReview, Review, Traffic
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.member import REJECTED_ROWS
 from blindsum.platform.data.table import load_data, table_fingerprints, used_columns
@@ -92,6 +92,43 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
         folder=folder,
         fingerprint=fingerprints[0] if fingerprints else None,
         earlier=earlier,
+    )
+
+
+def review_here(owner: Owner, silo: str, job: Job, folder: Path) -> JobReview:
+    """Return what a job of one cluster would do at this silo. The table is not read.
+
+    Args:
+        folder: the job file's folder.
+
+    Raises:
+        KeyRefused, LedgerError: the silo's ledger or identity cannot be used or trusted.
+    """
+    obstacles = list(_of_identity(owner, job, silo))
+    own_plan = _or_noted(obstacles, lambda: plan(job, silo)) if job.private else None
+    held_out = _or_noted(obstacles, lambda: metrics_plan(job)) if job.private else None
+    with open_ledger(owner, silo) as ledger:
+        own_budget = budget(ledger, job.silo(silo).data)
+        obstacles += _of_budget(ledger, own_budget, (), own_plan, held_out)
+    values = parameter_count(job)
+    return JobReview(
+        silo=silo,
+        job=job,
+        job_digest=job_digest(job),
+        policy=(),
+        obstacles=tuple(obstacles),
+        columns=tuple(used_columns(job.data)),
+        parameters=values,
+        plan=own_plan,
+        held_out=held_out,
+        budget=own_budget,
+        traffic=_or_noted(obstacles, lambda: _traffic(job, values)),
+        code={},
+        folder=folder,
+        fingerprint=None,
+        concerns=(),
+        earlier=None,
+        hub="the driver",
     )
 
 

@@ -16,6 +16,7 @@ from blindsum.platform.errors import PrivacyError
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import UNIT, PrivacyPlan, describe
 from blindsum.platform.privacy.releases import metrics_guarantee
+from blindsum.platform.privacy.sanity import job_warnings
 from blindsum.platform.privacy.statement import privacy_statement
 
 Rows = tuple[tuple[str, str], ...]
@@ -42,8 +43,8 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Review:
-    """What a proposed job would do at a silo. For the silo's owner alone.
+class JobReview:
+    """What a job would do at a silo. For the silo's owner alone.
 
     Attributes:
         policy: why the owner's file does not allow the job; empty if it does.
@@ -57,10 +58,10 @@ class Review:
         folder: where the owner can read that code, and the job file.
         fingerprint: of the dataset's columns that the job uses; None if it cannot be read.
         earlier: the last approved job of that name.
+        hub: who besides the silos sees what is released.
     """
 
     silo: str
-    received: Received
     job: Job
     job_digest: str
     policy: tuple[str, ...]
@@ -76,6 +77,7 @@ class Review:
     folder: Path
     fingerprint: str | None
     earlier: Earlier | None
+    hub: str = "the coordinator"
 
     @property
     def rounds(self) -> int:
@@ -89,12 +91,13 @@ class Review:
         made = (
             ("The owner's file refuses it", [("", text) for text in self.policy]),
             ("A run would fail at this silo", [("", text) for text in self.obstacles]),
+            ("Doubtful settings", [("", text) for text in job_warnings(self.job)]),
             ("Odd about your data", [("", text) for text in self.concerns]),
             ("Since the last approved job of this name", list(_changes(self))),
-            ("It would train", list(_trains(self))),
-            ("It would spend", list(_spends(self))),
-            ("It would send", list(_sends(self))),
-            ("It would reveal", list(_reveals(self))),
+            ("It would train", list(trains(self))),
+            ("It would spend", list(spends(self))),
+            ("It would send", list(sends(self))),
+            ("It would reveal", list(reveals(self))),
             ("Roster", list(_roster(self))),
             ("Code", list(_code(self))),
             ("Whom it trusts", list(_trusts(self))),
@@ -104,6 +107,13 @@ class Review:
             for heading, rows in made
             if rows
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review(JobReview):
+    """The review of a proposed job, which lies in the silo's inbox."""
+
+    received: Received
 
     def lines(self) -> list[str]:
         """Return the review as lines of text for a terminal."""
@@ -170,7 +180,7 @@ def model_line(job: Job, parameters: int | None) -> str:
     return f"{model.kind}, {count}{unit}"
 
 
-def epsilon_line(review: Review) -> str:
+def epsilon_line(review: JobReview) -> str:
     """Return the job's epsilon in words."""
     if not review.job.private:
         return "unbounded: no differential privacy"
@@ -180,7 +190,7 @@ def epsilon_line(review: Review) -> str:
     return f"epsilon {own.epsilon_planned:.4g} of at most {own.epsilon:g}, delta {own.delta:g}"
 
 
-def _changes(one: Review) -> Iterator[tuple[str, str]]:
+def _changes(one: JobReview) -> Iterator[tuple[str, str]]:
     if one.earlier is None:
         yield "", "no job of this name was approved at this silo before"
     elif one.earlier.changes is None:
@@ -193,24 +203,26 @@ def _changes(one: Review) -> Iterator[tuple[str, str]]:
             yield change.setting, f"{change.old} -> {change.new}"
 
 
-def _trains(one: Review) -> Iterator[tuple[str, str]]:
+def trains(one: JobReview) -> Iterator[tuple[str, str]]:
+    """Yield what would be trained, on what."""
     job, training = one.job, one.job.training
     yield "model", model_line(job, one.parameters)
     if one.silo in job.roster:
         yield "dataset", job.silo(one.silo).data
     yield "fingerprint", one.fingerprint or "not known: the dataset could not be read"
-    yield "columns read", _named(one.columns)
+    yield "columns read", named(one.columns)
     if job.data.target:
-        classes = _named([str(c) for c in job.data.target.classes])
+        classes = named([str(c) for c in job.data.target.classes])
         yield "target", f"{job.data.target.column}: {classes}"
     elif job.data.tasks:
-        yield "tasks", _named([f"{name} ({task.kind})" for name, task in job.data.tasks.items()])
+        yield "tasks", named([f"{name} ({task.kind})" for name, task in job.data.tasks.items()])
     steps = "step" if training.local_steps == 1 else "steps"
     each = f"{training.local_steps} {steps} on a sample of {training.sampling_rate:.4g}"
     yield "rounds", f"{one.rounds} of {training.rounds}, each with {each} of the records"
 
 
-def _spends(one: Review) -> Iterator[tuple[str, str]]:
+def spends(one: JobReview) -> Iterator[tuple[str, str]]:
+    """Yield what it would cost the silo's records."""
     yield "this job", epsilon_line(one)
     if one.plan and one.job.privacy.noise != "none":
         yield "for each", UNIT
@@ -223,7 +235,8 @@ def _spends(one: Review) -> Iterator[tuple[str, str]]:
         yield "this dataset", one.budget.line
 
 
-def _sends(one: Review) -> Iterator[tuple[str, str]]:
+def sends(one: JobReview) -> Iterator[tuple[str, str]]:
+    """Yield what would leave the silo, and how it is protected on the way."""
     job = one.job
     encrypted = job.encryption.scheme == "ckks"
     how = "masked and encrypted (CKKS)" if encrypted else "NOT encrypted"
@@ -236,43 +249,44 @@ def _sends(one: Review) -> Iterator[tuple[str, str]]:
     yield "metrics", f"counts, {how}; only their sums over all silos are decrypted"
 
 
-def _reveals(one: Review) -> Iterator[tuple[str, str]]:
+def reveals(one: JobReview) -> Iterator[tuple[str, str]]:
+    """Yield what others would learn."""
     job = one.job
     if job.private:
         guarantee = "differentially private for each record, within this job's epsilon"
     else:
         guarantee = "WITHOUT differential privacy: it may reveal training records"
-    yield "model", f"after every round, to all silos and the coordinator; {guarantee}"
+    yield "model", f"after every round, to all silos and {one.hub}; {guarantee}"
     figures = (
         "accuracy, loss, number of records and of each class"
         if job.data.target
-        else "AUROC, average precision, calibration, R2, RMSE and loss, as means over tasks, and "
-        "the number of records"
+        else "AUROC, average precision, calibration, R2, RMSE and loss, as means over tasks with "
+        "their variances, and the numbers of records, of positive and of negative labels"
     )
     yield (
         "held-out figures",
-        f"{figures}, in clear to all silos and the coordinator; {metrics_guarantee(job)}",
+        f"{figures}, in clear to all silos and {one.hub}; {metrics_guarantee(job)}",
     )
     of_updates = "shares of cut and of large values"
     if job.privacy.noise != "none" and job.privacy.clip_quantile:
         of_updates += ", and of gradients within the clip norm"
-    yield "of updates", f"{of_updates}, over all silos, in clear to all silos and the coordinator"
+    yield "of updates", f"{of_updates}, over all silos, in clear to all silos and {one.hub}"
     yield "of this silo", "epsilon spent in this job, head of its ledger, sizes and times"
 
 
-def _roster(one: Review) -> Iterator[tuple[str, str]]:
+def _roster(one: JobReview) -> Iterator[tuple[str, str]]:
     for silo in one.job.silos:
         pinned = f"identity {short(silo.identity)}" if silo.identity else "identity not pinned"
         yield silo.name, f"{pinned} (this silo)" if silo.name == one.silo else pinned
     yield "quorum", f"{one.job.least_silos} of {len(one.job.silos)} silos"
 
 
-def _code(one: Review) -> Iterator[tuple[str, str]]:
+def _code(one: JobReview) -> Iterator[tuple[str, str]]:
     for name, digest in one.code.items():
         yield name, f"SHA-256 {digest}"
 
 
-def _trusts(one: Review) -> Iterator[tuple[str, str]]:
+def _trusts(one: JobReview) -> Iterator[tuple[str, str]]:
     try:
         stated = privacy_statement(one.job, {one.silo: one.plan})
     except PrivacyError:
@@ -282,7 +296,7 @@ def _trusts(one: Review) -> Iterator[tuple[str, str]]:
         yield "not covered", text
 
 
-def _named(names: tuple[str, ...] | list[str]) -> str:
+def named(names: tuple[str, ...] | list[str]) -> str:
     """Return names in one line. A table of fingerprints or assays may have thousands."""
     left = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {left} more" if left > 0 else "")

@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from blindsum.actors.separate.messages import Decision
 from blindsum.he.identity import fingerprint
 from blindsum.pipelines.consortium.invitation import short_fingerprint
 from blindsum.pipelines.consortium.settings import CoordinatorHome
-from blindsum.pipelines.show.console import emit
+from blindsum.pipelines.show.console import emit, show_result
+from blindsum.pipelines.show.table import Sheet
 
 _NOW_S = 15.0
 
@@ -23,22 +20,17 @@ def show_status(home: CoordinatorHome, json: bool) -> None:
     silos, jobs = silo_rows(home), job_rows(home)
     if json:
         return emit("status", silos=silos, jobs=jobs)
-    stdout = Console(highlight=False)
-    table = Table(box=box.SIMPLE, title="silos", title_justify="left")
-    for heading in ("silo", "seen", "version", "address", "compare"):
-        table.add_column(heading, overflow="fold")
+    table = Sheet("silo", "seen", "version", "address", "compare", title="silos")
     for one in silos:
         seen = one["seen_s_ago"]
         when = "never" if seen is None else "now" if seen < _NOW_S else f"{_ago(seen)} ago"
-        table.add_row(one["silo"], when, one["version"] or "", one["address"] or "", one["compare"])
-    stdout.print(table if silos else "no silo is enrolled: blindsum invite NAME")
-    table = Table(box=box.SIMPLE, title="jobs", title_justify="left")
-    for heading in ("job", "digest", "state", "owners", "note"):
-        table.add_column(heading, overflow="fold")
+        table.add(one["silo"], when, one["version"] or "", one["address"] or "", one["compare"])
+    show_result(table if silos else "no silo is enrolled: blindsum invite NAME")
+    table = Sheet("job", "digest", "state", "owners", "note", title="jobs", text=True)
     for job in jobs:
         owners = ", ".join(f"{name} {verdict}" for name, verdict in job["owners"].items())
-        table.add_row(job["job"], job["digest"][:8], job["state"], owners, job["note"] or "")
-    stdout.print(table if jobs else "no job is proposed: blindsum propose JOB.YAML")
+        table.add(job["job"], job["digest"][:8], job["state"], owners, job["note"] or "")
+    show_result(table if jobs else "no job is proposed: blindsum propose JOB.YAML")
     return None
 
 

@@ -15,17 +15,15 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from blindsum.pipelines.show.console import counting
+from blindsum.platform.data.computing import Computing, granted_cores
 from blindsum.platform.data.reading import read_table
 from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.job.features_section import Columns, Fingerprint
-from blindsum.platform.job.paths import import_from
+from blindsum.platform.job.paths import MODEL, import_from
 from blindsum.platform.prediction.predictor import OUTSIDE, REASON, Predictor
-from blindsum.platform.prediction.released import SUFFIX, Released, read_released
+from blindsum.platform.prediction.released import Released, read_released
 
-MODEL = f"model{SUFFIX}"
-"""The released model in a run's folder."""
-
-ROWS = 5_000
+ROWS = 20_000
 """Records predicted at a time, with a sign of progress after each."""
 
 
@@ -88,19 +86,20 @@ def predict(model: Path, path: Path, quiet: bool) -> Predicted:
     released = read_released(model_file(model))
     predictor = Predictor(released)
     # Identifiers in a CSV stay as they are: 007 is not 7.
+    csv = released.terms.csv
     numbers = released.terms.features.inputs if isinstance(released.terms.features, Columns) else ()
-    texts = [name for name in read_table(path).column_names if name not in numbers]
-    table = read_table(path, texts)
+    texts = [name for name in read_table(path, (), csv).column_names if name not in numbers]
+    table = read_table(path, texts, csv)
     kept = table.drop_columns(_dropped(released, table))
     if clash := sorted(set(kept.column_names) & set(predictor.outputs)):
         raise DataError(
             f"{path.name}: column '{clash[0]}' has the name of a prediction",
             "Rename it in the table.",
         )
-    parts = []
+    computing, parts = Computing(cores=granted_cores()), []
     with counting("predicting", table.num_rows, quiet) as done:
         for start in range(0, max(table.num_rows, 1), ROWS):
-            parts.append(predictor.predict(table.slice(start, ROWS), path))
+            parts.append(predictor.predict(table.slice(start, ROWS), path, computing))
             done(parts[-1].num_rows)
     found = pa.concat_tables(parts)
     for name in found.column_names:

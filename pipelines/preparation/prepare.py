@@ -9,15 +9,20 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.markup import escape
-from rich.table import Table
 
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.preparation.stage_cache import StageCache
-from blindsum.pipelines.show.console import console, counting, emit
+from blindsum.pipelines.show.console import (
+    console,
+    counting,
+    emit,
+    show_result,
+    show_warnings,
+)
+from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.data.preparation.assemble import Report, labels_of, structures_of
 from blindsum.platform.data.preparation.manifest import differences, manifest_of, read_manifest
-from blindsum.platform.data.preparation.output import records_table, write_output
+from blindsum.platform.data.preparation.output import REJECTED, records_table, write_output
 from blindsum.platform.data.preparation.prepared_features import prepared_features_of
 from blindsum.platform.data.preparation.recipe import load_recipe, load_sources
 from blindsum.platform.data.preparation.secret import read_secret
@@ -55,7 +60,9 @@ def prepare(
                 f"this silo's preparation differs from {path}:\n  " + "\n  ".join(differ),
                 "Agree on one recipe, one secret and one version of RDKit.",
             )
-    tables = read_tables(sources, recipe, sources_path.resolve().parent)
+    tables = read_tables(
+        sources, recipe, sources_path.resolve().parent, lambda text: show_warnings([text])
+    )
     report = Report()
     with _Slow(workers, quiet) as slow:
         standard = slow.computed(
@@ -66,7 +73,7 @@ def prepare(
         features = slow.computed(stage, _distinct(compounds["structure"]), "features")
     usable = _finite(features)
     whole = compounds["structure"].isin(usable["text"].to_pylist())
-    report.dropped_compounds["no finite features"] += int((~whole).sum())
+    report.reject_compounds(compounds[~whole], "no finite features")
     labels = labels_of(tables, compounds[whole], recipe.tasks, recipe.quorum, report)
     if not len(labels):
         show_report(report)
@@ -132,7 +139,7 @@ def show_report(report: Report, as_json: bool = False) -> None:
     if as_json:
         emit("prepared", **report.as_dict())
         return
-    table = Table(box=None, show_header=False)
+    table = Sheet("", "", "", text=True)
     rows = [
         (
             "records",
@@ -151,7 +158,7 @@ def show_report(report: Report, as_json: bool = False) -> None:
             for why, n in report.dropped_measurements.items()
         ),
         *(
-            ("", n, f"of these in {escape(unit)}, which cannot be converted")
+            ("", n, f"of these in {unit}, which cannot be converted")
             for unit, n in report.dropped_units.most_common(10)
         ),
         (
@@ -163,5 +170,7 @@ def show_report(report: Report, as_json: bool = False) -> None:
     ]
     for name, count, text in rows:
         if name or count:
-            table.add_row(name, f"{count:,}", text)
-    console.print(table)
+            table.add(name, f"{count:,}", text)
+    show_result(table)
+    if report.rejected or report.rejected_compounds:
+        console.print(f"rows and reasons, in the output folder: {' and '.join(REJECTED)}")

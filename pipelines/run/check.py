@@ -7,20 +7,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from shlex import quote
 
-from rich.table import Table
+from rich.text import Text
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo_messages import Inspection
-from blindsum.he.cipher import chunk_bytes
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.run.folders import runs_folder, silo_folder
 from blindsum.pipelines.run.output import plan_figures, warnings
-from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.pipelines.run.traffic import Traffic, traffic
+from blindsum.pipelines.show.console import console, emit, show_result, show_warnings, size
+from blindsum.pipelines.show.table import Sheet
+from blindsum.platform.data.at_silo import read_at_silo
 from blindsum.platform.data.concerns import shared_records
-from blindsum.platform.errors import BlindsumError
-from blindsum.platform.evaluation.figures import count_values
+from blindsum.platform.errors import BlindsumError, in_one
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.paths import silo_places
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
 from blindsum.platform.privacy.plan import UNIT, describe, plan, update_range
@@ -30,17 +32,13 @@ from blindsum.platform.privacy.statement import privacy_statement
 
 @dataclass(frozen=True)
 class Checked:
-    """A job that would run. Bytes are those of the ciphertexts of one round, for all silos.
-
-    `concerns` are what is odd about the data of all silos together.
-    """
+    """A job that would run. `concerns` are what is odd about the data of all silos together."""
 
     inspections: Mapping[str, Inspection]
     parameters: Parameters
     rounds: int
     concerns: tuple[str, ...]
-    up_bytes: int
-    down_bytes: int
+    traffic: Traffic
 
 
 def check(job_file: JobFile, address: str | None) -> Checked:
@@ -58,18 +56,12 @@ def check(job_file: JobFile, address: str | None) -> Checked:
     )
     runs_folder(job_file)
     inspections, concerns = (_on_cluster(job_file, address), []) if address else _here(job_file)
-    values = next(iter(inspections.values())).parameters
-    fresh, summed = chunk_bytes(parameters)
-    update, metrics = parameters.chunks(values), parameters.of_counts.chunks(count_values(job))
+    first = next(iter(inspections.values()))
     plans = [i.plan for i in inspections.values() if i.plan]
-    return Checked(
-        inspections,
-        parameters,
-        min([job.training.rounds, *(p.rounds_within_budget for p in plans)]),
-        tuple(concerns),
-        up_bytes=len(job.silos) * (update + metrics) * fresh,
-        down_bytes=len(job.silos) * (update + metrics) * summed,
-    )
+    rounds = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
+    bound = update_range(job, first.plan or plan(job, first.silo))
+    sent = traffic(job, parameters, first.parameters, bound, rounds)
+    return Checked(inspections, parameters, rounds, tuple(concerns), sent)
 
 
 def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
@@ -89,15 +81,20 @@ def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
             records[name] = data.records
         except BlindsumError as error:
             faults.append(error.located(silo=name))
-    if len(faults) == 1:
-        raise faults[0]
+        _show_told(job_file, name)
     if faults:
-        # Every silo reports a fault of the job itself: print it once.
-        alike = len({(f.what, f.hint) for f in faults}) == 1 and not inspections
-        raise BlindsumError(
-            "\n".join([f"{faults[0].what}. {faults[0].hint}"] if alike else map(str, faults))
-        )
+        raise in_one(faults, of_all=not inspections)
     return inspections, shared_records(records)
+
+
+def _show_told(job_file: JobFile, name: str) -> None:
+    """Print what the silo's owner alone is told about its table, if this user may read it."""
+    try:
+        places = silo_places(job_file.job.silo(name), str(job_file.folder))
+    except BlindsumError:
+        return
+    for text in read_at_silo(places.of_run("check")):
+        console.print(Text(f"told to silo '{name}' alone: {text}"), soft_wrap=True)
 
 
 def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]:
@@ -113,7 +110,7 @@ def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]
 
 def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     """Print what the run would spend and send."""
-    job, parameters = job_file.job, checked.parameters
+    job, parameters, sent = job_file.job, checked.parameters, checked.traffic
     found = [*warnings(job, checked.inspections), *checked.concerns]
     first = next(iter(checked.inspections.values()))
     stated = privacy_statement(
@@ -128,8 +125,11 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             job=job.name,
             rounds=checked.rounds,
             parameters=values,
-            up_bytes_per_round=checked.up_bytes,
-            down_bytes_per_round=checked.down_bytes,
+            up_bytes_per_round=checked.traffic.up_a_round,
+            down_bytes_per_round=checked.traffic.down_a_round,
+            up_bytes=checked.traffic.up,
+            down_bytes=checked.traffic.down,
+            bytes_at_most=checked.traffic.at_most,
             encryption=asdict(parameters),
             warnings=found,
             statement=stated,
@@ -139,8 +139,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             },
         )
         return
-    table = Table(title="what each silo would spend", title_justify="left", box=None)
-    for heading in (
+    table = Sheet(
         "silo",
         "epsilon",
         "delta",
@@ -148,17 +147,17 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         "sampling rate",
         "rounds x steps",
         "spent by past jobs",
-    ):
-        table.add_column(heading)
+        title="what each silo would spend",
+    )
     for name, i in checked.inspections.items():
         past = "nothing" if i.lifetime else "kept by the silo"
         if i.lifetime and i.lifetime.jobs:
             spent = _lifetime(i)["epsilon"]
             past = f"{spent}, delta {i.lifetime.delta:g}, in {i.lifetime.jobs}"
         if i.plan is None:
-            table.add_row(name, "unbounded", "", "", f"{job.training.sampling_rate:g}", "", past)
+            table.add(name, "unbounded", "", "", f"{job.training.sampling_rate:g}", "", past)
             continue
-        table.add_row(
+        table.add(
             name,
             f"{i.plan.epsilon_planned:.3f} of {i.plan.epsilon:g}",
             f"{i.plan.delta:g}",
@@ -167,29 +166,29 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             f"{checked.rounds} x {i.plan.steps_per_round}",
             past,
         )
-    console.print(table)
+    show_result(table)
     if job.privacy.noise != "none" and job.private:
-        console.print(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
-        console.print(f"mechanism: {describe(job.privacy)['mechanism']}")
+        show_result(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
+        show_result(f"mechanism: {describe(job.privacy)['mechanism']}")
     for heading in ("Threat model and trust", "What is not covered"):
-        console.print(f"\n[bold]{heading.lower()}[/]")
+        show_result(f"\n[bold]{heading.lower()}[/]")
         for name, text in stated[heading].items():
-            console.print(f"  {text}" if name.isdigit() else f"  {name}: {text}")
-    console.print(f"\nmodel: {values} parameters, {checked.rounds} rounds")
-    console.print(
-        f"ciphertext: {size(checked.up_bytes)} up and {size(checked.down_bytes)} down a round, "
-        "over all silos and without signatures and framing; "
-        f"{size(checked.rounds * (checked.up_bytes + checked.down_bytes))} in all"
+            show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}", markup=False)
+    show_result(f"\nmodel: {values} parameters, {checked.rounds} rounds")
+    show_result(
+        f"traffic: {'at most ' if sent.at_most else ''}{size(sent.up_a_round)} up and "
+        f"{size(sent.down_a_round)} down a round, over all silos; {size(sent.up)} up and "
+        f"{size(sent.down)} down in all"
     )
     if parameters.scheme == "ckks":
-        console.print(
+        show_result(
             f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} "
             f"bits a value, {parameters.digits} values a real; each integer is wrong with "
             f"probability at most 2^-80; {_limits(job, first)}"
         )
-    console.print(f"held-out metrics: {metrics_guarantee(job)}")
+    show_result(f"held-out metrics: {metrics_guarantee(job)}")
     show_warnings(found)
-    console.print(
+    show_result(
         "\n[bold]This job would run.[/] To train it, with the same --set options: blindsum run "
         f"{quote(str(job_file.path))}",
         soft_wrap=True,

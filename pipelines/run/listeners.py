@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from blindsum.pipelines.run.run import Run
 from blindsum.platform.events import Log
+from blindsum.platform.tracking import names
 
 if TYPE_CHECKING:
     from blindsum.actors.round_report import RoundReport
@@ -180,28 +181,30 @@ class Measures(Listener):
 
 
 def figures(run: Run, report: RoundReport) -> dict[str, float]:
-    """Return one round's figures under the names that MLflow shows."""
-    metrics = report.metrics
-    named = {
-        "saturated_share": metrics.saturated,
-        "large_share": metrics.large,
-        "range": report.range,
-        "attempt": report.attempt,
-        "silos": len(report.roster),
-        "bytes_up": report.up_bytes,
-        "bytes_down": report.down_bytes,
-        "seconds_round": report.seconds,
-    }
-    if metrics.held_out:
-        named |= metrics.held_out.tracked()
-    if report.metrics_epsilon is not None:
-        named["metrics_epsilon_spent"] = report.metrics_epsilon
-    if metrics.unclipped is not None and report.clip_norm is not None:
-        named |= {"unclipped_share": metrics.unclipped, "clip_norm": report.clip_norm}
-    named |= {f"seconds_{phase}": seconds for phase, seconds in report.phases.items()}
-    for silo, spent in report.epsilon.items():
-        named[f"epsilon_spent.{silo}"] = spent
-        named[f"epsilon_left.{silo}"] = max(0.0, (run.budget(silo) or 0.0) - spent)
+    """Return one round's figures under the names that MLflow shows.
+
+    MLflow lists them in this order. What the job keeps constant is left out: it would be a flat
+    chart.
+    """
+    metrics, job = report.metrics, run.job_file.job
+    named = names.held_out_metrics(metrics.held_out) if metrics.held_out else {}
     if report.epsilon:
-        named["epsilon_spent"] = max(report.epsilon.values())
+        left = [(run.budget(silo) or 0.0) - spent for silo, spent in report.epsilon.items()]
+        named[names.EPSILON_SPENT] = max(report.epsilon.values())
+        named[names.EPSILON_LEFT] = max(0.0, min(left))
+        named |= {names.epsilon_of(silo): spent for silo, spent in report.epsilon.items()}
+    if report.metrics_epsilon is not None:
+        named[names.HELD_OUT_EPSILON] = report.metrics_epsilon
+    named |= {names.SATURATED: metrics.saturated, names.LARGE: metrics.large}
+    if job.moves_range:
+        named[names.RANGE] = report.range
+    if metrics.unclipped is not None and report.clip_norm is not None:
+        named |= {names.UNCLIPPED: metrics.unclipped, names.CLIP_NORM: report.clip_norm}
+    if job.least_silos < len(job.silos):
+        named[names.SILOS] = len(report.roster)
+    if report.attempt > 1:
+        named[names.ATTEMPT] = report.attempt
+    named |= {names.BYTES_UP: report.up_bytes, names.BYTES_DOWN: report.down_bytes}
+    named[names.SECONDS_ROUND] = report.seconds
+    named |= {names.seconds_of(phase): seconds for phase, seconds in report.phases.items()}
     return named

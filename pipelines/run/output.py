@@ -1,32 +1,42 @@
-"""The terminal's output of a run.
+"""The terminal's output of a run while it lasts, and before (`warnings`).
 
-    on a terminal    progress while it runs, a summary at the end    (stderr)
-    elsewhere        only the summary                                (stderr)
-    with --lines     a line for each round                           (stderr)
-    with --json      one JSON object a line: planned, round, end     (stdout)
+    at the end       a summary: `blindsum.pipelines.run.closing`    (stdout)
+    on a terminal    each stage of the start, then live progress    (stderr)
+    elsewhere        only warnings                                  (stderr)
+    with --lines     a line for each stage and round                (stderr)
+    with --json      no summary but one JSON object a line:
+                     planned, round, end                            (stdout)
 
 Errors go to stderr, one message each. No record and no key reaches this module.
 """
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Mapping
-from pathlib import Path
-from shlex import quote
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
-from rich.text import Text
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Column
 
 from blindsum.pipelines.run.listeners import Listener
+from blindsum.pipelines.run.stages import Stages, show_stage
 from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.pipelines.show.table import Sheet
+from blindsum.platform.job.paths import home_folder
 from blindsum.platform.job.schema import Job
-from blindsum.platform.privacy.releases import metrics_guarantee
+from blindsum.platform.privacy.sanity import job_warnings
 
 if TYPE_CHECKING:
     from blindsum.actors.round_report import RoundReport
@@ -34,14 +44,11 @@ if TYPE_CHECKING:
     from blindsum.pipelines.run.run import Run
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 attempt", "2 attempts"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+LASTING_LINES = 10
+"""About as many rounds, evenly spread, leave a line on a terminal."""
 
-
-def verb(count: int) -> str:
-    """Return "was" or "were", for that many."""
-    return "was" if count == 1 else "were"
+_BETWEEN_S = 10.0
+"""Seconds between two lines about progress within a stage, in a log."""
 
 
 def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> list[str]:
@@ -53,6 +60,11 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
     found = [
         f"{name}: {text}" for name, one in (inspections or {}).items() for text in one.warnings
     ]
+    if inspections and _nothing_to_score(inspections):
+        found.append(
+            "no silo can score any shared task: this run would spend its whole budget, and nobody "
+            "would learn how good its model is"
+        )
     if open_ := [name for name, one in (inspections or {}).items() if not one.owned]:
         found.append(
             f"owners' consent and lifetime limits are not enforced at {', '.join(open_)}: no "
@@ -67,13 +79,30 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
         )
     if job.encryption.scheme == "none":
         found.append("no encryption: the aggregator sees every silo's update")
-    return found
+    return found + job_warnings(job)
+
+
+def _nothing_to_score(inspections: Mapping[str, Inspection]) -> bool:
+    from blindsum.platform.data.enough import NOTHING_TO_SCORE  # imports pyarrow
+
+    return all(NOTHING_TO_SCORE in one.warnings for one in inspections.values())
 
 
 class Progressing(Listener):
-    """A listener that shows live progress to a person."""
+    """A listener that shows live progress to a person.
 
-    def __init__(self) -> None:
+    Args:
+        job: the job's name, by which the usual seconds of each stage are known.
+    """
+
+    def __init__(self, job: str = "") -> None:
+        self._stages = Stages(job, home_folder(), show_stage)
+        self._begin = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", table_column=Column(overflow="fold")),
+            TimeElapsedColumn(),
+            console=console,
+        )
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -81,22 +110,35 @@ class Progressing(Listener):
             MofNCompleteColumn(),
             console=console,
         )
-        self._task = self._bar.add_task("starting", total=None)
-        self._live = Live(self._bar, console=console, refresh_per_second=8, transient=True)
+        self._task: TaskID | None = None
+        self._live = Live(self._begin, console=console, refresh_per_second=8, transient=True)
         self._live.start()
 
     def stage(self, text: str) -> None:
-        self._bar.update(self._task, description=text)
+        if self._stages.enter(text):
+            self._task = None
+            for old in self._begin.task_ids:
+                self._begin.remove_task(old)
+            self._begin.add_task(escape(self._stages.described(text)), total=None)
+            self._live.update(self._begin)
+        else:
+            said = escape(self._stages.described(text))
+            self._begin.update(self._begin.task_ids[-1], description=said)
 
     def planned(self, run: Run) -> None:
+        self._stages.leave()
         job = run.job_file.job
         show_warnings(warnings(job, run.inspections))
         if run.rounds_planned < job.training.rounds:
             console.print(f"the budget covers {run.rounds_planned} of {job.training.rounds} rounds")
-        self._bar.update(self._task, description="rounds", total=run.rounds_planned)
+        self._task = self._bar.add_task("rounds", total=run.rounds_planned)
+        self._live.update(self._bar)
 
     def round(self, run: Run, report: RoundReport) -> None:
-        self._bar.update(self._task, completed=report.round)
+        if self._task is not None:
+            self._bar.update(self._task, completed=report.round)
+        if report.round % max(1, run.rounds_planned // LASTING_LINES) == 0:
+            console.print(_round_line(run, report), soft_wrap=True)
         self._live.update(Group(_progress_table(run, report), self._bar))
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
@@ -104,6 +146,13 @@ class Progressing(Listener):
 
     def returned(self, run: Run, silos: list[str]) -> None:
         console.print(f"back in round {run.announced}: {', '.join(silos)}")
+
+    def ended(self, run: Run) -> None:
+        self._stages.leave()
+        if self._begin.task_ids:
+            self._begin.update(self._begin.task_ids[-1], description="ending")
+        if run.status == "FINISHED":
+            self._stages.keep()
 
     def close(self) -> None:
         """Remove the progress bar."""
@@ -127,19 +176,45 @@ class Quiet(Listener):
 
 
 class Lines(Quiet):
-    """A listener that prints a line for each stage and round, for a log that someone follows."""
+    """A listener that prints a line for each stage and round, for a log that someone follows.
+
+    Args:
+        job: the job's name, by which the usual seconds of each stage are known.
+    """
+
+    def __init__(self, job: str = "") -> None:
+        self._stages = Stages(job, home_folder(), show_stage)
+        self._said_s = 0.0
 
     def stage(self, text: str) -> None:
-        """Print the stage."""
-        console.print(text)
+        """Print the stage; its seconds follow when it ends. Print progress within it now and
+        then."""
+        if self._stages.enter(text):
+            said = self._stages.described(f"{text} ...")
+            console.print(said, soft_wrap=True, markup=False)
+            self._said_s = 0.0
+        elif self._stages.seconds - self._said_s >= _BETWEEN_S:
+            console.print(text, soft_wrap=True, markup=False)
+            self._said_s = self._stages.seconds
+
+    def planned(self, run: Run) -> None:
+        """End the last stage of the start, and print warnings."""
+        self._stages.leave()
+        super().planned(run)
+
+    def ended(self, run: Run) -> None:
+        """End the last stage, and keep the seconds of a run that finished."""
+        self._stages.leave()
+        if run.status == "FINISHED":
+            self._stages.keep()
 
     def round(self, run: Run, report: RoundReport) -> None:
         """Print a line about a completed round."""
         found = report.metrics.held_out
         score = f"{found.line()}, " if found else ""
-        spent = f"epsilon {max(report.epsilon.values()):.3f}, " if report.epsilon else ""
         console.print(
-            f"round {report.round} of {run.rounds_planned}: {score}{spent}{report.seconds:.2f} s"
+            f"round {report.round} of {run.rounds_planned}: {score}{_spent(report)}"
+            f"{report.seconds:.2f} s"
         )
 
 
@@ -184,73 +259,13 @@ class JsonLines(Listener):
 Shown = Progressing | Quiet | Lines | JsonLines
 
 
-def listener(as_json: bool, lines: bool = False) -> Shown:
-    """Return the listener that suits where the output goes."""
+def listener(as_json: bool, lines: bool = False, job: str = "") -> Shown:
+    """Return the listener that suits where the output goes, for a run of a job of that name."""
     if as_json:
         return JsonLines()
     if lines:
-        return Lines()
-    return Progressing() if console.is_terminal else Quiet()
-
-
-def show_end(run: Run) -> None:
-    """Print the closing summary: the result, where it is, and what to type next."""
-    if run.link and run.status != "FINISHED":
-        console.print(f"To resume: blindsum resume {quote(str(run.folder))}", soft_wrap=True)
-    if not run.reports:
-        return  # there is no result, and the error explains why
-    job = run.job_file.job
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    if run.reports:
-        last = run.reports[-1]
-        m, found = last.metrics, run.held_out()
-        completed = f"{len(run.reports)} of {job.training.rounds} completed"
-        table.add_row("rounds", f"{completed}; {run.ended}" if run.ended else completed)
-        table.add_row("held out", _score_line(run))
-        table.add_row("", f"these figures are {metrics_guarantee(job)}")
-        table.add_row("privacy", _privacy_line(run))
-        if m.saturated > 1e-3:
-            table.add_row(
-                "",
-                f"{m.saturated:.2%} of update values were cut at ±{last.range:g}: raise "
-                "encryption.range",
-            )
-        if run.retries:
-            table.add_row(
-                "",
-                f"{counted(run.retries, 'attempt')} failed and {verb(run.retries)} retried. Failed "
-                "attempts count against the budget; the model contains only completed rounds.",
-            )
-        if run.lost:
-            when = {n: f"in round {n}" if n else "before round 1" for n in run.lost.values()}
-            table.add_row("lost", ", ".join(f"{s} {when[n]}" for s, n in run.lost.items()))
-        if found and found[1].dropped and not found[1].deviation:
-            dropped = counted(found[1].dropped, "molecule")
-            table.add_row("", f"{dropped} could not be read and {verb(found[1].dropped)} dropped")
-        up = sum(r.up_bytes for r in run.reports)
-        down = sum(r.down_bytes for r in run.reports)
-        table.add_row("traffic", f"{size(up)} up, {size(down)} down, over all silos")
-    table.add_row("time", f"{run.seconds:.1f} s, including {run.startup_s:.1f} s of start-up")
-    if run.saved:
-        table.add_row("model", f"{run.saved.path} (after round {run.saved.round})")
-    if run.link:
-        table.add_row("MLflow", f"experiment {run.link.experiment}, run {run.link.run_id}")
-    for name, inspection in run.inspections.items():
-        if inspection.plan and run.reports and inspection.ledger:
-            table.add_row(f"ledger {name}", inspection.ledger)
-    console.print(table)
-    show_warnings(warnings(job, run.inspections))
-    if run.tracking_failure:
-        console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")
-    if run.link and run.reports:
-        console.print("\nTo look at the run and compare it with others:")
-        beside = Path(sys.executable).with_name("mlflow")
-        mlflow = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
-        console.print(
-            Text(f"  {mlflow} ui --backend-store-uri {quote(run.link.uri)}"), soft_wrap=True
-        )
+        return Lines(job)
+    return Progressing(job) if console.is_terminal else Quiet()
 
 
 def _lost_line(run: Run, silos: list[str], left: int) -> str:
@@ -268,54 +283,42 @@ def _lost_line(run: Run, silos: list[str], left: int) -> str:
     )
 
 
-def _score_line(run: Run) -> str:
-    found = run.held_out()
-    if found is None:
-        return "not evaluated yet (privacy.metrics_every)"
-    round, m = found
-    after = "" if round == len(run.reports) else f", after round {round}"
-    return f"{m.detail()}{after}"
-
-
-def _privacy_line(run: Run) -> str:
-    total = run.epsilon()
-    if not total:
-        return "none: epsilon is unbounded"
-    spent = {f"{silo} {epsilon:.3f} of {run.budget(silo):g}" for silo, epsilon in total.items()}
-    figures = {(epsilon, run.budget(silo)) for silo, epsilon in total.items()}
-    if len(figures) == 1:
-        ((epsilon, budget),) = figures
-        spent = {f"{epsilon:.3f} of {budget:g} at every silo"}
-    plan = next(plan for plan in run.plans.values() if plan)
-    metrics_epsilon = run.reports[-1].metrics_epsilon
-    held_out = f"; held-out records {metrics_epsilon:.3f}" if metrics_epsilon else ""
-    begun = ""
-    if run.announced > len(run.reports):
-        begun = f"; includes round {run.announced}, which was not completed"
+def _round_line(run: Run, report: RoundReport) -> str:
+    """Return a round in a line that is shorter than that of --lines."""
+    found, figures = report.metrics.held_out, ""
+    if found:
+        shown = [found.score, *([found.rare] if found.rare else [])]
+        figures = "".join(f"{score.name} {score.written}, " for score in shown)
     return (
-        f"epsilon {', '.join(sorted(spent))}, at delta {plan.delta:g} "
-        f"(per record, add or remove){begun}{held_out}"
+        f"round {report.round} of {run.rounds_planned}: {figures}{_spent(report)}"
+        f"{report.seconds:.2f} s"
     )
 
 
-def _progress_table(run: Run, report: RoundReport) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
+def _spent(report: RoundReport) -> str:
+    return f"epsilon {max(report.epsilon.values()):.3f}, " if report.epsilon else ""
+
+
+def _progress_table(run: Run, report: RoundReport) -> Sheet:
     m = report.metrics.held_out
-    score = m.score.name if m else "accuracy"
-    for heading in ("round", score, "loss", "epsilon spent (left)", "up", "down", "seconds"):
-        table.add_column(heading, justify="left" if "epsilon" in heading else "right")
+    # With the AUPRC where positives are rare, which the AUROC hides.
+    scores = [m.score, *([m.rare] if m.rare else [])] if m else []
+    names = [score.name for score in scores] or ["accuracy"]
+    table = Sheet(
+        "round", *names, "loss", "up", "down", "seconds", "epsilon spent (left)", text=True
+    )
     epsilon = "  ".join(
         f"{silo} {spent:.2f} ({max(0.0, (run.budget(silo) or 0) - spent):.2f})"
         for silo, spent in report.epsilon.items()
     )
-    table.add_row(
+    table.add(
         str(report.round),
-        f"{m.score.value:.3f}" if m else "",
-        f"{m.loss:.3f}" if m else "",
-        epsilon or "unbounded",
+        *([score.short for score in scores] or [""]),
+        f"{m.loss:.3f}" if m and isfinite(m.loss) else "",
         size(report.up_bytes),
         size(report.down_bytes),
         f"{report.seconds:.2f}",
+        epsilon or "unbounded",
     )
     return table
 

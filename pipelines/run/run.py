@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blindsum.pipelines.run.moving import still_moving
+from blindsum.platform.job.average_section import described
 from blindsum.platform.job.file import JobFile
 
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
@@ -130,6 +132,11 @@ class Run:
         found = [(r.round, r.metrics.held_out) for r in self.reports if r.metrics.held_out]
         return found[-1] if found else None
 
+    @property
+    def still_moving(self) -> bool:
+        """Whether the newest figures disagree beyond their noise."""
+        return still_moving([r.metrics.held_out for r in self.reports if r.metrics.held_out])
+
     def headline(self) -> str:
         """Summarise the result and its spend in one line."""
         found = self.held_out()
@@ -187,6 +194,7 @@ class Run:
             "rounds": len(self.reports),
             "rounds_planned": self.rounds_planned,
             "metrics": last.metrics.as_dict() if last else None,
+            "still_moving": self.still_moving,
             "metrics_epsilon": last.metrics_epsilon if last else None,
             "rounds_announced": self.announced,
             "retries": self.retries,
@@ -200,6 +208,7 @@ class Run:
             "model": str(self.saved.path) if self.saved else None,
             "model_round": self.saved.round if self.saved else None,
             "model_digest": last.model_digest if last else None,
+            "model_average": described(self.job_file.job.training.average),
             "tracking_uri": link.uri if link else None,
             "experiment": link.experiment if link else None,
             "mlflow_run": link.run_id if link else None,

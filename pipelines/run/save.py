@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.run.run import Run, SavedModel
+from blindsum.platform.job.average_section import described
+from blindsum.platform.tracking.names import held_out_tags
+from blindsum.platform.tracking.run_facts import NOTE, run_note
 
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
     from blindsum.actors.federation import Federation
+    from blindsum.platform.privacy.statement import Statement
     from blindsum.platform.tracking.mlflow_run import Tracker
 
 
 def save(run: Run, federation: Federation, tracker: Tracker) -> None:
-    """Fetch the last model from a silo and write everything into the run's folder and MLflow.
+    """Fetch the averaged model from a silo and write everything into the run's folder and MLflow.
 
     Raises:
         BlindsumError: no silo returns the model.
         OSError: the folder cannot be written.
     """
-    _save_model(run, federation, tracker)
+    stated = _statement(run)
+    _save_model(run, federation, tracker, stated)
     _save_curves(run, tracker)
-    _save_statement(run, tracker)
+    _save_statement(run, tracker, stated)
 
 
-def _save_model(run: Run, federation: Federation, tracker: Tracker) -> None:
-    import torch
-
-    from blindsum.platform.data.features import features_of
-    from blindsum.platform.job.paths import import_from
+def _save_model(run: Run, federation: Federation, tracker: Tracker, stated: Statement) -> None:
+    from blindsum.platform.job.paths import MODEL, import_from
+    from blindsum.platform.prediction.released import released
     from blindsum.platform.training.models import model_of, set_parameters
 
     job, last = run.job_file.job, run.reports[-1]
@@ -40,12 +43,11 @@ def _save_model(run: Run, federation: Federation, tracker: Tracker) -> None:
     import_from(str(run.job_file.folder))
     model = model_of(job, private=False)
     set_parameters(model, release.vector)
+    content = released(job, run.name, release.round, model, stated)
     # MLflow first: it may have more room.
-    tracker.log_model(model, features_of(job.data.features).width, release.round)
+    tracker.log_model(content, release.round)
     run.folder.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    torch.save(model.state_dict(), content)
-    path = write_whole(run.folder / "model.pt", content.getvalue())
+    path = write_whole(run.folder / MODEL, content)
     run.saved = SavedModel(path, release.round)
     text = run.job_file.text.replace(tracker.uri, tracker.shown_uri)
     write_whole(run.folder / "job.yaml", text.encode())
@@ -71,11 +73,16 @@ def _save_curves(run: Run, tracker: Tracker) -> None:
     tracker.log_file(path)
 
 
-def _save_statement(run: Run, tracker: Tracker) -> None:
-    from blindsum.platform.privacy.statement import as_page, privacy_statement
+def _statement(run: Run) -> Statement:
+    from blindsum.platform.privacy.statement import privacy_statement
 
     owned = {name: i.owned for name, i in run.inspections.items()}
-    stated = privacy_statement(run.job_file.job, run.plans, run.epsilon(), run.headline(), owned)
+    return privacy_statement(run.job_file.job, run.plans, run.epsilon(), run.headline(), owned)
+
+
+def _save_statement(run: Run, tracker: Tracker, stated: Statement) -> None:
+    from blindsum.platform.privacy.statement import as_page
+
     content = json.dumps({"run": run.name, **stated}, indent=2).encode()
     page = as_page(stated, run.name).encode()
     tracker.log_file(write_whole(run.folder / "privacy-statement.json", content))
@@ -85,6 +92,9 @@ def _save_statement(run: Run, tracker: Tracker) -> None:
 def closing_tags(run: Run) -> dict[str, str]:
     """Return the MLflow tags of a run that is over: spend, ledgers, consent, lost silos."""
     tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
+    tags["blindsum.average"] = described(run.job_file.job.training.average)
+    if run.still_moving:
+        tags["blindsum.still_moving"] = ADVICE
     tags |= {f"blindsum.lost.{silo}": f"in round {round}" for silo, round in run.lost.items()}
     tags |= {f"blindsum.epsilon.{silo}": f"{e:.6g}" for silo, e in run.epsilon().items()}
     tags |= {
@@ -96,10 +106,14 @@ def closing_tags(run: Run) -> dict[str, str]:
         for silo, plan in run.plans.items()
         if plan
     }
+    if found := run.held_out():
+        tags |= held_out_tags(found[1])
     if run.reports:
+        if not run.job_file.job.moves_range:
+            tags["blindsum.range"] = f"{run.reports[-1].range:g}"
         heads = {silo: h for report in run.reports for silo, h in report.ledgers.items()}
         tags |= {f"blindsum.ledger.{silo}": h for silo, h in heads.items()}
-        tags["mlflow.note.content"] = run.headline()
+        tags[NOTE] = f"{run.headline()}\n\n{run_note(run.job_file.job)}"
     return tags
 
 

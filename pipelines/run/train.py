@@ -5,18 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import secrets
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blindsum.infra.ray_session import ray_session
-from blindsum.pipelines.run.folders import runs_folder, silo_folder
+from blindsum.pipelines.run.folders import run_name, runs_folder, silo_folder
 from blindsum.pipelines.run.listeners import (
     KeepsRounds,
     Listener,
@@ -153,7 +151,7 @@ class _Session:
         from blindsum.actors.federation import Federation
 
         run, job = self.run, self.run.job_file.job
-        self.listeners.stage("silos read their data and plan their spend")
+        self.listeners.stage("silos read their data")
         # Assigned at once, so that silos are ended even if one refuses in `inspect`.
         federation = self.federation = Federation(
             job,
@@ -165,18 +163,23 @@ class _Session:
             log=self.events,
         )
         federation.warm_up()
-        run.inspections = federation.inspect()
+        run.inspections = federation.inspect(self._reading)
         plans = [plan for plan in run.plans.values() if plan]
         run.rounds_planned = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
+        self.listeners.stage("opening MLflow")
         run.link = self.tracker.ready(job.deadlines.start_s)
         if not run.spec.resumed:
             self.log.open(run.link.run_id)
         self.begun(run)
-        self.listeners.stage("silos exchange keys")
+        self.listeners.stage("key ceremony")
         federation.exchange_keys()
         run.startup_s = run.seconds
         self.listeners.planned(run)
         return federation
+
+    def _reading(self, percents: Mapping[str, int]) -> None:
+        shares = ", ".join(f"{silo} {percent} %" for silo, percent in percents.items())
+        self.listeners.stage(f"silos read their data: {shares}")
 
     def _rounds(self, federation: Federation) -> None:
         run, planned = self.run, self.run.job_file.job.training.rounds
@@ -246,12 +249,7 @@ class _Session:
 
 
 def _new_spec(job_file: JobFile) -> RunSpec:
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    # The budget comes early in the name, because MLflow shortens names.
-    privacy = job_file.job.privacy
-    label = "nodp" if privacy.noise == "none" else f"eps{privacy.epsilon:g}"
-    label = label if job_file.job.private or label == "nodp" else "NOT-PRIVATE-TEST"
-    name = f"{job_file.job.name}-{label}-{stamp}-{secrets.token_hex(3)}"
+    name = run_name(job_file.job)
     return RunSpec(name=name, job_file=job_file, folder=runs_folder(job_file) / name)
 
 

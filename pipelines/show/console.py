@@ -1,6 +1,10 @@
-"""Write to the terminal: errors, warnings and progress on stderr, JSON lines on stdout.
+"""Write to the terminal. One rule for every command:
 
-No record and no key reaches this module.
+    stdout    what the person asked for: `show_result`, or JSON lines (`emit`)
+    stderr    progress, warnings, errors, and what was written where (`console`)
+
+So `blindsum check job.yaml > plan.txt` leaves the plan in the file, and what needs attention on the
+screen. No record and no key reaches this module.
 """
 
 from __future__ import annotations
@@ -9,23 +13,42 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TextIO
+from contextlib import contextmanager, suppress
+from typing import IO, Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from blindsum.platform.errors import BlindsumError
 
-console = Console(stderr=True, highlight=False)
+_UNBOUNDED = 100_000
+"""Columns of a file: lines are not wrapped in it."""
+
+
+class _Stderr(Console):
+    """A console that never ends a run: a full disk behind stderr costs the lines, nothing else."""
+
+    def _write_buffer(self) -> None:
+        try:
+            super()._write_buffer()
+        except OSError:
+            self._buffer.clear()
+            with suppress(OSError, ValueError):
+                _silence(self.file)
+
+
+console: Console = _Stderr(stderr=True, highlight=False)
 if not console.is_terminal:
-    console = Console(stderr=True, highlight=False, width=120)
+    console = _Stderr(stderr=True, highlight=False, width=120)
 
 
 def show_error(error: Exception) -> None:
-    """Print an error as one message on stderr."""
+    """Print an error as one message on stderr, and what only the owner of a table may read: an
+    error has that only in the process that read the table."""
     console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+    if told := getattr(error, "at_silo", ""):
+        console.print(Text(told), soft_wrap=True)
 
 
 def show_warnings(found: list[str]) -> None:
@@ -49,9 +72,33 @@ def emit(event: str, **content: Any) -> None:
     Raises:
         BlindsumError: the output cannot be written, for example to a full disk.
     """
+    _print(json.dumps({"event": event, **content}) + "\n")
+
+
+def show_result(*parts: RenderableType, soft_wrap: bool = False, markup: bool = True) -> None:
+    """Print what the person asked for on stdout. Raises as `emit`.
+
+    Args:
+        soft_wrap: leave lines whole that are wider than the terminal: commands, paths, digests.
+        markup: read [bold] and the like in texts; not for texts from outside.
+    """
+    shown = Console(file=_kept or sys.stdout, highlight=False, markup=markup)
+    if not shown.is_terminal:
+        shown.width = _UNBOUNDED  # a file is searched and cut by line
+    with shown.capture() as text:
+        shown.print(*parts, soft_wrap=soft_wrap)
+    _print("\n".join(line.rstrip() for line in text.get().split("\n")))
+
+
+def _print(text: str) -> None:
+    """Write to stdout. A closed pipe does not end a run.
+
+    Raises:
+        BlindsumError: the output cannot be written.
+    """
     stream = _kept or sys.stdout
     try:
-        stream.write(json.dumps({"event": event, **content}) + "\n")
+        stream.write(text)
         stream.flush()
     except BrokenPipeError:
         _silence(stream)
@@ -63,7 +110,7 @@ def emit(event: str, **content: Any) -> None:
         ) from None
 
 
-def _silence(stream: TextIO) -> None:
+def _silence(stream: IO[str]) -> None:
     """Redirect a stream to the null device, so that flushing it at exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

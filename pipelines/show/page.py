@@ -26,7 +26,8 @@ body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem aut
 h1 {{ margin-bottom: 0; }} h2 {{ margin: 2rem 0 .5rem; font-size: 1.1rem; }}
 .note {{ border-left: 3px solid #d1701f; padding-left: .8rem; color: #57606a; }}
 .legend, .floor {{ color: #57606a; }} .bad {{ color: #b3261e; font-weight: 600; }}
-.good {{ color: #1a7f37; font-weight: 600; }} img {{ max-width: 100%; }}
+.good {{ color: #1a7f37; font-weight: 600; }}
+.unclear {{ color: #8a5a00; font-weight: 600; }} img {{ max-width: 100%; }}
 .wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .87rem; width: 100%; }}
 th, td {{ border-bottom: 1px solid #d0d7de; padding: .35rem .5rem; text-align: left;
   vertical-align: top; }}

@@ -6,13 +6,17 @@ Errors name a column, its type and the expected type. They never hold a value, a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blindsum.platform.data.column_findings import column_findings
+from blindsum.platform.data.rejected_rows import Rejected, said_of
 from blindsum.platform.errors import DataError
 
 
@@ -24,6 +28,8 @@ class ColumnType:
     fits: Callable[[pa.DataType], bool]
     text_in_csv: bool = False
     """Whether a CSV's column is read as text, even if every value looks like a number."""
+    mend: str = ""
+    """What else to do about another type, for the message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,47 +59,63 @@ def require(table: pa.Table, columns: Iterable[Column], path: Path) -> None:
         path: the table's file, which errors name.
 
     Raises:
-        DataError: a column is missing, is there more than once, or has another type.
+        DataError: a column is missing, is there more than once, or has another type; one error for
+            all columns at fault.
     """
+    counts = Counter(table.column_names)
+    faults: dict[str, list[str]] = {}
+    expected: dict[str, str] = {}
+    mends: dict[str, None] = {}
     for column in columns:
-        _require(table, column, path)
-
-
-def _require(table: pa.Table, column: Column, path: Path) -> None:
-    count = table.column_names.count(column.name)
-    if count != 1:
-        problem = "is missing" if count == 0 else f"is there {count} times"
-        # The message does not list the table's columns: in a CSV without a header, the first
-        # record stands where the names should be.
-        raise DataError(
-            f"{path.name}: column '{column.name}' {problem}",
-            "Rename the column in the data, or name it so in the job's data section. "
-            "(The first line of a CSV must hold the names.)",
-        )
-    found = table.schema.field(column.name).type
-    if not column.type.fits(found):
-        raise DataError(
-            f"{path.name}: column '{column.name}' is {found}, expected {column.type.expected}",
-            "Convert the column; all silos must agree on its type.",
-        )
-
-
-def refuse_missing(table: pa.Table, path: Path) -> None:
-    """Check that a table has no gaps, NaN or infinite values.
-
-    Raises:
-        DataError: a column has some.
-    """
-    for name in table.column_names:
-        column = table.column(name)
-        infinite = False
-        if pa.types.is_floating(column.type):
-            infinite = not pc.all(pc.is_finite(pc.drop_null(column)), min_count=0).as_py()
-        if column.null_count or infinite:
-            raise DataError(
-                f"{path.name}: column '{name}' has missing, NaN or infinite values",
-                "Fill or remove those records.",
+        count = counts[column.name]
+        found = table.schema.field(column.name).type if count == 1 else None
+        if found is None:
+            # The message does not list the table's columns: in a CSV without a header, the first
+            # record stands where the names should be.
+            fault = "missing" if count == 0 else f"there {count} times"
+            mend = (
+                "Rename the column in the data, or name it so in the job's data section. "
+                "(The first line of a CSV must hold the names.)"
             )
+        elif not column.type.fits(found):
+            fault = f"{found}, expected {column.type.expected}"
+            mend = "Convert the column; all silos must agree on its type."
+            if column.type.mend:
+                mend = f"{mend} {column.type.mend}"
+        else:
+            continue
+        faults.setdefault(fault, []).append(column.name)
+        expected[column.name] = column.type.expected
+        mends[mend] = None
+    if faults:
+        said = "; ".join(said_of(names, ("is", "are"), fault) for fault, names in faults.items())
+        told = column_findings(table, expected)
+        raise DataError(f"{path.name}: {said}", " ".join(mends), at_silo=told)
+
+
+def gaps(table: pa.Table) -> list[Rejected]:
+    """Return the rows with missing, NaN or infinite values, for each column that has some."""
+    found = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count or _has_infinite(column):
+            rows = pc.is_null(column)
+            if pa.types.is_floating(column.type):
+                rows = pc.invert(pc.is_finite(column).fill_null(False))
+            found.append(
+                Rejected(
+                    rows=np.asarray(rows.to_numpy(), np.bool_),
+                    column=name,
+                    fault="missing, NaN or infinite values",
+                    mend="Fill or remove those records.",
+                )
+            )
+    return found
+
+
+def _has_infinite(column: pa.ChunkedArray) -> bool:
+    if not pa.types.is_floating(column.type):
+        return False
+    return not pc.all(pc.is_finite(pc.drop_null(column)), min_count=0).as_py()
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -129,3 +151,10 @@ TEXT_KEY = ColumnType(expected="text (data.folds.key)", fits=_is_text, text_in_c
 # Arrow gives a column without a single value the type null: an assay that this silo never ran.
 NUMBER_OR_EMPTY = ColumnType(expected="a number", fits=_or_empty(_is_number))
 TEXT_OR_EMPTY = ColumnType(expected="text", fits=_or_empty(_is_text))
+
+_YES_AND_NO = "(Without quotes, YAML reads yes and no in the job as true and false.)"
+LABEL_TEXT = ColumnType(expected="text", fits=_is_text, text_in_csv=True)
+LABEL_TEXT_OR_EMPTY = ColumnType(expected="text", fits=_or_empty(_is_text), text_in_csv=True)
+LABEL_NUMBER = ColumnType(
+    expected="whole numbers, or true and false", fits=_is_number, mend=_YES_AND_NO
+)

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blindsum.platform.data.features import CLIP
 from blindsum.platform.data.fingerprint import canonical
 from blindsum.platform.data.records import Fold
+from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.features_section import Columns
 from blindsum.platform.job.folds_section import HashFolds
@@ -67,10 +67,11 @@ def record_digests(table: pa.Table) -> list[bytes]:
     names = sorted(table.column_names)
     columns = {name: canonical(table.column(name)) for name in names}
     numbers = [n for n in names if pa.types.is_floating(columns[n].type)]
+    of_numbers = set(numbers)
     rows = np.empty((table.num_rows, len(numbers)))
     for i, name in enumerate(numbers):
-        rows[:, i] = columns[name].to_numpy()  # a gap becomes NaN
-    texts = [columns[name].to_pylist() for name in names if name not in set(numbers)]
+        rows[:, i] = columns[name].to_numpy(zero_copy_only=False)  # a gap becomes NaN
+    texts = [columns[name].to_pylist() for name in names if name not in of_numbers]
     digests = []
     for row, *said in zip(rows, *texts, strict=True):
         digest = hashlib.blake2b(row.tobytes(), digest_size=16)

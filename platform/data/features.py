@@ -1,7 +1,7 @@
 """The kinds of features: plain columns, RDKit descriptors, and fingerprints computed or read.
 
-A new kind of data needs a section in `blindsum.platform.job.features_section`, a class here, and its
-line in `features_of`.
+A new kind of data needs a section in `blindsum.platform.job.features_section`, a class here, and
+its line in `features_of`.
 
 Features are scaled by public constants only. Means computed from the silos' data would be a
 release outside the privacy plan.
@@ -10,10 +10,10 @@ release outside the privacy plan.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -21,30 +21,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blindsum.platform.data.columns import NUMBER, POSITIONS, TEXT, Column, NeedsColumns
-from blindsum.platform.data.records import Stored, bits
+from blindsum.platform.data.computing import ALONE, Computing
+from blindsum.platform.data.reasons import NO_SCAFFOLD
+from blindsum.platform.data.records import Stored, bits, bits_of
+from blindsum.platform.data.scaling import scaled
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint, Scaling
-
-if TYPE_CHECKING:
-    from rdkit import Chem
-
-MAX_SMILES = 1000
-"""Longer texts count as unreadable: descriptors of huge molecules take minutes, or crash."""
-
-CLIP = 5.0
-"""Scaled features are cut to [-CLIP, CLIP]: one odd record cannot swamp a clipped gradient."""
+from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
 class Featurised:
-    """Features and which records have them.
+    """Features and which records have them. Private to the silo.
 
     `features` is float32 [usable records, features], for fingerprints a CSR array; `usable` is
-    bool [records].
+    bool [records]. `reasons` says of each record without features, by its row from 0, why it has
+    none, without quoting it. `scaffolds` are the usable molecules' (`scaffold_of`), if they were
+    asked for.
     """
 
     features: Stored
     usable: npt.NDArray[np.bool_]
+    reasons: Mapping[int, str] = field(default_factory=dict, repr=False)
+    scaffolds: Sequence[str] | None = field(default=None, repr=False)
 
 
 class FeatureKind(NeedsColumns):
@@ -61,8 +59,14 @@ class FeatureKind(NeedsColumns):
         """The number of features of a record."""
 
     @abstractmethod
-    def compute(self, table: pa.Table) -> Featurised:
+    def compute(
+        self, table: pa.Table, computing: Computing = ALONE, scaffolds: bool = False
+    ) -> Featurised:
         """Compute the features of a checked table without gaps.
+
+        Args:
+            computing: the silo's means; by default one core, and nothing is kept.
+            scaffolds: whether to compute the molecules' scaffolds too.
 
         Raises:
             JobError: RDKit does not have a descriptor, or no public scaling is known for it.
@@ -85,10 +89,12 @@ class ColumnFeatures(FeatureKind):
         """Return the scaled columns, each of numbers."""
         return [Column(name=name, type=NUMBER) for name in self.section.columns]
 
-    def compute(self, table: pa.Table) -> Featurised:
+    def compute(
+        self, table: pa.Table, computing: Computing = ALONE, scaffolds: bool = False
+    ) -> Featurised:
         """Scale the columns; all records are usable."""
         columns = [
-            _scaled(table.column(name).to_numpy().astype(np.float64), scaling)
+            scaled(table.column(name).to_numpy().astype(np.float64), scaling)
             for name, scaling in self.section.columns.items()
         ]
         features = np.stack(columns, axis=1).astype(np.float32)
@@ -110,7 +116,9 @@ class FingerprintFeatures(FeatureKind):
         """Return the column of positions."""
         return [Column(name=self.section.column, type=POSITIONS)]
 
-    def compute(self, table: pa.Table) -> Featurised:
+    def compute(
+        self, table: pa.Table, computing: Computing = ALONE, scaffolds: bool = False
+    ) -> Featurised:
         """Read the positions; all records are usable."""
         lists = table.column(self.section.column).combine_chunks()
         found = lists.flatten().cast(pa.int64()).to_numpy(zero_copy_only=False)
@@ -145,31 +153,34 @@ class MoleculeFeatures(FeatureKind):
         """Return the column of SMILES."""
         return [Column(name=self.smiles_column, type=TEXT)]
 
-    def compute(self, table: pa.Table) -> Featurised:
+    def compute(
+        self, table: pa.Table, computing: Computing = ALONE, scaffolds: bool = False
+    ) -> Featurised:
         """Compute the features of the molecules that RDKit can read."""
         # Here and below, RDKit (0.1 s and 45 MiB) is imported only if records are molecules.
-        from blindsum.platform.data.molecules import read_molecule
+        from blindsum.platform.data.molecule_results import computed
+        from blindsum.platform.data.molecule_work import Scaffolds, features_part
 
-        of_molecule = self._function()
-        usable = np.zeros(table.num_rows, np.bool_)
-        found = []
-        for row, smiles in enumerate(table.column(self.smiles_column).to_pylist()):
-            molecule = read_molecule(smiles) if len(smiles) <= MAX_SMILES else None
-            if molecule is None or molecule.GetNumAtoms() == 0:
-                continue
-            values = of_molecule(molecule)
-            usable[row] = bool(np.isfinite(values).all())
-            if usable[row]:
-                found.append(values)
-        return Featurised(features=self._stored(found), usable=usable)
+        parts = [features_part(self.section), *([Scaffolds()] if scaffolds else [])]
+        texts = table.column(self.smiles_column).cast(pa.string())
+        found = computed(parts, texts, computing)
+        reason = found["reason"]
+        if scaffolds:
+            no_key = pc.if_else(pc.is_null(found["scaffold"]), NO_SCAFFOLD, None)
+            reason = pc.coalesce(reason, no_key)
+        usable = pc.is_null(reason)
+        rows = np.flatnonzero(~np.array(usable, np.bool_))
+        kept = found.filter(usable)
+        return Featurised(
+            features=self._stored(kept),
+            usable=np.array(usable, np.bool_),
+            reasons=dict(zip(rows.tolist(), reason.take(rows).to_pylist(), strict=True)),
+            scaffolds=kept["scaffold"].to_pylist() if scaffolds else None,
+        )
 
     @abstractmethod
-    def _function(self) -> Callable[[Chem.Mol], npt.NDArray[Any]]:
-        """Return the function from a molecule to its values; one not finite makes it unusable."""
-
-    @abstractmethod
-    def _stored(self, found: Sequence[npt.NDArray[Any]]) -> Stored:
-        """Return the usable molecules' values as features [molecules, width]."""
+    def _stored(self, kept: pa.Table) -> Stored:
+        """Return the usable molecules' rows as features [molecules, width]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,23 +194,9 @@ class DescriptorFeatures(MoleculeFeatures):
         """One feature for each descriptor."""
         return len(self.section.descriptors)
 
-    def _function(self) -> Callable[[Chem.Mol], npt.NDArray[np.float32]]:
-        from blindsum.platform.data.descriptors import descriptor_scaling, descriptors
-
-        scalings = descriptor_scaling(self.section)
-        unscaled = descriptors(list(scalings))
-
-        def scaled(molecule: Chem.Mol) -> npt.NDArray[np.float32]:
-            values = [
-                _scaled(np.array(value, np.float64), scaling)
-                for value, scaling in zip(unscaled(molecule), scalings.values(), strict=True)
-            ]
-            return np.array(values, np.float32)
-
-        return scaled
-
-    def _stored(self, found: Sequence[npt.NDArray[np.float32]]) -> Stored:
-        return np.array(found, np.float32).reshape(len(found), self.width)
+    def _stored(self, kept: pa.Table) -> Stored:
+        values = kept["values"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.array(values, np.float32).reshape(len(kept), self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,13 +210,10 @@ class EcfpFeatures(MoleculeFeatures):
         """The number of bits of a fingerprint."""
         return self.section.bits
 
-    def _function(self) -> Callable[[Chem.Mol], npt.NDArray[np.int64]]:
-        from blindsum.platform.data.molecules import ecfp
-
-        return ecfp(self.section)
-
-    def _stored(self, found: Sequence[npt.NDArray[np.int64]]) -> Stored:
-        return bits(found, self.width)
+    def _stored(self, kept: pa.Table) -> Stored:
+        lists = kept["positions"].combine_chunks()
+        counts = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        return bits_of(lists.flatten().to_numpy(zero_copy_only=False), counts, self.width)
 
 
 def features_of(section: Columns | Descriptors | Ecfp | Fingerprint) -> FeatureKind:
@@ -235,8 +229,3 @@ def features_of(section: Columns | Descriptors | Ecfp | Fingerprint) -> FeatureK
             return FingerprintFeatures(section=section)
         case _:
             assert_never(section)
-
-
-def _scaled(values: npt.NDArray[np.float64], scaling: Scaling) -> npt.NDArray[np.float64]:
-    with np.errstate(over="ignore"):  # infinity is beyond CLIP like any other number
-        return np.clip((values - scaling.center) / scaling.scale, -CLIP, CLIP)

@@ -1,18 +1,19 @@
-"""One silo's records and private tasks, read from the places where the job or its owner keeps them."""
+"""One silo's records and private tasks, read from where the job or its owner keeps them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from blindsum.platform.data.computing import Computing, computing_in
 from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.paths import SiloPlaces
 from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job
 
-REJECTED_ROWS = "rejected_rows.txt"
-"""In the folder of one run at the silo: positions of the molecules that RDKit cannot read."""
+REJECTED_ROWS = "rejected_rows.csv"
+"""In the folder of one run at the silo: the rows that were refused or dropped, and why."""
 
 CONCERNS = "odd_data.txt"
 """In the folder of one run at the silo: what is odd about its data, for its owner."""
@@ -30,18 +31,22 @@ class Member:
         return f"Member({self.name!r}, private)"
 
 
-def open_member(job: Job, name: str, places: SiloPlaces, run: str) -> Member:
+def open_member(
+    job: Job, name: str, places: SiloPlaces, run: str, computing: Computing | None = None
+) -> Member:
     """Read one silo's table and private tasks.
 
     Args:
-        run: names the folder, under the silo's state, that lists unreadable rows.
+        run: names the folder, under the silo's state, that lists rejected rows.
+        computing: the silo's means; default: all cores, and its state folder keeps the results.
 
     Raises:
         DataError: as `blindsum.platform.data.table.load_data` and `load_private_tasks`.
     """
     own = load_private_tasks(job.silo(name), job, places.private_tasks)
     rejects = places.of_run(run) / REJECTED_ROWS
-    data = load_data(places.table, job.data, rejects, own)
+    means = computing or computing_in(places.state)
+    data = load_data(places.table, job.data, rejects, own, means)
     if data.concerns and places.owner:
         _tell_owner(data.concerns, places.of_run(run) / CONCERNS)
     return Member(name, data, own)

@@ -1,4 +1,5 @@
-"""Reads SMILES into molecules, without atom-map numbers; writes them, and their fingerprints."""
+"""Reads SMILES into molecules, without atom-map numbers; writes them, their scaffolds and
+fingerprints."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdFingerprintGenerator
+from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from blindsum.platform.job.features_section import Ecfp
 
@@ -42,6 +44,16 @@ def write_molecule(molecule: Chem.Mol) -> str:
     canonical = Chem.CanonicalizeStereoGroups(molecule)
     fields = Chem.CXSmilesFields.CX_ENHANCEDSTEREO
     return str(Chem.MolToCXSmiles(canonical, Chem.SmilesWriteParams(), fields))
+
+
+def scaffold_of(molecule: Chem.Mol) -> str:
+    """Return the Bemis-Murcko scaffold (J. Med. Chem. 1996, 39, 2887) as canonical SMILES.
+
+    Acyclic molecules have no scaffold. Each is its own key, so that they do not all lie in one
+    fold.
+    """
+    core = MurckoScaffold.GetScaffoldForMol(molecule)  # type: ignore[no-untyped-call]
+    return Chem.MolToSmiles(core) or Chem.MolToSmiles(molecule)
 
 
 def ecfp(section: Ecfp) -> Callable[[Chem.Mol], npt.NDArray[np.int64]]:

@@ -2,36 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
+from blindsum.platform.data.files import arrow_file, csv_dialect, parquet_file, sdf
+from blindsum.platform.data.files.csv_file import read_csv
+from blindsum.platform.data.files.csv_findings import csv_findings
 from blindsum.platform.errors import DataError
+from blindsum.platform.job.csv_section import CsvSection
+
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
+_KINDS = (
+    "Name a Parquet file or a folder of them (.parquet), an Arrow or Feather file (.arrow, "
+    ".feather), a CSV (.csv, .tsv), or molecules (.sdf). CSV and SDF may be compressed (.gz, .bz2, "
+    ".zst)."
+)
 
 
-def read_table(path: Path, texts: Collection[str] = ()) -> pa.Table:
-    """Read a Parquet file, or a CSV if the name ends in .csv or .csv.gz.
+def _ignored(text: str) -> None:
+    pass
+
+
+def read_table(
+    path: Path,
+    texts: Collection[str] = (),
+    csv: CsvSection | None = None,
+    note: Callable[[str], None] = _ignored,
+) -> pa.Table:
+    """Read a file or folder of a kind that its ending names. Endings may be in capitals.
 
     Args:
-        texts: columns of a CSV to read as text, even if their values look like numbers.
+        texts: columns of a CSV, SDF or partitioned folder to read as text, even if their values
+            look like numbers.
+        csv: how CSV files are written.
+        note: is told what only the silo's owner may know, for example about rows left out.
 
     Raises:
         DataError: the file cannot be read.
     """
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path} is not a file", "Name the Parquet or CSV file itself.")
+    kind = "data file"
     try:
-        if path.name.endswith((".csv", ".csv.gz")):
-            kinds = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
-            table = pyarrow.csv.read_csv(path, convert_options=kinds)
-            _ = table.column_names  # decodes the header: a ValueError if it is not UTF-8
-            return table
-        # Not pyarrow's read_table, which makes columns of folder names such as `site=3`.
-        with pyarrow.parquet.ParquetFile(path) as file:
-            return file.read()
+        kind = kind_of(path)
+        match kind:
+            case "CSV":
+                return read_csv(path, texts, csv, note)
+            case "SDF":
+                return sdf.read_sdf(path, texts, csv, note)
+            case "Arrow":
+                return arrow_file.read_arrow(path)
+            case "Parquet folder":
+                return parquet_file.read_parquet_folder(path, texts)
+            case _:
+                return parquet_file.read_parquet(path)
     except FileNotFoundError:
         raise DataError(
             f"there is no data file {path}",
@@ -39,9 +63,49 @@ def read_table(path: Path, texts: Collection[str] = ()) -> pa.Table:
         ) from None
     except PermissionError:
         raise DataError(f"{path} cannot be read by this user", "Check its permissions.") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read as {'CSV' if '.csv' in path.name else 'Parquet'} "
-            f"({type(error).__name__})",
-            "Check that the file is complete and of that kind; CSV has commas and is UTF-8.",
+            f"{path} cannot be read as {kind} ({type(error).__name__})",
+            "Check that it is complete and of that kind. CSV has commas and is UTF-8, unless "
+            "data.csv says otherwise.",
+            at_silo=csv_findings(path, csv) if kind == "CSV" else "",
         ) from None
+
+
+def is_csv(path: Path) -> bool:
+    """Return whether the file's ending is one of a CSV."""
+    return csv_dialect.uncompressed_name(path).endswith(csv_dialect.ENDINGS)
+
+
+def kind_of(path: Path) -> str:
+    """Return the kind of a file: CSV, SDF, Arrow, Parquet, or Parquet folder.
+
+    Raises:
+        DataError: it is of no kind that is read.
+        OSError: it cannot be opened, to see from its content what its name does not say.
+    """
+    if path.is_dir():
+        return "Parquet folder"
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a file", "Name the file or folder itself.")
+    if is_csv(path):
+        return "CSV"
+    name = path.name.lower()
+    if csv_dialect.uncompressed_name(path).endswith(sdf.ENDINGS):
+        return "SDF"
+    if name.endswith(arrow_file.ENDINGS):
+        return "Arrow"
+    if name.endswith(parquet_file.ENDINGS):
+        return "Parquet"
+    if name.endswith(_SPREADSHEETS):
+        raise DataError(
+            f"{path.name} is a spreadsheet, which Blindsum does not read",
+            "Save its sheet as CSV (in Excel: Save As, CSV UTF-8), and name that file.",
+        )
+    with path.open("rb") as file:
+        begins = file.read(6)
+    if begins.startswith(b"PAR1"):
+        return "Parquet"
+    if begins == b"ARROW1":
+        return "Arrow"
+    raise DataError(f"{path.name} is not of a kind that Blindsum reads", _KINDS)

@@ -81,8 +81,21 @@ def stacked(parts: Sequence[Stored]) -> Stored:
 
 def bits(positions: Sequence[npt.NDArray[np.integer[Any]]], width: int) -> Stored:
     """Return records of 0 and 1 as a CSR array, from the positions that are 1."""
-    ends = np.cumsum([0, *(len(p) for p in positions)])
-    found = np.concatenate([*positions, np.zeros(0, np.int64)]).astype(np.int64)
+    found = np.concatenate([*positions, np.zeros(0, np.int64)])
+    return bits_of(found, np.array([len(p) for p in positions], np.int64), width)
+
+
+def bits_of(
+    positions: npt.NDArray[np.integer[Any]], counts: npt.NDArray[np.integer[Any]], width: int
+) -> Stored:
+    """Return records of 0 and 1 as a CSR array.
+
+    Args:
+        positions: those that are 1, record after record.
+        counts: the number of them in each record.
+    """
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
     return sparse.csr_array(
-        (np.ones(len(found), np.float32), found, ends), shape=(len(positions), width)
+        (np.ones(len(positions), np.float32), positions.astype(np.int64), ends),
+        shape=(len(counts), width),
     )

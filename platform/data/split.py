@@ -1,7 +1,7 @@
 """The kinds of folds: which records are held out, by a rule that all silos share.
 
-A key (scaffold, patient number) lies in the test fold if HMAC-SHA256(salt, key), read as a
-fraction of 1, is below `test_fraction`. Silos exchange nothing to agree on their folds.
+A key (scaffold, patient number, the record itself) lies in the test fold if HMAC-SHA256(salt, key),
+read as a fraction of 1, is below `test_fraction`. Silos exchange nothing to agree on their folds.
 
 A new kind of folds needs a section in `blindsum.platform.job.folds_section`, a class here, and its
 line in `folds_of`.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hmac
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -29,19 +29,28 @@ from blindsum.platform.data.columns import (
     NeedsColumns,
 )
 from blindsum.platform.data.features import FeatureKind
+from blindsum.platform.data.record_keys import record_fractions
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.folds_section import ColumnFolds, HashFolds, ScaffoldFolds
+from blindsum.platform.job.folds_section import (
+    ColumnFolds,
+    HashFolds,
+    RandomFolds,
+    ScaffoldFolds,
+)
 
 
 class FoldKind(NeedsColumns):
     """A kind of folds: the columns it needs beside the features', and the records it holds out."""
 
     @abstractmethod
-    def held_out(self, table: pa.Table, features: FeatureKind) -> npt.NDArray[np.bool_]:
+    def held_out(
+        self, table: pa.Table, features: FeatureKind, scaffolds: Sequence[str] | None = None
+    ) -> npt.NDArray[np.bool_]:
         """Return bool [records]: true if the record is held out.
 
         Args:
             table: checked, without gaps and with readable molecules only.
+            scaffolds: those of the table's molecules, if they are known.
 
         Raises:
             DataError: a fold column has a value other than train and test, or the features are not
@@ -60,7 +69,9 @@ class ColumnSplit(FoldKind):
         type_ = TEXT if self.section.held_out is None else INTEGER
         return [Column(name=self.section.column, type=type_)]
 
-    def held_out(self, table: pa.Table, features: FeatureKind) -> npt.NDArray[np.bool_]:
+    def held_out(
+        self, table: pa.Table, features: FeatureKind, scaffolds: Sequence[str] | None = None
+    ) -> npt.NDArray[np.bool_]:
         """Return bool [records]: true if the column names the held-out fold."""
         column = table.column(self.section.column)
         if self.section.held_out is not None:
@@ -85,7 +96,9 @@ class HashSplit(FoldKind):
         type_ = TEXT_KEY if self.section.key == "text" else INTEGER_KEY
         return [Column(name=self.section.column, type=type_)]
 
-    def held_out(self, table: pa.Table, features: FeatureKind) -> npt.NDArray[np.bool_]:
+    def held_out(
+        self, table: pa.Table, features: FeatureKind, scaffolds: Sequence[str] | None = None
+    ) -> npt.NDArray[np.bool_]:
         """Return bool [records]: true if the key's fraction is below the limit."""
         keys = (str(value) for value in table.column(self.section.column).to_pylist())
         return _below(self.section.test_fraction, self.section.salt, keys)
@@ -101,15 +114,37 @@ class ScaffoldSplit(FoldKind):
         """Return no column: scaffolds are those of the features' molecules."""
         return []
 
-    def held_out(self, table: pa.Table, features: FeatureKind) -> npt.NDArray[np.bool_]:
+    def held_out(
+        self, table: pa.Table, features: FeatureKind, scaffolds: Sequence[str] | None = None
+    ) -> npt.NDArray[np.bool_]:
         """Return bool [records]: true if the scaffold's fraction is below the limit."""
         if features.smiles_column is None:  # the job file's validation refuses this already
             raise DataError("scaffold folds need a SMILES column")
-        keys = (scaffold_key(smiles) for smiles in table.column(features.smiles_column).to_pylist())
-        return _below(self.section.test_fraction, self.section.salt, keys)
+        if scaffolds is None:
+            scaffolds = [scaffold_key(s) for s in table.column(features.smiles_column).to_pylist()]
+        return _below(self.section.test_fraction, self.section.salt, scaffolds)
 
 
-def folds_of(section: ScaffoldFolds | HashFolds | ColumnFolds) -> FoldKind:
+@dataclass(frozen=True, kw_only=True)
+class RandomSplit(FoldKind):
+    """Folds by the hash of a record's features: no column names the record."""
+
+    section: RandomFolds
+
+    def columns(self) -> list[Column]:
+        """Return no column: the features' own identify a record."""
+        return []
+
+    def held_out(
+        self, table: pa.Table, features: FeatureKind, scaffolds: Sequence[str] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Return bool [records]: true if the fraction of the record's features is below the
+        limit."""
+        fractions = record_fractions(table, features, self.section.salt)
+        return fractions < self.section.test_fraction
+
+
+def folds_of(section: ScaffoldFolds | HashFolds | ColumnFolds | RandomFolds) -> FoldKind:
     """Return the kind of folds that a job's data section asks for."""
     match section:
         case ScaffoldFolds():
@@ -118,32 +153,31 @@ def folds_of(section: ScaffoldFolds | HashFolds | ColumnFolds) -> FoldKind:
             return HashSplit(section=section)
         case ColumnFolds():
             return ColumnSplit(section=section)
+        case RandomFolds():
+            return RandomSplit(section=section)
         case _:
             assert_never(section)
 
 
 def _below(limit: float, salt: str, keys: Iterable[str]) -> npt.NDArray[np.bool_]:
-    return np.array([fraction(salt, key) < limit for key in keys], np.bool_)
+    keys = list(keys)
+    below = {key: fraction(salt, key) < limit for key in set(keys)}
+    return np.array([below[key] for key in keys], np.bool_)
 
 
 def scaffold_key(smiles: str) -> str:
-    """Return the Bemis-Murcko scaffold (J. Med. Chem. 1996, 39, 2887) as canonical SMILES.
-
-    Acyclic molecules have no scaffold. Each is its own key, so that they do not all lie in one
-    fold. Atom-map numbers do not count.
-    """
+    """Return the scaffold of a molecule (`blindsum.platform.data.molecules.scaffold_of`). Atom-map
+    numbers do not count. Raises DataError if RDKit cannot read it."""
     # RDKit (0.1 s and 45 MiB) is imported only if folds need scaffolds.
-    from rdkit import Chem
-    from rdkit.Chem.Scaffolds import MurckoScaffold
-
-    from blindsum.platform.data.molecules import read_molecule
+    from blindsum.platform.data.molecules import read_molecule, scaffold_of
 
     molecule = read_molecule(smiles)
-    core = MurckoScaffold.GetScaffoldForMol(molecule)  # type: ignore[no-untyped-call]
-    return Chem.MolToSmiles(core) or Chem.MolToSmiles(molecule)
+    if molecule is None:
+        raise DataError("scaffold folds need molecules that RDKit can read")
+    return scaffold_of(molecule)
 
 
 def fraction(salt: str, key: str) -> float:
     """Return HMAC-SHA256(salt, key) as a fraction in [0, 1)."""
-    digest = hmac.new(salt.encode(), key.encode(), "sha256").digest()
+    digest = hmac.digest(salt.encode(), key.encode(), "sha256")
     return int.from_bytes(digest[:8], "big") / 2**64

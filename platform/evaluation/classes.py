@@ -37,7 +37,7 @@ Reals = npt.NDArray[np.float64]
 
 
 class ClassCounting:
-    """Counts of correct and wrong records, their loss, dropped molecules, and records of each
+    """Counts of correct and wrong records, their loss, dropped records, and records of each
     class."""
 
     def __init__(
@@ -95,11 +95,14 @@ class ClassCounting:
         largest = max(float(sums[OF_CLASSES:].max()), 0.0) / self._weight
         records = max(float(correct + wrong), 1.0)
         accuracy = min(max(float(correct) / records, 0.0), 1.0)
+        mean_loss = min(max(float(loss) / self._weight / records, 0.0), 1.0) * self._max_loss
+        if not self.plan and mean_loss >= MAX_LOSS * (1 - 2**-10):
+            accuracy = mean_loss = math.nan  # nothing but what overflowed or was cut
         noise = self._share * math.sqrt(silos)  # deviation of one summed count
         return HeldOut(
             records=round(max(float(correct + wrong), 0.0)),
             accuracy=accuracy,
-            loss=min(max(float(loss) / self._weight / records, 0.0), 1.0) * self._max_loss,
+            loss=mean_loss,
             largest_class=min(largest / records, 1.0),
             dropped=max(round(float(dropped)), 0),
             # The first-order deviation of the quotient of two noised counts.

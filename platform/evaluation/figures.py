@@ -1,7 +1,9 @@
-"""The whole consortium's figures of a round, and the number of counts that a silo sends for them.
+"""The whole consortium's figures of a round, and the counts that a silo sends for them.
 
 Public. The driver reads them, and needs no torch for it. `blindsum.platform.evaluation.classes` and
 `blindsum.platform.evaluation.tasks` count them.
+
+A figure of a diverged model is NaN here. No output and no log has it: outputs say "diverged".
 """
 
 from __future__ import annotations
@@ -10,8 +12,13 @@ import math
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-import numpy as np
-
+from blindsum.platform.evaluation.intervals import (
+    Interval,
+    of_r2,
+    of_ranking,
+    of_share,
+    with_interval,
+)
 from blindsum.platform.job.schema import Job
 
 OF_UPDATE = 3
@@ -21,18 +28,37 @@ OF_CLASSES = 4
 """The number of counts of held-out records before those of each class."""
 
 CLASSIFIED, MEASURED = ("auroc", "auprc", "auprc_at_0.1", "calibration_error"), ("r2", "rmse")
-OF_TASKS = 3 + 1 + len(CLASSIFIED) + 1 + len(MEASURED)
-"""The number of counts of tasks: records, loss, dropped molecules; and for each kind, tasks and
-figures."""
+TASK_COUNTS = (
+    *("records", "loss", "dropped"),
+    *("binary_tasks", *CLASSIFIED, "binary_diverged", "positives", "negatives"),
+    *("auroc_variance", "auprc_variance"),
+    *("regression_tasks", *MEASURED, "regression_diverged", "r2_variance"),
+)
+"""The counts of tasks, in order: sums over silos, and over their shared tasks."""
+
+RARE = 0.1
+"""Where fewer labels than this share are positive, outputs also show the AUPRC."""
 
 
 class Score(NamedTuple):
-    """A model's main figure, and the figure that guessing reaches."""
+    """A model's main figure with its interval, and the figure that guessing reaches. The value of a
+    diverged model is NaN, and its interval None."""
 
     name: str
     value: float
     guess: float
     guess_name: str
+    interval: Interval | None
+
+    @property
+    def short(self) -> str:
+        """The value for a table's cell."""
+        return "diverged" if math.isnan(self.value) else f"{self.value:.3f}"
+
+    @property
+    def written(self) -> str:
+        """The value with its interval."""
+        return self.short if math.isnan(self.value) else with_interval(self.value, self.interval)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +66,9 @@ class HeldOut:
     """Held-out figures of the whole consortium.
 
     `loss` is the mean cross-entropy in nats, `largest_class` the accuracy of always guessing
-    the most frequent class, `dropped` the number of molecules that RDKit could not read,
+    the most frequent class, `dropped` the number of records and labels that silos left out,
     `deviation` the accuracy's standard deviation due to the noise on the counts, 0 if they are
-    exact.
+    exact. Accuracy and loss are NaN if every record has the greatest loss that is counted.
     """
 
     records: int
@@ -55,51 +81,74 @@ class HeldOut:
     @property
     def score(self) -> Score:
         """The main figure, and that of always guessing the largest class."""
-        return Score("accuracy", self.accuracy, self.largest_class, "always the largest class")
+        return Score(
+            "accuracy",
+            self.accuracy,
+            self.largest_class,
+            "always the largest class",
+            self._interval,
+        )
 
     @property
-    def standard_error(self) -> float:
-        """The accuracy's standard error: binomial, of that many records, and of the noise."""
-        sampled = max(self.accuracy * (1 - self.accuracy), 0.0) / max(self.records, 1)
-        return math.sqrt(sampled + self.deviation**2)
+    def _interval(self) -> Interval | None:
+        if math.isnan(self.accuracy):
+            return None
+        return of_share(self.accuracy, self.records, self.deviation)
+
+    @property
+    def rare(self) -> Score | None:
+        """The figure to show where positives are rare: None, because classes have none."""
+        return None
 
     def line(self) -> str:
-        """Return the result in words, the accuracy with one standard error."""
-        about = "about " if self.deviation else ""
+        """Return the result in words, the accuracy with its interval."""
+        records = f"{'about ' if self.deviation else ''}{self.records} held-out records"
+        if self._interval is None:
+            return f"accuracy: diverged (the loss of all {records} is out of range)"
+        noise = "with the noise on the counts" if self.deviation else ""
         return (
-            f"accuracy {self.accuracy:.3f} ± {self.standard_error:.3f} on {about}{self.records} "
-            f"held-out records (always the largest class: {self.largest_class:.3f})"
+            f"accuracy {with_interval(self.accuracy, self._interval, noise)} on {records} "
+            f"(always the largest class: {self.largest_class:.3f})"
         )
 
     def detail(self) -> str:
         """Return the result in words, with the loss."""
+        if math.isnan(self.loss):
+            return self.line()
         noisier = " (both noisier than the accuracy)" if self.deviation else ""
         return f"{self.line()}; loss {self.loss:.3f}{noisier}"
 
     def as_dict(self) -> dict[str, float]:
         """Return all figures by name."""
-        return asdict(self) | {"standard_error": self.standard_error}
+        return _finite(asdict(self) | _ends("accuracy", self._interval))
 
     def tracked(self) -> dict[str, float]:
         """Return the figures under the names that MLflow shows."""
         found = {
             "accuracy": self.accuracy,
-            "accuracy_standard_error": self.standard_error,
+            **_ends("accuracy", self._interval),
             "loss": self.loss,
             "held_out_records": self.records,
             "largest_class_accuracy": self.largest_class,
             "dropped_records": self.dropped,
+            "accuracy_diverged": float(math.isnan(self.accuracy)),
         }
-        return found | ({"accuracy_deviation": self.deviation} if self.deviation else {})
+        return _finite(found) | ({"accuracy_deviation": self.deviation} if self.deviation else {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskFigures:
     """The mean of each figure over the shared tasks of all silos; NaN for a kind without a task.
 
     `binary_tasks` and `regression_tasks` count a task once for each silo that has enough labels of
-    it. `loss` is the mean over records, weighted as in training. `dropped` is the number of
-    molecules that RDKit could not read.
+    it: they count silo-task pairs. `positives` and `negatives` are the labels of the binary ones.
+    `binary_diverged` counts pairs for which the model has no finite output (its AUROC counts as 0),
+    `regression_diverged` also those with an R2 below -1 (which counts as -1). If all pairs of a
+    kind diverged, its figures are NaN.
+
+    `loss` is the mean over records, weighted as in training, and NaN if all are at the greatest
+    loss that is counted. `dropped` is the number of records and labels that silos left out.
+    Variances are those of the means, see `blindsum.platform.evaluation.influence`.
     """
 
     records: int
@@ -110,9 +159,16 @@ class TaskFigures:
     auprc: float
     auprc_at_fixed_rate: float
     calibration_error: float
+    binary_diverged: int
+    positives: int
+    negatives: int
+    auroc_variance: float
+    auprc_variance: float
     regression_tasks: int
     r2: float
     rmse: float
+    regression_diverged: int
+    r2_variance: float
 
     deviation = 0.0  # these figures carry no noise
 
@@ -120,31 +176,100 @@ class TaskFigures:
     def score(self) -> Score:
         """The main figure, and the score of guessing."""
         if self.binary_tasks:
-            return Score("mean AUROC", self.auroc, 0.5, "guessing")
-        return Score("mean R2", self.r2, 0.0, "always the mean")
+            return Score("mean AUROC", self.auroc, 0.5, "guessing", self._ranked("auroc"))
+        return Score("mean R2", self.r2, 0.0, "always the mean", self._r2_interval)
+
+    @property
+    def rare(self) -> Score | None:
+        """The mean AUPRC where positives are rare, which the AUROC hides."""
+        labels = self.positives + self.negatives
+        share = self.positives / labels if labels else 0.0
+        if not 0 < share < RARE or math.isnan(self.auprc):
+            return None
+        return Score("mean AUPRC", self.auprc, share, "guessing", self._ranked("auprc"))
+
+    def _ranked(self, name: str) -> Interval | None:
+        mean, variance = getattr(self, name), getattr(self, f"{name}_variance")
+        if math.isnan(mean):
+            return None
+        # An AUPRC is a mean over positives.
+        fewest = min(self.positives, self.negatives) if name == "auroc" else self.positives
+        return of_ranking(mean, variance, fewest, self.binary_tasks)
+
+    @property
+    def _r2_interval(self) -> Interval | None:
+        return None if math.isnan(self.r2) else of_r2(self.r2, self.r2_variance)
 
     def line(self) -> str:
         """Return the main figures in words."""
         parts = []
         if self.binary_tasks:
-            parts.append(f"mean AUROC {self.auroc:.3f} over {self.binary_tasks} silo-task pairs")
+            parts.append(self._of_binary())
         if self.regression_tasks:
-            parts.append(f"mean R2 {self.r2:.3f} over {self.regression_tasks} silo-task pairs")
+            parts.append(self._of_regression())
         said = " and ".join(parts) or "no shared task has enough held-out labels for a score"
         return f"{said} ({self.records} held-out records)"
 
+    def _of_binary(self) -> str:
+        pairs = _counted(self.binary_tasks, "silo-task pair")
+        if math.isnan(self.auroc):
+            return f"mean AUROC: diverged (the model has no finite output in {pairs})"
+        figures = f"mean AUROC {with_interval(self.auroc, self._ranked('auroc'))}"
+        if self.rare:
+            guess = f"guessing: {self.rare.guess:.3f}"
+            shown = with_interval(self.rare.value, self.rare.interval, guess)
+            figures += f", mean AUPRC {shown}"
+        lost = (
+            f", of which {self.binary_diverged} diverged and count as 0"
+            if self.binary_diverged
+            else ""
+        )
+        labels = f"{self.positives} positives and {self.negatives} negatives"
+        return f"{figures} over {pairs} with {labels}{lost}"
+
+    def _of_regression(self) -> str:
+        pairs = _counted(self.regression_tasks, "silo-task pair")
+        if math.isnan(self.r2):
+            return f"mean R2: diverged (below -1 in {pairs})"
+        lost = (
+            f", of which {self.regression_diverged} diverged and count as -1"
+            if self.regression_diverged
+            else ""
+        )
+        return f"mean R2 {with_interval(self.r2, self._r2_interval)} over {pairs}{lost}"
+
     def detail(self) -> str:
         """Return `line` with the loss."""
-        return f"{self.line()}; loss {self.loss:.3f}"
+        return self.line() if math.isnan(self.loss) else f"{self.line()}; loss {self.loss:.3f}"
 
     def as_dict(self) -> dict[str, float]:
-        """Return the figures that are not NaN."""
-        return {k: v for k, v in asdict(self).items() if not np.isnan(v)}
+        """Return the figures that are not NaN, with the ends of intervals instead of variances."""
+        found = {k: v for k, v in asdict(self).items() if not k.endswith("_variance")}
+        if self.binary_tasks:
+            found |= _ends("auroc", self._ranked("auroc")) | _ends("auprc", self._ranked("auprc"))
+        return _finite(found | _ends("r2", self._r2_interval))
 
     def tracked(self) -> dict[str, float]:
         """Return the figures under MLflow's names."""
         named = {"records": "held_out_records", "dropped": "dropped_records"}
-        return {named.get(name, name): value for name, value in self.as_dict().items()}
+        found = {named.get(name, name): value for name, value in self.as_dict().items()}
+        if self.binary_tasks:
+            found["auroc_diverged"] = float(math.isnan(self.auroc))
+        if self.regression_tasks:
+            found["r2_diverged"] = float(math.isnan(self.r2))
+        return found
+
+
+def _ends(name: str, interval: Interval | None) -> dict[str, float]:
+    return {f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {}
+
+
+def _finite(found: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,4 +296,4 @@ class Metrics:
 def count_values(job: Job) -> int:
     """Return the number of counts that a silo sends."""
     target = job.data.target
-    return OF_UPDATE + (OF_CLASSES + len(target.classes) if target else OF_TASKS)
+    return OF_UPDATE + (OF_CLASSES + len(target.classes) if target else len(TASK_COUNTS))

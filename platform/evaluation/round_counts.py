@@ -17,7 +17,8 @@ from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import FederationError
 from blindsum.platform.evaluation.classes import UNITS, ClassCounting, Counts
 from blindsum.platform.evaluation.figures import OF_UPDATE, Metrics, count_values
-from blindsum.platform.evaluation.tasks import Figures, TaskCounting
+from blindsum.platform.evaluation.scores import Figures
+from blindsum.platform.evaluation.tasks import TaskCounting
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan

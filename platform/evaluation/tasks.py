@@ -1,42 +1,37 @@
 """Held-out figures of tasks: each silo has its own by task, and the consortium only their means.
 
-    AUROC            area under the ROC curve
-    AUPRC            average precision
-    AUPRC at 0.1     the same if the share of positives were 0.1 (Siblini, Frery, He-Guelton, Oble
-                     and Wang, IDA 2020), so that tasks can be compared
-    calibration      expected calibration error, ten bins (Guo, Pleiss, Sun and Weinberger,
-                     ICML 2017)
-    R2, RMSE         for regression, in scaled units, over exactly measured values
-
-A silo counts a task if it has LEAST held-out records of each class, or LEAST values. It sends sums
-over the shared tasks and their number; R2 is cut at -1 in them. It sends nothing about its private
-tasks.
+A silo sends sums of its figures (`blindsum.platform.evaluation.scores`) over the shared tasks,
+their number, their positive and negative labels, and the variance of the sums. R2 is cut at -1 in
+them. It sends nothing about its private tasks.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections import defaultdict
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from blindsum.platform.data.enough import LEAST
 from blindsum.platform.data.table import SiloData
-from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED, TaskFigures
-from blindsum.platform.job.labels_section import Task, Tasks
+from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED, TASK_COUNTS, TaskFigures
+from blindsum.platform.evaluation.influence import WORST_R2, Reals
+from blindsum.platform.evaluation.scores import MOST, Figures, Scored, scores
+from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.training.losses import MultiTask
 
-LEAST = 5
-REFERENCE = 0.1
 UNIT = 2.0**-16
 """The size of one integer unit of a summed figure."""
 
-MOST = 64.0
-"""Greatest figure, and greatest loss of a record: larger ones are cut, so that sums are bounded."""
+VARIANCE_UNIT = 2.0**-28
+"""The size of one integer unit of a summed variance."""
 
-Figures = dict[str, float]
-Reals = npt.NDArray[np.float64]
+MOST_VARIANCE = 2**36
+"""The greatest variance of a silo's sum, in units: 2,048 tasks that always err together, each with
+five records of a class, stay below it."""
 
 
 class TaskCounting:
@@ -56,122 +51,111 @@ class TaskCounting:
         self.latest: dict[str, Figures] = {}
 
     def counts(self, model: nn.Module) -> npt.NDArray[np.int64]:
-        """Return the counts of a model, int64 [OF_TASKS]. Sets `latest` to the figures of every
+        """Return the counts of a model, int64 [TASK_COUNTS]. Sets `latest` to the figures of every
         task that has enough labels."""
         labels = self._data.test.labels
         outputs = self._data.test.outputs(model)
-        self.latest = by_task(outputs.numpy(), labels, self._tasks)
+        self.latest, sums = {}, _Sums(len(labels), self._data.dropped)
+        for name, one in scores(outputs.numpy(), labels, self._tasks):
+            self.latest[name] = one.reported
+            if name in self._shared:
+                sums.add(one)
         many = len(self._shared)
         losses = self._loss(outputs[:, :many], torch.from_numpy(labels[:, :, :many])).double()
-        most = MOST * max(many, 1)
-        losses = losses.nan_to_num(most, posinf=most).clamp(0.0, most)
-        sums = [len(labels), float(losses.sum()) / UNIT, self._data.dropped]
-        found = [figures for name, figures in self.latest.items() if name in self._shared]
-        for names in (CLASSIFIED, MEASURED):
-            of_kind = [figures for figures in found if names[0] in figures]
-            sums.append(len(of_kind))
-            for name in names:
-                cut = [min(max(figures[name], -1.0), MOST) for figures in of_kind]
-                sums.append(sum(cut) / UNIT)
-        return np.rint(sums).astype(np.int64)
+        losses = losses.nan_to_num(self._most, posinf=self._most).clamp(0.0, self._most)
+        return sums.counts(float(losses.sum()))
+
+    @property
+    def _most(self) -> float:
+        """The greatest loss of a record."""
+        return MOST * max(len(self._shared), 1)
 
     def possible(self, counts: npt.NDArray[np.int64], silos: int) -> bool:
         """Return whether honest silos' counts can have that sum."""
-        records, loss, dropped, binary, *rest = (int(c) for c in counts)
-        of_binary, measured, of_measured = rest[:4], rest[4], rest[5:]
-        tasks = silos * len(self._shared)
-        most = int(MOST / UNIT)
+        of = {name: int(count) for name, count in zip(TASK_COUNTS, counts, strict=True)}
+        labels, tasks = of["positives"] + of["negatives"], silos * len(self._shared)
+        binary, measured = of["binary_tasks"], of["regression_tasks"]
+        signed = {*CLASSIFIED, *MEASURED}
         return (
-            min(records, loss, dropped, binary, measured) >= 0
-            and loss <= (records + silos) * most * max(len(self._shared), 1)
+            min(count for name, count in of.items() if name not in signed) >= 0
+            and of["loss"] <= (of["records"] + silos) * int(self._most / UNIT)
             and binary + measured <= tasks
-            and all(-silos <= c <= binary * int(1 / UNIT) + tasks for c in of_binary)
-            and all(abs(c) <= measured * most + tasks for c in of_measured)
+            and of["binary_diverged"] <= binary
+            and of["regression_diverged"] <= measured
+            and min(of["positives"], of["negatives"]) >= LEAST * binary
+            and labels <= of["records"] * len(self._shared)
+            and all(-silos <= of[name] <= binary * int(1 / UNIT) + tasks for name in CLASSIFIED)
+            and all(abs(of[name]) <= measured * int(MOST / UNIT) + tasks for name in MEASURED)
+            and max(of[name] for name in of if name.endswith("_variance")) <= silos * MOST_VARIANCE
         )
 
     def figures(self, counts: npt.NDArray[np.int64], silos: int) -> TaskFigures:
         """Return the consortium's figures from summed counts. `silos` is not used here."""
-        records, loss, dropped, binary, *rest = (int(c) for c in counts)
-        of_binary, measured, of_measured = rest[:4], rest[4], rest[5:]
+        of = {name: int(count) for name, count in zip(TASK_COUNTS, counts, strict=True)}
 
-        def mean(total: int, of: int) -> float:
-            return total * UNIT / of if of else float("nan")
+        def mean(name: str, kind: str) -> float:
+            pairs = of[f"{kind}_tasks"]
+            lost = name != "rmse" and pairs == of[f"{kind}_diverged"]
+            return of[name] * UNIT / pairs if pairs and not lost else math.nan
 
-        auroc, auprc, at_rate, calibration = (mean(s, binary) for s in of_binary)
-        r2, rmse = (mean(s, measured) for s in of_measured)
+        def variance(name: str, kind: str) -> float:
+            """Of a mean over pairs. Silos are independent, so that their variances add up."""
+            pairs = of[f"{kind}_tasks"]
+            return of[f"{name}_variance"] * VARIANCE_UNIT / pairs**2 if pairs else math.nan
+
+        loss = of["loss"] * UNIT / of["records"] if of["records"] else math.nan
+        auroc, auprc, at_rate, calibration = (mean(name, "binary") for name in CLASSIFIED)
+        r2, rmse = (mean(name, "regression") for name in MEASURED)
         return TaskFigures(
-            records,
-            mean(loss, records),
-            dropped,
-            binary,
-            auroc,
-            auprc,
-            at_rate,
-            calibration,
-            measured,
-            r2,
-            rmse,
+            records=of["records"],
+            loss=loss if loss < self._most * (1 - 2**-10) else math.nan,
+            dropped=of["dropped"],
+            binary_tasks=of["binary_tasks"],
+            auroc=auroc,
+            auprc=auprc,
+            auprc_at_fixed_rate=at_rate,
+            calibration_error=calibration,
+            binary_diverged=of["binary_diverged"],
+            positives=of["positives"],
+            negatives=of["negatives"],
+            auroc_variance=variance("auroc", "binary"),
+            auprc_variance=variance("auprc", "binary"),
+            regression_tasks=of["regression_tasks"],
+            r2=r2,
+            rmse=rmse if rmse < MOST * (1 - 2**-10) else math.nan,
+            regression_diverged=of["regression_diverged"],
+            r2_variance=variance("r2", "regression"),
         )
 
 
-def by_task(
-    outputs: npt.NDArray[Any], labels: npt.NDArray[Any], tasks: Tasks
-) -> dict[str, Figures]:
-    """Return the figures of the tasks that have enough labels.
+class _Sums:
+    """The sums of one silo over its shared tasks, task by task: there may be thousands."""
 
-    Args:
-        outputs: float [records, tasks].
-        labels: float [records, 2, tasks], from `blindsum.platform.data.labels`.
-    """
-    found = {}
-    for i, (name, task) in enumerate(tasks.items()):
-        figures = _of_task(outputs[:, i], labels[:, :, i], task)
-        if figures is not None:
-            found[name] = figures
-    return found
+    def __init__(self, records: int, dropped: int) -> None:
+        self._sums = dict.fromkeys(TASK_COUNTS, 0.0) | {"records": records, "dropped": dropped}
+        self._influence: dict[str, Reals | float] = defaultdict(float)
 
+    def add(self, one: Scored) -> None:
+        """Add a task."""
+        kind, names = ("regression", MEASURED) if "r2" in one.figures else ("binary", CLASSIFIED)
+        self._sums[f"{kind}_tasks"] += 1
+        self._sums[f"{kind}_diverged"] += one.diverged
+        for name in names:
+            self._sums[name] += min(max(one.figures[name], WORST_R2), MOST) / UNIT
+        for name in ("positives", "negatives"):
+            self._sums[name] += one.figures.get(name, 0)
+        for name, of_records in one.influence.items():
+            # A record's influences on all tasks are added before they are squared: tasks are
+            # measured on the same records.
+            self._influence[name] += of_records
+            self._sums[f"{name}_variance"] += one.more[name] / VARIANCE_UNIT
 
-def _of_task(outputs: npt.NDArray[Any], labels: npt.NDArray[Any], task: Task) -> Figures | None:
-    known = ~np.isnan(labels[:, 0]) & (labels[:, 1] == 0)
-    said, true = outputs[known].astype(np.float64), labels[known, 0].astype(np.float64)
-    finite = bool(np.isfinite(said).all())  # a diverged model gets the worst score
-    if task.kind == "regression":
-        if len(true) < LEAST or true.std() == 0:
-            return None
-        if not finite:
-            return {"r2": -1.0, "rmse": MOST}
-        squared = float(((said - true) ** 2).mean())
-        return {"r2": 1 - squared / float(true.var()), "rmse": squared**0.5}
-    if min((true == 1).sum(), (true == 0).sum()) < LEAST:
-        return None
-    if not finite:
-        return {"auroc": 0.0, "auprc": 0.0, "auprc_at_0.1": 0.0, "calibration_error": 1.0}
-    # Importing scikit-learn takes a second, at every silo.
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    return {
-        "auroc": float(roc_auc_score(true, said)),
-        "auprc": float(average_precision_score(true, said)),
-        "auprc_at_0.1": precision_at_rate(true, said),
-        "calibration_error": calibration_error(true, 1 / (1 + np.exp(-np.clip(said, -50, 50)))),
-    }
-
-
-def precision_at_rate(true: Reals, said: Reals, rate: float = REFERENCE) -> float:
-    """Return the average precision if the share of positives were `rate` (Siblini et al., 2020,
-    section 3)."""
-    from sklearn.metrics import roc_curve
-
-    false, right, _ = roc_curve(true, said, drop_intermediate=False)
-    hits, misses = right * rate, false * (1 - rate)
-    precision = np.divide(hits, hits + misses, out=np.ones_like(hits), where=hits + misses > 0)
-    return float((np.diff(right) * precision[1:]).sum())
-
-
-def calibration_error(true: Reals, probability: Reals, bins: int = 10) -> float:
-    """Return the mean distance between probability and frequency over bins of equal width, weighted
-    by records."""
-    which = np.minimum((probability * bins).astype(int), bins - 1)
-    counts = np.bincount(which, minlength=bins)
-    gaps = np.abs(np.bincount(which, probability, bins) - np.bincount(which, true, bins))
-    return float(gaps.sum() / max(counts.sum(), 1))
+    def counts(self, loss: float) -> npt.NDArray[np.int64]:
+        """Return the counts that the silo sends, int64 [TASK_COUNTS]."""
+        found = self._sums | {"loss": loss / UNIT}
+        for name, of_records in self._influence.items():
+            variance = (
+                found[f"{name}_variance"] + float(np.square(of_records).sum()) / VARIANCE_UNIT
+            )
+            found[f"{name}_variance"] = min(variance, MOST_VARIANCE)
+        return np.rint([found[name] for name in TASK_COUNTS]).astype(np.int64)

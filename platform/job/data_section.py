@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
+from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
-from blindsum.platform.job.folds_section import ColumnFolds, HashFolds, ScaffoldFolds
+from blindsum.platform.job.folds_section import (
+    ColumnFolds,
+    HashFolds,
+    RandomFolds,
+    ScaffoldFolds,
+)
 from blindsum.platform.job.labels_section import Target, Tasks
-from blindsum.platform.job.section import Digest, Section
+from blindsum.platform.job.section import Digest, Section, unless
 
 
 class Prepared(Section):
@@ -30,19 +36,54 @@ class DataSection(Section):
     """The requirements that every silo's table must meet."""
 
     features: Annotated[Columns | Descriptors | Ecfp | Fingerprint, Field(discriminator="kind")]
-    target: Target | None = Field(None, description="One column of classes; instead of tasks.")
+    target: Target | None = Field(
+        None, description="One column of classes or numbers; instead of tasks."
+    )
     tasks: Tasks | None = Field(
         None,
         min_length=1,
         max_length=10_000,
         description="Label columns, possibly with gaps, whose names all silos know.",
     )
-    folds: Annotated[ScaffoldFolds | HashFolds | ColumnFolds, Field(discriminator="kind")]
+    folds: Annotated[
+        ScaffoldFolds | HashFolds | ColumnFolds | RandomFolds, Field(discriminator="kind")
+    ]
     prepared: Prepared | None = Field(
         None, description="Refuse tables whose digests of preparation differ from these."
     )
     unparsable: Literal["refuse", "drop"] = Field(
-        "refuse", description="What to do with molecules that RDKit cannot read."
+        "refuse",
+        description="What to do with molecules that give no features.",
+    )
+    unlabelled: Literal["refuse", "drop"] = Field(
+        "refuse",
+        exclude_if=unless("refuse"),
+        description="What to do with records without any label.",
+    )
+    qualifiers: Literal["refuse", "drop"] = Field(
+        "refuse",
+        exclude_if=unless("refuse"),
+        description="What to do with labels whose qualifier is not <, = or >.",
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _a_number_is_one_task(
+        cls, content: Any, handler: ModelWrapValidatorHandler[DataSection]
+    ) -> DataSection:
+        """Store a target without classes as the only task, which it is everywhere else."""
+        section = handler(content)
+        target = section.target
+        if target is None or target.classes:
+            return section
+        return section.model_copy(
+            update={"target": None, "tasks": {target.column: target.as_task()}}
+        )
+
+    csv: CsvSection | None = Field(
+        None,
+        exclude_if=unless(None),
+        description="How CSV files are read; default: commas, decimal points, UTF-8.",
     )
 
     @model_validator(mode="after")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from blindsum.platform.job.section import Positive, Section
+
+FIRST_SCALING: Literal["esol-1"] = "esol-1"
+"""The constants of job files that name none."""
 
 
 class Scaling(Section):
@@ -49,6 +52,22 @@ class Descriptors(FeatureSection):
     kind: Literal["descriptors"]
     smiles: str = "smiles"
     descriptors: dict[str, Scaling] | list[str] = Field(min_length=1)
+    # Left out of dumps if it is not given, so that older jobs keep their digests and approvals.
+    scaling: Literal["esol-1", "druglike-1"] | None = Field(
+        None,
+        exclude_if=lambda scaling: scaling is None,
+        description="Public constants that scale listed descriptors: druglike-1 (ChEMBL) for "
+        "drug-like molecules; esol-1, the default, for small ones.",
+    )
+
+    @model_validator(mode="after")
+    def _constants_once(self) -> Descriptors:
+        if self.scaling and isinstance(self.descriptors, dict):
+            raise ValueError(
+                "give scaling with a list of descriptors: constants written with each leave it no "
+                "use"
+            )
+        return self
 
     @field_validator("descriptors")
     @classmethod

@@ -48,3 +48,12 @@ class ColumnFolds(FoldSection):
     kind: Literal["column"]
     column: str = "fold"
     held_out: int | None = Field(None, ge=0, le=10_000, description="The held-out fold's number.")
+
+
+class RandomFolds(FoldSection):
+    """Folds by the record itself: records with the same features lie in one fold, and a record's
+    fold never moves, whatever its label."""
+
+    kind: Literal["random"]
+    salt: str = Field(min_length=1, description="Public constant; changing it moves records.")
+    test_fraction: Fraction = 0.2

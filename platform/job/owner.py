@@ -36,7 +36,7 @@ NOWHERE = Path("/nonexistent")
 class DatasetSection(Section):
     """One table. Jobs refer to it by its name in the owner's file."""
 
-    path: str = Field(min_length=1, max_length=4096, description="Parquet or CSV file.")
+    path: str = Field(min_length=1, max_length=4096, description="File or folder of the table.")
     private_tasks: str | None = Field(
         None, min_length=1, max_length=4096, description="YAML file of this silo's own tasks."
     )
@@ -107,6 +107,10 @@ class OwnerFile(Section):
             if real in seen:
                 raise ValueError(f"datasets {seen[real]} and {name} are the same file")
             seen[real] = name
+        for real, name in seen.items():
+            for folder in map(str, Path(real).parents):
+                if folder in seen:
+                    raise ValueError(f"dataset {name} lies in the folder of dataset {seen[folder]}")
         return self
 
 

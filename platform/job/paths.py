@@ -20,6 +20,9 @@ HOME_VARIABLE = "BLINDSUM_HOME"
 RESULTS_VARIABLE = "BLINDSUM_RESULTS"
 SUBMITTED_VARIABLE = "BLINDSUM_SUBMITTED"
 
+MODEL = "model.blindsum"
+"""The released model in a run's folder, and a silo's own model in its folder of that run."""
+
 
 def resolve(path: str, folder: str) -> Path:
     """Return an absolute path; a relative one starts at `folder`, the job file's."""

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from blindsum.platform.job.average_section import DEFAULT, Average
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.section import Name, Positive, Section, is_name
 
@@ -23,7 +24,7 @@ class SiloSection(Section):
 
     name: Name = Field(description="Short name; appears in every message about this silo.")
     data: str = Field(
-        description="Parquet or CSV file, relative to the job file or absolute; at a silo with an "
+        description="File or folder, relative to the job file or absolute; at a silo with an "
         "owner's file, a dataset's name in it."
     )
 
@@ -93,6 +94,9 @@ class TrainingSection(Section):
         "silo's records. It is a constant, so that the size of a silo's data stays protected too."
     )
     learning_rate: Positive
+    average: Average = Field(
+        DEFAULT, description="Which average of the rounds' models is evaluated and released."
+    )
 
     @model_validator(mode="after")
     def _can_be_accounted(self) -> TrainingSection:
@@ -272,7 +276,7 @@ class Job(Section):
         if self.has_private_tasks:
             if self.data.target is not None:
                 raise ValueError(
-                    "private_tasks can be combined with data.tasks, not with data.target"
+                    "private_tasks can be combined with data.tasks, not with data.target's classes"
                 )
             if self.model.kind != "mlp":
                 raise ValueError("private_tasks need model.kind mlp: its hidden layers are shared")
@@ -282,8 +286,8 @@ class Job(Section):
             and self.privacy.metrics_epsilon
         ):
             raise ValueError(
-                "privacy.metrics_epsilon covers only the counts of data.target: the effect of one "
-                "record on the AUROC of a task has no known bound"
+                "privacy.metrics_epsilon covers only the counts of data.target with classes: the "
+                "effect of one record on the AUROC or R2 of a task has no known bound"
             )
         return self
 
@@ -347,6 +351,13 @@ class Job(Section):
     def adapts_range(self) -> bool:
         """Whether the range changes between rounds."""
         return self.encryption.adapt_range and self.privacy.noise != "shared"
+
+    @property
+    def moves_range(self) -> bool:
+        """Whether the range differs between rounds: it adapts, or follows an adaptive clip norm."""
+        section = self.privacy
+        follows = section.noise == "shared" and section.clip_quantile is not None
+        return self.adapts_range or follows
 
     def evaluates(self, round: int) -> bool:
         """Return whether held-out records are evaluated after that round."""

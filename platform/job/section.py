@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -28,6 +29,14 @@ Name = Annotated[str, Field(pattern=_NAME)]
 def is_name(text: str) -> bool:
     """Return whether this text can name a dataset in an owner's file."""
     return re.fullmatch(_NAME, text) is not None
+
+
+def unless(default: Any) -> Callable[[Any], bool]:
+    """Return a field's `exclude_if`, for settings that are newer than the job's digest.
+
+    A job that does not use them keeps its digest, and with it the approvals that owners gave.
+    """
+    return lambda value: bool(value == default)
 
 
 class Section(BaseModel):

@@ -12,13 +12,14 @@ from typing import Any, Generic, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from yaml.composer import Composer
 
 from blindsum.platform.errors import BlindsumError, JobError
 
 S = TypeVar("S", bound=BaseModel)
 Place = tuple[str | int, ...]
 
-_FORMS = ("dict[str,Scaling]", "list[str]", "str", "int")
+_FORMS = ("dict[str,Scaling]", "list[str]", "str", "bool", "int", "float")
 _HINTS = {
     "missing": "Add it.",
     "int_type": "Write a whole number.",
@@ -33,7 +34,19 @@ _HINTS = {
 }
 
 
-class Loader(yaml.SafeLoader):
+if hasattr(yaml, "CSafeLoader"):
+    # LibYAML splits the text, which a job of 20,000 columns makes long. Nodes are composed
+    # in Python: LibYAML's own composer ends the process where brackets are nested too deeply.
+    class _Reader(Composer, yaml.CSafeLoader):
+        def __init__(self, stream: str) -> None:
+            yaml.CSafeLoader.__init__(self, stream)
+            Composer.__init__(self)
+
+else:
+    _Reader = yaml.SafeLoader  # type: ignore[assignment, misc]
+
+
+class Loader(_Reader):
     """A loader of YAML's safe subset, in which 1e-5 is a number as in YAML 1.2, not text."""
 
 
@@ -124,11 +137,21 @@ def _source(path: Path, kind: str, start: str, error: type[BlindsumError]) -> st
 def _parsed(
     source: str, name: str, kind: str, start: str
 ) -> tuple[dict[str, Any], dict[Place, int]]:
+    lines: dict[Place, int] = {}
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(source, Loader=Loader)):
+        if "*" in source and any(
+            isinstance(event, yaml.AliasEvent) for event in yaml.parse(source, Loader=Loader)
+        ):
             raise JobError(f"{name} uses YAML aliases (*name)", "Write the values out.")
-        node = yaml.compose(source, Loader=Loader)
-        content = yaml.load(source, Loader=Loader)
+        # A job may have 20,000 columns: the text is read once, and what is read is used twice.
+        loader = Loader(source)
+        try:
+            node = loader.get_single_node()
+            if node is not None:
+                _index(node, (), lines, name)
+            content = node and loader.construct_document(node)
+        finally:
+            loader.dispose()
     except (ValueError, AttributeError, RecursionError, OverflowError):
         raise JobError(
             f"{name} has a value that looks like a date or a number but is not valid as one",
@@ -136,13 +159,12 @@ def _parsed(
         ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
+        last = source.rstrip("\n").count("\n")
+        place = f", line {min(mark.line, last) + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it is not YAML"
         raise JobError(f"{name}{place}: {problem}", "Correct the YAML syntax.") from None
-    if not isinstance(content, dict) or node is None:
+    if not isinstance(content, dict):
         raise JobError(f"{name} is not a {kind} file: it has no keys at its top level", start)
-    lines: dict[Place, int] = {}
-    _index(node, (), lines, name)
     return content, lines
 
 
@@ -152,6 +174,8 @@ def _index(node: yaml.Node, path: Place, lines: dict[Place, int], file: str) -> 
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # not hashable: refused when the mapping is made
             line = key.start_mark.line + 1
             if key.value in seen:
                 raise JobError(f"{file}, line {line}: duplicate key {key.value!r}", "Keep one.")

@@ -15,9 +15,13 @@ import pyarrow.compute as pc
 import torch
 
 from blindsum.platform.data.columns import require
-from blindsum.platform.data.features import CLIP, Featurised, features_of
+from blindsum.platform.data.computing import ALONE, Computing
+from blindsum.platform.data.features import Featurised, features_of
+from blindsum.platform.data.files.arrow_types import plain
 from blindsum.platform.data.records import MAX_BATCH_BYTES, dense
+from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.features_section import Columns, Descriptors
+from blindsum.platform.job.labels_section import as_written
 from blindsum.platform.prediction.released import Released
 
 REASON, LEVERAGE, OUTSIDE = "reason", "leverage", "outside_domain"
@@ -55,11 +59,13 @@ class Predictor:
         (name,) = self.inputs
         return {name: "CCO" if self._features.smiles_column else [0]}
 
-    def predict(self, table: pa.Table, path: Path = Path("the table")) -> pa.Table:
+    def predict(
+        self, table: pa.Table, path: Path = Path("the table"), computing: Computing = ALONE
+    ) -> pa.Table:
         """Return a row of predictions for each record, in the table's order.
 
         For classes: `predicted_TARGET`, and `probability_CLASS` for each class. For each task:
-        `probability_TASK` of the label 1, or `predicted_TASK` in the unit of its column. For scaled
+        `probability_TASK` of the positive label, or `predicted_TASK` in its unit. For scaled
         columns and descriptors: `leverage`, the mean square of the scaled features, about 1 for
         records like those that the public constants describe; and `outside_domain`, whether it is
         above 3 or a feature was cut at 5 scales from its center. `reason` says why a row has no
@@ -67,21 +73,24 @@ class Predictor:
 
         Args:
             path: the table's file, which errors name.
+            computing: the means to compute molecules' features with.
 
         Raises:
             DataError: a column is missing, there more than once, or has another type.
         """
         needed = self._features.columns()
+        table = plain(table, {column.name: column.type.expected for column in needed}, path)
         require(table, needed, path)
         table = table.select(self.inputs).combine_chunks()
         whole = _whole(table)
-        made = self._features.compute(table.filter(pa.array(whole)))
+        made = self._features.compute(table.filter(pa.array(whole)), computing)
         usable = np.flatnonzero(whole)[made.usable]
         columns = self._predictions(self._outputs_of(made)) | self._domain(made.features)
         placed = {name: _placed(found, usable, table.num_rows) for name, found in columns.items()}
         reasons = np.full(table.num_rows, None, object)
         reasons[~whole] = self._gap()
-        reasons[np.flatnonzero(whole)[~made.usable]] = "RDKit cannot read or describe this molecule"
+        for row, reason in made.reasons.items():
+            reasons[np.flatnonzero(whole)[row]] = reason
         return pa.table({**placed, REASON: pa.array(reasons.tolist(), pa.string())})
 
     @property
@@ -104,12 +113,12 @@ class Predictor:
         found: dict[str, pa.Array] = {}
         if terms.target:
             classes, target = terms.target.classes, terms.target.column
-            kind = pa.string() if isinstance(classes[0], str) else pa.int64()
             best = values.argmax(1).tolist() if len(values) else []
+            kind = pa.array(classes).type
             found[f"predicted_{target}"] = pa.array([classes[i] for i in best], kind)
             chances = torch.softmax(values, 1)
             for i, one in enumerate(classes):
-                found[f"probability_{one}"] = pa.array(chances[:, i].numpy())
+                found[f"probability_{as_written(one)}"] = pa.array(chances[:, i].numpy())
         tasks = {**(terms.tasks or {}), **(terms.own_tasks or {})}
         for i, (name, task) in enumerate(tasks.items()):
             if task.kind == "binary":

@@ -26,13 +26,14 @@ from torch import nn
 from blindsum import __version__
 from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
+from blindsum.platform.job.average_section import described
+from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
 from blindsum.platform.job.labels_section import Target, Tasks
+from blindsum.platform.job.paths import MODEL
 from blindsum.platform.job.schema import Factory, Job, Linear, Mlp
 from blindsum.platform.job.section import Section
 from blindsum.platform.training.models import build_model
-
-SUFFIX = ".blindsum"
 
 _TERMS, _WEIGHTS, _STATEMENT = "model.json", "weights.safetensors", "statement.json"
 _MOST_TEXT = 64 * 2**20
@@ -51,7 +52,9 @@ class Terms(Section):
     Attributes:
         job: the job's name.
         round: the round after which the model was released.
+        average: which average of the rounds' models it is, in words.
         features: the features, as in the job's data section.
+        csv: how the job's CSV files are written.
         target: the classes, or None.
         tasks: the shared tasks, in the order of the model's outputs; their outputs come first.
         own_tasks: the private tasks, in the model of the silo that has them. None in a job without
@@ -65,7 +68,9 @@ class Terms(Section):
     job: str = Field(max_length=80)
     run: str = Field(max_length=200)
     round: int = Field(ge=0)
+    average: str = Field(max_length=200)
     features: Annotated[Columns | Descriptors | Ecfp | Fingerprint, Field(discriminator="kind")]
+    csv: CsvSection | None = None
     target: Target | None = None
     tasks: Tasks | None = None
     own_tasks: Tasks | None = None
@@ -112,7 +117,9 @@ def released(
         job=job.name,
         run=run,
         round=round,
+        average=described(job.training.average),
         features=job.data.features,
+        csv=job.data.csv,
         target=job.data.target,
         tasks=job.data.tasks,
         own_tasks=(own_tasks or {}) if job.has_private_tasks else None,
@@ -173,8 +180,7 @@ def _members(path: Path) -> tuple[Terms, bytes, dict[str, Any]]:
     except (zipfile.BadZipFile, ValidationError, ValueError, NotImplementedError, RuntimeError):
         raise ModelError(
             f"{path} is not a released model, or is damaged",
-            f"Name a file that ends in {SUFFIX}, as a run writes it; a newer Blindsum may have "
-            "written it.",
+            f"Name the {MODEL} that a run writes; a newer Blindsum may have written it.",
         ) from None
     for name, content, digest in (
         (_WEIGHTS, weights, terms.weights),

@@ -27,6 +27,8 @@ RELEASES = {
     "mean of each held-out metric over all silos' shared tasks, and the number of tasks averaged": (
         EXACT_METRICS
     ),
+    "variance of the means of AUROC, AUPRC and R2; number of positive and of negative labels, and "
+    "of tasks for which the model diverged, over all silos' shared tasks": EXACT_METRICS,
     "share of gradients within the clip norm, and the next clip norm": (
         "released only with privacy.clip_quantile: a noised count, under the same (epsilon, delta)"
     ),
@@ -34,7 +36,10 @@ RELEASES = {
         "computed from the noised updates, under the same (epsilon, delta); no guarantee under "
         "privacy.noise: none"
     ),
-    "molecules dropped as unreadable": "the same guarantee as held-out counts",
+    "records and single labels that were dropped": "the same guarantee as held-out counts",
+    "share of its table that a silo has read, by silo": (
+        "in steps of 5 %, so that it tells no count; its pace is visible, as all seconds are"
+    ),
     "epsilon spent and left, by silo": "depends on the job file alone",
     "past spend on the same table, by silo": (
         "reveals to the driver that the table was used before; withheld where the silo has an "

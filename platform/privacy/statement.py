@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from blindsum.platform.job.average_section import described as released_average
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
 from blindsum.platform.privacy.plan import (
@@ -95,7 +96,8 @@ def privacy_statement(
             "records lose more accuracy; accuracy by group is not measured here",
         },
         "Query model": {
-            "released": "the model after every round, to all silos and the driver",
+            "released": "the model after every round, to all silos; to the driver, and saved: "
+            + released_average(job.training.average),
             "kind": "one plan fixed before the run; no further queries",
         }
         | RELEASES,

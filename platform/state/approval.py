@@ -88,11 +88,7 @@ class Approvals:
             ConsentError: no run could ever use it.
             LedgerError: it cannot be written.
         """
-        if not 1 <= runs <= MOST_RUNS or until <= self._now():
-            raise ConsentError(
-                f"no run could use an approval for {runs} runs that ends on {_day(until)}",
-                f"Choose 1 to {MOST_RUNS} runs, and a day in the future.",
-            )
+        require_useful(runs, until, self._now())
         found = Approval(
             id or new_id(),
             job_digest(job),
@@ -111,6 +107,30 @@ class Approvals:
         """Return every approval in the ledger, oldest first."""
         return [Approval(**e.plan) for e in self._ledger.of_kind("approve") if e.plan]
 
+    def revoke(self, approval: Approval) -> None:
+        """Write into the ledger that an approval is no longer valid, whatever it still allowed.
+
+        No run can start, be resumed or take a silo back under it. A run that has begun is not
+        stopped by this.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        self._ledger.append(self._entry("revoke", "", {"approval": approval.id}))
+
+    def revoked(self) -> frozenset[str]:
+        """Return the ids of the approvals that were revoked."""
+        entries = self._ledger.of_kind("revoke")
+        return frozenset(str(e.plan["approval"]) for e in entries if e.plan)
+
+    def standing(self, approval: Approval) -> str:
+        """Return in words whether an approval is still valid: "valid", or why it is not."""
+        if approval.id in self.revoked():
+            return "revoked"
+        if self._now() >= approval.until:
+            return "expired"
+        return "used up" if len(self.runs(approval)) >= approval.runs else "valid"
+
     def runs(self, approval: Approval) -> list[str]:
         """Return the runs that used an approval, oldest first."""
         begun = self._ledger.of_kind("begun")
@@ -123,7 +143,15 @@ class Approvals:
             ConsentError: the owner has not approved this job, or the approval is used up or has
                 expired.
         """
-        of_job = [one for one in self.all() if one.job == job_digest(job)]
+        approved = [one for one in self.all() if one.job == job_digest(job)]
+        revoked = self.revoked()
+        of_job = [one for one in approved if one.id not in revoked]
+        if approved and not of_job:
+            raise ConsentError(
+                f"this silo's owner has revoked the approval of job {job.name!r}",
+                "If it is agreed again, run on the silo's machine: blindsum approve JOB --silo "
+                "NAME.",
+            )
         if begun := next((one for one in of_job if run in self.runs(one)), None):
             return begun
         if not of_job:
@@ -154,6 +182,15 @@ class Approvals:
 
     def _entry(self, kind: Any, run: str, content: dict[str, Any]) -> Entry:
         return Entry(kind, self._now(), run, self._ledger.silo, "", 0, 0, 0.0, 0.0, content)
+
+
+def require_useful(runs: int, until: float, now: float) -> None:
+    """Raise ConsentError if no run could ever use an approval for that many runs until then."""
+    if not 1 <= runs <= MOST_RUNS or until <= now:
+        raise ConsentError(
+            f"no run could use an approval for {runs} runs that ends on {_day(until)}",
+            f"Choose 1 to {MOST_RUNS} runs, and a day in the future.",
+        )
 
 
 def new_id() -> str:

@@ -1,8 +1,9 @@
 """Checkpoints: a silo's newest rounds in its own state folder, from which a run can be resumed.
 
-    runs/RUN/round-N.state           model and server optimizer after round N, the private head, and
-                                     in runs without privacy the state of the random generators:
-                                     the SHA-256 of a NumPy archive, then the archive
+    runs/RUN/round-N.state           model, average and server optimizer after round N, the private
+                                     head and its average, and in runs without privacy the state of
+                                     the random generators: the SHA-256 of a NumPy archive, then
+                                     the archive
 
 A file is complete or absent. The two newest are kept, and all are removed once the run has
 completed. The state of a cryptographic generator is never written: a resumed run draws fresh noise.
@@ -27,6 +28,7 @@ import numpy.typing as npt
 import torch
 
 from blindsum.platform.errors import DataError, FederationError
+from blindsum.platform.training.average import Averaged
 from blindsum.platform.training.vector import Vector, digest
 
 _DIGEST = 32
@@ -36,12 +38,14 @@ _DIGEST = 32
 class Checkpoint:
     """A silo's state after a round. Private to the silo.
 
-    `optimizer` and `head` are arrays; `random` is the state of a seeded generator and of torch's,
-    None in a private run; `range` and `clipping` apply to the next round.
+    `average` is what the silo would release after that round; `optimizer` and `head` are arrays;
+    `random` is the state of a seeded generator and of torch's, None in a private run; `range` and
+    `clipping` apply to the next round.
     """
 
     round: int
     model: Vector
+    average: Averaged
     optimizer: tuple[npt.NDArray[np.float64], ...]
     head: tuple[npt.NDArray[np.float32], ...]
     random: dict[str, Any] | None
@@ -78,12 +82,12 @@ class Checkpoints:
         self._folder = folder
 
     def rounds(self) -> dict[int, str]:
-        """Return the digests of the models in all readable checkpoints, by round."""
+        """Return the digests of model and average in all readable checkpoints, by round."""
         found = {}
         for path in sorted(self._folder.glob("round-*.state")):
             number = re.fullmatch(r"round-(\d+)", path.stem)
             if number and (kept := self._read(path)):
-                found[kept.round] = digest(kept.model)
+                found[kept.round] = digest(kept.model, kept.average.shared)
         return found
 
     def write(self, checkpoint: Checkpoint) -> None:
@@ -147,13 +151,16 @@ class Checkpoints:
 
 def to_bytes(checkpoint: Checkpoint) -> bytes:
     """Return a checkpoint as bytes: the SHA-256 of a NumPy archive, then the archive."""
-    arrays: dict[str, Any] = {"model": checkpoint.model}
+    average = checkpoint.average
+    arrays: dict[str, Any] = {"model": checkpoint.model, "average": average.shared}
     arrays |= {f"optimizer_{i}": one for i, one in enumerate(checkpoint.optimizer)}
     arrays |= {f"head_{i}": one for i, one in enumerate(checkpoint.head)}
+    arrays |= {f"head_average_{i}": one for i, one in enumerate(average.head)}
     said = {
         "round": checkpoint.round,
         "optimizer": len(checkpoint.optimizer),
         "head": len(checkpoint.head),
+        "head_average": len(average.head),
         "random": checkpoint.random,
         "range": checkpoint.range,
         "clipping": checkpoint.clipping,
@@ -173,6 +180,10 @@ def from_bytes(whole: bytes) -> Checkpoint | None:
             return Checkpoint(
                 round=said["round"],
                 model=file["model"],
+                average=Averaged(
+                    shared=file["average"],
+                    head=tuple(file[f"head_average_{i}"] for i in range(said["head_average"])),
+                ),
                 optimizer=tuple(file[f"optimizer_{i}"] for i in range(said["optimizer"])),
                 head=tuple(file[f"head_{i}"] for i in range(said["head"])),
                 random=said["random"],

@@ -18,6 +18,7 @@ Kind = Literal[
     "identity",
     "approve",
     "begun",
+    "revoke",
 ]
 EARLIER = (
     "reserve",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,32 +14,32 @@ import torch
 from torch import nn
 
 from blindsum.platform.errors import DataError
-from blindsum.platform.evaluation.tasks import Figures
-from blindsum.platform.training.models import private_parameters
+from blindsum.platform.evaluation.scores import Figures
+from blindsum.platform.job.paths import MODEL
+from blindsum.platform.training.models import get_private, private_parameters, set_private
 
 
 class PrivateHead:
     """The private parameters of one silo's model in one run.
 
     Args:
-        folder: the folder for `model.pt` and `tasks.csv`, in the silo's state folder.
+        folder: the folder for `model.blindsum` and `tasks.csv`, in the silo's state folder.
+        release: returns the file of the whole model after a round.
     """
 
-    def __init__(self, model: nn.Module, folder: Path) -> None:
-        self._model, self._folder, self._round = model, folder, 0
+    def __init__(self, model: nn.Module, folder: Path, release: Callable[[int], bytes]) -> None:
+        self._model, self._folder, self._release, self._round = model, folder, release, 0
         self._own = private_parameters(model)
         self._before = [p.detach().clone() for p in self._own]
 
     @property
     def state(self) -> tuple[npt.NDArray[np.float32], ...]:
         """The head's current parameters."""
-        return tuple(p.detach().numpy().copy() for p in self._own)
+        return get_private(self._model)
 
     @state.setter
     def state(self, state: tuple[npt.NDArray[np.float32], ...]) -> None:
-        with torch.no_grad():
-            for p, one in zip(self._own, state, strict=True):
-                p.copy_(torch.from_numpy(one))
+        set_private(self._model, state)
 
     def at(self, round: int) -> None:
         """Begin an attempt at a round.
@@ -66,8 +66,6 @@ class PrivateHead:
         """
         if not figures and not self._own:
             return
-        content = io.BytesIO()
-        torch.save(self._model.state_dict(), content)
         names = list(dict.fromkeys(name for one in figures.values() for name in one))
         text = io.StringIO()
         table = csv.DictWriter(text, ["round", "task", *names])
@@ -77,7 +75,7 @@ class PrivateHead:
             table.writerow({"round": round, "task": task, **rounded})
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write(self._folder / "model.pt", content.getvalue())
+            _write(self._folder / MODEL, self._release(round))
             _write(self._folder / "tasks.csv", text.getvalue().encode())
         except OSError as error:
             raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,20 +85,20 @@ def draw_run(
 
 
 def _draw_score(axes: Axes, held_out: Mapping[int, HeldOut | TaskFigures]) -> None:
-    rounds, scores = list(held_out), [m.score.value for m in held_out.values()]
-    last = held_out[rounds[-1]].score
+    rounds, scores = list(held_out), [m.score for m in held_out.values()]
+    last, values = scores[-1], [score.value for score in scores]
     axes.set_ylabel(f"held-out {last.name}")
-    if min(scores) < 0:
-        axes.set_ylim(max(-1.0, min(scores)), 1)
-    noise = [2 * m.deviation for m in held_out.values()]
-    label = "federated model"
-    if any(noise):
-        axes.errorbar(rounds, scores, noise, fmt="none", color=BLUE, alpha=0.4, capsize=2)
-        label += ", +-2 standard deviations of the noise"
-    axes.plot(rounds, scores, color=BLUE, marker="o", markersize=3, label=label)
+    if (least := min((v for v in values if not math.isnan(v)), default=0.0)) < 0:
+        axes.set_ylim(max(-1.0, least), 1)
+    axes.plot(rounds, values, color=BLUE, marker="o", markersize=3, label="federated model")
+    low, high = zip(*(s.interval or (math.nan, math.nan) for s in scores), strict=True)
+    axes.fill_between(rounds, low, high, color=BLUE, alpha=0.15, linewidth=0, label="95 % interval")
+    lost = [round for round, value in zip(rounds, values, strict=True) if math.isnan(value)]
+    if lost:
+        axes.plot(lost, [0.0] * len(lost), "x", color=ORANGE, label="diverged", clip_on=False)
     axes.annotate(
-        f"{scores[-1]:.3f}",
-        (rounds[-1], scores[-1]),
+        last.short,
+        (rounds[-1], 0.0 if math.isnan(last.value) else last.value),
         (0, 7),
         textcoords="offset points",
         ha="center",

@@ -7,34 +7,34 @@ figures wait in order; the closing summary reports what could not be written by 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
-import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from blindsum.platform.errors import TrackingError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import results_folder
-from blindsum.platform.job.schema import Job
-from blindsum.platform.privacy.plan import describe
-from blindsum.platform.privacy.releases import metrics_guarantee
 from blindsum.platform.tracking.mlflow_uri import open_client, sqlite_file, sqlite_uri
-
-if TYPE_CHECKING:
-    from torch import nn
+from blindsum.platform.tracking.names import SECONDS_ROUND, loggable
+from blindsum.platform.tracking.run_facts import (
+    NOTE,
+    dataset_of,
+    experiment_note,
+    origin_tags,
+    run_note,
+    run_tags,
+    settings_of,
+)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-_PARAM_LIMIT = 6000
 _ATTEMPTS = 3
 PATIENCE_S = 15.0
 """Seconds for which the end of a run waits for an MLflow server that cannot be reached."""
@@ -47,6 +47,7 @@ class RunLink:
     uri: str
     experiment: str
     run_id: str
+    experiment_id: str
 
 
 def tracking_uri(job_file: JobFile) -> str:
@@ -63,13 +64,19 @@ class Tracker:
         run: the run's name.
         tags: tags in addition to those of the job.
         run_id: the MLflow id of an interrupted run that is resumed.
+        command: the command that started the run, which MLflow shows as its source.
     """
 
     def __init__(
-        self, job_file: JobFile, run: str, tags: Mapping[str, str] | None = None, run_id: str = ""
+        self,
+        job_file: JobFile,
+        run: str,
+        tags: Mapping[str, str] | None = None,
+        run_id: str = "",
+        command: str = "run",
     ) -> None:
         self._file, self._run, self._resumed = job_file, run, run_id
-        self._tags = dict(tags or {})
+        self._tags, self._command = dict(tags or {}), command
         self.uri = tracking_uri(job_file)
         self.shown_uri = without_password(self.uri)
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -97,19 +104,19 @@ class Tracker:
             )
         return self._link
 
-    def log_round(self, round: int, figures: Mapping[str, float]) -> None:
-        """Queue one round's figures. Returns at once."""
+    def log_round(self, round: int, metrics: Mapping[str, float]) -> None:
+        """Queue one round's metrics, named as in `names`. Returns at once."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        batch = [Metric(name, float(value), now, round) for name, value in figures.items()]
+        batch = [Metric(name, value, now, round) for name, value in loggable(metrics).items()]
         self._tasks.put(lambda: self._client.log_batch(self._run_id, metrics=batch))
 
     def log_missing(self, rounds: Mapping[int, Mapping[str, float]]) -> None:
         """Queue figures of rounds that MLflow lacks after an interruption."""
 
         def log() -> None:
-            history = self._client.get_metric_history(self._run_id, "seconds_round")
+            history = self._client.get_metric_history(self._run_id, SECONDS_ROUND)
             there = {metric.step for metric in history}
             for round, figures in rounds.items():
                 if round not in there:
@@ -121,9 +128,12 @@ class Tracker:
         """Queue a file to be stored with the run."""
         self._tasks.put(lambda: self._client.log_artifact(self._run_id, str(path)))
 
-    def log_model(self, model: nn.Module, features: int, round: int) -> None:
-        """Queue the released model, with a signature from made-up records."""
-        self._tasks.put(lambda: self._log_model(model, features, round))
+    def log_model(self, released: bytes, round: int) -> None:
+        """Queue the file of the released model, as `blindsum.platform.prediction.released` makes
+        it."""
+        from blindsum.platform.tracking.model_logging import log_released
+
+        self._tasks.put(lambda: log_released(released, self.uri, self._run_id, round))
 
     def finish(
         self, status: Status, ended: str, tags: Mapping[str, str], timeout_s: float = 60.0
@@ -195,51 +205,35 @@ class Tracker:
         job = self._file.job
         name = job.tracking.experiment or job.name
         if self._resumed:
-            self._run_id = self._client.get_run(self._resumed).info.run_id
+            info = self._client.get_run(self._resumed).info
+            self._run_id = info.run_id
             self._client.update_run(self._run_id, status="RUNNING")
-            self._link = RunLink(self.shown_uri, name, self._run_id)
+            self._link = RunLink(self.shown_uri, name, self._run_id, info.experiment_id)
             return
         found = self._client.get_experiment_by_name(name)
         experiment = (
             found.experiment_id
             if found
-            else self._client.create_experiment(name, artifact_location=_artifacts(self.uri))
+            else self._client.create_experiment(
+                name,
+                artifact_location=_artifacts(self.uri),
+                tags={NOTE: experiment_note(job)},
+            )
         )
-        run = self._client.create_run(experiment, run_name=self._run)
+        tags = {NOTE: run_note(job), **origin_tags(self._file, self._command)}
+        run = self._client.create_run(experiment, run_name=self._run, tags=tags)
         self._run_id = run.info.run_id
         params = [
-            Param(k, v.replace(self.uri, self.shown_uri)[:_PARAM_LIMIT])
-            for k, v in flatten(_settings(job)).items()
+            Param(k, v.replace(self.uri, self.shown_uri)) for k, v in settings_of(job).items()
         ]
-        tags = [RunTag(k, v) for k, v in (run_tags(job) | self._tags).items()]
         for start in range(0, len(params), 100):
             self._client.log_batch(self._run_id, params=params[start : start + 100])
-        self._client.log_batch(self._run_id, tags=tags)
+        stated = [RunTag(k, v) for k, v in (run_tags(job) | self._tags).items()]
+        self._client.log_batch(self._run_id, tags=stated)
+        self._client.log_inputs(self._run_id, datasets=[dataset_of(job)])
         text = self._file.text.replace(self.uri, self.shown_uri)
         self._client.log_text(self._run_id, text, "job.yaml")
-        self._link = RunLink(self.shown_uri, name, self._run_id)
-
-    def _log_model(self, model: nn.Module, features: int, round: int) -> None:
-        import mlflow
-        import mlflow.pytorch
-        import numpy as np
-        import torch
-        from mlflow.models import infer_signature
-
-        # Two made-up records: with only one, MLflow would fix the batch size at 1.
-        example = np.zeros((2, features), np.float32)
-        with torch.no_grad():
-            output = model.eval()(torch.from_numpy(example)).numpy()
-        mlflow.set_tracking_uri(self.uri)
-        with mlflow.start_run(run_id=self._run_id, log_system_metrics=False):
-            mlflow.pytorch.log_model(
-                model,
-                name="model",
-                step=round,
-                input_example=example,
-                signature=infer_signature(example, output),
-                pip_requirements=[f"torch=={version('torch').partition('+')[0]}", "numpy"],
-            )
+        self._link = RunLink(self.shown_uri, name, self._run_id, experiment)
 
     def _close(self, status: Status, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -248,84 +242,12 @@ class Tracker:
         self._client.set_terminated(self._run_id, status)
 
 
-def _settings(job: Job) -> dict[str, Any]:
-    """Return all settings. Tasks become one text: they may be thousands, with names that MLflow
-    refuses."""
-    content = job.model_dump()
-    if job.data.tasks:
-        content["data"]["tasks"] = json.dumps(list(job.data.tasks))
-    return content
-
-
-def run_tags(job: Job) -> dict[str, str]:
-    """Return the tags that MLflow shows of a run, beside its settings and figures."""
-    private = job.private
-    tags = {
-        "blindsum.version": version("blindsum"),
-        "blindsum.roster": ", ".join(job.roster),
-        "blindsum.differential_privacy": (
-            f"record-level, {job.privacy.noise} noise"
-            if private
-            else "NONE"
-            if job.privacy.noise == "none"
-            else "NONE: privacy.test_seed is set"
-        ),
-        "blindsum.encryption": job.encryption.scheme.replace("none", "NONE"),
-        "blindsum.metrics_guarantee": metrics_guarantee(job),
-        "epsilon": f"{job.privacy.epsilon:g}"
-        if job.privacy.noise != "none" and private
-        else "unbounded",
-    }
-    if job.privacy.noise != "none" and private:
-        tags |= {f"privacy.{key}": value for key, value in describe(job.privacy).items()}
-    commit = code_commit()
-    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
-
-
-def flatten(content: Any, prefix: str = "") -> dict[str, str]:
-    """Return nested settings as dotted keys; lists of plain values become JSON."""
-    if isinstance(content, dict) and content:
-        parts = [(str(key), value) for key, value in content.items()]
-    elif isinstance(content, list) and any(isinstance(item, dict) for item in content):
-        parts = [(str(item.get("name", i)), item) for i, item in enumerate(content)]
-    else:
-        return {prefix: content if isinstance(content, str) else json.dumps(content)}
-    return {
-        key: text
-        for name, value in parts
-        for key, text in flatten(value, f"{prefix}.{name}" if prefix else name).items()
-        if key.rpartition(".")[2] != "name" or not prefix
-    }
-
-
 def without_password(uri: str) -> str:
     """Return the URI without user and password, for it is shown, logged and stored with the run."""
     parts = urlsplit(uri)
     if not parts.username and not parts.password:
         return uri
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def code_commit() -> str | None:
-    """Return the git commit of this code, with "-changed" if the tree differs; None outside a
-    repository."""
-    folder = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        commit = git("rev-parse", "HEAD") if git("ls-files", __file__) else ""
-        return f"{commit}{'-changed' if git('status', '--porcelain') else ''}" if commit else None
-    except (OSError, subprocess.TimeoutExpired):
-        return None
 
 
 def _artifacts(uri: str) -> str | None:

@@ -1,4 +1,4 @@
-"""MLflow's tracking URIs, built and parsed by the library that MLflow reads them with.
+"""MLflow's tracking URIs and pages. URIs are built and parsed by the library that MLflow uses.
 
 A path pasted into a URL changes its meaning if it contains `%`, `?` or `#`.
 """
@@ -10,6 +10,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mlflow
+
+_LOCAL_SERVER = "http://127.0.0.1:5000"
+"""The address of `mlflow ui`, unless it is told another."""
+
+
+def runs_page(uri: str, experiment_id: str) -> str | None:
+    """Return the address of the page with an experiment's runs, on its server or on a `mlflow ui`
+    of this machine. None for a service whose pages are elsewhere, such as Databricks.
+
+    Without the workflow's type, MLflow 3 opens the page of traces of language models.
+    """
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme not in ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file"):
+        return None
+    server = uri.rstrip("/") if scheme.startswith("http") else _LOCAL_SERVER
+    return f"{server}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
 
 def sqlite_uri(path: Path) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
 from blindsum.platform.errors import ModelError
+from blindsum.platform.job.paths import MODEL
 from blindsum.platform.job.schema import Factory, Linear, Mlp
 from blindsum.platform.prediction.predictor import Predictor
 from blindsum.platform.prediction.released import read_released
@@ -17,12 +20,19 @@ NEEDED = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "sci
 """The packages that a prediction needs, beside this package's own code and MLflow."""
 
 
-def log_released(path: Path, uri: str, run_id: str, round: int) -> None:
+def log_released(content: bytes, uri: str, run_id: str, round: int) -> None:
     """Log the file of a released model as a pyfunc of that run.
 
     Raises:
-        ModelError: the file is not a released model.
+        ModelError: it is not the file of a released model.
     """
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / MODEL
+        path.write_bytes(content)
+        _log(path, uri, run_id, round)
+
+
+def _log(path: Path, uri: str, run_id: str, round: int) -> None:
     import mlflow
     import mlflow.pyfunc
     from mlflow.models import infer_signature
@@ -42,8 +52,9 @@ def log_released(path: Path, uri: str, run_id: str, round: int) -> None:
             name="model",
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"released": str(path)},
-            code_paths=[_source("blindsum"), *_of_factory(released.terms.model)],
+            code_paths=[_own_code(path.parent), *_of_factory(released.terms.model)],
             step=round,
+            metadata={"blindsum.average": released.terms.average},
             input_example=given,
             signature=signature,
             pip_requirements=[_pinned(name) for name in needed],
@@ -52,6 +63,17 @@ def log_released(path: Path, uri: str, run_id: str, round: int) -> None:
 
 def _pinned(name: str) -> str:
     return f"{name}=={version(name).partition('+')[0]}"
+
+
+def _own_code(folder: Path) -> str:
+    """Copy the part of this package that predicts into a folder; returns the copy."""
+    package = Path(_source("blindsum"))
+    copy = folder / package.name
+    copy.mkdir()
+    shutil.copy(package / "__init__.py", copy)
+    unneeded = shutil.ignore_patterns("__pycache__", "state", "preparation")
+    shutil.copytree(package / "platform", copy / "platform", ignore=unneeded)
+    return str(copy)
 
 
 def _source(module: str) -> str:

@@ -13,7 +13,7 @@ concatenated, which sums their gradients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -35,6 +35,11 @@ class Clipped(NamedTuple):
 
     sums: list[Tensor]
     within: int
+
+
+def of_no_record(parameters: Sequence[Tensor]) -> Clipped:
+    """Return the sums of an empty sample. The model is not called: not every layer takes it."""
+    return Clipped([torch.zeros_like(p) for p in parameters], 0)
 
 
 @dataclass
@@ -65,6 +70,8 @@ class BookKeeping:
         }
 
     def __call__(self, features: Tensor, labels: Tensor, clip_norm: float) -> Clipped:
+        if not len(features):
+            return of_no_record(self._parameters)
         self._calls = {layer: _Calls() for layer in self._layers}
         handles = [layer.register_forward_hook(self._keep) for layer in self._layers]
         try:

@@ -12,7 +12,8 @@ from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import (
 from torch import Tensor, nn
 
 from blindsum.platform.errors import ModelError
-from blindsum.platform.training.book_keeping import STABLE, Clipped, no_gradient
+from blindsum.platform.training.book_keeping import STABLE, Clipped, no_gradient, of_no_record
+from blindsum.platform.training.dp_layers import no_rule
 from blindsum.platform.training.losses import RecordLoss, classification
 
 # Opacus hooks layers whose input is data, which needs no gradient.
@@ -46,14 +47,27 @@ class Ghost:
         with torch.no_grad():
             for p, source in zip(self._parameters, self._source, strict=True):
                 p.copy_(source)
+        if not len(features):
+            return of_no_record(self._source)
         try:
             return self._sums(features.double(), labels, clip_norm)
-        except RuntimeError as error:
-            raise ModelError(
+        except ModelError:
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise self._reason(features.double(), error) from None
+
+    def _reason(self, features: Tensor, error: Exception) -> ModelError:
+        """Return why the model cannot be clipped: Opacus's own texts are for its developers."""
+        try:
+            with torch.no_grad():
+                self._module(features)
+        except Exception:  # noqa: BLE001 - the user's code
+            return ModelError(
                 "the model cannot be clipped in double precision, which its layers need "
                 f"({type(error).__name__} of torch)",
                 "Create no float32 tensors in forward: take dtype from the input.",
-            ) from None
+            )
+        return no_rule(self._model, isinstance(error, NotImplementedError))
 
     def _sums(self, features: Tensor, labels: Tensor, clip_norm: float) -> Clipped:
         module = self._module
@@ -73,8 +87,6 @@ class Ghost:
                 for source, s in zip(self._source, sums, strict=True)
             ]
             return Clipped(found, int((norms <= clip_norm).sum()))
-        except NotImplementedError as error:
-            raise ModelError(f"Opacus cannot clip this model: {error}") from None
         finally:
             module.disable_hooks()
             self._forget()

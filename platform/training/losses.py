@@ -1,4 +1,8 @@
-"""Losses of single records. Their gradients are clipped record by record."""
+"""Losses of single records. Their gradients are clipped record by record.
+
+Weights of classes and of tasks are public constants of the job that multiply a record's loss. They
+change nothing about privacy: the clip norm bounds a record's gradient whatever its loss was.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blindsum.platform.job.data_section import DataSection
-from blindsum.platform.job.labels_section import Tasks
+from blindsum.platform.job.labels_section import Target, Tasks
 
 RecordLoss = Callable[[Tensor, Tensor], Tensor]
 """A function from a model's outputs [B, ...] and the labels [B, ...] to one loss for each record,
@@ -23,14 +27,28 @@ def classification(outputs: Tensor, labels: Tensor) -> Tensor:
 
 def record_loss(contract: DataSection, own: Tasks) -> RecordLoss:
     """Return the loss of a job's records in a silo with these private tasks."""
-    return classification if contract.target else MultiTask({**(contract.tasks or {}), **own})
+    if contract.target is None:
+        return MultiTask({**(contract.tasks or {}), **own})
+    return WeightedClasses(contract.target) if contract.target.class_weights else classification
+
+
+class WeightedClasses:
+    """The cross-entropy of a record, multiplied by its class's weight."""
+
+    def __init__(self, target: Target) -> None:
+        self._weights = torch.tensor(target.weights)
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the losses, [B], of logits [B, classes] and classes int64 [B]."""
+        return classification(outputs, labels) * self._weights.to(outputs.dtype)[labels]
 
 
 class MultiTask:
     """The weighted sum of the losses of a record's tasks.
 
     A binary task's loss is the cross-entropy of a logit in nats, a regression task's half the
-    squared error of a scaled number. A missing label adds no loss. If a true value is only known to
+    squared error of a scaled number. A positive's loss is multiplied by `positive_weight`, and each
+    task's by `weight`. A missing label adds no loss. If a true value is only known to
     lie below (above) the measured one, only a prediction above (below) the measured one adds loss.
 
     The whole record's gradient is clipped, however many labels the record has.
@@ -39,6 +57,7 @@ class MultiTask:
     def __init__(self, tasks: Tasks) -> None:
         self._binary = torch.tensor([task.kind == "binary" for task in tasks.values()])
         self._weights = torch.tensor([task.weight for task in tasks.values()])
+        self._of_positives = torch.tensor([task.positive_weight for task in tasks.values()])
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the losses, [B], of outputs [B, tasks] and labels float32 [B, 2, tasks].
@@ -50,6 +69,7 @@ class MultiTask:
         known = ~torch.isnan(values)
         y = torch.where(known, values, torch.zeros_like(values))
         crossed = functional.binary_cross_entropy_with_logits(outputs, y, reduction="none")
+        crossed = torch.where(y == 1, crossed * self._of_positives, crossed)
         apart = outputs - y
         # A prediction on the known side of the measured value counts as right.
         apart = torch.where((sides != 0) & (apart * sides > 0), torch.zeros_like(apart), apart)

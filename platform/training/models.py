@@ -9,15 +9,18 @@ from __future__ import annotations
 import copy
 import importlib
 import itertools
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.schema import Factory, Job, Linear, Mlp
+from blindsum.platform.training.dp_layers import refuse_untrainable
 from blindsum.platform.training.torch_random import forked_random
 from blindsum.platform.training.vector import Vector, digest
 
@@ -67,7 +70,7 @@ def build_model(
             model = WithHeads(model, outputs, own)
     _refuse_state(model)
     if private and isinstance(section, Factory):  # the built-in models always pass
-        _refuse_what_dp_cannot_train(model)
+        refuse_untrainable(model)
     if isinstance(section, Factory):
         _check_output(model, section.factory, features, outputs)
     return model
@@ -138,6 +141,18 @@ def set_parameters(model: nn.Module, vector: Vector) -> None:
             p.copy_(part.view_as(p))
 
 
+def get_private(model: nn.Module) -> tuple[npt.NDArray[np.float32], ...]:
+    """Return copies of the private head's parameters; nothing without a head."""
+    return tuple(p.detach().numpy().copy() for p in private_parameters(model))
+
+
+def set_private(model: nn.Module, head: Sequence[npt.NDArray[np.float32]]) -> None:
+    """Load the private head's parameters into the model."""
+    with torch.no_grad():
+        for p, one in zip(private_parameters(model), head, strict=True):
+            p.copy_(torch.from_numpy(one))
+
+
 def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.Module:
     if section.kind == "linear":
         return nn.Linear(features, outputs)
@@ -178,7 +193,11 @@ def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code
             raise ModelError(
                 f"the model of {factory!r} fails on {records} records of {features} features: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}",
+                ""
+                if records
+                else "A round's sample can be empty. Begin forward with: if not len(x): return "
+                f"x.new_zeros(0, {outputs})",
             ) from None
         shape = tuple(getattr(output, "shape", ()))
         if shape != (records, outputs) or not output.is_floating_point():
@@ -232,15 +251,3 @@ def _refuse_state(model: nn.Module) -> None:
                 "parameters; silos' models would differ, and the state is not protected",
                 "Replace BatchNorm by GroupNorm or LayerNorm.",
             )
-
-
-def _refuse_what_dp_cannot_train(model: nn.Module) -> None:
-    # Imported here: Opacus takes seconds to import in every silo, and most models do not need it.
-    from opacus.validators import ModuleValidator
-
-    errors = ModuleValidator.validate(model, strict=False)
-    if errors:
-        raise ModelError(
-            f"differential privacy cannot train this model: {errors[0]}",
-            "Replace that layer, for example BatchNorm by GroupNorm.",
-        )

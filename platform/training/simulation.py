@@ -20,7 +20,9 @@ import numpy.typing as npt
 from torch import nn
 
 from blindsum.platform.errors import PrivacyError
+from blindsum.platform.job.average_section import LAST, Average
 from blindsum.platform.job.schema import ServerSection
+from blindsum.platform.training.average import averaged, load, of_model
 from blindsum.platform.training.models import get_parameters, set_parameters
 from blindsum.platform.training.server_optimizer import ServerOptimizer
 from blindsum.platform.training.update import Protection, Update
@@ -59,9 +61,10 @@ class Simulation:
     """A federation in one process.
 
     Args:
-        model: the initial model, which participants may share. It ends with the last parameters.
+        model: the initial model, which participants may share.
         server: turns the mean change into the next model.
         combine: computes the mean change; by default the plain mean.
+        average: the average that `run` returns; by default the last round's model.
     """
 
     def __init__(
@@ -70,9 +73,11 @@ class Simulation:
         participants: Sequence[Participant],
         server: ServerSection,
         combine: Combine = mean_update,
+        average: Average = LAST,
     ) -> None:
         self._model, self._participants, self._combine = model, participants, combine
-        self.vector = get_parameters(model)
+        self.vector, self._rounds = get_parameters(model), 0
+        self._rule, self.average = average, of_model(model)
         self._server = ServerOptimizer(server, self.vector.size)
 
     def round(self, clipping: float = 1.0) -> list[Update]:
@@ -84,10 +89,12 @@ class Simulation:
         updates = [one.train(self.vector, clipping) for one in self._participants]
         self.vector = self._server.apply(self.vector, self._combine(updates, clipping))
         set_parameters(self._model, self.vector)
+        self._rounds += 1
+        self.average = averaged(self._rule, self.average, self._model, self._rounds)
         return updates
 
     def run(self, rounds: int, done: Callable[[], None] = lambda: None) -> nn.Module:
-        """Run some rounds; returns the model with the parameters after the last one.
+        """Run some rounds, once; returns the model with the average of the rounds' parameters.
 
         Args:
             done: called after each round.
@@ -95,4 +102,5 @@ class Simulation:
         for _ in range(rounds):
             self.round()
             done()
+        load(self._model, self.average)
         return self._model

@@ -10,6 +10,10 @@ import numpy.typing as npt
 Vector = npt.NDArray[np.float32]
 
 
-def digest(vector: Vector) -> str:
-    """Return the SHA-256 of a model's parameters in hex. It is equal only if every bit is."""
-    return hashlib.sha256(np.ascontiguousarray(vector, "<f4").tobytes()).hexdigest()
+def digest(*vectors: Vector) -> str:
+    """Return the SHA-256 of the parameters of a model, or of several of the same length, in hex. It
+    is equal only if every bit is."""
+    found = hashlib.sha256()
+    for vector in vectors:
+        found.update(np.ascontiguousarray(vector, "<f4").data)
+    return found.hexdigest()

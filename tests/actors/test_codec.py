@@ -16,7 +16,7 @@ from blindsum.actors.messages import ApplyReport, SiloSpec, TrainReport
 from blindsum.actors.shell import shell
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_actor import CALLS as OF_SILOS
-from blindsum.actors.silo_messages import Inspection
+from blindsum.actors.silo_messages import Inspection, Progress
 from blindsum.he.exchange import Exchange, SiloName
 from blindsum.he.identity import Identity
 from blindsum.he.keys import Agreement, Contribution, KeyCeremony
@@ -36,7 +36,9 @@ def messages(make_job: MakeJob, tmp_path: Path) -> list[Any]:
         "run", "terms", "alder", Identity(tmp_path / "identity.pem"), {}
     ).introduction
     nan = math.nan
-    figures = TaskFigures(9, 0.1, 0, 1, 0.7, 0.6, 0.5, 0.1, 0, nan, nan)
+    names = TaskFigures.__dataclass_fields__
+    whole = {name: 1 for name, field in names.items() if field.type == "int"}
+    figures = TaskFigures(**dict.fromkeys(names, nan) | whole)
     return [
         SiloSpec(job=job, run="run-1", name="alder", folder=str(tmp_path), threads=2, resumed=True),
         exchange(Parameters.derive(3), 9, clipping=0.1 + 0.2),
@@ -53,6 +55,7 @@ def messages(make_job: MakeJob, tmp_path: Path) -> list[Any]:
             kept={3: "d"},
             charged=(4, 1),
         ),
+        Progress(percent=45, at_work=True),
         TrainReport(
             silo="alder",
             epsilon=1.5,
@@ -65,6 +68,7 @@ def messages(make_job: MakeJob, tmp_path: Path) -> list[Any]:
         ),
         ApplyReport(
             silo="alder",
+            state_digest="e" * 64,
             model_digest="c" * 64,
             upload_bytes=9,
             decrypt_s=0.1,

@@ -13,6 +13,7 @@ from blindsum.platform.errors import DataError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job, SharedNoise
+from blindsum.platform.prediction.released import read_released
 from tests.actors.test_silo import Consortium, PostedSilo
 from tests.conftest import SILOS, MakeJob
 
@@ -58,11 +59,14 @@ def test_the_trunk_is_shared_and_no_head_leaves(consortium: JobFile, tmp_path: P
         "hit",
         *(f"secret-birch-{i}" for i in range(3)),
     ]
-    assert torch.load(kept / "model.pt")["private.weight"].shape == (3, 8)
-    for path in (kept / "tasks.csv", kept / "model.pt"):
+    mine = read_released(kept / "model.blindsum")
+    assert mine.model.state_dict()["private.weight"].shape == (3, 8)
+    assert list(mine.terms.own_tasks or ()) == [f"secret-birch-{i}" for i in range(3)]
+    for path in (kept / "tasks.csv", kept / "model.blindsum"):
         assert path.stat().st_mode & 0o777 == 0o600
-    other = torch.load(tmp_path / "state" / "alder" / "runs" / "run-1" / "model.pt")
-    assert torch.equal(other["shared.weight"], torch.load(kept / "model.pt")["shared.weight"])
+    other = read_released(tmp_path / "state" / "alder" / "runs" / "run-1" / "model.blindsum")
+    shared = [one.model.state_dict()["shared.weight"] for one in (mine, other)]
+    assert torch.equal(*shared)
 
 
 def test_another_attempt_starts_from_the_same_head(consortium: JobFile) -> None:

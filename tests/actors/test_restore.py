@@ -45,6 +45,9 @@ def test_a_silo_goes_back_to_its_newest_rounds(
     assert set(found.kept) == {0, 2, 3} and found.kept[3] == before._model.digest
     assert found.charged == (3, 1)
     assert silo.restore(3) == before._model.digest
+    released = silo._models[-1].average.shared
+    np.testing.assert_array_equal(released, before._model.average.shared)
+    assert not np.array_equal(released, silo._model.vector)
     np.testing.assert_array_equal(silo._own.optimizer.state[0], before._own.optimizer.state[0])
     if privacy == NO_NOISE:
         assert silo._own.random.random() == before._own.random.random()

@@ -20,6 +20,7 @@ from blindsum.he.handover import Handover, StateRequest, seal_to
 from blindsum.he.identity import SIGNATURE_BYTES, Identity, fingerprint
 from blindsum.platform.errors import FederationError, KeyRefused
 from blindsum.platform.state.checkpoint import from_bytes, to_bytes
+from blindsum.platform.training.average import Averaged
 from tests.conftest import SILOS, MakeJob
 
 MOMENTUM = (
@@ -102,6 +103,8 @@ def test_a_lost_silo_comes_back_into_the_next_round(started: Any, where: str) ->
     kept = [one._silos[name].peer.object._model for name in one.roster]
     assert len({state.digest for state in kept}) == 1
     assert all(np.array_equal(a.optimizer[0], kept[0].optimizer[0]) for a in kept)
+    assert all(np.array_equal(a.average.shared, kept[0].average.shared) for a in kept)
+    assert not np.array_equal(kept[0].average.shared, kept[0].vector)
     spent = reports[-1].epsilon
     assert spent["birch"] < spent["alder"]  # it missed a round, or an attempt of one
 
@@ -288,6 +291,10 @@ def test_a_state_that_the_run_cannot_have_is_refused(started: Any) -> None:
         {"round": -1},
         {"round": 1_000},
         {"head": (np.zeros(1, np.float32),)},
+        {"average": Averaged(shared=good.average.shared[:-1])},
+        {"average": Averaged(shared=good.average.shared.astype(np.float64))},
+        {"average": Averaged(shared=np.full(size, np.inf, np.float32))},
+        {"average": replace(good.average, head=(np.zeros(1, np.float32),))},
     ]
     before = silo._model.digest
     for change in wrong:

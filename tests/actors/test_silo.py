@@ -41,6 +41,7 @@ from blindsum.platform.state.audit_log import AuditLog
 from blindsum.platform.state.signed_log import Chain
 from blindsum.platform.training.update import Protection, Update
 from tests.conftest import MakeJob, ledger_of
+from tests.platform.test_average import direct_weights
 
 NO_NOISE = "privacy={noise: none}"
 SHARED = ("privacy.noise=shared", "training.local_steps=1")
@@ -490,6 +491,7 @@ def test_after_a_refused_total_keys_are_new_and_every_silo_tries_again(make_job:
     """Also those that had applied a total that others refused: they go back first."""
     consortium = Consortium(make_job("server={optimizer: momentum}", "training.rounds=4"))
     consortium.round(1)
+    once = consortium.models()[0]
     exchange = consortium.exchange(2)
     uploads = consortium.train(exchange)
     first = [silo._vault._keys.secret.content for silo in consortium.silos.values()]  # type: ignore[union-attr]
@@ -505,6 +507,10 @@ def test_after_a_refused_total_keys_are_new_and_every_silo_tries_again(make_job:
     consortium.round(2, attempt=2)
     a, b, c = consortium.models()
     assert a.tobytes() == b.tobytes() == c.tobytes()
+    whole = direct_weights(consortium.silos["alder"]._job.training.average, 2)
+    averages = [silo._model.average.shared for silo in consortium.silos.values()]
+    assert len({one.tobytes() for one in averages}) == 1
+    np.testing.assert_allclose(averages[0], whole @ np.array([once, a]), rtol=1e-5, atol=1e-6)
     consortium.round(3)
     entries = ledger_of(Path(consortium.inspections["alder"].ledger).parent, "alder").entries()
     charges = [(e.round, e.attempt) for e in entries if e.kind == "charge"]

@@ -453,7 +453,7 @@ def test_a_factorys_code_is_the_owners_copy(
     module.write_text(FACTORY)
     job_file = owned_job(make_job, "model={kind: factory, factory: 'approved_net:build'}")
     job_file.path.write_text(job_file.text)
-    done = CliRunner().invoke(app, ["approve", str(job_file.path), "--silo", "alder"])
+    done = CliRunner().invoke(app, ["approve", str(job_file.path), "--silo", "alder", "--yes"])
     assert done.exit_code == 0 and "approved_net.py, SHA-256" in done.stdout, done.exception
     evil = tmp_path / "evil"
     evil.mkdir()

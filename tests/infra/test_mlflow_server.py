@@ -13,9 +13,11 @@ from pathlib import Path
 import mlflow
 import psycopg
 import pytest
-import torch
 
+from blindsum.platform.prediction.released import released
 from blindsum.platform.tracking.mlflow_run import Tracker
+from blindsum.platform.tracking.names import EPSILON_SPENT, SECONDS_ROUND
+from blindsum.platform.training.models import model_of
 from tests.conftest import MakeJob
 
 SERVER = Path(__file__).resolve().parents[2] / "infra/mlflow/blindsum-mlflow"
@@ -124,20 +126,22 @@ def test_a_runs_figures_and_model_are_stored_in_database_and_folder(
     with open(f"/proc/{server.pid}/cmdline", "rb") as line:
         assert PASSWORD.encode() not in line.read()
     try:
-        tracker = Tracker(make_job(f"tracking.uri=http://127.0.0.1:{port}"), "run-1")
+        job_file = make_job(f"tracking.uri=http://127.0.0.1:{port}")
+        tracker = Tracker(job_file, "run-1")
         link = tracker.ready()
         for round in (1, 2, 3):
-            tracker.log_round(round, {"seconds_round": 0.5, "epsilon_spent": 0.1 * round})
-        tracker.log_model(torch.nn.Linear(4, 2), 4, 3)
+            tracker.log_round(round, {SECONDS_ROUND: 0.5, EPSILON_SPENT: 0.1 * round})
+        job = job_file.job
+        tracker.log_model(released(job, "run-1", 3, model_of(job), {}), 3)
         assert tracker.finish("FINISHED", "all rounds", {}) is None
         logged = mlflow.MlflowClient(f"http://127.0.0.1:{port}").get_run(link.run_id)
-        assert logged.info.status == "FINISHED" and logged.data.metrics["epsilon_spent"] == 0.1 * 3
+        assert logged.info.status == "FINISHED" and logged.data.metrics[EPSILON_SPENT] == 0.1 * 3
     finally:
         server.terminate()
         server.wait(30)
     with psycopg.connect(
         host="127.0.0.1", port=database["PGPORT"], user="mlflow", password=PASSWORD, dbname="mlflow"
     ) as db:
-        asked = db.execute("SELECT count(*) FROM metrics WHERE key = 'seconds_round'")
+        asked = db.execute("SELECT count(*) FROM metrics WHERE key = %s", (SECONDS_ROUND,))
         assert asked.fetchone() == (3,)
     assert list(artifacts.rglob("MLmodel"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import ray
 
-from blindsum.infra.ray_session import _private_folder, _require_listener
+from blindsum.infra.ray_session import _private_folder, _require_listener, ray_session
 from blindsum.platform.errors import ClusterError
 
 
@@ -46,3 +46,23 @@ def test_the_message_about_a_silent_port_names_the_resolved_address(
                 ClusterError, match="which .* means here.*listens only on 127.0.0.1"
             ):
                 _require_listener(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://head:8265", "dashboard.*blindsum submit --address http://head:8265 JOB.YAML"),
+        ("https://head", "dashboard.*blindsum submit"),
+        ("tcp://head:1", "not the address of a Ray cluster.*ray://HOST:PORT"),
+    ],
+)
+def test_an_address_for_submit_is_named_before_ray_is_started(
+    address: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(ray, "init", started)
+    monkeypatch.setattr(socket, "create_connection", started)
+    with pytest.raises(ClusterError, match=said), ray_session(address):
+        pass

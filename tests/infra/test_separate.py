@@ -139,7 +139,7 @@ def test_a_run_survives_what_happens_between_organisations(
     for name in SILOS:
         listed = ["silo", "jobs", "--json", "--file", wan.file(name)]
         wan.until("the proposal", lambda listed=listed, name=name: wan.type(name, *listed))
-        wan.type(name, "silo", "approve", "trial", "--file", wan.file(name))
+        wan.type(name, "silo", "approve", "trial", "--yes", "--file", wan.file(name))
     wan.until_said(f"round 3 of {ROUNDS}")
 
     # An agent is killed: the others go on, and its silo comes back.

@@ -105,7 +105,7 @@ def crowded(make_job: MakeJob) -> JobFile:
         "token",
         "tls/ca.key",
         "state/alder/identity.pem",
-        "runs/one/model.pt",
+        "runs/one/model.blindsum",
         "mlflow.db",
         "another.parquet",
         ".git/config",

@@ -28,7 +28,6 @@ from blindsum.pipelines.run.output import Quiet
 from blindsum.pipelines.run.run_log import read_log
 from blindsum.pipelines.run.train import train
 from blindsum.pipelines.show import console as show
-from blindsum.pipelines.show.console import console
 from blindsum.platform.errors import BlindsumError, JobError, LedgerError
 from blindsum.platform.job.file import JobFile, load_job
 from blindsum.platform.state.approval import Approvals, job_digest
@@ -93,14 +92,14 @@ def test_the_example_runs_and_reaches_its_accuracy(tmp_path: Path, short_home: P
     line = process.stdout.readline()
     assert line, process.communicate(timeout=60)
     planned = json.loads(line)
-    assert planned["event"] == "planned" and planned["rounds"] == 100
+    assert planned["event"] == "planned" and planned["rounds"] == 150
     family = psutil.Process(process.pid).children(recursive=True)
     _all_listen_on_loopback(family)
     _rays_files_are_in(short_home, family)
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     lines = [json.loads(line) for line in out.splitlines()]
-    assert [line["event"] for line in lines] == ["round"] * 100 + ["end"]
+    assert [line["event"] for line in lines] == ["round"] * 150 + ["end"]
     end = lines[-1]
     assert end["status"] == "FINISHED" and end["metrics"]["accuracy"] >= 0.70
     assert all(0 < epsilon <= 3 for epsilon in end["epsilon"].values())
@@ -205,7 +204,7 @@ def _goes_on(job_file: JobFile, silos: Sequence[psutil.Process]) -> None:
     rounds = [(r.round, r.attempt) for r in run.reports]
     assert rounds in ([(1, 1), (2, 2), (3, 1)], [(1, 1), (2, 1), (3, 1)])
     client = mlflow.MlflowClient(f"sqlite:///{job_file.folder}/mlflow.db")
-    history = client.get_metric_history(run.link.run_id, "accuracy")
+    history = client.get_metric_history(run.link.run_id, "held_out/accuracy")
     # Exact figures stop once a silo is left out: their difference would be cedar's own.
     assert sorted(m.step for m in history) == [1]
     assert "after round 1 of 3, the last that was evaluated" in run.headline()
@@ -238,7 +237,7 @@ def _check_what_is_left(job_file: JobFile, silos: Sequence[str], rounds: int) ->
         kinds = [e.kind for e in ledger_of(job_file.folder / "state" / name, name).entries()]
         assert kinds[0] == "reserve" and set(kinds[1:]) == {"charge"}
         assert rounds + 1 <= len(kinds) <= rounds + 3
-    (model,) = (job_file.folder / "runs").glob("*/model.pt")
+    (model,) = (job_file.folder / "runs").glob("*/model.blindsum")
     assert model.stat().st_size > 0
     return str(run.info.run_id)
 
@@ -266,7 +265,7 @@ def test_check_says_what_would_be_spent_and_sent_and_trains_nothing(
 ) -> None:
     path = make_job().path
     done = here("check", path)
-    assert done.returncode == 0 and done.stdout == ""
+    assert done.returncode == 0
     for said in (
         "alder",
         "3.000 of 3",
@@ -279,10 +278,11 @@ def test_check_says_what_would_be_spent_and_sent_and_trains_nothing(
         "not differentially private",
         "This job would run.",
     ):
-        assert said in done.stderr
+        assert said in done.stdout
     figures = json.loads(here("check", path, "--json").stdout)
     assert figures["silos"]["alder"]["plan"]["epsilon_planned"] <= 3
     assert figures["up_bytes_per_round"] > 6 * 30_000
+    assert figures["up_bytes"] == 3 * figures["up_bytes_per_round"]
     assert "owners' consent and lifetime limits are not enforced at alder, birch" in done.stderr
     assert not (tmp_path / "mlflow.db").exists()
     assert ledger_of(tmp_path / "state" / "alder", "alder").entries() == []
@@ -305,7 +305,7 @@ def test_what_is_not_private_is_said_aloud(make_job: MakeJob) -> None:
     assert "warning: no differential privacy" in done.stderr
     assert "warning: no encryption" in done.stderr
     done = here("check", path, "--set", "privacy.test_seed=3")
-    assert "warning: privacy.test_seed is set" in done.stderr and "unbounded" in done.stderr
+    assert "warning: privacy.test_seed is set" in done.stderr and "unbounded" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,10 @@ def test_init_writes_a_job_that_is_valid_and_never_overwrites(tmp_path: Path) ->
 
 
 def test_version() -> None:
-    assert blindsum("--version").stdout.startswith("blindsum 0.")
+    said = blindsum("--version").stdout
+    assert said.startswith("blindsum 0.")
+    for name in ("Python 3.", "ray 2.", "torch 2.", "opacus ", "tenseal ", "mlflow ", "pyarrow "):
+        assert f"\n{name}" in said
 
 
 def test_an_identity_is_made_once_and_its_fingerprint_can_be_pinned(
@@ -382,14 +385,15 @@ def test_an_owner_approves_the_job_that_was_read(
     assert "tumours" in runner.invoke(app, ["silo", "show"]).stdout
     text = path.read_text().replace(f"state: {tmp_path}/state/birch", "")
     path.write_text(text.replace("data: birch.parquet", "data: tumours"))
-    done = runner.invoke(app, ["approve", str(path), "--silo", "birch", "--set", "seed=9"])
+    agreed = ["approve", str(path), "--silo", "birch", "--yes"]
+    done = runner.invoke(app, [*agreed, "--set", "seed=9"])
     assert done.exit_code == 0 and done.stdout.startswith("approved "), done.exception
     given = Approvals(ledger_of(state, "birch")).all()
     assert [(one.job, one.runs) for one in given] == [
         (job_digest(load_job(path, ["seed=9"]).job), 1)
     ]
     for bad in (["--runs", "0"], ["--until", "2020-01-01"], ["--until", "soon"]):
-        wrong = runner.invoke(app, ["approve", str(path), "--silo", "birch", *bad])
+        wrong = runner.invoke(app, [*agreed, *bad])
         assert isinstance(wrong.exception, BlindsumError)
 
 
@@ -399,10 +403,9 @@ def test_a_silos_owner_reads_the_audit_log_and_what_had_no_privacy(
     runner, of_birch = CliRunner(), [str(make_job().path), "--silo", "birch"]
     Consortium(make_job("privacy={noise: none}"), "run-1").round(1)
     Consortium(make_job(), "run-2").round(1)
-    with console.capture() as said:
-        shown = runner.invoke(app, ["audit-log", "show", *of_birch], catch_exceptions=False)
-        assert runner.invoke(app, ["audit-log", "verify", *of_birch]).exit_code == 0
-    assert shown.exit_code == 0
+    shown = runner.invoke(app, ["audit-log", "show", *of_birch], catch_exceptions=False)
+    verified = runner.invoke(app, ["audit-log", "verify", *of_birch])
+    assert (shown.exit_code, verified.exit_code) == (0, 0)
     for part in (
         "inspected",
         "joined",
@@ -411,10 +414,9 @@ def test_a_silos_owner_reads_the_audit_log_and_what_had_no_privacy(
         "no privacy",
         "all hashes and signatures",
     ):
-        assert part in said.get()
-    with console.capture() as said:
-        runner.invoke(app, ["ledger", "show", *of_birch], catch_exceptions=False)
-    first, second = (line for line in said.get().splitlines() if line.strip().startswith("run-"))
+        assert part in shown.stdout + verified.stdout
+    shown = runner.invoke(app, ["ledger", "show", *of_birch], catch_exceptions=False)
+    first, second = (line for line in shown.stdout.splitlines() if line.startswith("run-"))
     assert "unbounded" in first and "0.0001" not in first
     assert "unbounded" not in second and "0.0001" in second
 
@@ -427,11 +429,10 @@ def test_a_silos_owner_sees_checks_exports_and_limits_the_ledger(
     with pytest.raises(LedgerError, match="has no ledger"):
         runner.invoke(app, ["ledger", "show", *of_birch], catch_exceptions=False)
     Consortium(load_job(path), "run-1").round(1)
-    with console.capture() as said:
-        assert runner.invoke(app, ["ledger", "show", *of_birch]).exit_code == 0
-        assert runner.invoke(app, ["ledger", "verify", *of_birch]).exit_code == 0
+    done = [runner.invoke(app, ["ledger", one, *of_birch]) for one in ("show", "verify")]
+    assert [one.exit_code for one in done] == [0, 0]
     for part in ("run-1", "lifetime limit: none", "head: 2:", "2 entries; all hashes", "signed by"):
-        assert part in said.get()
+        assert part in done[0].stdout + done[1].stdout
     exported = tmp_path / "ledger.json"
     assert runner.invoke(app, ["ledger", "export", *of_birch, "--to", str(exported)]).exit_code == 0
     entries = json.loads(exported.read_text())["entries"]
@@ -443,7 +444,12 @@ def test_a_silos_owner_sees_checks_exports_and_limits_the_ledger(
             f"ledger\n{entries[0]['hash']}\n{entries[1]['content']}".encode()
         ).hexdigest()
     )
-    runner.invoke(app, ["ledger", "limit", *of_birch, "--epsilon", "0.5"], catch_exceptions=False)
+    for epsilon, said in (
+        ("5", "from none to epsilon 5 at delta 1e-05"),
+        ("0.5", "from epsilon 5 at delta 1e-05 to epsilon 0.5 at delta 1e-05"),
+    ):
+        limited = ["ledger", "limit", *of_birch, "--epsilon", epsilon]
+        assert said in runner.invoke(app, limited, catch_exceptions=False).stdout
     with pytest.raises(LedgerError, match="silo 'birch': the plan would exceed the lifetime limit"):
         Consortium(load_job(path), "run-2")
     for wrong in (["0"], ["-1"], ["inf"], ["1", "--delta", "1e-320"]):

@@ -1,6 +1,7 @@
 """Baselines, sweeps, and runs beside each other."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -13,10 +14,13 @@ from scipy import stats
 from blindsum.pipelines.comparison import compare as comparing
 from blindsum.pipelines.comparison import sweep as sweeping
 from blindsum.pipelines.comparison.baseline import _Outputs, baseline, member_of, together, trained
-from blindsum.pipelines.comparison.compare import Trial, compare, estimate, gains_by_task
+from blindsum.pipelines.comparison.compare import Comparison, Trial, compare, gains_by_task
 from blindsum.pipelines.comparison.compare_page import as_page, run_compare
+from blindsum.pipelines.comparison.estimates import Estimate, Scored, difference, mean
 from blindsum.pipelines.comparison.sweep import Point, cost, points, run_sweep
+from blindsum.pipelines.comparison.verdicts import notes
 from blindsum.platform.errors import BlindsumError, JobError, TrackingError
+from blindsum.platform.evaluation.intervals import Interval, of_share
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.training.models import build_model, initial_digest
 from tests.conftest import SILOS, MakeJob
@@ -39,7 +43,7 @@ def test_gains_are_paired_by_seed() -> None:
     trials += [trial("federated", 0.1, 7, 3.0)]  # a seed that local training never had
     group = comparing._group([t for t in trials if t.arm == "federated"], trials)
     assert group.gain and group.gain.count == 3
-    assert group.gain.mean == pytest.approx(0.02) and group.gain.reach == pytest.approx(0, abs=1e-9)
+    assert (group.gain.mean, group.gain.low, group.gain.high) == pytest.approx((0.02,) * 3)
     assert group.of_gap == pytest.approx(np.mean([0.02 / (1 - base) for base in easy.values()]))
     assert group.relative == pytest.approx(np.mean([0.02 / base for base in easy.values()]))
     assert comparing._group(trials[:3], trials).gain is None
@@ -49,13 +53,65 @@ def test_gains_are_paired_by_seed() -> None:
     assert again.gain == group.gain
     # Runs of one seed are no repetitions: the newest counts, which comes first.
     twice = [trial("federated", 0.9, 1, 3.0), trial("federated", 0.2, 1, 3.0)]
-    assert comparing._group(twice, trials).score == estimate([0.9])
+    assert comparing._group(twice, trials).score == Estimate(0.9, None, None, 1)
     perfect = [trial("local", 1.0, 1), trial("federated", 0.99, 1, 3.0)]
     assert comparing._group(perfect[1:], perfect).of_gap is None
+
+
+def test_intervals_have_a_part_for_seeds_and_one_for_held_out_records() -> None:
     values = [0.1, 0.4, 0.3, 0.2]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    assert estimate(values).reach == pytest.approx((high - low) / 2)
-    assert estimate([0.3]).reach is None
+    seeds = mean([Scored(v, str(i)) for i, v in enumerate(values)])
+    assert seeds.interval == pytest.approx((low, high))
+    one = mean([Scored(0.3, "1", Interval(0.25, 0.38))])
+    assert (one.low, one.high) == pytest.approx((0.25, 0.38)), "as the run itself showed it"
+    both = mean([Scored(v, str(i), Interval(v - 0.1, v + 0.1)) for i, v in enumerate(values)])
+    assert both.high == pytest.approx(np.mean(values) + np.hypot(0.1, (high - low) / 2))
+    assert mean([Scored(0.95, "1", Interval(0.9, 1.2))], most=1.0).high == 1.0
+
+
+def test_a_difference_of_two_shares_is_newcombe_s() -> None:
+    """His table II, method 10: 56/70 against 48/80 is 0.2000 (0.0524 to 0.3339)."""
+    ours, theirs = (Scored(a / n, "1", of_share(a / n, n)) for a, n in ((56, 70), (48, 80)))
+    found = difference([ours], [theirs])
+    assert (found.mean, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert not found.within_noise
+    # On other seeds, runs are not paired.
+    other = difference([ours], [Scored(theirs.score, "2", theirs.interval)])
+    assert (other.low, other.high) == (found.low, found.high)
+
+
+def test_what_is_noise_is_said_and_a_diverged_run_is_in_no_mean(tmp_path: Path) -> None:
+    """Epsilon 1 beats epsilon 3 by a hundredth, on 187 records."""
+
+    def run(epsilon: float, score: float, **more: str) -> Trial:
+        ends = of_share(score, 187)
+        figures = {"accuracy": score, "accuracy_low": ends.low, "accuracy_high": ends.high}
+        noise = "shared noise, delta 0.0001"
+        own = Trial(
+            f"run-{epsilon}", "federated", epsilon, True, "1", "accuracy", figures, (), noise
+        )
+        return replace(own, **more)
+
+    trials = [run(1.0, 0.781), run(3.0, 0.770), run(0.1, 0.4)]
+    grouped = {one.group: [one] for one in trials}
+    groups = comparing._against_best([comparing._group([t], trials) for t in trials], grouped)
+    alone = [run(1.0, 0.7, arm="local", silo="alder", mechanism="its own noise, delta 0.0001")]
+    diverged = [replace(run(8.0, 0.5), figures={"accuracy_diverged": 1.0})]
+    found = Comparison("trial", "accuracy", trials, groups, [], alone, diverged)
+    said = "\n".join(notes(found))
+    assert "Best mean: federated, epsilon 1, shared" in said
+    assert "Not distinguishable from it on these records: federated, epsilon 3, shared" in said
+    assert "Distinguishable from it: federated, epsilon 0.1, shared" in said
+    assert "-0.381 (95 %: -0.47 to -0.28)" in said
+    assert "alder alone, epsilon 1, its own noise, delta 0.0001: accuracy 0.700 (95 %" in said
+    assert "Diverged, and in no mean: run-8.0" in said and "models of one seed" in said
+    page = as_page(found)
+    assert (
+        "0.781 (95 %: 0.72 to 0.83)" in page and "Not distinguishable" in page and "±" not in page
+    )
+    stale = {"accuracy": 0.4, "loss": 2.0, "accuracy_diverged": 1.0, "seconds_round": 0.1}
+    assert set(comparing._of_last_model(stale)) == {"accuracy_diverged", "seconds_round"}
 
 
 def test_settings_that_differ_are_named() -> None:
@@ -63,6 +119,8 @@ def test_settings_that_differ_are_named() -> None:
     assert comparing._differing([one, other]) == []
     changed = Trial(**{**vars(other), "settings": (("a", "2"),)})
     assert comparing._differing([one, changed]) == ["a"]
+    absent = Trial(**{**vars(other), "settings": ()})  # null, which MLflow does not show
+    assert comparing._differing([one, absent]) == ["a"]
 
 
 @pytest.fixture
@@ -132,7 +190,7 @@ def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_pa
     own_client = mlflow.MlflowClient(f"sqlite:///{own_file}")
     kept = own_client.search_runs([own_client.get_experiment_by_name("trial").experiment_id])
     assert {run.info.run_name for run in kept} == {local.run, pooled.run, one.run}
-    assert all({"auroc.hit", "auroc.own"} <= set(run.data.metrics) for run in kept)
+    assert all({"auroc/hit", "auroc/own"} <= set(run.data.metrics) for run in kept)
     with pytest.raises(JobError, match="do not go to MLflow"):
         run_compare(assays, None, [], "birch", None, mlflow=True, as_json=False)
 
@@ -193,8 +251,12 @@ def test_a_sweep_goes_on_where_it_stopped_and_says_what_it_costs(
     run_sweep(job_file, overrides, "2", 2, "local", 2)
     assert tried == [3, 4, 4] and "1 of 2 runs were already finished" in capsys.readouterr().err
     run_sweep(job_file, overrides, "2", 1, "federated,local", 1)
-    said = capsys.readouterr().err.replace("\n", " ")
+    shown = capsys.readouterr()
+    said = shown.err.replace("\n", " ")
     assert "epsilon 2 at delta 0.0001" in said and tried == [3, 4, 4]
+    # What was asked for is on stdout; whose runs they are is said in words.
+    assert "experiment trial" in shown.out and "experiment trial" not in shown.err
+    assert "each silo alone" in shown.out and "(95 %" in shown.out and "±" not in shown.out
     found = compare(job_file, None, [])
     assert {(g.arm, g.epsilon, g.score.count) for g in found.groups} == {
         ("federated", 2.0, 1),

@@ -80,7 +80,7 @@ def test_without_noise_a_continued_run_ends_with_the_very_model(
     assert ended.link == broken.link and not kept_by_silos.exists()
     client = mlflow.MlflowClient(ended.link.uri)
     assert client.get_run(ended.link.run_id).info.status == "FINISHED"
-    for name in ("accuracy", "seconds_round"):
+    for name in ("held_out/accuracy", "system/seconds_round"):
         steps = [m.step for m in client.get_metric_history(ended.link.run_id, name)]
         assert sorted(steps) == [1, 2, 3, 4, 5]
     summary = json.loads((ended.folder / "summary.json").read_text())

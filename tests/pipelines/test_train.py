@@ -11,6 +11,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -20,6 +21,7 @@ from blindsum.actors.messages import TrainReport
 from blindsum.actors.silo import Silo
 from blindsum.actors.thread_cluster import Killed, ThreadCluster
 from blindsum.he.exchange import Exchange
+from blindsum.pipelines.prediction.predict import predict
 from blindsum.pipelines.run.output import JsonLines, Quiet
 from blindsum.pipelines.run.run import Run
 from blindsum.pipelines.run.run_log import read_log
@@ -27,10 +29,12 @@ from blindsum.pipelines.run.train import _hearing, train
 from blindsum.platform.errors import BlindsumError, SiloLost, TrackingError
 from blindsum.platform.events import PUBLIC
 from blindsum.platform.job.file import JobFile, load_job
+from blindsum.platform.state.ledger import Ledger
 from blindsum.platform.tracking import mlflow_run
-from blindsum.platform.tracking.mlflow_run import Tracker, flatten, without_password
+from blindsum.platform.tracking.mlflow_run import Tracker, without_password
+from blindsum.platform.tracking.run_facts import flatten
 from blindsum.platform.training.vector import digest
-from tests.conftest import MakeJob, ledger_of
+from tests.conftest import COLUMNS, MakeJob, ledger_of
 
 # MLflow talks to its users in warnings; in these tests they are not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -139,11 +143,11 @@ def _check_tracking(run: Run, job_file: JobFile) -> None:
     assert "not differentially private" in tags["blindsum.metrics_guarantee"]
     assert tags["privacy.accountant"].startswith("PLD") and tags["blindsum.version"]
     for name, expected in (
-        ("accuracy", [r.metrics.held_out.accuracy for r in run.reports]),
-        ("epsilon_spent.birch", [r.epsilon["birch"] for r in run.reports]),
-        ("epsilon_left.birch", [3 - r.epsilon["birch"] for r in run.reports]),
-        ("bytes_up", [r.up_bytes for r in run.reports]),
-        ("seconds_send", [r.phases["send"] for r in run.reports]),
+        ("held_out/accuracy", [r.metrics.held_out.accuracy for r in run.reports]),
+        ("privacy/epsilon/birch", [r.epsilon["birch"] for r in run.reports]),
+        ("privacy/epsilon_left", [3 - max(r.epsilon.values()) for r in run.reports]),
+        ("system/bytes_up", [r.up_bytes for r in run.reports]),
+        ("system/seconds_send", [r.phases["send"] for r in run.reports]),
     ):
         history = sorted(found.get_metric_history(run.link.run_id, name), key=lambda m: m.step)
         assert [m.step for m in history] == list(range(1, len(run.reports) + 1))
@@ -157,14 +161,25 @@ def _check_tracking(run: Run, job_file: JobFile) -> None:
             epsilon, abs=1e-6
         )
         assert logged.data.tags[f"blindsum.ledger.{name}"].startswith(f"{len(run.reports) + 1}:")
+        _check_fingerprint(ledger_of(job_file.folder / "state" / name, name), job_file.folder)
     assert image.imread(run.folder / "accuracy_and_epsilon.png").std() > 0.05
     mlflow.set_tracking_uri(run.link.uri)
     (model,) = found.search_logged_models([logged.info.experiment_id])
     signature = mlflow.models.get_model_info(model.model_uri).signature
-    assert signature.inputs.inputs[0].shape == (-1, 4)
-    restored = mlflow.pytorch.load_model(model.model_uri)
-    records = torch.zeros(7, 4)
-    assert restored(records).shape == (7, 2)
+    assert signature.inputs.input_names() == list(COLUMNS)
+    restored = mlflow.pyfunc.load_model(model.model_uri)
+    records = pq.read_table(job_file.folder / "alder.parquet").to_pandas()
+    here = predict(run.folder, job_file.folder / "alder.parquet", quiet=True).table
+    served = restored.predict(records[list(COLUMNS)].astype(float))
+    assert served["predicted_diagnosis"].tolist() == here["predicted_diagnosis"].to_pylist()
+
+
+def _check_fingerprint(ledger: Ledger, folder: Path) -> None:
+    """A table's fingerprint would let anyone who reads MLflow confirm a guess about its records."""
+    (fingerprint,) = {entry.dataset for entry in ledger.entries()}
+    assert len(fingerprint) == 64
+    for path in [folder / "mlflow.db", *(folder / "mlartifacts").rglob("*")]:
+        assert not path.is_file() or fingerprint.encode() not in path.read_bytes(), path.name
 
 
 class DyingSilo(Silo):
@@ -240,7 +255,7 @@ def test_a_database_that_cannot_be_made_is_refused(
 
 def test_settings_become_flat_parameters() -> None:
     nested = {"a": {"b": 1, "c": None}, "list": [1, 2], "silos": [{"name": "x", "data": "d"}]}
-    assert flatten(nested) == {"a.b": "1", "a.c": "null", "list": "[1, 2]", "silos.x.data": "d"}
+    assert flatten(nested) == {"a.b": "1", "list": "[1, 2]", "silos.x.data": "d"}
 
 
 def test_a_password_in_the_tracking_uri_is_not_shown() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from blindsum.actors.silo_messages import Inspection
 from blindsum.pipelines.run.check import check
 from blindsum.pipelines.run.output import warnings
 from blindsum.platform.data.concerns import record_digests, shared_records
+from blindsum.platform.data.enough import NOTHING_TO_SCORE
 from blindsum.platform.data.member import CONCERNS
 from tests.adversary.owners import Machine
 from tests.conftest import MakeJob
@@ -114,6 +116,23 @@ def test_tasks_with_labels_of_one_kind_are_named(
     _, inspection = inspected(make_job, tables["alder"], tasks, "data.target=null")
     (said,) = inspection.warnings
     assert said.startswith("training labels of one kind only in toxic:")
+
+
+def test_a_run_that_nobody_can_score_is_said_before_it_spends(
+    make_job: MakeJob, tables: dict[str, Path]
+) -> None:
+    """One positive record in each silo: no figure would ever be computed."""
+    table = pq.read_table(tables["alder"])
+    rare = (np.arange(table.num_rows) == 0).astype(int)
+    pq.write_table(table.append_column("toxic", pa.array(rare)), tables["alder"])
+    job = ("data.tasks={toxic: {}}", "data.target=null")
+    _, inspection = inspected(make_job, tables["alder"], *job)
+    assert NOTHING_TO_SCORE in inspection.warnings
+    both = {"alder": inspection, "birch": inspection}
+    (said,) = [text for text in warnings(make_job(*job).job, both) if "no silo can" in text]
+    assert "spend its whole budget" in said
+    both["birch"] = replace(inspection, warnings=())
+    assert not [text for text in warnings(make_job(*job).job, both) if "no silo can" in text]
 
 
 def test_only_the_owner_learns_what_is_odd(

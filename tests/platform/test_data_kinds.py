@@ -33,6 +33,7 @@ FOLDS: dict[str, dict[str, Any]] = {
     "scaffold": {"salt": "s", "test_fraction": 0.5},
     "hash": {"column": "patient", "key": "integer", "salt": "s", "test_fraction": 0.5},
     "column": {"column": "part"},
+    "random": {"salt": "s", "test_fraction": 0.5},
 }
 TABLE = pa.table(
     {
@@ -98,6 +99,7 @@ def test_features_state_their_columns_and_width(
         ("scaffold", {}, {}, []),
         ("hash", {}, {"patient": "an integer (data.folds.key)"}, []),
         ("hash", {"key": "text"}, {"patient": "text (data.folds.key)"}, ["patient"]),
+        ("random", {}, {}, []),
         ("column", {}, {"part": "text"}, []),
         ("column", {"held_out": 2}, {"part": "an integer"}, []),
     ],

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from blindsum.platform.data.fingerprint import fingerprints
+from blindsum.platform.data.record_order import record_order
 
 BASE = {
     "name": pa.array(["b", "a", None]),
@@ -68,4 +72,49 @@ def test_the_fingerprint_itself_never_changes() -> None:
             "07d0674c66bf6b66c006e0cd42a639112d8b3bba73071f854ab73a6f4fc18eb3",
             "d75ad1a70cb4b5bf9fb5fa79b163149297a322adbde1b79bf6c347a06f95fea1",
         ),
+    )
+
+
+FEW_VALUES = {
+    pa.float64(): [0.0, -0.0, 1.5, np.nan, np.inf, None],
+    pa.float32(): [0.0, 1.5, np.nan],
+    pa.int64(): [2**60, 2**60 + 1, -1, None],
+    pa.string(): ["", "a", "b", "é", None],
+    pa.large_string(): ["", "a", "b"],
+    pa.bool_(): [True, False, None],
+    pa.null(): [None],
+}
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_the_order_of_records_is_that_of_arrow(data: st.DataObject) -> None:
+    """Past fingerprints were taken in Arrow's own order, with NaN, gaps and both zeros in it."""
+    rows, kinds = data.draw(st.integers(1, 30)), st.sampled_from(sorted(FEW_VALUES, key=str))
+    columns = []
+    for kind in data.draw(st.lists(kinds, min_size=1, max_size=14)):
+        values = st.lists(st.sampled_from(FEW_VALUES[kind]), min_size=rows, max_size=rows)
+        columns.append(pa.array(data.draw(values), kind))
+    names = [f"c{i}" for i in range(len(columns))]
+    by = [(name, "ascending") for name in names]
+    expected = pc.sort_indices(pa.table(columns, names), by)
+    assert record_order(columns).tolist() == expected.to_pylist()
+
+
+def test_two_earlier_fingerprints_are_those_that_earlier_versions_computed() -> None:
+    """Computed by the version before: records that are there twice, ties, gaps, lists and text."""
+    table = pa.table(
+        {
+            "d": pa.array([0.0, -0.0, np.nan, None, 0.0], pa.float64()),
+            "c": pa.array([[1, 2], [], None, [3], [1, 2]], pa.list_(pa.int32())),
+            "b": pa.array(["x", None, "y", "", "x"]).dictionary_encode(),
+            "a": pa.array([2**53 + 1, 2**53, 1, None, 2**53 + 1], pa.int64()),
+            "e": pa.nulls(5),
+        }
+    )
+    newest, earlier = fingerprints(pa.concat_tables([table, table]))
+    assert newest == "57c5a1ff822e55346cf3c4982c959ce06ff6cf96c72846f9fc1d2f1621b49ab6"
+    assert earlier == (
+        "b51f61b0c3d9d76aad9e41b9201a16a1486b48e2e1c0a982b0541d1eefd64df0",
+        "907087e2b686f295045cfc63090c02a5cd2ca58bedad1ca46860e6ff54ba4d13",
     )

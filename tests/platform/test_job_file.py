@@ -125,6 +125,10 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         ("", "is not a job file"),
         ("- 1", "is not a job file"),
         ("a: [1", "line 1"),
+        ("a: [1\n\n", "line 1"),
+        # LibYAML's own composer would end the process
+        pytest.param("[" * 200_000, "remove !! tags", id="nested too deeply"),
+        ("? [a]\n: 1", "found unhashable key"),
         ("a: &x 1\nb: *x", "uses YAML aliases"),
         ("seed: 2024-13-45", "looks like a date or a number"),
         ("name: x\nname: y", "line 2: duplicate key 'name'"),

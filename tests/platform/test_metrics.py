@@ -15,7 +15,7 @@ from torch import nn
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import JobError, PrivacyError
-from blindsum.platform.evaluation.classes import MAX_LOSS, UNITS
+from blindsum.platform.evaluation.classes import UNITS
 from blindsum.platform.evaluation.round_counts import Counting, Tally
 from blindsum.platform.job.schema import Job, Linear
 from blindsum.platform.privacy.plan import HELD_OUT_SENSITIVITY, metrics_plan, plan
@@ -66,7 +66,11 @@ def test_a_model_that_overflowed_counts_as_lost_not_as_an_error(make_job: MakeJo
     one = counting(job, fold(20, 1))
     set_parameters(model, np.full(10, np.nan, np.float32))
     metrics = one.summarise(one.counts(model, 1, Tally(), job.roster), 1, 10, job.roster)
-    assert metrics.held_out and metrics.held_out.loss == MAX_LOSS
+    found = metrics.held_out
+    assert found and "accuracy: diverged" in found.detail() and "32" not in found.detail()
+    assert found.score.written == "diverged"
+    assert not {"accuracy", "loss", "accuracy_low"} & {*found.as_dict(), *found.tracked()}
+    assert found.tracked()["accuracy_diverged"] == 1.0
 
 
 def test_held_out_records_are_evaluated_in_the_rounds_that_the_job_sets(make_job: MakeJob) -> None:

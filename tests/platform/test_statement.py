@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from blindsum.pipelines.run.train import _new_spec
+from blindsum.pipelines.run.folders import run_name
 from blindsum.platform.privacy.plan import plan
 from blindsum.platform.privacy.statement import HEADINGS, Statement, as_page, privacy_statement
-from blindsum.platform.tracking.mlflow_run import run_tags
+from blindsum.platform.tracking.run_facts import run_tags
 from tests.conftest import MakeJob
 
 SHARED = ("privacy.noise=shared", "training.local_steps=1")
@@ -68,4 +68,4 @@ def test_mlflow_and_the_runs_name_say_whether_a_run_is_private(make_job: MakeJob
         job_file = make_job(*overrides)
         tags = run_tags(job_file.job)
         assert tags["blindsum.differential_privacy"] == said and tags["epsilon"] == epsilon
-        assert named in _new_spec(job_file).name
+        assert named in run_name(job_file.job)

@@ -13,14 +13,12 @@ from torch.nn import functional
 
 from blindsum.platform.data.labels import task_labels
 from blindsum.platform.data.records import Fold
+from blindsum.platform.data.rejected_rows import refuse
 from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.errors import DataError, JobError
-from blindsum.platform.evaluation.tasks import (
-    TaskCounting,
-    by_task,
-    calibration_error,
-    precision_at_rate,
-)
+from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED
+from blindsum.platform.evaluation.scores import by_task, calibration_error, precision_at_rate
+from blindsum.platform.evaluation.tasks import TaskCounting
 from blindsum.platform.job.labels_section import Task, Tasks
 from blindsum.platform.job.private_tasks import read_private_tasks
 from blindsum.platform.privacy.plan import plan
@@ -48,7 +46,7 @@ def table() -> pa.Table:
 
 
 def test_labels_are_scaled_and_keep_gaps_and_sides() -> None:
-    labels = task_labels(table(), TASKS, WHERE)
+    labels = task_labels(table(), TASKS, WHERE).labels
     np.testing.assert_array_equal(labels[:, 0, 0], np.array([1, np.nan, 0, np.nan], np.float32))
     np.testing.assert_array_equal(labels[:, 0, 1], np.array([1, -0.5, np.nan, 0.5], np.float32))
     np.testing.assert_array_equal(labels[:, 1], [[0, 0], [0, -1], [0, 0], [0, 1]])
@@ -56,7 +54,7 @@ def test_labels_are_scaled_and_keep_gaps_and_sides() -> None:
 
 def test_a_records_loss_follows_from_its_labels_and_ignores_gaps() -> None:
     outputs = torch.tensor([[0.3, 0.0], [9.0, 0.5], [-1.0, 3.0], [5.0, 0.9]], requires_grad=True)
-    losses = MultiTask(TASKS)(outputs, torch.from_numpy(task_labels(table(), TASKS, WHERE)))
+    losses = MultiTask(TASKS)(outputs, torch.from_numpy(task_labels(table(), TASKS, WHERE).labels))
     crossed = functional.binary_cross_entropy_with_logits
     expected = [
         2 * crossed(torch.tensor(0.3), torch.tensor(1.0)) + 0.5,  # and (0 - 1)^2 / 2
@@ -74,7 +72,11 @@ def test_a_records_loss_follows_from_its_labels_and_ignores_gaps() -> None:
 @pytest.mark.parametrize(
     ("column", "values", "said"),
     [
-        ("hit", [1, 2, 0, None], "binary task and has values other than 0 and 1"),
+        (
+            "hit",
+            [1, 2, 0, None],
+            "column 'hit' has values other than 0 and 1, though its kind is binary",
+        ),
         ("potency", [8.0, 5000.0, None, 7.0], "more than 100 times the task"),
         ("potency", [8.0, float("inf"), None, 7.0], "more than 100 times the task"),
         ("side", ["=", "~", None, ">"], "qualifiers other than"),
@@ -83,7 +85,7 @@ def test_a_records_loss_follows_from_its_labels_and_ignores_gaps() -> None:
 def test_wrong_labels_are_refused(column: str, values: list[object], said: str) -> None:
     wrong = table().set_column(table().schema.get_field_index(column), column, pa.array(values))
     with pytest.raises(DataError, match=said):
-        task_labels(wrong, TASKS, WHERE)
+        refuse(task_labels(wrong, TASKS, WHERE).rejected, WHERE.name, WHERE)
 
 
 def test_clipping_covers_the_whole_record_however_many_labels_it_has() -> None:
@@ -92,7 +94,7 @@ def test_clipping_covers_the_whole_record_however_many_labels_it_has() -> None:
     whole = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 1))
     model, loss = WithHeads(whole, 1, 1), MultiTask(TASKS)
     nn.init.normal_(model.private.weight)  # type: ignore[union-attr]
-    labels = torch.from_numpy(task_labels(table(), TASKS, WHERE))
+    labels = torch.from_numpy(task_labels(table(), TASKS, WHERE).labels)
     way = clipped_sum(model, 5, loss, labels)
     x = torch.randn(4, 5)
     sums = way(x, labels, 0.1).sums
@@ -212,6 +214,9 @@ def test_sums_over_silos_give_the_mean_figures(make_job: MakeJob) -> None:
     for ours, name, task in ((found.auroc, "auroc", "hit"), (found.rmse, "rmse", "potency")):
         assert ours == pytest.approx(np.mean([m[task][name] for m in means]), abs=1e-4)
     assert "mean AUROC" in found.line() and found.score.guess == 0.5
+    labels = [m["hit"][name] for m in means for name in ("positives", "negatives")]
+    assert (found.positives, found.negatives) == (sum(labels[::2]), sum(labels[1::2]))
+    assert sum(labels) == 240 and f"{found.positives} positives" in found.line()
     nothing = counting.figures(total * 0, 3)
     assert "no shared task" in nothing.line() and "auroc" not in nothing.as_dict()
 
@@ -239,7 +244,38 @@ def test_a_diverged_model_gets_the_worst_score() -> None:
     found = by_task(outputs, labels, TASKS)
     assert found["hit"]["auroc"] == 0 and found["potency"]["r2"] == -1
     counting = TaskCounting(TASKS, SiloData(fold := Fold(outputs, labels), fold, "", 0))
-    assert counting.figures(counting.counts(nn.Identity()), 1).loss == 64.0 * 2
+    whole = counting.figures(counts := counting.counts(nn.Identity()), 1)
+    assert counting.possible(counts, 1) and counting.latest == {"hit": {}, "potency": {}}
+    # In words, never as the number to which it was cut.
+    assert "mean AUROC: diverged" in whole.line() and "mean R2: diverged" in whole.line()
+    assert "loss" not in whole.detail() and whole.score.written == "diverged"
+    figures = {*CLASSIFIED, *MEASURED, "auprc_at_fixed_rate", "loss", "auroc_low", "r2_low"}
+    assert not figures & {*whole.as_dict(), *whole.tracked()}
+    assert whole.tracked()["auroc_diverged"] == whole.tracked()["r2_diverged"] == 1.0
+
+
+def test_an_r2_below_its_cut_is_told_and_counted() -> None:
+    """Of three silo-task pairs, one far off: the mean has it as -1 and says so; alone, it is no
+    figure."""
+    task: Tasks = {"potency": TASKS["potency"]}
+    random, total = np.random.default_rng(4), np.zeros(1, np.int64)
+    for off in (0.0, 0.0, 30.0):
+        labels = np.zeros((60, 2, 1), np.float32)
+        labels[:, 0, 0] = random.normal(size=60)
+        fold = Fold(labels[:, 0] * 0.9 + np.float32(off), labels)
+        counting = TaskCounting(task, SiloData(fold, fold, "", 0))
+        counts = counting.counts(nn.Identity())
+        total = total + counts
+    mean = counting.figures(total, 3)
+    assert mean.regression_diverged == 1 and mean.r2 == pytest.approx(
+        (0.99 + 0.99 - 1) / 3, abs=0.01
+    )
+    assert "over 3 silo-task pairs, of which 1 diverged and count as -1" in mean.line()
+    assert mean.tracked()["r2_diverged"] == 0.0
+    alone = counting.figures(counts, 1)
+    assert alone.line().startswith("mean R2: diverged (below -1 in 1 silo-task pair)")
+    assert "-1.000" not in alone.detail() and "r2" not in alone.tracked()
+    assert counting.latest["potency"]["r2"] < -100, "the silo's own figure is not cut"
 
 
 def test_private_tasks_are_read_and_never_named(make_job: MakeJob, tmp_path: Path) -> None:
@@ -271,7 +307,10 @@ def test_private_tasks_are_read_and_never_named(make_job: MakeJob, tmp_path: Pat
     with pytest.raises(DataError) as caught:
         load_data(tmp_path / "b.parquet", contract, tmp_path / "state" / "r.txt", tasks)
     assert "SECRET" not in str(caught.value) and "potency" not in str(caught.value)
-    assert "'SECRET-7' is missing" in (tmp_path / "state" / "private_tasks_error.txt").read_text()
+    assert (
+        "'SECRET-7', 'potency' and 'side' are missing"
+        in (tmp_path / "state" / "private_tasks_error.txt").read_text()
+    )
     wrong = silo.append_column("SECRET-7", pa.array([7] * silo.num_rows))
     pyarrow.parquet.write_table(wrong, tmp_path / "b.parquet")
     with pytest.raises(DataError, match="holds wrong values") as caught:

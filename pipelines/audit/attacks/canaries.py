@@ -60,7 +60,7 @@ class Bound:
 
     @property
     def best(self) -> float:
-        """The larger of the two bounds."""
+        """The larger of the two bounds. Not for output: they hold under different assumptions."""
         return max(self.epsilon, self.gaussian)
 
 

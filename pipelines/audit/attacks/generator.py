@@ -26,8 +26,8 @@ from blindsum.pipelines.audit.evidence import Figure
 from blindsum.pipelines.audit.labelling import Labelling
 from blindsum.pipelines.audit.scores import Records, is_binary
 from blindsum.pipelines.audit.victim import Victim
-from blindsum.platform.data.features import CLIP
 from blindsum.platform.data.records import Fold
+from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.schema import ServerSection
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer

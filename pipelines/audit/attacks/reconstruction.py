@@ -31,7 +31,7 @@ from blindsum.pipelines.audit.attacks.sparse_recovery import recover
 from blindsum.pipelines.audit.evidence import DEFENCES, Defence, Evidence, Figure, proportion
 from blindsum.pipelines.audit.scores import Records
 from blindsum.pipelines.audit.victim import SeenUpdate, Victim, decoded, encoded
-from blindsum.platform.data.features import CLIP
+from blindsum.platform.data.scaling import CLIP
 
 SHOWN = 4
 CELLS = 8

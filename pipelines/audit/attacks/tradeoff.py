@@ -74,6 +74,7 @@ def _score(victim: Victim, plan: PrivacyPlan | None, seed: int) -> float | None:
         cryptographic_generator(),
         victim.labelling.loss,
     )
-    Simulation(model, [trainer], job.server).run(victim.plan.rounds_within_budget)
+    federation = Simulation(model, [trainer], job.server, average=job.training.average)
+    federation.run(victim.plan.rounds_within_budget)
     held_out = victim.data.test
     return victim.labelling.score(held_out.outputs(model), held_out.labels)

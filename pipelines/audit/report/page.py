@@ -115,8 +115,12 @@ def as_page(found: Audit, run: str) -> str:
         (
             "<p class=legend>Each cell shows the worst figure over all checkpoints and batch "
             "sizes, its 95 % interval and, in grey, the figure that guessing from public "
-            "knowledge reaches. Red means that the attack beat guessing: its whole interval, or "
-            "its value where there is no interval, lies above the grey figure.</p>"
+            "knowledge reaches. <span class=bad>Red</span>: the attack beat guessing with its "
+            "whole interval, or with its value where there is no interval. "
+            "<span class=unclear>Brown</span>: it beat guessing with its value, but the interval "
+            "includes what guessing reaches, so that this may be chance. "
+            "<span class=good>Green</span>: it did not beat guessing. A distance beats guessing "
+            "if it is smaller.</p>"
         ),
         "<h2>Does training stay within its epsilon?</h2>",
         _bounds(found),
@@ -197,15 +201,20 @@ def worst(evidence: Iterable[Evidence], row: Row, defence: str) -> Figure | None
 def _cell(figure: Figure | None) -> str:
     if figure is None:
         return ""
-    kind = "bad" if figure.above_floor else "good"
-    interval = ""
-    if figure.low is not None and figure.high is not None:
-        interval = f" <small>{shown(figure, figure.low)} to {shown(figure, figure.high)}</small>"
-    floor = "" if figure.floor is None else shown(figure, figure.floor)
+    kind = "bad" if figure.above_floor else "unclear" if figure.undecided else "good"
+    interval = f" ({found})" if (found := interval_of(figure)) else ""
+    floor = "" if figure.floor is None else f"guessing: {shown(figure, figure.floor)}"
     return (
-        f"<span class={kind}>{shown(figure, figure.value)}</span>{interval}"
-        f"<br><small class=floor>{floor}</small>"
+        f"<span class={kind}>{shown(figure, figure.value)}</span>"
+        f"<small>{interval}</small><br><small class=floor>{floor}</small>"
     )
+
+
+def interval_of(figure: Figure) -> str:
+    """Return "95 %: 0.0% to 12.1%", or nothing without an interval."""
+    if figure.low is None or figure.high is None:
+        return ""
+    return f"95 %: {shown(figure, figure.low)} to {shown(figure, figure.high)}"
 
 
 def shown(figure: Figure, value: float) -> str:
@@ -246,7 +255,7 @@ def _bounds(found: Audit) -> str:
             "auditor",
             "claimed epsilon",
             "lower bound on epsilon",
-            "lower bound, if Gaussian",
+            "only if the mechanism is Gaussian",
             "right guesses",
         ),
         rows,
@@ -357,12 +366,17 @@ def _all(evidence: Iterable[Evidence]) -> str:
         )
         for e in evidence
     )
-    heads = ("adversary", "attack", "defence", "model", "setting", "figures (floor)", "seconds")
+    heads = ("adversary", "attack", "defence", "model", "setting", "figures", "seconds")
     return _table(heads, rows)
 
 
 def _number(figure: Figure) -> str:
-    return f"{figure.value:.3g}" + ("" if figure.floor is None else f" ({figure.floor:.3g})")
+    inside = []
+    if figure.low is not None and figure.high is not None:
+        inside.append(f"95 %: {figure.low:.3g} to {figure.high:.3g}")
+    if figure.floor is not None:
+        inside.append(f"guessing: {figure.floor:.3g}")
+    return f"{figure.value:.3g}" + (f" ({'; '.join(inside)})" if inside else "")
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

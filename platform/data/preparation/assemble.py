@@ -38,15 +38,16 @@ class Report:
     dropped_units: Dropped = field(default_factory=Counter)
     """The number of measurements in each unit that cannot be converted."""
     rejected: list[pd.DataFrame] = field(default_factory=list, repr=False)
-    """Measurements dropped for their relation or unit: columns row, assay, reason. Not in
-    `as_dict`."""
+    """Dropped measurements: columns row, assay, reason. Not in `as_dict`."""
+    rejected_compounds: list[pd.DataFrame] = field(default_factory=list, repr=False)
+    """Dropped compounds: columns row, reason. Not in `as_dict`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts by name, without reasons for which nothing was dropped."""
         return {
             name: {k: v for k, v in value.items() if v} if isinstance(value, Counter) else value
             for name, value in vars(self).items()
-            if name != "rejected"
+            if not name.startswith("rejected")
         }
 
     def reject(self, measured: pd.DataFrame, reason: str) -> None:
@@ -54,18 +55,37 @@ class Report:
         self.dropped_measurements[reason] += len(measured)
         if reason == OTHER_UNIT:
             self.dropped_units.update(measured["unit"].tolist())
+        self.list_rows(measured, reason)
+
+    def list_rows(self, measured: pd.DataFrame, reason: str) -> None:
+        """Record the rows of dropped measurements, without counting them."""
         if len(measured):
             self.rejected.append(measured[["row", "assay"]].assign(reason=reason))
 
+    def reject_compounds(self, compounds: pd.DataFrame, reason: str | pd.Series) -> None:
+        """Count compounds as dropped, and record their rows."""
+        found = compounds[["row"]].assign(reason=reason)
+        self.dropped_compounds.update(found["reason"].tolist())
+        if len(found):
+            self.rejected_compounds.append(found)
+
     def rejected_rows(self) -> pd.DataFrame:
-        """Return each rejected row once, in the file's order."""
-        if not self.rejected:
-            return pd.DataFrame(columns=["row", "assay", "reason"])
-        return pd.concat(self.rejected).drop_duplicates().sort_values(["row", "assay"])
+        """Return each row of a rejected measurement once with each reason, in the file's order."""
+        return _once(self.rejected, ["row", "assay"])
+
+    def rejected_structures(self) -> pd.DataFrame:
+        """Return each row of a rejected compound once with each reason, in the file's order."""
+        return _once(self.rejected_compounds, ["row"])
+
+
+def _once(found: list[pd.DataFrame], by: list[str]) -> pd.DataFrame:
+    if not found:
+        return pd.DataFrame(columns=[*by, "reason"])
+    return pd.concat(found).drop_duplicates().sort_values(by, kind="stable")
 
 
 def structures_of(tables: Tables, standard: pd.DataFrame, report: Report) -> pd.DataFrame:
-    """Return the compounds that have a structure: columns compound, structure and name.
+    """Return the compounds that have a structure: columns compound, structure, name and row.
 
     Args:
         standard: columns text (SMILES), structure and dropped, from `Standardise`.
@@ -73,17 +93,17 @@ def structures_of(tables: Tables, standard: pd.DataFrame, report: Report) -> pd.
     compounds = tables.compounds
     report.compounds = len(compounds)
     empty = (compounds["smiles"] == "") | (compounds["compound"] == "")
-    report.dropped_compounds["no structure or name"] += int(empty.sum())
+    report.reject_compounds(compounds[empty], "no structure or name")
     compounds = compounds[~empty].merge(standard, "left", left_on="smiles", right_on="text")
     bad = compounds["structure"].isna()
-    report.dropped_compounds.update(compounds.loc[bad, "dropped"].tolist())
+    report.reject_compounds(compounds[bad], compounds.loc[bad, "dropped"])
     compounds = compounds[~bad].drop_duplicates(["compound", "structure"])
     several = compounds["compound"].duplicated(keep=False)
-    report.dropped_compounds["several structures for one name"] += int(several.sum())
+    report.reject_compounds(compounds[several], "several structures for one name")
     kept = compounds[~several]
     report.merged_compounds = int(kept["structure"].duplicated().sum())
     name = kept["name"] if "name" in kept else kept["compound"]
-    return kept.assign(name=name)[["compound", "structure", "name"]]
+    return kept.assign(name=name)[["compound", "structure", "name", "row"]]
 
 
 def labels_of(
@@ -98,12 +118,12 @@ def labels_of(
     Raises:
         DataError: measurements have units, but their task has no unit.
     """
-    measured, dropped = tables.measurements, report.dropped_measurements
+    measured = tables.measurements
     report.measurements = len(measured)
 
     def keep(which: pd.Series, reason: str) -> None:
         nonlocal measured
-        dropped[reason] += int((~which).sum())
+        report.reject(measured[~which], reason)
         measured = measured[which]
 
     keep(measured["assay"].isin(list(tables.of_assay)), "of no task")
@@ -125,10 +145,12 @@ def labels_of(
     keep(_credible(measured), "out of the credible range")
     regression = measured["regression"].astype(bool)
     found = pd.concat(
-        [_classes(measured[~regression], dropped), _numbers(measured[regression], dropped)],
+        [_classes(measured[~regression], report), _numbers(measured[regression], report)],
         ignore_index=True,
     )
     labels = _above_quorum(found, tables.tasks, shared, quorum, report)
+    few = set(found["task"]) - set(labels["task"])
+    report.list_rows(measured[measured["task"].isin(few)], BELOW_QUORUM)
     report.dropped_tasks["without a measurement"] += len(set(tables.tasks) - measured_tasks)
     with_labels = set(labels["task"])
     report.shared_tasks = sum(name in with_labels for name in shared)
@@ -168,9 +190,10 @@ def _credible(measured: pd.DataFrame) -> pd.Series:
 
 
 _KEYS = ["task", "structure"]
+CONTRADICTED, BELOW_QUORUM = "contradicted by another", "of a task below its quorum"
 
 
-def _classes(measured: pd.DataFrame, dropped: Dropped) -> pd.DataFrame:
+def _classes(measured: pd.DataFrame, report: Report) -> pd.DataFrame:
     """Return a class, 0 or 1, for each structure whose numbers and qualifiers determine it.
 
     Structures with contradictory classes are dropped.
@@ -179,31 +202,34 @@ def _classes(measured: pd.DataFrame, dropped: Dropped) -> pd.DataFrame:
     value, side, threshold = (measured[name] * sign for name in ("value", "side", "threshold"))
     bare = threshold.isna()
     binary = value.isin((0, 1)) & (side == 0)
-    dropped["neither 0 nor 1"] += int((bare & ~binary).sum())
+    report.reject(measured[bare & ~binary], "neither 0 nor 1")
     reaches = value >= threshold
     # With a threshold of 6, "> 5" may be either class; so may "< 6.5", and "<= 6", as 6 gives 1.
     below = (value < threshold) | ((value == threshold) & ~measured["inclusive"].astype(bool))
     known = (side == 0) | ((side > 0) & reaches) | ((side < 0) & below)
-    dropped["on both sides of the threshold"] += int((~bare & ~known).sum())
+    report.reject(measured[~bare & ~known], "on both sides of the threshold")
     label = value.where(bare, (reaches & (side >= 0)).astype(float))
-    found = measured[[*_KEYS]].assign(value=label, side=0.0)[binary.where(bare, known)]
+    found = measured[[*_KEYS, "row", "assay"]].assign(value=label, side=0.0)[
+        binary.where(bare, known)
+    ]
     classes = found.groupby(_KEYS, sort=False)["value"].transform("nunique")
-    dropped["contradicted by another"] += int((classes > 1).sum())
-    return _one_each(found[classes == 1], dropped)
+    report.reject(found[classes > 1], CONTRADICTED)
+    kept = found[classes == 1][[*_KEYS, "value", "side"]]
+    return _one_each(kept, report.dropped_measurements)
 
 
-def _numbers(measured: pd.DataFrame, dropped: Dropped) -> pd.DataFrame:
+def _numbers(measured: pd.DataFrame, report: Report) -> pd.DataFrame:
     """Return the median of a structure's exact values; without any, the tightest bound, if all
     bounds are on one side."""
-    measured = measured[[*_KEYS, "value", "side"]]
+    dropped = report.dropped_measurements
     exact = measured["side"] == 0
     has_exact = exact.groupby([measured["task"], measured["structure"]]).transform("any")
     medians = measured[exact].groupby(_KEYS, as_index=False)["value"].median()
     dropped[_MERGED] += int(has_exact.sum()) - len(medians)
     bounds = measured[~has_exact]
     sides = bounds.groupby(_KEYS)["side"].transform("nunique")
-    dropped["contradicted by another"] += int((sides > 1).sum())
-    bounds = bounds[sides == 1]
+    report.reject(bounds[sides > 1], CONTRADICTED)
+    bounds = bounds[sides == 1][[*_KEYS, "value", "side"]]
     tightest = bounds.assign(tight=bounds["value"] * bounds["side"]).sort_values("tight")
     return pd.concat(
         [medians.assign(side=0.0), _one_each(tightest.drop(columns="tight"), dropped, "last")],
@@ -245,5 +271,5 @@ def _above_quorum(
             left = "shared: left empty" if name in shared else "own"
             report.dropped_tasks[f"below quorum, {left}"] += 1
     gone = found["task"].isin(below)
-    report.dropped_measurements["of a task below its quorum"] += int(gone.sum())
+    report.dropped_measurements[BELOW_QUORUM] += int(gone.sum())
     return found[~gone].reset_index(drop=True)

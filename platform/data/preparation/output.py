@@ -5,8 +5,8 @@ private_tasks.yaml   the silo's private tasks, for `silos.NAME.private_tasks`; o
 data.yaml            the job's data section, the same at every silo
 manifest.json        settings and digests, to compare with other silos; public in the consortium
 report.json          the numbers of dropped items, with the reasons
-rejected_rows.csv    rows dropped for their relation or unit; only if there are any. Private to the
-                     silo
+rejected_rows.csv    the rows of dropped measurements, with the reason of each; only if there are
+                     any. Private to the silo, as is rejected_compounds.csv for compounds
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ from blindsum.platform.data.prepared_table import PREPARED
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.yaml_reader import dump
+
+REJECTED = ("rejected_rows.csv", "rejected_compounds.csv")
+"""The lists of dropped measurements and compounds."""
 
 _SIDES = {-1.0: "<", 0.0: "=", 1.0: ">"}
 
@@ -122,9 +125,11 @@ def write_output(
     }
     if own:
         texts["private_tasks.yaml"] = dump(_plain(as_tasks(own)))
-    rejected = report.rejected_rows()
-    if len(rejected):
-        texts["rejected_rows.csv"] = rejected.to_csv(index=False)
+    for name, rejected in zip(
+        REJECTED, (report.rejected_rows(), report.rejected_structures()), strict=True
+    ):
+        if len(rejected):
+            texts[name] = rejected.to_csv(index=False)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = _opened(folder / "records.parquet.partial")
@@ -137,7 +142,7 @@ def write_output(
         for name in ["records.parquet", *texts]:
             (folder / f"{name}.partial").replace(folder / name)
         # An earlier preparation may have left files that this one does not have.
-        for name in {"private_tasks.yaml", "rejected_rows.csv"} - set(texts):
+        for name in {"private_tasks.yaml", *REJECTED} - set(texts):
             (folder / name).unlink(missing_ok=True)
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from blindsum.platform.data.preparation.units import MOLAR, Unit, canonical, unit_of
+from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.features_section import Descriptors, Ecfp
 from blindsum.platform.job.labels_section import Task, Tasks
 from blindsum.platform.job.section import Positive, Section
@@ -231,6 +232,9 @@ class Sources(Section):
     wide: Wide | None = None
     assays: str | None = Field(
         None, description="Table of assays: assay, task, and the settings of an AssayTask."
+    )
+    csv: CsvSection | None = Field(
+        None, description="How this silo's CSV files are written, as a job's data.csv."
     )
 
     @model_validator(mode="after")

@@ -34,6 +34,9 @@ _SIDES = {
     "≈": _ABOUT,
     "~=": _ABOUT,
 }
+MOST_SHOWN = 10
+"""How many rows an error names. It stays at the silo: the silo's owner prepares its tables."""
+
 _INCLUSIVE = ("<=", "=<", "≤", ">=", "=>", "≥")
 
 
@@ -50,10 +53,12 @@ def sides(column: pd.Series | None, rows: int, path: Path) -> dict[str, np.ndarr
     if column is None:
         return {"side": np.zeros(rows), "inclusive": np.zeros(rows, np.bool_)}
     text = column.fillna("").astype(str).str.strip().str.strip("'\"").str.strip()
-    if set(text) - set(_SIDES):
+    wrong = np.flatnonzero(~text.isin(list(_SIDES))) + 1
+    if len(wrong):
+        shown = ", ".join(map(str, wrong[:MOST_SHOWN])) + (", ..." * (len(wrong) > MOST_SHOWN))
         raise DataError(
             f"{path.name}: column '{column.name}' has qualifiers other than <, <<, <=, =, >=, >>, "
-            "> and ~",
+            f"> and ~ (rows {shown})",
             "Correct them, or leave them empty.",
         )
     return {

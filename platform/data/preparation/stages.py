@@ -19,9 +19,9 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from blindsum.platform.data.descriptors import descriptors
-from blindsum.platform.data.features import MAX_SMILES
 from blindsum.platform.data.molecules import ecfp, read_molecule, write_molecule
 from blindsum.platform.data.preparation.recipe import PermutedEcfp, PlainDescriptors, Structures
+from blindsum.platform.data.reasons import MAX_SMILES
 
 rdBase.DisableLog("rdApp.*")
 

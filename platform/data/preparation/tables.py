@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
+from blindsum.platform.data.column_findings import column_findings
+from blindsum.platform.data.files.arrow_types import plain
+from blindsum.platform.data.files.csv_findings import csv_findings
 from blindsum.platform.data.preparation.recipe import (
     UNITLESS,
     AssayTask,
@@ -28,8 +31,9 @@ from blindsum.platform.data.preparation.recipe import (
 )
 from blindsum.platform.data.preparation.relations import sides
 from blindsum.platform.data.preparation.units import canonical
-from blindsum.platform.data.reading import read_table
+from blindsum.platform.data.reading import is_csv, read_table
 from blindsum.platform.errors import DataError
+from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.paths import resolve
 
 Dropped = Counter[str]
@@ -42,10 +46,11 @@ TEXT, WHOLE, NUMBER = "text", "text or whole numbers", "numbers"
 class Tables:
     """A silo's tables in the common form. Private to the silo.
 
-    `compounds` has columns compound and smiles (and name, for a wide table). `measurements` has
-    columns compound, assay, value (float64, NaN where missing), side (-1, 0, 1, NaN for about),
-    inclusive (for <= and >=), unit (canonical spelling, empty without one) and row (in the file,
-    from 1). `tasks` is by name; `of_assay` lists the tasks that use an assay's measurements.
+    `compounds` has columns compound, smiles and row (and name, for a wide table). `measurements`
+    has columns compound, assay, value (float64, NaN where missing), side (-1, 0, 1, NaN for about),
+    inclusive (for <= and >=), unit (canonical spelling, empty without one) and row. Rows are those
+    in the file, from 1. `tasks` is by name; `of_assay` lists the tasks that use an assay's
+    measurements.
     """
 
     compounds: pd.DataFrame
@@ -57,20 +62,26 @@ class Tables:
         return "Tables(private)"
 
 
-def read_tables(sources: Sources, recipe: Recipe, folder: Path) -> Tables:
+def read_tables(
+    sources: Sources, recipe: Recipe, folder: Path, note: Callable[[str], None] = lambda text: None
+) -> Tables:
     """Read the tables that the sources name.
+
+    Args:
+        note: is told about rows that were left out.
 
     Raises:
         DataError: a file cannot be read, a column is missing or has the wrong type, or the assay
             table is wrong.
     """
-    assays = _assays(sources, recipe, folder)
+    reading = _Reading(folder, sources.csv, note)
+    assays = _assays(sources, recipe, reading)
     if sources.wide is not None:
-        compounds, measurements = _wide(sources.wide, folder, assays[1])
+        compounds, measurements = _wide(sources.wide, reading, assays[1])
         with_units = {a for a, unit in sources.wide.units.items() if unit != UNITLESS}
         with_units |= set(sources.wide.unit_columns)
     else:
-        compounds, measurements = _long(sources, folder)
+        compounds, measurements = _long(sources, reading)
         said = sources.activities
         unit = said and (said.unit or said.one_unit)
         with_units = set(assays[1]) if unit and unit != UNITLESS else set()
@@ -80,16 +91,20 @@ def read_tables(sources: Sources, recipe: Recipe, folder: Path) -> Tables:
     return Tables(compounds, measurements, *assays)
 
 
-def _long(sources: Sources, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _long(sources: Sources, reading: _Reading) -> tuple[pd.DataFrame, pd.DataFrame]:
     if sources.compounds is None or sources.activities is None:
         raise DataError("the sources name no tables", "Name compounds and activities, or wide.")
     said, measured = sources.compounds, sources.activities
-    path = resolve(said.file, str(folder))
-    table = _columns(path, {said.compound: WHOLE, said.smiles: TEXT})
+    path = reading.path(said.file)
+    table = _columns(reading, path, {said.compound: WHOLE, said.smiles: TEXT})
     compounds = pd.DataFrame(
-        {"compound": _text(table[said.compound]), "smiles": _text(table[said.smiles])}
+        {
+            "compound": _text(table[said.compound]),
+            "smiles": _text(table[said.smiles]),
+            "row": np.arange(1, len(table) + 1),
+        }
     )
-    path = resolve(measured.file, str(folder))
+    path = reading.path(measured.file)
     wanted = {measured.compound: WHOLE, measured.assay: WHOLE, measured.value: NUMBER}
     for column in (measured.qualifier, measured.unit):
         if column:
@@ -97,7 +112,7 @@ def _long(sources: Sources, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     hint = (
         "Write activities.unit: {}. If the numbers have no unit, write activities.one_unit: none."
     )
-    table = _columns(path, wanted, None if measured.unit or measured.one_unit else hint)
+    table = _columns(reading, path, wanted, None if measured.unit or measured.one_unit else hint)
     unit = table[measured.unit] if measured.unit else measured.one_unit
     side = table[measured.qualifier] if measured.qualifier else None
     measurements = pd.DataFrame(
@@ -114,9 +129,9 @@ def _long(sources: Sources, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _wide(
-    said: Wide, folder: Path, of_assay: dict[str, list[str]]
+    said: Wide, reading: _Reading, of_assay: dict[str, list[str]]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    path = resolve(said.file, str(folder))
+    path = reading.path(said.file)
     wanted = {said.smiles: TEXT, **({said.compound: WHOLE} if said.compound else {})}
     wanted |= dict.fromkeys(of_assay, NUMBER)
     for key, named in (
@@ -135,11 +150,12 @@ def _wide(
         "{{ASSAY: none}} for every assay."
     )
     all_said = set(of_assay) <= {*said.units, *said.unit_columns}
-    table = _columns(path, wanted, None if all_said else hint)
+    table = _columns(reading, path, wanted, None if all_said else hint)
     rows = np.arange(len(table)).astype(str)
     name = _text(table[said.compound]) if said.compound else rows
     # Row numbers identify compounds, because a compound's name may appear in several rows.
     compounds = pd.DataFrame({"compound": rows, "smiles": _text(table[said.smiles]), "name": name})
+    compounds["row"] = np.arange(1, len(table) + 1)
     parts = []
     for assay in of_assay:
         side = table[said.qualifiers[assay]] if assay in said.qualifiers else None
@@ -160,7 +176,7 @@ def _wide(
 
 
 def _assays(
-    sources: Sources, recipe: Recipe, folder: Path
+    sources: Sources, recipe: Recipe, reading: _Reading
 ) -> tuple[dict[str, AssayTask], dict[str, list[str]]]:
     """Return the tasks in the recipe's order, then the silo's private ones; and for each assay, the
     tasks that use it."""
@@ -171,8 +187,11 @@ def _assays(
                 "there is no task", "Name shared tasks in the recipe, or give the sources assays."
             )
         return tasks, {name: [name] for name in tasks}
-    path = resolve(sources.assays, str(folder))
-    table = read_table(path, ("assay", "task", "kind", "unit", "transform", "direction"))
+    path = reading.path(sources.assays)
+    texts = ("assay", "task", "kind", "unit", "transform", "direction")
+    table = reading.table(path, texts)
+    expected = {name: TEXT if name in texts else NUMBER for name in table.column_names}
+    table = plain(table, expected, path)
     settings, names = set(AssayTask.model_fields), table.column_names
     if not table.num_rows:
         raise DataError(f"{path.name} has no rows", "Name assays, or leave the assay table out.")
@@ -226,7 +245,32 @@ def _assays(
     return tasks, of_assay
 
 
-def _columns(path: Path, wanted: dict[str, str], unit_mend: str | None = None) -> pd.DataFrame:
+@dataclass(frozen=True)
+class _Reading:
+    """Where a silo's own tables lie, how its CSV files are written, and who is told of rows that
+    were left out."""
+
+    folder: Path
+    csv: CsvSection | None
+    note: Callable[[str], None]
+
+    def path(self, said: str) -> Path:
+        """Return the path of a file that the sources name."""
+        return resolve(said, str(self.folder))
+
+    def table(self, path: Path, texts: Collection[str]) -> pa.Table:
+        """Read a file. Raises DataError if it cannot be read."""
+        return read_table(path, texts, self.csv, self.note)
+
+    def findings(self, path: Path, table: pa.Table, expected: dict[str, str]) -> str:
+        """Return what the table has in place of columns that it should have."""
+        found = column_findings(table, expected)
+        return f"{found}\n{csv_findings(path, self.csv)}" if is_csv(path) else found
+
+
+def _columns(
+    reading: _Reading, path: Path, wanted: dict[str, str], unit_mend: str | None = None
+) -> pd.DataFrame:
     """Read the named columns, and check the type of each.
 
     Args:
@@ -237,20 +281,29 @@ def _columns(path: Path, wanted: dict[str, str], unit_mend: str | None = None) -
         DataError: the file cannot be read, a column is missing or has the wrong type, or a column
             that the sources do not name has several units.
     """
-    table = read_table(path, [name for name, kind in wanted.items() if kind != NUMBER])
+    texts = [name for name, kind in wanted.items() if kind != NUMBER]
+    table = plain(reading.table(path, texts), wanted, path)
+    counts = Counter(table.column_names)
     for name, expected in wanted.items():
-        if table.column_names.count(name) != 1:
+        if counts[name] != 1:
             raise DataError(
                 f"{path.name}: column '{name}' is missing or duplicate",
-                "Correct its name in the sources file. (A CSV must be separated by commas and have "
-                "the column names in its first line.)",
+                "Correct its name in the sources file. (A CSV must have the column names in its "
+                "first line, and commas between cells unless the sources' csv says otherwise.)",
+                at_silo=reading.findings(path, table, {name: expected}),
             )
+        if expected != NUMBER:
+            table = _with_dates_as_text(table, name)
         kind = table.schema.field(name).type
         if not _fits(kind, expected):
             hint = "Convert the column."
             if expected == NUMBER:
                 hint = "Put qualifiers such as > into a separate column; empty means missing."
-            raise DataError(f"{path.name}: column '{name}' is {kind}, expected {expected}", hint)
+            raise DataError(
+                f"{path.name}: column '{name}' is {kind}, expected {expected}",
+                hint,
+                at_silo=reading.findings(path, table, {name: expected}),
+            )
     if unit_mend:
         _refuse_unnamed_units(table, wanted, path, unit_mend)
     chosen = table.select(list(wanted))
@@ -262,6 +315,18 @@ def _columns(path: Path, wanted: dict[str, str], unit_mend: str | None = None) -
     except (pa.ArrowException, UnicodeError):
         raise DataError(f"{path.name} has text that is not UTF-8", "Convert the file.") from None
     return frame
+
+
+def _with_dates_as_text(table: pa.Table, name: str) -> pa.Table:
+    """Return the table with a column of dates as ISO 8601 text, without a time if all have none."""
+    column = table.column(name)
+    if not pa.types.is_temporal(column.type):
+        return table
+    if pa.types.is_timestamp(column.type) and column.type.tz is None:
+        dates = column.cast(pa.date32(), safe=False)
+        if pc.all(pc.equal(dates.cast(column.type), column), min_count=0).as_py():
+            column = dates
+    return table.set_column(table.schema.get_field_index(name), name, column.cast(pa.string()))
 
 
 def _fits(kind: pa.DataType, expected: str) -> bool:

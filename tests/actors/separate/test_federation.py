@@ -145,7 +145,7 @@ def test_the_coordinator_restarts_and_the_run_goes_on(world: Any) -> None:
     until(lambda: all(here.coordinator.gate.connected(name) for name in SILOS))
     again = here.federation(digest, standing=standing)
     assert again.run_round(3).roster == SILOS
-    assert again.standing.round == 3 and reports[1].model_digest == standing.model
+    assert again.standing.round == 3 and reports[1].state_digest == standing.model
 
 
 def test_a_table_that_changed_after_its_approval_stays_at_home(world: Any) -> None:

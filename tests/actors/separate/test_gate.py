@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from blindsum.actors.separate.client import client_context
-from blindsum.actors.separate.messages import Renewal, packed, unpacked
+from blindsum.actors.separate.messages import PROTOCOL, Renewal, packed, unpacked
 from blindsum.he.identity import Identity
 from blindsum.infra import certificates
 from blindsum.infra.certificates import (
@@ -367,7 +367,7 @@ def test_another_protocol_is_refused(
     coordinator: Coordinator, enrol: Enrol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alder = enrol("alder")
-    monkeypatch.setattr("blindsum.actors.separate.session.PROTOCOL", 2)
+    monkeypatch.setattr("blindsum.actors.separate.session.PROTOCOL", PROTOCOL + 1)
     with pytest.raises(Refused, match="403 this coordinator runs blindsum"):
         Liar(alder, coordinator).begin()
 

@@ -76,7 +76,7 @@ def test_an_audit_leaves_a_report_and_keeps_records_in_the_silo(
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (experiment,) = [e.experiment_id for e in client.search_experiments() if e.name == "trial"]
     (logged,) = client.search_runs([experiment])
-    assert logged.data.metrics["audit.protocol.accepted_forgeries"] == 0
+    assert logged.data.metrics["audit/protocol/accepted_forgeries"] == 0
     assert logged.data.tags["blindsum.audit"] == "both"
 
 

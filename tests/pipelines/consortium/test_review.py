@@ -16,6 +16,7 @@ import pytest
 from blindsum.actors.books import LEDGER
 from blindsum.he.identity import fingerprint
 from blindsum.pipelines.consortium import deciding
+from blindsum.pipelines.consortium.brief import brief
 from blindsum.pipelines.consortium.changes import Change
 from blindsum.pipelines.consortium.deciding import approve_proposal, refuse_proposal
 from blindsum.pipelines.consortium.review import parameter_count, review
@@ -249,6 +250,21 @@ def test_decisions_are_kept_for_the_agent(desk: Desk, content: dict[str, Any]) -
     desk.inbox.take_notices([])
     with pytest.raises(ConsentError, match="no longer proposes"):
         approve(desk, digest)
+
+
+def test_doubtful_settings_are_named_before_they_are_approved(
+    desk: Desk, content: dict[str, Any]
+) -> None:
+    private = content["privacy"] | {"epsilon": 1e6}
+    found = reviewed(desk, desk.receive(proposed(content, privacy=private)))
+    text = " ".join("\n".join(found.lines()).split())
+    assert "Doubtful settings" in text and "privacy.epsilon 1e+06 promises little" in text
+    assert "Doubtful" not in "\n".join(reviewed(desk, desk.receive(proposed(content))).lines())
+    covered = dict(brief(found, desk.owner, 1, "2030-01-01"))
+    assert covered["leaves: model"].startswith(
+        "after every round, to all silos and the coordinator"
+    )
+    assert "promises little" in covered["warning"] and covered["silos"].startswith("alder, birch")
 
 
 def test_control_characters_of_a_job_reach_no_terminal(desk: Desk, content: dict[str, Any]) -> None:

@@ -186,7 +186,7 @@ def test_compounds_of_one_structure_are_one_record_and_ambiguous_names_are_dropp
     compounds = pd.DataFrame(
         [("1", "OCC"), ("2", "CCO"), ("3", "X"), ("4", "CC"), ("4", "CCC"), ("", "C"), ("5", "")],
         columns=["compound", "smiles"],
-    )
+    ).assign(row=range(1, 8))
     standard = pd.DataFrame(
         [
             ("OCC", "CCO", None),
@@ -206,6 +206,13 @@ def test_compounds_of_one_structure_are_one_record_and_ambiguous_names_are_dropp
         "unparsable": 1,
         "several structures for one name": 2,
     }
+    assert report.rejected_structures().to_numpy().tolist() == [
+        [3, "unparsable"],
+        [4, "several structures for one name"],
+        [5, "several structures for one name"],
+        [6, "no structure or name"],
+        [7, "no structure or name"],
+    ]
 
 
 def written(folder: Path, **files: str) -> Path:
@@ -287,7 +294,7 @@ def test_a_wide_table_gives_the_same_as_long_ones(tmp_path: Path) -> None:
         ({"assays": "assay,task,task\n7,a,b\n"}, "assays.csv has duplicate columns"),
         (
             {"activities": "compound;assay;value;q\n1;7;5;\n"},
-            "is missing or duplicate. Correct its name in the sources file. (A CSV must be",
+            "is missing or duplicate. Correct its name in the sources file. (A CSV must have",
         ),
         (
             {"assays": f"assay,task,color\n7,{CANARY},x\n"},

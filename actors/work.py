@@ -1,0 +1,35 @@
+"""A silo's sign of life while it reads its data: the share that is done."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from blindsum.actors.silo_messages import Progress
+
+STEP = 5
+"""The share is told in steps of 5 %: neither it nor the number of its steps depends on how many
+records a silo has."""
+AT_WORK_S = 10.0
+"""A silo counts as at work for so long after each step. Steps take about half a second, so that
+answers do not show them either: their number would tell that of the records."""
+
+
+class Work:
+    """What a silo says about one piece of work, from another thread than the one that does it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._share, self._stepped = 0.0, float("-inf")
+
+    def step(self, share: float) -> None:
+        """Note that the work went on, and its share done, 0 to 1."""
+        with self._lock:
+            self._share, self._stepped = share, time.monotonic()
+
+    def progress(self) -> Progress:
+        """Return how far the work is, as others may know it."""
+        with self._lock:
+            percent = int(self._share * 100) // STEP * STEP
+            at_work = time.monotonic() - self._stepped < AT_WORK_S
+        return Progress(percent=min(max(percent, 0), 100), at_work=at_work)

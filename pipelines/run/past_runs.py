@@ -1,0 +1,150 @@
+"""The runs whose results lie in a folder: listed, shown and deleted without importing torch.
+
+Deleting removes the run's folder alone. What the silos charged stays in their ledgers: the records
+were used, and no deletion makes that unseen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from blindsum.pipelines.run.run_log import NAME as LOG
+from blindsum.platform.errors import JobError
+from blindsum.platform.job.paths import MODEL
+
+State = Literal["running", "completed", "interrupted", "unreadable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PastRun:
+    """One run as its folder tells it.
+
+    Attributes:
+        changed: when its log was last written, seconds since 1970.
+        state: `interrupted` runs can be resumed.
+        rounds: completed rounds.
+        epsilon: what each silo had spent after the last completed round.
+    """
+
+    name: str
+    folder: Path
+    changed: float
+    state: State
+    rounds: int = 0
+    job: str = ""
+    mlflow_run: str = ""
+    epsilon: Mapping[str, float] = field(default_factory=dict)
+    result: str = ""
+
+    @property
+    def model(self) -> Path | None:
+        """The released model, if the run left one."""
+        path = self.folder / MODEL
+        return path if path.is_file() else None
+
+    @property
+    def bytes(self) -> int:
+        """The size of its files."""
+        return sum(p.lstat().st_size for p in self.folder.rglob("*") if not p.is_dir())
+
+
+def past_runs(folder: Path) -> list[PastRun]:
+    """Return the runs in a folder, the newest first."""
+    try:
+        found = [one for one in folder.iterdir() if (one / LOG).is_file()]
+    except OSError:
+        return []
+    return sorted(map(_read, found), key=lambda one: -one.changed)
+
+
+def past_run(path: Path) -> PastRun:
+    """Return the run in that folder.
+
+    Raises:
+        JobError: there is none.
+    """
+    path = path.absolute()
+    if not (path / LOG).is_file():
+        raise JobError(
+            f"there is no run in {path}", f"Name a run's own folder, which contains {LOG}."
+        )
+    return _read(path)
+
+
+def delete_run(run: PastRun) -> None:
+    """Delete a run's folder.
+
+    Raises:
+        JobError: it is running, a link, or cannot be deleted.
+    """
+    if run.state == "running":
+        raise JobError(f"{run.name} is running", "End it first, with Ctrl-C.")
+    if run.folder.is_symlink():
+        raise JobError(f"{run.folder} is a link", "Name the folder that it leads to.")
+    try:
+        shutil.rmtree(run.folder)
+    except OSError as error:
+        raise JobError(
+            f"{run.folder} cannot be deleted: {os.strerror(error.errno or 0)}",
+            "Check its permissions.",
+        ) from None
+
+
+def _read(folder: Path) -> PastRun:
+    path = folder / LOG
+    changed = path.stat().st_mtime
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = [found for line in file if isinstance(found := _parsed(line), dict)]
+        first, rest = lines[0], lines[1:]
+        reports = [line["report"] for line in rest if "report" in line]
+        last = reports[-1] if reports else {}
+        ended = any("ended" in line for line in rest)
+        return PastRun(
+            name=str(first["run"]),
+            folder=folder,
+            changed=changed,
+            state="completed" if ended else "running" if _locked(path) else "interrupted",
+            rounds=len(reports),
+            job=str(first["path"]),
+            mlflow_run=str(first["mlflow_run"]),
+            epsilon={str(k): float(v) for k, v in dict(last.get("epsilon", {})).items()},
+            result=_result(folder),
+        )
+    except (OSError, IndexError, KeyError, TypeError, ValueError):
+        return PastRun(name=folder.name, folder=folder, changed=changed, state="unreadable")
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None  # a line that a crash cut short
+
+
+def _locked(path: Path) -> bool:
+    """Return whether a process is writing that log."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _result(folder: Path) -> str:
+    """Return the run's result in one line, from its privacy statement."""
+    try:
+        content = json.loads((folder / "privacy-statement.json").read_text(encoding="utf-8"))
+        return str(content["Utility"]["held-out"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""

@@ -1,0 +1,85 @@
+"""What a run sends, known before it starts: the frames of every round's two sums.
+
+A frame's size follows from its format (`blindsum.he.wire`): ciphertexts, header, signature and
+padding. The same functions of that module give the size that a run then counts, for a silo counts
+the frames that it sends. Neither has the key ceremony at the start, repeated attempts, and what a
+connection adds (HTTP, TLS).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blindsum.actors.policy import metrics_exchange
+from blindsum.he.exchange import Exchange
+from blindsum.he.parameters import Parameters
+from blindsum.he.wire import total_bytes, upload_bytes
+from blindsum.pipelines.run.folders import run_name
+from blindsum.platform.evaluation.figures import count_values
+from blindsum.platform.job.schema import Job
+
+_SHORTEST, _LONGEST = 1.0, 1.2345678901234567e-29
+"""Factors with as few and as many characters as one in a header can have."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """The bytes of the last round and of a whole run, over all silos.
+
+    If `at_most`, range or clip norm adapt, and the headers' size depends on their number of digits.
+    Heads are padded, so a frame may then be 64 bytes smaller.
+    """
+
+    up_a_round: int
+    down_a_round: int
+    up: int
+    down: int
+    at_most: bool
+
+
+def traffic(
+    job: Job, parameters: Parameters, values: int, first_range: float, rounds: int
+) -> Traffic:
+    """Return the bytes of a run in which all silos take part.
+
+    Args:
+        values: the number of the model's parameters.
+        first_range: the range of the first round.
+        rounds: the number of rounds within the budget.
+    """
+    name = run_name(job)
+    clips = job.privacy.noise != "none" and job.privacy.clip_quantile is not None
+
+    def round_bytes(number: int, adapted: float) -> tuple[int, int]:
+        update = Exchange(
+            run=name,
+            round=number,
+            attempt=1,
+            purpose="update",
+            roster=job.roster,
+            values=values,
+            range=adapted if job.moves_range else first_range,
+            parameters=parameters,
+            model="0" * 64,
+            clipping=adapted if clips else 1.0,
+        )
+        sums = (update, metrics_exchange(update, count_values(job)))
+        return sum(map(_up, sums)), sum(map(_down, sums))
+
+    up = down = 0
+    at_most, last = False, (0, 0)
+    # Headers name the round, so that all rounds with as many digits have frames of the same size.
+    for digits in range(1, len(str(rounds)) + 1):
+        first, count = 10 ** (digits - 1), min(10**digits - 1, rounds) - 10 ** (digits - 1) + 1
+        last = round_bytes(first, _LONGEST)
+        at_most = at_most or last != round_bytes(first, _SHORTEST)
+        up, down = up + count * last[0], down + count * last[1]
+    return Traffic(*last, up, down, at_most)
+
+
+def _up(exchange: Exchange) -> int:
+    return sum(upload_bytes(exchange, p, silo) for silo in exchange.roster for p in exchange.parts)
+
+
+def _down(exchange: Exchange) -> int:
+    return len(exchange.roster) * sum(total_bytes(exchange, part) for part in exchange.parts)

@@ -1,0 +1,78 @@
+"""What only a silo's owner is told about the silo's table: values, row numbers, other columns.
+
+It is written to files in the silo's state folder, mode 0600. An error that may leave the silo names
+such a file, and says the same whatever the file says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from blindsum.platform.data.files.csv_findings import csv_findings
+from blindsum.platform.data.reading import is_csv
+from blindsum.platform.errors import DataError
+from blindsum.platform.job.data_section import DataSection
+
+TABLE_PROBLEM, TABLE_NOTES = "table_problem.txt", "table_notes.txt"
+"""Files in the folder of one run at the silo: why a table was refused, and what was left out
+of one that was read."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def write_at_silo(place: Path, text: str) -> None:
+    """Write a file that only the silo's user can read, and its folder."""
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place.unlink(missing_ok=True)  # an earlier file's mode could be another
+    place.touch(mode=0o600)
+    place.write_text(text, encoding="utf-8")
+
+
+def read_at_silo(folder: Path) -> list[str]:
+    """Return what was written about a table in the folder of one run, for a process of the
+    owner's. Empty if nothing was."""
+    found = []
+    for name in (TABLE_PROBLEM, TABLE_NOTES):
+        try:
+            found.append((folder / name).read_text(encoding="utf-8").strip())
+        except OSError:
+            continue
+    return found
+
+
+def told_at_silo(
+    function: Callable[Concatenate[Path, DataSection, Path, P], R],
+) -> Callable[Concatenate[Path, DataSection, Path, P], R]:
+    """Decorate a function of (path, contract, rejects, ...) that reads a table: what its errors say
+    to the owner alone is written beside the file of rejected rows.
+    """
+
+    @functools.wraps(function)
+    def call(
+        path: Path, contract: DataSection, rejects: Path, /, *args: P.args, **kw: P.kwargs
+    ) -> R:
+        for name in (TABLE_PROBLEM, TABLE_NOTES):  # of an earlier attempt
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                rejects.with_name(name).unlink()
+        try:
+            return function(path, contract, rejects, *args, **kw)
+        except DataError as error:
+            if not error.at_silo:
+                raise
+            text = error.at_silo
+            if is_csv(path) and (more := csv_findings(path, contract.csv)) not in text:
+                text += f"\n{more}"
+            place = rejects.with_name(TABLE_PROBLEM)
+            try:
+                write_at_silo(place, f"{error.what}\n{text}\n")
+            except OSError:  # a full disk must not hide the error
+                raise error from None
+            hint = f"{error.hint} {place} at the silo says what was found instead."
+            raise DataError(error.what, hint, at_silo=text) from None
+
+    return call

@@ -1,0 +1,237 @@
+"""What is computed from SMILES, molecule by molecule: features, and the scaffold for folds.
+
+It depends on its settings, the SMILES and RDKit's version alone, so that it can be computed by any
+process of the silo and kept (`blindsum.platform.data.computing`). Worker processes import this
+module, which therefore must not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import TypeAdapter
+from rdkit import Chem, rdBase
+
+from blindsum.platform.data.descriptors import descriptor_scaling, descriptors, too_large
+from blindsum.platform.data.molecules import ecfp, read_molecule, scaffold_of
+from blindsum.platform.data.reasons import (
+    EMPTY,
+    LONG,
+    MAX_SMILES,
+    TOO_LARGE,
+    UNDEFINED,
+    UNREADABLE,
+)
+from blindsum.platform.data.scaling import scaled
+from blindsum.platform.job.features_section import Descriptors, Ecfp
+
+WORK = 1
+"""Raise it with every change in what is computed from the same SMILES under the same settings:
+results that were kept before are then computed again."""
+
+RDKIT = str(rdBase.rdkitVersion)
+
+_SECTION: TypeAdapter[Descriptors | Ecfp] = TypeAdapter(Descriptors | Ecfp)
+
+
+class Part(ABC):
+    """One thing that is computed from each molecule."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> str:
+        """Everything that its results depend on, apart from SMILES and versions."""
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """The columns of its results, one row for each molecule."""
+
+    def inputs(self, digest: str) -> list[str]:
+        """Return everything that its results depend on, given the digest of the texts."""
+        return [type(self).__name__, self.settings, RDKIT, str(WORK), digest]
+
+    @abstractmethod
+    def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
+        """Return the function from a readable molecule to its row.
+
+        Raises:
+            JobError: RDKit does not have a descriptor, or no public scaling is known for it.
+        """
+
+    @abstractmethod
+    def without(self, why: str) -> tuple[Any, ...]:
+        """Return the row of a text that gives no molecule."""
+
+
+@dataclass(frozen=True)
+class Fingerprints(Part):
+    """Positions of the bits that are 1, ascending; `reason` says why a row has none."""
+
+    section: Ecfp
+
+    @property
+    def settings(self) -> str:
+        """The section's."""
+        return self.section.model_dump_json(exclude={"smiles"})
+
+    @property
+    def schema(self) -> pa.Schema:
+        """`section.bits` is at most 65,536."""
+        return pa.schema([("reason", pa.string()), ("positions", pa.list_(pa.uint16()))])
+
+    def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
+        """Every readable molecule has a fingerprint."""
+        positions = ecfp(self.section)
+        return lambda molecule: (None, positions(molecule).astype(np.uint16))
+
+    def without(self, why: str) -> tuple[Any, ...]:
+        """Return no positions."""
+        return why, []
+
+
+@dataclass(frozen=True)
+class ScaledDescriptors(Part):
+    """Scaled descriptors; `reason` names those that are undefined, and the row is then of zeros."""
+
+    section: Descriptors
+
+    @property
+    def settings(self) -> str:
+        """Names and constants, in order: a named set is resolved."""
+        return json.dumps([(n, s.center, s.scale) for n, s in self._scalings.items()])
+
+    @property
+    def _scalings(self) -> dict[str, Any]:
+        return dict(descriptor_scaling(self.section))
+
+    @property
+    def schema(self) -> pa.Schema:
+        """float32 for each descriptor."""
+        width = len(self.section.descriptors)
+        return pa.schema([("reason", pa.string()), ("values", pa.list_(pa.float32(), width))])
+
+    def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
+        """A molecule that is too large, or has an undefined descriptor, has a reason."""
+        scalings = self._scalings
+        unscaled = descriptors(list(scalings))
+
+        def row(molecule: Chem.Mol) -> tuple[Any, ...]:
+            if too_large(molecule):
+                return self.without(TOO_LARGE)
+            found = [
+                scaled(np.array(value, np.float64), scaling)
+                for value, scaling in zip(unscaled(molecule), scalings.values(), strict=True)
+            ]
+            values = np.array(found, np.float32)
+            missing = [n for n, gap in zip(scalings, np.isnan(values), strict=True) if gap]
+            return self.without(UNDEFINED + ", ".join(missing)) if missing else (None, values)
+
+        return row
+
+    def without(self, why: str) -> tuple[Any, ...]:
+        """Return zeros."""
+        return why, np.zeros(len(self.section.descriptors), np.float32)
+
+
+@dataclass(frozen=True)
+class Scaffolds(Part):
+    """The key of a molecule's folds, `blindsum.platform.data.molecules.scaffold_of`; null if there
+    is none."""
+
+    @property
+    def settings(self) -> str:
+        """None."""
+        return ""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Canonical SMILES."""
+        return pa.schema([("scaffold", pa.string())])
+
+    def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
+        """A molecule that RDKit cannot cut down to its scaffold has none."""
+
+        def row(molecule: Chem.Mol) -> tuple[Any, ...]:
+            try:
+                return (scaffold_of(molecule),)
+            except (ValueError, RuntimeError):  # RDKit raises these for odd molecules
+                return (None,)
+
+        return row
+
+    def without(self, why: str) -> tuple[Any, ...]:
+        """Return no key."""
+        return (None,)
+
+
+def features_part(section: Descriptors | Ecfp) -> Part:
+    """Return the part that computes a section's features."""
+    return Fingerprints(section) if isinstance(section, Ecfp) else ScaledDescriptors(section)
+
+
+@dataclass(frozen=True)
+class MoleculeWork:
+    """Parts that are computed together: each text is read once."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The parts' columns."""
+        return pa.schema([field for part in self.parts for field in part.schema])
+
+    def compute(self) -> Callable[[Sequence[str]], pa.Table]:
+        """Return the function from texts to a table with the parts' columns, a row for each text.
+
+        Raises:
+            JobError: as `Part.function`.
+        """
+        parts, schema = self.parts, self.schema
+        functions = [part.function() for part in parts]
+
+        def row(text: str) -> list[Any]:
+            molecule, why = _read(text)
+            if molecule is None:
+                return [value for part in parts for value in part.without(why)]
+            return [value for function in functions for value in function(molecule)]
+
+        def compute(texts: Sequence[str]) -> pa.Table:
+            rows = [row(text) for text in texts]
+            columns = [[row[i] for row in rows] for i in range(len(schema))]
+            return pa.table(
+                [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
+            )
+
+        return compute
+
+    def to_json(self) -> bytes:
+        """Encode the settings for a worker process."""
+        sections = [getattr(part, "section", None) for part in self.parts]
+        return json.dumps([one and one.model_dump(mode="json") for one in sections]).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> MoleculeWork:
+        """Decode what `to_json` encoded."""
+        return cls(
+            tuple(
+                features_part(_SECTION.validate_python(one)) if one else Scaffolds()
+                for one in json.loads(content)
+            )
+        )
+
+
+def _read(text: str) -> tuple[Chem.Mol | None, str]:
+    """Return the molecule, or why there is none. The reason never quotes the text."""
+    if len(text) > MAX_SMILES:
+        return None, LONG
+    molecule = read_molecule(text)
+    if molecule is None:
+        return None, UNREADABLE
+    return (molecule, "") if molecule.GetNumAtoms() else (None, EMPTY)

@@ -1,0 +1,166 @@
+"""Held-out figures of one silo by task, with each record's influence on them. Private to the silo.
+
+    AUROC            area under the ROC curve
+    AUPRC            average precision
+    AUPRC at 0.1     the same if the share of positives were 0.1 (Siblini, Frery, He-Guelton, Oble
+                     and Wang, IDA 2020), so that tasks can be compared
+    calibration      expected calibration error, ten bins (Guo, Pleiss, Sun and Weinberger,
+                     ICML 2017)
+    R2, RMSE         for regression, in scaled units, over exactly measured values
+
+`blindsum.platform.data.enough.has_enough` says which tasks are scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from blindsum.platform.data.enough import exactly_known, has_enough
+from blindsum.platform.evaluation.figures import CLASSIFIED
+from blindsum.platform.evaluation.influence import (
+    WORST_R2,
+    Reals,
+    least_of_auprc,
+    least_of_auroc,
+    on_auprc,
+    on_auroc,
+    on_r2,
+)
+from blindsum.platform.evaluation.intervals import of_r2, of_ranking
+from blindsum.platform.job.labels_section import Tasks
+
+REFERENCE = 0.1
+
+MOST = 64.0
+"""Greatest figure, and greatest loss of a record: larger ones are cut, so that sums are bounded."""
+
+Figures = dict[str, float]
+
+
+class Scored(NamedTuple):
+    """One task's figures at a silo, private to it; the worst ones if the model's output is not
+    `finite`.
+
+    `influence` has each record's influence on a figure, float64 [records], and `more` the variance
+    beyond it.
+    """
+
+    figures: Figures
+    influence: dict[str, Reals]
+    more: dict[str, float]
+    finite: bool = True
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the figures are cut: see `TaskFigures`."""
+        return not self.finite or self.figures.get("r2", 0.0) < WORST_R2
+
+    @property
+    def reported(self) -> Figures:
+        """The figures with the ends of their intervals; none of a model without finite output."""
+        if not self.finite:
+            return {}
+        found = dict(self.figures)
+        for name, of_records in self.influence.items():
+            variance = float((of_records**2).sum()) + self.more[name]
+            positives, negatives = found.get("positives", 0), found.get("negatives", 0)
+            ends = (
+                of_r2(found[name], variance)
+                if name == "r2"
+                else of_ranking(
+                    found[name],
+                    variance,
+                    min(positives, negatives) if name == "auroc" else positives,
+                )
+            )
+            found |= {f"{name}_low": ends.low, f"{name}_high": ends.high}
+        return found
+
+
+def by_task(
+    outputs: npt.NDArray[Any], labels: npt.NDArray[Any], tasks: Tasks
+) -> dict[str, Figures]:
+    """Return the figures of the tasks that have enough labels, as `scores`."""
+    return {name: one.figures for name, one in scores(outputs, labels, tasks)}
+
+
+def scores(
+    outputs: npt.NDArray[Any], labels: npt.NDArray[Any], tasks: Tasks
+) -> Iterator[tuple[str, Scored]]:
+    """Yield the scores of the tasks that have enough labels.
+
+    Args:
+        outputs: float [records, tasks].
+        labels: float [records, 2, tasks], from `blindsum.platform.data.labels`.
+    """
+    for i, (name, task) in enumerate(tasks.items()):
+        if has_enough(labels[:, :, i], task):
+            score = _measured if task.kind == "regression" else _classified
+            yield name, score(outputs[:, i], labels[:, :, i])
+
+
+def _measured(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Scored:
+    known = exactly_known(labels)
+    said, true = outputs[known].astype(np.float64), labels[known, 0].astype(np.float64)
+    influence = np.zeros(len(known))
+    if not np.isfinite(said).all():  # a diverged model gets the worst score
+        return Scored({"r2": WORST_R2, "rmse": MOST}, {"r2": influence}, {"r2": 0.0}, finite=False)
+    squared = float(((said - true) ** 2).mean())
+    r2 = 1 - squared / float(true.var())
+    influence[known] = on_r2(true, said)
+    figures = {"r2": r2, "rmse": squared**0.5}
+    return Scored(figures, {"r2": influence}, {"r2": 0.0})
+
+
+def _classified(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Scored:
+    known = exactly_known(labels)
+    said, true = outputs[known].astype(np.float64), labels[known, 0].astype(np.float64)
+    positives = int((true == 1).sum())
+    negatives = len(true) - positives
+    counted: Figures = {"positives": positives, "negatives": negatives}
+    names = ("auroc", "auprc")
+    influence = {name: np.zeros(len(known)) for name in names}
+    if not np.isfinite(said).all():
+        figures = dict.fromkeys(CLASSIFIED, 0.0) | {"calibration_error": 1.0}
+        return Scored(figures | counted, influence, dict.fromkeys(names, 0.0), finite=False)
+    # Importing scikit-learn takes a second, at every silo.
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    figures = {
+        "auroc": float(roc_auc_score(true, said)),
+        "auprc": float(average_precision_score(true, said)),
+        "auprc_at_0.1": precision_at_rate(true, said),
+        "calibration_error": calibration_error(true, 1 / (1 + np.exp(-np.clip(said, -50, 50)))),
+    }
+    influence["auroc"][known] = on_auroc(true, said)
+    influence["auprc"][known] = on_auprc(true, said)
+    least = {
+        "auroc": least_of_auroc(figures["auroc"], positives, negatives),
+        "auprc": least_of_auprc(figures["auprc"], positives),
+    }
+    more = {n: max(least[n] - float((influence[n] ** 2).sum()), 0.0) for n in names}
+    return Scored(figures | counted, influence, more)
+
+
+def precision_at_rate(true: Reals, said: Reals, rate: float = REFERENCE) -> float:
+    """Return the average precision if the share of positives were `rate` (Siblini et al., 2020,
+    section 3)."""
+    from sklearn.metrics import roc_curve
+
+    false, right, _ = roc_curve(true, said, drop_intermediate=False)
+    hits, misses = right * rate, false * (1 - rate)
+    precision = np.divide(hits, hits + misses, out=np.ones_like(hits), where=hits + misses > 0)
+    return float((np.diff(right) * precision[1:]).sum())
+
+
+def calibration_error(true: Reals, probability: Reals, bins: int = 10) -> float:
+    """Return the mean distance between probability and frequency over bins of equal width, weighted
+    by records."""
+    which = np.minimum((probability * bins).astype(int), bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    gaps = np.abs(np.bincount(which, probability, bins) - np.bincount(which, true, bins))
+    return float(gaps.sum() / max(counts.sum(), 1))

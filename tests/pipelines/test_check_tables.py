@@ -1,0 +1,42 @@
+"""`blindsum check` on tables as people have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from blindsum.pipelines.run.check import check
+from blindsum.platform.errors import BlindsumError
+from tests.conftest import MakeJob
+
+
+def test_check_prints_what_only_the_silo_is_told(
+    make_job: MakeJob, tables: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pyarrow.parquet.read_table(tables["alder"])
+    names = ["Mean_Radius" if name == "mean_radius" else name for name in table.column_names]
+    pyarrow.parquet.write_table(table.rename_columns(names), tables["alder"])
+    with pytest.raises(BlindsumError, match="column 'mean_radius' is missing") as caught:
+        check(make_job(), None)
+    printed = capsys.readouterr().err
+    assert "told to silo 'alder' alone: " in printed and "'Mean_Radius'" in printed
+    assert "Mean_Radius" not in str(caught.value) and "silo 'birch' alone" not in printed
+
+
+def test_silos_may_have_their_tables_in_different_kinds_of_files(
+    make_job: MakeJob, tables: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pyarrow.parquet.read_table(tables["alder"])
+    folder = tables["alder"].with_name("alder")
+    folder.mkdir()
+    for i in range(3):
+        pyarrow.parquet.write_table(table.slice(50 * i, 50), folder / f"part-{i}.parquet")
+    path = tables["birch"].with_name("birch.CSV")
+    pyarrow.csv.write_csv(pyarrow.parquet.read_table(tables["birch"]), path)
+    path.write_text(path.read_text() + "," * (table.num_columns - 1) + "\n")
+    checked = check(make_job("silos.alder.data=alder", "silos.birch.data=birch.CSV"), None)
+    assert set(checked.inspections) == {"alder", "birch", "cedar"}
+    assert "told to silo 'birch' alone: birch.CSV: rows 151 to 151" in capsys.readouterr().err

@@ -1,0 +1,78 @@
+"""Faults in what is said of a silo's table, as `tests/mutants.py` plants them: name, file, old,
+new, tests."""
+
+REJECTED, FOLDS = "tests/platform/test_rejected_rows.py", "tests/platform/test_random_folds.py"
+LABELS = "tests/platform/test_labels.py"
+
+IN_TABLES = (
+    (
+        "a rejected value in the error",
+        "platform/data/labels.py",
+        'fault="values that are not in data.target.classes "',
+        'fault=f"values {column.to_pylist()} that are not in data.target.classes "',
+        REJECTED,
+    ),
+    (
+        "a rejected row's number in the error",
+        "platform/data/rejected_rows.py",
+        "            mends[one.mend] = None\n",
+        '            mends[f"{one.mend} {np.flatnonzero(one.rows) + 1}"] = None\n',
+        REJECTED,
+    ),
+    (
+        "the number of columns with gaps",
+        "platform/data/rejected_rows.py",
+        'names.append("others")',
+        'names.append(f"{len(distinct) - MOST_NAMES} others")',
+        REJECTED,
+    ),
+    (
+        "a list of rejected rows that others can read",
+        "platform/data/rejected_rows.py",
+        "os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)",
+        "os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)",
+        REJECTED,
+    ),
+    (
+        "a list of rejected rows with its old mode",
+        "platform/data/rejected_rows.py",
+        "            path.unlink()  # a leftover file would keep its old mode\n",
+        "            pass\n",
+        REJECTED,
+    ),
+    (
+        "a private task's rejected rows, by name",
+        "platform/data/table.py",
+        "    with _unnamed(rejects):\n        refuse(of_own, path.name, rejects)\n",
+        "    refuse(of_own, path.name, rejects)\n",
+        REJECTED,
+    ),
+    (
+        "a count of private tasks' labels",
+        "platform/data/table.py",
+        "shared.left_out), of_own.rejected",
+        "shared.left_out + of_own.left_out), of_own.rejected",
+        REJECTED,
+    ),
+    (
+        "a nearly named class in the error",
+        "platform/data/rejected_rows.py",
+        "            columns.setdefault(one.fault, []).append(one.column)\n",
+        "            columns.setdefault(one.reason or one.fault, []).append(one.column)\n",
+        LABELS,
+    ),
+    (
+        "a label that decides a record's fold",
+        "platform/data/record_keys.py",
+        "for name in sorted({column.name for column in features.columns()}):",
+        "for name in sorted(table.column_names):",
+        FOLDS,
+    ),
+    (
+        "a fold that depends on the order of columns",
+        "platform/data/record_keys.py",
+        "for name in sorted({column.name for column in features.columns()}):",
+        "for name in [column.name for column in features.columns()]:",
+        FOLDS,
+    ),
+)
