@@ -130,14 +130,36 @@ def commands(group: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
 
 
 ELSEWHERE = {
-    "run", "resume",  # test_cli.py: the summary
-    "audit", "baseline", "compare", "sweep", "prepare",  # their own tests
-    "silo init", "silo join", "silo serve", "silo status", "silo jobs", "silo approve",
-    "silo refuse", "approve",  # test_approve.py, consortium/
-    "coordinator init", "coordinator serve", "coordinator start", "coordinator withdraw", "propose",
-    "submit", "job list", "job status", "job logs", "job wheel", "job stop",  # infra/
-    "ledger adopt", "certificates node",
-}  # fmt: skip
+    "run",
+    "resume",  # test_cli.py: the summary
+    "audit",
+    "baseline",
+    "compare",
+    "sweep",
+    "prepare",
+    "predict",  # their own tests
+    "silo init",
+    "silo join",
+    "silo serve",
+    "silo status",
+    "silo jobs",
+    "silo approve",
+    "silo refuse",
+    "approve",  # test_approve.py, consortium/
+    "coordinator init",
+    "coordinator serve",
+    "coordinator start",
+    "coordinator withdraw",
+    "propose",
+    "submit",
+    "job list",
+    "job status",
+    "job logs",
+    "job wheel",
+    "job stop",  # infra/
+    "ledger adopt",
+    "certificates node",
+}
 
 
 def test_every_command_has_its_place_in_these_tests() -> None:
