@@ -1,4 +1,4 @@
-"""Keep a silo's figures by task in its private MLflow, a file in its state folder."""
+"""Keep a silo's figures by task, and its own models, in its private MLflow in its state folder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 
 from blindsum.pipelines.comparison.compare import Trial
 from blindsum.platform.errors import TrackingError
+from blindsum.platform.job.paths import MODEL
 from blindsum.platform.tracking.mlflow_uri import open_client, sqlite_uri
 
 
 def keep_by_task(state: Path, experiment: str, trials: Sequence[Trial]) -> Path | None:
-    """Bring the silo's MLflow up to date with the runs' `tasks.csv`.
+    """Bring the silo's MLflow up to date with the runs' `tasks.csv` and the silo's own models.
 
     Args:
         state: the silo's state folder.
@@ -27,6 +28,8 @@ def keep_by_task(state: Path, experiment: str, trials: Sequence[Trial]) -> Path 
     """
     from mlflow.entities import Metric
     from mlflow.exceptions import MlflowException
+
+    from blindsum.platform.tracking.model_logging import log_released
 
     found = [t for t in trials if (state / "runs" / t.name / "tasks.csv").exists()]
     if not found:
@@ -56,6 +59,10 @@ def keep_by_task(state: Path, experiment: str, trials: Sequence[Trial]) -> Path 
             ]
             for start in range(0, len(metrics), 500):
                 client.log_batch(run.info.run_id, metrics=metrics[start : start + 500])
+            model = state / "runs" / trial.name / MODEL
+            if model.is_file():
+                last = max(metric.step for metric in metrics) if metrics else 0
+                log_released(model.read_bytes(), sqlite_uri(path), run.info.run_id, last)
             client.set_terminated(run.info.run_id)
     except (MlflowException, OSError) as error:
         raise TrackingError(

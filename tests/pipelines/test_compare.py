@@ -191,6 +191,12 @@ def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_pa
     kept = own_client.search_runs([own_client.get_experiment_by_name("trial").experiment_id])
     assert {run.info.run_name for run in kept} == {local.run, pooled.run, one.run}
     assert all({"auroc/hit", "auroc/own"} <= set(run.data.metrics) for run in kept)
+    of_local = next(run.info.run_id for run in kept if run.info.run_name == local.run)
+    models = own_client.search_logged_models([kept[0].info.experiment_id])
+    (mine,) = (model for model in models if model.source_run_id == of_local)
+    served = mlflow.pyfunc.load_model(mine.artifact_location)
+
+    assert "probability_own" in served.metadata.signature.outputs.input_names()
     with pytest.raises(JobError, match="do not go to MLflow"):
         run_compare(assays, None, [], "birch", None, mlflow=True, as_json=False)
 
