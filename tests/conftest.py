@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import sys
 import tempfile
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -75,6 +76,13 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "blindsum.platform.job.owner.places", lambda: (tmp_path / "owner" / "silo.yaml",)
     )
+
+
+@pytest.fixture(autouse=True)
+def _own_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command keeps stdout until its process ends: the next test must not write to that one."""
+    monkeypatch.setattr("blindsum.pipelines.show.console._kept", None)
+    monkeypatch.setattr("sys.stdout", sys.stdout)
 
 
 @pytest.fixture(scope="session")
