@@ -43,6 +43,7 @@ from blindsum.pipelines.run.train import train
 from blindsum.platform.data.split import fraction, scaffold_key
 from blindsum.platform.job.file import JobFile, load_job
 from blindsum.platform.job.schema import Job
+from blindsum.platform.prediction.released import read_released
 from blindsum.platform.privacy.plan import plan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
 from blindsum.platform.training.local import LocalTrainer
@@ -155,10 +156,9 @@ def real(
     """Run the job on Ray; return its model's AUROC and its rounds' seconds by phase."""
     job_file = job_of(folder, tasks, f"encryption.scheme={scheme}", *overrides)
     run = train(job_file, None, Listener())
-    model = model_of(job_file.job, private=False)
     if run.saved is None:
         raise RuntimeError("the run left no model")
-    model.load_state_dict(torch.load(run.saved.path))
+    model = read_released(run.saved.path).model
     later = run.reports[len(run.reports) // 4 :]  # the first rounds include start-up
     phases = {k: float(np.median([r.phases[k] for r in later])) for k in later[0].phases}
     return {

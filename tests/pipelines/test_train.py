@@ -29,6 +29,7 @@ from blindsum.pipelines.run.train import _hearing, train
 from blindsum.platform.errors import BlindsumError, SiloLost, TrackingError
 from blindsum.platform.events import PUBLIC
 from blindsum.platform.job.file import JobFile, load_job
+from blindsum.platform.prediction.released import read_released
 from blindsum.platform.state.ledger import Ledger
 from blindsum.platform.tracking import mlflow_run
 from blindsum.platform.tracking.mlflow_run import Tracker, without_password
@@ -114,12 +115,10 @@ def test_a_run_leaves_model_figures_and_ledgers(
     assert [r.attempt for r in run.reports] == [1] * planned and run.standing.retries == 0
     first, phases = run.reports[0], run.reports[0].phases
     assert first.up_bytes > 3 * 2 * 30_000 and first.down_bytes > 4 * 60_000
-    assert set(phases) == {
-        "charge", "train", "send", "add", "total", "decrypt", "apply", "metrics"
-    }  # fmt: skip
+    assert set(phases) == {"charge", "train", "send", "add", "total", "decrypt", "apply", "metrics"}
     assert all(seconds >= 0 for seconds in phases.values())
 
-    state = torch.load(run.saved.path, weights_only=True)
+    state = read_released(run.saved.path).model.state_dict()
     weights = torch.cat([state["weight"].reshape(-1), state["bias"]]).numpy()
     assert digest(weights) == run.reports[-1].model_digest
     summary = json.loads((run.folder / "summary.json").read_text())

@@ -90,8 +90,11 @@ def test_the_dataset_is_the_contract_and_says_nothing_of_a_table(
     assert before.dataset.profile is None, "MLflow's place for the number of rows"
     columns = json.loads(before.dataset.schema)["mlflow_colspec"]
     assert {column["name"] for column in columns} == {
-        "mean_radius", "mean_texture", "mean_smoothness", "mean_concavity"
-    }  # fmt: skip
+        "mean_radius",
+        "mean_texture",
+        "mean_smoothness",
+        "mean_concavity",
+    }
 
 
 def test_source_and_user_are_filled(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
