@@ -90,7 +90,7 @@ def test_folders_of_tables(make_job: MakeJob, tmp_path: Path) -> None:
     path = folder / "part-1.parquet"
     for mutant in mutants(path.read_bytes(), COUNT // 2):
         path.write_bytes(mutant)
-        said_of(lambda: load_data(folder, contract, tmp_path / "rejected_rows.txt"))
+        said_of(lambda: load_data(folder, contract, tmp_path / "rejected_rows.csv"))
 
 
 def test_jobs(make_job: MakeJob, tmp_path: Path) -> None:

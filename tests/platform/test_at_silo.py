@@ -35,7 +35,7 @@ def contract(**changed: Any) -> DataSection:
 
 
 def load(path: Path, **changed: Any) -> SiloData:
-    return load_data(path, contract(**changed), path.parent / "state" / "rejected_rows.txt")
+    return load_data(path, contract(**changed), path.parent / "state" / "rejected_rows.csv")
 
 
 def written(path: Path, text: str) -> Path:
