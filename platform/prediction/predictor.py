@@ -94,7 +94,8 @@ class Predictor:
         table = self._features.uniform(table.select(self.inputs).combine_chunks())
         reasons = self._reasons(table)
         whole = np.array([reason is None for reason in reasons], np.bool_)
-        made = self._features.compute(table.filter(pa.array(whole)), computing)
+        allowed = self._features.uniform(table.filter(pa.array(whole)))
+        made = self._features.compute(allowed, computing)
         usable = np.flatnonzero(whole)[made.usable]
         columns = self._predictions(self._outputs_of(made)) | self._domain(made.features)
         placed = {name: _placed(found, usable, table.num_rows) for name, found in columns.items()}
@@ -166,7 +167,7 @@ def _example(column: FeatureColumn) -> float | str | bool | int:
         return float(column.center)
     first = column.categories[0]
     # A pandas column of numbers with gaps is one of floats, and MLflow checks types.
-    return float(first) if column.missing and not isinstance(first, str) else first
+    return float(first) if column.missing and type(first) is int else first
 
 
 def _placed(found: pa.Array, rows: npt.NDArray[np.int64], count: int) -> pa.Array:
