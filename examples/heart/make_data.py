@@ -57,7 +57,7 @@ def real(table: Path, folder: Path) -> None:
     records = pd.read_csv(table)
     for hospital, site in HOSPITALS.items():
         own = records[records["site"] == site].drop(columns=["site", "num"])
-        own.to_csv(folder / "data" / f"{hospital}.csv", index=False)
+        own.assign(patient=own.index).to_csv(folder / "data" / f"{hospital}.csv", index=False)
 
 
 def made_up(random: np.random.Generator, number: int) -> pd.DataFrame:
@@ -91,7 +91,8 @@ def made_up(random: np.random.Generator, number: int) -> pd.DataFrame:
     for column, shares in GAPS.items():
         gap = random.random(RECORDS) < shares[number]
         found[column] = found[column].astype(object).where(~gap, 0 if column == "chol" else None)
-    return found.assign(disease=diseased.astype(int))
+    patients = np.arange(RECORDS) + number * RECORDS
+    return found.assign(disease=diseased.astype(int), patient=patients)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -293,6 +293,7 @@ def _resolve(
     model = root
     known = list(root.model_fields)
     kinds: list[type[BaseModel]] = []
+    is_name = False  # of a column or a task, which may be called as a setting is: date
     for depth, part in enumerate(location):
         if kinds:  # this part is the tag that chose among them
             model = next((k for k in kinds if _is_kind(k, str(part))), model)
@@ -302,7 +303,11 @@ def _resolve(
             continue
         path.append(part)
         here = here[part] if _has(here, part) else None
+        if is_name:
+            is_name = False
+            continue
         sections = _sections_of(model, part)
+        is_name = _is_mapping(model, part)
         last = depth == len(location) - 1
         if len(sections) > 1:
             kinds = sections
@@ -321,6 +326,15 @@ def _sections_of(model: type[BaseModel], part: str | int) -> list[type[BaseModel
     """Return the section classes that are allowed below a key."""
     field = model.model_fields.get(str(part)) if not isinstance(part, int) else None
     return _sections(field.annotation) if field else []
+
+
+def _is_mapping(model: type[BaseModel], part: str | int) -> bool:
+    field = model.model_fields.get(str(part))
+    return field is not None and _has_mapping(field.annotation)
+
+
+def _has_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or any(map(_has_mapping, get_args(annotation)))
 
 
 def _is_kind(model: type[BaseModel], tag: str) -> bool:

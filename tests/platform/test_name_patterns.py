@@ -162,6 +162,23 @@ def test_settings_that_contradict_each_other_are_refused(
     assert said in str(caught.value) and "data.features.columns" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ({"centre": 1}, "x.centre: unknown key. Did you mean 'center'?"),
+        ({"missing": {"valeu": 1}}, "x.missing.valeu: unknown key. Did you mean 'value'?"),
+        ({"date": {"form": "iso"}}, "x.date.form: unknown key. Known keys: since."),
+    ],
+)
+def test_a_misspelt_key_has_its_name_even_in_a_column_called_as_a_setting(
+    column: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    for name in ("x", "date", "missing", "center"):
+        with pytest.raises(JobError) as caught:
+            load_job(written(tmp_path, {"columns": {name: column}}))
+        assert said.replace("x.", f"columns.{name}.", 1) in str(caught.value)
+
+
 def test_a_job_keeps_its_digest_on_its_way(tmp_path: Path) -> None:
     """YAML makes dates of dates, and silos receive JSON, which has none."""
     text = """
