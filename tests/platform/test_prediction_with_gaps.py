@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from blindsum.pipelines.cli.app import app
 from blindsum.platform.data.features import features_of
 from blindsum.platform.job.schema import Job
 from blindsum.platform.prediction.predictor import Predictor
+from blindsum.platform.tracking.run_facts import dataset_of, run_note
 from blindsum.platform.tracking.served_model import ServedModel
 from tests.conftest import job_content
 from tests.platform.test_gaps_and_categories import MIXED, records
@@ -110,3 +112,17 @@ def test_the_example_of_a_model_fits_and_its_schema_allows_gaps(tmp_path: Path) 
     found = served.predict(None, gaps)
     assert found["reason"].isna().all() and len(found) == 2
     assert isinstance(one, Predictor)
+
+
+def test_the_dataset_in_mlflow_has_each_columns_type(tmp_path: Path) -> None:
+    job = job_of(MIXED | {"grade": {"categories": [1, 2]}}, tmp_path)
+    columns = json.loads(dataset_of(job).dataset.schema)["mlflow_colspec"]
+    assert {one["name"]: one["type"] for one in columns} == {
+        "age": "double",
+        "grade": "long",
+        "seen": "datetime",
+        "sex": "string",
+        "smoker": "boolean",
+        "stage": "long",
+    }
+    assert "6 columns, 14 features" in run_note(job)
