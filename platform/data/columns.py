@@ -96,6 +96,10 @@ def require(
         for name in whole:
             if counts[name] == 1 and missing_or_infinite(table.column(name)) is not None:
                 faults.setdefault(GAPS, []).append(name)
+                mends[
+                    "Fill or remove records with gaps; for features of kind columns, missing can "
+                    "say what a gap counts as."
+                ] = None
         said = "; ".join(
             said_of(names, ("has", "have") if fault == GAPS else ("is", "are"), fault)
             for fault, names in faults.items()

@@ -275,6 +275,6 @@ def test_a_table_with_gaps_and_categories_is_trained_on_or_refused_at_once(tmp_p
     assert np.abs(data.train.features).max() <= CLIP
     said = refusal(table, {"age": {"center": 50}, "bp": bp, "sex": {}}, tmp_path)
     assert "column 'sex' is" in said and "columns 'age' and 'sex' have missing, NaN or inf" in said
-    assert "Text needs its categories" in said
+    assert "Text needs its categories" in said and "missing can say what a gap counts as" in said
     said = refusal(table, {"age": {}, "bp": bp, "sex": {"categories": ["m", "f"]}}, tmp_path)
     assert "columns 'age' and 'sex' have missing, NaN or infinite values" in said
