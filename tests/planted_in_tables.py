@@ -3,6 +3,8 @@ new, tests."""
 
 REJECTED, FOLDS = "tests/platform/test_rejected_rows.py", "tests/platform/test_random_folds.py"
 LABELS = "tests/platform/test_labels.py"
+COLUMNS = "tests/platform/test_gaps_and_categories.py"
+PATTERNS = "tests/platform/test_name_patterns.py"
 
 IN_TABLES = (
     (
@@ -74,5 +76,40 @@ IN_TABLES = (
         "for name in sorted({column.name for column in features.columns()}):",
         "for name in [column.name for column in features.columns()]:",
         FOLDS,
+    ),
+    (
+        "a value beyond the categories in the error",
+        "platform/data/feature_columns.py",
+        'fault="values that are not among its categories",',
+        'fault=f"{set(column.to_pylist())} that are not among its categories",',
+        COLUMNS,
+    ),
+    (
+        "text that is no date in the error",
+        "platform/data/feature_columns.py",
+        'fault="text that is not a date",',
+        'fault=f"text that is not a date, {texts}",',
+        COLUMNS,
+    ),
+    (
+        "a key of folds with gaps",
+        "platform/data/table.py",
+        "    return found + gaps(table.select(keys))\n",
+        "    return found\n",
+        COLUMNS,
+    ),
+    (
+        "a dataset that is another one by what its gaps count as",
+        "platform/data/feature_columns.py",
+        "        return column.cast(pa.float64()) if pa.types.is_null(column.type) else column\n",
+        "        return column.cast(pa.float64()).fill_null(50)\n",
+        COLUMNS,
+    ),
+    (
+        "a list of names that nobody agreed on",
+        "platform/job/name_patterns.py",
+        "(found := hashlib.sha256(text).hexdigest()) != digest.lower()",
+        "(found := hashlib.sha256(text).hexdigest()) == digest.upper()",
+        PATTERNS,
     ),
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from blindsum.actors.separate.inbox import Received
 from blindsum.pipelines.consortium.budget import Budget
 from blindsum.pipelines.consortium.changes import Earlier
+from blindsum.pipelines.consortium.review_features import feature_lines
 from blindsum.pipelines.show.console import size
 from blindsum.platform.errors import PrivacyError
 from blindsum.platform.job.schema import Job
@@ -211,6 +212,8 @@ def trains(one: JobReview) -> Iterator[tuple[str, str]]:
         yield "dataset", job.silo(one.silo).data
     yield "fingerprint", one.fingerprint or "not known: the dataset could not be read"
     yield "columns read", named(one.columns)
+    for label, lines in feature_lines(job.data.features):
+        yield label, named(lines)
     if job.data.target:
         classes = named([str(c) for c in job.data.target.classes])
         yield "target", f"{job.data.target.column}: {classes}"

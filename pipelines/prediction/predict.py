@@ -87,7 +87,7 @@ def predict(model: Path, path: Path, quiet: bool) -> Predicted:
     predictor = Predictor(released)
     # Identifiers in a CSV stay as they are: 007 is not 7.
     csv = released.terms.csv
-    numbers = released.terms.features.inputs if isinstance(released.terms.features, Columns) else ()
+    numbers = predictor.numbers
     texts = [name for name in read_table(path, (), csv).column_names if name not in numbers]
     table = read_table(path, texts, csv)
     kept = table.drop_columns(_dropped(released, table))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -52,11 +53,15 @@ class NeedsColumns(ABC):
         require(table, self.columns(), path)
 
 
-def require(table: pa.Table, columns: Iterable[Column], path: Path) -> None:
+def require(
+    table: pa.Table, columns: Iterable[Column], path: Path, whole: Iterable[str] = ()
+) -> None:
     """Check that a table has the columns, each with its type.
 
     Args:
         path: the table's file, which errors name.
+        whole: columns that may have no gaps. They are named too if another column is at fault, so
+            that one message has all there is to mend.
 
     Raises:
         DataError: a column is missing, is there more than once, or has another type; one error for
@@ -88,28 +93,42 @@ def require(table: pa.Table, columns: Iterable[Column], path: Path) -> None:
         expected[column.name] = column.type.expected
         mends[mend] = None
     if faults:
-        said = "; ".join(said_of(names, ("is", "are"), fault) for fault, names in faults.items())
+        for name in whole:
+            if counts[name] == 1 and missing_or_infinite(table.column(name)) is not None:
+                faults.setdefault(GAPS, []).append(name)
+                mends[
+                    "Fill or remove records with gaps; for features of kind columns, missing can "
+                    "say what a gap counts as."
+                ] = None
+        said = "; ".join(
+            said_of(names, ("has", "have") if fault == GAPS else ("is", "are"), fault)
+            for fault, names in faults.items()
+        )
         told = column_findings(table, expected)
         raise DataError(f"{path.name}: {said}", " ".join(mends), at_silo=told)
+
+
+GAPS = "missing, NaN or infinite values"
 
 
 def gaps(table: pa.Table) -> list[Rejected]:
     """Return the rows with missing, NaN or infinite values, for each column that has some."""
     found = []
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if column.null_count or _has_infinite(column):
-            rows = pc.is_null(column)
-            if pa.types.is_floating(column.type):
-                rows = pc.invert(pc.is_finite(column).fill_null(False))
-            found.append(
-                Rejected(
-                    rows=np.asarray(rows.to_numpy(), np.bool_),
-                    column=name,
-                    fault="missing, NaN or infinite values",
-                    mend="Fill or remove those records.",
-                )
-            )
+        if (rows := missing_or_infinite(column)) is not None:
+            mend = "Fill or remove those records."
+            found.append(Rejected(rows=rows, column=name, fault=GAPS, mend=mend))
     return found
+
+
+def missing_or_infinite(column: pa.ChunkedArray) -> npt.NDArray[np.bool_] | None:
+    """Return bool [records], whether a value is missing, NaN or infinite; None if none is."""
+    if not column.null_count and not _has_infinite(column):
+        return None
+    rows = pc.is_null(column)
+    if pa.types.is_floating(column.type):
+        rows = pc.invert(pc.is_finite(column).fill_null(False))
+    return np.asarray(rows.to_numpy(), np.bool_)
 
 
 def _has_infinite(column: pa.ChunkedArray) -> bool:
@@ -140,13 +159,26 @@ def _or_empty(fits: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bo
     return lambda kind: fits(kind) or bool(pa.types.is_null(kind))
 
 
-NUMBER = ColumnType(expected="a number", fits=_is_number)
+def _is_date(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_date(kind)
+        or pa.types.is_timestamp(kind)
+        or _is_text(kind)
+        or pa.types.is_null(kind)
+    )
+
+
+_KINDS_OF_FEATURES = "Text needs its categories in data.features.columns, and dates need date."
+FEATURE = ColumnType(expected="a number", fits=_is_number, mend=_KINDS_OF_FEATURES)
 INTEGER = ColumnType(expected="an integer", fits=_is_integer)
 TEXT = ColumnType(expected="text", fits=_is_text)
 POSITIONS = ColumnType(expected="lists of integers", fits=_is_positions)
 
 INTEGER_KEY = ColumnType(expected="an integer (data.folds.key)", fits=_is_integer)
 TEXT_KEY = ColumnType(expected="text (data.folds.key)", fits=_is_text, text_in_csv=True)
+
+# As in a CSV, where a mix of cells would otherwise decide the column's type.
+DATE = ColumnType(expected="a date", fits=_is_date, text_in_csv=True)
 
 # Arrow gives a column without a single value the type null: an assay that this silo never ran.
 NUMBER_OR_EMPTY = ColumnType(expected="a number", fits=_or_empty(_is_number))
@@ -157,4 +189,12 @@ LABEL_TEXT = ColumnType(expected="text", fits=_is_text, text_in_csv=True)
 LABEL_TEXT_OR_EMPTY = ColumnType(expected="text", fits=_or_empty(_is_text), text_in_csv=True)
 LABEL_NUMBER = ColumnType(
     expected="whole numbers, or true and false", fits=_is_number, mend=_YES_AND_NO
+)
+
+FEATURE_OR_EMPTY = ColumnType(
+    expected="a number", fits=_or_empty(_is_number), mend=_KINDS_OF_FEATURES
+)
+CATEGORY_TEXT = ColumnType(expected="text", fits=_or_empty(_is_text), text_in_csv=True)
+CATEGORY_NUMBER = ColumnType(
+    expected="whole numbers, or true and false", fits=_or_empty(_is_number), mend=_YES_AND_NO
 )

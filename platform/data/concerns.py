@@ -15,11 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blindsum.platform.data.feature_columns import Number
+from blindsum.platform.data.features import ColumnFeatures, features_of
 from blindsum.platform.data.fingerprint import canonical
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.data_section import DataSection
-from blindsum.platform.job.features_section import Columns
 from blindsum.platform.job.folds_section import HashFolds
 
 FEW_TRAINING, FEW_HELD_OUT = 50, 20
@@ -51,9 +52,10 @@ def concerns(
     """
     found = [*_sizes(train, int(held_out.sum())), *_labels(contract, train)]
     found += _repeats(records, held_out)
-    if isinstance(contract.features, Columns):
-        found += _scalings(list(contract.features.columns), train.features)
-        found += _integers(table, list(contract.features.columns))
+    features = features_of(contract.features)
+    if isinstance(features, ColumnFeatures):
+        found += _scalings(features, train.features)
+        found += _integers(table, [one.name for one in features.made_of if isinstance(one, Number)])
     if isinstance(contract.folds, HashFolds):
         found += _keys(table.column(contract.folds.column), contract.folds.column)
     return tuple(found)
@@ -149,10 +151,13 @@ def _repeats(records: Sequence[bytes], held_out: npt.NDArray[np.bool_]) -> Itera
         )
 
 
-def _scalings(names: Sequence[str], features: npt.NDArray[np.float32]) -> Iterator[str]:
+def _scalings(kind: ColumnFeatures, features: npt.NDArray[np.float32]) -> Iterator[str]:
     """Yield the features that scaling leaves without information."""
+    names = kind.names
     cut = (np.abs(features) >= CLIP).mean(axis=0) > CUT
     constant = (features.max(axis=0) == features.min(axis=0)) & ~cut
+    # A category that no record of a silo has, or no gap in a column, is nothing odd.
+    constant &= kind.is_scaled | (features.max(axis=0) != 0)
     if cut.any():
         yield (
             f"most values of {_named([n for n, x in zip(names, cut, strict=True) if x])} lie more "
@@ -170,7 +175,7 @@ def _integers(table: pa.Table, names: Sequence[str]) -> Iterator[str]:
     huge = []
     for name in names:
         column = table.column(name)
-        if pa.types.is_integer(column.type) and len(column):
+        if pa.types.is_integer(column.type) and column.null_count < len(column):
             ends = pc.min_max(column).as_py()
             if max(abs(ends["min"]), abs(ends["max"])) > EXACT:
                 huge.append(name)

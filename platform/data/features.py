@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import assert_never
 
@@ -20,11 +21,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blindsum.platform.data.columns import NUMBER, POSITIONS, TEXT, Column, NeedsColumns
+from blindsum.platform.data.columns import POSITIONS, TEXT, Column, NeedsColumns, gaps
 from blindsum.platform.data.computing import ALONE, Computing
+from blindsum.platform.data.feature_columns import ColumnFeature, column_feature
 from blindsum.platform.data.reasons import NO_SCAFFOLD
 from blindsum.platform.data.records import Stored, bits, bits_of
-from blindsum.platform.data.scaling import scaled
+from blindsum.platform.data.rejected_rows import Rejected
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
 
@@ -58,11 +60,25 @@ class FeatureKind(NeedsColumns):
     def width(self) -> int:
         """The number of features of a record."""
 
+    def uniform(self, table: pa.Table) -> pa.Table:
+        """Return a checked table with its columns in one form, whichever program wrote them."""
+        return table
+
+    def rejected(self, table: pa.Table) -> list[Rejected]:
+        """Return the rows of a checked, uniform table that have gaps where the job allows none, or
+        values that it does not allow."""
+        return gaps(table.select([column.name for column in self.columns()]))
+
+    @property
+    def without_gaps(self) -> list[str]:
+        """The columns in which the job allows no gaps."""
+        return [column.name for column in self.columns()]
+
     @abstractmethod
     def compute(
         self, table: pa.Table, computing: Computing = ALONE, scaffolds: bool = False
     ) -> Featurised:
-        """Compute the features of a checked table without gaps.
+        """Compute the features of a checked, uniform table without rejected rows.
 
         Args:
             computing: the silo's means; by default one core, and nothing is kept.
@@ -76,28 +92,65 @@ class FeatureKind(NeedsColumns):
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnFeatures(FeatureKind):
-    """Numeric columns, scaled."""
+    """Columns of numbers, dates and categories, one after the other."""
 
     section: Columns
 
+    @cached_property
+    def made_of(self) -> tuple[ColumnFeature, ...]:
+        """What each column becomes."""
+        return tuple(column_feature(name, one) for name, one in self.section.columns.items())
+
+    @property
+    def names(self) -> list[str]:
+        """The features' names, in their order."""
+        return [name for one in self.made_of for name in one.features]
+
+    @property
+    def is_scaled(self) -> npt.NDArray[np.bool_]:
+        """Which features are scaled numbers, bool [features]. The others are 0 or 1."""
+        return np.array(
+            [i == 0 and one.is_scaled for one in self.made_of for i in range(len(one.features))],
+            np.bool_,
+        )
+
     @property
     def width(self) -> int:
-        """One feature for each column."""
-        return len(self.section.columns)
+        """One feature for each number, date and category, and for each indicator of gaps."""
+        return sum(len(one.features) for one in self.made_of)
 
     def columns(self) -> list[Column]:
-        """Return the scaled columns, each of numbers."""
-        return [Column(name=name, type=NUMBER) for name in self.section.columns]
+        """Return the columns."""
+        return [one.column for one in self.made_of]
+
+    @property
+    def without_gaps(self) -> list[str]:
+        """The columns of which the job does not say what a gap counts as."""
+        return [one.name for one in self.made_of if one.section.missing is None]
+
+    def uniform(self, table: pa.Table) -> pa.Table:
+        """Return the table with each column in one form."""
+        at = {name: i for i, name in enumerate(table.column_names)}
+        arrays = table.columns
+        for one in self.made_of:
+            arrays[at[one.name]] = one.uniform(arrays[at[one.name]])
+        return pa.Table.from_arrays(arrays, table.column_names, metadata=table.schema.metadata)
+
+    def rejected(self, table: pa.Table) -> list[Rejected]:
+        """Return each column's rejected rows."""
+        return [
+            rejected for one in self.made_of for rejected in one.rejected(table.column(one.name))
+        ]
 
     def compute(
         self, table: pa.Table, computing: Computing = ALONE, scaffolds: bool = False
     ) -> Featurised:
-        """Scale the columns; all records are usable."""
-        columns = [
-            scaled(table.column(name).to_numpy().astype(np.float64), scaling)
-            for name, scaling in self.section.columns.items()
-        ]
-        features = np.stack(columns, axis=1).astype(np.float32)
+        """Make the features of every column; all records are usable."""
+        features, start = np.zeros((table.num_rows, self.width), np.float32), 0
+        for one in self.made_of:
+            end = start + len(one.features)
+            one.fill(features[:, start:end], table.column(one.name))
+            start = end
         return Featurised(features=features, usable=np.ones(table.num_rows, np.bool_))
 
 

@@ -2,9 +2,9 @@
 
 Equal features give equal keys, whichever program wrote the file and whatever the order of its rows
 and columns. Numbers and booleans are IEEE 754 doubles with one zero and one NaN, positions of bits
-are 64-bit integers, and text is UTF-8; a molecule is its canonical SMILES, so that two spellings of
-it are one record. The label is left out: a measurement that was repeated with another result must
-not lie in both folds.
+are 64-bit integers, dates are YYYY-MM-DD, and text is UTF-8; a molecule is its canonical SMILES, so
+that two spellings of it are one record. The label is left out: a measurement that was repeated with
+another result must not lie in both folds.
 """
 
 from __future__ import annotations

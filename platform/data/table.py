@@ -119,7 +119,7 @@ def table_fingerprints(
         DataError: as `load_data`, about the file, its columns and their types.
     """
     table = _checked(path, contract, rejects, own or {})
-    found = _gaps(table, contract)
+    found = _not_allowed(table, contract)
     list_rejected(found, table, rejects)
     refuse(found, path.name, rejects)
     with _fitting(path):
@@ -183,7 +183,7 @@ def _usable(
     computing.told(0.0)
     with _fitting(path):
         labelled, of_own = _labelled(table, contract, own, path, rejects)
-    shared = [*_gaps(table, contract), *labelled.rejected]
+    shared = [*_not_allowed(table, contract), *labelled.rejected]
     found = [*shared, *of_own]
     list_rejected(found, table, rejects)
     refuse(shared, path.name, rejects)
@@ -267,17 +267,21 @@ def _checked(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> pa
     with _unnamed(rejects):
         table = plain(table, _expected(of_own), path)
     table = plain(table, _expected(shared), path)
-    require(table, shared, path)
+    require(table, shared, path, features.without_gaps)
     with _unnamed(rejects):
         require(table, of_own, path)
     used = _names([*shared, *of_own])
-    return table.select(used).combine_chunks()
+    with _fitting(path):
+        return features.uniform(table.select(used).combine_chunks())
 
 
-def _gaps(table: pa.Table, contract: DataSection) -> list[Rejected]:
-    """Return the gaps in columns of features and folds."""
-    features, folds = features_of(contract.features), folds_of(contract.folds)
-    return gaps(table.select(_names([*features.columns(), *folds.columns()])))
+def _not_allowed(table: pa.Table, contract: DataSection) -> list[Rejected]:
+    """Return the rows whose features or fold keys have gaps or values that the job does not
+    allow."""
+    found = features_of(contract.features).rejected(table)
+    told = {one.column for one in found}
+    keys = [name for name in _names(folds_of(contract.folds).columns()) if name not in told]
+    return found + gaps(table.select(keys))
 
 
 def used_columns(contract: DataSection) -> list[str]:

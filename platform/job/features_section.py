@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import Literal
+from datetime import date
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from blindsum.platform.job.section import Positive, Section
+from blindsum.platform.job.name_patterns import expanded
+from blindsum.platform.job.section import Positive, Section, unless
 
 FIRST_SCALING: Literal["esol-1"] = "esol-1"
 """The constants of job files that name none."""
@@ -18,6 +21,129 @@ class Scaling(Section):
 
     center: float = Field(0.0, allow_inf_nan=False)
     scale: Positive = 1.0
+
+
+def _date_as_text(value: Any) -> Any:
+    """Return a date, which YAML makes of 2020-01-01, as that text again, which JSON can hold."""
+    return value.isoformat() if type(value) is date else value
+
+
+Value = Annotated[str | bool | int | float, BeforeValidator(_date_as_text)]
+"""A value as a column holds it; a date as text, YYYY-MM-DD."""
+
+MAX_INTEGER = 2**53
+"""Integers below have an exact float64, whatever the type of their column."""
+
+
+class Missing(Section):
+    """What a gap counts as. A gap is null, NaN, empty text in a column of text or dates, or one of
+    `codes`."""
+
+    value: Value | None = Field(
+        None, description="A gap counts as this value, in the column's own unit."
+    )
+    indicator: bool = Field(False, description="Whether one more feature, 0 or 1, tells of a gap.")
+    codes: list[Value] = Field(
+        [], max_length=1000, description="Values that stand for a gap too, as -9 or 999."
+    )
+
+    @model_validator(mode="after")
+    def _counts_as_something(self) -> Missing:
+        if self.value is None and not self.indicator:
+            raise ValueError("give value, or indicator: true, or both")
+        return self
+
+
+class Dates(Section):
+    """A column of dates, as days since a public one."""
+
+    since: Annotated[str, BeforeValidator(_date_as_text)]
+
+    @field_validator("since")
+    @classmethod
+    def _is_a_date(cls, since: str) -> str:
+        return _require_date(since)
+
+
+class FeatureColumn(Scaling):
+    """A column, as features: a scaled number, a scaled date, or a 0 or 1 for each category.
+
+    The settings that are not used are left out of dumps, so that older jobs keep their digests and
+    approvals.
+    """
+
+    missing: Missing | None = Field(
+        None, exclude_if=unless(None), description="What a gap counts as; default: refused."
+    )
+    categories: list[str | int | bool] = Field(
+        [],
+        max_length=10_000,
+        exclude_if=unless([]),
+        description="The column's values: one feature each, 1 where the record has that value.",
+    )
+    other: bool = Field(
+        False,
+        exclude_if=unless(False),
+        description="Whether values beyond the categories have a feature; default: refused.",
+    )
+    date: Dates | None = Field(
+        None, exclude_if=unless(None), description="The column holds dates: days since this one."
+    )
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> FeatureColumn:
+        if self.categories:
+            if self.date or (self.center, self.scale) != (0.0, 1.0):
+                raise ValueError("center, scale and date do not go with categories")
+            self._check_categories(self.categories)
+        elif self.other:
+            raise ValueError("other goes with categories")
+        elif self.missing:
+            if self.missing.value is None:
+                raise ValueError(
+                    "missing.value is required for numbers and dates: a public constant, such as "
+                    "the center"
+                )
+            for value in (self.missing.value, *self.missing.codes):
+                _require_date(value) if self.date else _require_number(value)
+        return self
+
+    def _check_categories(self, categories: list[str | int | bool]) -> None:
+        if len({type(one) for one in categories}) > 1:
+            raise ValueError(
+                "categories must be all text, all integers, or true and false (without quotes, "
+                "YAML reads yes and no as true and false)"
+            )
+        if len(set(categories)) < len(categories):
+            raise ValueError("a category is named twice")
+        if len(categories) < 2 and not self.other:
+            raise ValueError("one category is the same for all records: name more, or other: true")
+        if any(isinstance(one, int) and abs(one) >= MAX_INTEGER for one in categories):
+            raise ValueError("a category is an integer beyond 2^53")
+        if self.missing is None:
+            return
+        if self.missing.value is not None and self.missing.value not in categories:
+            raise ValueError(
+                "missing.value must be one of the categories; to tell gaps apart, leave it out and "
+                "set missing.indicator: true"
+            )
+        for code in self.missing.codes:
+            if isinstance(code, str) != isinstance(categories[0], str):
+                raise ValueError("missing.codes must be text or numbers, as the categories are")
+            if code in categories:
+                raise ValueError(f"{code!r} is both a category and a code of missing values")
+
+
+def _require_date(value: Any) -> str:
+    try:
+        return date.fromisoformat(value).isoformat()
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is not a date: write YYYY-MM-DD") from None
+
+
+def _require_number(value: Any) -> None:
+    if isinstance(value, str) or not math.isfinite(value):
+        raise ValueError(f"{value!r} in missing is not a number, as the column's values are")
 
 
 class FeatureSection(Section):
@@ -35,14 +161,37 @@ class FeatureSection(Section):
 
 
 class Columns(FeatureSection):
-    """Numeric columns, scaled by public constants."""
+    """Columns of numbers, dates and categories, as public constants say.
+
+    A name with `*` stands for all `names` that match it. They are written out here, once and for
+    all: the job that silos receive, and its digest, have every column and no pattern.
+    """
 
     kind: Literal["columns"]
-    columns: dict[str, Scaling] = Field(min_length=1)
+    names: list[str] | None = Field(
+        None,
+        exclude_if=unless(None),
+        description="The agreed names that patterns in columns are matched against.",
+    )
+    columns: dict[str, FeatureColumn] = Field(min_length=1)
+
+    @field_validator("columns")
+    @classmethod
+    def _patterns_are_written_out(
+        cls, columns: dict[str, FeatureColumn], info: ValidationInfo
+    ) -> dict[str, FeatureColumn]:
+        if "names" not in info.data:  # they are at fault themselves
+            return columns
+        return expanded(columns, info.data["names"])
+
+    @model_validator(mode="after")
+    def _names_are_used_up(self) -> Columns:
+        object.__setattr__(self, "names", None)  # the section is frozen for everyone else
+        return self
 
     @property
     def inputs(self) -> set[str]:
-        """The numeric columns."""
+        """The columns."""
         return set(self.columns)
 
 

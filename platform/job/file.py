@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blindsum.platform.errors import JobError
+from blindsum.platform.job.name_patterns import with_names
 from blindsum.platform.job.schema import Job, SiloSection
 from blindsum.platform.job.section import is_name
 from blindsum.platform.job.yaml_reader import Place, read_section
@@ -14,7 +16,8 @@ from blindsum.platform.job.yaml_reader import Place, read_section
 
 @dataclass(frozen=True)
 class JobFile:
-    """A validated job and the file it came from. `text` is the file with overrides applied."""
+    """A validated job and the file it came from. `text` is the file with overrides applied, and
+    with a list of names in place of a reference to their file: it needs no other file."""
 
     job: Job
     path: Path
@@ -47,7 +50,12 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
         path = path.resolve(strict=False)
     except (OSError, RuntimeError):
         raise JobError(f"the job file {path} cannot be read", "Check the path.") from None
-    found = read_section(path, Job, "job", "Write one with: blindsum init", overrides)
+
+    def prepare(content: dict[str, Any], place: Callable[[Place], str]) -> bool:
+        return with_names(content, path.parent, place(("data", "features", "names")))
+
+    start = "Write one with: blindsum init"
+    found = read_section(path, Job, "job", start, overrides, prepare=prepare)
     _refuse_shared_files(found.section, path, found.lines)
     return JobFile(found.section, path, found.text)
 

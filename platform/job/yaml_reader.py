@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +19,9 @@ from blindsum.platform.errors import BlindsumError, JobError
 
 S = TypeVar("S", bound=BaseModel)
 Place = tuple[str | int, ...]
+Prepare = Callable[[dict[str, Any], Callable[[Place], str]], bool]
+"""A change to a file's content before it is validated, given the function that says where a key
+stands. It returns whether it changed anything."""
 
 _FORMS = ("dict[str,Scaling]", "list[str]", "str", "bool", "int", "float")
 _HINTS = {
@@ -83,25 +87,33 @@ def read_section(
     start: str,
     overrides: Sequence[str] = (),
     error: type[BlindsumError] = JobError,
+    prepare: Prepare | None = None,
 ) -> YamlFile[S]:
     """Read a YAML file, apply `key.key=value` overrides, and validate.
 
     Args:
         kind: the kind of file, for messages: "job".
         start: how to create such a file, for messages.
+        prepare: changes the content, after overrides.
 
     Raises:
         error: the file cannot be read or a setting is wrong; lists every fault at once.
     """
     source = _source(path, kind, start, error)
     try:
-        return parse_section(source, path.name, model, kind, start, overrides)
+        return parse_section(source, path.name, model, kind, start, overrides, prepare)
     except JobError as found:
         raise error(found.what, found.hint) from None
 
 
 def parse_section(
-    source: str, name: str, model: type[S], kind: str, start: str, overrides: Sequence[str] = ()
+    source: str,
+    name: str,
+    model: type[S],
+    kind: str,
+    start: str,
+    overrides: Sequence[str] = (),
+    prepare: Prepare | None = None,
 ) -> YamlFile[S]:
     """Parse YAML text, apply overrides, and validate, as `read_section` does for a file.
 
@@ -113,6 +125,7 @@ def parse_section(
     """
     content, lines = _parsed(source, name, kind, start)
     overridden = [_override(content, text) for text in overrides]
+    changed = prepare(content, partial(_place, lines, overridden, name)) if prepare else False
     try:
         section = model.model_validate(content)
     except ValidationError as found:
@@ -120,7 +133,7 @@ def parse_section(
             _describe(fault, content, lines, overridden, name, model) for fault in found.errors()
         ]
         raise JobError("\n".join(dict.fromkeys(faults))) from None
-    return YamlFile(section, lines, dump(content) if overrides else source)
+    return YamlFile(section, lines, dump(content) if overrides or changed else source)
 
 
 def _source(path: Path, kind: str, start: str, error: type[BlindsumError]) -> str:
@@ -234,6 +247,8 @@ def _describe(
     root: type[BaseModel],
 ) -> str:
     path, section = _resolve(fault["loc"], content, root)
+    if "key" in fault.get("ctx", {}):  # a fault of one key, found among all of them
+        path = (*path, fault["ctx"]["key"])
     kind = fault["type"]
     message, hint = fault["msg"].removeprefix("Value error, "), _HINTS.get(kind, "")
     if kind == "extra_forbidden":
@@ -254,12 +269,16 @@ def _describe(
         message = f"{context.get('tag')!r} is not known"
         hint = f"Choose one of: {context.get('expected_tags')}."
     dotted = ".".join(str(part) for part in path) or "the file"
-    if any(path[: len(one)] == one or one[: len(path)] == path for one in overridden if path):
-        place = "--set"
-    else:
-        near = next((path[:i] for i in range(len(path), -1, -1) if path[:i] in lines), ())
-        place = f"{file}, line {lines.get(near, 1)}"
+    place = _place(lines, overridden, file, path)
     return f"{place}: {dotted}: {message[:1].lower()}{message[1:]}. {hint}".rstrip()
+
+
+def _place(lines: dict[Place, int], overridden: list[Place], file: str, path: Place) -> str:
+    """Return where a key stands, for a message."""
+    if any(path[: len(one)] == one or one[: len(path)] == path for one in overridden if path):
+        return "--set"
+    near = next((path[:i] for i in range(len(path), -1, -1) if path[:i] in lines), ())
+    return f"{file}, line {lines.get(near, 1)}"
 
 
 def _resolve(
@@ -274,6 +293,7 @@ def _resolve(
     model = root
     known = list(root.model_fields)
     kinds: list[type[BaseModel]] = []
+    is_name = False  # of a column or a task, which may be called as a setting is: date
     for depth, part in enumerate(location):
         if kinds:  # this part is the tag that chose among them
             model = next((k for k in kinds if _is_kind(k, str(part))), model)
@@ -283,7 +303,11 @@ def _resolve(
             continue
         path.append(part)
         here = here[part] if _has(here, part) else None
+        if is_name:
+            is_name = False
+            continue
         sections = _sections_of(model, part)
+        is_name = _is_mapping(model, part)
         last = depth == len(location) - 1
         if len(sections) > 1:
             kinds = sections
@@ -302,6 +326,15 @@ def _sections_of(model: type[BaseModel], part: str | int) -> list[type[BaseModel
     """Return the section classes that are allowed below a key."""
     field = model.model_fields.get(str(part)) if not isinstance(part, int) else None
     return _sections(field.annotation) if field else []
+
+
+def _is_mapping(model: type[BaseModel], part: str | int) -> bool:
+    field = model.model_fields.get(str(part))
+    return field is not None and _has_mapping(field.annotation)
+
+
+def _has_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or any(map(_has_mapping, get_args(annotation)))
 
 
 def _is_kind(model: type[BaseModel], tag: str) -> bool:

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
-from blindsum.platform.data.columns import require
+from blindsum.platform.data.columns import GAPS, require
 from blindsum.platform.data.computing import ALONE, Computing
-from blindsum.platform.data.features import Featurised, features_of
+from blindsum.platform.data.features import ColumnFeatures, Featurised, features_of
 from blindsum.platform.data.files.arrow_types import plain
 from blindsum.platform.data.records import MAX_BATCH_BYTES, dense
 from blindsum.platform.data.scaling import CLIP
-from blindsum.platform.job.features_section import Columns, Descriptors
+from blindsum.platform.job.features_section import Columns, Descriptors, FeatureColumn
 from blindsum.platform.job.labels_section import as_written
 from blindsum.platform.prediction.released import Released
 
@@ -46,16 +45,27 @@ class Predictor:
         return [column.name for column in self._features.columns()]
 
     @property
+    def numbers(self) -> set[str]:
+        """The inputs that a CSV does not hold as text."""
+        if not isinstance(self._features, ColumnFeatures):
+            return set()
+        return {one.name for one in self._features.columns() if not one.type.text_in_csv}
+
+    @property
     def outputs(self) -> list[str]:
         """The columns of a prediction."""
         nothing = np.zeros((0, self._model_outputs), np.float32)
-        return [*self._predictions(nothing), *self._domain(np.zeros((0, 1))), REASON]
+        return [
+            *self._predictions(nothing),
+            *self._domain(np.zeros((0, self._features.width))),
+            REASON,
+        ]
 
     def example(self) -> dict[str, Any]:
         """Return a made-up record, in the job's terms."""
         section = self._terms.features
         if isinstance(section, Columns):
-            return {name: float(scaling.center) for name, scaling in section.columns.items()}
+            return {name: _example(one) for name, one in section.columns.items()}
         (name,) = self.inputs
         return {name: "CCO" if self._features.smiles_column else [0]}
 
@@ -66,9 +76,9 @@ class Predictor:
 
         For classes: `predicted_TARGET`, and `probability_CLASS` for each class. For each task:
         `probability_TASK` of the positive label, or `predicted_TASK` in its unit. For scaled
-        columns and descriptors: `leverage`, the mean square of the scaled features, about 1 for
-        records like those that the public constants describe; and `outside_domain`, whether it is
-        above 3 or a feature was cut at 5 scales from its center. `reason` says why a row has no
+        numbers, dates and descriptors: `leverage`, the mean square of the scaled features, about 1
+        for records like those that the public constants describe; and `outside_domain`, whether it
+        is above 3 or a feature was cut at 5 scales from its center. `reason` says why a row has no
         prediction. Columns that are not inputs are ignored.
 
         Args:
@@ -81,14 +91,14 @@ class Predictor:
         needed = self._features.columns()
         table = plain(table, {column.name: column.type.expected for column in needed}, path)
         require(table, needed, path)
-        table = table.select(self.inputs).combine_chunks()
-        whole = _whole(table)
-        made = self._features.compute(table.filter(pa.array(whole)), computing)
+        table = self._features.uniform(table.select(self.inputs).combine_chunks())
+        reasons = self._reasons(table)
+        whole = np.array([reason is None for reason in reasons], np.bool_)
+        allowed = self._features.uniform(table.filter(pa.array(whole)))
+        made = self._features.compute(allowed, computing)
         usable = np.flatnonzero(whole)[made.usable]
         columns = self._predictions(self._outputs_of(made)) | self._domain(made.features)
         placed = {name: _placed(found, usable, table.num_rows) for name, found in columns.items()}
-        reasons = np.full(table.num_rows, None, object)
-        reasons[~whole] = self._gap()
         for row, reason in made.reasons.items():
             reasons[np.flatnonzero(whole)[row]] = reason
         return pa.table({**placed, REASON: pa.array(reasons.tolist(), pa.string())})
@@ -131,25 +141,33 @@ class Predictor:
     def _domain(self, features: Any) -> dict[str, pa.Array]:
         if not isinstance(self._terms.features, Columns | Descriptors):
             return {}
+        if isinstance(self._features, ColumnFeatures):  # 0 and 1 have no center and no scale
+            features = features[:, self._features.is_scaled]
+            if not features.shape[1]:
+                return {}
         leverage = np.mean(np.square(features, dtype=np.float64), axis=1)
         cut = (np.abs(features) >= CLIP).any(axis=1)
         outside = cut | (leverage > MOST_LEVERAGE)
         return {LEVERAGE: pa.array(leverage), OUTSIDE: pa.array(outside)}
 
-    def _gap(self) -> str:
-        names = self.inputs
-        return f"no {names[0]}" if len(names) == 1 else "a column has no number here"
+    def _reasons(self, table: pa.Table) -> npt.NDArray[np.object_]:
+        """Return why records cannot be predicted, None for those that can."""
+        reasons = np.full(table.num_rows, None, object)
+        for one in reversed(self._features.rejected(table)):
+            said = f"{one.column}: {one.reason or one.fault}"
+            reasons[one.rows] = f"no {one.column}" if one.fault == GAPS else said
+        return reasons
 
 
-def _whole(table: pa.Table) -> npt.NDArray[np.bool_]:
-    """Return bool [records]: whether no input is missing, NaN or infinite."""
-    whole = np.ones(table.num_rows, np.bool_)
-    for column in table.columns:
-        known = pc.is_valid(column)
-        if pa.types.is_floating(column.type):
-            known = pc.and_(known, pc.fill_null(pc.is_finite(column), False))
-        whole &= known.to_numpy(zero_copy_only=False)
-    return whole
+def _example(column: FeatureColumn) -> float | str | bool | int:
+    """Return a made-up value of a column."""
+    if column.date:
+        return column.date.since
+    if not column.categories:
+        return float(column.center)
+    first = column.categories[0]
+    # A pandas column of numbers with gaps is one of floats, and MLflow checks types.
+    return float(first) if column.missing and type(first) is int else first
 
 
 def _placed(found: pa.Array, rows: npt.NDArray[np.int64], count: int) -> pa.Array:

@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blindsum.platform.data.features import features_of
+from blindsum.platform.job.features_section import FeatureColumn
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import SUBMITTED_VARIABLE
 from blindsum.platform.job.schema import Job
@@ -159,19 +161,30 @@ def dataset_of(job: Job) -> DatasetInput:
 
 
 def _schema(job: Job) -> str | None:
-    kind, columns = job.data.features.kind, sorted(job.data.inputs)
-    if kind == "fingerprint" or len(columns) > _MOST_COLUMNS:
+    features, columns = job.data.features, sorted(job.data.inputs)
+    if features.kind == "fingerprint" or len(columns) > _MOST_COLUMNS:
         return None
-    of = "double" if kind == "columns" else "string"
+    types = dict.fromkeys(columns, "string")
+    if features.kind == "columns":
+        types = {name: _type(one) for name, one in features.columns.items()}
     return json.dumps(
-        {"mlflow_colspec": [{"name": name, "type": of, "required": True} for name in columns]}
+        {"mlflow_colspec": [{"name": n, "type": types[n], "required": True} for n in columns]}
     )
+
+
+def _type(column: FeatureColumn) -> str:
+    if column.date:
+        return "datetime"
+    if not column.categories:
+        return "double"
+    return {str: "string", bool: "boolean", int: "long"}[type(column.categories[0])]
 
 
 def _features(job: Job) -> str:
     features = job.data.features
     if features.kind == "columns":
-        return f"{len(features.columns)} columns"
+        count, width = len(features.columns), features_of(features).width
+        return f"{count} columns" + (f", {width} features" if width != count else "")
     return f"features of kind {features.kind}"
 
 

@@ -18,7 +18,13 @@ from blindsum.platform.data.scaling import CLIP, SCALINGS, public_scaling
 from blindsum.platform.data.split import fraction, scaffold_key
 from blindsum.platform.data.table import load_data
 from blindsum.platform.errors import JobError
-from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Scaling
+from blindsum.platform.job.features_section import (
+    Columns,
+    Descriptors,
+    Ecfp,
+    FeatureColumn,
+    Scaling,
+)
 from blindsum.platform.job.file import load_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +90,7 @@ def test_a_molecule_too_large_for_descriptors_is_counted_and_still_has_a_fingerp
 
 
 def test_an_outlier_is_clipped() -> None:
-    section = Columns(kind="columns", columns={"x": Scaling(center=0, scale=1)})
+    section = Columns(kind="columns", columns={"x": FeatureColumn(center=0, scale=1)})
     made = features_of(section).compute(pa.table({"x": [0.5, 1e9, -1e9]}))
     assert made.features[:, 0].tolist() == [0.5, CLIP, -CLIP]
 
