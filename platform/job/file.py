@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blindsum.platform.errors import JobError
+from blindsum.platform.job.python_content import plain_content
 from blindsum.platform.job.schema import Job, SiloSection
 from blindsum.platform.job.section import is_name
-from blindsum.platform.job.yaml_reader import Place, read_section
+from blindsum.platform.job.yaml_reader import Place, check_content, read_section
 
 
 @dataclass(frozen=True)
 class JobFile:
-    """A validated job and the file it came from. `text` is the file with overrides applied."""
+    """A validated job and the file it came from. `text` is the file with overrides applied.
+
+    A job that was made in Python has the path of a file that need not exist: paths in the job start
+    at its folder.
+    """
 
     job: Job
     path: Path
@@ -52,25 +58,39 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     return JobFile(found.section, path, found.text)
 
 
+def make_job(content: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> JobFile:
+    """Validate a job that was made in Python, as `load_job` does.
+
+    Args:
+        content: the job's sections, as the keys of a job file.
+        folder: paths in the job start here.
+
+    Raises:
+        JobError: a setting is wrong; lists every fault at once, by key.
+    """
+    found = check_content(plain_content(content), Job, overrides)
+    path = folder.absolute() / "job.yaml"
+    _refuse_shared_files(found.section, path, found.lines)
+    return JobFile(found.section, path, found.text)
+
+
 def _refuse_shared_files(job: Job, path: Path, lines: dict[Place, int]) -> None:
     """Refuse two silos with one table: two ledgers would each be charged for half of its spend."""
     for key in ("data", "state"):
         seen: dict[Path, str] = {}
         for i, silo in enumerate(job.silos):
-            where = f"{path.name}, line {lines.get(('silos', i, key), 1)}"
+            where = f"{path.name}, line {lines.get(('silos', i, key), 1)}: " if lines else ""
             if (value := getattr(silo, key)) is None:
                 continue
             try:
                 place = path.parent.joinpath(Path(value).expanduser()).resolve()
             except (OSError, RuntimeError, ValueError):
-                raise JobError(
-                    f"{where}: silos.{silo.name}.{key}: {value!r} is not a path"
-                ) from None
+                raise JobError(f"{where}silos.{silo.name}.{key}: {value!r} is not a path") from None
             if key == "data" and is_name(value) and not place.exists():
                 continue  # a dataset in an owner's file: owners may use the same name
             if place in seen:
                 raise JobError(
-                    f"{where}: silos {seen[place]} and {silo.name} have the same {key}, {place}",
+                    f"{where}silos {seen[place]} and {silo.name} have the same {key}, {place}",
                     f"Give every silo a different {key}.",
                 )
             seen[place] = silo.name

@@ -113,14 +113,41 @@ def parse_section(
     """
     content, lines = _parsed(source, name, kind, start)
     overridden = [_override(content, text) for text in overrides]
+    section = _validated(content, model, lines, overridden, name)
+    return YamlFile(section, lines, dump(content) if overrides else source)
+
+
+def check_content(content: dict[str, Any], model: type[S], overrides: Sequence[str]) -> YamlFile[S]:
+    """Apply overrides to content that comes from no file, and validate, as `read_section` does.
+
+    Messages name the keys alone, because there are no lines.
+
+    Args:
+        content: plain dicts, lists, text and numbers. Overrides change it.
+
+    Raises:
+        JobError: a setting is wrong; lists every fault at once.
+    """
+    for text in overrides:
+        _override(content, text)
+    section = _validated(content, model, {}, [], "")
+    return YamlFile(section, {}, dump(content))
+
+
+def _validated(
+    content: dict[str, Any],
+    model: type[S],
+    lines: dict[Place, int],
+    overridden: list[Place],
+    name: str,
+) -> S:
     try:
-        section = model.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as found:
         faults = [
             _describe(fault, content, lines, overridden, name, model) for fault in found.errors()
         ]
         raise JobError("\n".join(dict.fromkeys(faults))) from None
-    return YamlFile(section, lines, dump(content) if overrides else source)
 
 
 def _source(path: Path, kind: str, start: str, error: type[BlindsumError]) -> str:
@@ -253,13 +280,15 @@ def _describe(
         context = fault.get("ctx", {})
         message = f"{context.get('tag')!r} is not known"
         hint = f"Choose one of: {context.get('expected_tags')}."
-    dotted = ".".join(str(part) for part in path) or "the file"
+    dotted = ".".join(str(part) for part in path) or ("the file" if file else "the job")
     if any(path[: len(one)] == one or one[: len(path)] == path for one in overridden if path):
-        place = "--set"
-    else:
+        place = "--set: "
+    elif file:
         near = next((path[:i] for i in range(len(path), -1, -1) if path[:i] in lines), ())
-        place = f"{file}, line {lines.get(near, 1)}"
-    return f"{place}: {dotted}: {message[:1].lower()}{message[1:]}. {hint}".rstrip()
+        place = f"{file}, line {lines.get(near, 1)}: "
+    else:
+        place = ""
+    return f"{place}{dotted}: {message[:1].lower()}{message[1:]}. {hint}".rstrip()
 
 
 def _resolve(
