@@ -48,7 +48,8 @@ def resume(folder: str | Path, address: str | None = None, progress: Progress = 
 
     Args:
         folder: the run's folder, `runs/NAME`.
-        address, progress: as for `blindsum.run`.
+        address: the Ray cluster to join, as for `blindsum.run`.
+        progress: as for `blindsum.run`.
 
     Raises:
         BlindsumError: there is no run to resume there, or it failed.
