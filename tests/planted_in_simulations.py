@@ -29,8 +29,8 @@ IN_SIMULATIONS = (
     (
         "a simulation that goes to the job's MLflow server",
         FILE,
-        '**(content.get("tracking") or {}), **tracking}',
-        '**tracking, **(content.get("tracking") or {})}',
+        'tracking | {"uri": sqlite_uri(place / "mlflow.db")}',
+        '{"uri": sqlite_uri(place / "mlflow.db")} | tracking',
         SIMULATION,
     ),
     (

@@ -173,10 +173,8 @@ def _simulated(job_file: JobFile, place: Path, own: Path) -> JobFile:
         if silo.get("private_tasks"):
             silo["private_tasks"] = str(resolve(silo["private_tasks"], str(job_file.folder)))
     content["runs"] = str(place / "runs")
-    content["tracking"] = {
-        **(content.get("tracking") or {}),
-        "uri": sqlite_uri(place / "mlflow.db"),
-    }
+    tracking = dict(content.get("tracking") or {})
+    content["tracking"] = tracking | {"uri": sqlite_uri(place / "mlflow.db")}
     return make_job(content, own)
 
 
