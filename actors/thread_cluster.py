@@ -1,4 +1,5 @@
-"""A cluster whose peers are threads of this process, so that tests of failures need not start Ray.
+"""A cluster whose peers are threads of this process: for simulations, and so that tests of failures
+need not start Ray.
 
 Messages, frames, checks and order are those of `blindsum.actors.ray_cluster`; only the separation
 of processes is missing. A peer "dies" when it raises `Killed`, or by `kill`. A thread that is stuck
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -58,11 +60,14 @@ class ThreadPeer:
         self._work: list[queue.SimpleQueue[Callable[[], None]]] = [
             queue.SimpleQueue() for _ in range(3)
         ]
-        for work in (*self._work, self._work[_LANES["outgoing"]]):  # calls of it may overlap
-            threading.Thread(target=self._serve, args=(work,), daemon=True).start()
-        made = self._submit(make)
-        made.add_done_callback(lambda done: self.die() if done.exception() else None)
-        self._made = made
+        lanes = [*self._work, self._work[_LANES["outgoing"]]]  # calls of it may overlap
+        self._threads = [
+            threading.Thread(target=self._serve, args=(lane,), daemon=True) for lane in lanes
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._made: Answer = Future()
+        self._work[0].put(lambda: self._make(make))
 
     @property
     def object(self) -> Any:
@@ -82,8 +87,12 @@ class ThreadPeer:
         return answer
 
     def die(self) -> None:
-        """Give up every call that has not ended, and every later one."""
+        """Give up every call that has not ended, and every later one. Threads end once they have
+        finished what they are doing."""
         self._dead.set()
+        for lane in (*self._work, self._work[_LANES["outgoing"]]):
+            lane.put(lambda: None)  # wakes a thread that waits
+        self._made.cancel()  # no thread waits for an object that will not be made
         with self._lock:
             lost, self._open = self._open, set()
         for answer in lost:
@@ -105,21 +114,23 @@ class ThreadPeer:
             _resolve(answer, value)
         return None
 
-    def _submit(self, call: Callable[[], Any]) -> Answer:
-        answer: Answer = Future()
-
-        def run() -> None:
-            try:
-                answer.set_result(call())
-            except BaseException as error:  # noqa: BLE001
-                answer.set_exception(error)
-
-        self._work[0].put(run)
-        return answer
+    def _make(self, make: Callable[[], Any]) -> None:
+        try:
+            _resolve(self._made, make())
+        except BaseException as error:  # noqa: BLE001 - whoever asks for the object receives it
+            _resolve(self._made, error)
+            self.die()
 
     def _serve(self, work: queue.SimpleQueue[Callable[[], None]]) -> None:
-        while True:
+        while not self._dead.is_set():
             work.get()()
+
+    def join(self, until_s: float) -> bool:
+        """Wait for the threads of a dead peer, at most until that time of the monotonic clock;
+        return whether all have ended."""
+        for thread in self._threads:
+            thread.join(max(0.0, until_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
 
 def _resolve(answer: Answer, value: Any) -> None:
@@ -197,11 +208,14 @@ class ThreadCluster:
         channelled = type(silo.__name__, (silo,), {"_channel": lambda _, to: ThreadChannel(to)})
         self._silo = shelled or shell(channelled, SILO_CALLS, (SiloSpec,), own_process=False)
         self.returning: set[str] = set()
+        self._peers: list[ThreadPeer] = []
         self._aggregator = shell(aggregator, AGGREGATOR_CALLS, own_process=False)
 
     def start_silos(self, specs: Mapping[str, SiloSpec]) -> dict[str, ThreadPeer]:
         """As `Cluster.start_silos`."""
-        return {name: ThreadPeer(self._maker(spec)) for name, spec in specs.items()}
+        started = {name: ThreadPeer(self._maker(spec)) for name, spec in specs.items()}
+        self._peers.extend(started.values())
+        return started
 
     def _maker(self, spec: SiloSpec) -> Callable[[], Any]:
         return lambda: self._silo(encoded(spec))
@@ -216,7 +230,9 @@ class ThreadCluster:
         def maker(index: int) -> Callable[[], Any]:
             return lambda: self._aggregator(index, count, keep)
 
-        return [ThreadPeer(maker(index)) for index in range(count)]
+        started = [ThreadPeer(maker(index)) for index in range(count)]
+        self._peers.extend(started)
+        return started
 
     def call(
         self, peer: ThreadPeer, method: str, *arguments: Any, answers: int = 1
@@ -234,6 +250,16 @@ class ThreadCluster:
     def kill(self, peer: ThreadPeer) -> None:
         """As `Cluster.kill`, except that a stuck thread stays stuck."""
         peer.die()
+
+    def close(self, timeout_s: float) -> bool:
+        """End every peer and wait for what they are doing, so that nothing uses their files any
+        more; return whether all threads ended in time."""
+        until_s = time.monotonic() + timeout_s
+        peers, self._peers = self._peers, []
+        for peer in peers:
+            peer.die()
+        over = [peer.join(until_s) for peer in peers]
+        return all(over)
 
 
 def _part(whole: Answer, index: int) -> Answer:

@@ -116,31 +116,26 @@ def resume(
     lines: LinesOption = False,
 ) -> None:
     """Resume an interrupted run after its last completed round."""
-    from blindsum.pipelines.run.run_log import read_log
+    from blindsum.pipelines.interface.training import resumable
 
-    kept = read_log(run_folder.absolute())
-    if kept.ended:
-        raise JobError(f"{kept.name} has already completed", "Start a new run.")
+    kept = resumable(run_folder)
     _train(kept.job_file, address, json, lines, kept)
 
 
 def _train(
     job_file: JobFile, address: str | None, json: bool, lines: bool, kept: Kept | None = None
 ) -> None:
+    from blindsum.pipelines.interface.training import train_shown
     from blindsum.pipelines.run import output
     from blindsum.pipelines.run.closing import show_end
     from blindsum.pipelines.run.run import Run
-    from blindsum.pipelines.run.train import train
+
+    def ended(one: Run) -> None:
+        emit("end", **one.summary()) if json else show_end(one)
 
     keep_stdout()
     shown = output.listener(json, lines, job_file.job.name)
-    seen: list[Run] = []
-    try:
-        train(job_file, address, shown, seen.append, kept=kept)
-    finally:
-        shown.close()
-        for one in seen:
-            emit("end", **one.summary()) if json else show_end(one)
+    train_shown(job_file, address, shown, ended, kept)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from blindsum.pipelines.run.moving import ADVICE
-from blindsum.pipelines.run.output import warnings
+from blindsum.pipelines.run.output import run_warnings
 from blindsum.pipelines.show.console import console, show_result, show_warnings, size
 from blindsum.pipelines.show.table import Pairs
 from blindsum.platform.job.average_section import described
@@ -79,7 +79,7 @@ def show_end(run: Run) -> None:
         if inspection.plan and run.reports and inspection.ledger:
             table.add(f"ledger {name}", inspection.ledger)
     show_result(table)
-    show_warnings(warnings(job, run.inspections))
+    show_warnings(run_warnings(run))
     if run.tracking_failure:
         console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")
     if run.link and run.reports:

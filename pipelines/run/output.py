@@ -51,11 +51,19 @@ _BETWEEN_S = 10.0
 """Seconds between two lines about progress within a stage, in a log."""
 
 
-def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> list[str]:
+def run_warnings(run: Run) -> list[str]:
+    """Return what a reader of a run must not overlook."""
+    return warnings(run.job_file.job, run.inspections, run.spec.simulated)
+
+
+def warnings(
+    job: Job, inspections: Mapping[str, Inspection] | None = None, simulated: bool = False
+) -> list[str]:
     """Return what a reader must not overlook.
 
     Args:
         inspections: the silos' inspections. A warning names the silos without an owner's file.
+        simulated: whether all silos are threads of one process, where no owner could consent.
     """
     found = [
         f"{name}: {text}" for name, one in (inspections or {}).items() for text in one.warnings
@@ -65,7 +73,8 @@ def warnings(job: Job, inspections: Mapping[str, Inspection] | None = None) -> l
             "no silo can score any shared task: this run would spend its whole budget, and nobody "
             "would learn how good its model is"
         )
-    if open_ := [name for name, one in (inspections or {}).items() if not one.owned]:
+    open_ = [name for name, one in (inspections or {}).items() if not one.owned]
+    if open_ and not simulated:
         found.append(
             f"owners' consent and lifetime limits are not enforced at {', '.join(open_)}: no "
             "owner's file there (blindsum silo init). This is right only for a simulation"
@@ -128,7 +137,7 @@ class Progressing(Listener):
     def planned(self, run: Run) -> None:
         self._stages.leave()
         job = run.job_file.job
-        show_warnings(warnings(job, run.inspections))
+        show_warnings(run_warnings(run))
         if run.rounds_planned < job.training.rounds:
             console.print(f"the budget covers {run.rounds_planned} of {job.training.rounds} rounds")
         self._task = self._bar.add_task("rounds", total=run.rounds_planned)
@@ -163,7 +172,7 @@ class Quiet(Listener):
     """A listener for output that is not a terminal: it shows only warnings until the end."""
 
     def planned(self, run: Run) -> None:
-        show_warnings(warnings(run.job_file.job, run.inspections))
+        show_warnings(run_warnings(run))
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         console.print(_lost_line(run, silos, left))
@@ -222,13 +231,12 @@ class JsonLines(Listener):
     """A listener that prints one JSON object a line on stdout, for machines."""
 
     def planned(self, run: Run) -> None:
-        job = run.job_file.job
         emit(
             "planned",
             run=run.name,
             rounds=run.rounds_planned,
             startup_s=round(run.startup_s, 3),
-            warnings=warnings(job, run.inspections),
+            warnings=run_warnings(run),
             silos={n: plan_figures(plan) for n, plan in run.plans.items()},
         )
 

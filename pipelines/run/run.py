@@ -30,12 +30,14 @@ class RunSpec:
     Attributes:
         folder: the folder for its results.
         resumed: the interrupted run that it continues.
+        simulated: whether all silos are threads of this process.
     """
 
     name: str
     job_file: JobFile
     folder: Path
     resumed: Kept | None = None
+    simulated: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.run.run import Run, SavedModel
 from blindsum.platform.job.average_section import described
+from blindsum.platform.privacy.releases import SIMULATED
 from blindsum.platform.tracking.names import held_out_tags
 from blindsum.platform.tracking.run_facts import NOTE, run_note
 
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
+    from matplotlib.figure import Figure
+
     from blindsum.actors.federation import Federation
+    from blindsum.actors.round_report import RoundReport
     from blindsum.platform.privacy.statement import Statement
     from blindsum.platform.tracking.mlflow_run import Tracker
 
@@ -54,30 +59,38 @@ def _save_model(run: Run, federation: Federation, tracker: Tracker, stated: Stat
 
 
 def _save_curves(run: Run, tracker: Tracker) -> None:
+    budgets = {s: run.budget(s) for s in run.job_file.job.roster}
+    figure = draw(f"{run.name}\n{run.headline()}", run.reports, budgets)
+    path = run.folder / "accuracy_and_epsilon.png"
+    figure.savefig(path, dpi=130)
+    tracker.log_file(path)
+
+
+def draw(title: str, reports: Sequence[RoundReport], budgets: Mapping[str, float | None]) -> Figure:
+    """Return a figure of the rounds: the held-out score, and each silo's spent epsilon.
+
+    Args:
+        budgets: the epsilon that each silo may spend, None without differential privacy.
+    """
     from blindsum.platform.tracking.curves import draw_run
 
-    path, roster, reports = (
-        run.folder / "accuracy_and_epsilon.png",
-        run.job_file.job.roster,
-        run.reports,
-    )
-    private = bool(reports[0].epsilon)
-    draw_run(
-        path,
-        f"{run.name}\n{run.headline()}",
+    spent = {s: [r.epsilon[s] for r in reports if s in r.epsilon] for s in budgets}
+    return draw_run(
+        title,
         [r.round for r in reports],
         {r.round: r.metrics.held_out for r in reports if r.metrics.held_out},
-        {s: [r.epsilon[s] for r in reports if s in r.epsilon] for s in roster} if private else {},
-        {s: budget for s in roster if (budget := run.budget(s)) is not None},
+        spent if reports[0].epsilon else {},
+        {s: budget for s, budget in budgets.items() if budget is not None},
     )
-    tracker.log_file(path)
 
 
 def _statement(run: Run) -> Statement:
     from blindsum.platform.privacy.statement import privacy_statement
 
     owned = {name: i.owned for name, i in run.inspections.items()}
-    return privacy_statement(run.job_file.job, run.plans, run.epsilon(), run.headline(), owned)
+    return privacy_statement(
+        run.job_file.job, run.plans, run.epsilon(), run.headline(), owned, run.spec.simulated
+    )
 
 
 def _save_statement(run: Run, tracker: Tracker, stated: Statement) -> None:
@@ -93,6 +106,8 @@ def closing_tags(run: Run) -> dict[str, str]:
     """Return the MLflow tags of a run that is over: spend, ledgers, consent, lost silos."""
     tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
     tags["blindsum.average"] = described(run.job_file.job.training.average)
+    if run.spec.simulated:
+        tags["blindsum.simulated"] = SIMULATED
     if run.still_moving:
         tags["blindsum.still_moving"] = ADVICE
     tags |= {f"blindsum.lost.{silo}": f"in round {round}" for silo, round in run.lost.items()}

@@ -45,6 +45,7 @@ def train(
     kept: Kept | None = None,
     cluster: Cluster | None = None,
     begun: Callable[[Run], None] = lambda run: None,
+    simulated: bool = False,
 ) -> Run:
     """Run a job to its end, and save its results even if it fails.
 
@@ -55,8 +56,9 @@ def train(
         tags: tags for MLflow, besides the job's.
         kept: an interrupted run of this job, to be resumed.
         cluster: where the silos run instead of on the Ray of `address`: in other clusters, or as
-            threads in tests.
+            threads of this process.
         begun: called with the run once its log exists, from which it could be resumed.
+        simulated: whether `cluster` is a simulation of silos in this process, as its results say.
 
     Returns:
         The run, with status FINISHED.
@@ -65,7 +67,7 @@ def train(
         BlindsumError: the run failed; the last good model is saved and MLflow is closed.
         KeyboardInterrupt: Ctrl-C or SIGTERM, likewise.
     """
-    run = Run(_resumed_spec(kept) if kept else _new_spec(job_file))
+    run = Run(_resumed_spec(kept) if kept else _new_spec(job_file, simulated))
     log = RunLog(run.folder, run.name, job_file)
     if kept:
         log.open(kept.mlflow_run)  # before anything else: another process may be running it
@@ -248,9 +250,10 @@ class _Session:
                 run.also(f"summary.json could not be written: {os.strerror(error.errno or 0)}")
 
 
-def _new_spec(job_file: JobFile) -> RunSpec:
+def _new_spec(job_file: JobFile, simulated: bool) -> RunSpec:
     name = run_name(job_file.job)
-    return RunSpec(name=name, job_file=job_file, folder=runs_folder(job_file) / name)
+    folder = runs_folder(job_file) / name
+    return RunSpec(name=name, job_file=job_file, folder=folder, simulated=simulated)
 
 
 def _resumed_spec(kept: Kept) -> RunSpec:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from blindsum.platform.errors import JobError
 from blindsum.platform.job.name_patterns import with_names
+from blindsum.platform.job.python_content import plain_content
 from blindsum.platform.job.schema import Job, SiloSection
 from blindsum.platform.job.section import is_name
-from blindsum.platform.job.yaml_reader import Place, read_section
+from blindsum.platform.job.yaml_reader import Place, check_content, read_section
 
 
 @dataclass(frozen=True)
 class JobFile:
     """A validated job and the file it came from. `text` is the file with overrides applied, and
-    with a list of names in place of a reference to their file: it needs no other file."""
+    with a list of names in place of a reference to their file: it needs no other file.
+
+    A job that was made in Python has the path of a file that need not exist: paths in the job start
+    at its folder.
+    """
 
     job: Job
     path: Path
@@ -51,13 +57,31 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     except (OSError, RuntimeError):
         raise JobError(f"the job file {path} cannot be read", "Check the path.") from None
 
-    def prepare(content: dict[str, Any], place: Callable[[Place], str]) -> bool:
-        return with_names(content, path.parent, place(("data", "features", "names")))
-
-    start = "Write one with: blindsum init"
+    start, prepare = "Write one with: blindsum init", partial(_with_names, path.parent)
     found = read_section(path, Job, "job", start, overrides, prepare=prepare)
     _refuse_shared_files(found.section, path, found.lines)
     return JobFile(found.section, path, found.text)
+
+
+def make_job(content: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> JobFile:
+    """Validate a job that was made in Python, as `load_job` does.
+
+    Args:
+        content: the job's sections, as the keys of a job file.
+        folder: paths in the job start here.
+
+    Raises:
+        JobError: a setting is wrong; lists every fault at once, by key.
+    """
+    path = folder.absolute() / "job.yaml"
+    prepare = partial(_with_names, path.parent)
+    found = check_content(plain_content(content), Job, overrides, prepare)
+    _refuse_shared_files(found.section, path, found.lines)
+    return JobFile(found.section, path, found.text)
+
+
+def _with_names(folder: Path, content: dict[str, Any], place: Callable[[Place], str]) -> bool:
+    return with_names(content, folder, place(("data", "features", "names")))
 
 
 def _refuse_shared_files(job: Job, path: Path, lines: dict[Place, int]) -> None:
@@ -65,20 +89,18 @@ def _refuse_shared_files(job: Job, path: Path, lines: dict[Place, int]) -> None:
     for key in ("data", "state"):
         seen: dict[Path, str] = {}
         for i, silo in enumerate(job.silos):
-            where = f"{path.name}, line {lines.get(('silos', i, key), 1)}"
+            where = f"{path.name}, line {lines.get(('silos', i, key), 1)}: " if lines else ""
             if (value := getattr(silo, key)) is None:
                 continue
             try:
                 place = path.parent.joinpath(Path(value).expanduser()).resolve()
             except (OSError, RuntimeError, ValueError):
-                raise JobError(
-                    f"{where}: silos.{silo.name}.{key}: {value!r} is not a path"
-                ) from None
+                raise JobError(f"{where}silos.{silo.name}.{key}: {value!r} is not a path") from None
             if key == "data" and is_name(value) and not place.exists():
                 continue  # a dataset in an owner's file: owners may use the same name
             if place in seen:
                 raise JobError(
-                    f"{where}: silos {seen[place]} and {silo.name} have the same {key}, {place}",
+                    f"{where}silos {seen[place]} and {silo.name} have the same {key}, {place}",
                     f"Give every silo a different {key}.",
                 )
             seen[place] = silo.name

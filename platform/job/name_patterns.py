@@ -83,7 +83,7 @@ def with_names(content: dict[str, Any], folder: Path, place: str) -> bool:
     Args:
         content: the job file's content, which is changed.
         folder: the job file's.
-        place: where the reference stands, for messages.
+        place: where the reference stands, to begin messages with.
 
     Raises:
         JobError: the file cannot be read, or is not the agreed one.
@@ -93,7 +93,7 @@ def with_names(content: dict[str, Any], folder: Path, place: str) -> bool:
     if not isinstance(features, dict) or not isinstance(features.get("names"), dict):
         return False
     said = features["names"]
-    here = f"{place}: data.features.names"
+    here = f"{place}data.features.names"
     file, digest = said.get("file"), said.get("sha256")
     if set(said) != {"file", "sha256"} or not isinstance(file, str) or not isinstance(digest, str):
         raise JobError(

@@ -126,14 +126,44 @@ def parse_section(
     content, lines = _parsed(source, name, kind, start)
     overridden = [_override(content, text) for text in overrides]
     changed = prepare(content, partial(_place, lines, overridden, name)) if prepare else False
+    section = _validated(content, model, lines, overridden, name)
+    return YamlFile(section, lines, dump(content) if overrides or changed else source)
+
+
+def check_content(
+    content: dict[str, Any], model: type[S], overrides: Sequence[str], prepare: Prepare
+) -> YamlFile[S]:
+    """Apply overrides to content that comes from no file, and validate, as `read_section` does.
+
+    Messages name the keys alone, because there are no lines.
+
+    Args:
+        content: plain dicts, lists, text and numbers. Overrides change it.
+
+    Raises:
+        JobError: a setting is wrong; lists every fault at once.
+    """
+    for text in overrides:
+        _override(content, text)
+    prepare(content, lambda path: "")
+    section = _validated(content, model, {}, [], "")
+    return YamlFile(section, {}, dump(content))
+
+
+def _validated(
+    content: dict[str, Any],
+    model: type[S],
+    lines: dict[Place, int],
+    overridden: list[Place],
+    name: str,
+) -> S:
     try:
-        section = model.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as found:
         faults = [
             _describe(fault, content, lines, overridden, name, model) for fault in found.errors()
         ]
         raise JobError("\n".join(dict.fromkeys(faults))) from None
-    return YamlFile(section, lines, dump(content) if overrides or changed else source)
 
 
 def _source(path: Path, kind: str, start: str, error: type[BlindsumError]) -> str:
@@ -268,17 +298,19 @@ def _describe(
         context = fault.get("ctx", {})
         message = f"{context.get('tag')!r} is not known"
         hint = f"Choose one of: {context.get('expected_tags')}."
-    dotted = ".".join(str(part) for part in path) or "the file"
+    dotted = ".".join(str(part) for part in path) or ("the file" if file else "the job")
     place = _place(lines, overridden, file, path)
-    return f"{place}: {dotted}: {message[:1].lower()}{message[1:]}. {hint}".rstrip()
+    return f"{place}{dotted}: {message[:1].lower()}{message[1:]}. {hint}".rstrip()
 
 
 def _place(lines: dict[Place, int], overridden: list[Place], file: str, path: Place) -> str:
-    """Return where a key stands, for a message."""
+    """Return where a key stands, to begin a message with. Content of no file has no place."""
     if any(path[: len(one)] == one or one[: len(path)] == path for one in overridden if path):
-        return "--set"
+        return "--set: "
+    if not file:
+        return ""
     near = next((path[:i] for i in range(len(path), -1, -1) if path[:i] in lines), ())
-    return f"{file}, line {lines.get(near, 1)}"
+    return f"{file}, line {lines.get(near, 1)}: "
 
 
 def _resolve(

@@ -4,6 +4,12 @@ from blindsum.platform.job.schema import Job
 
 EXACT_METRICS = "exact sums over all silos' held-out records, not differentially private"
 
+SIMULATED = (
+    "all silos, their keys and their records were in one process: nobody was protected from "
+    "anyone. Figures and epsilon are those of a run on the same records"
+)
+"""What everything that a simulation leaves says of it."""
+
 
 def metrics_guarantee(job: Job) -> str:
     """Return the guarantee under which this job releases its held-out figures."""

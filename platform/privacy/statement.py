@@ -22,7 +22,12 @@ from blindsum.platform.privacy.plan import (
     describe,
     metrics_plan,
 )
-from blindsum.platform.privacy.releases import EXACT_METRICS, RELEASES, metrics_guarantee
+from blindsum.platform.privacy.releases import (
+    EXACT_METRICS,
+    RELEASES,
+    SIMULATED,
+    metrics_guarantee,
+)
 
 Statement = dict[str, dict[str, Any]]
 HEADINGS = (
@@ -53,6 +58,7 @@ def privacy_statement(
     spent: Mapping[str, float] | None = None,
     utility: str = "",
     owned: Mapping[str, bool] | None = None,
+    simulated: bool = False,
 ) -> Statement:
     """Return the statement, by heading.
 
@@ -61,9 +67,12 @@ def privacy_statement(
         spent: upper bound on the epsilon that each silo spent; None before a run.
         utility: the run's result on held-out records, in one line.
         owned: for each silo, whether an owner's file is in force.
+        simulated: whether all silos were threads of one process.
     """
     section = job.privacy
     trust = _trust(job) | _consent(owned or {})
+    if simulated:
+        trust = {"simulation": SIMULATED} | trust
     if section.noise == "none" or not job.private:
         return _unprotected(job, trust)
     described = describe(section)

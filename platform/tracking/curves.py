@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,15 +17,23 @@ from blindsum.platform.evaluation.figures import HeldOut, TaskFigures
 BLUE, ORANGE, GREY = "#2c6fbb", "#d1701f", "#8a8a8a"
 
 
+class RunFigure(Figure):
+    """A figure that notebooks show as a picture, with or without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=100)
+        return content.getvalue()
+
+
 def draw_run(
-    path: Path,
     title: str,
     rounds: Sequence[int],
     held_out: Mapping[int, HeldOut | TaskFigures],
     epsilon: Mapping[str, Sequence[float]],
     budget: Mapping[str, float],
-) -> None:
-    """Write a PNG, with the held-out score above and each silo's spent epsilon below.
+) -> RunFigure:
+    """Return a figure with the held-out score above and each silo's spent epsilon below.
 
     Args:
         rounds: the numbers of the completed rounds.
@@ -34,7 +42,7 @@ def draw_run(
             differential privacy.
         budget: the epsilon that each silo may spend.
     """
-    figure = Figure(figsize=(7, 5.2), layout="constrained")
+    figure = RunFigure(figsize=(7, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True)
     wrapped = "\n".join(textwrap.fill(line, 95) for line in title.splitlines())
@@ -81,7 +89,7 @@ def draw_run(
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def _draw_score(axes: Axes, held_out: Mapping[int, HeldOut | TaskFigures]) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 
 import mlflow.pyfunc
 import pandas as pd
-import pyarrow as pa
 from mlflow.models import set_model
 
-from blindsum.platform.errors import DataError
-from blindsum.platform.prediction.predictor import REASON, Predictor
+from blindsum.platform.prediction.frames import predict_frame
+from blindsum.platform.prediction.predictor import Predictor
 from blindsum.platform.prediction.released import read_released
 
 ARTIFACT = "released"
@@ -38,19 +37,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow ha
         Raises:
             DataError: a column is missing or has a type that does not fit.
         """
-        frame = pd.DataFrame(model_input)
-        try:
-            table = pa.Table.from_pandas(frame[self._known(frame)], preserve_index=False)
-        except (pa.ArrowException, TypeError, ValueError):
-            raise DataError(
-                "an input column mixes types", "Give each column numbers only, or text only."
-            ) from None
-        found = self._predictor.predict(table, Path("the input")).to_pandas().set_index(frame.index)
-        reason = found[REASON].astype(object)
-        return found.assign(**{REASON: reason.where(reason.notna(), None)})  # null in JSON, not NaN
-
-    def _known(self, frame: pd.DataFrame) -> list[str]:
-        return [name for name in self._predictor.inputs if name in frame.columns]
+        return predict_frame(self._predictor, pd.DataFrame(model_input))
 
 
 set_model(ServedModel())

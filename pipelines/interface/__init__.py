@@ -1,0 +1,1 @@
+"""`import blindsum`: jobs, runs and simulations as Python objects."""
