@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from html import escape
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from blindsum.pipelines.run import output
@@ -74,6 +76,8 @@ def listener(progress: Progress, job: str) -> NotebookProgress | output.Shown:
     Raises:
         BlindsumError: it is something else.
     """
+    if in_notebook():
+        _import_ray()
     if progress == "lines":
         return output.Lines(job)
     if not isinstance(progress, bool):
@@ -81,3 +85,13 @@ def listener(progress: Progress, job: str) -> NotebookProgress | output.Shown:
     if not progress:
         return output.Quiet()
     return NotebookProgress() if in_notebook() else output.listener(False, job=job)
+
+
+def _import_ray() -> None:
+    """Import Ray without its advice to install ipywidgets, which Blindsum does not use."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        import_module("ray")
+    finally:
+        logging.disable(before)

@@ -80,11 +80,12 @@ def simulate(
 
 
 def _run(simulated: JobFile, own: Path, progress: Progress) -> Run:
-    from blindsum.actors.thread_cluster import ThreadCluster
+    shown = listener(progress, simulated.job.name)
+    from blindsum.actors.thread_cluster import ThreadCluster  # imports Ray
 
     cluster = ThreadCluster()
     try:
-        return finished(simulated, None, listener(progress, simulated.job.name), cluster=cluster)
+        return finished(simulated, None, shown, cluster=cluster)
     except BlindsumError as error:
         for text in _told_to_owners(own):
             error.add_note(text)

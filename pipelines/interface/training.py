@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,8 +109,6 @@ def finished(
     """Run or resume a job from Python; returns the run, as `run` describes. Arguments are those of
     `train_shown`."""
     seen: list[Ended] = []
-    if in_notebook():
-        _import_ray()
     try:
         train_shown(job_file, address, shown, seen.append, kept, cluster)
     except KeyboardInterrupt:
@@ -129,13 +125,3 @@ def finished(
     except Exception as error:  # noqa: BLE001 - as on the command line: it may quote values
         raise without_values(error) from None
     return Run._of(seen[0])
-
-
-def _import_ray() -> None:
-    """Import Ray without its advice to install ipywidgets, which Blindsum does not use."""
-    before = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        import_module("ray")
-    finally:
-        logging.disable(before)
