@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import functools
 import os
 import sys
-import tempfile
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
@@ -57,21 +55,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.xdist_group(shared))
 
 
-@functools.cache
-def _plans() -> Path:
+@pytest.fixture(scope="session")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of plans for all tests of all processes of this run."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    folder = Path(tempfile.gettempdir()) / f"blindsum-plans-{os.getuid()}-{run}"
+    base = tmp_path_factory.getbasetemp()
+    several = (
+        "PYTEST_XDIST_WORKER" in os.environ
+    )  # each then has a folder of its own in a common one
+    folder = (base.parent if several else base) / "plans"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_home(tmp_path: Path, plans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLINDSUM_HOME", str(tmp_path / "home"))
     # Plans follow from public settings alone: what one test computed, the others find.
     (tmp_path / "home").mkdir(mode=0o700)
-    (tmp_path / "home" / "plans").symlink_to(_plans())
+    (tmp_path / "home" / "plans").symlink_to(plans)
     # A developer's own owner's file is no part of a test.
     monkeypatch.setattr(
         "blindsum.platform.job.owner.places", lambda: (tmp_path / "owner" / "silo.yaml",)
