@@ -27,6 +27,7 @@ import yaml
 from sklearn.datasets import load_breast_cancer
 
 from blindsum.he.identity import Identity
+from blindsum.pipelines.show.console import console
 from blindsum.platform.job.file import JobFile, load_job
 from blindsum.platform.state.ledger import Ledger
 
@@ -83,6 +84,8 @@ def _own_home(tmp_path: Path, plans: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def _own_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command keeps stdout until its process ends: the next test must not write to that one."""
     monkeypatch.setattr("blindsum.pipelines.show.console._kept", None)
+    console._buffer.clear()  # an interrupt in another test may have left it collecting
+    console._buffer_index = 0
     monkeypatch.setattr("sys.stdout", sys.stdout)
 
 

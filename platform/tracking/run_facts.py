@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blindsum.platform.data.features import features_of
 from blindsum.platform.job.features_section import FeatureColumn
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import SUBMITTED_VARIABLE
@@ -183,6 +182,8 @@ def _type(column: FeatureColumn) -> str:
 def _features(job: Job) -> str:
     features = job.data.features
     if features.kind == "columns":
+        from blindsum.platform.data.features import features_of  # imports torch
+
         count, width = len(features.columns), features_of(features).width
         return f"{count} columns" + (f", {width} features" if width != count else "")
     return f"features of kind {features.kind}"

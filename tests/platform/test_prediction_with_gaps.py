@@ -90,8 +90,9 @@ def test_the_command_reads_gaps_and_categories_from_a_csv(tmp_path: Path) -> Non
     out = tmp_path / "out.parquet"
     arguments = ["predict", tmp_path / "model.blindsum", tmp_path / "t.csv", "--out", out]
     said = CliRunner().invoke(app, list(map(str, arguments)))
-    assert said.exit_code == 0 and "3 of 3 records predicted" in said.stderr
-    assert pd.read_parquet(out)["id"].tolist() == ["007", "8", "9"]
+    assert said.exit_code == 0, said.output
+    found = pd.read_parquet(out)
+    assert found["id"].tolist() == ["007", "8", "9"] and found["reason"].isna().all()
 
 
 def test_the_example_of_a_model_fits_and_its_schema_allows_gaps(tmp_path: Path) -> None:
