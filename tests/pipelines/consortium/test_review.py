@@ -208,6 +208,7 @@ def test_code_is_approved_by_its_digest_in_a_process_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     desk = Desk(tmp_path / "desk", tables["alder"], policy={"factory": "approved"})
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")  # a process that is aborted shows its stacks
     try:
         # The agent's process may know a module of that name, from an earlier job.
         monkeypatch.setitem(sys.modules, "ownnet", types.ModuleType("ownnet"))
