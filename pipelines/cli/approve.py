@@ -111,7 +111,7 @@ def say_approved(name: str, given: Approval) -> None:
         soft_wrap=True,
     )
     for path, digest in given.code.items():
-        show_result(f"with the code of {path}, SHA-256 {digest}", soft_wrap=True, markup=False)
+        show_result(f"with the code of {path}, SHA-256 {digest}", soft_wrap=True)
 
 
 def _list(owner: Owner, silo: str) -> None:
@@ -119,7 +119,7 @@ def _list(owner: Owner, silo: str) -> None:
         given = approvals.all()
         rows = [(one, approvals.standing(one), len(approvals.runs(one))) for one in given]
     if not rows:
-        console.print(f"silo {silo} has approved no job", markup=False)
+        console.print(f"silo {silo} has approved no job")
         return
     table = Sheet("approval", "job", "settings", "until", "runs used", "state")
     for one, state, used in rows:
@@ -214,5 +214,4 @@ def say_how_to_go_on() -> None:
         "  To simulate several silos here, as the examples do, move the file away first: "
         f"mv {owner.path} {owner.path}.away",
         soft_wrap=True,
-        markup=False,
     )

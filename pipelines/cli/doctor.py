@@ -70,7 +70,7 @@ def _findings(quick: bool, file: Path | None) -> Iterator[Finding]:
         checks |= {"Ray": services.local_ray, "MLflow": services.local_mlflow}
     for name, check in checks.items():
         if name in ("Ray", "MLflow", "coordinator"):
-            console.print(f"[dim]trying {name}[/]")
+            console.print(f"trying {name}", style="dim")
         yield from examined(name, check)
 
 
@@ -80,4 +80,4 @@ def _show(one: Finding) -> None:
         soft_wrap=True,
     )
     if one.mend:
-        show_result(f"     {one.mend}", soft_wrap=True, markup=False)
+        show_result(f"     {one.mend}", soft_wrap=True)

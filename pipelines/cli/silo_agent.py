@@ -13,7 +13,7 @@ import typer
 from blindsum.pipelines.cli import silo
 from blindsum.pipelines.cli.approve import RunsOption, UntilOption, ask, end_of, say_approved
 from blindsum.pipelines.cli.options import AddressOption, JsonOption, YesOption, interruptible
-from blindsum.pipelines.show.console import console, emit, keep_stdout
+from blindsum.pipelines.show.console import emit, keep_stdout, show_event
 
 if TYPE_CHECKING:
     from blindsum.pipelines.consortium.silo import SiloHome
@@ -64,7 +64,7 @@ def serve(
     from blindsum.pipelines.consortium.silo import serve_silo
 
     keep_stdout()
-    serve_silo(_open(file), version("blindsum"), address, cores, page, _say)
+    serve_silo(_open(file), version("blindsum"), address, cores, page, show_event)
 
 
 @app.command()
@@ -177,7 +177,3 @@ def _open(file: Path | None) -> SiloHome:
     from blindsum.pipelines.consortium.silo import open_silo
 
     return open_silo(file)
-
-
-def _say(line: str) -> None:
-    console.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {line}", soft_wrap=True, highlight=False)

@@ -171,9 +171,9 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         show_result(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
         show_result(f"mechanism: {describe(job.privacy)['mechanism']}")
     for heading in ("Threat model and trust", "What is not covered"):
-        show_result(f"\n[bold]{heading.lower()}[/]")
+        show_result(Text(f"\n{heading.lower()}", style="bold"))
         for name, text in stated[heading].items():
-            show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}", markup=False)
+            show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}")
     show_result(f"\nmodel: {values} parameters, {checked.rounds} rounds")
     show_result(
         f"traffic: {'at most ' if sent.at_most else ''}{size(sent.up_a_round)} up and "
@@ -188,9 +188,10 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         )
     show_result(f"held-out metrics: {metrics_guarantee(job)}")
     show_warnings(found)
+    command = f"blindsum run {quote(str(job_file.path))}"
+    verdict = "\nThis job would run.", "bold"
     show_result(
-        "\n[bold]This job would run.[/] To train it, with the same --set options: blindsum run "
-        f"{quote(str(job_file.path))}",
+        Text.assemble(verdict, f" To train it, with the same --set options: {command}"),
         soft_wrap=True,
     )
 
