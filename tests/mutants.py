@@ -560,7 +560,14 @@ MUTANTS = (
     Mutant(
         "a running run deleted",
         "pipelines/run/past_runs.py",
-        'if run.state == "running":',
+        "            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n            aside",
+        "            aside",
+        "tests/pipelines/test_runs.py",
+    ),
+    Mutant(
+        "a deleted run resumed",
+        "pipelines/run/run_log.py",
+        "if not path.exists():",
         "if False:",
         "tests/pipelines/test_runs.py",
     ),
