@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +20,10 @@ from blindsum.platform.job.owner import Owner, find_owner
 
 if TYPE_CHECKING:
     from blindsum.pipelines.consortium.review_text import JobReview
-    from blindsum.platform.state.approval import Approval, Approvals
+    from blindsum.platform.state.approval import Approval
+
+_FEWEST_DIGITS = 4
+"""Of an approval's id, to revoke it."""
 
 RunsOption = Annotated[int, typer.Option(help="How many runs to allow.")]
 UntilOption = Annotated[
@@ -115,9 +117,14 @@ def say_approved(name: str, given: Approval) -> None:
 
 
 def _list(owner: Owner, silo: str) -> None:
-    with _approvals(owner, silo) as approvals:
-        given = approvals.all()
-        rows = [(one, approvals.standing(one), len(approvals.runs(one))) for one in given]
+    from blindsum.pipelines.consortium.budget import open_ledger
+    from blindsum.platform.state.approval import Approvals
+
+    rows = []
+    with open_ledger(owner, silo) as ledger:
+        if ledger is not None:
+            approvals = Approvals(ledger)
+            rows = [(o, approvals.standing(o), len(approvals.runs(o))) for o in approvals.all()]
     if not rows:
         console.print(f"silo {silo} has approved no job")
         return
@@ -135,42 +142,39 @@ def _list(owner: Owner, silo: str) -> None:
 
 
 def _revoke(owner: Owner, silo: str, said: str) -> None:
-    with _approvals(owner, silo) as approvals:
-        revoked = approvals.revoked()
-        named = [one for one in approvals.all() if _is_meant(one, said) and one.id not in revoked]
-        if not named:
+    from blindsum.pipelines.consortium.budget import open_ledger
+    from blindsum.platform.state.approval import Approvals
+
+    with open_ledger(owner, silo) as ledger:
+        approvals = Approvals(ledger) if ledger is not None else None
+        revoked = approvals.revoked() if approvals else frozenset[str]()
+        given = [one for one in approvals.all() if one.id not in revoked] if approvals else []
+        meant = [one for one in given if one.name == said] or _by_id(given, said)
+        if approvals is None or not meant:
             raise JobError(
                 f"silo {silo} has no approval {said!r} to revoke", "See: blindsum approve --list."
             )
-        if len({one.name for one in named}) > 1:
-            raise JobError(
-                f"{said!r} begins the ids of {len(named)} approvals", "Write more of the id."
-            )
-        for one in named:
+        for one in meant:
             approvals.revoke(one)
     show_result(
-        f"revoked {', '.join(one.id[:8] for one in named)} of job {named[0].name}: no run starts "
+        f"revoked {', '.join(one.id[:8] for one in meant)} of job {meant[0].name}: no run starts "
         "or is resumed with it. A run that has begun goes on until it ends",
         soft_wrap=True,
     )
 
 
-def _is_meant(one: Approval, said: str) -> bool:
-    return one.name == said or (len(said) >= 4 and one.id.startswith(said))
+def _by_id(given: list[Approval], said: str) -> list[Approval]:
+    """Return the one approval whose id begins as said, or none.
 
-
-@contextmanager
-def _approvals(owner: Owner, silo: str) -> Iterator[Approvals]:
-    from blindsum.pipelines.consortium.budget import open_ledger
-    from blindsum.platform.state.approval import Approvals
-
-    with open_ledger(owner, silo) as ledger:
-        if ledger is None:
-            raise ConsentError(
-                f"silo {silo} has no ledger yet in {owner.state}, and so no approvals",
-                "Approve a job: blindsum approve JOB.YAML.",
-            )
-        yield Approvals(ledger)
+    Raises:
+        JobError: several begin so.
+    """
+    found = [one for one in given if len(said) >= _FEWEST_DIGITS and one.id.startswith(said)]
+    if len(found) > 1:
+        raise JobError(
+            f"{said!r} begins the ids of {len(found)} approvals", "Write more of the id."
+        )
+    return found
 
 
 def _only_name(owner: Owner) -> str:
@@ -212,6 +216,6 @@ def say_how_to_go_on() -> None:
         "part only in jobs that were approved here, and other names not at all.\n"
         "  To approve this job here, with the same --set: blindsum approve JOB.YAML\n"
         "  To simulate several silos here, as the examples do, move the file away first: "
-        f"mv {owner.path} {owner.path}.away",
+        f"mv {quote(str(owner.path))} {quote(f'{owner.path}.away')}",
         soft_wrap=True,
     )
