@@ -29,6 +29,14 @@ RunsOption = Annotated[int, typer.Option(help="How many runs to allow.")]
 UntilOption = Annotated[
     str | None, typer.Option(metavar="YYYY-MM-DD", help="Last day (UTC); default: in 30 days.")
 ]
+ListOption = Annotated[bool, typer.Option("--list", help="List this silo's approvals.")]
+RevokeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="APPROVAL",
+        help="Take back an approval: its id from --list, or a job's name for all of it.",
+    ),
+]
 
 
 def approve(
@@ -48,14 +56,8 @@ def approve(
     until: UntilOption = None,
     set_: SetOption = None,
     yes: YesOption = False,
-    list_: Annotated[bool, typer.Option("--list", help="List this silo's approvals.")] = False,
-    revoke: Annotated[
-        str | None,
-        typer.Option(
-            metavar="APPROVAL",
-            help="Take back an approval: its id from --list, or a job's name for all of it.",
-        ),
-    ] = None,
+    list_: ListOption = False,
+    revoke: RevokeOption = None,
 ) -> None:
     """Allow a silo on this machine to take part in this job for a number of runs."""
     owner = find_owner()
@@ -64,20 +66,22 @@ def approve(
             "this machine has no owner's file, so an approval would have no effect",
             "Write one first: blindsum silo init NAME --dataset NAME=/PATH.",
         )
+    command = "blindsum approve" + (f" --silo {silo}" if silo else "")
     silo = silo or _only_name(owner)
     if list_:
-        return _list(owner, silo)
+        return list_approvals(owner, silo)
     if revoke is not None:
-        return _revoke(owner, silo, revoke)
+        return revoke_approvals(owner, silo, revoke, command)
     if job is None:
         raise JobError("approve needs a job file", "Or use --list, or --revoke APPROVAL.")
-    _approve(owner, silo, job, runs, until, set_ or [], yes)
+    name, given = _approve(owner, silo, job, runs, until, set_ or [], yes)
+    say_approved(name, given, command)
     return None
 
 
 def _approve(
     owner: Owner, silo: str, job: Path, runs: int, until: str | None, set_: list[str], yes: bool
-) -> None:
+) -> tuple[str, Approval]:
     from blindsum.actors.approving import approve_job
     from blindsum.pipelines.consortium.review import review_here
     from blindsum.platform.job.paths import places_under
@@ -89,7 +93,7 @@ def _approve(
     places = places_under(owner, job_file.silo(silo), str(job_file.folder))
     ask(review_here(owner, silo, job_file.job, job_file.folder), owner, runs, end, yes)
     given = approve_job(job_file.job, silo, places, job_file.folder, runs, end)
-    say_approved(job_file.job.name, given)
+    return job_file.job.name, given
 
 
 def ask(review: JobReview, owner: Owner, runs: int, end: float, yes: bool) -> None:
@@ -104,19 +108,20 @@ def ask(review: JobReview, owner: Owner, runs: int, end: float, yes: bool) -> No
     agreed("Approve this?", yes)
 
 
-def say_approved(name: str, given: Approval) -> None:
-    """Print what was approved."""
+def say_approved(name: str, given: Approval, command: str) -> None:
+    """Print what was approved, and how that command takes it back."""
     runs = "1 run" if given.runs == 1 else f"{given.runs} runs"
     show_result(
         f"approved {name} for {runs} until {last_day(given.until)}, as {given.id[:8]}; to take it "
-        f"back: blindsum approve --revoke {given.id[:8]}",
+        f"back: {command} --revoke {given.id[:8]}",
         soft_wrap=True,
     )
     for path, digest in given.code.items():
         show_result(f"with the code of {path}, SHA-256 {digest}", soft_wrap=True)
 
 
-def _list(owner: Owner, silo: str) -> None:
+def list_approvals(owner: Owner, silo: str) -> None:
+    """Print the approvals in a silo's ledger."""
     from blindsum.pipelines.consortium.budget import open_ledger
     from blindsum.platform.state.approval import Approvals
 
@@ -141,7 +146,15 @@ def _list(owner: Owner, silo: str) -> None:
     show_result(table)
 
 
-def _revoke(owner: Owner, silo: str, said: str) -> None:
+def revoke_approvals(owner: Owner, silo: str, said: str, command: str) -> None:
+    """Revoke the approvals of the job with that name, or else the one whose id begins so.
+
+    Args:
+        command: lists them, with --list.
+
+    Raises:
+        JobError: there is none, or the ids of several begin so.
+    """
     from blindsum.pipelines.consortium.budget import open_ledger
     from blindsum.platform.state.approval import Approvals
 
@@ -152,7 +165,7 @@ def _revoke(owner: Owner, silo: str, said: str) -> None:
         meant = [one for one in given if one.name == said] or _by_id(given, said)
         if approvals is None or not meant:
             raise JobError(
-                f"silo {silo} has no approval {said!r} to revoke", "See: blindsum approve --list."
+                f"silo {silo} has no approval {said!r} to revoke", f"See: {command} --list."
             )
         for one in meant:
             approvals.revoke(one)

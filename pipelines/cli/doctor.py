@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from blindsum.pipelines.cli.options import JsonOption, interruptible
+from blindsum.pipelines.cli.options import FileOption, JsonOption, interruptible
 from blindsum.pipelines.show.console import console, emit, keep_stdout, show_result
 
 if TYPE_CHECKING:
@@ -25,10 +25,7 @@ def doctor(
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not try Ray and MLflow: seconds less.")
     ] = False,
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", help="The owner's file; default: the one in force here."),
-    ] = None,
+    file: FileOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check this machine for what would make a run fail, and say what to mend. Exit status 1 if

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import sys
 import time
 import types
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from blindsum.actors.books import LEDGER
 from blindsum.he.identity import fingerprint
+from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.consortium import deciding
 from blindsum.pipelines.consortium.brief import brief
 from blindsum.pipelines.consortium.changes import Change
@@ -251,6 +254,25 @@ def test_decisions_are_kept_for_the_agent(desk: Desk, content: dict[str, Any]) -
     desk.inbox.take_notices([])
     with pytest.raises(ConsentError, match="no longer proposes"):
         approve(desk, digest)
+
+
+def test_approvals_of_proposals_are_listed_and_revoked(desk: Desk, content: dict[str, Any]) -> None:
+    """With the command that the owner is told, although the owner's file has a place of its own."""
+
+    def agent(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["silo", "approve", *arguments])
+
+    digest, file = desk.receive(proposed(content)), ("--file", str(desk.owner.path))
+    assert "has approved no job" in agent("--list", *file).stderr
+    assert "needs a proposed job" in str(agent(*file).exception)
+    done = agent(digest[:8], "--yes", *file)
+    told = shlex.split(done.stdout.partition("to take it back: blindsum silo approve ")[2])
+    assert agent("--list", *file).stdout.rstrip().endswith("valid")
+    assert "revoked" in agent(*told).stdout
+    assert agent("--list", *file).stdout.rstrip().endswith("revoked")
+    assert f"See: blindsum silo approve --file {desk.owner.path} --list" in str(
+        agent(*told).exception
+    )
 
 
 def test_doubtful_settings_are_named_before_they_are_approved(
