@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from blindsum.pipelines.audit.evidence import Figure
@@ -19,7 +18,13 @@ from blindsum.pipelines.audit.report.page import ROWS, as_page, interval_of, sho
 from blindsum.pipelines.audit.report.records import as_private_page
 from blindsum.pipelines.audit.run import audit
 from blindsum.pipelines.run.folders import runs_folder
-from blindsum.pipelines.show.console import console, emit, show_incomplete, show_result
+from blindsum.pipelines.show.console import (
+    console,
+    emit,
+    show_incomplete,
+    show_result,
+    step_bar,
+)
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job.file import JobFile
@@ -38,15 +43,7 @@ class Shown:
     """A progress bar, shown only on a terminal."""
 
     def __init__(self, quiet: bool) -> None:
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
+        self._bar = step_bar(transient=True, disable=quiet or not console.is_terminal)
         self._task = self._bar.add_task("starting", total=None)
         self._bar.start()
 

@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.live import Live
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
@@ -32,7 +30,7 @@ from rich.text import Text
 
 from blindsum.pipelines.run.listeners import Listener
 from blindsum.pipelines.run.stages import Stages, show_stage
-from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.pipelines.show.console import console, emit, show_warnings, size, step_bar
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.job.paths import home_folder
 from blindsum.platform.job.schema import Job
@@ -112,13 +110,7 @@ class Progressing(Listener):
             TimeElapsedColumn(),
             console=console,
         )
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            console=console,
-        )
+        self._bar = step_bar()
         self._task: TaskID | None = None
         self._live = Live(self._begin, console=console, refresh_per_second=8, transient=True)
         self._live.start()

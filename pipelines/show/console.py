@@ -141,17 +141,22 @@ def _silence(stream: IO[str]) -> None:
 @contextmanager
 def counting(text: str, total: int, quiet: bool) -> Iterator[Callable[..., None]]:
     """Show a progress bar of `total` steps on a terminal; yield the function to call per step."""
-    with Progress(
+    with step_bar(transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda steps=1: bar.advance(task, steps)
+
+
+def step_bar(transient: bool = False, disable: bool = False) -> Progress:
+    """Return a bar on stderr that counts the steps of its task."""
+    return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda steps=1: bar.advance(task, steps)
+        transient=transient,
+        disable=disable,
+    )
 
 
 def size(count: float) -> str:
