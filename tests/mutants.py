@@ -58,6 +58,13 @@ MUTANTS = (
         "tests/actors/test_heartbeat.py",
     ),
     Mutant(
+        "a share of data told after each batch",
+        "actors/work.py",
+        "if now - self._moved >= TOLD_S:",
+        "if True:",
+        "tests/actors/test_heartbeat.py",
+    ),
+    Mutant(
         "a kept result that another wrote",
         "platform/data/kept_results.py",
         "if hmac.compare_digest(mac, _mac(key, inputs, content)):",
