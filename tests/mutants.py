@@ -488,6 +488,20 @@ MUTANTS = (
         RETURNS,
     ),
     Mutant(
+        "a size of the model that one silo alone says",
+        "actors/agreement.py",
+        "    different = set(parameters)\n    if len(different) != 1:",
+        "    different = set(parameters)\n    if False:",
+        "tests/actors/test_inspection.py",
+    ),
+    Mutant(
+        "a size of the model that a returning silo alone says",
+        "actors/returns.py",
+        "        same_size([inspection.parameters, values])\n",
+        "",
+        RETURNS,
+    ),
+    Mutant(
         "a state that nobody requested",
         "actors/joining.py",
         "        if handover is None:",
