@@ -83,7 +83,8 @@ class Workers:
 
         def serve(process: subprocess.Popen[bytes]) -> None:
             given, taken = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
-            try:
+            # Nearly always, its pipes are closed. A thread's traceback could quote a molecule.
+            with suppress(Exception):
                 write_frame(given, self._work.to_json())
                 while (number := waiting.get()) is not None:
                     texts = pa.table({"text": pa.array(chunks[number], pa.string())})
@@ -94,9 +95,7 @@ class Workers:
                     done.put((number, table_of(frame)))
                 else:
                     return
-            except (OSError, ValueError):  # its pipes are closed
-                pass
-            done.put(None)
+            done.put(None)  # whatever it was: `tables` waits for it
 
         for process in self._processes:
             threading.Thread(target=serve, args=(process,), daemon=True).start()

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -86,6 +87,17 @@ def test_a_process_that_dies_is_said_and_quotes_nothing() -> None:
         with pytest.raises(DataError, match="a process that computes molecules died"):
             list(two.tables([["CCO"]]))
     assert not workers_left()
+
+
+def test_a_chunk_that_cannot_be_sent_ends_the_work_and_quotes_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever a thread ends with: nobody waits for it for ever."""
+    chunks: list[Any] = [["CCO"], [b"CC(=O)O", 5]]
+    with Workers(MoleculeWork(PARTS[:1]), 1) as one, pytest.raises(DataError) as caught:
+        list(one.tables(chunks))
+    assert "a process that computes molecules died" in str(caught.value)
+    assert "CC(=O)O" not in str(caught.value) + "".join(capfd.readouterr())
 
 
 def test_a_process_that_cannot_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
