@@ -30,16 +30,16 @@ IN_TABLES = (
     ),
     (
         "a list of rejected rows that others can read",
-        "platform/data/rejected_rows.py",
+        "platform/data/at_silo.py",
         "os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)",
         "os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)",
         REJECTED,
     ),
     (
         "a list of rejected rows with its old mode",
-        "platform/data/rejected_rows.py",
-        "            path.unlink()  # a leftover file would keep its old mode\n",
-        "            pass\n",
+        "platform/data/at_silo.py",
+        "        place.unlink(missing_ok=True)  # a leftover file would keep its old mode\n",
+        "        pass\n",
         REJECTED,
     ),
     (

@@ -194,9 +194,10 @@ def _usable(
         computing.told(0.0)
         made = features.compute(table, computing, contract.folds.needs_molecules)
     without = _without_features(made, features.smiles_column or "", contract)
-    found += without
-    list_rejected(found, table, rejects)
-    refuse(without, path.name, rejects)
+    if without:
+        found += without
+        list_rejected(found, table, rejects)
+        refuse(without, path.name, rejects)
     kept = ~dropped_rows(found, table.num_rows)
     left = kept[made.usable]
     return _Usable(

@@ -147,6 +147,10 @@ def test_names_of_private_tasks_that_are_nearly_there_stay_at_the_silo(tmp_path:
     told = (tmp_path / "state" / "private_tasks_error.txt").read_text()
     assert "Instead of 'secret' the table has 'Secret'" in told
     assert not (tmp_path / "state" / TABLE_PROBLEM).exists()
+    (tmp_path / "full").touch()  # where nothing can be written
+    with pytest.raises(DataError, match="cannot be written") as caught:
+        load_data(tmp_path / "t.parquet", changed, tmp_path / "full" / "r", {"secret": Task()})
+    assert "ecret" not in repr(pickle.loads(pickle.dumps(caught.value))) + str(caught.value)
 
 
 def test_text_that_is_not_utf_8_is_shown_with_its_row_at_the_silo(tmp_path: Path) -> None:
