@@ -3,6 +3,7 @@ new, tests."""
 
 REJECTED, FOLDS = "tests/platform/test_rejected_rows.py", "tests/platform/test_random_folds.py"
 LABELS = "tests/platform/test_labels.py"
+KEPT = "tests/platform/test_kept_results.py"
 COLUMNS = "tests/platform/test_gaps_and_categories.py"
 PATTERNS = "tests/platform/test_name_patterns.py"
 
@@ -76,6 +77,13 @@ IN_TABLES = (
         "for name in sorted({column.name for column in features.columns()}):",
         "for name in [column.name for column in features.columns()]:",
         FOLDS,
+    ),
+    (
+        "one kind of folds read by another's keys",
+        "platform/data/molecule_work.py",
+        "        return self.kind\n",
+        '        return ""\n',
+        KEPT,
     ),
     (
         "a value beyond the categories in the error",

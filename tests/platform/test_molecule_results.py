@@ -19,8 +19,8 @@ from blindsum.platform.data.computing import ALONE, Computing, granted_cores
 from blindsum.platform.data.molecule_results import computed
 from blindsum.platform.data.molecule_work import (
     Fingerprints,
+    FoldKeys,
     MoleculeWork,
-    Scaffolds,
     ScaledDescriptors,
 )
 from blindsum.platform.data.reasons import in_general
@@ -59,7 +59,7 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.usefixtures("side_by_side")
 def test_processes_give_what_one_process_gives(part: Fingerprints | ScaledDescriptors) -> None:
-    parts = [part, Scaffolds()]
+    parts = [part, FoldKeys("scaffold")]
     told: list[float] = []
     alone = MoleculeWork(tuple(parts)).compute()(SMILES)
     found = computed(parts, texts(SMILES), Computing(cores=2, told=told.append))
@@ -70,13 +70,13 @@ def test_processes_give_what_one_process_gives(part: Fingerprints | ScaledDescri
 
 def test_a_small_table_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers.subprocess, "Popen", None)
-    parts = [Fingerprints(Ecfp(kind="ecfp")), Scaffolds()]
+    parts = [Fingerprints(Ecfp(kind="ecfp")), FoldKeys("scaffold")]
     assert computed(parts, texts(SMILES), Computing(cores=8)).num_rows == len(SMILES)
     assert computed(parts, texts([]), ALONE).num_rows == 0
 
 
 def test_settings_cross_to_a_process_unchanged() -> None:
-    work = MoleculeWork((PARTS[1], Scaffolds()))
+    work = MoleculeWork((*PARTS, FoldKeys("scaffold"), FoldKeys("spelling")))
     assert MoleculeWork.from_json(work.to_json()) == work
 
 
@@ -176,7 +176,7 @@ def test_a_salt_s_undefined_descriptors_are_named_for_the_owner_and_in_general_f
 
 
 def test_results_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [Fingerprints(Ecfp(kind="ecfp")), Scaffolds()]
+    parts = [Fingerprints(Ecfp(kind="ecfp")), FoldKeys("scaffold")]
     whole = MoleculeWork(tuple(parts)).compute()(SMILES)
     for longest in (1, 7, 2000):
         monkeypatch.setattr(molecule_results, "MOST_CHUNK", longest)
