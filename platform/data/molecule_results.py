@@ -32,6 +32,7 @@ def computed(
     Raises:
         JobError: RDKit does not have a descriptor, or no public scaling is known for it.
         DataError: a process that computes died or cannot be started.
+        Unexpected: texts or results could not be exchanged with one.
     """
     digest = content_digest(pa.table({"text": texts})) if computing.kept else ""
     rows = len(texts)

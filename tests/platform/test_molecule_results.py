@@ -25,7 +25,7 @@ from blindsum.platform.data.molecule_work import (
 )
 from blindsum.platform.data.reasons import in_general
 from blindsum.platform.data.workers import Workers
-from blindsum.platform.errors import DataError
+from blindsum.platform.errors import DataError, Unexpected
 from blindsum.platform.job.features_section import Descriptors, Ecfp, Scaling
 
 SMILES = [*(f"c1ccccc1{'C' * n}O" for n in range(40)), "no molecule", "", "C" * 2000, "[Na+].[Cl-]"]
@@ -92,11 +92,11 @@ def test_a_process_that_dies_is_said_and_quotes_nothing() -> None:
 def test_a_chunk_that_cannot_be_sent_ends_the_work_and_quotes_nothing(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever a thread ends with: nobody waits for it for ever."""
+    """Whatever a thread ends with: nobody waits for it for ever, and its kind is told."""
     chunks: list[Any] = [["CCO"], [b"CC(=O)O", 5]]
-    with Workers(MoleculeWork(PARTS[:1]), 1) as one, pytest.raises(DataError) as caught:
+    with Workers(MoleculeWork(PARTS[:1]), 1) as one, pytest.raises(Unexpected) as caught:
         list(one.tables(chunks))
-    assert "a process that computes molecules died" in str(caught.value)
+    assert "pyarrow.lib.ArrowTypeError at serve" in str(caught.value)
     assert "CC(=O)O" not in str(caught.value) + "".join(capfd.readouterr())
 
 
