@@ -79,6 +79,13 @@ IN_TABLES = (
         FOLDS,
     ),
     (
+        "molecules whose folds follow from other records",
+        "platform/data/table.py",
+        "list(compress(made.keys, left)) if made.keys else made.keys",
+        "made.keys",
+        FOLDS,
+    ),
+    (
         "one kind of folds read by another's keys",
         "platform/data/molecule_work.py",
         "        return self.kind\n",

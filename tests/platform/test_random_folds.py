@@ -20,7 +20,7 @@ from blindsum.platform.data.features import features_of
 from blindsum.platform.data.molecule_work import FoldKeys, MoleculeWork
 from blindsum.platform.data.molecules import write_molecule
 from blindsum.platform.data.record_keys import record_fractions
-from blindsum.platform.data.table import load_data
+from blindsum.platform.data.table import load_data, load_molecules
 from blindsum.platform.job.data_section import DataSection
 
 
@@ -107,6 +107,20 @@ def test_a_molecule_that_cannot_be_written_has_no_fold_and_is_listed(
     dropping = contract({"kind": "ecfp"}, unparsable="drop")
     assert load_data(path, dropping, rejects).dropped == 1
     assert "RDKit cannot write it" in rejects.read_text()
+
+
+def test_records_that_are_dropped_for_their_labels_move_no_other_molecule(tmp_path: Path) -> None:
+    smiles = ["C" * n + "O" for n in range(1, 61)]
+    dropping = contract({"kind": "ecfp"}, unlabelled="drop")
+    held_out = []
+    for name, labels in (("all", [0, 1] * 30), ("some", [None, 0, 1] * 20)):
+        path = tmp_path / f"{name}.parquet"
+        pyarrow.parquet.write_table(pa.table({"smiles": smiles, "y": labels}), path)
+        found = load_molecules(path, dropping, tmp_path / "rejected_rows.csv")
+        assert found is not None
+        held_out.append(found[1])
+    unlabelled = set(smiles[::3])
+    assert held_out[1] == [one for one in held_out[0] if one not in unlabelled] != []
 
 
 def test_fingerprints_are_hashed_by_their_positions() -> None:
