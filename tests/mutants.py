@@ -349,8 +349,8 @@ MUTANTS = (
     Mutant(
         "what a table has instead, in a file for everybody",
         "platform/data/at_silo.py",
-        "place.touch(mode=0o600)",
-        "place.touch(mode=0o644)",
+        "os.O_WRONLY, 0o600)",
+        "os.O_WRONLY, 0o644)",
         "tests/platform/test_at_silo.py",
     ),
     Mutant(
