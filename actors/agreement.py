@@ -28,6 +28,17 @@ def same_digest(digests: Iterable[str], what: str, round: int | None = None) -> 
     return different.pop()
 
 
+def same_size(parameters: Iterable[int]) -> int:
+    """Return the number of parameters that all silos said. Raises ModelsDiffer if two differ."""
+    different = set(parameters)
+    if len(different) != 1:
+        raise ModelsDiffer(
+            "the silos' models have different numbers of parameters and yet the same digest",
+            "A silo does not say the truth: do not start this job again.",
+        )
+    return different.pop()
+
+
 def same_metrics(read: Iterable[Metrics]) -> Metrics:
     """Return the metrics that all silos decrypted. Raises ModelsDiffer if two differ."""
     found = list(read)

@@ -13,11 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from blindsum.actors.agreement import same_digest, same_metrics
-from blindsum.actors.answers import value_of
+from blindsum.actors.agreement import same_digest, same_metrics, same_size
 from blindsum.actors.ceremony import hold_ceremony
 from blindsum.actors.cluster import Cluster
-from blindsum.actors.codec import decoded_vector
 from blindsum.actors.handles import (
     AggregatorHandle,
     Reply,
@@ -31,6 +29,7 @@ from blindsum.actors.messages import SiloSpec, Standing
 from blindsum.actors.policy import Course, metrics_exchange, next_course
 from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.recovery import Recovery, recovery
+from blindsum.actors.releasing import released_by
 from blindsum.actors.returns import Returns
 from blindsum.actors.round_report import RoundReport, phases_of
 from blindsum.actors.silo_messages import Inspection, Release
@@ -42,7 +41,6 @@ from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.events import Log
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan, update_range
-from blindsum.platform.training.vector import digest
 
 T = TypeVar("T")
 CHUNKS_PER_AGGREGATOR = 1024
@@ -144,9 +142,9 @@ class Federation:
 
         inspections = self._dropping_lost(gather)
         first = next(iter(inspections.values()))
-        self._values = first.parameters
         self._first_range = update_range(self.job, first.plan or plan(self.job, first.silo))
         model = same_digest((i.model_digest for i in inspections.values()), "initial weights")
+        self._values = same_size(i.parameters for i in inspections.values())
         at = self.standing
         self.standing = replace(at, model=at.model or model, range=at.range or self._first_range)
         if self._resumed:
@@ -260,7 +258,7 @@ class Federation:
         """Take silos that were lost and have come back into the next round, with new keys. If that
         fails, the run goes on without them."""
         at = self.standing
-        back = self._returns.brought(at, self._silos, list(at.lost))
+        back = self._returns.brought(at, self._silos, list(at.lost), self._values)
         if not back:
             return
         stayed, together = self._silos, {**self._silos, **back}
@@ -379,28 +377,9 @@ class Federation:
         )
 
     def release(self, round: int, model_digest: str, timeout_s: float = 60.0) -> Release:
-        """Return the average on which all silos agreed after that round, from the first silo that
-        returns it.
-
-        Raises:
-            FederationError: no living silo returns a model with that digest in time.
-        """
-        asked = {one.handle: one for one in (s.release(round) for s in self._silos.values())}
-        end, waiting = time.monotonic() + timeout_s, list(asked)
-        while waiting:
-            outcomes = self._cluster.wait(waiting, 1, max(0.0, end - time.monotonic()))
-            if not outcomes:
-                break
-            waiting = [handle for handle in waiting if handle not in outcomes]
-            for handle, outcome in outcomes.items():
-                try:
-                    answer = value_of(outcome, asked[handle].peer, "release the model")
-                    of, vector = decoded_vector(answer)
-                except BlindsumError:
-                    continue  # this silo was lost, or has no such model
-                if of == round and digest(vector) == model_digest:
-                    return Release(round, vector)
-        raise FederationError(f"no silo is left that has the model after round {round}")
+        """Return the average on which all silos agreed after that round. Raises FederationError if
+        no silo returns it in time."""
+        return released_by(self._silos.values(), self._cluster, round, model_digest, timeout_s)
 
     def close(self) -> None:
         """End silos and aggregators."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 
+from blindsum.actors.agreement import same_size
 from blindsum.actors.cluster import Cluster
 from blindsum.actors.handles import Reply, SiloHandle
 from blindsum.actors.messages import SiloSpec, Standing
@@ -44,13 +45,14 @@ class Returns:
         self._starting: dict[str, tuple[SiloHandle, Reply[Inspection]]] = {}
 
     def brought(
-        self, at: Standing, stayed: Mapping[str, SiloHandle], lost: Collection[str]
+        self, at: Standing, stayed: Mapping[str, SiloHandle], lost: Collection[str], values: int
     ) -> dict[str, SiloHandle]:
         """Return the silos that have arrived at the run's standing; start those that could.
 
         Args:
             stayed: the silos of the newest round.
             lost: the names of those that are missing.
+            values: the number of parameters of the run's model.
         """
         self._start([name for name in lost if name not in self._starting])
         ready = [
@@ -62,7 +64,7 @@ class Returns:
         for name in ready:
             silo, reply = self._starting.pop(name)
             try:
-                self._bring(silo, reply, at, next(iter(stayed.values())))
+                self._bring(silo, reply, at, next(iter(stayed.values())), values)
                 found[name] = silo
             except BlindsumError as error:
                 self._log.say("could not return", silo=name, said=error.what)
@@ -79,10 +81,16 @@ class Returns:
             self._starting[name] = silo, silo.inspect()
 
     def _bring(
-        self, silo: SiloHandle, reply: Reply[Inspection], at: Standing, stayed: SiloHandle
+        self,
+        silo: SiloHandle,
+        reply: Reply[Inspection],
+        at: Standing,
+        stayed: SiloHandle,
+        values: int,
     ) -> None:
         gather, within_s = self._waiting.gather, self._within_s
         inspection = gather([reply], "start", within_s)[silo.name]
+        same_size([inspection.parameters, values])
         if inspection.kept.get(at.round) == at.model:
             restored = gather([silo.restore(at.round)], "restore its state", within_s)[silo.name]
         else:

@@ -58,6 +58,13 @@ MUTANTS = (
         "tests/actors/test_heartbeat.py",
     ),
     Mutant(
+        "a share of data told after each batch",
+        "actors/work.py",
+        "if now - self._moved >= TOLD_S:",
+        "if True:",
+        "tests/actors/test_heartbeat.py",
+    ),
+    Mutant(
         "a kept result that another wrote",
         "platform/data/kept_results.py",
         "if hmac.compare_digest(mac, _mac(key, inputs, content)):",
@@ -342,8 +349,8 @@ MUTANTS = (
     Mutant(
         "what a table has instead, in a file for everybody",
         "platform/data/at_silo.py",
-        "place.touch(mode=0o600)",
-        "place.touch(mode=0o644)",
+        "os.O_WRONLY, 0o600)",
+        "os.O_WRONLY, 0o644)",
         "tests/platform/test_at_silo.py",
     ),
     Mutant(
@@ -478,6 +485,20 @@ MUTANTS = (
         "actors/joining.py",
         "lambda identity: fingerprint(identity) in pins or len(pins) < len(others),",
         "lambda identity: True,",
+        RETURNS,
+    ),
+    Mutant(
+        "a size of the model that one silo alone says",
+        "actors/agreement.py",
+        "    different = set(parameters)\n    if len(different) != 1:",
+        "    different = set(parameters)\n    if False:",
+        "tests/actors/test_inspection.py",
+    ),
+    Mutant(
+        "a size of the model that a returning silo alone says",
+        "actors/returns.py",
+        "        same_size([inspection.parameters, values])\n",
+        "",
         RETURNS,
     ),
     Mutant(

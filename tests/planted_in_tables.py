@@ -3,6 +3,7 @@ new, tests."""
 
 REJECTED, FOLDS = "tests/platform/test_rejected_rows.py", "tests/platform/test_random_folds.py"
 LABELS = "tests/platform/test_labels.py"
+KEPT = "tests/platform/test_kept_results.py"
 COLUMNS = "tests/platform/test_gaps_and_categories.py"
 PATTERNS = "tests/platform/test_name_patterns.py"
 
@@ -30,16 +31,16 @@ IN_TABLES = (
     ),
     (
         "a list of rejected rows that others can read",
-        "platform/data/rejected_rows.py",
+        "platform/data/at_silo.py",
         "os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)",
         "os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)",
         REJECTED,
     ),
     (
         "a list of rejected rows with its old mode",
-        "platform/data/rejected_rows.py",
-        "            path.unlink()  # a leftover file would keep its old mode\n",
-        "            pass\n",
+        "platform/data/at_silo.py",
+        "        place.unlink(missing_ok=True)  # a leftover file would keep its old mode\n",
+        "        pass\n",
         REJECTED,
     ),
     (
@@ -76,6 +77,20 @@ IN_TABLES = (
         "for name in sorted({column.name for column in features.columns()}):",
         "for name in [column.name for column in features.columns()]:",
         FOLDS,
+    ),
+    (
+        "molecules whose folds follow from other records",
+        "platform/data/table.py",
+        "list(compress(made.keys, left)) if made.keys else made.keys",
+        "made.keys",
+        FOLDS,
+    ),
+    (
+        "one kind of folds read by another's keys",
+        "platform/data/molecule_work.py",
+        "        return self.kind\n",
+        '        return ""\n',
+        KEPT,
     ),
     (
         "a value beyond the categories in the error",

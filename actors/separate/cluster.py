@@ -44,7 +44,8 @@ from blindsum.platform.errors import (
 _FOREVER_S = 3600.0
 _WATCH_S = 0.25
 _OF_A_VALUE = 32
-"""Bytes of a sealed state for each parameter: float32, and twice float64 for adam; and to spare."""
+"""Bytes of a sealed state for each parameter: float32 for the model and for its average, twice
+float64 for adam; and to spare."""
 _MOST_VALUE = 2**33
 
 
@@ -225,7 +226,8 @@ class SeparateCluster:
 
 
 def _expect_values(mailbox: Mailbox, outcome: Outcome) -> None:
-    """Let a silo answer with a model and its optimizer's state, of the size that it said."""
+    """Let a silo answer with a model and its optimizer's state, of the size that it said. Nobody
+    asks for them before all silos have said the same."""
     with suppress(FederationError):
         if isinstance(outcome, Answered):
             parameters = decoded(outcome.value, Inspection).parameters

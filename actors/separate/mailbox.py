@@ -27,7 +27,8 @@ Attachments = list[bytes | pa.Buffer]
 _MOST_FLYING = 2**26  # bytes of a call's frames that the aggregators have not taken up
 _MOST_FRAMES = 30_000  # of a call, as in a total
 LEAST_VALUE = 2**24
-"""The longest answer in bytes of a silo that has not said how large its model is."""
+"""The longest answer in bytes that has no model in it."""
+_WITH_MODEL = ("release", "seal_state")
 
 AddFrame = Callable[[int, pa.Buffer], "Future[Outcome]"]
 """Passes a frame to an aggregator, by its number; returns the outcome of the addition."""
@@ -63,7 +64,7 @@ class Mailbox:
     Attributes:
         woken: called, in any thread, when there is a new instruction.
         life: counts the agent's starts, as far as the coordinator noticed.
-        most_value: the longest answer in bytes.
+        most_value: the longest answer with a model in bytes.
     """
 
     def __init__(self, silo: str) -> None:
@@ -172,10 +173,10 @@ class Mailbox:
         call = self._call(number)
         with self._lock:
             call.values[_sha256(content)] = content
-            size = sum(map(len, call.values.values()))
-            if size > self.most_value or len(call.values) > self.most_value // PART + 1:
+            size, most = sum(map(len, call.values.values())), self._most(call)
+            if size > most or len(call.values) > most // PART + 1:
                 call.values.clear()
-                raise self._too_long()
+                raise _too_long(most)
 
     def receive(self, answer: Answer, attached: Sequence[memoryview]) -> None:
         """Take an answer. One that is not awaited, or no longer, is dropped.
@@ -193,8 +194,8 @@ class Mailbox:
         if answer.outcome == "raised" and answer.failure is None:
             raise FederationError("received a failure without its kind")
         # Before anything is joined: a part may be listed often.
-        if sum(one.size for one in answer.value) > self.most_value:
-            raise self._too_long()
+        if sum(one.size for one in answer.value) > self._most(call):
+            raise _too_long(self._most(call))
         left = iter(attached)
         value = b"".join(self._content(call, one, left) for one in answer.value)
         for one in answer.frames:
@@ -224,8 +225,8 @@ class Mailbox:
             raise FederationError(f"instruction {number} is not open")
         return call
 
-    def _too_long(self) -> FederationError:
-        return FederationError(f"the answer is longer than {self.most_value} bytes")
+    def _most(self, call: Call) -> int:
+        return self.most_value if call.instruction.method in _WITH_MODEL else LEAST_VALUE
 
     def _content(self, call: Call, frame: Frame, left: Any) -> bytes:
         content = call.values.get(frame.digest) if frame.digest else next(left, None)
@@ -247,6 +248,10 @@ def _after_frames(call: Call, outcome: Outcome) -> None:
 def _resolve(call: Call, outcome: Outcome) -> None:
     with suppress(InvalidStateError):  # another thread gave the call up
         call.outcome.set_result(outcome)
+
+
+def _too_long(most: int) -> FederationError:
+    return FederationError(f"the answer is longer than {most} bytes")
 
 
 def _done(outcome: Outcome) -> Future[Outcome]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.paths import state_folder
 from blindsum.platform.tracking.mlflow_run import tracking_uri
 from blindsum.platform.tracking.mlflow_uri import open_client, sqlite_file
-from blindsum.platform.tracking.names import figures_of
+from blindsum.platform.tracking.names import EVALUATED, ROUNDS, figures_of
 
 LEAST_RATIO = 0.01
 """Scores and gaps must exceed this to be divided by."""
@@ -51,7 +51,8 @@ class Trial:
     """One finished run.
 
     `score` comes from the last evaluation; `epsilon` is None without privacy; `mechanism` is the
-    kind of noise and delta; `silo` is the silo of a baseline that covers only one.
+    kind of noise and delta; `silo` is the silo of a baseline that covers only one. `stopped` says
+    after which round evaluation stopped, if the model is of a much later one; else it is empty.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Trial:
     settings: tuple[tuple[str, str], ...]
     mechanism: str = ""
     silo: str = ""
+    stopped: str = ""
 
     @property
     def score(self) -> float:
@@ -114,7 +116,8 @@ class Comparison:
 
     `differing` lists the settings that differ between runs. `alone` are baselines of one silo,
     which belong to no group because their held-out records differ. `diverged` are runs whose last
-    model has no score, and which no mean contains.
+    model has no score, and `stopped` are runs whose figures are of an earlier model than they
+    released, for example because a silo was lost. No mean contains these two.
     """
 
     experiment: str
@@ -124,6 +127,7 @@ class Comparison:
     differing: list[str]
     alone: list[Trial]
     diverged: list[Trial]
+    stopped: list[Trial] = field(default_factory=list)
 
     @property
     def best(self) -> Group:
@@ -160,6 +164,13 @@ def compare(job_file: JobFile, experiment: str | None, names: Sequence[str]) -> 
             f"every finished run of experiment {experiment!r} has diverged",
             "Lower training.learning_rate, and run the job again.",
         )
+    stopped = [trial for trial in trials if trial.stopped]
+    trials = [trial for trial in trials if not trial.stopped]
+    if not trials:
+        raise JobError(
+            f"no finished run of experiment {experiment!r} was evaluated to its end",
+            "Evaluation stops when a silo is lost: run the job again.",
+        )
     metric = next(name for name in SCORES if any(t.metric == name for t in trials))
     alone = [trial for trial in trials if trial.metric == metric and trial.silo]
     trials = [trial for trial in trials if trial.metric == metric and not trial.silo]
@@ -169,7 +180,9 @@ def compare(job_file: JobFile, experiment: str | None, names: Sequence[str]) -> 
     groups = [_group(of, trials) for _, of in sorted(grouped.items(), key=lambda g: _order(g[0]))]
     if groups:
         groups = _against_best(groups, grouped)
-    return Comparison(experiment, metric, trials, groups, _differing(trials), alone, diverged)
+    return Comparison(
+        experiment, metric, trials, groups, _differing(trials), alone, diverged, stopped
+    )
 
 
 def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
@@ -234,9 +247,18 @@ def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
                 tuple(settings),
                 noise if private else "",
                 tags.get("blindsum.silo", ""),
+                _stopped(tags, params),
             )
         )
     return trials
+
+
+def _stopped(tags: Mapping[str, str], params: Mapping[str, str]) -> str:
+    """Return "round 21 of 149" if a run's evaluation stopped before its last rounds; runs of
+    earlier versions do not say."""
+    rounds = int(tags.get(ROUNDS, 0))
+    evaluated, every = int(tags.get(EVALUATED, rounds)), int(params.get("privacy.metrics_every", 1))
+    return f"round {evaluated} of {rounds}" if rounds - evaluated >= every else ""
 
 
 def _order(group: Key) -> tuple[int, float, bool, str]:

@@ -107,6 +107,7 @@ def run_compare(
             groups=[asdict(group) for group in comparison.groups],
             alone=[asdict(trial) for trial in comparison.alone],
             diverged=[trial.name for trial in comparison.diverged],
+            stopped=[trial.name for trial in comparison.stopped],
             notes=notes(comparison),
         )
         return

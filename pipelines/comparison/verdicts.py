@@ -17,6 +17,11 @@ def notes(comparison: Comparison) -> list[str]:
     if comparison.diverged:
         names = ", ".join(trial.name for trial in comparison.diverged)
         found.append(f"Diverged, and in no mean: {names}.")
+    if comparison.stopped:
+        named = ", ".join(f"{trial.name} (after {trial.stopped})" for trial in comparison.stopped)
+        found.append(f"Evaluation stopped before the last rounds, so in no mean: {named}.")
+    if sum(group.score.count for group in comparison.groups) < len(comparison.trials):
+        found.append("Of several runs with one seed, the newest counts.")
     return found
 
 

@@ -16,8 +16,9 @@ import pyarrow.parquet
 
 from blindsum.pipelines.show.console import counting
 from blindsum.platform.data.computing import Computing, granted_cores
-from blindsum.platform.data.reading import read_table
+from blindsum.platform.data.reading import kind_of, read_table
 from blindsum.platform.errors import DataError, JobError
+from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.features_section import Columns, Fingerprint
 from blindsum.platform.job.paths import MODEL, import_from
 from blindsum.platform.prediction.predictor import OUTSIDE, REASON, Predictor
@@ -85,11 +86,12 @@ def predict(model: Path, path: Path, quiet: bool) -> Predicted:
     import_from(str(Path.cwd()))  # where the code of a model.factory may lie
     released = read_released(model_file(model))
     predictor = Predictor(released)
-    # Identifiers in a CSV stay as they are: 007 is not 7.
-    csv = released.terms.csv
-    numbers = predictor.numbers
-    texts = [name for name in read_table(path, (), csv).column_names if name not in numbers]
-    table = read_table(path, texts, csv)
+    if not predictor.model_outputs:
+        raise JobError(
+            f"{released.terms.run} has no shared task: its model predicts nothing",
+            f"Each silo predicts its own tasks with its own {MODEL}, in its state folder.",
+        )
+    table = _read(path, predictor.numbers, released.terms.csv)
     kept = table.drop_columns(_dropped(released, table))
     if clash := sorted(set(kept.column_names) & set(predictor.outputs)):
         raise DataError(
@@ -142,6 +144,15 @@ def require_writable(out: Path) -> Callable[[pa.Table, str], None]:
     if out.exists():
         raise DataError(f"{out} already exists", "Name another file.")
     return WRITERS[out.suffix]
+
+
+def _read(path: Path, numbers: set[str], csv: CsvSection | None) -> pa.Table:
+    """Read the table. Identifiers stay as they are where a file has no types: 007 is not 7."""
+    table = read_table(path, (), csv)
+    if kind_of(path) not in ("CSV", "SDF", "Parquet folder"):
+        return table
+    texts = [f.name for f in table.schema if f.name not in numbers and f.type != pa.string()]
+    return read_table(path, texts, csv) if texts else table
 
 
 def _dropped(released: Released, table: pa.Table) -> list[str]:

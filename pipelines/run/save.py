@@ -11,7 +11,7 @@ from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.run.run import Run, SavedModel
 from blindsum.platform.job.average_section import described
 from blindsum.platform.privacy.releases import SIMULATED
-from blindsum.platform.tracking.names import held_out_tags
+from blindsum.platform.tracking.names import EVALUATED, ROUNDS, held_out_tags
 from blindsum.platform.tracking.run_facts import NOTE, run_note
 
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
@@ -104,7 +104,7 @@ def _save_statement(run: Run, tracker: Tracker, stated: Statement) -> None:
 
 def closing_tags(run: Run) -> dict[str, str]:
     """Return the MLflow tags of a run that is over: spend, ledgers, consent, lost silos."""
-    tags = {"blindsum.rounds": str(len(run.reports)), "blindsum.announced": str(run.announced)}
+    tags = {ROUNDS: str(len(run.reports)), "blindsum.announced": str(run.announced)}
     tags["blindsum.average"] = described(run.job_file.job.training.average)
     if run.spec.simulated:
         tags["blindsum.simulated"] = SIMULATED
@@ -122,6 +122,7 @@ def closing_tags(run: Run) -> dict[str, str]:
         if plan
     }
     if found := run.held_out():
+        tags[EVALUATED] = str(found[0])
         tags |= held_out_tags(found[1])
     if run.reports:
         if not run.job_file.job.moves_range:

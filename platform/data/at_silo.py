@@ -6,8 +6,8 @@ such a file, and says the same whatever the file says.
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -26,11 +26,37 @@ R = TypeVar("R")
 
 
 def write_at_silo(place: Path, text: str) -> None:
-    """Write a file that only the silo's user can read, and its folder."""
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    place.unlink(missing_ok=True)  # an earlier file's mode could be another
-    place.touch(mode=0o600)
-    place.write_text(text, encoding="utf-8")
+    """Write a file that only the silo's user can read, and its folder.
+
+    Raises:
+        DataError: it cannot be written, for example because the disk is full.
+    """
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place.unlink(missing_ok=True)  # a leftover file would keep its old mode
+        file = os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with open(file, "w", encoding="utf-8", errors="backslashreplace") as opened:
+            opened.write(text)
+    except OSError as error:
+        raise _unwritable(place, error) from None
+
+
+def remove_at_silo(place: Path) -> None:
+    """Remove what was written there about an earlier table, if anything was. Raises DataError, as
+    `write_at_silo`."""
+    try:
+        place.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise _unwritable(place, error) from None
+
+
+def _unwritable(place: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{place} cannot be written ({error.strerror})",
+        "Check the silo's state folder: its permissions, and space on its disk.",
+    )
 
 
 def read_at_silo(folder: Path) -> list[str]:
@@ -56,9 +82,8 @@ def told_at_silo(
     def call(
         path: Path, contract: DataSection, rejects: Path, /, *args: P.args, **kw: P.kwargs
     ) -> R:
-        for name in (TABLE_PROBLEM, TABLE_NOTES):  # of an earlier attempt
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                rejects.with_name(name).unlink()
+        for name in (TABLE_PROBLEM, TABLE_NOTES):
+            remove_at_silo(rejects.with_name(name))
         try:
             return function(path, contract, rejects, *args, **kw)
         except DataError as error:
@@ -70,7 +95,7 @@ def told_at_silo(
             place = rejects.with_name(TABLE_PROBLEM)
             try:
                 write_at_silo(place, f"{error.what}\n{text}\n")
-            except OSError:  # a full disk must not hide the error
+            except DataError:  # a full disk must not hide the error
                 raise error from None
             hint = f"{error.hint} {place} at the silo says what was found instead."
             raise DataError(error.what, hint, at_silo=text) from None

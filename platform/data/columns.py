@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,6 +129,16 @@ def missing_or_infinite(column: pa.ChunkedArray) -> npt.NDArray[np.bool_] | None
     if pa.types.is_floating(column.type):
         rows = pc.invert(pc.is_finite(column).fill_null(False))
     return np.asarray(rows.to_numpy(), np.bool_)
+
+
+def as_held(values: Sequence[float], kind: pa.DataType) -> npt.NDArray[np.float64]:
+    """Return numbers of the job as a column of that type holds them: in a column of float32, -99.9
+    is the float32 next to it, which is another double."""
+    wanted = np.array(values, np.float64)
+    if not pa.types.is_float32(kind):
+        return wanted
+    with np.errstate(over="ignore"):
+        return wanted.astype(np.float32).astype(np.float64)
 
 
 def _has_infinite(column: pa.ChunkedArray) -> bool:

@@ -23,6 +23,7 @@ from blindsum.platform.data.columns import (
     FEATURE_OR_EMPTY,
     GAPS,
     Column,
+    as_held,
     missing_or_infinite,
 )
 from blindsum.platform.data.rejected_rows import Rejected
@@ -130,7 +131,8 @@ class Number(ColumnFeature):
         if self.section.missing is None:
             out[:, 0] = scaled(values, self.section)
             return
-        gaps = np.isnan(values) | np.isin(values, np.array(self.section.missing.codes, np.float64))
+        codes = as_held([float(one) for one in self.section.missing.codes], column.type)
+        gaps = np.isnan(values) | np.isin(values, codes)
         self._fill_scaled(out, values, gaps, float(self.section.missing.value or 0.0))
 
 

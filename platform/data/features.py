@@ -24,11 +24,12 @@ import pyarrow.compute as pc
 from blindsum.platform.data.columns import POSITIONS, TEXT, Column, NeedsColumns, gaps
 from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.feature_columns import ColumnFeature, column_feature
-from blindsum.platform.data.reasons import NO_SCAFFOLD
+from blindsum.platform.data.reasons import NO_KEY
 from blindsum.platform.data.records import Stored, bits, bits_of
 from blindsum.platform.data.rejected_rows import Rejected
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
+from blindsum.platform.job.folds_section import MoleculeKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +38,14 @@ class Featurised:
 
     `features` is float32 [usable records, features], for fingerprints a CSR array; `usable` is
     bool [records]. `reasons` says of each record without features, by its row from 0, why it has
-    none, without quoting it. `scaffolds` are the usable molecules' (`scaffold_of`), if they were
-    asked for.
+    none, without quoting it. `keys` are those of the usable molecules' folds, if they were asked
+    for.
     """
 
     features: Stored
     usable: npt.NDArray[np.bool_]
     reasons: Mapping[int, str] = field(default_factory=dict, repr=False)
-    scaffolds: Sequence[str] | None = field(default=None, repr=False)
+    keys: Sequence[str] | None = field(default=None, repr=False)
 
 
 class FeatureKind(NeedsColumns):
@@ -76,13 +77,13 @@ class FeatureKind(NeedsColumns):
 
     @abstractmethod
     def compute(
-        self, table: pa.Table, computing: Computing = ALONE, scaffolds: bool = False
+        self, table: pa.Table, computing: Computing = ALONE, key: MoleculeKey | None = None
     ) -> Featurised:
         """Compute the features of a checked, uniform table without rejected rows.
 
         Args:
             computing: the silo's means; by default one core, and nothing is kept.
-            scaffolds: whether to compute the molecules' scaffolds too.
+            key: of molecules, what folds know them by, to compute it too.
 
         Raises:
             JobError: RDKit does not have a descriptor, or no public scaling is known for it.
@@ -143,7 +144,7 @@ class ColumnFeatures(FeatureKind):
         ]
 
     def compute(
-        self, table: pa.Table, computing: Computing = ALONE, scaffolds: bool = False
+        self, table: pa.Table, computing: Computing = ALONE, key: MoleculeKey | None = None
     ) -> Featurised:
         """Make the features of every column; all records are usable."""
         features, start = np.zeros((table.num_rows, self.width), np.float32), 0
@@ -170,7 +171,7 @@ class FingerprintFeatures(FeatureKind):
         return [Column(name=self.section.column, type=POSITIONS)]
 
     def compute(
-        self, table: pa.Table, computing: Computing = ALONE, scaffolds: bool = False
+        self, table: pa.Table, computing: Computing = ALONE, key: MoleculeKey | None = None
     ) -> Featurised:
         """Read the positions; all records are usable."""
         lists = table.column(self.section.column).combine_chunks()
@@ -207,19 +208,19 @@ class MoleculeFeatures(FeatureKind):
         return [Column(name=self.smiles_column, type=TEXT)]
 
     def compute(
-        self, table: pa.Table, computing: Computing = ALONE, scaffolds: bool = False
+        self, table: pa.Table, computing: Computing = ALONE, key: MoleculeKey | None = None
     ) -> Featurised:
         """Compute the features of the molecules that RDKit can read."""
         # Here and below, RDKit (0.1 s and 45 MiB) is imported only if records are molecules.
         from blindsum.platform.data.molecule_results import computed
-        from blindsum.platform.data.molecule_work import Scaffolds, features_part
+        from blindsum.platform.data.molecule_work import FoldKeys, features_part
 
-        parts = [features_part(self.section), *([Scaffolds()] if scaffolds else [])]
+        parts = [features_part(self.section), *([FoldKeys(key)] if key else [])]
         texts = table.column(self.smiles_column).cast(pa.string())
         found = computed(parts, texts, computing)
         reason = found["reason"]
-        if scaffolds:
-            no_key = pc.if_else(pc.is_null(found["scaffold"]), NO_SCAFFOLD, None)
+        if key:
+            no_key = pc.if_else(pc.is_null(found["key"]), NO_KEY[key], None)
             reason = pc.coalesce(reason, no_key)
         usable = pc.is_null(reason)
         rows = np.flatnonzero(~np.array(usable, np.bool_))
@@ -228,7 +229,7 @@ class MoleculeFeatures(FeatureKind):
             features=self._stored(kept),
             usable=np.array(usable, np.bool_),
             reasons=dict(zip(rows.tolist(), reason.take(rows).to_pylist(), strict=True)),
-            scaffolds=kept["scaffold"].to_pylist() if scaffolds else None,
+            keys=kept["key"].to_pylist() if key else None,
         )
 
     @abstractmethod

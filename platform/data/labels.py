@@ -23,6 +23,7 @@ from blindsum.platform.data.columns import (
     NUMBER_OR_EMPTY,
     TEXT_OR_EMPTY,
     Column,
+    as_held,
 )
 from blindsum.platform.data.rejected_rows import Rejected
 from blindsum.platform.errors import DataError
@@ -231,7 +232,8 @@ def _scaled(
     """Return scaled numbers, NaN where missing; and those that are too large."""
     numbers = _numbers(column, name, path)
     if task.missing is not None:
-        numbers = np.where(numbers == float(task.missing), np.nan, numbers)
+        gap = as_held([float(task.missing)], column.type)
+        numbers = np.where(numbers == gap, np.nan, numbers)
     with np.errstate(over="ignore"):
         scaled: npt.NDArray[np.float64] = (numbers - task.center) / task.scale
         large: Rows = np.abs(scaled) > MAX_SCALED  # false for NaN

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from blindsum.platform.data.at_silo import remove_at_silo, write_at_silo
 from blindsum.platform.data.computing import Computing, computing_in
 from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.job.labels_section import Tasks
@@ -46,13 +46,9 @@ def open_member(
     own = load_private_tasks(job.silo(name), job, places.private_tasks)
     rejects = places.of_run(run) / REJECTED_ROWS
     means = computing or computing_in(places.state)
+    told = places.of_run(run) / CONCERNS
+    remove_at_silo(told)
     data = load_data(places.table, job.data, rejects, own, means)
     if data.concerns and places.owner:
-        _tell_owner(data.concerns, places.of_run(run) / CONCERNS)
+        write_at_silo(told, "".join(f"{text}\n" for text in data.concerns))
     return Member(name, data, own)
-
-
-def _tell_owner(concerns: tuple[str, ...], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.touch(mode=0o600)
-    path.write_text("".join(f"{text}\n" for text in concerns), encoding="utf-8")

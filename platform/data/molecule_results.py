@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from blindsum.platform.data.computing import Computing
 from blindsum.platform.data.kept_results import content_digest
-from blindsum.platform.data.molecule_work import MoleculeWork, Part
+from blindsum.platform.data.molecule_work import MoleculePart, MoleculeWork
 from blindsum.platform.data.workers import Workers
 
 CHUNK_S = 0.5
@@ -24,12 +24,15 @@ WORTH_S = 2.0
 MOST_CHUNK, MOST_PROCESSES = 2000, 64
 
 
-def computed(parts: Sequence[Part], texts: pa.ChunkedArray, computing: Computing) -> pa.Table:
+def computed(
+    parts: Sequence[MoleculePart], texts: pa.ChunkedArray, computing: Computing
+) -> pa.Table:
     """Return a table with the parts' columns and a row for each text. Each text is read once.
 
     Raises:
         JobError: RDKit does not have a descriptor, or no public scaling is known for it.
         DataError: a process that computes died or cannot be started.
+        Unexpected: texts or results could not be exchanged with one.
     """
     digest = content_digest(pa.table({"text": texts})) if computing.kept else ""
     rows = len(texts)

@@ -1,4 +1,4 @@
-"""What is computed from SMILES, molecule by molecule: features, and the scaffold for folds.
+"""What is computed from SMILES, molecule by molecule: features, and the key for folds.
 
 It depends on its settings, the SMILES and RDKit's version alone, so that it can be computed by any
 process of the silo and kept (`blindsum.platform.data.computing`). Worker processes import this
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from rdkit import Chem, rdBase
 
 from blindsum.platform.data.descriptors import descriptor_scaling, descriptors, too_large
-from blindsum.platform.data.molecules import ecfp, read_molecule, scaffold_of
+from blindsum.platform.data.molecules import ecfp, read_molecule, scaffold_of, write_molecule
 from blindsum.platform.data.reasons import (
     EMPTY,
     LONG,
@@ -30,6 +30,7 @@ from blindsum.platform.data.reasons import (
 )
 from blindsum.platform.data.scaling import scaled
 from blindsum.platform.job.features_section import Descriptors, Ecfp
+from blindsum.platform.job.folds_section import MoleculeKey
 
 WORK = 1
 """Raise it with every change in what is computed from the same SMILES under the same settings:
@@ -38,6 +39,7 @@ results that were kept before are then computed again."""
 RDKIT = str(rdBase.rdkitVersion)
 
 _SECTION: TypeAdapter[Descriptors | Ecfp] = TypeAdapter(Descriptors | Ecfp)
+_KEY: TypeAdapter[MoleculeKey] = TypeAdapter(MoleculeKey)
 
 
 class Part(ABC):
@@ -141,26 +143,29 @@ class ScaledDescriptors(Part):
 
 
 @dataclass(frozen=True)
-class Scaffolds(Part):
-    """The key of a molecule's folds, `blindsum.platform.data.molecules.scaffold_of`; null if there
-    is none."""
+class FoldKeys(Part):
+    """What folds know molecules by: scaffolds (`blindsum.platform.data.molecules.scaffold_of`) or
+    canonical SMILES; null if RDKit makes none."""
+
+    kind: MoleculeKey
 
     @property
     def settings(self) -> str:
-        """None."""
-        return ""
+        """The kind of key."""
+        return self.kind
 
     @property
     def schema(self) -> pa.Schema:
-        """Canonical SMILES."""
-        return pa.schema([("scaffold", pa.string())])
+        """SMILES."""
+        return pa.schema([("key", pa.string())])
 
     def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
-        """A molecule that RDKit cannot cut down to its scaffold has none."""
+        """A molecule that RDKit cannot cut down to its scaffold, or write, has no key."""
+        key = scaffold_of if self.kind == "scaffold" else write_molecule
 
         def row(molecule: Chem.Mol) -> tuple[Any, ...]:
             try:
-                return (scaffold_of(molecule),)
+                return (key(molecule),)
             except (ValueError, RuntimeError):  # RDKit raises these for odd molecules
                 return (None,)
 
@@ -171,7 +176,10 @@ class Scaffolds(Part):
         return (None,)
 
 
-def features_part(section: Descriptors | Ecfp) -> Part:
+MoleculePart = Fingerprints | ScaledDescriptors | FoldKeys
+
+
+def features_part(section: Descriptors | Ecfp) -> Fingerprints | ScaledDescriptors:
     """Return the part that computes a section's features."""
     return Fingerprints(section) if isinstance(section, Ecfp) else ScaledDescriptors(section)
 
@@ -180,7 +188,7 @@ def features_part(section: Descriptors | Ecfp) -> Part:
 class MoleculeWork:
     """Parts that are computed together: each text is read once."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[MoleculePart, ...]
 
     @property
     def schema(self) -> pa.Schema:
@@ -213,18 +221,22 @@ class MoleculeWork:
 
     def to_json(self) -> bytes:
         """Encode the settings for a worker process."""
-        sections = [getattr(part, "section", None) for part in self.parts]
-        return json.dumps([one and one.model_dump(mode="json") for one in sections]).encode()
+        settings = [
+            part.kind if isinstance(part, FoldKeys) else part.section.model_dump(mode="json")
+            for part in self.parts
+        ]
+        return json.dumps(settings).encode()
 
     @classmethod
     def from_json(cls, content: bytes) -> MoleculeWork:
         """Decode what `to_json` encoded."""
-        return cls(
-            tuple(
-                features_part(_SECTION.validate_python(one)) if one else Scaffolds()
-                for one in json.loads(content)
-            )
-        )
+        return cls(tuple(_part(one) for one in json.loads(content)))
+
+
+def _part(said: Any) -> MoleculePart:
+    if isinstance(said, str):
+        return FoldKeys(_KEY.validate_python(said))
+    return features_part(_SECTION.validate_python(said))
 
 
 def _read(text: str) -> tuple[Chem.Mol | None, str]:

@@ -23,11 +23,14 @@ _BLOCK_BYTES = 32 * 2**20
 """Memory of the numbers that are hashed at a time."""
 
 
-def record_fractions(table: pa.Table, features: FeatureKind, salt: str) -> npt.NDArray[np.float64]:
+def record_fractions(
+    table: pa.Table, features: FeatureKind, salt: str, spellings: Sequence[str] | None = None
+) -> npt.NDArray[np.float64]:
     """Return HMAC-SHA256(salt, features) of each record, as a fraction in [0, 1].
 
     Args:
         table: checked, with readable molecules only.
+        spellings: the molecules' canonical SMILES, if they are known.
     """
     numbers, others = [], []
     for name in sorted({column.name for column in features.columns()}):
@@ -35,7 +38,10 @@ def record_fractions(table: pa.Table, features: FeatureKind, salt: str) -> npt.N
         if _is_number(column.type):
             numbers.append(name)
         else:
-            others.append(_encoder(column, name == features.smiles_column))
+            molecules = name == features.smiles_column
+            if molecules and spellings is not None:
+                column, molecules = pa.chunked_array([spellings], pa.string()), False
+            others.append(_encoder(column, molecules))
     found = np.empty(table.num_rows, np.float64)
     key = hmac.new(salt.encode(), digestmod="sha256")
     for start, block in _blocks(table, numbers):

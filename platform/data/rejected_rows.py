@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from blindsum.platform.data.at_silo import remove_at_silo, write_at_silo
 from blindsum.platform.errors import DataError
 
 MOST_ROWS = 100_000
@@ -82,20 +82,10 @@ def list_rejected(rejected: Sequence[Rejected], table: pa.Table, path: Path) -> 
     Raises:
         DataError: the list cannot be written.
     """
-    try:
-        if path.exists():
-            path.unlink()  # a leftover file would keep its old mode
-        if not any(one.rows.any() for one in rejected):
-            return
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with open(file, "w", encoding="utf-8", errors="backslashreplace") as opened:
-            opened.write(_listed(rejected, table))
-    except OSError as error:
-        raise DataError(
-            f"the list of rejected rows {path} cannot be written ({error.strerror})",
-            "Check the silo's state folder: its permissions, and space on its disk.",
-        ) from None
+    if any(one.rows.any() for one in rejected):
+        write_at_silo(path, _listed(rejected, table))
+    else:
+        remove_at_silo(path)
 
 
 def _listed(rejected: Sequence[Rejected], table: pa.Table) -> str:

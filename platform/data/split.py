@@ -44,13 +44,13 @@ class FoldKind(NeedsColumns):
 
     @abstractmethod
     def held_out(
-        self, table: pa.Table, features: FeatureKind, scaffolds: Sequence[str] | None = None
+        self, table: pa.Table, features: FeatureKind, keys: Sequence[str] | None = None
     ) -> npt.NDArray[np.bool_]:
         """Return bool [records]: true if the record is held out.
 
         Args:
             table: checked, without gaps and with readable molecules only.
-            scaffolds: those of the table's molecules, if they are known.
+            keys: those of the table's molecules (`section.molecule_key`), if they are known.
 
         Raises:
             DataError: a fold column has a value other than train and test, or the features are not
@@ -70,7 +70,7 @@ class ColumnSplit(FoldKind):
         return [Column(name=self.section.column, type=type_)]
 
     def held_out(
-        self, table: pa.Table, features: FeatureKind, scaffolds: Sequence[str] | None = None
+        self, table: pa.Table, features: FeatureKind, keys: Sequence[str] | None = None
     ) -> npt.NDArray[np.bool_]:
         """Return bool [records]: true if the column names the held-out fold."""
         column = table.column(self.section.column)
@@ -97,11 +97,11 @@ class HashSplit(FoldKind):
         return [Column(name=self.section.column, type=type_)]
 
     def held_out(
-        self, table: pa.Table, features: FeatureKind, scaffolds: Sequence[str] | None = None
+        self, table: pa.Table, features: FeatureKind, keys: Sequence[str] | None = None
     ) -> npt.NDArray[np.bool_]:
         """Return bool [records]: true if the key's fraction is below the limit."""
-        keys = (str(value) for value in table.column(self.section.column).to_pylist())
-        return _below(self.section.test_fraction, self.section.salt, keys)
+        values = table.column(self.section.column).to_pylist()
+        return _below(self.section.test_fraction, self.section.salt, map(str, values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +115,14 @@ class ScaffoldSplit(FoldKind):
         return []
 
     def held_out(
-        self, table: pa.Table, features: FeatureKind, scaffolds: Sequence[str] | None = None
+        self, table: pa.Table, features: FeatureKind, keys: Sequence[str] | None = None
     ) -> npt.NDArray[np.bool_]:
         """Return bool [records]: true if the scaffold's fraction is below the limit."""
         if features.smiles_column is None:  # the job file's validation refuses this already
             raise DataError("scaffold folds need a SMILES column")
-        if scaffolds is None:
-            scaffolds = [scaffold_key(s) for s in table.column(features.smiles_column).to_pylist()]
-        return _below(self.section.test_fraction, self.section.salt, scaffolds)
+        if keys is None:
+            keys = [scaffold_key(s) for s in table.column(features.smiles_column).to_pylist()]
+        return _below(self.section.test_fraction, self.section.salt, keys)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +136,11 @@ class RandomSplit(FoldKind):
         return []
 
     def held_out(
-        self, table: pa.Table, features: FeatureKind, scaffolds: Sequence[str] | None = None
+        self, table: pa.Table, features: FeatureKind, keys: Sequence[str] | None = None
     ) -> npt.NDArray[np.bool_]:
         """Return bool [records]: true if the fraction of the record's features is below the
         limit."""
-        fractions = record_fractions(table, features, self.section.salt)
+        fractions = record_fractions(table, features, self.section.salt, keys)
         return fractions < self.section.test_fraction
 
 

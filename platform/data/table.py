@@ -158,16 +158,16 @@ def _without_keys(table: pa.Table, contract: DataSection) -> pa.Table:
 
 def _held_out(usable: _Usable, contract: DataSection) -> npt.NDArray[np.bool_]:
     features = features_of(contract.features)
-    return folds_of(contract.folds).held_out(usable.table, features, usable.scaffolds)
+    return folds_of(contract.folds).held_out(usable.table, features, usable.keys)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Usable:
-    """The table, features, scaffolds and labels of the records that are trained on and held out."""
+    """The table, features, labels and molecules' fold keys of the records in both folds."""
 
     table: pa.Table
     features: Stored
-    scaffolds: Sequence[str] | None
+    keys: Sequence[str] | None
     labels: Labels
     fingerprint: str
     dropped: int
@@ -192,17 +192,18 @@ def _usable(
     with _fitting(path):
         fingerprint, earlier = kept_fingerprints(table, computing)
         computing.told(0.0)
-        made = features.compute(table, computing, contract.folds.needs_molecules)
+        made = features.compute(table, computing, contract.folds.molecule_key)
     without = _without_features(made, features.smiles_column or "", contract)
-    found += without
-    list_rejected(found, table, rejects)
-    refuse(without, path.name, rejects)
+    if without:
+        found += without
+        list_rejected(found, table, rejects)
+        refuse(without, path.name, rejects)
     kept = ~dropped_rows(found, table.num_rows)
     left = kept[made.usable]
     return _Usable(
         table=table.filter(pa.array(kept)),
         features=made.features if left.all() else made.features[left],
-        scaffolds=list(compress(made.scaffolds, left)) if made.scaffolds else made.scaffolds,
+        keys=list(compress(made.keys, left)) if made.keys else made.keys,
         labels=labelled.labels[kept],
         fingerprint=fingerprint,
         dropped=int((~kept).sum() + labelled.left_out[kept].sum()),

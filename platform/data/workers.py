@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from blindsum.platform.data.molecule_work import MoleculeWork
 from blindsum.platform.data.worker_process import read_frame, table_frame, table_of, write_frame
-from blindsum.platform.errors import DataError
+from blindsum.platform.errors import BlindsumError, DataError, without_values
 
 # The child looks for modules exactly where this process does, and nowhere else.
 _START = (
@@ -75,9 +75,10 @@ class Workers:
 
         Raises:
             DataError: a process died.
+            Unexpected: texts or results could not be exchanged with a process.
         """
         waiting: SimpleQueue[int | None] = SimpleQueue()
-        done: SimpleQueue[tuple[int, pa.Table] | None] = SimpleQueue()
+        done: SimpleQueue[tuple[int, pa.Table] | BlindsumError] = SimpleQueue()
         for number in [*range(len(chunks)), *[None] * self._count]:
             waiting.put(number)
 
@@ -90,24 +91,25 @@ class Workers:
                     write_frame(given, table_frame(texts))
                     frame = read_frame(taken)
                     if frame is None:
-                        break
+                        raise EOFError
                     done.put((number, table_of(frame)))
-                else:
-                    return
-            except (OSError, ValueError):  # its pipes are closed
-                pass
-            done.put(None)
+            except (OSError, EOFError):
+                done.put(
+                    DataError(
+                        "a process that computes molecules died",
+                        "Check this machine's memory. If there is enough, RDKit crashes on one of "
+                        "the molecules.",
+                    )
+                )
+            except Exception as error:  # noqa: BLE001 - a thread's traceback could quote a molecule
+                done.put(without_values(error))
 
         for process in self._processes:
             threading.Thread(target=serve, args=(process,), daemon=True).start()
         for _ in chunks:
             found = done.get()
-            if found is None:
-                raise DataError(
-                    "a process that computes molecules died",
-                    "Check this machine's memory. If there is enough, RDKit crashes on one of the "
-                    "molecules.",
-                )
+            if isinstance(found, BlindsumError):
+                raise found
             yield found
 
     def _end(self) -> None:

@@ -195,11 +195,27 @@ class Columns(FeatureSection):
         return set(self.columns)
 
 
-class Descriptors(FeatureSection):
+class _OfMolecules(FeatureSection):
+    """Features of a SMILES column."""
+
+    kind: str  # stands before smiles in dumps, and so in the job's digest
+    smiles: str = "smiles"
+
+    @property
+    def inputs(self) -> set[str]:
+        """The column of SMILES."""
+        return {self.smiles}
+
+    @property
+    def smiles_column(self) -> str:
+        """The column of SMILES."""
+        return self.smiles
+
+
+class Descriptors(_OfMolecules):
     """RDKit descriptors of a SMILES column."""
 
     kind: Literal["descriptors"]
-    smiles: str = "smiles"
     descriptors: dict[str, Scaling] | list[str] = Field(min_length=1)
     # Left out of dumps if it is not given, so that older jobs keep their digests and approvals.
     scaling: Literal["esol-1", "druglike-1"] | None = Field(
@@ -225,35 +241,14 @@ class Descriptors(FeatureSection):
             raise ValueError("a descriptor is named twice")
         return named
 
-    @property
-    def inputs(self) -> set[str]:
-        """The column of SMILES."""
-        return {self.smiles}
 
-    @property
-    def smiles_column(self) -> str:
-        """The column of SMILES."""
-        return self.smiles
-
-
-class Ecfp(FeatureSection):
+class Ecfp(_OfMolecules):
     """Extended-connectivity fingerprints (Rogers and Hahn, 2010) of a SMILES column."""
 
     kind: Literal["ecfp"]
-    smiles: str = "smiles"
     radius: int = Field(2, ge=0, le=6)
     bits: int = Field(2048, ge=64, le=65536)
     chirality: bool = False
-
-    @property
-    def inputs(self) -> set[str]:
-        """The column of SMILES."""
-        return {self.smiles}
-
-    @property
-    def smiles_column(self) -> str:
-        """The column of SMILES."""
-        return self.smiles
 
 
 class Fingerprint(FeatureSection):

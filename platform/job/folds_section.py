@@ -13,10 +13,16 @@ Fraction = Annotated[float, Field(ge=0.01, le=0.9)]
 single records."""
 
 
+MoleculeKey = Literal["scaffold", "spelling"]
+"""A molecule's scaffold, or its canonical SMILES."""
+
+
 class FoldSection(Section):
     """A kind of folds. `blindsum.platform.data.split` has the class that splits records by it."""
 
     needs_molecules: ClassVar[bool] = False
+    molecule_key: ClassVar[MoleculeKey | None] = None
+    """What tells molecules apart, where the records are molecules."""
 
 
 class ScaffoldFolds(FoldSection):
@@ -24,6 +30,7 @@ class ScaffoldFolds(FoldSection):
     silo."""
 
     needs_molecules = True
+    molecule_key = "scaffold"
     kind: Literal["scaffold"]
     salt: str = Field(min_length=1, description="Public constant; changing it moves records.")
     test_fraction: Fraction = 0.2
@@ -54,6 +61,7 @@ class RandomFolds(FoldSection):
     """Folds by the record itself: records with the same features lie in one fold, and a record's
     fold never moves, whatever its label."""
 
+    molecule_key = "spelling"
     kind: Literal["random"]
     salt: str = Field(min_length=1, description="Public constant; changing it moves records.")
     test_fraction: Fraction = 0.2

@@ -54,7 +54,7 @@ class Predictor:
     @property
     def outputs(self) -> list[str]:
         """The columns of a prediction."""
-        nothing = np.zeros((0, self._model_outputs), np.float32)
+        nothing = np.zeros((0, self.model_outputs), np.float32)
         return [
             *self._predictions(nothing),
             *self._domain(np.zeros((0, self._features.width))),
@@ -104,18 +104,20 @@ class Predictor:
         return pa.table({**placed, REASON: pa.array(reasons.tolist(), pa.string())})
 
     @property
-    def _model_outputs(self) -> int:
+    def model_outputs(self) -> int:
+        """The number of tasks or classes that it predicts; 0 if all tasks are private."""
         return self._terms.outputs + len(self._terms.own_tasks or ())
 
     def _outputs_of(self, made: Featurised) -> npt.NDArray[np.float32]:
         """Return the model's outputs, float32 [usable records, outputs]."""
         records = int(made.usable.sum())
         size = max(1, MAX_BATCH_BYTES // (4 * self._features.width))
-        parts = [np.zeros((0, self._model_outputs), np.float32)]
+        parts = [np.zeros((0, self.model_outputs), np.float32)]
         with torch.no_grad():
             for start in range(0, records, size):
                 batch = torch.from_numpy(dense(made.features[start : start + size]))
-                parts.append(self._model(batch).numpy())
+                # Without any task of its own, a model ends at its trunk.
+                parts.append(self._model(batch).numpy()[:, : self.model_outputs])
         return np.concatenate(parts)
 
     def _predictions(self, outputs: npt.NDArray[np.float32]) -> dict[str, pa.Array]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import nn
 
@@ -77,6 +79,18 @@ class Terms(Section):
     model: Annotated[Linear | Mlp | Factory, Field(discriminator="kind")]
     weights: Sha256
     statement: Sha256
+
+    @model_validator(mode="after")
+    def _as_a_job_has_them(self) -> Terms:
+        if self.target and (self.tasks is not None or not self.target.classes):
+            raise ValueError("a target has classes, and stands alone")
+        if self.own_tasks is not None and (self.target or not isinstance(self.model, Mlp)):
+            raise ValueError("private tasks need an mlp, and no target")
+        if set(self.tasks or ()) & set(self.own_tasks or ()):
+            raise ValueError("a task is shared or private")
+        if not self.outputs and self.own_tasks is None:
+            raise ValueError("there is nothing that it predicts")
+        return self
 
     @property
     def outputs(self) -> int:
@@ -138,15 +152,21 @@ def released(
 def read_released(path: Path) -> Released:
     """Read a released model from its file.
 
-    A model of `model.factory` needs the module of its code, which is imported.
+    No code of the file's author runs: nothing is unpickled. A `model.factory` names a function of
+    this machine, whose module is imported, and which is called with two numbers.
 
     Raises:
         ModelError: there is no such file, it is damaged or was altered, or it is not such a file.
     """
     terms, weights, statement = _members(path)
+    width = features_of(terms.features).width
+    if isinstance(terms.model, Factory):
+        _refuse_python_s_own(terms.model.factory)
+    elif _parameter_bytes(terms, terms.model, width) > len(weights):
+        raise _other_weights(path)
     model = build_model(
         terms.model,
-        features_of(terms.features).width,
+        width,
         terms.outputs,
         seed=0,
         private=False,
@@ -155,13 +175,36 @@ def read_released(path: Path) -> Released:
     try:
         model.load_state_dict(safetensors.torch.load(weights), strict=True)
     except (SafetensorError, RuntimeError, ValueError, KeyError):
-        raise ModelError(
-            f"{path.name} holds weights that are not those of its model",
-            "It is damaged: copy it again from the run's folder.",
-        ) from None
+        raise _other_weights(path) from None
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise ModelError(f"{path.name} holds weights that are NaN or infinite")
     return Released(terms, model.eval(), statement)
+
+
+def _other_weights(path: Path) -> ModelError:
+    return ModelError(
+        f"{path.name} holds weights that are not those of its model",
+        "It is damaged: copy it again from the run's folder.",
+    )
+
+
+def _parameter_bytes(terms: Terms, model: Linear | Mlp, width: int) -> int:
+    """Return the size of a model that is not yet made: terms of a few hundred bytes can declare
+    layers that fill the memory."""
+    hidden = model.hidden if isinstance(model, Mlp) else []
+    layers = itertools.pairwise([width, *hidden, terms.outputs + len(terms.own_tasks or ())])
+    return 4 * sum((before + 1) * after for before, after in layers)
+
+
+def _refuse_python_s_own(factory: str) -> None:
+    """Check that a factory is none of Python's own functions. It is called with two numbers that
+    the file's author chooses: `os:kill` would end a process of this machine."""
+    if factory.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
+        raise ModelError(
+            f"its model.factory {factory!r} is a function of Python itself, not one that makes a "
+            "model",
+            "Do not trust this file: nobody can have trained such a model.",
+        )
 
 
 def _members(path: Path) -> tuple[Terms, bytes, dict[str, Any]]:

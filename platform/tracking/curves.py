@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -42,6 +44,9 @@ def draw_run(
             differential privacy.
         budget: the epsilon that each silo may spend.
     """
+    if "IPython" in sys.modules:
+        # Matplotlib looks at it, and MLflow's thread may be importing it: this waits for the end.
+        importlib.import_module("IPython")
     figure = RunFigure(figsize=(7, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True)

@@ -26,6 +26,9 @@ HELD_OUT, EPSILON, SYSTEM = "held_out/", "privacy/epsilon/", "system/"
 CONSTANT = "blindsum.held_out."
 """The prefix of tags with held-out figures that are the same in every round."""
 
+ROUNDS, EVALUATED = "blindsum.rounds", "blindsum.evaluated"
+"""Tags of a run that is over: its completed rounds, and the last one that was evaluated."""
+
 EPSILON_SPENT, EPSILON_LEFT = "privacy/epsilon_spent", "privacy/epsilon_left"
 EPSILON_PLANNED = "privacy/epsilon_planned"
 HELD_OUT_EPSILON = "privacy/held_out_epsilon_spent"

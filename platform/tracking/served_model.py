@@ -34,10 +34,16 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow ha
     ) -> pd.DataFrame:
         """Return predictions, as `blindsum.platform.prediction.predictor.Predictor.predict`.
 
+        Gaps are None. MLflow's server would write NaN into its answer, which is not JSON: a client
+        could then read none of the records.
+
         Raises:
             DataError: a column is missing or has a type that does not fit.
         """
-        return predict_frame(self._predictor, pd.DataFrame(model_input))
+        found = predict_frame(self._predictor, pd.DataFrame(model_input))
+        there = found.notna()
+        gaps = [name for name in found.columns if not there[name].all()]
+        return found.astype(dict.fromkeys(gaps, object)).where(there, None)
 
 
 set_model(ServedModel())

@@ -23,7 +23,7 @@ from blindsum.actors.silo_actor import as_actor
 from blindsum.actors.silo_messages import Inspection, Progress
 from blindsum.actors.thread_cluster import ThreadCluster
 from blindsum.actors.waiting import Waiting
-from blindsum.actors.work import AT_WORK_S, Work
+from blindsum.actors.work import AT_WORK_S, TOLD_S, Work
 from blindsum.platform.errors import FederationError, SiloLost
 from blindsum.platform.job.file import JobFile
 from tests.conftest import MakeJob
@@ -53,7 +53,8 @@ def test_a_silo_tells_its_share_in_steps_and_for_how_long_it_is_at_work(clock: C
     for share, percent in ((0.0, 0), (0.049, 0), (0.05, 5), (0.4999, 45), (0.999, 95), (1.0, 100)):
         one.step(share)
         assert one.progress() == Progress(percent=percent, at_work=True)
-    clock.now += AT_WORK_S - 0.1
+        clock.now += TOLD_S
+    clock.now += AT_WORK_S - TOLD_S - 0.1
     assert one.progress().at_work
     clock.now += 0.2
     assert not one.progress().at_work
@@ -69,8 +70,27 @@ def test_what_a_silo_tells_does_not_depend_on_the_number_of_its_records(
     for done in range(0, records + 1, max(1, records // 5000)):
         one.step(done / records)
         told.add(encoded(one.progress()))
+        clock.now += TOLD_S
     assert told <= {encoded(Progress(percent=5 * i, at_work=True)) for i in range(21)}
     assert len(told) >= 20
+
+
+def test_the_share_after_each_batch_is_not_told(clock: Clock) -> None:
+    """The first batches double in size, 1, 2, 4, ... records: the shares after them, even in steps
+    of 5 %, would tell the number of all records to a few percent, and a small one exactly."""
+    for records in (3, 40, 3000):
+        one, told = Work(), set()
+        one.step(0.0)
+        done, batch = 0, 1
+        while done < records:
+            done, batch = done + batch, 2 * batch
+            clock.now += TOLD_S / 100
+            one.step(min(1.0, done / records))
+            told.add(one.progress().percent)
+        assert told == {0}
+        clock.now += TOLD_S
+        one.step(1.0)
+        assert one.progress().percent == 100
 
 
 @pytest.mark.parametrize("percent", [-5, 7, 105, "five", None, 4.999])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.silo import Silo
 from blindsum.actors.thread_cluster import Killed, ThreadCluster
 from blindsum.pipelines.run.check import check
-from blindsum.platform.errors import DataError, PrivacyError, SiloLost, in_one
+from blindsum.platform.errors import DataError, ModelsDiffer, PrivacyError, SiloLost, in_one
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.training.models import model_of, set_parameters
 from tests.conftest import SILOS, MakeJob
@@ -119,6 +120,18 @@ def test_a_fault_is_told_although_another_silo_dies_or_keeps_silent(
         federations(job_file, ThreadCluster(Odd), "two").inspect()
     released.set()
     require_all_named(str(caught.value))
+
+
+def test_silos_say_the_same_size_of_the_model(make_job: MakeJob, federations: Any) -> None:
+    """It bounds a silo's later answers, and is what the driver announces."""
+
+    class Boasting(Silo):
+        def inspect(self) -> Any:
+            said = super().inspect()
+            return replace(said, parameters=2**40) if self.name == "birch" else said
+
+    with pytest.raises(ModelsDiffer, match="different numbers of parameters"):
+        federations(make_job(), ThreadCluster(Boasting)).inspect()
 
 
 def test_one_error_for_several() -> None:

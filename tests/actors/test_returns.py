@@ -32,9 +32,14 @@ MOMENTUM = (
 
 
 class Dying(Silo):
-    """A silo that dies once, at one place of one round."""
+    """A silo that dies once, at one place of one round. One that comes back may boast."""
 
     dies: ClassVar[dict[str, tuple[int, str]]] = {}
+    boasts: ClassVar[bool] = False
+
+    def inspect(self) -> Any:
+        said = super().inspect()
+        return replace(said, parameters=2**40) if self.boasts and self._spec.resumed else said
 
     def train(self, exchange: Exchange, *opened: object) -> Any:
         self.newest = exchange
@@ -107,6 +112,17 @@ def test_a_lost_silo_comes_back_into_the_next_round(started: Any, where: str) ->
     assert not np.array_equal(kept[0].average.shared, kept[0].vector)
     spent = reports[-1].epsilon
     assert spent["birch"] < spent["alder"]  # it missed a round, or an attempt of one
+
+
+def test_a_silo_that_says_another_size_of_the_model_does_not_come_back(
+    started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, cluster = started(*MOMENTUM, birch=(1, "train"))
+    one.run_round(1)
+    cluster.returning = {"birch"}
+    monkeypatch.setattr(Dying, "boasts", True)
+    arrive(one, "birch")
+    assert one.run_round(2).roster == ("alder", "cedar")
 
 
 def test_a_silo_with_its_own_current_state_needs_no_other(started: Any) -> None:

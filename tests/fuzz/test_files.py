@@ -85,21 +85,31 @@ def test_folders_of_tables(make_job: MakeJob, tmp_path: Path) -> None:
     contract, folder = make_job().job.data, tmp_path / "folder"
     folder.mkdir()
     table = pyarrow.parquet.read_table(tmp_path / "alder.parquet")
+    # values that would be known again in a message
+    radius = pa.array(np.linspace(7.123456, 8.654321, table.num_rows))
+    table = table.set_column(table.column_names.index("mean_radius"), "mean_radius", radius)
     for i in range(2):
         pyarrow.parquet.write_table(table.slice(60 * i, 60), folder / f"part-{i}.parquet")
-    path = folder / "part-1.parquet"
+    path, rejects = folder / "part-1.parquet", tmp_path / "rejected_rows.csv"
+    whole, known = (folder / "part-0.parquet").read_bytes(), {repr(x) for x in radius.to_pylist()}
+    answers = set()
     for mutant in mutants(path.read_bytes(), COUNT // 2):
         path.write_bytes(mutant)
-        said_of(lambda: load_data(folder, contract, tmp_path / "rejected_rows.csv"))
+        said = said_of(lambda: load_data(folder, contract, rejects))
+        answers.add(said is None)
+        assert said is None or not any(value in said for value in known), said
+        assert path.read_bytes() == mutant and (folder / "part-0.parquet").read_bytes() == whole
+    assert answers == {True, False}, "some changes do no harm, and others are named"
 
 
 def test_jobs(make_job: MakeJob, tmp_path: Path) -> None:
     content = make_job().path.read_bytes()
-    path = tmp_path / "mutant.yaml"
+    path, answers = tmp_path / "mutant.yaml", set()
     for mutant in mutants(content):
         path.write_bytes(mutant)
-        said_of(lambda: load_job(path))
+        answers.add(said_of(lambda: load_job(path)) is None)
         assert path.read_bytes() == mutant
+    assert answers == {True, False}, "some changes do no harm, and others are named"
 
 
 OWNER = b"""names: [alder]
@@ -166,11 +176,12 @@ def test_run_logs(make_job: MakeJob, tmp_path: Path) -> None:
         Standing(round=1, model="d" * 64, range=0.5),
     )
     log.close()
-    (path,) = (tmp_path / "run").glob("*.jsonl")
+    (path,), answers = (tmp_path / "run").glob("*.jsonl"), set()
     for mutant in mutants(path.read_bytes()):
         path.write_bytes(mutant)
-        said_of(lambda: read_log(path.parent))
+        answers.add(said_of(lambda: read_log(path.parent)) is None)
         assert path.read_bytes() == mutant
+    assert answers == {True, False}, "some changes do no harm, and others are named"
 
 
 def test_checkpoints(tmp_path: Path) -> None:

@@ -144,6 +144,17 @@ def assays(make_job: MakeJob, tmp_path: Path) -> JobFile:
     )
 
 
+def test_figures_of_an_earlier_model_than_was_released_are_in_no_mean() -> None:
+    """A silo was lost in round 22, evaluation stopped, and training went on to round 149."""
+    tags = {"blindsum.rounds": "149", "blindsum.evaluated": "21"}
+    assert comparing._stopped(tags, {}) == "round 21 of 149"
+    assert comparing._stopped(tags | {"blindsum.evaluated": "149"}, {}) == ""
+    every = {"privacy.metrics_every": "50"}
+    assert comparing._stopped(tags | {"blindsum.evaluated": "100"}, every) == ""
+    assert comparing._stopped(tags | {"blindsum.evaluated": "50"}, every) == "round 50 of 149"
+    assert comparing._stopped({}, {}) == "", "a run of an earlier version"
+
+
 def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="no MLflow database"):
         compare(assays, None, [])
@@ -170,6 +181,18 @@ def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_pa
     run_compare(assays, None, [], None, None, mlflow=True, as_json=False)
     page = (tmp_path / "compare-trial.html").read_text()
     assert "mean AUROC" in page and "http" not in page and "<script" not in page
+    older = client.create_run(run.info.experiment_id, run_name="cut short")
+    for name, value in {"blindsum.rounds": "6", "blindsum.evaluated": "2"}.items():
+        client.set_tag(older.info.run_id, name, value)
+    client.log_metric(older.info.run_id, "held_out/auroc", 0.1)
+    client.set_terminated(older.info.run_id)
+    again = compare(assays, None, [])
+    assert [trial.name for trial in again.stopped] == ["cut short"]
+    assert [g.score.mean for g in again.groups] == [g.score.mean for g in found.groups]
+    assert "cut short (after round 2 of 6)" in " ".join(notes(again))
+    with pytest.raises(JobError, match="no finished run of .* was evaluated to its end"):
+        compare(assays, None, ["cut short"])
+    client.delete_run(older.info.run_id)
     with pytest.raises(JobError, match="has no finished run 'nothing'"):
         compare(assays, None, ["nothing"])
     with pytest.raises(JobError, match="lacks figures by task of a local run and another run"):

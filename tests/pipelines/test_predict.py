@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.prediction import predict as prediction
 from blindsum.platform.errors import BlindsumError, DataError, JobError, ModelError
-from tests.conftest import COLUMNS, MakeJob
+from blindsum.platform.job.schema import Job
+from tests.conftest import COLUMNS, MakeJob, job_content
 from tests.platform.test_prediction import molecules, written
 
 ECFP = {"kind": "ecfp", "smiles": "structure", "bits": 64}
@@ -77,6 +78,36 @@ def test_columns_that_are_features_are_not_repeated(make_job: MakeJob, tmp_path:
     found = prediction.predict(path, tmp_path / "in.parquet", quiet=True)
     assert found.table.column_names[:2] == ["patient", "predicted_diagnosis"]
     assert found.outside == 2  # 14 is far from the centers of most of these columns
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_a_table_without_numbers_is_read_once(
+    ending: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are read again, with their identifiers as text, if their file has no types."""
+    table = pa.table({"id": [7, 8], "structure": ["CCO", "CCC"]})
+    if ending == ".csv":
+        table = table.set_column(0, "id", pa.array(["a7", "a8"]))
+    {".parquet": pq.write_table, ".csv": pyarrow.csv.write_csv}[ending](
+        table, tmp_path / f"in{ending}"
+    )
+    reads: list[Path] = []
+    read = prediction.read_table
+    monkeypatch.setattr(
+        prediction, "read_table", lambda path, *rest: reads.append(path) or read(path, *rest)
+    )
+    found = prediction.predict(run, tmp_path / f"in{ending}", quiet=True).table
+    assert len(reads) == 1 and found.column("id").to_pylist() == table.column("id").to_pylist()
+
+
+def test_a_model_whose_tasks_are_all_private_is_the_silos(tmp_path: Path) -> None:
+    content = job_content(tmp_path)
+    content["silos"] = [silo | {"private_tasks": "own.yaml"} for silo in content["silos"]]
+    del content["data"]["target"]
+    content["model"] = {"kind": "mlp", "hidden": [4]}
+    path = written(Job.model_validate(content), tmp_path)
+    with pytest.raises(JobError, match="trial-1 has no shared task: its model predicts nothing"):
+        prediction.predict(path, tmp_path / "list.csv", quiet=True)
 
 
 def test_large_tables_are_predicted_in_parts(

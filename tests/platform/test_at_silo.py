@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blindsum.platform.data.at_silo import TABLE_NOTES, TABLE_PROBLEM
+from blindsum.platform.data.files.csv_findings import csv_findings
 from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
@@ -99,6 +101,13 @@ def test_a_wrong_delimiter_decimal_and_encoding_are_recognised_at_the_silo(tmp_p
     refused(tmp_path / "u.csv", "data.csv.encoding: utf-16")
 
 
+def test_a_cell_of_very_many_digits_takes_no_longer_than_its_length(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", "age,bp\n" + "1" * 100_000 + "x,2\n")
+    started = time.perf_counter()
+    assert "nothing looks odd" in csv_findings(path, None)
+    assert time.perf_counter() - started < 5, "not minutes"
+
+
 def load_of(table: pd.DataFrame, folder: Path) -> str:
     table.to_parquet(folder / "known.parquet")
     return load(folder / "known.parquet").fingerprint
@@ -138,6 +147,10 @@ def test_names_of_private_tasks_that_are_nearly_there_stay_at_the_silo(tmp_path:
     told = (tmp_path / "state" / "private_tasks_error.txt").read_text()
     assert "Instead of 'secret' the table has 'Secret'" in told
     assert not (tmp_path / "state" / TABLE_PROBLEM).exists()
+    (tmp_path / "full").touch()  # where nothing can be written
+    with pytest.raises(DataError, match="cannot be written") as caught:
+        load_data(tmp_path / "t.parquet", changed, tmp_path / "full" / "r", {"secret": Task()})
+    assert "ecret" not in repr(pickle.loads(pickle.dumps(caught.value))) + str(caught.value)
 
 
 def test_text_that_is_not_utf_8_is_shown_with_its_row_at_the_silo(tmp_path: Path) -> None:

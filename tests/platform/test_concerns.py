@@ -22,6 +22,7 @@ from blindsum.pipelines.run.output import warnings
 from blindsum.platform.data.concerns import record_digests, shared_records
 from blindsum.platform.data.enough import NOTHING_TO_SCORE
 from blindsum.platform.data.member import CONCERNS
+from blindsum.platform.errors import CannotTakePart
 from tests.adversary.owners import Machine
 from tests.conftest import MakeJob
 
@@ -149,6 +150,13 @@ def test_only_the_owner_learns_what_is_odd(
     assert "of one class (benign)" in written.read_text()
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
     assert not [text for text in warnings(job_file.job, {"alder": inspection}) if "class" in text]
+    written.chmod(0o644)
+    Silo(SiloSpec(job=job_file.job, run="r", name="alder", folder="")).inspect()
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600, "whatever mode a leftover file has"
+    tables["alder"].write_bytes(b"no table")
+    with pytest.raises(CannotTakePart):
+        Silo(SiloSpec(job=job_file.job, run="r", name="alder", folder="")).inspect()
+    assert not written.exists(), "it would be about another table"
 
 
 def test_records_in_two_silos_are_found_where_both_tables_are(

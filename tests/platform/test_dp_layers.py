@@ -107,8 +107,22 @@ def test_every_layer_at_fault_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_advice_works(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built, tried, and clipped like automatic differentiation, which `clipped_sum` compares."""
-    built(model, monkeypatch)
+    """Built, and clipped like automatic differentiation, record by record."""
+    found = built(model, monkeypatch)
+    torch.manual_seed(1)
+    x, labels = torch.randn(5, FEATURES), torch.tensor([0, 1, 1, 0, 1])
+    parameters = [p for p in found.parameters() if p.requires_grad]
+    each = []
+    for i in range(len(x)):
+        loss = nn.functional.cross_entropy(found(x[i : i + 1]), labels[i : i + 1])
+        each.append(torch.autograd.grad(loss, parameters))
+    norms = [float(torch.cat([g.flatten() for g in gradients]).norm()) for gradients in each]
+    clip = sum(norms) / len(norms)  # some records are clipped, and some are not
+    clipped = clipped_sum(found, FEATURES)(x, labels, clip)
+    for mine, *of_records in zip(clipped.sums, *each, strict=True):
+        expected = [min(1.0, clip / n) * g for n, g in zip(norms, of_records, strict=True)]
+        torch.testing.assert_close(mine, sum(expected), rtol=1e-3, atol=1e-5)
+    assert clipped.within == sum(norm < clip for norm in norms)
 
 
 class Bilinear(nn.Module):

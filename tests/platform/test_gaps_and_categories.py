@@ -64,6 +64,15 @@ def test_a_gap_is_filled_and_told_as_by_hand(values: list[float | None], fill: f
     assert (found == by_hand).all()
 
 
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_a_code_with_a_fraction_is_a_gap_in_columns_of_every_precision(kind: pa.DataType) -> None:
+    """-99.9 as float32 is another double than -99.9."""
+    missing = {"value": 2.0, "codes": [-99.9, 1e300]}
+    values = pa.array(np.array([1.0, -99.9], kind.to_pandas_dtype()))
+    found = made({"x": {"missing": missing}}, x=values)
+    np.testing.assert_array_equal(found.ravel(), [1.0, 2.0])
+
+
 @given(
     order=st.permutations(["a", "b", "c"]),
     values=st.lists(st.sampled_from(["a", "b", "c", "d", "", None]), min_size=1),

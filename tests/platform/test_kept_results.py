@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from blindsum.platform.data import molecule_results
+from blindsum.platform.data import molecule_results, molecule_work
 from blindsum.platform.data.computing import Computing, computing_in
 from blindsum.platform.data.fingerprint import fingerprints, kept_fingerprints
 from blindsum.platform.data.kept_results import FOLDER, KeptResults, content_digest
+from blindsum.platform.data.molecule_results import computed
+from blindsum.platform.data.molecule_work import FoldKeys
 from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.job.data_section import DataSection
@@ -224,12 +226,12 @@ def test_fingerprints_are_kept_and_the_same(tmp_path: Path) -> None:
 # -- a silo's table ----------------------------------------------------------------------------
 
 
-def contract(features: dict[str, object], salt: str = "s") -> DataSection:
+def contract(features: dict[str, object], salt: str = "s", folds: str = "scaffold") -> DataSection:
     return DataSection.model_validate(
         {
             "features": features,
             "target": {"column": "y", "classes": [0, 1]},
-            "folds": {"kind": "scaffold", "salt": salt, "test_fraction": 0.4},
+            "folds": {"kind": folds, "salt": salt, "test_fraction": 0.4},
             "unparsable": "drop",
         }
     )
@@ -268,25 +270,33 @@ def computations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("features", [ECFP, DESCRIPTORS])
+@pytest.mark.parametrize("folds", ["scaffold", "random"])
 def test_kept_features_and_folds_are_those_that_were_computed(
-    tmp_path: Path, features: dict[str, object], computations: list[str]
+    tmp_path: Path,
+    features: dict[str, object],
+    folds: str,
+    computations: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = write(tmp_path / "t.parquet", SMILES)
 
     def loaded(means: Computing, salt: str = "s") -> SiloData:
-        return load_data(path, contract(features, salt), tmp_path / "r.txt", {}, means)
+        return load_data(path, contract(features, salt, folds), tmp_path / "r.txt", {}, means)
 
+    # Folds hash what was computed and kept, and read no molecule again.
+    monkeypatch.setattr("blindsum.platform.data.record_keys._canonical", None)
+    monkeypatch.setattr("blindsum.platform.data.split.scaffold_key", None)
     plain = loaded(Computing())
     first, again = loaded(computing_in(tmp_path)), loaded(computing_in(tmp_path))
     values = "positions" if features is ECFP else "values"
-    assert computations == [f"reason {values} scaffold"] * 2
+    assert computations == [f"reason {values} key"] * 2
     for data in (first, again):
         same(data.train, plain.train)
         same(data.test, plain.test)
         assert (data.fingerprint, data.earlier) == (plain.fingerprint, plain.earlier)
         assert data.dropped == plain.dropped == 1
     loaded(computing_in(tmp_path), salt="another")
-    assert len(computations) == 2, "scaffolds do not depend on the salt"
+    assert len(computations) == 2, "keys do not depend on the salt"
 
 
 def test_only_what_changed_is_computed_again(tmp_path: Path, computations: list[str]) -> None:
@@ -294,12 +304,30 @@ def test_only_what_changed_is_computed_again(tmp_path: Path, computations: list[
     means = computing_in(tmp_path)
     for section in (ECFP, {**ECFP, "bits": 512}, DESCRIPTORS, ECFP):
         load_data(path, contract(section), tmp_path / "r.txt", {}, means)
-    assert computations == ["reason positions scaffold", "reason positions", "reason values"]
+    assert computations == ["reason positions key", "reason positions", "reason values"]
     load_data(path, contract({**DESCRIPTORS, "scaling": "druglike-1"}), tmp_path / "r", {}, means)
     assert computations[3:] == ["reason values"], "other constants are other features"
     changed = write(tmp_path / "u.parquet", [*SMILES[:-1], "C1CC1N"])
     load_data(changed, contract(ECFP), tmp_path / "r.txt", {}, means)
-    assert computations[4:] == ["reason positions scaffold"]
+    assert computations[4:] == ["reason positions key"]
+
+
+def test_each_kind_of_folds_has_keys_of_its_own(tmp_path: Path, computations: list[str]) -> None:
+    path, means = write(tmp_path / "t.parquet", SMILES), computing_in(tmp_path)
+    for folds in ("scaffold", "random", "scaffold", "random"):
+        load_data(path, contract(ECFP, folds=folds), tmp_path / "r.txt", {}, means)
+    assert computations == ["reason positions key", "key"]
+
+
+def test_scaffolds_that_an_earlier_version_kept_are_not_read(tmp_path: Path) -> None:
+    """It called them Scaffolds, without settings."""
+    texts, part = pa.table({"text": pa.chunked_array([SMILES])}), FoldKeys("scaffold")
+    earlier = ["Scaffolds", "", *part.inputs(content_digest(texts))[2:]]
+    assert earlier[2:] == [molecule_work.RDKIT, str(molecule_work.WORK), content_digest(texts)]
+    kept(tmp_path).write(earlier, pa.table({"key": ["wrong"] * len(SMILES)}, part.schema))
+    found = computed([part], texts["text"], computing_in(tmp_path))
+    assert found == computed([part], texts["text"], Computing())
+    assert len(entries(tmp_path)) == 2
 
 
 def test_another_rdkit_computes_again(

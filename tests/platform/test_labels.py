@@ -102,6 +102,11 @@ MAPPED = {
     ),
     "reversed": ([0, 1], {"positive": 0, "negative": 1}, [1, 0]),
     "a number": ([3.0, -999.0, None], {"kind": "regression", "missing": -999}, [3, NAN, NAN]),
+    "a number of 32 bits": (
+        pa.array([3.0, -99.9], pa.float32()),
+        {"kind": "regression", "missing": -99.9},
+        [3, NAN],
+    ),
 }
 
 

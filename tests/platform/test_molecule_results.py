@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -18,13 +19,13 @@ from blindsum.platform.data.computing import ALONE, Computing, granted_cores
 from blindsum.platform.data.molecule_results import computed
 from blindsum.platform.data.molecule_work import (
     Fingerprints,
+    FoldKeys,
     MoleculeWork,
-    Scaffolds,
     ScaledDescriptors,
 )
 from blindsum.platform.data.reasons import in_general
 from blindsum.platform.data.workers import Workers
-from blindsum.platform.errors import DataError
+from blindsum.platform.errors import DataError, Unexpected
 from blindsum.platform.job.features_section import Descriptors, Ecfp, Scaling
 
 SMILES = [*(f"c1ccccc1{'C' * n}O" for n in range(40)), "no molecule", "", "C" * 2000, "[Na+].[Cl-]"]
@@ -58,7 +59,7 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.usefixtures("side_by_side")
 def test_processes_give_what_one_process_gives(part: Fingerprints | ScaledDescriptors) -> None:
-    parts = [part, Scaffolds()]
+    parts = [part, FoldKeys("scaffold")]
     told: list[float] = []
     alone = MoleculeWork(tuple(parts)).compute()(SMILES)
     found = computed(parts, texts(SMILES), Computing(cores=2, told=told.append))
@@ -69,13 +70,13 @@ def test_processes_give_what_one_process_gives(part: Fingerprints | ScaledDescri
 
 def test_a_small_table_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers.subprocess, "Popen", None)
-    parts = [Fingerprints(Ecfp(kind="ecfp")), Scaffolds()]
+    parts = [Fingerprints(Ecfp(kind="ecfp")), FoldKeys("scaffold")]
     assert computed(parts, texts(SMILES), Computing(cores=8)).num_rows == len(SMILES)
     assert computed(parts, texts([]), ALONE).num_rows == 0
 
 
 def test_settings_cross_to_a_process_unchanged() -> None:
-    work = MoleculeWork((PARTS[1], Scaffolds()))
+    work = MoleculeWork((*PARTS, FoldKeys("scaffold"), FoldKeys("spelling")))
     assert MoleculeWork.from_json(work.to_json()) == work
 
 
@@ -86,6 +87,17 @@ def test_a_process_that_dies_is_said_and_quotes_nothing() -> None:
         with pytest.raises(DataError, match="a process that computes molecules died"):
             list(two.tables([["CCO"]]))
     assert not workers_left()
+
+
+def test_a_chunk_that_cannot_be_sent_ends_the_work_and_quotes_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever a thread ends with: nobody waits for it for ever, and its kind is told."""
+    chunks: list[Any] = [["CCO"], [b"CC(=O)O", 5]]
+    with Workers(MoleculeWork(PARTS[:1]), 1) as one, pytest.raises(Unexpected) as caught:
+        list(one.tables(chunks))
+    assert "pyarrow.lib.ArrowTypeError at serve" in str(caught.value)
+    assert "CC(=O)O" not in str(caught.value) + "".join(capfd.readouterr())
 
 
 def test_a_process_that_cannot_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +176,7 @@ def test_a_salt_s_undefined_descriptors_are_named_for_the_owner_and_in_general_f
 
 
 def test_results_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [Fingerprints(Ecfp(kind="ecfp")), Scaffolds()]
+    parts = [Fingerprints(Ecfp(kind="ecfp")), FoldKeys("scaffold")]
     whole = MoleculeWork(tuple(parts)).compute()(SMILES)
     for longest in (1, 7, 2000):
         monkeypatch.setattr(molecule_results, "MOST_CHUNK", longest)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic_core import PydanticCustomError
 
 from blindsum.platform.errors import JobError
+from blindsum.platform.job import name_patterns
 from blindsum.platform.job.features_section import Columns
 from blindsum.platform.job.file import load_job
+from blindsum.platform.job.name_patterns import expanded
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.yaml_reader import dump
 from blindsum.platform.state.approval import job_digest
@@ -64,6 +68,39 @@ def test_a_pattern_stands_for_its_names_in_their_order(tmp_path: Path) -> None:
     assert Job.model_validate(by_file.job.model_dump()) == by_file.job
 
 
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        ("*", NAMES),
+        ("g*e_*", ["gene_b", "gene_a"]),
+        ("*e*", ["gene_b", "gene_a", "age", "protein_1"]),
+        ("gene_a*", ["gene_a"]),  # no text is text too
+        ("**_1", ["protein_1"]),
+        ("*e*e_a", ["gene_a"]),
+        ("*_*_*", []),
+        ("gene_*gene_a", []),  # parts of a pattern do not overlap
+    ],
+)
+def test_every_star_is_any_text(pattern: str, matches: list[str]) -> None:
+    if not matches:
+        with pytest.raises(PydanticCustomError, match="matches none"):
+            expanded({pattern: 1}, NAMES)
+    else:
+        assert list(expanded({pattern: 1}, NAMES)) == matches
+
+
+def test_neither_many_names_nor_many_stars_take_long() -> None:
+    """Silos and coordinators check jobs that others wrote."""
+    names = [f"gene_{i}" for i in range(20_000)]
+    started = time.perf_counter()
+    assert len(expanded({"gene_*": 1}, names)) == len(names)
+    with pytest.raises(PydanticCustomError, match="'gene_19999' twice"):
+        expanded({"gene_*": 1}, [*names, names[-1]])
+    with pytest.raises(PydanticCustomError, match="matches none"):
+        expanded({"*a" * 20 + "*b": 1}, ["a" * 200])
+    assert time.perf_counter() - started < 2, "a fraction of a second, not many or for ever"
+
+
 def test_the_digest_covers_every_name(tmp_path: Path) -> None:
     pattern = {"gene_*": SCALED}
     digests = [
@@ -110,7 +147,9 @@ def test_a_fault_has_its_line_and_what_to_do(
     assert len(str(caught.value).splitlines()) == 1  # once, not for every name
 
 
-def test_another_list_than_the_agreed_one_is_refused(tmp_path: Path) -> None:
+def test_another_list_than_the_agreed_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reference = listed(tmp_path, b"gene_a\n")
     path = written(tmp_path, {"columns": GENES, "names": reference})
     (tmp_path / "names.txt").write_bytes(b"gene_a\ngene_b\n")
@@ -118,6 +157,10 @@ def test_another_list_than_the_agreed_one_is_refused(tmp_path: Path) -> None:
         load_job(path)
     path = written(tmp_path, {"columns": GENES, "names": listed(tmp_path, b"gene_\xff\n")})
     with pytest.raises(JobError, match="not text in UTF-8"):
+        load_job(path)
+    path = written(tmp_path, {"columns": GENES, "names": listed(tmp_path, b"gene_a\n" * 9)})
+    monkeypatch.setattr(name_patterns, "MOST_BYTES", 20)
+    with pytest.raises(JobError, match="longer than 64 MiB"):
         load_job(path)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
+import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -184,10 +187,15 @@ def members(path: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def packed(content: dict[str, bytes], compressed: int = zipfile.ZIP_STORED) -> bytes:
+def packed(
+    content: dict[str, bytes],
+    compressed: int = zipfile.ZIP_STORED,
+    again: dict[str, bytes] | None = None,
+) -> bytes:
     made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", compressed) as archive:
-        for name, member in content.items():
+    with warnings.catch_warnings(), zipfile.ZipFile(made, "w", compressed) as archive:
+        warnings.simplefilter("ignore", UserWarning)  # of a name that is there twice
+        for name, member in (*content.items(), *(again or {}).items()):
             archive.writestr(name, member)
     return made.getvalue()
 
@@ -223,6 +231,8 @@ def test_what_is_no_released_model_is_refused_in_one_line(
         b"PK\x03\x04",
         packed(content, zipfile.ZIP_DEFLATED),
         packed(content | {"../evil": b""}),
+        packed(content, again=content),
+        packed(content, again={"weights.safetensors": b""}),
         packed({k: v for k, v in content.items() if k != "statement.json"}),
         packed(content | {"model.json": b"{}"}),
         packed(content | {"model.json": json.dumps(terms | {"format": 2}).encode()}),
@@ -236,6 +246,125 @@ def test_what_is_no_released_model_is_refused_in_one_line(
         read_released(tmp_path / "none.blindsum")
     with pytest.raises(ModelError):
         read_released(tmp_path)
+
+
+def altered(path: Path, weights: bytes | None = None, **changes: Any) -> Path:
+    """Write the file of another author, whose digests are right."""
+    content = members(path)
+    weights = content["weights.safetensors"] if weights is None else weights
+    terms = json.loads(content["model.json"]) | changes
+    terms["weights"] = hashlib.sha256(weights).hexdigest()
+    content |= {"weights.safetensors": weights, "model.json": json.dumps(terms).encode()}
+    path.write_bytes(packed(content))
+    return path
+
+
+class Unpickled:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_nothing_is_unpickled(form: str, make_job: MakeJob, tmp_path: Path) -> None:
+    mark, content = tmp_path / "mark", io.BytesIO()
+    if form == "torch":
+        torch.save({"weight": Unpickled(mark)}, content)
+    else:
+        pickle.dump(Unpickled(mark), content)
+    path = altered(written(make_job().job, tmp_path), content.getvalue())
+    with pytest.raises(ModelError, match="weights that are not those of its model"):
+        read_released(path)
+    assert not mark.exists()
+    pickle.loads(content.getvalue()) if form == "pickle" else torch.load(
+        io.BytesIO(content.getvalue()), weights_only=False
+    )
+    assert mark.exists(), "the file would have run its code"
+
+
+@pytest.mark.parametrize(
+    "factory", ["os:kill", "posix:kill", "antigravity:geohash", "os.path:join"]
+)
+def test_a_function_of_python_is_no_factory(
+    factory: str, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be called with two numbers of the author's choice: a process and a signal."""
+    called: list[str] = []
+    monkeypatch.setattr("importlib.import_module", called.append)
+    model = {"kind": "factory", "factory": factory}
+    path = altered(written(make_job().job, tmp_path), model=model)
+    with pytest.raises(ModelError, match=f"{factory}' is a function of Python itself"):
+        read_released(path)
+    assert not called
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"kind": "mlp", "hidden": [16384] * 8},
+        {"kind": "mlp", "hidden": [3]},
+        {"kind": "mlp", "hidden": [1]},
+    ],
+)
+def test_a_model_larger_than_its_weights_is_not_made(
+    model: dict[str, Any], make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight of the widest layers would take 8 GB, and the file is 2 kB."""
+    path = altered(written(make_job().job, tmp_path), model=model)
+    made: list[int] = []
+    linear = torch.nn.Linear
+
+    def making(a: int, b: int) -> torch.nn.Module:
+        made.append(a * b)
+        return linear(a, b)
+
+    monkeypatch.setattr("torch.nn.Linear", making)
+    with pytest.raises(ModelError, match="weights that are not those of its model"):
+        read_released(path)
+    assert sum(made) < 100
+
+
+def test_a_tensor_larger_than_its_file_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    of = {"dtype": "F32", "shape": [2, 4 * 10**15], "data_offsets": [0, 32 * 10**15]}
+    head = json.dumps({"weight": of}).encode()
+    path = altered(
+        written(make_job().job, tmp_path), len(head).to_bytes(8, "little") + head + bytes(64)
+    )
+    with pytest.raises(ModelError, match="weights that are not those of its model"):
+        read_released(path)
+
+
+def test_terms_that_no_job_has_are_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    path = written(make_job().job, tmp_path)
+    content = path.read_bytes()
+    mlp = {"kind": "mlp", "hidden": [4]}
+    for changes in (
+        {"target": None},
+        {"tasks": {"a": {}}},
+        {"own_tasks": {}},
+        {"own_tasks": {"a": {}}, "model": mlp},
+        {"target": None, "tasks": {"a": {}}, "own_tasks": {"a": {}}, "model": mlp},
+        {"target": None, "tasks": {}},
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="is not a released model"):
+            read_released(altered(path, **changes))
+
+
+def test_a_model_without_a_shared_task_predicts_nothing(tmp_path: Path) -> None:
+    """Its shared part ends at the trunk."""
+    content = job_content(tmp_path)
+    content["silos"] = [s | {"private_tasks": "own.yaml"} for s in content["silos"]]
+    del content["data"]["target"]
+    content["model"] = {"kind": "mlp", "hidden": [4]}
+    one = predictor(Job.model_validate(content), tmp_path)
+    found = one.predict(pa.table({name: [14.0] for name in COLUMNS}))
+    assert found.column_names == one.outputs == ["leverage", "outside_domain", "reason"]
+    assert one.model_outputs == 0
 
 
 @given(data=st.data())

@@ -13,20 +13,24 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rdkit import Chem
 
-from blindsum.platform.data import record_keys
+from blindsum.platform.data import molecule_work, record_keys
 from blindsum.platform.data.features import features_of
+from blindsum.platform.data.molecule_work import FoldKeys, MoleculeWork
+from blindsum.platform.data.molecules import write_molecule
 from blindsum.platform.data.record_keys import record_fractions
-from blindsum.platform.data.table import load_data
+from blindsum.platform.data.table import load_data, load_molecules
 from blindsum.platform.job.data_section import DataSection
 
 
-def contract(features: dict[str, Any], fraction: float = 0.3) -> DataSection:
+def contract(features: dict[str, Any], fraction: float = 0.3, **others: str) -> DataSection:
     return DataSection.model_validate(
         {
             "features": features,
             "target": {"column": "y", "classes": [0, 1]},
             "folds": {"kind": "random", "salt": "s", "test_fraction": fraction},
+            **others,
         }
     )
 
@@ -77,6 +81,46 @@ def test_two_spellings_of_a_molecule_are_one_record() -> None:
     told = {"kind": "ecfp", "bits": 64}
     found = fractions(pa.table({"smiles": ["OCC", "CCO", "C[CH2:1][OH:2]", "CCN"]}), told)
     assert found[0] == found[1] == found[2] != found[3]
+
+
+def test_known_spellings_give_the_folds_of_unknown_ones() -> None:
+    texts = ["OCC", "C[CH2:1][OH:2]", "CCN", "C[C@H](N)O |&1:1|", "c1ccccc1"]
+    table = pa.table({"smiles": texts})
+    spellings = MoleculeWork((FoldKeys("spelling"),)).compute()(texts)["key"].to_pylist()
+    kind = features_of(contract({"kind": "ecfp"}).features)
+    known = record_fractions(table, kind, "s", spellings)
+    assert known.tolist() == record_fractions(table, kind, "s").tolist()
+
+
+def test_a_molecule_that_cannot_be_written_has_no_fold_and_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(molecule: Chem.Mol) -> str:
+        if molecule.GetNumAtoms() == 1:
+            raise RuntimeError("RDKit says what it is")
+        return write_molecule(molecule)
+
+    monkeypatch.setattr(molecule_work, "write_molecule", written)
+    smiles = ["C", *("C" * n + "O" for n in range(1, 40))]
+    path, rejects = tmp_path / "t.parquet", tmp_path / "rejected_rows.csv"
+    pyarrow.parquet.write_table(pa.table({"smiles": smiles, "y": [0, 1] * 20}), path)
+    dropping = contract({"kind": "ecfp"}, unparsable="drop")
+    assert load_data(path, dropping, rejects).dropped == 1
+    assert "RDKit cannot write it" in rejects.read_text()
+
+
+def test_records_that_are_dropped_for_their_labels_move_no_other_molecule(tmp_path: Path) -> None:
+    smiles = ["C" * n + "O" for n in range(1, 61)]
+    dropping = contract({"kind": "ecfp"}, unlabelled="drop")
+    held_out = []
+    for name, labels in (("all", [0, 1] * 30), ("some", [None, 0, 1] * 20)):
+        path = tmp_path / f"{name}.parquet"
+        pyarrow.parquet.write_table(pa.table({"smiles": smiles, "y": labels}), path)
+        found = load_molecules(path, dropping, tmp_path / "rejected_rows.csv")
+        assert found is not None
+        held_out.append(found[1])
+    unlabelled = set(smiles[::3])
+    assert held_out[1] == [one for one in held_out[0] if one not in unlabelled] != []
 
 
 def test_fingerprints_are_hashed_by_their_positions() -> None:

@@ -32,7 +32,7 @@ _WESTERN = "cp1252"
 
 _COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(([,.' ]|\u00a0|\u202f|\u2019)\d{3})+([.,]\d+)?")
-_PLAIN = re.compile(r"[+-]?\d*\.?\d*([eE][+-]?\d+)?")
+_PLAIN = re.compile(r"[+-]?\d*(\.\d*)?([eE][+-]?\d+)?")
 
 
 def csv_findings(path: Path, section: CsvSection | None) -> str:
@@ -130,9 +130,9 @@ def _delimiter(path: Path, encoding: str, dialect: Dialect) -> str:
         alike = sum(len(row) == cells for row in rows)
         return cells > 1 and alike >= 0.8 * len(rows), cells
 
-    used = score(dialect.delimiter)
-    best = max(_DELIMITERS, key=score)
-    return best if score(best) > used and score(best)[0] else dialect.delimiter
+    scores = {one: score(one) for one in (dialect.delimiter, *_DELIMITERS)}
+    best = max(scores, key=lambda one: scores[one])  # among equals, the one that is used
+    return best if scores[best][0] else dialect.delimiter
 
 
 def _numbers(rows: Iterator[list[str]], section: CsvSection) -> Iterator[str]:

@@ -131,6 +131,8 @@ def test_another_silo_s_certificate_is_refused(coordinator: Coordinator, enrol: 
     hears(alder, "refused", "is for birch.silo, and not for alder.silo")
     birch.start()
     hears(birch, "connected as silo 'birch'")
+    assert until(lambda: coordinator.gate.connected("birch"))
+    assert not coordinator.gate.connected("alder")
 
 
 def test_the_gate_s_own_certificate_is_no_silo_s(
@@ -200,6 +202,7 @@ def test_clocks_may_differ_by_a_day(
     try:
         alder.start()
         hears(alder, "connected as silo 'alder'")
+        assert until(lambda: elsewhere.gate.connected("alder"))
     finally:
         alder.stop()
         elsewhere.close()

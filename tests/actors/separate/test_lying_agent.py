@@ -167,6 +167,22 @@ def test_parts_are_put_up_to_the_longest_answer(alder: Liar, box: Mailbox) -> No
     assert sum(map(len, call.values.values())) <= 8 * MB
 
 
+def test_only_answers_with_a_model_are_as_long_as_one(alder: Liar, box: Mailbox) -> None:
+    """What a silo says of its model's size is compared with the others before a model is asked for;
+    until then it must not fill the coordinator's memory."""
+    post(box, "release"), post(box, "seal_state"), post(box, "progress")
+    box.most_value = 2**33
+    for number in (1, 2):
+        for part in range(18):
+            put(alder, number, bytes([part]) * MB)
+    with pytest.raises(Refused, match="400 the answer is longer than 16777216 bytes"):
+        for part in range(18):
+            put(alder, 3, bytes([part]) * MB)
+    answer = Answer(number=3, outcome="answered", value=listed(bytes([1]) * MB) * 17)
+    with pytest.raises(Refused, match="400 the answer is longer than 16777216 bytes"):
+        alder.poll(answers=(answer,))
+
+
 def test_tiny_parts_do_not_pile_up(alder: Liar, box: Mailbox) -> None:
     post(box, "release")
     with pytest.raises(Refused, match="400 the answer is longer than"):
