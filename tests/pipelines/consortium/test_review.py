@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +39,6 @@ FACTORY = b"""import torch
 def net(features, outputs):
     return torch.nn.Linear(features, outputs)
 """
-
-
-@pytest.fixture
-def desk(tmp_path: Path, tables: dict[str, Path]) -> Iterator[Desk]:
-    made = Desk(tmp_path / "desk", tables["alder"])
-    yield made
-    made.close()
 
 
 @pytest.fixture
