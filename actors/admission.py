@@ -58,6 +58,11 @@ class Admission:
         self.books: Books | None = None
         self._approval: Approval | None = None
 
+    @property
+    def by_agent(self) -> bool:
+        """Whether the silo's owner started it, in a Ray of the silo's own."""
+        return self._owner_file is not None
+
     def admit(self) -> tuple[SiloPlaces, Books]:
         """Check the owner's file and the approvals, and note the inspection in the audit log. No
         table is read yet.

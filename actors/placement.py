@@ -23,6 +23,17 @@ def offers_silo(resources: Iterable[str]) -> bool:
     return any(resource.startswith(PREFIX) for resource in resources)
 
 
+def require_no_others(offered: Iterable[str]) -> None:
+    """Raise ClusterError if other organisations' silos run on a Ray with those resources: a silo's
+    workers cannot. Whoever runs code on one of its nodes can call the actors on all of them."""
+    if offers_silo(offered):
+        raise ClusterError(
+            "silos.NAME.workers is above 1, and this Ray also runs other organisations' silos",
+            "Leave silos.NAME.workers out, or give each organisation its own Ray: separate "
+            "clusters (docs/consortium.md).",
+        )
+
+
 def silo_options(roster: Iterable[str], offered: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     """Return the Ray options of each silo.
 

@@ -17,12 +17,15 @@ from blindsum.actors.digitiser import Digitiser
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.policy import Policy
 from blindsum.actors.silo_state import ModelState, SentUpdate
+from blindsum.actors.workers.team import Team
 from blindsum.he.packing import Integers, square_sum
 from blindsum.he.parameters import Parameters
 from blindsum.platform.data.computing import Told, computing_in
 from blindsum.platform.data.member import open_member
-from blindsum.platform.data.table import SiloData
+from blindsum.platform.data.reading import require_shareable
+from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.evaluation.round_counts import Counting
+from blindsum.platform.job.paths import SiloPlaces
 from blindsum.platform.job.schema import Job
 from blindsum.platform.prediction.released import released
 from blindsum.platform.privacy.plan import PrivacyPlan, plan, update_range
@@ -153,6 +156,23 @@ class PreparedSilo:
         )
 
 
+def _team(
+    spec: SiloSpec, admission: Admission, plan: PrivacyPlan | None, places: SiloPlaces
+) -> Team | None:
+    """Return the silo's workers; None if it reads its table itself. Without Ray it does."""
+    count = spec.job.silo(spec.name).workers
+    if count == 1:
+        return None
+    require_shareable(places.table)
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    from blindsum.actors.workers.processes import RayProcesses
+
+    return Team(spec, plan, places.state, RayProcesses(count, admission.by_agent))
+
+
 def prepare(spec: SiloSpec, admission: Admission, told: Told) -> PreparedSilo:
     """Plan the spend, ask the owner, read the data and build the model, in that order.
 
@@ -175,7 +195,9 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told) -> PreparedSilo:
     digitiser = Digitiser(job, own_plan, parameters, random)
     places, _ = admission.admit()  # notes the inspection, before the table is read
     means = computing_in(places.state, spec.threads, told)
-    member = open_member(job, name, places, spec.run, means)
+    team = _team(spec, admission, own_plan, places)
+    load = team.load if team else load_data
+    member = open_member(job, name, places, spec.run, means, load)
     model = model_of(job, own=len(member.own))
     weights = initial_digest(model)
     admission.require_approved(weights, (member.data.fingerprint, *member.data.earlier))
@@ -199,9 +221,9 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told) -> PreparedSilo:
         model=model,
         weights=weights,
         random=random,
-        trainer=LocalTrainer(model, member.data.train, job.training, own_plan, random, loss),
+        trainer=LocalTrainer(model, member.data.train, job.training, own_plan, random, loss, team),
         digitiser=digitiser,
-        counting=Counting(job, own_plan, member.data, random, member.own),
+        counting=Counting(job, own_plan, member.data, random, member.own, team),
         optimizer=ServerOptimizer(job.server, get_parameters(model).size),
         head=PrivateHead(model, of_run, release),
         checkpoints=Checkpoints(of_run),

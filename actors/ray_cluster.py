@@ -30,7 +30,7 @@ from blindsum.actors.cluster import (
 )
 from blindsum.actors.codec import encoded
 from blindsum.actors.messages import SiloSpec
-from blindsum.actors.placement import aggregator_options, pinned, silo_options
+from blindsum.actors.placement import aggregator_options, pinned, require_no_others, silo_options
 from blindsum.actors.silo_actor import SiloActor
 
 FETCH_S = 60.0
@@ -44,6 +44,7 @@ class RayCluster:
         silo_actor, aggregator_actor: Ray actor classes with the same methods, for tests and
             benchmarks that look inside.
         cores: how many cores the silos of one machine may use together; default: all.
+        own: whether this Ray is one silo's own, so that no other organisation runs code on it.
     """
 
     def __init__(
@@ -51,13 +52,21 @@ class RayCluster:
         silo_actor: Any = SiloActor,
         aggregator_actor: Any = AggregatorActor,
         cores: int | None = None,
+        own: bool = False,
     ) -> None:
         self._silo_actor, self._aggregator_actor = silo_actor, aggregator_actor
-        self._cores = cores or os.cpu_count() or 1
+        self._cores, self._own = cores or os.cpu_count() or 1, own
 
     def start_silos(self, specs: Mapping[str, SiloSpec]) -> dict[str, Peer]:
-        """As `Cluster.start_silos`. Silos that share a machine share its cores."""
-        options = silo_options(specs, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        """As `Cluster.start_silos`. Silos that share a machine share its cores.
+
+        Raises:
+            ClusterError: also, a silo has workers, and other organisations' silos are here.
+        """
+        offered = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        if not self._own and any(one.job.silo(n).workers > 1 for n, one in specs.items()):
+            require_no_others(offered)
+        options = silo_options(specs, offered)
         if not pinned(options):
             threads = max(1, self._cores // max(1, len(specs)))
             specs = {name: replace(spec, threads=threads) for name, spec in specs.items()}

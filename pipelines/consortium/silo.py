@@ -203,7 +203,7 @@ def serve_silo(
             served = serve_page(home.owner, home.name, Inbox(home.state))
             stack.callback(served.close)
             say(f"your page: {served.url}")
-        cluster = RayCluster(as_agents_actor(str(home.owner.path)), cores=cores)
+        cluster = RayCluster(as_agents_actor(str(home.owner.path)), cores=cores, own=True)
 
         async def serve() -> None:
             stop, loop = asyncio.Event(), asyncio.get_running_loop()

@@ -67,11 +67,16 @@ def read_at_silo(folder: Path) -> list[str]:
     return found
 
 
+def forget_earlier(rejects: Path) -> None:
+    """Remove what was written about an earlier table beside the file of rejected rows."""
+    for name in (TABLE_PROBLEM, TABLE_NOTES):
+        remove_at_silo(rejects.with_name(name))
+
+
 @contextmanager
 def told_at_silo(path: Path, contract: DataSection, rejects: Path) -> Iterator[None]:
     """Write what errors about a table say to its owner alone beside the file of rejected rows."""
-    for name in (TABLE_PROBLEM, TABLE_NOTES):
-        remove_at_silo(rejects.with_name(name))
+    forget_earlier(rejects)
     try:
         yield
     except DataError as error:

@@ -16,7 +16,7 @@ from blindsum.platform.data.at_silo import TABLE_NOTES, told_at_silo, write_at_s
 from blindsum.platform.data.columns import Column, require
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.files.arrow_types import plain
-from blindsum.platform.data.files.parts import Part
+from blindsum.platform.data.files.parts import EVERY, Part
 from blindsum.platform.data.labels import target_column
 from blindsum.platform.data.prepared_table import require_prepared
 from blindsum.platform.data.reading import read_parts
@@ -28,9 +28,14 @@ from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
 
 
-def checked_parts(path: Path, contract: DataSection, rejects: Path, own: Tasks) -> Iterator[Part]:
+def checked_parts(
+    path: Path, contract: DataSection, rejects: Path, own: Tasks, rows: range = EVERY
+) -> Iterator[Part]:
     """Yield the columns that the contract uses, with checked types and in one form. No part is
     empty.
+
+    Args:
+        rows: those to read. There must be records if these are all.
 
     Raises:
         DataError: the file cannot be read or has no records, or a column is missing or has another
@@ -43,7 +48,7 @@ def checked_parts(path: Path, contract: DataSection, rejects: Path, own: Tasks) 
     texts = [column.name for column in every if column.type.text_in_csv]
     notes, used, is_empty = list[str](), _names(every), True
     with told_at_silo(path, contract, rejects):
-        for part in read_parts(path, texts, contract.csv, notes.append, used):
+        for part in read_parts(path, texts, contract.csv, notes.append, used, rows):
             if notes:
                 write_at_silo(rejects.with_name(TABLE_NOTES), "\n".join(notes))
                 notes.clear()
@@ -59,8 +64,8 @@ def checked_parts(path: Path, contract: DataSection, rejects: Path, own: Tasks) 
                 require(table, of_own, path)
             with fitting(path):
                 table = features.uniform(table.select(used).combine_chunks())
-            yield Part(table, part.share)
-        if is_empty:
+            yield part._replace(table=table)
+        if is_empty and rows == EVERY:
             raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
 
 

@@ -16,10 +16,9 @@ import pyarrow.compute as pc
 
 from blindsum.platform.data.feature_columns import Number
 from blindsum.platform.data.features import ColumnFeatures, features_of
-from blindsum.platform.data.ragged import TaskLabels
+from blindsum.platform.data.outline import Outline
 from blindsum.platform.data.record_digests import Digests
 from blindsum.platform.data.record_sample import RecordSample, SampledDigests
-from blindsum.platform.data.records import Fold
 from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.folds_section import HashFolds
@@ -37,18 +36,16 @@ EXACT = 2**53
 MOST_NAMED = 5
 
 
-def concerns(
-    sample: RecordSample, contract: DataSection, train: Fold, test: Fold
-) -> tuple[str, ...]:
+def concerns(sample: RecordSample, contract: DataSection, outline: Outline) -> tuple[str, ...]:
     """Return what is odd about a silo's data, a sentence each.
 
     Args:
         sample: the used columns of the records in both folds; all of them unless they are many.
     """
-    found = [*_sizes(train, len(test)), *_labels(contract, train)]
+    found = [*_sizes(outline), *_labels(contract, outline)]
     features = features_of(contract.features)
     if isinstance(features, ColumnFeatures):
-        found += _scalings(features, train)
+        found += _scalings(features, outline)
     of_sample, table = [*_repeats(sample.known.digests, sample.held_out)], sample.table
     if isinstance(features, ColumnFeatures):
         numbers = [one.name for one in features.made_of if isinstance(one, Number)]
@@ -76,31 +73,33 @@ def shared_records(silos: Mapping[str, SampledDigests]) -> list[str]:
     ]
 
 
-def _sizes(train: Fold, held_out: int) -> Iterator[str]:
-    if len(train) < FEW_TRAINING:
+def _sizes(outline: Outline) -> Iterator[str]:
+    if outline.train < FEW_TRAINING:
         yield (
-            f"only {_counted(len(train))} to train on: with differential privacy this silo adds "
+            f"only {_counted(outline.train)} to train on: with differential privacy this silo adds "
             "more noise than signal, and spends its budget for it"
         )
-    if held_out < FEW_HELD_OUT:
-        yield f"only {_counted(held_out)} held out: figures from these say little about this silo"
+    if outline.held_out < FEW_HELD_OUT:
+        yield (
+            f"only {_counted(outline.held_out)} held out: figures from these say little about this "
+            "silo"
+        )
 
 
-def _labels(contract: DataSection, train: Fold) -> Iterator[str]:
-    labels = train.stored_labels
-    if contract.target and isinstance(labels, np.ndarray):
-        present = np.unique(labels)
+def _labels(contract: DataSection, outline: Outline) -> Iterator[str]:
+    counts, least, greatest = outline.labels
+    if contract.target:
+        present = np.flatnonzero(counts)
         if len(present) == 1:
             yield (
                 f"all training records are of one class ({contract.target.classes[present[0]]}): "
                 "this silo can only pull the model towards that class"
             )
         return
-    of_tasks = labels.by_task() if isinstance(labels, TaskLabels) else iter(())
     one_sided = [
         name
-        for (name, task), known in zip((contract.tasks or {}).items(), of_tasks, strict=False)
-        if task.kind == "binary" and len(known) and len(np.unique(known[:, 0])) == 1
+        for i, (name, task) in enumerate((contract.tasks or {}).items())
+        if task.kind == "binary" and counts[i] and least[i] == greatest[i]
     ]
     if one_sided:
         yield (
@@ -127,15 +126,10 @@ def _repeats(every: Digests, held_out: npt.NDArray[np.bool_]) -> Iterator[str]:
         )
 
 
-def _scalings(kind: ColumnFeatures, train: Fold) -> Iterator[str]:
+def _scalings(kind: ColumnFeatures, outline: Outline) -> Iterator[str]:
     """Yield the features that scaling leaves without information."""
-    names = kind.names
-    at_end, least, most = np.zeros(len(names)), np.inf, -np.inf
-    for features, _ in train.batches():
-        values = features.numpy()
-        at_end += (np.abs(values) >= CLIP).sum(axis=0)
-        least, most = np.minimum(least, values.min(axis=0)), np.maximum(most, values.max(axis=0))
-    cut = at_end > CUT * len(train)
+    names, (at_end, least, most) = kind.names, outline.features
+    cut = at_end > CUT * outline.train
     constant = (most == least) & ~cut
     # A category that no record of a silo has, or no gap in a column, is nothing odd.
     constant &= kind.is_scaled | (most != 0)

@@ -61,6 +61,10 @@ class FeatureKind(NeedsColumns):
     def width(self) -> int:
         """The number of features of a record."""
 
+    def none(self) -> Stored:
+        """Return the features of no records."""
+        return np.zeros((0, self.width), np.float32)
+
     def uniform(self, table: pa.Table) -> pa.Table:
         """Return a checked table with its columns in one form, whichever program wrote them."""
         return table
@@ -170,6 +174,10 @@ class FingerprintFeatures(FeatureKind):
         """Return the column of positions."""
         return [Column(name=self.section.column, type=POSITIONS)]
 
+    def none(self) -> Stored:
+        """Return no bits."""
+        return Bits.at([], self.width)
+
     def compute(
         self, table: pa.Table, computing: Computing = ALONE, key: MoleculeKey | None = None
     ) -> Featurised:
@@ -265,6 +273,10 @@ class EcfpFeatures(MoleculeFeatures):
     def width(self) -> int:
         """The number of bits of a fingerprint."""
         return self.section.bits
+
+    def none(self) -> Stored:
+        """Return no bits."""
+        return Bits.at([], self.width)
 
     def _stored(self, kept: pa.Table) -> Stored:
         lists = kept["positions"].combine_chunks()

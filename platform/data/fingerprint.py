@@ -8,7 +8,7 @@ fingerprint is private: it would confirm a guess of the table.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from blindsum.platform.data.record_order import record_order
 
 VERSION, _VERSION_2 = b"blindsum fingerprint 3\0", b"blindsum fingerprint 2\0"
 _KEPT = pa.schema([("earlier", pa.list_(pa.string()))])
-_SHARES = 64
+SHARES = 64
 """Digests are sorted in so many parts, by how they begin."""
 
 
@@ -38,24 +38,44 @@ class Fingerprint:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._names = list[str]()
-        self._sorted = [GrowingArray(folder, 2**20) for _ in range(_SHARES)]
+        self._sorted = [GrowingArray(folder, 2**20) for _ in range(SHARES)]
 
     def add(self, names: Collection[str], digests: Digests) -> None:
         """Take further records of a table with those columns."""
         self._names = sorted(names)
-        which = digests.view(np.uint8).reshape(-1, SIZE)[:, 0] // (256 // _SHARES)
+        which = digests.view(np.uint8).reshape(-1, SIZE)[:, 0] // (256 // SHARES)
         for share, growing in enumerate(self._sorted):
             growing.append(digests[which == share])
 
-    def hexdigest(self) -> str:
-        """Return the fingerprint, a SHA-256 digest. Nothing can be added afterwards."""
-        found = hashlib.sha256(VERSION)
-        found.update("".join(f"{name}\0" for name in self._names).encode())
+    @property
+    def names(self) -> list[str]:
+        """The columns; none if there are no records yet."""
+        return self._names
+
+    def parts(self) -> Iterator[Digests]:
+        """Yield the records' digests in SHARES parts, by how they begin. Nothing can be added
+        afterwards."""
         for growing in self._sorted:
             digests = growing.whole()
-            halves = digests.view(">u8").reshape(-1, 2)
-            found.update(digests[np.lexsort((halves[:, 1], halves[:, 0]))].tobytes())
-        return found.hexdigest()
+            yield digests if len(digests) else np.zeros(0, f"V{SIZE}")
+
+    def hexdigest(self) -> str:
+        """Return the fingerprint, a SHA-256 digest. Nothing can be added afterwards."""
+        return fingerprint_of(self._names, self.parts())
+
+
+def fingerprint_of(names: Iterable[str], parts: Iterable[Digests]) -> str:
+    """Return the fingerprint of a table with those columns, in their order.
+
+    Args:
+        parts: as `Fingerprint.parts`.
+    """
+    found = hashlib.sha256(VERSION)
+    found.update("".join(f"{name}\0" for name in names).encode())
+    for digests in parts:
+        halves = digests.view(">u8").reshape(-1, 2)
+        found.update(digests[np.lexsort((halves[:, 1], halves[:, 0]))].tobytes())
+    return found.hexdigest()
 
 
 def earlier_fingerprints(table: pa.Table) -> tuple[str, ...]:

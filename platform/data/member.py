@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from blindsum.platform.data.at_silo import remove_at_silo, write_at_silo
 from blindsum.platform.data.computing import Computing, computing_in
 from blindsum.platform.data.table import SiloData, load_data
+from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.paths import SiloPlaces
 from blindsum.platform.job.private_tasks import load_private_tasks
@@ -17,6 +20,10 @@ REJECTED_ROWS = "rejected_rows.csv"
 
 CONCERNS = "odd_data.txt"
 """In the folder of one run at the silo: what is odd about its data, for its owner."""
+
+
+Load = Callable[[Path, DataSection, Path, Tasks, Computing], SiloData]
+"""Reads a table, as `load_data` does."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,19 @@ class Member:
 
 
 def open_member(
-    job: Job, name: str, places: SiloPlaces, run: str, computing: Computing | None = None
+    job: Job,
+    name: str,
+    places: SiloPlaces,
+    run: str,
+    computing: Computing | None = None,
+    load: Load = load_data,
 ) -> Member:
     """Read one silo's table and private tasks.
 
     Args:
         run: names the folder, under the silo's state, that lists rejected rows.
         computing: the silo's means; default: all cores, and its state folder keeps the results.
+        load: reads the table.
 
     Raises:
         DataError: as `blindsum.platform.data.table.load_data` and `load_private_tasks`.
@@ -48,7 +61,7 @@ def open_member(
     means = computing or computing_in(places.state)
     told = places.of_run(run) / CONCERNS
     remove_at_silo(told)
-    data = load_data(places.table, job.data, rejects, own, means)
+    data = load(places.table, job.data, rejects, own, means)
     if data.concerns and places.owner:
         write_at_silo(told, "".join(f"{text}\n" for text in data.concerns))
     return Member(name, data, own)

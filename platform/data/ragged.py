@@ -53,6 +53,11 @@ class Ragged(ABC):
         """Return other records of the same kind and width, from their `arrays`."""
         return type(self)(arrays[0], arrays[1:], self.width)
 
+    def with_more(self, others: Sequence[Self]) -> Self:
+        """Return these records and then others of the same kind."""
+        arrays = [one.arrays for one in (self, *others)]
+        return self.like([np.concatenate(columns) for columns in zip(*arrays, strict=True)])
+
     @property
     def shape(self) -> tuple[int, int]:
         """The number of records, and of values of one."""
@@ -95,6 +100,11 @@ class TaskLabels(Ragged):
         counts = np.bincount(rows, minlength=len(labels))
         values, sides = (labels[rows, i, tasks] for i in (0, 1))
         return cls(counts, [tasks.astype(np.int32), values, sides.astype(np.int8)], labels.shape[2])
+
+    @classmethod
+    def none(cls, tasks: int) -> TaskLabels:
+        """Return the labels of no records."""
+        return cls.of(np.zeros((0, 2, tasks), np.float32))
 
     def dense(self) -> npt.NDArray[np.float32]:
         """Return float32 [records, 2, tasks]: values, NaN where missing, and their sides."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow as pa
 from blindsum.platform.data.files import arrow_file, csv_dialect, parquet_file, sdf
 from blindsum.platform.data.files.csv_file import read_csv
 from blindsum.platform.data.files.csv_findings import csv_findings
-from blindsum.platform.data.files.parts import Part, chosen, in_parts
+from blindsum.platform.data.files.parts import EVERY, Part, chosen, in_parts
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.csv_section import CsvSection
 
@@ -42,6 +43,7 @@ def read_parts(
     csv: CsvSection | None = None,
     note: Callable[[str], None] = _ignored,
     columns: Collection[str] | None = None,
+    rows: range = EVERY,
 ) -> Iterator[Part]:
     """Read a file or folder of a kind that its ending names, part by part; at least one part, which
     may be empty. Endings may be in capitals. CSV and SDF files are read as a whole.
@@ -52,6 +54,7 @@ def read_parts(
         csv: how CSV files are written.
         note: is told what only the silo's owner may know, for example about rows left out.
         columns: those to read, as `chosen`; None for all.
+        rows: those to read; of CSV and SDF files, all of them.
 
     Raises:
         DataError: the file cannot be read.
@@ -65,11 +68,11 @@ def read_parts(
             case "SDF":
                 yield from _sliced(sdf.read_sdf(path, texts, csv, note), columns)
             case "Arrow":
-                yield from arrow_file.read_arrow(path, columns)
+                yield from arrow_file.read_arrow(path, columns, rows)
             case "Parquet folder":
-                yield from parquet_file.read_parquet_folder(path, texts, columns)
+                yield from parquet_file.read_parquet_folder(path, texts, columns, rows)
             case _:
-                yield from parquet_file.read_parquet(path, columns)
+                yield from parquet_file.read_parquet(path, columns, rows)
     except FileNotFoundError:
         raise DataError(
             f"there is no data file {path}",
@@ -84,6 +87,30 @@ def read_parts(
             "data.csv says otherwise.",
             at_silo=csv_findings(path, csv) if kind == "CSV" else "",
         ) from None
+
+
+def count_records(path: Path) -> int:
+    """Return the number of records of a file or folder that several processes can share.
+
+    Raises:
+        DataError: it is a CSV or SDF file, which is read as a whole, or of an unknown kind.
+        OSError, pyarrow.ArrowException: it cannot be read.
+    """
+    require_shareable(path)
+    count = arrow_file.count_arrow if kind_of(path) == "Arrow" else parquet_file.count_parquet
+    return count(path)
+
+
+def require_shareable(path: Path) -> None:
+    """Raise DataError if several processes cannot share the file, because its kind is read as a
+    whole. What cannot be opened is no fault here."""
+    with suppress(OSError):
+        if (kind := kind_of(path)) in ("CSV", "SDF"):
+            raise DataError(
+                f"{path.name} is a file of kind {kind}, which is read as a whole: several workers "
+                "cannot share it",
+                "Write the table as Parquet, or leave silos.NAME.workers out.",
+            )
 
 
 def _sliced(table: pa.Table, columns: Collection[str] | None) -> Iterator[Part]:

@@ -68,6 +68,30 @@ class RecordSample:
     def add(self, table: pa.Table, digests: Digests, held_out: npt.NDArray[np.bool_]) -> None:
         """Add records, of which the last two arguments are [records]."""
         self._parts.append(_Part(table, digests, held_out, table.nbytes).sampled(self._most))
+        self._make_room()
+
+    def join(self, other: RecordSample) -> None:
+        """Add the records of a sample of other records of the table."""
+        self._most = min(self._most, other._most)
+        self._parts = [part.sampled(self._most) for part in (*self._parts, *other._parts)]
+        self._make_room()
+
+    @classmethod
+    def of(
+        cls, table: pa.Table, digests: Digests, held_out: npt.NDArray[np.bool_], most: int
+    ) -> RecordSample:
+        """Return a sample again, from its attributes and `known.most`."""
+        found = cls()
+        found._most = most
+        found._parts.append(_Part(table, digests, held_out, table.nbytes))
+        return found
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever added, not even no records of some kind."""
+        return not self._parts
+
+    def _make_room(self) -> None:
         while sum(part.bytes for part in self._parts) > self._most_bytes and self._most:
             self._most //= 2
             self._parts = [part.sampled(self._most) for part in self._parts]

@@ -94,6 +94,13 @@ def stacked(parts: Sequence[Stored]) -> Stored:
     """Concatenate the features of several parts; bits stay bits."""
     first = parts[0]
     if isinstance(first, Bits):
-        arrays = [part.arrays for part in parts if isinstance(part, Bits)]
-        return first.like([np.concatenate(columns) for columns in zip(*arrays, strict=True)])
+        return first.with_more([part for part in parts[1:] if isinstance(part, Bits)])
+    return np.concatenate([dense(part) for part in parts])
+
+
+def joined(parts: Sequence[StoredLabels]) -> StoredLabels:
+    """Concatenate the labels of several parts."""
+    first = parts[0]
+    if isinstance(first, TaskLabels):
+        return first.with_more([part for part in parts[1:] if isinstance(part, TaskLabels)])
     return np.concatenate([dense(part) for part in parts])

@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -74,21 +74,61 @@ def said_of(columns: Iterable[str], verb: tuple[str, str], what: str) -> str:
     return f"columns {', '.join(names[:-1])} and {names[-1]} {verb[1]} {what}"
 
 
+@dataclass
+class Listed:
+    """The list of rejected rows: each one's number from 1, its column, the reason and the value.
+    Private to the silo.
+
+    Attributes:
+        rows: the first MOST_ROWS, in their order.
+        count: how many there are.
+    """
+
+    rows: list[tuple[int, str, str, str]] = field(default_factory=list)
+    count: int = 0
+
+    def __repr__(self) -> str:
+        return "Listed(private)"
+
+    def add(self, later: Listed) -> None:
+        """Take the list of later rows."""
+        self.rows += later.rows[: MOST_ROWS - len(self.rows)]
+        self.count += later.count
+
+    def write(self, place: Path) -> None:
+        """Write the list, or remove an earlier one if there is nothing to list.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        if not self.count:
+            return remove_at_silo(place)
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["row", "column", "reason", "value"])
+        table.writerows(self.rows)
+        more = "and more, which are not listed\n" if self.count > MOST_ROWS else ""
+        return write_at_silo(place, f"{text.getvalue()}{more}")
+
+
 class RejectedRows:
     """The rejected rows of a table that is read part by part: listed, and then refused."""
 
     def __init__(self) -> None:
-        self._first, self._of_part = 1, list[Rejected]()
+        self._first, self._of_part = 0, list[Rejected]()
         self._table: pa.Table | None = None
-        self._text, self._listed = io.StringIO(), 0
-        self._writer = csv.writer(self._text, lineterminator="\n")
+        self._list = Listed()
         self._faults = dict[tuple[bool, str, str], Rejected]()
         self._of_own = dict[tuple[bool, str, str], Rejected]()
 
-    def begin(self, table: pa.Table) -> None:
-        """Go on with the table's next rows."""
+    def begin(self, table: pa.Table, first: int) -> None:
+        """Go on with the table's next rows.
+
+        Args:
+            first: the number of their first, from 0.
+        """
         self._list_part()
-        self._table = table
+        self._table, self._first = table, first
 
     def add(self, rejected: Iterable[Rejected], own: bool = False) -> None:
         """Take rejected rows of the part that was begun last.
@@ -118,16 +158,16 @@ class RejectedRows:
         Raises:
             DataError: there are such rows, or the list cannot be written.
         """
-        self._list_part()
-        if self._listed:
-            more = "and more, which are not listed\n" if self._listed > MOST_ROWS else ""
-            header = "row,column,reason,value\n"
-            write_at_silo(place, f"{header}{self._text.getvalue()}{more}")
-        else:
-            remove_at_silo(place)
+        self.listed.write(place)
         refuse(self._faults.values(), file, place)
         with without_names(place):
             refuse(self._of_own.values(), file, place)
+
+    @property
+    def listed(self) -> Listed:
+        """The list of all that was rejected so far."""
+        self._list_part()
+        return self._list
 
     def _list_part(self) -> None:
         """List the part's rejected rows as CSV, in the order of rows."""
@@ -135,13 +175,13 @@ class RejectedRows:
             return
         at = [np.flatnonzero(one.rows) for one in self._of_part] or [np.zeros(0, np.int64)]
         rows, which = np.concatenate(at), np.repeat(np.arange(len(at)), [len(one) for one in at])
-        order = np.lexsort((which, rows))[: max(MOST_ROWS - self._listed, 0)]
+        order = np.lexsort((which, rows))[: max(MOST_ROWS - len(self._list.rows), 0)]
         for row, i in zip(rows[order].tolist(), which[order].tolist(), strict=True):
             one = self._of_part[i]
             value = _shown(self._table.column(one.column)[row]) if one.column else ""
-            self._writer.writerow([self._first + row, one.column, one.reason or one.fault, value])
-        self._listed += len(rows)
-        self._first += self._table.num_rows
+            row += self._first + 1
+            self._list.rows.append((row, one.column, one.reason or one.fault, value))
+        self._list.count += len(rows)
         self._table, self._of_part = None, []
 
 

@@ -6,6 +6,7 @@ is trained on lies in files without a name once it is large (`blindsum.platform.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from blindsum.platform.data.enough import nothing_to_score
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.fingerprint import Fingerprint, kept_fingerprints
 from blindsum.platform.data.growing import GrowingRecords
+from blindsum.platform.data.outline import outline_of
 from blindsum.platform.data.record_digests import Digests, record_digests
 from blindsum.platform.data.record_sample import RecordSample, SampledDigests
 from blindsum.platform.data.records import Fold, Stored, StoredLabels
@@ -38,6 +40,7 @@ class SiloData:
     the digests that earlier versions computed for the same records. `dropped` counts records that
     the job says to train without, and labels that were left out of the others. `concerns` says what
     is odd about the records (`blindsum.platform.data.concerns`), `records` has digests of them.
+    Both folds are empty if other processes hold the records (`blindsum.platform.data.shares`).
     """
 
     train: Fold
@@ -71,7 +74,7 @@ def load_data(
         DataError: unreadable file, missing column, wrong type, missing or infinite values,
             an unknown class, an unreadable molecule, or an empty fold.
     """
-    train, test = (_GrowingFold(computing.scratch) for _ in range(2))
+    train, test = (GrowingFold(computing.scratch) for _ in range(2))
     known, sample, dropped = _Known(computing), RecordSample(), 0
     for part in usable_parts(path, contract, rejects, own or {}, computing):
         train.append(part, ~part.held_out)
@@ -80,16 +83,11 @@ def load_data(
         sample.add(part.table, part.digests, part.held_out)
         dropped += part.dropped
     folds = {"train": train.whole(), "test": test.whole()}
-    for name, fold in folds.items():
-        if len(fold) == 0:
-            raise DataError(
-                f"the {name} fold of {path.name} is empty",
-                "Change data.folds (salt and test_fraction, or held_out), or give this silo more "
-                "data.",
-            )
+    require_records({name: len(fold) for name, fold in folds.items()}, path)
     with fitting(path):
         fingerprint, *earlier = known.fingerprints()
-    odd = concerns(sample, contract, **folds)
+    outline = outline_of(folds["train"], len(folds["test"]), contract)
+    odd = concerns(sample, contract, outline)
     return SiloData(
         **folds,
         fingerprint=fingerprint,
@@ -100,7 +98,28 @@ def load_data(
     )
 
 
-class _GrowingFold:
+def require_records(folds: Mapping[str, int], path: Path) -> None:
+    """Raise DataError if a fold has no records.
+
+    Args:
+        folds: their numbers of records, by the folds' names.
+    """
+    for name, records in folds.items():
+        if records == 0:
+            raise DataError(
+                f"the {name} fold of {path.name} is empty",
+                "Change data.folds (salt and test_fraction, or held_out), or give this silo more "
+                "data.",
+            )
+
+
+class GrowingFold:
+    """A fold to which records are appended.
+
+    Args:
+        folder: as of `GrowingRecords`.
+    """
+
     def __init__(self, folder: Path | None) -> None:
         self._features = GrowingRecords[Stored](folder)
         self._labels = GrowingRecords[StoredLabels](folder)
@@ -111,6 +130,7 @@ class _GrowingFold:
         self._labels.append(part.labels[chosen])
 
     def whole(self) -> Fold:
+        """Return all records. Nothing can be appended afterwards."""
         return Fold(self._features.whole(), self._labels.whole())
 
 
@@ -144,8 +164,8 @@ def table_fingerprints(
         DataError: as `load_data`, about the file, its columns and their types.
     """
     known, found = _Known(), RejectedRows()
-    for table, _ in checked_parts(path, contract, rejects, own or {}):
-        found.begin(table)
+    for table, _, first in checked_parts(path, contract, rejects, own or {}):
+        found.begin(table, first)
         found.add(not_allowed(table, contract))
         if not found.refused:
             with fitting(path):

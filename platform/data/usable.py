@@ -18,6 +18,7 @@ from blindsum.platform.data.checked import checked_parts, fitting, fold_columns,
 from blindsum.platform.data.columns import gaps
 from blindsum.platform.data.computing import Computing, Told
 from blindsum.platform.data.features import Featurised, features_of
+from blindsum.platform.data.files.parts import EVERY
 from blindsum.platform.data.labels import Labelled, class_labels
 from blindsum.platform.data.ragged import TaskLabels
 from blindsum.platform.data.reasons import in_general
@@ -73,14 +74,36 @@ def usable_parts(
         DataError: as `blindsum.platform.data.checked.checked_parts`, or, after the last part,
             records broke a rule. They are listed in `rejects`.
     """
-    features, found, before = features_of(contract.features), RejectedRows(), 0.0
+    found = RejectedRows()
+    yield from usable_rows(path, contract, rejects, own, computing, EVERY, found)
+    found.finish(path.name, rejects)
+
+
+def usable_rows(
+    path: Path,
+    contract: DataSection,
+    rejects: Path,
+    own: Tasks,
+    computing: Computing,
+    rows: range,
+    found: RejectedRows,
+) -> Iterator[Usable]:
+    """Yield the usable records among some of a table's rows, as `usable_parts`.
+
+    Args:
+        found: takes the rejected rows, and refuses nothing yet.
+
+    Raises:
+        DataError: as `blindsum.platform.data.checked.checked_parts`.
+    """
+    features, before = features_of(contract.features), 0.0
     computing.told(0.0)
-    for table, share in checked_parts(path, contract, rejects, own):
+    for table, share, first in checked_parts(path, contract, rejects, own, rows):
         computing.told(before)
         with fitting(path):
             labelled, of_own = _labelled(table, contract, own, path, rejects)
         shared = [*not_allowed(table, contract), *labelled.rejected]
-        found.begin(table)
+        found.begin(table, first)
         found.add(shared)
         found.add(of_own, own=True)
         if found.refused:
@@ -95,7 +118,6 @@ def usable_parts(
             dropped = dropped_rows([*shared, *of_own, *without], table.num_rows)
             yield _kept(table, made, labelled, digests, ~dropped, contract)
         before = share
-    found.finish(path.name, rejects)
 
 
 def _within(told: Told, before: float, after: float) -> Told:

@@ -14,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from blindsum.platform.data.records import dense
+from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.data.table import SiloData
+from blindsum.platform.evaluation.elsewhere import HeldOutElsewhere
 from blindsum.platform.evaluation.figures import OF_CLASSES, HeldOut
 from blindsum.platform.job.labels_section import Target
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import HELD_OUT_WEIGHT, metrics_plan
 from blindsum.platform.privacy.shared_noise import noised_integers
 from blindsum.platform.training.losses import classification
+from blindsum.platform.training.models import get_trainable
 
 LOSS_UNIT = 2.0**-10
 """One integer unit of an exact sum of losses, in nats."""
@@ -36,19 +38,48 @@ Counts = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
 
 
+def greatest_loss(job: Job, target: Target) -> float:
+    """Return the loss at which a record's loss is cut, in nats. Under noise it is twice the loss of
+    guessing, and counts at most one."""
+    return 2 * math.log(len(target.classes)) if metrics_plan(job) else MAX_LOSS
+
+
+def class_sums(fold: Fold, model: nn.Module, classes: int, max_loss: float) -> Reals:
+    """Return sums over held-out records, float64 [3 + classes]: of those predicted right and wrong,
+    of losses in nats, and of the records of each class.
+
+    Args:
+        max_loss: a record's loss is cut there.
+    """
+    correct, loss = 0.0, 0.0
+    for outputs, labels in fold.evaluated(model):
+        # A model that overflowed to NaN counts as wrong with the greatest loss.
+        losses = classification(outputs, labels).double()
+        losses = losses.nan_to_num(max_loss, posinf=max_loss)
+        loss += float(losses.clamp(0.0, max_loss).sum())
+        correct += float((outputs.argmax(dim=1) == labels).sum())
+    per_class = np.bincount(dense(fold.stored_labels), minlength=classes)
+    return np.concatenate([[correct, len(fold) - correct, loss], per_class])
+
+
 class ClassCounting:
     """Counts of correct and wrong records, their loss, dropped records, and records of each
     class."""
 
     def __init__(
-        self, job: Job, target: Target, data: SiloData, random: np.random.Generator
+        self,
+        job: Job,
+        target: Target,
+        data: SiloData,
+        random: np.random.Generator,
+        elsewhere: HeldOutElsewhere | None = None,
     ) -> None:
         self._job, self._data, self._random = job, data, random
+        self._elsewhere = elsewhere
         self.plan = metrics_plan(job)
         self._classes = len(target.classes)
         self._share = (self.plan.share or 0.0) if self.plan else 0.0
-        # Under noise a record's loss, cut at twice the loss of guessing, counts at most one.
-        self._max_loss = 2 * math.log(self._classes) if self.plan else MAX_LOSS
+        self._max_loss = greatest_loss(job, target)
         self._weight = HELD_OUT_WEIGHT if self.plan else 1.0  # of loss and classes
         self._units = np.full(OF_CLASSES + self._classes, self._share / UNITS or 1.0)
         if not self.plan:
@@ -65,17 +96,14 @@ class ClassCounting:
     def _sums(self, model: nn.Module) -> Reals:
         """Return sums over the silo's held-out records. One record changes them by at most
         HELD_OUT_SENSITIVITY in L2."""
-        fold, correct, loss = self._data.test, 0.0, 0.0
-        for outputs, labels in fold.evaluated(model):
-            # A model that overflowed to NaN counts as wrong with the greatest loss.
-            losses = classification(outputs, labels).double()
-            losses = losses.nan_to_num(self._max_loss, posinf=self._max_loss)
-            loss += float(losses.clamp(0.0, self._max_loss).sum())
-            correct += float((outputs.argmax(dim=1) == labels).sum())
+        if self._elsewhere:
+            found = self._elsewhere.class_sums(get_trainable(model))
+        else:
+            found = class_sums(self._data.test, model, self._classes, self._max_loss)
+        correct, wrong, loss = found[:3].tolist()
         loss = loss / self._max_loss * self._weight
-        sums = [correct, len(fold) - correct, loss, float(self._data.dropped)]
-        per_class = np.bincount(dense(fold.stored_labels), minlength=self._classes) * self._weight
-        return np.concatenate([sums, per_class])
+        sums = [correct, wrong, loss, float(self._data.dropped)]
+        return np.concatenate([sums, found[3:] * self._weight])
 
     def possible(self, counts: Counts, silos: int) -> bool:
         """Return whether honest silos' counts can have that sum. Noised counts can have any sum."""

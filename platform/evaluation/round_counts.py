@@ -16,6 +16,7 @@ from torch import nn
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import FederationError
 from blindsum.platform.evaluation.classes import UNITS, ClassCounting, Counts
+from blindsum.platform.evaluation.elsewhere import HeldOutElsewhere
 from blindsum.platform.evaluation.figures import OF_UPDATE, Metrics, count_values
 from blindsum.platform.evaluation.scores import Figures
 from blindsum.platform.evaluation.tasks import TaskCounting
@@ -42,6 +43,7 @@ class Counting:
         plan: the silo's plan for its training records.
         random: draws the noise.
         own: the silo's private tasks.
+        elsewhere: the processes that hold the held-out records, if this one does not.
     """
 
     def __init__(
@@ -51,13 +53,14 @@ class Counting:
         data: SiloData,
         random: np.random.Generator,
         own: Tasks | None = None,
+        elsewhere: HeldOutElsewhere | None = None,
     ) -> None:
         self._job, self._random = job, random
         target = job.data.target
         self._of_held_out: ClassCounting | TaskCounting = (
-            ClassCounting(job, target, data, random)
+            ClassCounting(job, target, data, random, elsewhere)
             if target
-            else TaskCounting(job.data.tasks or {}, data, own)
+            else TaskCounting(job.data.tasks or {}, data, own, elsewhere)
         )
         self.plan = self._of_held_out.plan
         self._unclipped_share = _count_share(job, plan)

@@ -89,6 +89,7 @@ class Answers:
 
     def __init__(self) -> None:
         self._labels, self._outputs = GrowingRecords[TaskLabels](None), list[npt.NDArray[Any]]()
+        self._records = 0
 
     def add(self, outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
         """Add records.
@@ -98,13 +99,26 @@ class Answers:
             labels: float [records, 2, tasks], from `blindsum.platform.data.labels`.
         """
         known = TaskLabels.of(labels)
-        self._labels.append(known)
-        self._outputs.append(outputs[known.of_records, known.arrays[1]])
+        self.add_known(outputs[known.of_records, known.arrays[1]], known)
+
+    def add_known(self, outputs: Numbers, labels: TaskLabels) -> None:
+        """Add records, with one output for each label, [labels]."""
+        self._labels.append(labels)
+        self._outputs.append(outputs)
+        self._records += len(labels)
+
+    def __len__(self) -> int:
+        return self._records
+
+    @property
+    def outputs(self) -> Numbers:
+        """The outputs for all labels, [labels], record by record."""
+        return np.concatenate(self._outputs)
 
     def by_task(self) -> Iterator[tuple[npt.NDArray[np.int64], Numbers, Numbers]]:
         """Yield the numbers of each task's labelled records, the outputs for them, float [labels],
         and their labels, float32 [labels, 2]."""
-        labels, outputs = self._labels.whole(), np.concatenate(self._outputs)
+        labels, outputs = self._labels.whole(), self.outputs
         records, pairs = labels.of_records, labels.pairs
         for chosen in labels.of_tasks():
             yield records[chosen], outputs[chosen], pairs[chosen]

@@ -15,12 +15,15 @@ import numpy.typing as npt
 from torch import nn
 
 from blindsum.platform.data.enough import LEAST
+from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData
+from blindsum.platform.evaluation.elsewhere import HeldOutElsewhere
 from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED, TASK_COUNTS, TaskFigures
 from blindsum.platform.evaluation.influence import WORST_R2, Reals
 from blindsum.platform.evaluation.scores import MOST, Answers, Figures, Scored, scores
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.training.losses import MultiTask
+from blindsum.platform.training.models import get_trainable
 
 UNIT = 2.0**-16
 """The size of one integer unit of a summed figure."""
@@ -33,6 +36,22 @@ MOST_VARIANCE = 2**36
 five records of a class, stay below it."""
 
 
+def answers_of(fold: Fold, model: nn.Module, shared: Tasks) -> tuple[Answers, float]:
+    """Return a model's answers for held-out records, and the sum of their losses in the shared
+    tasks, each cut at the greatest that counts."""
+    many, most = len(shared), _greatest_loss(shared)
+    answers, total, loss = Answers(), 0.0, MultiTask(shared)
+    for outputs, labels in fold.evaluated(model):
+        answers.add(outputs.numpy(), labels.numpy())
+        losses = loss(outputs[:, :many], labels[:, :, :many]).double()
+        total += float(losses.nan_to_num(most, posinf=most).clamp(0.0, most).sum())
+    return answers, total
+
+
+def _greatest_loss(shared: Tasks) -> float:
+    return MOST * max(len(shared), 1)
+
+
 class TaskCounting:
     """One silo's figures by task, and the counts that it sends: sums over the shared tasks.
 
@@ -43,23 +62,25 @@ class TaskCounting:
 
     plan = None  # figures of tasks are never noised: see `Job`
 
-    def __init__(self, shared: Tasks, data: SiloData, own: Tasks | None = None) -> None:
-        self._shared, self._data = shared, data
+    def __init__(
+        self,
+        shared: Tasks,
+        data: SiloData,
+        own: Tasks | None = None,
+        elsewhere: HeldOutElsewhere | None = None,
+    ) -> None:
+        self._shared, self._data, self._elsewhere = shared, data, elsewhere
         self._tasks = {**shared, **(own or {})}
-        self._loss = MultiTask(shared)
         self.latest: dict[str, Figures] = {}
 
     def counts(self, model: nn.Module) -> npt.NDArray[np.int64]:
         """Return the counts of a model, int64 [TASK_COUNTS]. Sets `latest` to the figures of every
         task that has enough labels."""
-        fold, many = self._data.test, len(self._shared)
-        answers, loss = Answers(), 0.0
-        for outputs, labels in fold.evaluated(model):
-            answers.add(outputs.numpy(), labels.numpy())
-            losses = self._loss(outputs[:, :many], labels[:, :, :many]).double()
-            losses = losses.nan_to_num(self._most, posinf=self._most).clamp(0.0, self._most)
-            loss += float(losses.sum())
-        self.latest, sums = {}, _Sums(len(fold), self._data.dropped)
+        if self._elsewhere:
+            answers, loss = self._elsewhere.answers(get_trainable(model))
+        else:
+            answers, loss = answers_of(self._data.test, model, self._shared)
+        self.latest, sums = {}, _Sums(len(answers), self._data.dropped)
         for name, records, one in scores(answers, self._tasks):
             self.latest[name] = one.reported
             if name in self._shared:
@@ -69,7 +90,7 @@ class TaskCounting:
     @property
     def _most(self) -> float:
         """The greatest loss of a record."""
-        return MOST * max(len(self._shared), 1)
+        return _greatest_loss(self._shared)
 
     def possible(self, counts: npt.NDArray[np.int64], silos: int) -> bool:
         """Return whether honest silos' counts can have that sum."""

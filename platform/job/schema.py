@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from blindsum.platform.job.average_section import DEFAULT, Average
 from blindsum.platform.job.data_section import DataSection
-from blindsum.platform.job.section import Name, Positive, Section, is_name
+from blindsum.platform.job.section import Name, Positive, Section, is_name, unless
 
 MAX_STEPS = 1_000_000
 RESERVED = ("aggregator", "driver", "check")
@@ -51,6 +51,13 @@ class SiloSection(Section):
         None,
         description="YAML file of this silo's private tasks, on its node; their heads never leave "
         "the silo.",
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        exclude_if=unless(1),
+        description="Number of processes of the silo's own Ray that share its table.",
     )
 
 

@@ -16,6 +16,8 @@ floats themselves. That hides the gaps but is not a proof; SECURITY.md says so.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -27,7 +29,14 @@ from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.training.clipping import ClippedSum, clipped_sum
 from blindsum.platform.training.losses import RecordLoss, classification
-from blindsum.platform.training.models import get_parameters, private_parameters, set_parameters
+from blindsum.platform.training.models import (
+    get_parameters,
+    get_trainable,
+    private_parameters,
+    set_parameters,
+    set_trainable,
+    split_as,
+)
 from blindsum.platform.training.update import Protection, Update
 from blindsum.platform.training.vector import Vector
 
@@ -35,14 +44,36 @@ DRAWN_AT_ONCE = 2**20
 """The chances of so many records are drawn at a time."""
 
 
+class TrainedElsewhere(Protocol):
+    """Other processes of the silo, which hold its training records."""
+
+    def clipped_sum(
+        self, parameters: Vector, clip_norm: float, random: np.random.Generator
+    ) -> tuple[Vector, float]:
+        """Sum gradients over one sample, as `LocalTrainer.clipped_sum` does.
+
+        Args:
+            parameters: all trainable ones, as `get_trainable` returns them.
+            random: draws the sample in runs without privacy, which are seeded.
+
+        Returns:
+            the sum over all processes, in the same order, and the gradients within the clip norm,
+            minus half of all.
+
+        Raises:
+            SiloLost: a process did not answer. There is no sum without its records.
+        """
+
+
 class LocalTrainer:
     """A trainer of the silo's copy of the model, for one round at a time.
 
     Args:
-        data: the silo's training records.
+        data: the silo's training records; none if they are elsewhere.
         plan: the silo's privacy plan; None trains without differential privacy.
         random: draws the samples, and with a plan the noise.
         loss: the loss of each record.
+        elsewhere: the processes that hold the training records.
 
     Raises:
         ModelError: there is a plan, and the model's gradients cannot be clipped record by record.
@@ -56,10 +87,11 @@ class LocalTrainer:
         plan: PrivacyPlan | None,
         random: np.random.Generator,
         loss: RecordLoss = classification,
+        elsewhere: TrainedElsewhere | None = None,
     ) -> None:
         self._model, self._training, self._plan, self._random = model, training, plan, random
         self._loss = loss
-        self._data = data
+        self._data, self._elsewhere = data, elsewhere
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._clipped: ClippedSum | None = (
             clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
@@ -98,7 +130,7 @@ class LocalTrainer:
         """Sum one sample's clipped gradients of the shared parameters. The silos' shares of the
         noise are added later. The private head takes its step here, with the whole noise, because
         the silo's later updates depend on it."""
-        sums, private = self._clipped_sum(), set(map(id, private_parameters(self._model)))
+        sums, private = self._sums(), set(map(id, private_parameters(self._model)))
         shared = []
         for p, gradient in zip(self._parameters, sums, strict=True):
             if id(p) not in private:
@@ -123,7 +155,7 @@ class LocalTrainer:
 
     def _noisy_sum(self) -> list[Tensor]:
         """Sum the gradients of a Poisson sample. Under a plan they are clipped and noised."""
-        sums = self._clipped_sum()
+        sums = self._sums()
         if self._plan is not None:
             for gradient in sums:
                 self._noise(gradient)
@@ -138,8 +170,22 @@ class LocalTrainer:
         """The factor from a sum to a step. Its divisor is public and not the sample's true size."""
         return self._training.learning_rate / self._training.expected_batch_size
 
-    def _clipped_sum(self) -> list[Tensor]:
+    def clipped_sum(self, parameters: Vector, clip_norm: float) -> tuple[Vector, float]:
+        """Sum gradients over one sample of the records that are here, without noise. As
+        `TrainedElsewhere.clipped_sum`, of which this is one process's part."""
+        set_trainable(self._model, parameters)
+        self._model.train()
+        self._clip_norm, self._unclipped = clip_norm, 0.0
+        sums = self._sums()
+        return torch.cat([one.reshape(-1) for one in sums]).numpy(), self._unclipped
+
+    def _sums(self) -> list[Tensor]:
         """Sum over one sample batch by batch, so that memory does not grow with the sample."""
+        if self._elsewhere:
+            now = get_trainable(self._model)
+            found, unclipped = self._elsewhere.clipped_sum(now, self._clip_norm, self._random)
+            self._unclipped += unclipped
+            return split_as(self._parameters, found)
         sums = [torch.zeros_like(p) for p in self._parameters]
         for features, labels in self._data.batches(self._sample()):
             for total, one in zip(sums, self._gradients(features, labels), strict=True):

@@ -133,12 +133,33 @@ def initial_digest(model: nn.Module) -> str:
 
 def set_parameters(model: nn.Module, vector: Vector) -> None:
     """Load shared trainable parameters, float32 [parameters], into the model."""
-    source = torch.from_numpy(vector.copy())  # a vector that crossed Ray is read-only
     trainable = [p for p in shared_parameters(model) if p.requires_grad]
-    sizes = [p.numel() for p in trainable]
     with torch.no_grad():
-        for p, part in zip(trainable, torch.split(source, sizes), strict=True):
-            p.copy_(part.view_as(p))
+        for p, part in zip(trainable, split_as(trainable, vector), strict=True):
+            p.copy_(part)
+
+
+def get_trainable(model: nn.Module) -> Vector:
+    """Return a copy of all trainable parameters, shared and private, float32 [parameters], in the
+    order of `parameters()`."""
+    with torch.no_grad():
+        flat = [p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]
+        return torch.cat(flat).numpy().astype(np.float32, copy=True)
+
+
+def set_trainable(model: nn.Module, vector: Vector) -> None:
+    """Load what `get_trainable` returned into a model of the same kind."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for p, part in zip(trainable, split_as(trainable, vector), strict=True):
+            p.copy_(part)
+
+
+def split_as(parameters: Sequence[torch.Tensor], vector: Vector) -> list[torch.Tensor]:
+    """Return a flat vector's values in the shapes of those parameters, one after the other."""
+    # A copy, because a vector that crossed Ray is read-only.
+    parts = torch.split(torch.from_numpy(vector.copy()), [p.numel() for p in parameters])
+    return [part.view_as(p) for p, part in zip(parameters, parts, strict=True)]
 
 
 def get_private(model: nn.Module) -> tuple[npt.NDArray[np.float32], ...]:

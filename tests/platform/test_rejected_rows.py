@@ -215,7 +215,7 @@ def test_a_list_is_bounded_and_says_so(tmp_path: Path) -> None:
     rejected = Rejected(rows=np.ones(MOST_ROWS + 5, bool), column="x", fault="gaps", mend="Mend.")
     found = RejectedRows()
     for part in (slice(0, 10), slice(10, None)):
-        found.begin(many.take(np.arange(len(many))[part]))
+        found.begin(many.take(np.arange(len(many))[part]), part.start)
         found.add([replace(rejected, rows=rejected.rows[part])])
     with pytest.raises(DataError, match=r"column 'x' has gaps; the rows are listed in"):
         found.finish("silo.parquet", tmp_path / "list.csv")
@@ -228,7 +228,7 @@ def test_a_list_that_cannot_be_written_is_an_error_of_its_own(tmp_path: Path) ->
     (tmp_path / "state").write_text("a file")
     rejected = Rejected(rows=np.ones(1, bool), column="x", fault="gaps", mend="Mend.")
     found = RejectedRows()
-    found.begin(pa.table({"x": [1]}))
+    found.begin(pa.table({"x": [1]}), 0)
     found.add([rejected])
     with pytest.raises(DataError, match="cannot be written"):
         found.finish("silo.parquet", tmp_path / "state" / "list.csv")

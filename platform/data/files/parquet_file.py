@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,15 @@ import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet
 
-from blindsum.platform.data.files.parts import Part, chosen, in_parts, only, part_size
+from blindsum.platform.data.files.parts import (
+    Block,
+    Part,
+    chosen,
+    in_parts,
+    of_rows,
+    only,
+    part_size,
+)
 from blindsum.platform.errors import DataError
 
 ENDINGS = (".parquet", ".parq", ".pq")
@@ -19,11 +28,12 @@ _TABLE_FORMATS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 """Folders inside the tables of formats that keep deleted rows in their Parquet files."""
 
 
-def read_parquet(path: Path, columns: Collection[str] | None) -> Iterator[Part]:
+def read_parquet(path: Path, columns: Collection[str] | None, rows: range) -> Iterator[Part]:
     """Read one Parquet file.
 
     Args:
         columns: those to read, if the file has them; None for all.
+        rows: those to read.
 
     Raises:
         OSError, pyarrow.ArrowException: the file cannot be read.
@@ -32,20 +42,33 @@ def read_parquet(path: Path, columns: Collection[str] | None) -> Iterator[Part]:
     with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
         names = chosen(file.schema_arrow, columns)
         schema = only(file.schema_arrow, names)
-        yield from in_parts(_batches(file, schema, names), schema, file.metadata.num_rows)
+        batches, records = of_rows(_blocks(file, schema, names), rows), file.metadata.num_rows
+        yield from in_parts(batches, schema, _count(rows, records), rows.start)
 
 
-def _batches(
+def count_parquet(path: Path) -> int:
+    """Return the number of records of a Parquet file, or of all of a folder. Raises OSError,
+    pyarrow.ArrowException."""
+    files = _files(path) if path.is_dir() else [path]
+    return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
+
+
+def _count(rows: range, records: int) -> int:
+    return len(range(records)[rows.start : rows.stop])
+
+
+def _blocks(
     file: pyarrow.parquet.ParquetFile, schema: pa.Schema, names: list[str] | None
-) -> Iterator[pa.RecordBatch]:
-    """Yield a file's records. Row group by row group: else Arrow (25.0.1) keeps all that it has
+) -> Iterator[Block]:
+    """Yield a file's row groups. Each is read by itself: else Arrow (25.0.1) keeps all that it has
     read."""
     for i in range(file.num_row_groups):
-        yield from file.iter_batches(part_size(schema), row_groups=[i], columns=names)
+        read = partial(file.iter_batches, part_size(schema), row_groups=[i], columns=names)
+        yield file.metadata.row_group(i).num_rows, read
 
 
 def read_parquet_folder(
-    path: Path, texts: Collection[str], columns: Collection[str] | None
+    path: Path, texts: Collection[str], columns: Collection[str] | None, rows: range
 ) -> Iterator[Part]:
     """Read all Parquet files of a folder and its subfolders as one table, ordered by their paths.
 
@@ -55,6 +78,7 @@ def read_parquet_folder(
     Args:
         texts: columns to read as text, even if the folders' names look like numbers.
         columns: those to read, if the table has them; None for all.
+        rows: those to read.
 
     Raises:
         DataError: there is no Parquet file, or reading the files would be wrong.
@@ -81,25 +105,41 @@ def read_parquet_folder(
         options.partitioning = pyarrow.dataset.partitioning(pa.schema(named), flavor="hive")
         factory = _factory(files, options)
     dataset, used = factory.finish(schema), only(schema, chosen(schema, columns))
-    yield from in_parts(_of_folder(dataset, used), used, dataset.count_rows())
+    batches = of_rows(_of_folder(dataset, used), rows)
+    yield from in_parts(batches, used, _count(rows, dataset.count_rows()), rows.start)
 
 
-def _of_folder(dataset: pyarrow.dataset.Dataset, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Yield the records of a folder's files. Not by Arrow's own scanner, which reads whole row
+def _of_folder(dataset: pyarrow.dataset.Dataset, schema: pa.Schema) -> Iterator[Block]:
+    """Yield the row groups of a folder's files. Not by Arrow's own scanner, which reads whole row
     groups ahead."""
     for fragment in dataset.get_fragments():
         of_folders = pyarrow.dataset.get_partition_keys(fragment.partition_expression)
         with pyarrow.parquet.ParquetFile(fragment.path, memory_map=True) as file:
             names = [n for n in schema.names if n in file.schema_arrow.names]
             names = [n for n in names if n not in of_folders]
-            for batch in _batches(file, schema, names):
-                columns = [
-                    batch.column(field.name).cast(field.type)
-                    if field.name in names
-                    else _repeated(of_folders.get(field.name), field.type, batch.num_rows)
-                    for field in schema
-                ]
-                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+            for records, read in _blocks(file, schema, names):
+                yield records, partial(_whole, read, schema, set(names), of_folders)
+
+
+def _whole(
+    read: Callable[[], Iterable[pa.RecordBatch]],
+    schema: pa.Schema,
+    names: Collection[str],
+    of_folders: Mapping[str, object],
+) -> Iterator[pa.RecordBatch]:
+    """Yield a row group's records with all columns.
+
+    Args:
+        names: the columns that the file has; folders' names have others.
+    """
+    for batch in read():
+        columns = [
+            batch.column(field.name).cast(field.type)
+            if field.name in names
+            else _repeated(of_folders.get(field.name), field.type, batch.num_rows)
+            for field in schema
+        ]
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _repeated(value: object, kind: pa.DataType, records: int) -> pa.Array:

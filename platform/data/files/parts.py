@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -15,11 +16,20 @@ _OF_A_TEXT = 64
 """Bytes that a text or a list is taken to need; a number needs 8 when it is worked on."""
 
 
+EVERY = range(sys.maxsize)
+"""All rows of a table, however many there are."""
+
+Block = tuple[int, Callable[[], Iterable[pa.RecordBatch]]]
+"""Consecutive records of a file that can be left out: their number, and a way to read them."""
+
+
 class Part(NamedTuple):
-    """Consecutive records of a table, and the share of the file that is read after them, 0 to 1."""
+    """Consecutive records of a table, the share of the work that is read after them, 0 to 1, and
+    the number of the first one's row, from 0."""
 
     table: pa.Table
     share: float
+    first: int
 
 
 def part_size(schema: pa.Schema) -> int:
@@ -54,13 +64,32 @@ def only(schema: pa.Schema, names: list[str] | None) -> pa.Schema:
     return pa.schema([schema.field(name) for name in names], schema.metadata)
 
 
+def of_rows(blocks: Iterable[Block], rows: range) -> Iterator[pa.RecordBatch]:
+    """Yield those rows of a file. A block without any of them is not read."""
+    start = 0
+    for records, read in blocks:
+        if start >= rows.stop:
+            return
+        if start + records > rows.start:
+            at = start
+            for batch in read():
+                lower, upper = max(rows.start - at, 0), min(rows.stop - at, batch.num_rows)
+                if lower < upper:
+                    yield batch.slice(lower, upper - lower)
+                at += batch.num_rows
+                if at >= rows.stop:
+                    break
+        start += records
+
+
 def in_parts(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, records: int | None
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, records: int | None, first: int = 0
 ) -> Iterator[Part]:
     """Yield parts of about the same size, at least one, which may be empty.
 
     Args:
         records: those of all batches, if they are known.
+        first: the number of the first one's row.
     """
     size, waiting, count, done = part_size(schema), list[pa.RecordBatch](), 0, 0
     for batch in batches:
@@ -68,8 +97,9 @@ def in_parts(
             waiting.append(batch.slice(start, size))
             count += waiting[-1].num_rows
             if count >= size:
+                share = (done + count) / records if records else 0
+                yield Part(pa.Table.from_batches(waiting, schema), share, first + done)
                 done += count
-                yield Part(pa.Table.from_batches(waiting, schema), done / records if records else 0)
                 waiting, count = [], 0
     if waiting or not done:
-        yield Part(pa.Table.from_batches(waiting, schema), 1.0)
+        yield Part(pa.Table.from_batches(waiting, schema), 1.0, first + done)
