@@ -6,12 +6,14 @@ approvals that owners gave no longer hold: say so in CHANGELOG.md.
 
 from __future__ import annotations
 
+from typing import Any
+
 from blindsum.he.exchange import Exchange
 from blindsum.he.parameters import Parameters
 from blindsum.platform.job.schema import Job
 from blindsum.platform.state.approval import job_digest
 
-JOB = {
+JOB: dict[str, Any] = {
     "name": "golden",
     "silos": [{"name": "alder", "data": "a.parquet"}, {"name": "birch", "data": "b.parquet"}],
     "data": {
@@ -37,6 +39,14 @@ def test_a_job_s_digest() -> None:
         job_digest(Job.model_validate(JOB))
         == "3890aa2c5cd69f3c4372b0ddf5cf5eccb68ee2f55210f8be49cefe75385daa25"
     )
+
+
+def test_one_worker_is_no_part_of_a_job_s_digest() -> None:
+    """A job that does not share its tables keeps the approvals that owners gave."""
+    alder, birch = JOB["silos"]
+    plain = Job.model_validate(JOB | {"silos": [alder | {"workers": 1}, birch]})
+    shared = Job.model_validate(JOB | {"silos": [alder | {"workers": 2}, birch]})
+    assert job_digest(plain) == job_digest(Job.model_validate(JOB)) != job_digest(shared)
 
 
 def test_the_parameters_digest() -> None:

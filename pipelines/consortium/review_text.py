@@ -202,6 +202,8 @@ def trains(one: JobReview) -> Iterator[tuple[str, str]]:
     yield "model", model_line(job, one.parameters)
     if one.silo in job.roster:
         yield "dataset", job.silo(one.silo).data
+        if (workers := job.silo(one.silo).workers) > 1:
+            yield "workers", f"{workers} processes in this silo's own Ray share the dataset"
     yield "fingerprint", one.fingerprint or "not known: the dataset could not be read"
     yield "columns read", named(one.columns)
     for label, lines in feature_lines(job.data.features):

@@ -123,7 +123,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         owned={n: i.owned for n, i in checked.inspections.items()},
     )
     if as_json:
-        emit("check", job=job.name, **_figures(checked), warnings=found, statement=stated)
+        emit("check", job=job.name, **_figures(job, checked), warnings=found, statement=stated)
         return
     show_result(_spending(job, checked))
     if job.privacy.noise != "none" and job.private:
@@ -144,7 +144,7 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     )
 
 
-def _figures(checked: Checked) -> dict[str, object]:
+def _figures(job: Job, checked: Checked) -> dict[str, object]:
     """Return what --json prints of the figures."""
     sent = checked.traffic
     return {
@@ -157,7 +157,12 @@ def _figures(checked: Checked) -> dict[str, object]:
         "bytes_at_most": sent.at_most,
         "encryption": asdict(checked.parameters),
         "silos": {
-            n: {"plan": plan_figures(i.plan), "lifetime": _lifetime(i), "ledger": i.ledger}
+            n: {
+                "plan": plan_figures(i.plan),
+                "lifetime": _lifetime(i),
+                "ledger": i.ledger,
+                "workers": job.silo(n).workers,
+            }
             for n, i in checked.inspections.items()
         },
     }
@@ -204,6 +209,8 @@ def _show_sizes(job: Job, checked: Checked) -> None:
         f"{size(sent.down_a_round)} down a round, over all silos; {size(sent.up)} up and "
         f"{size(sent.down)} down in all"
     )
+    if shared := [f"{one.name} {one.workers}" for one in job.silos if one.workers > 1]:
+        show_result(f"workers that share a silo's table, in its own Ray: {', '.join(shared)}")
     if parameters.scheme == "ckks":
         show_result(
             f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} "

@@ -30,8 +30,11 @@ from blindsum.platform.errors import (
     Unexpected,
 )
 from blindsum.platform.training.vector import digest
+from tests.actors.workers.local_processes import LocalProcesses, processes
 from tests.conftest import MakeJob, ledger_of
 from tests.he.test_upload import shift
+
+__all__ = ["processes"]  # a fixture
 
 NAMES = ("alder", "birch", "cedar", "elm", "fir", "gum", "hazel", "oak")
 
@@ -197,6 +200,23 @@ def charged(silo: str, tmp_path: Path) -> list[tuple[int, int]]:
     """Rounds and attempts in a silo's ledger, which is verified on the way."""
     entries = ledger_of(tmp_path / "state" / silo, silo).entries()
     return [(e.round, e.attempt) for e in entries if e.kind == "charge"]
+
+
+def test_a_silo_is_dropped_with_a_worker_that_dies(
+    started: Any, processes: dict[str, LocalProcesses], tmp_path: Path
+) -> None:
+    one = started("quorum=2", "silos.birch.workers=2", "training.rounds=4")
+    one.run_round(1)
+
+    def die(*_: Any) -> list[bytes]:
+        raise SiloLost("its worker 2 of 2 died")
+
+    processes["birch"].ask = die  # type: ignore[method-assign]
+    report = one.run_round(2)
+    assert report.attempt == 2 and report.roster == ("alder", "cedar")
+    assert dict(one.lost) == {"birch": 2} and one.run_round(3).attempt == 1
+    assert charged("birch", tmp_path) == [(1, 1), (2, 1)]
+    assert charged("alder", tmp_path) == [(1, 1), (2, 1), (2, 2), (3, 1)]
 
 
 def test_a_run_continues_without_whatever_is_lost(started: Any, eight: str, tmp_path: Path) -> None:

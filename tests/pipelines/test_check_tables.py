@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from blindsum.pipelines.run.check import check
+from blindsum.pipelines.run.check import check, show_check
 from blindsum.platform.errors import BlindsumError
 from tests.conftest import MakeJob
 
@@ -24,6 +25,28 @@ def test_check_prints_what_only_the_silo_is_told(
     printed = capsys.readouterr().err
     assert "told to silo 'alder' alone: " in printed and "'Mean_Radius'" in printed
     assert "Mean_Radius" not in str(caught.value) and "silo 'birch' alone" not in printed
+
+
+def test_check_says_how_many_workers_share_a_table(
+    make_job: MakeJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = make_job("silos.alder.workers=2", "silos.cedar.workers=5")
+    checked = check(job, None)
+    show_check(job, checked, as_json=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "workers that share a silo's table, in its own Ray: alder 2, cedar 5" in said
+    show_check(job, checked, as_json=True)
+    silos = json.loads(capsys.readouterr().out)["silos"]
+    assert [silos[name]["workers"] for name in silos] == [2, 1, 5]
+    show_check(plain := make_job(), check(plain, None), as_json=False)
+    assert "workers that share" not in capsys.readouterr().out
+
+
+def test_check_refuses_workers_for_a_csv(make_job: MakeJob, tables: dict[str, Path]) -> None:
+    path = tables["birch"].with_suffix(".csv")
+    pyarrow.csv.write_csv(pyarrow.parquet.read_table(tables["birch"]), path)
+    with pytest.raises(BlindsumError, match="several workers cannot share it. Write the table as"):
+        check(make_job("silos.birch.data=birch.csv", "silos.birch.workers=2"), None)
 
 
 def test_silos_may_have_their_tables_in_different_kinds_of_files(
