@@ -1,4 +1,4 @@
-"""A share's report as a parcel."""
+"""A share's report and its sample as parcels."""
 
 from __future__ import annotations
 
@@ -20,23 +20,39 @@ _LABELS = "label"
 
 def parcel_of(report: ShareReport) -> Parcel:
     """Return a report as a parcel."""
-    outline, sample, labels = report.outline, report.sample, report.labels
+    outline, labels = report.outline, report.labels
     values: dict[str, Any] = {
         "names": list(report.names),
         "refused": report.refused,
         "dropped": report.dropped,
         "listed": [report.listed.count, report.listed.rows],
         "records": [outline.train, outline.held_out],
+        "sample sizes": [*report.sample_sizes.items()],
         "tasks": labels.width if isinstance(labels, TaskLabels) else None,
     }
     stored = labels.arrays if isinstance(labels, TaskLabels) else [labels]
     arrays: dict[str, Array] = {f"{_LABELS}{i}": one for i, one in enumerate(stored)}
     arrays |= {"outline labels": outline.labels, "outline features": outline.features}
-    if not sample.is_empty:
-        values["most"] = sample.known.most
-        arrays["sample"] = np.frombuffer(table_frame(sample.table), np.uint8)
-        arrays |= {"sample digests": sample.known.digests, "sample held out": sample.held_out}
     return Parcel(values, arrays)
+
+
+def parcel_of_sample(sample: RecordSample) -> Parcel:
+    """Return a sample as a parcel."""
+    if sample.is_empty:
+        return Parcel()
+    known = sample.known
+    table = np.frombuffer(table_frame(sample.table), np.uint8)
+    arrays = {"table": table, "digests": known.digests, "held out": sample.held_out}
+    return Parcel({"most": known.most}, arrays)
+
+
+def sample_of(parcel: Parcel) -> RecordSample:
+    """Return the sample that `parcel_of_sample` made a parcel of."""
+    values, arrays = parcel.values, parcel.arrays
+    if "table" not in arrays:
+        return RecordSample()
+    table = table_of(arrays["table"].tobytes())
+    return RecordSample.of(table, arrays["digests"], arrays["held out"], values["most"])
 
 
 def report_of(parcel: Parcel) -> ShareReport:
@@ -44,10 +60,6 @@ def report_of(parcel: Parcel) -> ShareReport:
     values, arrays = parcel.values, parcel.arrays
     count, rows = values["listed"]
     train, held_out = values["records"]
-    sample = RecordSample()
-    if "sample" in arrays:
-        table, digests = table_of(arrays["sample"].tobytes()), arrays["sample digests"]
-        sample = RecordSample.of(table, digests, arrays["sample held out"], values["most"])
     return ShareReport(
         names=values["names"],
         refused=values["refused"],
@@ -59,7 +71,7 @@ def report_of(parcel: Parcel) -> ShareReport:
             labels=arrays["outline labels"],
             features=arrays["outline features"],
         ),
-        sample=sample,
+        sample_sizes=dict(values["sample sizes"]),
         labels=_labels(parcel),
     )
 

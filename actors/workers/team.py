@@ -23,12 +23,13 @@ from blindsum.actors.messages import SiloSpec
 from blindsum.actors.separate.failures import error_of
 from blindsum.actors.separate.messages import Failure
 from blindsum.actors.workers.parcels import Array, Parcel
-from blindsum.actors.workers.reports import report_of
+from blindsum.actors.workers.reports import report_of, sample_of
 from blindsum.actors.workers.sealing import Sealed, sealed_to
 from blindsum.actors.workers.worker import skip
 from blindsum.platform.data.computing import Computing, Told
 from blindsum.platform.data.ragged import TaskLabels
 from blindsum.platform.data.record_digests import Digests
+from blindsum.platform.data.record_sample import RecordSample
 from blindsum.platform.data.shares import ShareReport, load_in_shares
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import BlindsumError
@@ -127,6 +128,11 @@ class Team:
         question = Parcel({"begin": [begin.start, begin.stop]})
         for answer in self._answers("digests", [question] * len(self)):
             yield [*answer.arrays.values()]
+
+    def samples(self, most: int) -> Iterator[RecordSample]:
+        """As `blindsum.platform.data.shares.Readers.samples`."""
+        question = Parcel({"most": most})
+        return (sample_of(one) for one in self._answers("sample", [question] * len(self)))
 
     # -- summing -------------------------------------------------------------------------
 

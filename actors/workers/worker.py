@@ -18,7 +18,7 @@ from torch import nn
 from blindsum.actors.codec import decoded, encoded
 from blindsum.actors.separate.failures import failure_of
 from blindsum.actors.workers.parcels import Parcel
-from blindsum.actors.workers.reports import parcel_of
+from blindsum.actors.workers.reports import parcel_of, parcel_of_sample
 from blindsum.actors.workers.sealing import Receiver, Sealed
 from blindsum.platform.data.computing import Computing, granted_cores
 from blindsum.platform.data.kept_results import KeptResults
@@ -58,6 +58,7 @@ class Worker:
         self._methods: dict[str, Callable[[Parcel], Parcel]] = {
             "read": self._read,
             "digests": self._digests,
+            "sample": self._sample,
             "clipped sum": self._clipped_sum,
             "class sums": self._class_sums,
             "answers": self._answers,
@@ -128,6 +129,9 @@ class Worker:
         digests = self._own.share.digests
         begin = range(*question.values["begin"])
         return Parcel({}, {str(i): digests[i] for i in begin})
+
+    def _sample(self, question: Parcel) -> Parcel:
+        return parcel_of_sample(self._own.share.sample.at_most(question.values["most"]))
 
     def _clipped_sum(self, question: Parcel) -> Parcel:
         own, said = self._own, question.values

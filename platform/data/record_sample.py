@@ -70,6 +70,24 @@ class RecordSample:
         self._parts.append(_Part(table, digests, held_out, table.nbytes).sampled(self._most))
         self._make_room()
 
+    def sizes(self) -> dict[int, int]:
+        """Return the bytes of the values of records whose digests begin with at most some numbers:
+        the sample's own, and its halves down to none."""
+        found, parts, most = dict[int, int](), self._parts, self._most
+        while True:
+            parts = [part.sampled(most) for part in parts]
+            found[most] = sum(part.bytes for part in parts)
+            if not found[most] or not most:
+                return found
+            most //= 2
+
+    def at_most(self, most: int) -> RecordSample:
+        """Return the sample of its records whose digests begin with at most that number."""
+        found = RecordSample(self._most_bytes)
+        found._most = min(most, self._most)
+        found._parts = [part.sampled(most) for part in self._parts]
+        return found
+
     def join(self, other: RecordSample) -> None:
         """Add the records of a sample of other records of the table."""
         self._most = min(self._most, other._most)

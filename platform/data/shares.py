@@ -11,8 +11,8 @@ Nothing here leaves the silo.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from operator import add
@@ -38,7 +38,7 @@ from blindsum.platform.data.outline import Outline, outline_of
 from blindsum.platform.data.ragged import TaskLabels
 from blindsum.platform.data.reading import count_records
 from blindsum.platform.data.record_digests import Digests
-from blindsum.platform.data.record_sample import RecordSample
+from blindsum.platform.data.record_sample import MOST_BYTES, RecordSample
 from blindsum.platform.data.records import Fold, StoredLabels, joined
 from blindsum.platform.data.rejected_rows import Listed, RejectedRows
 from blindsum.platform.data.table import GrowingFold, SiloData, require_records
@@ -58,6 +58,7 @@ class ShareReport:
     Attributes:
         names: the table's columns; none if the share has no records.
         refused: whether a record is to be refused.
+        sample_sizes: as `RecordSample.sizes`.
         labels: of held-out records.
     """
 
@@ -66,7 +67,7 @@ class ShareReport:
     dropped: int
     listed: Listed
     outline: Outline
-    sample: RecordSample
+    sample_sizes: Mapping[int, int]
     labels: StoredLabels
 
     def __repr__(self) -> str:
@@ -79,11 +80,13 @@ class Share:
 
     Attributes:
         digests: those of its records that begin alike, by how they begin.
+        sample: of its records.
     """
 
     train: Fold
     test: Fold
-    digests: Sequence[Digests] = field(repr=False)
+    digests: Sequence[Digests]
+    sample: RecordSample
     report: ShareReport
 
     def __repr__(self) -> str:
@@ -104,6 +107,9 @@ class Readers(Protocol):
 
     def digests(self, begin: range) -> Iterator[list[Digests]]:
         """Yield the digests that begin in these ways, of each share."""
+
+    def samples(self, most: int) -> Iterator[RecordSample]:
+        """Yield a sample of each share, of records whose digests begin with at most that number."""
 
     def __len__(self) -> int:
         """Return the number of processes."""
@@ -150,10 +156,10 @@ def read_share(
         dropped=dropped,
         listed=found.listed,
         outline=outline_of(folds[0], len(folds[1]), contract),
-        sample=sample,
+        sample_sizes=sample.sizes(),
         labels=folds[1].stored_labels,
     )
-    return Share(*folds, [*fingerprint.parts()], report)
+    return Share(*folds, [*fingerprint.parts()], sample, report)
 
 
 def load_in_shares(
@@ -214,13 +220,12 @@ def _put_together(
 ) -> SiloData:
     outline = reduce(add, (report.outline for report in reports))
     require_records({"train": outline.train, "test": outline.held_out}, path)
-    sample, names = RecordSample(), max((report.names for report in reports), key=len)
-    for report in reports:
-        sample.join(report.sample)
+    names = max((report.names for report in reports), key=len)
     with fitting(path):
         fingerprint = fingerprint_of(names, _digests(readers, outline.train + outline.held_out))
         earlier = _earlier(path, contract, rejects, own, computing)
     labels = joined([report.labels for report in reports])
+    sample = _sample(readers, [report.sample_sizes for report in reports])
     none = no_records(contract, own)
     return SiloData(
         train=none,
@@ -232,6 +237,16 @@ def _put_together(
         + nothing_to_score(labels, contract.tasks or {}),
         records=sample.known,
     )
+
+
+def _sample(readers: Readers, sizes: Sequence[Mapping[int, int]]) -> RecordSample:
+    """Return the sample that one process would have of the table."""
+    found, most = RecordSample(), min(max(of_share) for of_share in sizes)
+    while sum(of_share.get(most, 0) for of_share in sizes) > MOST_BYTES:
+        most //= 2
+    for sample in readers.samples(most):
+        found.join(sample)
+    return found
 
 
 def _digests(readers: Readers, records: int) -> Iterator[Digests]:

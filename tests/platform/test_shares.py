@@ -13,14 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blindsum.actors.workers.parcels import packed, unpacked
-from blindsum.actors.workers.reports import parcel_of, report_of
-from blindsum.platform.data import rejected_rows
+from blindsum.actors.workers.reports import (
+    parcel_of,
+    parcel_of_sample,
+    report_of,
+    sample_of,
+)
+from blindsum.platform.data import rejected_rows, shares
 from blindsum.platform.data.at_silo import TABLE_NOTES, TABLE_PROBLEM, write_at_silo
 from blindsum.platform.data.computing import ALONE, Computing, Told
 from blindsum.platform.data.files import parts
 from blindsum.platform.data.files.parts import of_rows
 from blindsum.platform.data.reading import count_records, read_parts
 from blindsum.platform.data.record_digests import Digests
+from blindsum.platform.data.record_sample import RecordSample
 from blindsum.platform.data.records import dense
 from blindsum.platform.data.shares import Share, ShareReport, load_in_shares, read_share
 from blindsum.platform.data.table import SiloData, load_data
@@ -73,6 +79,10 @@ class Readers:
         self.shares.append(share)
         return report_of(unpacked(packed(parcel_of(share.report))))
 
+    def samples(self, most: int) -> Iterator[RecordSample]:
+        parcels = (parcel_of_sample(share.sample.at_most(most)) for share in self.shares)
+        return (sample_of(unpacked(packed(one))) for one in parcels)
+
     def digests(self, begin: range) -> Iterator[list[Digests]]:
         return ([share.digests[i] for i in begin] for share in self.shares)
 
@@ -115,6 +125,18 @@ def test_shares_give_the_folds_and_fingerprints_of_the_whole(
     assert [share.report.outline.train > 0 for share in readers.shares] == [True] * 3
     whole = load_data(path, CONTRACT, tmp_path / "r.csv")
     assert len(whole.earlier) == (0 if small else 3), "earlier fingerprints need one part"
+
+
+def test_a_large_table_s_sample_is_that_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "MOST_BYTES", 1000)
+    monkeypatch.setattr(RecordSample.__init__, "__defaults__", (1000,))
+    readers = the_same(written(table(), tmp_path, "parquet"), CONTRACT, 3, tmp_path)
+    kept = [share.sample for share in readers.shares]
+    assert not any(sample.is_whole for sample in kept)
+    whole = shared(3, tmp_path / "table.parquet", CONTRACT, tmp_path / "r.csv")[0].records
+    assert 0 < len(whole.digests) < sum(len(sample.known.digests) for sample in kept)
 
 
 def test_classes_and_more_workers_than_records(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_nothing_that_passes_can_be_read(
         b'"do"',
         b'"refused"',
         b"mean_radius",
-        share.report.sample.table["mean_radius"].chunk(0)[:4].to_numpy().tobytes(),
+        share.sample.table["mean_radius"].chunk(0)[:4].to_numpy().tobytes(),
         get_trainable(own.model)[:4].tobytes(),
         next(one for one in share.digests if len(one))[0].tobytes(),
     ]
