@@ -204,6 +204,10 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told) -> PreparedSilo:
     loss = record_loss(job.data, member.own)
     of_run = places.of_run(spec.run)
 
+    trainer = LocalTrainer(model, member.data.train, job.training, own_plan, random, loss, team)
+    if team:
+        team.build()
+
     def release(round: int) -> bytes:
         return released(job, spec.run, round, model, {}, member.own)
 
@@ -221,7 +225,7 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told) -> PreparedSilo:
         model=model,
         weights=weights,
         random=random,
-        trainer=LocalTrainer(model, member.data.train, job.training, own_plan, random, loss, team),
+        trainer=trainer,
         digitiser=digitiser,
         counting=Counting(job, own_plan, member.data, random, member.own, team),
         optimizer=ServerOptimizer(job.server, get_parameters(model).size),

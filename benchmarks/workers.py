@@ -10,9 +10,11 @@ machine, which prepares one silo as a run does; nothing of an earlier arm is kep
     workers   silos.a.workers: 2, each with its part of the cores
 
 `start_s` is the start of the workers' processes, `read_s` reading: checks, fingerprints, features
-and folds. `step_s` is a step of DP-SGD with a sample of about 2,000 records, whose gradients are
-clipped, and local noise; `evaluation_s` counts the held-out records. All are medians of `--repeats`
-within the arm, apart from the first two. `--threads N` limits both arms to N cores.
+and folds. `read_cpu_s` is the processor time on the way: of the silo's process and of the busiest
+worker, which is what reading takes if every process has a core. `step_s` is a step of DP-SGD with a
+sample of about 2,000 records, whose gradients are clipped, and local noise; `evaluation_s` counts
+the held-out records. These two are medians of `--repeats`. `--threads N` limits both arms to N
+cores.
 
 `integers` are those that the silo would send after ten steps, in a seeded run of both arms: how
 many there are, how many differ, and by how much at most. The model is an MLP.
@@ -100,8 +102,16 @@ def job_of(path: Path, records: int, workers: int, seeded: bool) -> dict[str, An
     }
 
 
+def processor_s(cores: int) -> float:
+    """Return the processor time of this process so far, and of the children that it waited for,
+    which use so many cores at a time."""
+    used = os.times()
+    return used.user + used.system + (used.children_user + used.children_system) / cores
+
+
 def arm(path: Path, records: int, workers: int, repeats: int, threads: int | None) -> None:
     """Measure one arm in this process, and print its figures as JSON."""
+    import ray
     import torch
 
     from blindsum.actors.admission import Admission
@@ -117,12 +127,21 @@ def arm(path: Path, records: int, workers: int, repeats: int, threads: int | Non
     cores = threads or granted_cores()
     torch.set_num_threads(cores)
     started = {"start_s": 0.0}
-    begin = Team._begin
+    begin, idle = Team._begin, [0.0]
 
     def timed(team: Team) -> None:
         before = time.perf_counter()
         begin(team)
         started["start_s"] = time.perf_counter() - before
+        idle[:] = of_workers(team)
+
+    def of_workers(team: Any) -> list[float]:
+        """Return the processor time of each worker so far; one of none without any."""
+        if not team:
+            return [0.0]
+        asked = [w.__ray_call__.remote(lambda _: processor_s(1)) for w in team._processes._workers]
+        times: list[float] = ray.get(asked)
+        return times
 
     Team._begin = timed  # type: ignore[method-assign]
 
@@ -140,14 +159,16 @@ def arm(path: Path, records: int, workers: int, repeats: int, threads: int | Non
         return statistics.median(times)
 
     with ray_session(None):
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), processor_s(cores)
         own = silo(seeded=False)
-        whole_s = time.perf_counter() - began
+        whole_s, busy = time.perf_counter() - began, processor_s(cores) - busy
+        of_each = zip(of_workers(own.trainer._elsewhere), idle, strict=True)
         start = get_parameters(own.model)
         own.trainer.train(start)  # the first one warms up
         found: dict[str, Any] = {
             **started,
             "read_s": whole_s - started["start_s"],
+            "read_cpu_s": busy + max(after - before for after, before in of_each),
             "step_s": seconds(lambda: own.trainer.train(start)) / STEPS,
             "evaluation_s": seconds(lambda: own.counting.counts(own.model, 1, Tally(), ("a", "b"))),
         }
@@ -211,7 +232,9 @@ def main() -> None:
             path = Path(temporary) / "molecules.parquet"
             write_molecules(path, given.molecules)
             found["molecules"] = measure(path, given.molecules, given.repeats, given.threads)
-    table = Table("table", "arm", "start s", "read s", "step s", "evaluation s", title="seconds")
+    table = Table(
+        "table", "arm", "start", "read", "read, CPU", "step", "evaluation", title="seconds"
+    )
     for name, arms in found.items():
         for arm_name in ("alone", "workers"):
             figures = arms[arm_name].values()

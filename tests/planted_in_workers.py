@@ -93,8 +93,8 @@ IN_WORKERS = (
     (
         "a private sample from a seed",
         W + "worker.py",
-        'model, random = model_of(job, own=len(own)), generator_of(job, said["silo"])',
-        "model, random = model_of(job, own=len(own)), np.random.default_rng(0)",
+        "        return generator_of(self.job, self.silo)",
+        "        return np.random.default_rng(0)",
         TEAM,
     ),
     (

@@ -173,6 +173,43 @@ def test_a_fault_in_a_silo_leaves_nothing_of_a_record_either(
     assert seen_under([session()]) == set()
 
 
+class InItsOwnRay(Silo):
+    """A silo with workers, as in a Ray that no other organisation uses."""
+
+    def __init__(self, spec: SiloSpec) -> None:
+        super().__init__(spec)
+        type(self._admission).by_agent = True  # type: ignore[assignment, method-assign]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_leave_nothing_of_a_record_either(
+    planted: JobFile, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = load_job(planted.path, ["silos.alder.workers=2"]).job
+    actor = as_actor(lambda: InItsOwnRay)
+    before = set(os.listdir(tempfile.gettempdir()))
+    errors = []
+    for smiles in ("[13CH3]C", "ZQXJK no molecule"):
+        spoilt = records(0) | {"smiles": [smiles, *records(0)["smiles"][1:]]}
+        pq.write_table(pa.table(spoilt), tmp_path / "data" / "alder.parquet")
+        cluster = RayCluster(actor, own=True)
+        federation = Federation(job, "workers", str(planted.folder), cluster)
+        try:
+            federation.inspect()
+            federation.exchange_keys()
+            assert federation.run_round(1).attempt == 1
+        except DataError as error:
+            errors.append(f"{error}{error!r}")
+        finally:
+            federation.close()
+    said = capfd.readouterr()
+    assert len(errors) == 1 and "molecules that RDKit cannot read" in errors[0]
+    assert seen_in(f"{errors}{said.out}{said.err}") == set()
+    assert seen_under([session()]) == set()
+    new = [Path(tempfile.gettempdir()) / n for n in set(os.listdir(tempfile.gettempdir())) - before]
+    assert seen_under([p for p in new if p.exists() and not tmp_path.is_relative_to(p)]) == set()
+
+
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 WRONG: dict[str, Change] = {
     "a label that is text": lambda r: r | {"toxic": ["ZQXJKLABEL"] * len(r["toxic"])},

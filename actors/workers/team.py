@@ -134,6 +134,14 @@ class Team:
         question = Parcel({"most": most})
         return (sample_of(one) for one in self._answers("sample", [question] * len(self)))
 
+    def build(self) -> None:
+        """Let the workers build the model, once it is known that the silo's own process can.
+
+        Raises:
+            ModelError: a worker cannot, for example because a module is missing on its node.
+        """
+        self._answers("build", [Parcel()] * len(self))
+
     # -- summing -------------------------------------------------------------------------
 
     def clipped_sum(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +40,27 @@ Tasks = dict[str, Task]
 
 @dataclass(frozen=True)
 class _Work:
-    """What a worker holds once it has read its share."""
+    """What a worker holds once it has read its share. The model is built when it is asked for."""
 
     job: Job
+    silo: str
+    own: Tasks
+    plan: PrivacyPlan | None
     share: Share
-    model: nn.Module
-    random: np.random.Generator
-    trainer: LocalTrainer
+
+    @cached_property
+    def model(self) -> nn.Module:
+        return model_of(self.job, own=len(self.own))
+
+    @cached_property
+    def random(self) -> np.random.Generator:
+        return generator_of(self.job, self.silo)
+
+    @cached_property
+    def trainer(self) -> LocalTrainer:
+        loss = record_loss(self.job.data, self.own)
+        records, training = self.share.train, self.job.training
+        return LocalTrainer(self.model, records, training, self.plan, self.random, loss)
 
 
 class Worker:
@@ -59,6 +74,7 @@ class Worker:
             "read": self._read,
             "digests": self._digests,
             "sample": self._sample,
+            "build": self._build,
             "clipped sum": self._clipped_sum,
             "class sums": self._class_sums,
             "answers": self._answers,
@@ -119,10 +135,7 @@ class Worker:
         )
         rows = range(*said["rows"])
         share = read_share(Path(said["table"]), job.data, own, means, rows, said["records"])
-        model, random = model_of(job, own=len(own)), generator_of(job, said["silo"])
-        loss = record_loss(job.data, own)
-        trainer = LocalTrainer(model, share.train, job.training, plan, random, loss)
-        self._work = _Work(job, share, model, random, trainer)
+        self._work = _Work(job, said["silo"], own, plan, share)
         return parcel_of(share.report)
 
     def _digests(self, question: Parcel) -> Parcel:
@@ -132,6 +145,11 @@ class Worker:
 
     def _sample(self, question: Parcel) -> Parcel:
         return parcel_of_sample(self._own.share.sample.at_most(question.values["most"]))
+
+    def _build(self, question: Parcel) -> Parcel:
+        self._work = replace(self._own, share=self._own.share.without_start())
+        self._own.trainer  # noqa: B018 - raises what is wrong with the model
+        return Parcel()
 
     def _clipped_sum(self, question: Parcel) -> Parcel:
         own, said = self._own, question.values

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
 from operator import add
@@ -91,6 +91,10 @@ class Share:
 
     def __repr__(self) -> str:
         return "Share(private)"
+
+    def without_start(self) -> Share:
+        """Return the share without what only the start needs: digests and the sample."""
+        return replace(self, digests=(), sample=RecordSample())
 
 
 class Readers(Protocol):

@@ -10,13 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from blindsum.actors.prepared import PreparedSilo
+from blindsum.actors.workers import worker as module
 from blindsum.actors.workers.parcels import Parcel, packed, unpacked
 from blindsum.actors.workers.sealing import Receiver, sealed_to
 from blindsum.actors.workers.team import Team
 from blindsum.actors.workers.worker import Worker
+from blindsum.platform.data.shares import Share
 from blindsum.platform.errors import (
     DataError,
     KeyRefused,
+    ModelError,
     SiloLost,
     Unexpected,
 )
@@ -130,14 +133,14 @@ def _private(own: PreparedSilo) -> list[Any]:
 
 
 def test_nothing_that_passes_can_be_read(
-    with_tasks: Any, processes: dict[str, LocalProcesses], tmp_path: Path
+    with_tasks: Any, processes: dict[str, LocalProcesses], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names of private tasks, paths, values of the table, parameters, sums and digests."""
+    shares = list[Share]()
+    keep = Share.without_start
+    monkeypatch.setattr(Share, "without_start", lambda self: shares.append(self) or keep(self))
     consortium, _ = rounds(with_tasks(TWO), "run-1")
-    own = consortium.silos["alder"]._own
-    (work, _) = (worker._work for worker in processes["alder"].workers)
-    assert work
-    share = work.share
+    own, share = consortium.silos["alder"]._own, shares[0]
     private = [
         b"secret-one",
         b"alder.parquet",
@@ -247,6 +250,31 @@ def test_a_worker_s_errors_are_sealed_and_end_the_step(
     with pytest.raises(DataError, match="silo 'alder': the disk"):
         team.clipped_sum(at, 1.0, consortium.silos["alder"]._own.random)
     assert_nothing_readable(processes["alder"].passed, [b"PatientNames", b"disk"])
+
+
+@pytest.mark.parametrize(
+    "factory", ["nowhere:make", "torch.nn:BatchNorm1d", "torch.nn:Bilinear", "torch.nn:Fold"]
+)
+def test_a_model_at_fault_is_told_as_by_one_process(
+    factory: str, make_job: MakeJob, processes: dict[str, LocalProcesses]
+) -> None:
+    said = []
+    for more, run in _ONE_AND_TWO:
+        with pytest.raises(ModelError) as caught:
+            Consortium(make_job(f"model={{kind: factory, factory: '{factory}'}}", *more), run)
+        said.append((type(caught.value), str(caught.value)))
+    assert said[0] == said[1]
+
+
+def test_a_worker_that_cannot_build_the_model_is_known_before_anything_is_spent(
+    make_job: MakeJob, processes: dict[str, LocalProcesses], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ModelError("a module is missing on this node")
+
+    monkeypatch.setattr(module, "model_of", fail)
+    with pytest.raises(ModelError, match="silo 'alder': a module is missing on this node"):
+        Consortium(make_job(TWO))
 
 
 def test_odd_data_and_faults_are_told_as_by_one_process(
