@@ -47,7 +47,9 @@ CHARGE = (
 )
 RETURNS = "tests/actors/test_returns.py"
 ACROSS = "tests/actors/separate/test_federation.py"
-TRAIN = "        update = own.trainer.train(self._model.vector, exchange.clipping)\n"
+TRAIN = (
+    "        update = own.trainer.train(self._model.vector, exchange.clipping, exchange.round)\n"
+)
 
 MUTANTS = (
     Mutant(
@@ -194,9 +196,8 @@ MUTANTS = (
     Mutant(
         "the true size as divisor",
         "platform/training/local.py",
-        "return self._training.learning_rate / self._training.expected_batch_size",
-        "return self._training.learning_rate / (len(self._data) * self._training.sampling_rate"
-        " + 1)",
+        "rate = self._rate / self._training.expected_batch_size",
+        "rate = self._rate / (len(self._data) * self._training.sampling_rate + 1)",
         "tests/platform/test_training.py",
     ),
     Mutant(

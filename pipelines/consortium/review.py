@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -138,10 +137,8 @@ def parameter_count(job: Job) -> int | None:
     which only its code knows. The model is not built: a proposal may name a huge one."""
     if job.model.kind == "factory":
         return None
-    hidden = job.model.hidden if job.model.kind == "mlp" else []
-    widths = [features_of(job.data.features).width, *hidden]
-    widths += [job.data.outputs] if job.data.outputs else []  # else every head is a silo's own
-    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
+    # Without outputs, every head is a silo's own.
+    return job.model.parameters(features_of(job.data.features).shape, job.data.outputs)
 
 
 def _traffic(job: Job, values: int | None) -> Traffic | None:

@@ -20,6 +20,7 @@ from blindsum.platform.data.reading import kind_of, read_table
 from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.features_section import Columns, Fingerprint
+from blindsum.platform.job.images_section import Images
 from blindsum.platform.job.paths import MODEL, import_from
 from blindsum.platform.prediction.predictor import OUTSIDE, REASON, Predictor
 from blindsum.platform.prediction.released import Released, read_released
@@ -158,6 +159,6 @@ def _read(path: Path, numbers: set[str], csv: CsvSection | None) -> pa.Table:
 def _dropped(released: Released, table: pa.Table) -> list[str]:
     """Return the columns that would only repeat the features."""
     section = released.terms.features
-    if not isinstance(section, Columns | Fingerprint):
+    if not isinstance(section, Columns | Fingerprint | Images):
         return []
     return [name for name in table.column_names if name in section.inputs]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from blindsum.platform.data.canonical import is_bytes
 from blindsum.platform.data.checked import checked_parts, fitting, key_columns
 from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.concerns import concerns
@@ -130,9 +131,11 @@ class _Known:
 
     def fingerprints(self) -> tuple[str, ...]:
         """Return the table's fingerprint and, of a table in one part, those that earlier versions
-        gave it. They needed the whole table in memory."""
-        newest = self._fingerprint.hexdigest()
-        return newest, *(kept_fingerprints(self._table, self._computing) if self._table else ())
+        gave it. They needed the whole table in memory, and knew no pictures."""
+        newest, table = self._fingerprint.hexdigest(), self._table
+        if table is None or any(map(is_bytes, table.schema.types)):
+            return (newest,)
+        return newest, *kept_fingerprints(table, self._computing)
 
 
 def table_fingerprints(

@@ -15,11 +15,13 @@ import torch
 
 from blindsum.platform.data.columns import GAPS, require
 from blindsum.platform.data.computing import ALONE, Computing
-from blindsum.platform.data.features import ColumnFeatures, Featurised, features_of
+from blindsum.platform.data.feature_kind import Featurised
+from blindsum.platform.data.features import ColumnFeatures, features_of
 from blindsum.platform.data.files.arrow_types import plain
 from blindsum.platform.data.records import MAX_BATCH_BYTES, dense
 from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.features_section import Columns, Descriptors, FeatureColumn
+from blindsum.platform.job.images_section import Images
 from blindsum.platform.job.labels_section import as_written
 from blindsum.platform.prediction.released import Released
 
@@ -28,6 +30,12 @@ REASON, LEVERAGE, OUTSIDE = "reason", "leverage", "outside_domain"
 MOST_LEVERAGE = 3.0
 """Records with more lie outside the domain: the usual warning limit of a Williams plot, three times
 the mean leverage."""
+
+PICTURE = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478"
+    "9c636800000082008177cd72b60000000049454e44ae426082"
+)
+"""A PNG of one grey pixel."""
 
 Array = npt.NDArray[Any]
 
@@ -67,6 +75,8 @@ class Predictor:
         if isinstance(section, Columns):
             return {name: _example(one) for name, one in section.columns.items()}
         (name,) = self.inputs
+        if isinstance(section, Images):
+            return {name: PICTURE}
         return {name: "CCO" if self._features.smiles_column else [0]}
 
     def predict(
@@ -91,10 +101,10 @@ class Predictor:
         needed = self._features.columns()
         table = plain(table, {column.name: column.type.expected for column in needed}, path)
         require(table, needed, path)
-        table = self._features.uniform(table.select(self.inputs).combine_chunks())
+        table = self._features.uniform(table.select(self.inputs).combine_chunks(), path.parent)
         reasons = self._reasons(table)
         whole = np.array([reason is None for reason in reasons], np.bool_)
-        allowed = self._features.uniform(table.filter(pa.array(whole)))
+        allowed = self._features.uniform(table.filter(pa.array(whole)), path.parent)
         made = self._features.compute(allowed, computing)
         usable = np.flatnonzero(whole)[made.usable]
         columns = self._predictions(self._outputs_of(made)) | self._domain(made.features)

@@ -25,7 +25,7 @@ from blindsum.platform.errors import (
     DataError,
     JobError,
 )
-from blindsum.platform.job.schema import Linear
+from blindsum.platform.job.model_section import Linear
 from tests.conftest import COLUMNS, SILOS, MakeJob, job_content
 
 # MLflow talks to its users in warnings; in these tests they are not ours to mend.
