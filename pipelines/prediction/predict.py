@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -21,8 +24,15 @@ from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.features_section import Columns, Fingerprint
 from blindsum.platform.job.paths import MODEL, import_from
+from blindsum.platform.prediction.calibration import Calibrated
+from blindsum.platform.prediction.labelled import calibrated, label_columns, labels_of
 from blindsum.platform.prediction.predictor import OUTSIDE, REASON, Predictor
 from blindsum.platform.prediction.released import Released, read_released
+
+T = TypeVar("T")
+
+METADATA = "blindsum.calibration"
+"""The key, in the metadata of a Parquet or Feather file, of the scaling by target or task."""
 
 ROWS = 20_000
 """Records predicted at a time, with a sign of progress after each."""
@@ -44,12 +54,14 @@ class Predicted:
     """Predictions, and how many records have none.
 
     `unpredicted` counts records by the reason why they have no prediction; `outside` counts those
-    outside the model's domain, None if the features have no known domain.
+    outside the model's domain, None if the features have no known domain. `calibrated` has the
+    figures that a calibration is judged by, for whoever has the labels; None without one.
     """
 
     table: pa.Table
     unpredicted: dict[str, int]
     outside: int | None
+    calibrated: Calibrated | None = None
 
 
 def model_file(model: Path) -> Path:
@@ -68,7 +80,7 @@ def model_file(model: Path) -> Path:
     return model / MODEL
 
 
-def predict(model: Path, path: Path, quiet: bool) -> Predicted:
+def predict(model: Path, path: Path, quiet: bool, labelled: Path | None = None) -> Predicted:
     """Apply a model to a table.
 
     The result has the table's own columns, except the numbers and fingerprints that are features,
@@ -78,10 +90,12 @@ def predict(model: Path, path: Path, quiet: bool) -> Predicted:
         model: a released model, or its run's folder.
         path: the table, in any kind of file that a silo's table may have.
         quiet: whether to show no progress.
+        labelled: a table with labels too, to which probabilities are calibrated.
 
     Raises:
-        JobError, ModelError: there is no such model, or it is damaged.
-        DataError: the table cannot be read, or lacks a column.
+        JobError, ModelError: there is no such model, it is damaged, or it has no probabilities to
+            calibrate.
+        DataError: a table cannot be read, lacks a column, or has too few labels.
     """
     import_from(str(Path.cwd()))  # where the code of a model.factory may lie
     released = read_released(model_file(model))
@@ -92,23 +106,52 @@ def predict(model: Path, path: Path, quiet: bool) -> Predicted:
             f"Each silo predicts its own tasks with its own {MODEL}, in its state folder.",
         )
     table = _read(path, predictor.numbers, released.terms.csv)
+    of = _calibrated(released, predictor, labelled, quiet) if labelled else None
+    if of:
+        predictor = Predictor(released, of.of)
     kept = table.drop_columns(_dropped(released, table))
     if clash := sorted(set(kept.column_names) & set(predictor.outputs)):
         raise DataError(
             f"{path.name}: column '{clash[0]}' has the name of a prediction",
             "Rename it in the table.",
         )
-    computing, parts = Computing(cores=granted_cores()), []
-    with counting("predicting", table.num_rows, quiet) as done:
-        for start in range(0, max(table.num_rows, 1), ROWS):
-            parts.append(predictor.predict(table.slice(start, ROWS), path, computing))
-            done(parts[-1].num_rows)
-    found = pa.concat_tables(parts)
+    found = pa.concat_tables(_in_parts(predictor.predict, table, path, "predicting", quiet))
     for name in found.column_names:
         kept = kept.append_column(name, found.column(name))
+    if of:
+        scalings = {name: one.parameters() for name, one in of.of.items()}
+        about = {**(kept.schema.metadata or {}), METADATA: json.dumps(scalings)}
+        kept = kept.replace_schema_metadata(about)
     reasons = Counter(found.column(REASON).drop_null().to_pylist())
     outside = pc.sum(found.column(OUTSIDE)).as_py() or 0 if OUTSIDE in found.column_names else None
-    return Predicted(table=kept, unpredicted=dict(reasons), outside=outside)
+    return Predicted(table=kept, unpredicted=dict(reasons), outside=outside, calibrated=of)
+
+
+def _calibrated(released: Released, predictor: Predictor, path: Path, quiet: bool) -> Calibrated:
+    """Calibrate to a labelled table. Raises as `predict`."""
+    terms = released.terms
+    columns = [*predictor.input_columns, *label_columns(terms)]
+    table = read_table(path, [one.name for one in columns if one.type.text_in_csv], terms.csv)
+    labels = labels_of(table, terms, path)
+    parts = _in_parts(predictor.outputs_of, table, path, "calibrating", quiet)
+    return calibrated(np.concatenate(parts), labels, terms)
+
+
+def _in_parts(
+    function: Callable[[pa.Table, Path, Computing], T],
+    table: pa.Table,
+    path: Path,
+    text: str,
+    quiet: bool,
+) -> list[T]:
+    """Apply a method of a predictor to so many rows at a time that progress shows."""
+    computing, parts = Computing(cores=granted_cores()), []
+    with counting(text, table.num_rows, quiet) as done:
+        for start in range(0, max(table.num_rows, 1), ROWS):
+            part = table.slice(start, ROWS)
+            parts.append(function(part, path, computing))
+            done(part.num_rows)
+    return parts
 
 
 def write(predicted: Predicted, out: Path) -> None:
