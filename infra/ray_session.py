@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import ssl
 import tempfile
@@ -48,15 +49,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     Raises:
         ClusterError: Ray cannot be started or joined.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # The federation reads the errors that it needs; Ray would print the others with tracebacks.
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    if address is None:
-        # Ray gives its workers the smallest share of a processor. On a busy machine silos would
-        # then miss their deadlines, while the driver waits for them.
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        # This setting restricts Ray to this machine; without it, ports listen on all interfaces.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    _set_environment(local=address is None)
     if address is not None:
         _require_no_web_address(address)
     _ensure_home()
@@ -67,6 +60,46 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         return
     if address is not None:
         _require_listener(address)
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    folder, failed = None if address else _private_folder(), False
+    try:
+        _connect(address, folder)
+        # Ray's own handler of SIGTERM kills its processes under the driver, which then aborts.
+        _hear(signal.default_int_handler if before is signal.SIG_DFL else before)
+        try:
+            yield
+        except Exception:
+            failed = True
+            raise
+        finally:
+            ray.shutdown()
+            _hear(before)
+    finally:
+        if folder and not failed:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _set_environment(local: bool) -> None:
+    """Set what Ray reads from the environment, and its processes inherit."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The federation reads the errors that it needs; Ray would print the others with tracebacks.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    if local:
+        # Ray gives its workers the smallest share of a processor. On a busy machine silos would
+        # then miss their deadlines, while the driver waits for them.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        # This setting restricts Ray to this machine; without it, ports listen on all interfaces.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
+def _connect(address: str | None, folder: str | None) -> None:
+    """Start a local Ray in that folder, or join the one at that address.
+
+    Raises:
+        ClusterError: neither is possible.
+    """
+    import ray
+
     # Worker logs stay in their files: a library's output inside a silo is private to the silo.
     options: dict[str, Any] = {
         "log_to_driver": False,
@@ -75,7 +108,6 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     }
     logging.getLogger("ray").setLevel(logging.ERROR)
     _quieten_listener()
-    folder = None if address else _private_folder()
     try:
         if address is None:
             ray.init(
@@ -89,8 +121,6 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         else:
             ray.init(address, **options)
     except Exception as error:  # noqa: BLE001 - Ray raises plain Exception for a slow start
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
         where = f"joined at {address!r}" if address else "started on this machine"
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ClusterError(
@@ -99,17 +129,12 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             if address
             else "Try again if the machine is busy; otherwise check free memory and disk space.",
         ) from None
-    failed = True
-    try:
-        yield
-        failed = False
-    except (KeyboardInterrupt, SystemExit):
-        failed = False
-        raise
-    finally:
-        ray.shutdown()
-        if folder and not failed:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hear(handler: Any) -> None:
+    """Let that handler answer SIGTERM, where this thread may say so."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _ensure_home() -> None:

@@ -158,8 +158,8 @@ MUTANTS = (
     Mutant(
         "a fixed batch for a Poisson sample",
         "platform/training/local.py",
-        "return np.flatnonzero(drawn)",
-        "return np.arange(int(drawn.sum()))",
+        "chances < self._training.sampling_rate",
+        "np.sort(chances) < self._training.sampling_rate",
         "tests/platform/test_training.py",
     ),
     Mutant(
@@ -186,8 +186,9 @@ MUTANTS = (
     Mutant(
         "tasks of one silo taken for independent",
         "platform/evaluation/tasks.py",
-        "            self._influence[name] += of_records\n",
-        "            self._influence[name] = np.hypot(self._influence[name], of_records)\n",
+        "            self._influence[name][records] += of_records\n",
+        "            of = self._influence[name]\n"
+        "            of[records] = np.hypot(of[records], of_records)\n",
         "tests/platform/test_intervals.py",
     ),
     Mutant(
@@ -356,7 +357,7 @@ MUTANTS = (
     Mutant(
         "offsets of an Arrow file not checked",
         "platform/data/files/arrow_file.py",
-        "    table.validate(full=True)\n",
+        "        used.validate(full=True)\n",
         "",
         "tests/platform/test_reading.py",
     ),
@@ -581,7 +582,14 @@ MUTANTS = (
     Mutant(
         "a running run deleted",
         "pipelines/run/past_runs.py",
-        'if run.state == "running":',
+        "            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n            aside",
+        "            aside",
+        "tests/pipelines/test_runs.py",
+    ),
+    Mutant(
+        "a deleted run resumed",
+        "pipelines/run/run_log.py",
+        "if not path.exists():",
         "if False:",
         "tests/pipelines/test_runs.py",
     ),

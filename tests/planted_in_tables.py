@@ -45,14 +45,14 @@ IN_TABLES = (
     ),
     (
         "a private task's rejected rows, by name",
-        "platform/data/table.py",
-        "    with _unnamed(rejects):\n        refuse(of_own, path.name, rejects)\n",
-        "    refuse(of_own, path.name, rejects)\n",
+        "platform/data/rejected_rows.py",
+        "        with without_names(place):\n            refuse(self._of_own.values()",
+        "        if True:\n            refuse(self._of_own.values()",
         REJECTED,
     ),
     (
         "a count of private tasks' labels",
-        "platform/data/table.py",
+        "platform/data/usable.py",
         "shared.left_out), of_own.rejected",
         "shared.left_out + of_own.left_out), of_own.rejected",
         REJECTED,
@@ -80,7 +80,7 @@ IN_TABLES = (
     ),
     (
         "molecules whose folds follow from other records",
-        "platform/data/table.py",
+        "platform/data/usable.py",
         "list(compress(made.keys, left)) if made.keys else made.keys",
         "made.keys",
         FOLDS,
@@ -108,7 +108,7 @@ IN_TABLES = (
     ),
     (
         "a key of folds with gaps",
-        "platform/data/table.py",
+        "platform/data/usable.py",
         "    return found + gaps(table.select(keys))\n",
         "    return found\n",
         COLUMNS,

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
 
 from blindsum.pipelines.audit.evidence import Figure
 from blindsum.pipelines.audit.outcome import FULL, QUICK, Audit, exceeded, gate_key, keep_private
@@ -18,7 +18,13 @@ from blindsum.pipelines.audit.report.page import ROWS, as_page, interval_of, sho
 from blindsum.pipelines.audit.report.records import as_private_page
 from blindsum.pipelines.audit.run import audit
 from blindsum.pipelines.run.folders import runs_folder
-from blindsum.pipelines.show.console import console, emit, show_result
+from blindsum.pipelines.show.console import (
+    console,
+    emit,
+    show_incomplete,
+    show_result,
+    step_bar,
+)
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job.file import JobFile
@@ -37,15 +43,7 @@ class Shown:
     """A progress bar, shown only on a terminal."""
 
     def __init__(self, quiet: bool) -> None:
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
+        self._bar = step_bar(transient=True, disable=quiet or not console.is_terminal)
         self._task = self._bar.add_task("starting", total=None)
         self._bar.start()
 
@@ -107,7 +105,7 @@ def run_audit(
     else:
         _show(found, report, private)
     if failure:
-        console.print(f"[yellow]MLflow is incomplete:[/] {failure}")
+        show_incomplete(failure)
     if passed := exceeded(found, limits):
         raise BlindsumError(
             f"audit failed: {len(passed)} of {len(limits)} limits exceeded: {'; '.join(passed)}"
@@ -206,15 +204,14 @@ def _show(found: Audit, report: Path, private: Path) -> None:
         show_result(f"lower bound on epsilon, {name}{claimed}: {bounds}")
     accepted = [name for name, refusal in found.refusals.items() if not refusal]
     show_result(
-        f"[bold red]forged sums accepted:[/] {', '.join(accepted)}"
+        Text.assemble(("forged sums accepted:", "bold red"), f" {', '.join(accepted)}")
         if accepted
         else f"forged sums: all {len(found.refusals)} refused"
     )
     if not found.planted:
-        show_result(
-            "[bold red]planted weights would be accepted:[/] this machine does not require its "
-            "owner's approval of the job"
-        )
+        warning = "planted weights would be accepted:", "bold red"
+        why = " this machine does not require its owner's approval of the job"
+        show_result(Text.assemble(warning, why))
     for text in found.findings.not_tested:
         show_result(f"not tested: {text}")
     show_result(f"report: {report} ({found.seconds:.0f} s)", soft_wrap=True)

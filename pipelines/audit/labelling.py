@@ -19,7 +19,7 @@ import torch
 from scipy.special import logsumexp
 from torch import Tensor
 
-from blindsum.platform.data.labels import Labels
+from blindsum.platform.data.records import Labels
 from blindsum.platform.evaluation.scores import by_task
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,11 +20,22 @@ from blindsum.platform.job.owner import Owner, find_owner
 
 if TYPE_CHECKING:
     from blindsum.pipelines.consortium.review_text import JobReview
-    from blindsum.platform.state.approval import Approval, Approvals
+    from blindsum.platform.state.approval import Approval
+
+_FEWEST_DIGITS = 4
+"""Of an approval's id, to revoke it."""
 
 RunsOption = Annotated[int, typer.Option(help="How many runs to allow.")]
 UntilOption = Annotated[
     str | None, typer.Option(metavar="YYYY-MM-DD", help="Last day (UTC); default: in 30 days.")
+]
+ListOption = Annotated[bool, typer.Option("--list", help="List this silo's approvals.")]
+RevokeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="APPROVAL",
+        help="Take back an approval: its id from --list, or a job's name for all of it.",
+    ),
 ]
 
 
@@ -46,14 +56,8 @@ def approve(
     until: UntilOption = None,
     set_: SetOption = None,
     yes: YesOption = False,
-    list_: Annotated[bool, typer.Option("--list", help="List this silo's approvals.")] = False,
-    revoke: Annotated[
-        str | None,
-        typer.Option(
-            metavar="APPROVAL",
-            help="Take back an approval: its id from --list, or a job's name for all of it.",
-        ),
-    ] = None,
+    list_: ListOption = False,
+    revoke: RevokeOption = None,
 ) -> None:
     """Allow a silo on this machine to take part in this job for a number of runs."""
     owner = find_owner()
@@ -62,20 +66,22 @@ def approve(
             "this machine has no owner's file, so an approval would have no effect",
             "Write one first: blindsum silo init NAME --dataset NAME=/PATH.",
         )
+    command = "blindsum approve" + (f" --silo {silo}" if silo else "")
     silo = silo or _only_name(owner)
     if list_:
-        return _list(owner, silo)
+        return list_approvals(owner, silo)
     if revoke is not None:
-        return _revoke(owner, silo, revoke)
+        return revoke_approvals(owner, silo, revoke, command)
     if job is None:
         raise JobError("approve needs a job file", "Or use --list, or --revoke APPROVAL.")
-    _approve(owner, silo, job, runs, until, set_ or [], yes)
+    name, given = _approve(owner, silo, job, runs, until, set_ or [], yes)
+    say_approved(name, given, command)
     return None
 
 
 def _approve(
     owner: Owner, silo: str, job: Path, runs: int, until: str | None, set_: list[str], yes: bool
-) -> None:
+) -> tuple[str, Approval]:
     from blindsum.actors.approving import approve_job
     from blindsum.pipelines.consortium.review import review_here
     from blindsum.platform.job.paths import places_under
@@ -87,7 +93,7 @@ def _approve(
     places = places_under(owner, job_file.silo(silo), str(job_file.folder))
     ask(review_here(owner, silo, job_file.job, job_file.folder), owner, runs, end, yes)
     given = approve_job(job_file.job, silo, places, job_file.folder, runs, end)
-    say_approved(job_file.job.name, given)
+    return job_file.job.name, given
 
 
 def ask(review: JobReview, owner: Owner, runs: int, end: float, yes: bool) -> None:
@@ -102,24 +108,30 @@ def ask(review: JobReview, owner: Owner, runs: int, end: float, yes: bool) -> No
     agreed("Approve this?", yes)
 
 
-def say_approved(name: str, given: Approval) -> None:
-    """Print what was approved."""
+def say_approved(name: str, given: Approval, command: str) -> None:
+    """Print what was approved, and how that command takes it back."""
     runs = "1 run" if given.runs == 1 else f"{given.runs} runs"
     show_result(
         f"approved {name} for {runs} until {last_day(given.until)}, as {given.id[:8]}; to take it "
-        f"back: blindsum approve --revoke {given.id[:8]}",
+        f"back: {command} --revoke {given.id[:8]}",
         soft_wrap=True,
     )
     for path, digest in given.code.items():
-        show_result(f"with the code of {path}, SHA-256 {digest}", soft_wrap=True, markup=False)
+        show_result(f"with the code of {path}, SHA-256 {digest}", soft_wrap=True)
 
 
-def _list(owner: Owner, silo: str) -> None:
-    with _approvals(owner, silo) as approvals:
-        given = approvals.all()
-        rows = [(one, approvals.standing(one), len(approvals.runs(one))) for one in given]
+def list_approvals(owner: Owner, silo: str) -> None:
+    """Print the approvals in a silo's ledger."""
+    from blindsum.pipelines.consortium.budget import open_ledger
+    from blindsum.platform.state.approval import Approvals
+
+    rows = []
+    with open_ledger(owner, silo) as ledger:
+        if ledger is not None:
+            approvals = Approvals(ledger)
+            rows = [(o, approvals.standing(o), len(approvals.runs(o))) for o in approvals.all()]
     if not rows:
-        console.print(f"silo {silo} has approved no job", markup=False)
+        console.print(f"silo {silo} has approved no job")
         return
     table = Sheet("approval", "job", "settings", "until", "runs used", "state")
     for one, state, used in rows:
@@ -134,43 +146,48 @@ def _list(owner: Owner, silo: str) -> None:
     show_result(table)
 
 
-def _revoke(owner: Owner, silo: str, said: str) -> None:
-    with _approvals(owner, silo) as approvals:
-        revoked = approvals.revoked()
-        named = [one for one in approvals.all() if _is_meant(one, said) and one.id not in revoked]
-        if not named:
+def revoke_approvals(owner: Owner, silo: str, said: str, command: str) -> None:
+    """Revoke the approvals of the job with that name, or else the one whose id begins so.
+
+    Args:
+        command: lists them, with --list.
+
+    Raises:
+        JobError: there is none, or the ids of several begin so.
+    """
+    from blindsum.pipelines.consortium.budget import open_ledger
+    from blindsum.platform.state.approval import Approvals
+
+    with open_ledger(owner, silo) as ledger:
+        approvals = Approvals(ledger) if ledger is not None else None
+        revoked = approvals.revoked() if approvals else frozenset[str]()
+        given = [one for one in approvals.all() if one.id not in revoked] if approvals else []
+        meant = [one for one in given if one.name == said] or _by_id(given, said)
+        if approvals is None or not meant:
             raise JobError(
-                f"silo {silo} has no approval {said!r} to revoke", "See: blindsum approve --list."
+                f"silo {silo} has no approval {said!r} to revoke", f"See: {command} --list."
             )
-        if len({one.name for one in named}) > 1:
-            raise JobError(
-                f"{said!r} begins the ids of {len(named)} approvals", "Write more of the id."
-            )
-        for one in named:
+        for one in meant:
             approvals.revoke(one)
     show_result(
-        f"revoked {', '.join(one.id[:8] for one in named)} of job {named[0].name}: no run starts "
+        f"revoked {', '.join(one.id[:8] for one in meant)} of job {meant[0].name}: no run starts "
         "or is resumed with it. A run that has begun goes on until it ends",
         soft_wrap=True,
     )
 
 
-def _is_meant(one: Approval, said: str) -> bool:
-    return one.name == said or (len(said) >= 4 and one.id.startswith(said))
+def _by_id(given: list[Approval], said: str) -> list[Approval]:
+    """Return the one approval whose id begins as said, or none.
 
-
-@contextmanager
-def _approvals(owner: Owner, silo: str) -> Iterator[Approvals]:
-    from blindsum.pipelines.consortium.budget import open_ledger
-    from blindsum.platform.state.approval import Approvals
-
-    with open_ledger(owner, silo) as ledger:
-        if ledger is None:
-            raise ConsentError(
-                f"silo {silo} has no ledger yet in {owner.state}, and so no approvals",
-                "Approve a job: blindsum approve JOB.YAML.",
-            )
-        yield Approvals(ledger)
+    Raises:
+        JobError: several begin so.
+    """
+    found = [one for one in given if len(said) >= _FEWEST_DIGITS and one.id.startswith(said)]
+    if len(found) > 1:
+        raise JobError(
+            f"{said!r} begins the ids of {len(found)} approvals", "Write more of the id."
+        )
+    return found
 
 
 def _only_name(owner: Owner) -> str:
@@ -212,7 +229,6 @@ def say_how_to_go_on() -> None:
         "part only in jobs that were approved here, and other names not at all.\n"
         "  To approve this job here, with the same --set: blindsum approve JOB.YAML\n"
         "  To simulate several silos here, as the examples do, move the file away first: "
-        f"mv {owner.path} {owner.path}.away",
+        f"mv {quote(str(owner.path))} {quote(f'{owner.path}.away')}",
         soft_wrap=True,
-        markup=False,
     )

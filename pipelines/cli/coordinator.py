@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +18,7 @@ from blindsum.pipelines.cli.options import (
     SetOption,
     interruptible,
 )
-from blindsum.pipelines.show.console import console, emit, keep_stdout
+from blindsum.pipelines.show.console import emit, keep_stdout, show_event
 from blindsum.platform.errors import JobError
 from blindsum.platform.job.file import load_job
 
@@ -75,7 +74,7 @@ def serve(
         emit("end", **run.summary()) if json else show_end(run)
 
     coordinator = Coordinator(
-        home, version("blindsum"), _say, lambda: output.listener(json, lines), finished
+        home, version("blindsum"), show_event, lambda: output.listener(json, lines), finished
     )
     coordinator.serve(threading.Event())
 
@@ -196,7 +195,3 @@ def _proposer_token(path: Path | None) -> str:
             f"Ask the coordinator's operator for the file proposer.token, and give --token FILE or "
             f"set {_TOKEN}.",
         ) from None
-
-
-def _say(line: str) -> None:
-    console.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {line}", soft_wrap=True, highlight=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from blindsum.pipelines.cli.options import JsonOption, interruptible
+from blindsum.pipelines.cli.options import FileOption, JsonOption, interruptible
 from blindsum.pipelines.show.console import console, emit, keep_stdout, show_result
 
 if TYPE_CHECKING:
@@ -25,10 +25,7 @@ def doctor(
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not try Ray and MLflow: seconds less.")
     ] = False,
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", help="The owner's file; default: the one in force here."),
-    ] = None,
+    file: FileOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check this machine for what would make a run fail, and say what to mend. Exit status 1 if
@@ -70,7 +67,7 @@ def _findings(quick: bool, file: Path | None) -> Iterator[Finding]:
         checks |= {"Ray": services.local_ray, "MLflow": services.local_mlflow}
     for name, check in checks.items():
         if name in ("Ray", "MLflow", "coordinator"):
-            console.print(f"[dim]trying {name}[/]")
+            console.print(f"trying {name}", style="dim")
         yield from examined(name, check)
 
 
@@ -80,4 +77,4 @@ def _show(one: Finding) -> None:
         soft_wrap=True,
     )
     if one.mend:
-        show_result(f"     {one.mend}", soft_wrap=True, markup=False)
+        show_result(f"     {one.mend}", soft_wrap=True)

@@ -30,6 +30,10 @@ AddressOption = Annotated[
     str | None,
     typer.Option(help="Ray cluster to join (auto, HOST:PORT). Default: start a local Ray."),
 ]
+FileOption = Annotated[
+    Path | None,
+    typer.Option("--file", help="The owner's file; default: the one in force on this machine."),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object per line on stdout.")
 ]

@@ -64,7 +64,8 @@ def predict(
         import pyarrow.csv
 
         pyarrow.csv.write_csv(found.table, sys.stdout.buffer)
-    console.print(f"{rows - without} of {rows} records predicted" + (f": {out}" if out else ""))
+    said_where = f": {out}" if out else ""
+    console.print(f"{rows - without} of {rows} records predicted{said_where}", soft_wrap=True)
     for reason, count in found.unpredicted.items():
         console.print(f"  {count} without a prediction: {reason}", soft_wrap=True)
     if found.outside:

@@ -52,7 +52,7 @@ def list_(
             emit("run", **_figures(one))
         return
     if not found:
-        console.print(f"no run lies in {folder}", markup=False, soft_wrap=True)
+        console.print(f"no run lies in {folder}", soft_wrap=True)
         return
     table = Sheet("run", "last written (UTC)", "state", "rounds", "epsilon", "size")
     for one in found:
@@ -67,7 +67,7 @@ def list_(
     show_result(table)
     for one in found:
         if one.state == "interrupted":
-            console.print(f"to resume: {_resume(one)}", markup=False, soft_wrap=True)
+            console.print(f"to resume: {_resume(one)}", soft_wrap=True)
 
 
 @app.command()
@@ -111,7 +111,7 @@ def delete(run: RunArgument, yes: YesOption = False) -> None:
     console.print(Pairs(kept))
     agreed(f"Delete {one.name}?", yes)
     delete_run(one)
-    show_result(f"deleted {one.folder}", soft_wrap=True, markup=False)
+    show_result(f"deleted {one.folder}", soft_wrap=True)
 
 
 def _folder(where: Path | None) -> Path:

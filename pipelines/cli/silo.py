@@ -73,7 +73,6 @@ def init(
         "(blindsum approve JOB.YAML), under the name given here. The examples and other "
         "simulations of several silos are refused here until the file is moved away",
         soft_wrap=True,
-        markup=False,
     )
     for alias, one in tables.items():
         if not Path(one["path"]).exists():

@@ -6,26 +6,38 @@ import datetime
 import time
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blindsum.pipelines.cli import silo
-from blindsum.pipelines.cli.approve import RunsOption, UntilOption, ask, end_of, say_approved
-from blindsum.pipelines.cli.options import AddressOption, JsonOption, YesOption, interruptible
-from blindsum.pipelines.show.console import console, emit, keep_stdout
+from blindsum.pipelines.cli.approve import (
+    ListOption,
+    RevokeOption,
+    RunsOption,
+    UntilOption,
+    ask,
+    end_of,
+    list_approvals,
+    revoke_approvals,
+    say_approved,
+)
+from blindsum.pipelines.cli.options import (
+    AddressOption,
+    FileOption,
+    JsonOption,
+    YesOption,
+    interruptible,
+)
+from blindsum.pipelines.show.console import emit, keep_stdout, show_event
+from blindsum.platform.errors import JobError
 
 if TYPE_CHECKING:
     from blindsum.pipelines.consortium.silo import SiloHome
 
 app = silo.app
-FileOption = Annotated[
-    Path | None,
-    typer.Option("--file", help="The owner's file; default: the one in force on this machine."),
-]
-ProposedArgument = Annotated[
-    str, typer.Argument(help="The beginning of the job's digest, or its name.", metavar="JOB")
-]
+_PROPOSED = typer.Argument(help="The beginning of the job's digest, or its name.", metavar="JOB")
 
 
 @app.command()
@@ -64,7 +76,7 @@ def serve(
     from blindsum.pipelines.consortium.silo import serve_silo
 
     keep_stdout()
-    serve_silo(_open(file), version("blindsum"), address, cores, page, _say)
+    serve_silo(_open(file), version("blindsum"), address, cores, page, show_event)
 
 
 @app.command()
@@ -132,11 +144,13 @@ def show_job(
 
 @app.command("approve")
 def approve_proposed(
-    job: ProposedArgument,
+    job: Annotated[str | None, _PROPOSED] = None,
     file: FileOption = None,
     runs: RunsOption = 1,
     until: UntilOption = None,
     yes: YesOption = False,
+    list_: ListOption = False,
+    revoke: RevokeOption = None,
 ) -> None:
     """Approve a proposed job with its code, its initial weights and this silo's table."""
     from blindsum.actors.separate.inbox import Inbox
@@ -144,20 +158,28 @@ def approve_proposed(
     from blindsum.pipelines.consortium.review import review
     from blindsum.platform.state.approval import DEFAULT_DAYS, require_useful
 
-    home, end = _open(file), end_of(until, DEFAULT_DAYS)
-    inbox = Inbox(home.state)
+    home = _open(file)
+    command = "blindsum silo approve" + (f" --file {quote(str(file))}" if file else "")
+    if list_:
+        return list_approvals(home.owner, home.name)
+    if revoke is not None:
+        return revoke_approvals(home.owner, home.name, revoke, command)
+    if job is None:
+        raise JobError("approve needs a proposed job", "Or use --list, or --revoke APPROVAL.")
+    end, inbox = end_of(until, DEFAULT_DAYS), Inbox(home.state)
     one = inbox.one(job)
     require_useful(runs, end, time.time())
     require_approvable(home.owner, home.name, inbox, one.digest)
     found = review(home.owner, home.name, inbox, one.digest, features=True)
     ask(found, home.owner, runs, end, yes)
     given = approve_proposal(home.owner, home.name, inbox, one.digest, runs, end)
-    say_approved(f"{one.name} ({one.digest[:8]})", given)
+    say_approved(f"{one.name} ({one.digest[:8]})", given, command)
+    return None
 
 
 @app.command()
 def refuse(
-    job: ProposedArgument,
+    job: Annotated[str, _PROPOSED],
     because: Annotated[
         str, typer.Option("--because", help="Your reason; the coordinator's operator reads it.")
     ],
@@ -177,7 +199,3 @@ def _open(file: Path | None) -> SiloHome:
     from blindsum.pipelines.consortium.silo import open_silo
 
     return open_silo(file)
-
-
-def _say(line: str) -> None:
-    console.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {line}", soft_wrap=True, highlight=False)

@@ -202,7 +202,7 @@ def _end_as(found: Submitted) -> None:
         )
     elif found.exit_status and not found.message.startswith("Job entrypoint command"):
         said = (found.message.strip().splitlines() or ["no reason was given"])[-1]
-        console.print(f"{found.status}: {said[:300]}", markup=False, soft_wrap=True)
+        console.print(f"{found.status}: {said[:300]}", soft_wrap=True)
     if found.exit_status:
         raise typer.Exit(found.exit_status)
 

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from blindsum.pipelines.comparison.compare import ARMS
-from blindsum.pipelines.show.console import console, emit, show_result
+from blindsum.pipelines.show.console import console, emit, show_incomplete, show_result
 from blindsum.platform.data.member import Member, open_member
 from blindsum.platform.data.records import Fold, stacked
 from blindsum.platform.data.table import SiloData
@@ -276,4 +276,4 @@ def show_baseline(found: Baseline, as_json: bool) -> None:
         "kept outside the silos' folders"
     )
     if found.tracking_failure:
-        console.print(f"[yellow]MLflow is incomplete:[/] {found.tracking_failure}")
+        show_incomplete(found.tracking_failure)

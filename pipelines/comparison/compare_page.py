@@ -25,7 +25,14 @@ from blindsum.pipelines.comparison.compare import (
 )
 from blindsum.pipelines.comparison.own_mlflow import keep_by_task
 from blindsum.pipelines.comparison.verdicts import notes
-from blindsum.pipelines.show.console import console, emit, show_result, show_warnings, size
+from blindsum.pipelines.show.console import (
+    console,
+    emit,
+    show_incomplete,
+    show_result,
+    show_warnings,
+    size,
+)
 from blindsum.pipelines.show.page import PAGE, embedded
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.errors import BlindsumError, JobError
@@ -110,7 +117,7 @@ def run_compare(
         uri = sqlite_uri(own_mlflow)
         console.print(f"figures by task, private to {silo}: {uri}", soft_wrap=True)
     if failure:
-        console.print(f"[yellow]MLflow is incomplete:[/] {failure}")
+        show_incomplete(failure)
 
 
 def show(comparison: Comparison) -> None:
@@ -122,7 +129,7 @@ def show(comparison: Comparison) -> None:
     if rows:
         show_result(table)
     for note in notes(comparison):
-        show_result(f"\n{note}", markup=False)
+        show_result(f"\n{note}")
     if comparison.differing:
         names = ", ".join(comparison.differing)
         show_warnings([f"these runs differ in more than seed, privacy and encryption: {names}"])

@@ -9,10 +9,10 @@ from blindsum.pipelines.consortium.review_text import (
     epsilon_line,
     model_line,
     named,
-    plain,
     reveals,
     sends,
 )
+from blindsum.pipelines.show.console import plain
 from blindsum.platform.job.owner import Owner
 from blindsum.platform.privacy.sanity import job_warnings
 

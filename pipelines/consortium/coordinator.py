@@ -85,9 +85,12 @@ class Coordinator:
             ClusterError: an address cannot be listened on, or Ray cannot be started.
             KeyboardInterrupt: a signal ended a run, which goes on when it serves again.
         """
+        started = threading.Event()
         with ExitStack() as stack:
+            stack.enter_context(_stopped_by_signals(stop, started))
             self._say("starting Ray for the aggregators")
             stack.enter_context(ray_session(self._home.file.ray))
+            started.set()
             server = Server(
                 self.gate.handle,
                 [host_and_port(one) for one in self._home.file.listen],
@@ -100,7 +103,6 @@ class Coordinator:
             for one in self.registry.proposals():
                 if one.state == "running":
                     self.registry.note(one.digest, "interrupted")
-            stack.enter_context(_stopped_by_signals(stop))
             while not stop.is_set():
                 try:
                     self._look()
@@ -221,14 +223,19 @@ class Coordinator:
 
 
 @contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C set `stop`, instead of Ray's handler, which ends the process at once
-    and reports a crash. A run has handlers of its own."""
+def _stopped_by_signals(stop: threading.Event, started: threading.Event) -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C set `stop`; before `started`, let them raise KeyboardInterrupt. A run
+    has handlers of its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+
+    def hear(*_: object) -> None:
+        if not started.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -17,9 +17,9 @@ from blindsum.pipelines.consortium.review_text import (
     decision,
     epsilon_line,
     model_line,
-    plain,
     when,
 )
+from blindsum.pipelines.show.console import plain
 from blindsum.platform.state.approval import DEFAULT_DAYS, MOST_RUNS
 from blindsum.platform.state.audit_log import Event
 

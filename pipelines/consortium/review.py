@@ -23,9 +23,10 @@ from blindsum.pipelines.consortium.budget import Budget, budget, known_dataset, 
 from blindsum.pipelines.consortium.changes import since_approved
 from blindsum.pipelines.consortium.deciding import code_files, code_folder
 from blindsum.pipelines.consortium.review_text import JobReview, Review, Traffic
+from blindsum.platform.data.checked import used_columns
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.member import REJECTED_ROWS
-from blindsum.platform.data.table import load_data, table_fingerprints, used_columns
+from blindsum.platform.data.table import load_data, table_fingerprints
 from blindsum.platform.errors import BlindsumError, LedgerError
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.data_section import DataSection

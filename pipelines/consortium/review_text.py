@@ -12,7 +12,7 @@ from blindsum.actors.separate.inbox import Received
 from blindsum.pipelines.consortium.budget import Budget
 from blindsum.pipelines.consortium.changes import Earlier
 from blindsum.pipelines.consortium.review_features import feature_lines
-from blindsum.pipelines.show.console import size
+from blindsum.pipelines.show.console import plain, size
 from blindsum.platform.errors import PrivacyError
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import UNIT, PrivacyPlan, describe
@@ -140,14 +140,6 @@ def _wrapped(label: str, text: str) -> list[str]:
         text, _WIDTH, initial_indent=indent if above else first, subsequent_indent=indent
     )
     return above + (lines or [first.rstrip()])
-
-
-def plain(text: str) -> str:
-    """Return a text from outside with its control characters visible: an escape sequence could
-    rewrite a terminal, and a change of direction could reorder what is read."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
 
 
 def when(time_s: float) -> str:

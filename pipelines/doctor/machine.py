@@ -27,17 +27,25 @@ _TIME_ERROR, _UNSYNCHRONISED = 5, 0x40
 
 
 def memory(
-    meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
+    meminfo: Path = Path("/proc/meminfo"),
+    cgroups: Path = Path("/sys/fs/cgroup"),
+    own: Path = Path("/proc/self/cgroup"),
 ) -> Iterator[Finding]:
-    """Find whether there is memory for a small run; docs/operations.md has the sizing."""
+    """Find whether there is memory for a small run; docs/operations.md has the sizing.
+
+    Args:
+        meminfo: the machine's memory.
+        cgroups: the folder with the limits of containers, services and batch jobs.
+        own: the file with this process's place in it.
+    """
     free = _available(meminfo)
     if free is None:
         yield Finding("memory", "warn", "cannot be read here", "Look at it with: free -h")
         return
     within = ""
-    limit, used = (_number(cgroup / name) for name in ("memory.max", "memory.current"))
-    if limit is not None and limit - (used or 0) < free:
-        free, within = limit - (used or 0), ", within this container's or service's limit"
+    left = min(_left(cgroups, own), default=free)
+    if left < free:
+        free, within = left, ", within the limit of this container, service or batch job"
     state: State = "ok"
     if free < _LITTLE_MEMORY:
         state = "bad" if free < _TOO_LITTLE_MEMORY else "warn"
@@ -58,6 +66,32 @@ def _available(meminfo: Path) -> float | None:
         return next(1024.0 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))
     except (OSError, ValueError, StopIteration):
         return None
+
+
+def _left(cgroups: Path, own: Path) -> Iterator[float]:
+    """Yield what each limit that holds for this process leaves (cgroups(7), version 2).
+
+    Cached pages of files count as used there, but the kernel gives them up when memory is needed.
+    """
+    try:
+        (place,) = [x[3:] for x in own.read_text().splitlines() if x.startswith("0::")]
+    except (OSError, ValueError):  # version 1, or another system
+        place = "/"
+    folder = cgroups / place.lstrip("/")
+    for one in (folder, *folder.parents):
+        limit, used = _number(one / "memory.max"), _number(one / "memory.current")
+        if limit is not None and used is not None:
+            yield limit - used + _cached(one / "memory.stat")
+        if one == cgroups:
+            break
+
+
+def _cached(stat: Path) -> float:
+    try:
+        lines = dict(line.split() for line in stat.read_text().splitlines())
+        return float(lines["inactive_file"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
 
 
 def _number(path: Path) -> float | None:
@@ -82,7 +116,10 @@ def disks(state: Path | None) -> Iterator[Finding]:
         name = f"disk, {what}"
         if not os.access(existing, os.W_OK | os.X_OK):
             yield Finding(
-                name, "bad", f"{existing} is not writable", f"Run: chown or chmod {existing}"
+                name,
+                "bad",
+                f"this user cannot write to {existing}",
+                "Change its owner or its permissions, or choose another folder.",
             )
             continue
         free = shutil.disk_usage(existing).free

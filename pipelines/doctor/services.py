@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from shlex import quote
 
 from blindsum.pipelines.doctor.finding import Finding
 from blindsum.platform.job.owner import CoordinatorSection, Owner, find_owner, read_owner
@@ -85,21 +86,31 @@ def owners_file(file: Path | None = None) -> Iterator[Finding]:
                 f"{path} does not exist, or this user cannot read it",
                 f"Correct its path in {owner.path}, or its permissions.",
             )
-        elif path.stat().st_mode & stat.S_IROTH:
+        elif _is_open_to_all(path):
             yield Finding(
                 f"dataset {name}",
                 "warn",
                 f"every user of this machine can read {path}",
-                f"Run: chmod o-r {path}",
+                f"Run: chmod o-r {quote(str(path))}",
             )
         else:
             yield Finding(f"dataset {name}", "ok", str(path))
     yield from _state(owner.state)
 
 
+def _is_open_to_all(path: Path) -> bool:
+    """Return whether every user can read a file, and pass through each folder above it."""
+    readable = bool(path.stat().st_mode & stat.S_IROTH)
+    return readable and all(map(_lets_all_through, path.resolve().parents))
+
+
+def _lets_all_through(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & stat.S_IXOTH)
+
+
 def owner_of(file: Path | None) -> Owner | None:
     """Return the owner's file at that path, or the one in force here. Raises ConsentError."""
-    return read_owner(file) if file else find_owner()
+    return read_owner(file.absolute()) if file else find_owner()
 
 
 def _state(state: Path) -> Iterator[Finding]:
@@ -112,11 +123,12 @@ def _state(state: Path) -> Iterator[Finding]:
         found = path.stat()
         open_ = found.st_mode & (0o022 if path == state else 0o077)
         if found.st_uid != os.getuid():
-            mend = f"Run Blindsum as its owner, or: chown -R {os.getuid()} {state}"
+            mend = f"Run Blindsum as its owner, or: chown -R {os.getuid()} {quote(str(state))}"
             yield Finding("state folder", "bad", f"another user owns {path}", mend)
         elif open_:
-            mend = f"Run: chmod {'go-w' if path == state else '600'} {path}"
-            yield Finding("state folder", "bad", f"other users can open {path}", mend)
+            do, mode = ("change", "go-w") if path == state else ("open", "600")
+            mend = f"Run: chmod {mode} {quote(str(path))}"
+            yield Finding("state folder", "bad", f"other users can {do} {path}", mend)
         else:
             yield Finding("state folder", "ok", str(path))
 

@@ -40,6 +40,11 @@ class Checked:
     concerns: tuple[str, ...]
     traffic: Traffic
 
+    @property
+    def first(self) -> Inspection:
+        """The first silo's inspection: the model is the same in all."""
+        return next(iter(self.inspections.values()))
+
 
 def check(job_file: JobFile, address: str | None) -> Checked:
     """Validate the job, the silos' data and the privacy plan.
@@ -110,35 +115,56 @@ def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]
 
 def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     """Print what the run would spend and send."""
-    job, parameters, sent = job_file.job, checked.parameters, checked.traffic
+    job = job_file.job
     found = [*warnings(job, checked.inspections), *checked.concerns]
-    first = next(iter(checked.inspections.values()))
     stated = privacy_statement(
         job,
         {n: i.plan for n, i in checked.inspections.items()},
         owned={n: i.owned for n, i in checked.inspections.items()},
     )
-    values = first.parameters
     if as_json:
-        emit(
-            "check",
-            job=job.name,
-            rounds=checked.rounds,
-            parameters=values,
-            up_bytes_per_round=checked.traffic.up_a_round,
-            down_bytes_per_round=checked.traffic.down_a_round,
-            up_bytes=checked.traffic.up,
-            down_bytes=checked.traffic.down,
-            bytes_at_most=checked.traffic.at_most,
-            encryption=asdict(parameters),
-            warnings=found,
-            statement=stated,
-            silos={
-                n: {"plan": plan_figures(i.plan), "lifetime": _lifetime(i), "ledger": i.ledger}
-                for n, i in checked.inspections.items()
-            },
-        )
+        emit("check", job=job.name, **_figures(checked), warnings=found, statement=stated)
         return
+    show_result(_spending(job, checked))
+    if job.privacy.noise != "none" and job.private:
+        show_result(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
+        show_result(f"mechanism: {describe(job.privacy)['mechanism']}")
+    for heading in ("Threat model and trust", "What is not covered"):
+        show_result(Text(f"\n{heading.lower()}", style="bold"))
+        for name, text in stated[heading].items():
+            show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}")
+    _show_sizes(job, checked)
+    show_result(f"held-out metrics: {metrics_guarantee(job)}")
+    show_warnings(found)
+    command = f"blindsum run {quote(str(job_file.path))}"
+    verdict = "\nThis job would run.", "bold"
+    show_result(
+        Text.assemble(verdict, f" To train it, with the same --set options: {command}"),
+        soft_wrap=True,
+    )
+
+
+def _figures(checked: Checked) -> dict[str, object]:
+    """Return what --json prints of the figures."""
+    sent = checked.traffic
+    return {
+        "rounds": checked.rounds,
+        "parameters": checked.first.parameters,
+        "up_bytes_per_round": sent.up_a_round,
+        "down_bytes_per_round": sent.down_a_round,
+        "up_bytes": sent.up,
+        "down_bytes": sent.down,
+        "bytes_at_most": sent.at_most,
+        "encryption": asdict(checked.parameters),
+        "silos": {
+            n: {"plan": plan_figures(i.plan), "lifetime": _lifetime(i), "ledger": i.ledger}
+            for n, i in checked.inspections.items()
+        },
+    }
+
+
+def _spending(job: Job, checked: Checked) -> Sheet:
+    """Return what each silo would spend, as a table."""
     table = Sheet(
         "silo",
         "epsilon",
@@ -166,15 +192,13 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             f"{checked.rounds} x {i.plan.steps_per_round}",
             past,
         )
-    show_result(table)
-    if job.privacy.noise != "none" and job.private:
-        show_result(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
-        show_result(f"mechanism: {describe(job.privacy)['mechanism']}")
-    for heading in ("Threat model and trust", "What is not covered"):
-        show_result(f"\n[bold]{heading.lower()}[/]")
-        for name, text in stated[heading].items():
-            show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}", markup=False)
-    show_result(f"\nmodel: {values} parameters, {checked.rounds} rounds")
+    return table
+
+
+def _show_sizes(job: Job, checked: Checked) -> None:
+    """Print how large the model, the messages and their encryption are."""
+    parameters, sent = checked.parameters, checked.traffic
+    show_result(f"\nmodel: {checked.first.parameters} parameters, {checked.rounds} rounds")
     show_result(
         f"traffic: {'at most ' if sent.at_most else ''}{size(sent.up_a_round)} up and "
         f"{size(sent.down_a_round)} down a round, over all silos; {size(sent.up)} up and "
@@ -184,15 +208,8 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         show_result(
             f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} "
             f"bits a value, {parameters.digits} values a real; each integer is wrong with "
-            f"probability at most 2^-80; {_limits(job, first)}"
+            f"probability at most 2^-80; {_limits(job, checked.first)}"
         )
-    show_result(f"held-out metrics: {metrics_guarantee(job)}")
-    show_warnings(found)
-    show_result(
-        "\n[bold]This job would run.[/] To train it, with the same --set options: blindsum run "
-        f"{quote(str(job_file.path))}",
-        soft_wrap=True,
-    )
 
 
 def _limits(job: Job, inspection: Inspection) -> str:

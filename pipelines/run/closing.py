@@ -15,7 +15,13 @@ from rich.text import Text
 
 from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.run.output import run_warnings
-from blindsum.pipelines.show.console import console, show_result, show_warnings, size
+from blindsum.pipelines.show.console import (
+    console,
+    show_incomplete,
+    show_result,
+    show_warnings,
+    size,
+)
 from blindsum.pipelines.show.table import Pairs
 from blindsum.platform.job.average_section import described
 from blindsum.platform.job.schema import Job
@@ -31,59 +37,61 @@ if TYPE_CHECKING:
 def show_end(run: Run) -> None:
     """Print the closing summary on stdout; on stderr warnings, and what to type next."""
     if run.link and run.status != "FINISHED":
-        console.print(f"To resume: blindsum resume {quote(str(run.folder))}", soft_wrap=True)
+        command = f"blindsum resume {quote(str(run.folder))}"
+        console.print(f"To resume: {command}", soft_wrap=True)
     if not run.reports:
         return  # there is no result, and the error explains why
-    job = run.job_file.job
     table = Pairs()
-    if run.reports:
-        last = run.reports[-1]
-        m, found = last.metrics, run.held_out()
-        completed = f"{len(run.reports)} of {job.training.rounds} completed"
-        table.add("rounds", f"{completed}; {run.ended}" if run.ended else completed)
-        table.add("held out", _score_line(run))
-        table.add("", f"these figures are {metrics_guarantee(job)}")
-        if run.still_moving:
-            table.add("", ADVICE)
-        table.add("privacy", _privacy_line(run))
-        if m.saturated > 1e-3:
-            table.add(
-                "",
-                _cut_line(job, m.saturated, last.range),
-            )
-        if run.retries:
-            table.add(
-                "",
-                f"{counted(run.retries, 'attempt')} failed and {verb(run.retries)} retried. Failed "
-                "attempts count against the budget; the model contains only completed rounds.",
-            )
-        if run.lost:
-            when = {n: f"in round {n}" if n else "before round 1" for n in run.lost.values()}
-            table.add("lost", ", ".join(f"{s} {when[n]}" for s, n in run.lost.items()))
-        if found and found[1].dropped and not found[1].deviation:
-            table.add(
-                "dropped",
-                f"{found[1].dropped} records or single labels, as data.unparsable, data.unlabelled "
-                "and data.qualifiers say; each silo has the list of its own",
-            )
-        up = sum(r.up_bytes for r in run.reports)
-        down = sum(r.down_bytes for r in run.reports)
-        table.add("traffic", f"{size(up)} up, {size(down)} down, over all silos")
+    _add_rounds(table, run)
     table.add("time", f"{run.seconds:.1f} s, including {run.startup_s:.1f} s of start-up")
     if run.saved:
-        which = described(job.training.average)
+        which = described(run.job_file.job.training.average)
         table.add("model", f"{run.saved.path} (after round {run.saved.round}; {which})")
     if run.link:
         table.add("MLflow", f"experiment {run.link.experiment}, run {run.link.run_id}")
     for name, inspection in run.inspections.items():
-        if inspection.plan and run.reports and inspection.ledger:
+        if inspection.plan and inspection.ledger:
             table.add(f"ledger {name}", inspection.ledger)
     show_result(table)
     show_warnings(run_warnings(run))
     if run.tracking_failure:
-        console.print(f"[yellow]MLflow is incomplete:[/] {run.tracking_failure}")
-    if run.link and run.reports:
+        show_incomplete(run.tracking_failure)
+    if run.link:
         _show_where(run.link)
+
+
+def _add_rounds(table: Pairs, run: Run) -> None:
+    """Add what the completed rounds reached and cost."""
+    job = run.job_file.job
+    last = run.reports[-1]
+    m, found = last.metrics, run.held_out()
+    completed = f"{len(run.reports)} of {job.training.rounds} completed"
+    table.add("rounds", f"{completed}; {run.ended}" if run.ended else completed)
+    table.add("held out", _score_line(run))
+    table.add("", f"these figures are {metrics_guarantee(job)}")
+    if run.still_moving:
+        table.add("", ADVICE)
+    table.add("privacy", _privacy_line(run))
+    if m.saturated > 1e-3:
+        table.add("", _cut_line(job, m.saturated, last.range))
+    if run.retries:
+        table.add(
+            "",
+            f"{counted(run.retries, 'attempt')} failed and {verb(run.retries)} retried. Failed "
+            "attempts count against the budget; the model contains only completed rounds.",
+        )
+    if run.lost:
+        when = {n: f"in round {n}" if n else "before round 1" for n in run.lost.values()}
+        table.add("lost", ", ".join(f"{s} {when[n]}" for s, n in run.lost.items()))
+    if found and found[1].dropped and not found[1].deviation:
+        table.add(
+            "dropped",
+            f"{found[1].dropped} records or single labels, as data.unparsable, data.unlabelled "
+            "and data.qualifiers say; each silo has the list of its own",
+        )
+    up = sum(r.up_bytes for r in run.reports)
+    down = sum(r.down_bytes for r in run.reports)
+    table.add("traffic", f"{size(up)} up, {size(down)} down, over all silos")
 
 
 def _show_where(link: RunLink) -> None:

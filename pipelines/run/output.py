@@ -18,10 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
@@ -29,10 +26,11 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Column
+from rich.text import Text
 
 from blindsum.pipelines.run.listeners import Listener
 from blindsum.pipelines.run.stages import Stages, show_stage
-from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.pipelines.show.console import console, emit, show_warnings, size, step_bar
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.job.paths import home_folder
 from blindsum.platform.job.schema import Job
@@ -108,17 +106,11 @@ class Progressing(Listener):
         self._stages = Stages(job, home_folder(), show_stage)
         self._begin = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}", table_column=Column(overflow="fold")),
+            TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
             TimeElapsedColumn(),
             console=console,
         )
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            console=console,
-        )
+        self._bar = step_bar()
         self._task: TaskID | None = None
         self._live = Live(self._begin, console=console, refresh_per_second=8, transient=True)
         self._live.start()
@@ -128,10 +120,10 @@ class Progressing(Listener):
             self._task = None
             for old in self._begin.task_ids:
                 self._begin.remove_task(old)
-            self._begin.add_task(escape(self._stages.described(text)), total=None)
+            self._begin.add_task(self._stages.described(text), total=None)
             self._live.update(self._begin)
         else:
-            said = escape(self._stages.described(text))
+            said = self._stages.described(text)
             self._begin.update(self._begin.task_ids[-1], description=said)
 
     def planned(self, run: Run) -> None:
@@ -200,10 +192,10 @@ class Lines(Quiet):
         then."""
         if self._stages.enter(text):
             said = self._stages.described(f"{text} ...")
-            console.print(said, soft_wrap=True, markup=False)
+            console.print(said, soft_wrap=True)
             self._said_s = 0.0
         elif self._stages.seconds - self._said_s >= _BETWEEN_S:
-            console.print(text, soft_wrap=True, markup=False)
+            console.print(text, soft_wrap=True)
             self._said_s = self._stages.seconds
 
     def planned(self, run: Run) -> None:
@@ -276,17 +268,17 @@ def listener(as_json: bool, lines: bool = False, job: str = "") -> Shown:
     return Progressing(job) if console.is_terminal else Quiet()
 
 
-def _lost_line(run: Run, silos: list[str], left: int) -> str:
+def _lost_line(run: Run, silos: list[str], left: int) -> Text:
     job = run.job_file.job
     when = f"in round {run.announced}" if run.announced else "before round 1"
-    said = (
-        f"[yellow]lost {when}:[/] {', '.join(silos)}; {left} of "
-        f"{len(job.silos)} silos remain (quorum {job.least_silos})"
+    said = Text.assemble(
+        (f"lost {when}:", "yellow"),
+        f" {', '.join(silos)}; {left} of {len(job.silos)} silos remain (quorum {job.least_silos})",
     )
     if left < job.least_silos or (job.privacy.noise != "none" and job.privacy.metrics_epsilon):
         return said
-    return (
-        f"{said}. Held-out figures stop until all are back: exact counts of fewer silos would "
+    return said.append(
+        ". Held-out figures stop until all are back: exact counts of fewer silos would "
         "reveal those of the lost one. With privacy.metrics_epsilon they continue."
     )
 

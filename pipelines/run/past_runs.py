@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -52,7 +53,11 @@ class PastRun:
     @property
     def bytes(self) -> int:
         """The size of its files."""
-        return sum(p.lstat().st_size for p in self.folder.rglob("*") if not p.is_dir())
+        found = 0
+        for path in self.folder.rglob("*"):
+            with suppress(OSError):  # a run that is under way replaces its files
+                found += 0 if path.is_dir() else path.lstat().st_size
+        return found
 
 
 def past_runs(folder: Path) -> list[PastRun]:
@@ -81,15 +86,21 @@ def past_run(path: Path) -> PastRun:
 def delete_run(run: PastRun) -> None:
     """Delete a run's folder.
 
+    The run may have been resumed since it was read. So its log is locked until the folder has
+    another name, under which nobody resumes it.
+
     Raises:
         JobError: it is running, a link, or cannot be deleted.
     """
-    if run.state == "running":
-        raise JobError(f"{run.name} is running", "End it first, with Ctrl-C.")
     if run.folder.is_symlink():
         raise JobError(f"{run.folder} is a link", "Name the folder that it leads to.")
     try:
-        shutil.rmtree(run.folder)
+        with (run.folder / LOG).open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            aside = run.folder.rename(run.folder.with_name(f".{run.folder.name}.deleted"))
+        shutil.rmtree(aside)  # with no file open, which NFS would keep
+    except BlockingIOError:
+        raise JobError(f"{run.name} is running", "End it first, with Ctrl-C.") from None
     except OSError as error:
         raise JobError(
             f"{run.folder} cannot be deleted: {os.strerror(error.errno or 0)}",

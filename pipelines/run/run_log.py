@@ -62,13 +62,16 @@ class RunLog:
         """Begin the log, or continue an existing one.
 
         Raises:
-            BlindsumError: the log cannot be written, or another process is running this run.
+            BlindsumError: the log cannot be written, or another process is running or deleting
+                this run.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / NAME
             self._file = os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600), "a+")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists():  # deleted between the two lines above
+                raise BlindsumError(f"{self._name} was just deleted", "Start a new run.")
             self._file.seek(0)
             content = self._file.read()
             if not content:

@@ -27,7 +27,7 @@ _MOMENT_S = 0.1
 def show_stage(name: str, seconds: float) -> None:
     """Print that a stage ended, on stderr."""
     if seconds >= _MOMENT_S:
-        console.print(f"{name}: {seconds:.1f} s", soft_wrap=True, markup=False)
+        console.print(f"{name}: {seconds:.1f} s", soft_wrap=True)
 
 
 class Stages:

@@ -81,8 +81,7 @@ def train(
     ray = ray_session(address) if cluster is None else nullcontext()
     imported = threading.Event()
     threading.Thread(target=_work_ahead, args=(job_file, imported), daemon=True).start()
-    # Twice, because Ray installs its own handlers when it starts.
-    with _hearing(run.interrupted), ray, _hearing(run.interrupted):
+    with _hearing(run.interrupted), ray:
         from blindsum.platform.tracking.mlflow_run import Tracker
 
         imported.wait()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, TextIO
@@ -38,9 +39,13 @@ class _Stderr(Console):
                 _silence(self.file)
 
 
-console: Console = _Stderr(stderr=True, highlight=False)
+_AS_WRITTEN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+"""Texts quote paths, names and other silos' words. Markup would turn "mass[kg]" into "mass" and
+fail on "[/]", and ":on:" would become a picture. Style is added with rich's `Text`."""
+
+console: Console = _Stderr(stderr=True, **_AS_WRITTEN)
 if not console.is_terminal:
-    console = _Stderr(stderr=True, highlight=False, width=120)
+    console = _Stderr(stderr=True, width=120, **_AS_WRITTEN)
 
 
 def show_error(error: Exception) -> None:
@@ -54,7 +59,26 @@ def show_error(error: Exception) -> None:
 def show_warnings(found: list[str]) -> None:
     """Print each warning on its own line."""
     for text in found:
-        console.print(f"[bold red]warning:[/] {text}")
+        console.print(Text.assemble(("warning:", "bold red"), f" {text}"))
+
+
+def show_event(line: str) -> None:
+    """Print a line of a service, with the time. It may quote what others wrote."""
+    clock = time.strftime("%H:%M:%S")
+    console.print(Text.assemble((clock, "dim"), f" {plain(line)}"), soft_wrap=True)
+
+
+def show_incomplete(failure: str) -> None:
+    """Print what MLflow could not take."""
+    console.print(Text.assemble(("MLflow is incomplete:", "yellow"), f" {failure}"))
+
+
+def plain(text: str) -> str:
+    """Return a text from outside with its control characters visible: an escape sequence could
+    rewrite a terminal, and a change of direction could reorder what is read."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 _kept: TextIO | None = None
@@ -75,14 +99,13 @@ def emit(event: str, **content: Any) -> None:
     _print(json.dumps({"event": event, **content}) + "\n")
 
 
-def show_result(*parts: RenderableType, soft_wrap: bool = False, markup: bool = True) -> None:
+def show_result(*parts: RenderableType, soft_wrap: bool = False) -> None:
     """Print what the person asked for on stdout. Raises as `emit`.
 
     Args:
         soft_wrap: leave lines whole that are wider than the terminal: commands, paths, digests.
-        markup: read [bold] and the like in texts; not for texts from outside.
     """
-    shown = Console(file=_kept or sys.stdout, highlight=False, markup=markup)
+    shown = Console(file=_kept or sys.stdout, **_AS_WRITTEN)
     if not shown.is_terminal:
         shown.width = _UNBOUNDED  # a file is searched and cut by line
     with shown.capture() as text:
@@ -118,17 +141,22 @@ def _silence(stream: IO[str]) -> None:
 @contextmanager
 def counting(text: str, total: int, quiet: bool) -> Iterator[Callable[..., None]]:
     """Show a progress bar of `total` steps on a terminal; yield the function to call per step."""
-    with Progress(
+    with step_bar(transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda steps=1: bar.advance(task, steps)
+
+
+def step_bar(transient: bool = False, disable: bool = False) -> Progress:
+    """Return a bar on stderr that counts the steps of its task."""
+    return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda steps=1: bar.advance(task, steps)
+        transient=transient,
+        disable=disable,
+    )
 
 
 def size(count: float) -> str:

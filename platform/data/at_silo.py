@@ -6,11 +6,10 @@ such a file, and says the same whatever the file says.
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
 
 from blindsum.platform.data.files.csv_findings import csv_findings
 from blindsum.platform.data.reading import is_csv
@@ -20,9 +19,6 @@ from blindsum.platform.job.data_section import DataSection
 TABLE_PROBLEM, TABLE_NOTES = "table_problem.txt", "table_notes.txt"
 """Files in the folder of one run at the silo: why a table was refused, and what was left out
 of one that was read."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def write_at_silo(place: Path, text: str) -> None:
@@ -71,33 +67,23 @@ def read_at_silo(folder: Path) -> list[str]:
     return found
 
 
-def told_at_silo(
-    function: Callable[Concatenate[Path, DataSection, Path, P], R],
-) -> Callable[Concatenate[Path, DataSection, Path, P], R]:
-    """Decorate a function of (path, contract, rejects, ...) that reads a table: what its errors say
-    to the owner alone is written beside the file of rejected rows.
-    """
-
-    @functools.wraps(function)
-    def call(
-        path: Path, contract: DataSection, rejects: Path, /, *args: P.args, **kw: P.kwargs
-    ) -> R:
-        for name in (TABLE_PROBLEM, TABLE_NOTES):
-            remove_at_silo(rejects.with_name(name))
+@contextmanager
+def told_at_silo(path: Path, contract: DataSection, rejects: Path) -> Iterator[None]:
+    """Write what errors about a table say to its owner alone beside the file of rejected rows."""
+    for name in (TABLE_PROBLEM, TABLE_NOTES):
+        remove_at_silo(rejects.with_name(name))
+    try:
+        yield
+    except DataError as error:
+        if not error.at_silo:
+            raise
+        text = error.at_silo
+        if is_csv(path) and (more := csv_findings(path, contract.csv)) not in text:
+            text += f"\n{more}"
+        place = rejects.with_name(TABLE_PROBLEM)
         try:
-            return function(path, contract, rejects, *args, **kw)
-        except DataError as error:
-            if not error.at_silo:
-                raise
-            text = error.at_silo
-            if is_csv(path) and (more := csv_findings(path, contract.csv)) not in text:
-                text += f"\n{more}"
-            place = rejects.with_name(TABLE_PROBLEM)
-            try:
-                write_at_silo(place, f"{error.what}\n{text}\n")
-            except DataError:  # a full disk must not hide the error
-                raise error from None
-            hint = f"{error.hint} {place} at the silo says what was found instead."
-            raise DataError(error.what, hint, at_silo=text) from None
-
-    return call
+            write_at_silo(place, f"{error.what}\n{text}\n")
+        except DataError:  # a full disk must not hide the error
+            raise error from None
+        hint = f"{error.hint} {place} at the silo says what was found instead."
+        raise DataError(error.what, hint, at_silo=text) from None

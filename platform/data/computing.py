@@ -28,11 +28,14 @@ class Computing:
         kept: what it computed before; None to keep nothing.
         cores: the number of cores that it may use.
         told: called as the work goes on.
+        scratch: the folder of files that are too large for memory and end with the process; None
+            for the system's folder of temporary files.
     """
 
     kept: KeptResults | None = None
     cores: int = 1
     told: Told = _to_nobody
+    scratch: Path | None = None
 
     def known(self, inputs: Sequence[str], schema: pa.Schema, rows: int) -> pa.Table | None:
         """Return what was kept, as `KeptResults.read`."""
@@ -54,7 +57,7 @@ def computing_in(state: Path, threads: int | None = None, told: Told = _to_nobod
     Args:
         threads: the number of cores that it may use; None: all that this process may.
     """
-    return Computing(KeptResults(state), threads or granted_cores(), told)
+    return Computing(KeptResults(state), threads or granted_cores(), told, state)
 
 
 def granted_cores() -> int:

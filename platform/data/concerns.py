@@ -6,8 +6,7 @@ texts tell counts, and names of columns and classes.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -17,7 +16,9 @@ import pyarrow.compute as pc
 
 from blindsum.platform.data.feature_columns import Number
 from blindsum.platform.data.features import ColumnFeatures, features_of
-from blindsum.platform.data.fingerprint import canonical
+from blindsum.platform.data.ragged import TaskLabels
+from blindsum.platform.data.record_digests import Digests
+from blindsum.platform.data.record_sample import RecordSample, SampledDigests
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.data_section import DataSection
@@ -37,66 +38,41 @@ MOST_NAMED = 5
 
 
 def concerns(
-    table: pa.Table,
-    contract: DataSection,
-    train: Fold,
-    held_out: npt.NDArray[np.bool_],
-    records: Sequence[bytes],
+    sample: RecordSample, contract: DataSection, train: Fold, test: Fold
 ) -> tuple[str, ...]:
     """Return what is odd about a silo's data, a sentence each.
 
     Args:
-        table: the used columns of the records in both folds.
-        held_out: bool [records].
-        records: digests of the table's records, without their fold keys.
+        sample: the used columns of the records in both folds; all of them unless they are many.
     """
-    found = [*_sizes(train, int(held_out.sum())), *_labels(contract, train)]
-    found += _repeats(records, held_out)
+    found = [*_sizes(train, len(test)), *_labels(contract, train)]
     features = features_of(contract.features)
     if isinstance(features, ColumnFeatures):
-        found += _scalings(features, train.features)
-        found += _integers(table, [one.name for one in features.made_of if isinstance(one, Number)])
+        found += _scalings(features, train)
+    of_sample, table = [*_repeats(sample.known.digests, sample.held_out)], sample.table
+    if isinstance(features, ColumnFeatures):
+        numbers = [one.name for one in features.made_of if isinstance(one, Number)]
+        of_sample += _integers(table, numbers)
     if isinstance(contract.folds, HashFolds):
-        found += _keys(table.column(contract.folds.column), contract.folds.column)
-    return tuple(found)
+        of_sample += _keys(table.column(contract.folds.column), contract.folds.column)
+    said = "" if sample.is_whole else f"in a sample of {table.num_rows} records, "
+    return (*found, *(said + text for text in of_sample))
 
 
-def record_digests(table: pa.Table) -> list[bytes]:
-    """Return a digest of each record's values. Private: it confirms a guess.
-
-    Numbers are IEEE 754 doubles and all gaps one, as in `blindsum.platform.data.fingerprint`.
-    """
-    names = sorted(table.column_names)
-    columns = {name: canonical(table.column(name)) for name in names}
-    numbers = [n for n in names if pa.types.is_floating(columns[n].type)]
-    of_numbers = set(numbers)
-    rows = np.empty((table.num_rows, len(numbers)))
-    for i, name in enumerate(numbers):
-        rows[:, i] = columns[name].to_numpy(zero_copy_only=False)  # a gap becomes NaN
-    texts = [columns[name].to_pylist() for name in names if name not in of_numbers]
-    digests = []
-    for row, *said in zip(rows, *texts, strict=True):
-        digest = hashlib.blake2b(row.tobytes(), digest_size=16)
-        for text in said:
-            encoded = b"" if text is None else text.encode()
-            digest.update(len(encoded).to_bytes(8, "little") + encoded)
-        digests.append(digest.digest())
-    return digests
-
-
-def shared_records(silos: Mapping[str, Collection[bytes]]) -> list[str]:
+def shared_records(silos: Mapping[str, SampledDigests]) -> list[str]:
     """Return a sentence for each two silos that have more records in common than chance would give.
 
     Args:
-        silos: each silo's records, by their digests.
+        silos: digests of each silo's records.
     """
+    most = min((one.most for one in silos.values()), default=0)
+    records = {name: one.at_most(most) for name, one in silos.items()}
     return [
         f"{a} and {b} have {_counted(both)} in common: whoever stands in both silos is protected "
         "by the sum of both epsilons, not by one; and records that one silo trains on while the "
         "other holds them out make held-out figures too good"
         for a, b in combinations(silos, 2)
-        if (both := len(set(silos[a]) & set(silos[b])))
-        > COMMON * min(len(set(silos[a])), len(set(silos[b])))
+        if (both := len(records[a] & records[b])) > COMMON * min(len(records[a]), len(records[b]))
     ]
 
 
@@ -111,20 +87,21 @@ def _sizes(train: Fold, held_out: int) -> Iterator[str]:
 
 
 def _labels(contract: DataSection, train: Fold) -> Iterator[str]:
-    if contract.target and train.labels.ndim == 1:
-        present = np.unique(train.labels)
+    labels = train.stored_labels
+    if contract.target and isinstance(labels, np.ndarray):
+        present = np.unique(labels)
         if len(present) == 1:
             yield (
                 f"all training records are of one class ({contract.target.classes[present[0]]}): "
                 "this silo can only pull the model towards that class"
             )
         return
-    one_sided = []
-    for i, (name, task) in enumerate((contract.tasks or {}).items()):
-        values = train.labels[:, 0, i]
-        known = values[~np.isnan(values)]
-        if task.kind == "binary" and len(known) and len(np.unique(known)) == 1:
-            one_sided.append(name)
+    of_tasks = labels.by_task() if isinstance(labels, TaskLabels) else iter(())
+    one_sided = [
+        name
+        for (name, task), known in zip((contract.tasks or {}).items(), of_tasks, strict=False)
+        if task.kind == "binary" and len(known) and len(np.unique(known[:, 0])) == 1
+    ]
     if one_sided:
         yield (
             f"training labels of one kind only in {_named(one_sided)}: this silo can only pull "
@@ -132,8 +109,7 @@ def _labels(contract: DataSection, train: Fold) -> Iterator[str]:
         )
 
 
-def _repeats(records: Sequence[bytes], held_out: npt.NDArray[np.bool_]) -> Iterator[str]:
-    every = np.array(records, "V16")
+def _repeats(every: Digests, held_out: npt.NDArray[np.bool_]) -> Iterator[str]:
     _, counts = np.unique(every, return_counts=True)
     repeated = len(every) - len(counts)
     if repeated > REPEATED * len(every):
@@ -151,13 +127,18 @@ def _repeats(records: Sequence[bytes], held_out: npt.NDArray[np.bool_]) -> Itera
         )
 
 
-def _scalings(kind: ColumnFeatures, features: npt.NDArray[np.float32]) -> Iterator[str]:
+def _scalings(kind: ColumnFeatures, train: Fold) -> Iterator[str]:
     """Yield the features that scaling leaves without information."""
     names = kind.names
-    cut = (np.abs(features) >= CLIP).mean(axis=0) > CUT
-    constant = (features.max(axis=0) == features.min(axis=0)) & ~cut
+    at_end, least, most = np.zeros(len(names)), np.inf, -np.inf
+    for features, _ in train.batches():
+        values = features.numpy()
+        at_end += (np.abs(values) >= CLIP).sum(axis=0)
+        least, most = np.minimum(least, values.min(axis=0)), np.maximum(most, values.max(axis=0))
+    cut = at_end > CUT * len(train)
+    constant = (most == least) & ~cut
     # A category that no record of a silo has, or no gap in a column, is nothing odd.
-    constant &= kind.is_scaled | (features.max(axis=0) != 0)
+    constant &= kind.is_scaled | (most != 0)
     if cut.any():
         yield (
             f"most values of {_named([n for n, x in zip(names, cut, strict=True) if x])} lie more "

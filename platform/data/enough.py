@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from blindsum.platform.data.labels import Labels
+from blindsum.platform.data.ragged import TaskLabels
+from blindsum.platform.data.records import Labels, StoredLabels
 from blindsum.platform.job.labels_section import Task, Tasks
 
 LEAST = 5
@@ -21,10 +22,13 @@ NOTHING_TO_SCORE = (
 """Tells a bit about a silo's labels."""
 
 
-def nothing_to_score(labels: Labels, tasks: Tasks) -> tuple[str, ...]:
+def nothing_to_score(labels: StoredLabels, tasks: Tasks) -> tuple[str, ...]:
     """Return NOTHING_TO_SCORE if there are tasks, and none can be scored on held-out records with
-    those labels, float [records, 2, tasks and others]."""
-    scored = any(has_enough(labels[:, :, i], task) for i, task in enumerate(tasks.values()))
+    those labels, of the tasks and perhaps of others."""
+    if not isinstance(labels, TaskLabels):
+        return ()
+    of_tasks = zip(tasks.values(), labels.by_task(), strict=False)
+    scored = any(has_enough(known, task) for task, known in of_tasks)
     return () if scored or not tasks else (NOTHING_TO_SCORE,)
 
 

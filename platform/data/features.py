@@ -13,7 +13,6 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import assert_never
 
 import numpy as np
@@ -24,8 +23,9 @@ import pyarrow.compute as pc
 from blindsum.platform.data.columns import POSITIONS, TEXT, Column, NeedsColumns, gaps
 from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.feature_columns import ColumnFeature, column_feature
+from blindsum.platform.data.ragged import Bits
 from blindsum.platform.data.reasons import NO_KEY
-from blindsum.platform.data.records import Stored, bits, bits_of
+from blindsum.platform.data.records import Stored
 from blindsum.platform.data.rejected_rows import Rejected
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
@@ -36,7 +36,7 @@ from blindsum.platform.job.folds_section import MoleculeKey
 class Featurised:
     """Features and which records have them. Private to the silo.
 
-    `features` is float32 [usable records, features], for fingerprints a CSR array; `usable` is
+    `features` is float32 [usable records, features], for fingerprints `Bits`; `usable` is
     bool [records]. `reasons` says of each record without features, by its row from 0, why it has
     none, without quoting it. `keys` are those of the usable molecules' folds, if they were asked
     for.
@@ -175,22 +175,24 @@ class FingerprintFeatures(FeatureKind):
     ) -> Featurised:
         """Read the positions; all records are usable."""
         lists = table.column(self.section.column).combine_chunks()
-        found = lists.flatten().cast(pa.int64()).to_numpy(zero_copy_only=False)
-        ends = np.cumsum([0, *pc.list_value_length(lists).to_pylist()])
-        parts = [found[a:b] for a, b in pairwise(ends)]
-        if lists.flatten().null_count or not all(self._fits(part) for part in parts):
+        counts = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        found = lists.flatten().cast(pa.int64())
+        positions = found.fill_null(-1).to_numpy(zero_copy_only=False)
+        if not self._fit(positions, counts):
             raise DataError(
                 f"column '{self.section.column}' has lists that are not ascending positions from "
                 f"0 to {self.width - 1}",
                 "Check data.features.bits, and that blindsum prepare wrote the table.",
             )
-        features = bits(parts, self.width)
+        features = Bits(counts, [positions.astype(np.int32)], self.width)
         return Featurised(features=features, usable=np.ones(table.num_rows, np.bool_))
 
-    def _fits(self, part: npt.NDArray[np.int64]) -> bool:
-        if not len(part):
-            return True
-        return bool(part[0] >= 0 and part[-1] < self.width and (np.diff(part) > 0).all())
+    def _fit(self, positions: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> bool:
+        rises = np.diff(positions) > 0
+        begins = np.cumsum(counts)[:-1]
+        rises[begins[(begins > 0) & (begins < len(positions))] - 1] = True  # of another record
+        inside = (positions >= 0) & (positions < self.width)
+        return bool(rises.all() and inside.all())
 
 
 class MoleculeFeatures(FeatureKind):
@@ -267,7 +269,8 @@ class EcfpFeatures(MoleculeFeatures):
     def _stored(self, kept: pa.Table) -> Stored:
         lists = kept["positions"].combine_chunks()
         counts = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
-        return bits_of(lists.flatten().to_numpy(zero_copy_only=False), counts, self.width)
+        positions = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int32)
+        return Bits(counts, [positions], self.width)
 
 
 def features_of(section: Columns | Descriptors | Ecfp | Fingerprint) -> FeatureKind:

@@ -1,44 +1,79 @@
 """A table's fingerprint: it identifies the records, whichever program wrote the file.
 
-Values are hashed in one canonical form. Text is UTF-8 whether its column is `string`,
-`large_string`, `string_view` or dictionary-encoded. Numbers and booleans are IEEE 754 doubles with
-one zero. NaN and null are both a gap, and an untyped empty column is a column of gaps. The order of
-rows and columns does not matter. A fingerprint is private: it would confirm a guess of the table.
+It is SHA-256 of the columns' names and of the records' digests in ascending order
+(`blindsum.platform.data.record_digests`), so that the order of rows and columns does not matter. A
+fingerprint is private: it would confirm a guess of the table.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blindsum.platform.data.canonical import as_text, canonical, is_numeric, one_chunk
 from blindsum.platform.data.computing import Computing
+from blindsum.platform.data.growing import GrowingArray
 from blindsum.platform.data.kept_results import content_digest
+from blindsum.platform.data.record_digests import SIZE, Digests
 from blindsum.platform.data.record_order import record_order
 
-VERSION = b"blindsum fingerprint 2\0"
-_KEPT = pa.schema([("newest", pa.string()), ("earlier", pa.list_(pa.string()))])
+VERSION, _VERSION_2 = b"blindsum fingerprint 3\0", b"blindsum fingerprint 2\0"
+_KEPT = pa.schema([("earlier", pa.list_(pa.string()))])
+_SHARES = 64
+"""Digests are sorted in so many parts, by how they begin."""
 
 
-def fingerprints(table: pa.Table) -> tuple[str, tuple[str, ...]]:
-    """Return the table's fingerprint, and those that earlier versions gave the same records.
+class Fingerprint:
+    """The fingerprint of a table whose records come part by part.
 
-    Earlier fingerprints depended on the types of columns, so they are computed with text both as
-    `string` and as `large_string`.
+    Args:
+        folder: for files without a name that hold the digests of many records; as of
+            `blindsum.platform.data.growing.GrowingArray`.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._names = list[str]()
+        self._sorted = [GrowingArray(folder, 2**20) for _ in range(_SHARES)]
+
+    def add(self, names: Collection[str], digests: Digests) -> None:
+        """Take further records of a table with those columns."""
+        self._names = sorted(names)
+        which = digests.view(np.uint8).reshape(-1, SIZE)[:, 0] // (256 // _SHARES)
+        for share, growing in enumerate(self._sorted):
+            growing.append(digests[which == share])
+
+    def hexdigest(self) -> str:
+        """Return the fingerprint, a SHA-256 digest. Nothing can be added afterwards."""
+        found = hashlib.sha256(VERSION)
+        found.update("".join(f"{name}\0" for name in self._names).encode())
+        for growing in self._sorted:
+            digests = growing.whole()
+            halves = digests.view(">u8").reshape(-1, 2)
+            found.update(digests[np.lexsort((halves[:, 1], halves[:, 0]))].tobytes())
+        return found.hexdigest()
+
+
+def earlier_fingerprints(table: pa.Table) -> tuple[str, ...]:
+    """Return the fingerprints that earlier versions gave a table: versions 2 and 1. The latter
+    depended on the types of columns, so it is computed with text both as `string` and as
+    `large_string`.
 
     Returns:
         SHA-256 digests, hex.
     """
     columns = dict(sorted(zip(table.column_names, table.columns, strict=True)))
-    return _version_2(columns), _version_1(columns)
+    return _version_2(columns), *_version_1(columns)
 
 
 def _version_2(columns: dict[str, pa.ChunkedArray]) -> str:
     arrays = [canonical(column) for column in columns.values()]
     order = record_order(arrays)
-    digest = hashlib.sha256(VERSION)
+    digest = hashlib.sha256(_VERSION_2)
     digest.update("".join(f"{name}\0" for name in columns).encode())
     for column in arrays:
         gaps = np.zeros(len(column), np.uint8)
@@ -56,40 +91,20 @@ def _version_2(columns: dict[str, pa.ChunkedArray]) -> str:
     return digest.hexdigest()
 
 
-def kept_fingerprints(table: pa.Table, computing: Computing) -> tuple[str, tuple[str, ...]]:
-    """Return what `fingerprints` does; what was kept for the same content is not computed again.
+def kept_fingerprints(table: pa.Table, computing: Computing) -> tuple[str, ...]:
+    """Return what `earlier_fingerprints` does; what was kept for the same content is not computed
+    again.
 
     Args:
         computing: the silo's means.
     """
     if computing.kept is None:
-        return fingerprints(table)
-    inputs = ["fingerprints", VERSION.decode(), content_digest(table)]
+        return earlier_fingerprints(table)
+    inputs = ["earlier fingerprints", _VERSION_2.decode(), content_digest(table)]
     if (known := computing.known(inputs, _KEPT, 1)) is None:
-        newest, earlier = fingerprints(table)
-        known = pa.table([[newest], [list(earlier)]], schema=_KEPT)
+        known = pa.table([[list(earlier_fingerprints(table))]], schema=_KEPT)
         computing.keep(inputs, known)
-    return known["newest"][0].as_py(), tuple(known["earlier"][0].as_py())
-
-
-def canonical(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column's values in one form: float64 with one zero and without NaN, or `string`."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    array = _one_chunk(column)
-    if pa.types.is_list(kind):
-        return _as_text(array)
-    if pa.types.is_null(kind):
-        return array.cast(pa.float64())
-    if _is_numeric(kind):
-        values = pc.cast(array, pa.float64(), safe=False)
-        if values.null_count:
-            values = pc.if_else(pc.is_nan(values), None, values)
-            return pc.add(values, 0.0)  # -0.0 becomes 0.0
-        found = values.to_numpy() + 0.0  # without nulls, numpy does the same much faster
-        return pa.array(found, from_pandas=bool(np.isnan(found).any()))
-    return array.cast(pa.string())
+    return tuple(known["earlier"][0].as_py())
 
 
 def _version_1(columns: dict[str, pa.ChunkedArray]) -> tuple[str, ...]:
@@ -100,7 +115,7 @@ def _version_1(columns: dict[str, pa.ChunkedArray]) -> tuple[str, ...]:
     digests = [hashlib.sha256(), hashlib.sha256()]
     for name, array in zip(columns, arrays, strict=True):
         values = array.take(order)
-        if _is_numeric(values.type):
+        if is_numeric(values.type):
             values = pc.cast(values, pa.float64(), safe=False)
         if pa.types.is_string(values.type) and not pa.types.is_list(columns[name].type):
             forms = [values, values.cast(pa.large_string())]
@@ -119,8 +134,8 @@ def _with_plain_text(column: pa.ChunkedArray) -> pa.Array:
         column, kind = column.cast(kind.value_type), kind.value_type
     if _is_text(kind):
         column = column.cast(pa.string())
-    array = _one_chunk(column)
-    return _as_text(array) if pa.types.is_list(kind) else array
+    array = one_chunk(column)
+    return as_text(array) if pa.types.is_list(kind) else array
 
 
 def _written(values: pa.Array) -> memoryview:
@@ -130,21 +145,6 @@ def _written(values: pa.Array) -> memoryview:
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return memoryview(sink.getvalue())
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _as_text(positions: pa.Array) -> pa.Array:
-    """Return lists of positions as text, which Arrow can sort."""
-    return pc.binary_join(pc.cast(positions, pa.list_(pa.string())), " ")
-
-
-def _is_numeric(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    )
 
 
 def _is_text(kind: pa.DataType) -> bool:

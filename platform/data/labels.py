@@ -25,11 +25,11 @@ from blindsum.platform.data.columns import (
     Column,
     as_held,
 )
+from blindsum.platform.data.records import Labels
 from blindsum.platform.data.rejected_rows import Rejected
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.labels_section import Target, Task, Tasks, as_written
 
-Labels = npt.NDArray[Any]
 Rows = npt.NDArray[np.bool_]
 
 MAX_SCALED = 100.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow as pa
 from blindsum.platform.data.files import arrow_file, csv_dialect, parquet_file, sdf
 from blindsum.platform.data.files.csv_file import read_csv
 from blindsum.platform.data.files.csv_findings import csv_findings
+from blindsum.platform.data.files.parts import Part, chosen, in_parts
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.csv_section import CsvSection
 
@@ -31,13 +32,26 @@ def read_table(
     csv: CsvSection | None = None,
     note: Callable[[str], None] = _ignored,
 ) -> pa.Table:
-    """Read a file or folder of a kind that its ending names. Endings may be in capitals.
+    """Read a whole file or folder, as `read_parts`."""
+    return pa.concat_tables([part.table for part in read_parts(path, texts, csv, note)])
+
+
+def read_parts(
+    path: Path,
+    texts: Collection[str] = (),
+    csv: CsvSection | None = None,
+    note: Callable[[str], None] = _ignored,
+    columns: Collection[str] | None = None,
+) -> Iterator[Part]:
+    """Read a file or folder of a kind that its ending names, part by part; at least one part, which
+    may be empty. Endings may be in capitals. CSV and SDF files are read as a whole.
 
     Args:
         texts: columns of a CSV, SDF or partitioned folder to read as text, even if their values
             look like numbers.
         csv: how CSV files are written.
         note: is told what only the silo's owner may know, for example about rows left out.
+        columns: those to read, as `chosen`; None for all.
 
     Raises:
         DataError: the file cannot be read.
@@ -47,15 +61,15 @@ def read_table(
         kind = kind_of(path)
         match kind:
             case "CSV":
-                return read_csv(path, texts, csv, note)
+                yield from _sliced(read_csv(path, texts, csv, note), columns)
             case "SDF":
-                return sdf.read_sdf(path, texts, csv, note)
+                yield from _sliced(sdf.read_sdf(path, texts, csv, note), columns)
             case "Arrow":
-                return arrow_file.read_arrow(path)
+                yield from arrow_file.read_arrow(path, columns)
             case "Parquet folder":
-                return parquet_file.read_parquet_folder(path, texts)
+                yield from parquet_file.read_parquet_folder(path, texts, columns)
             case _:
-                return parquet_file.read_parquet(path)
+                yield from parquet_file.read_parquet(path, columns)
     except FileNotFoundError:
         raise DataError(
             f"there is no data file {path}",
@@ -70,6 +84,12 @@ def read_table(
             "data.csv says otherwise.",
             at_silo=csv_findings(path, csv) if kind == "CSV" else "",
         ) from None
+
+
+def _sliced(table: pa.Table, columns: Collection[str] | None) -> Iterator[Part]:
+    names = chosen(table.schema, columns)
+    used = table if names is None else table.select(names)
+    yield from in_parts(used.to_batches(), used.schema, table.num_rows)
 
 
 def is_csv(path: Path) -> bool:

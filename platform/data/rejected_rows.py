@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -73,37 +74,75 @@ def said_of(columns: Iterable[str], verb: tuple[str, str], what: str) -> str:
     return f"columns {', '.join(names[:-1])} and {names[-1]} {verb[1]} {what}"
 
 
-def list_rejected(rejected: Sequence[Rejected], table: pa.Table, path: Path) -> None:
-    """Write the list of rejected rows, or remove an earlier one if there is none.
+class RejectedRows:
+    """The rejected rows of a table that is read part by part: listed, and then refused."""
 
-    Args:
-        table: the table whose rows they are.
+    def __init__(self) -> None:
+        self._first, self._of_part = 1, list[Rejected]()
+        self._table: pa.Table | None = None
+        self._text, self._listed = io.StringIO(), 0
+        self._writer = csv.writer(self._text, lineterminator="\n")
+        self._faults = dict[tuple[bool, str, str], Rejected]()
+        self._of_own = dict[tuple[bool, str, str], Rejected]()
 
-    Raises:
-        DataError: the list cannot be written.
-    """
-    if any(one.rows.any() for one in rejected):
-        write_at_silo(path, _listed(rejected, table))
-    else:
-        remove_at_silo(path)
+    def begin(self, table: pa.Table) -> None:
+        """Go on with the table's next rows."""
+        self._list_part()
+        self._table = table
 
+    def add(self, rejected: Iterable[Rejected], own: bool = False) -> None:
+        """Take rejected rows of the part that was begun last.
 
-def _listed(rejected: Sequence[Rejected], table: pa.Table) -> str:
-    """Return the list as CSV, in the order of rows."""
-    at = [np.flatnonzero(one.rows) for one in rejected]
-    rows, which = np.concatenate(at), np.repeat(np.arange(len(at)), [len(one) for one in at])
-    order = np.lexsort((which, rows))[:MOST_ROWS]
-    columns = {one.column: table.column(one.column) for one in rejected if one.column}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "column", "reason", "value"])
-    for row, i in zip(rows[order].tolist(), which[order].tolist(), strict=True):
-        one = rejected[i]
-        value = _shown(columns[one.column][row]) if one.column else ""
-        writer.writerow([row + 1, one.column, one.reason or one.fault, value])
-    if len(rows) > MOST_ROWS:
-        text.write("and more, which are not listed\n")
-    return text.getvalue()
+        Args:
+            own: whether it is private tasks that reject them, which may not be named.
+        """
+        for one in rejected:
+            if one.rows.any():
+                self._of_part.append(one)
+                faults = self._of_own if own else self._faults
+                faults.setdefault((one.then == "refuse", one.fault, one.column), one)
+
+    @property
+    def refused(self) -> bool:
+        """Whether a row was rejected that is not to be dropped."""
+        return any(refused for refused, *_ in (*self._faults, *self._of_own))
+
+    def finish(self, file: str, place: Path) -> None:
+        """List all rejected rows, or remove an earlier list if there are none; then refuse the
+        table if some are not to be dropped.
+
+        Args:
+            file: the name of the table's file.
+            place: where to list the rows.
+
+        Raises:
+            DataError: there are such rows, or the list cannot be written.
+        """
+        self._list_part()
+        if self._listed:
+            more = "and more, which are not listed\n" if self._listed > MOST_ROWS else ""
+            header = "row,column,reason,value\n"
+            write_at_silo(place, f"{header}{self._text.getvalue()}{more}")
+        else:
+            remove_at_silo(place)
+        refuse(self._faults.values(), file, place)
+        with without_names(place):
+            refuse(self._of_own.values(), file, place)
+
+    def _list_part(self) -> None:
+        """List the part's rejected rows as CSV, in the order of rows."""
+        if self._table is None:
+            return
+        at = [np.flatnonzero(one.rows) for one in self._of_part] or [np.zeros(0, np.int64)]
+        rows, which = np.concatenate(at), np.repeat(np.arange(len(at)), [len(one) for one in at])
+        order = np.lexsort((which, rows))[: max(MOST_ROWS - self._listed, 0)]
+        for row, i in zip(rows[order].tolist(), which[order].tolist(), strict=True):
+            one = self._of_part[i]
+            value = _shown(self._table.column(one.column)[row]) if one.column else ""
+            self._writer.writerow([self._first + row, one.column, one.reason or one.fault, value])
+        self._listed += len(rows)
+        self._first += self._table.num_rows
+        self._table, self._of_part = None, []
 
 
 def _shown(value: pa.Scalar) -> str:
@@ -135,6 +174,23 @@ def refuse(rejected: Iterable[Rejected], file: str, place: Path) -> None:
         raise DataError(
             f"{file}: {faults}; the rows are listed in {place} at the silo", " ".join(mends)
         )
+
+
+@contextmanager
+def without_names(rejects: Path) -> Iterator[None]:
+    """Write errors about private tasks at the silo, and raise one that tells nothing about them.
+
+    Others may learn neither the names of private tasks nor how many there are.
+    """
+    try:
+        yield
+    except (DataError, pa.ArrowException, ValueError, OverflowError) as error:
+        place = rejects.with_name("private_tasks_error.txt")
+        write_at_silo(place, f"{error}\n{getattr(error, 'at_silo', '')}\n")
+        raise DataError(
+            "a column of this silo's private tasks is missing or holds wrong values",
+            f"The column and the reason are written in {place} at the silo.",
+        ) from None
 
 
 def dropped_rows(rejected: Iterable[Rejected], records: int) -> npt.NDArray[np.bool_]:

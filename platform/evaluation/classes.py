@@ -12,9 +12,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
+from blindsum.platform.data.records import dense
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.evaluation.figures import OF_CLASSES, HeldOut
 from blindsum.platform.job.labels_section import Target
@@ -65,15 +65,16 @@ class ClassCounting:
     def _sums(self, model: nn.Module) -> Reals:
         """Return sums over the silo's held-out records. One record changes them by at most
         HELD_OUT_SENSITIVITY in L2."""
-        fold = self._data.test
-        labels, output = torch.from_numpy(fold.labels), fold.outputs(model)
-        losses = classification(output, labels).double()
-        # A model that overflowed to NaN counts as wrong with the greatest loss.
-        losses = losses.nan_to_num(self._max_loss, posinf=self._max_loss).clamp(0.0, self._max_loss)
-        correct = float((output.argmax(dim=1) == labels).sum())
-        loss = float(losses.sum()) / self._max_loss * self._weight
+        fold, correct, loss = self._data.test, 0.0, 0.0
+        for outputs, labels in fold.evaluated(model):
+            # A model that overflowed to NaN counts as wrong with the greatest loss.
+            losses = classification(outputs, labels).double()
+            losses = losses.nan_to_num(self._max_loss, posinf=self._max_loss)
+            loss += float(losses.clamp(0.0, self._max_loss).sum())
+            correct += float((outputs.argmax(dim=1) == labels).sum())
+        loss = loss / self._max_loss * self._weight
         sums = [correct, len(fold) - correct, loss, float(self._data.dropped)]
-        per_class = np.bincount(fold.labels, minlength=self._classes) * self._weight
+        per_class = np.bincount(dense(fold.stored_labels), minlength=self._classes) * self._weight
         return np.concatenate([sums, per_class])
 
     def possible(self, counts: Counts, silos: int) -> bool:

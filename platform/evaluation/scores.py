@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsum.platform.data.enough import exactly_known, has_enough
+from blindsum.platform.data.growing import GrowingRecords
+from blindsum.platform.data.ragged import Numbers, TaskLabels
 from blindsum.platform.evaluation.figures import CLASSIFIED
 from blindsum.platform.evaluation.influence import (
     WORST_R2,
@@ -45,8 +47,8 @@ class Scored(NamedTuple):
     """One task's figures at a silo, private to it; the worst ones if the model's output is not
     `finite`.
 
-    `influence` has each record's influence on a figure, float64 [records], and `more` the variance
-    beyond it.
+    `influence` has the influence of each labelled record on a figure, float64 [labels], and `more`
+    the variance beyond it.
     """
 
     figures: Figures
@@ -81,26 +83,55 @@ class Scored(NamedTuple):
         return found
 
 
+class Answers:
+    """A model's outputs for the labels of many tasks, batch by batch: most records have labels of
+    few tasks."""
+
+    def __init__(self) -> None:
+        self._labels, self._outputs = GrowingRecords[TaskLabels](None), list[npt.NDArray[Any]]()
+
+    def add(self, outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
+        """Add records.
+
+        Args:
+            outputs: float [records, tasks].
+            labels: float [records, 2, tasks], from `blindsum.platform.data.labels`.
+        """
+        known = TaskLabels.of(labels)
+        self._labels.append(known)
+        self._outputs.append(outputs[known.of_records, known.arrays[1]])
+
+    def by_task(self) -> Iterator[tuple[npt.NDArray[np.int64], Numbers, Numbers]]:
+        """Yield the numbers of each task's labelled records, the outputs for them, float [labels],
+        and their labels, float32 [labels, 2]."""
+        labels, outputs = self._labels.whole(), np.concatenate(self._outputs)
+        records, pairs = labels.of_records, labels.pairs
+        for chosen in labels.of_tasks():
+            yield records[chosen], outputs[chosen], pairs[chosen]
+
+
 def by_task(
     outputs: npt.NDArray[Any], labels: npt.NDArray[Any], tasks: Tasks
 ) -> dict[str, Figures]:
-    """Return the figures of the tasks that have enough labels, as `scores`."""
-    return {name: one.figures for name, one in scores(outputs, labels, tasks)}
-
-
-def scores(
-    outputs: npt.NDArray[Any], labels: npt.NDArray[Any], tasks: Tasks
-) -> Iterator[tuple[str, Scored]]:
-    """Yield the scores of the tasks that have enough labels.
+    """Return the figures of the tasks that have enough labels, as `scores`.
 
     Args:
         outputs: float [records, tasks].
         labels: float [records, 2, tasks], from `blindsum.platform.data.labels`.
     """
-    for i, (name, task) in enumerate(tasks.items()):
-        if has_enough(labels[:, :, i], task):
+    answers = Answers()
+    answers.add(outputs, labels)
+    return {name: one.figures for name, _, one in scores(answers, tasks)}
+
+
+def scores(answers: Answers, tasks: Tasks) -> Iterator[tuple[str, npt.NDArray[np.int64], Scored]]:
+    """Yield the names of the tasks that have enough labels, the numbers of the records that have
+    one, and the scores."""
+    of_tasks = zip(tasks.items(), answers.by_task(), strict=False)
+    for (name, task), (records, outputs, labels) in of_tasks:
+        if has_enough(labels, task):
             score = _measured if task.kind == "regression" else _classified
-            yield name, score(outputs[:, i], labels[:, :, i])
+            yield name, records, score(outputs, labels)
 
 
 def _measured(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Scored:

@@ -12,14 +12,13 @@ from collections import defaultdict
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from blindsum.platform.data.enough import LEAST
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED, TASK_COUNTS, TaskFigures
 from blindsum.platform.evaluation.influence import WORST_R2, Reals
-from blindsum.platform.evaluation.scores import MOST, Figures, Scored, scores
+from blindsum.platform.evaluation.scores import MOST, Answers, Figures, Scored, scores
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.training.losses import MultiTask
 
@@ -53,17 +52,19 @@ class TaskCounting:
     def counts(self, model: nn.Module) -> npt.NDArray[np.int64]:
         """Return the counts of a model, int64 [TASK_COUNTS]. Sets `latest` to the figures of every
         task that has enough labels."""
-        labels = self._data.test.labels
-        outputs = self._data.test.outputs(model)
-        self.latest, sums = {}, _Sums(len(labels), self._data.dropped)
-        for name, one in scores(outputs.numpy(), labels, self._tasks):
+        fold, many = self._data.test, len(self._shared)
+        answers, loss = Answers(), 0.0
+        for outputs, labels in fold.evaluated(model):
+            answers.add(outputs.numpy(), labels.numpy())
+            losses = self._loss(outputs[:, :many], labels[:, :, :many]).double()
+            losses = losses.nan_to_num(self._most, posinf=self._most).clamp(0.0, self._most)
+            loss += float(losses.sum())
+        self.latest, sums = {}, _Sums(len(fold), self._data.dropped)
+        for name, records, one in scores(answers, self._tasks):
             self.latest[name] = one.reported
             if name in self._shared:
-                sums.add(one)
-        many = len(self._shared)
-        losses = self._loss(outputs[:, :many], torch.from_numpy(labels[:, :, :many])).double()
-        losses = losses.nan_to_num(self._most, posinf=self._most).clamp(0.0, self._most)
-        return sums.counts(float(losses.sum()))
+                sums.add(records, one)
+        return sums.counts(loss)
 
     @property
     def _most(self) -> float:
@@ -133,10 +134,10 @@ class _Sums:
 
     def __init__(self, records: int, dropped: int) -> None:
         self._sums = dict.fromkeys(TASK_COUNTS, 0.0) | {"records": records, "dropped": dropped}
-        self._influence: dict[str, Reals | float] = defaultdict(float)
+        self._influence: dict[str, Reals] = defaultdict(lambda: np.zeros(records))
 
-    def add(self, one: Scored) -> None:
-        """Add a task."""
+    def add(self, records: npt.NDArray[np.int64], one: Scored) -> None:
+        """Add a task, with the numbers of the records that have a label of it."""
         kind, names = ("regression", MEASURED) if "r2" in one.figures else ("binary", CLASSIFIED)
         self._sums[f"{kind}_tasks"] += 1
         self._sums[f"{kind}_diverged"] += one.diverged
@@ -147,7 +148,7 @@ class _Sums:
         for name, of_records in one.influence.items():
             # A record's influences on all tasks are added before they are squared: tasks are
             # measured on the same records.
-            self._influence[name] += of_records
+            self._influence[name][records] += of_records
             self._sums[f"{name}_variance"] += one.more[name] / VARIANCE_UNIT
 
     def counts(self, loss: float) -> npt.NDArray[np.int64]:

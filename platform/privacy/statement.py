@@ -85,18 +85,7 @@ def privacy_statement(
             if plan
         },
         "Unit of privacy": {"unit": UNIT, "adjacency": "add or remove one record of one silo"},
-        "Algorithm and accounting": {
-            name: described[name] for name in ("mechanism", "sampler", "accountant")
-        }
-        | {
-            "composition": "all rounds and all attempts of the job; each is charged before it "
-            "starts",
-            "across jobs": "each job has its own budget; a lifetime limit across jobs applies only "
-            "where the silo's machine has an owner's file and its owner has set a limit, and "
-            "covers every release that has an epsilon (exact held-out counts have none)",
-            "held-out records": metrics_guarantee(job),
-        }
-        | _held_out(job),
+        "Algorithm and accounting": _accounting(job, described),
         "Utility": {"held-out": utility or "not measured before a run"},
         "Bias": {
             "clipping": "gradients above the clip norm are scaled down to it, which moves the "
@@ -111,15 +100,7 @@ def privacy_statement(
         }
         | RELEASES,
         "Threat model and trust": trust,
-        "Mechanism implementation": {
-            "noise": described["generator"],
-            "floating point": "silos send integers, rounded after the noise is added"
-            if section.noise == "shared"
-            else "noise is drawn in double precision, and the noised update is rounded "
-            "stochastically before it is sent; there is no proof against floating-point attacks",
-            "code": f"blindsum {version('blindsum')}, {ACCOUNTANT}, "
-            f"opacus {version('opacus')}, torch {version('torch')}",
-        },
+        "Mechanism implementation": _implementation(job, described),
         "Data security and access control": {
             "records": "stay in each silo's process and files",
             "updates": "masked and encrypted (CKKS, 192-bit parameters)"
@@ -166,6 +147,30 @@ def _parameters(plan: PrivacyPlan, spent: float | None) -> dict[str, Any]:
         "steps": f"{plan.rounds_within_budget} rounds of {plan.steps_per_round}",
     }
     return found if spent is None else {"epsilon spent": round(spent, 6)} | found
+
+
+def _accounting(job: Job, described: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: described[name] for name in ("mechanism", "sampler", "accountant")},
+        "composition": "all rounds and all attempts of the job; each is charged before it starts",
+        "across jobs": "each job has its own budget; a lifetime limit across jobs applies only "
+        "where the silo's machine has an owner's file and its owner has set a limit, and covers "
+        "every release that has an epsilon (exact held-out counts have none)",
+        "held-out records": metrics_guarantee(job),
+        **_held_out(job),
+    }
+
+
+def _implementation(job: Job, described: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "noise": described["generator"],
+        "floating point": "silos send integers, rounded after the noise is added"
+        if job.privacy.noise == "shared"
+        else "noise is drawn in double precision, and the noised update is rounded stochastically "
+        "before it is sent; there is no proof against floating-point attacks",
+        "code": f"blindsum {version('blindsum')}, {ACCOUNTANT}, opacus {version('opacus')}, "
+        f"torch {version('torch')}",
+    }
 
 
 def _held_out(job: Job) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from blindsum.platform.data.records import Fold
+from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.schema import TrainingSection
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
@@ -30,6 +30,9 @@ from blindsum.platform.training.losses import RecordLoss, classification
 from blindsum.platform.training.models import get_parameters, private_parameters, set_parameters
 from blindsum.platform.training.update import Protection, Update
 from blindsum.platform.training.vector import Vector
+
+DRAWN_AT_ONCE = 2**20
+"""The chances of so many records are drawn at a time."""
 
 
 class LocalTrainer:
@@ -59,7 +62,7 @@ class LocalTrainer:
         self._data = data
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._clipped: ClippedSum | None = (
-            clipped_sum(model, data.width, loss, torch.from_numpy(data.labels)) if plan else None
+            clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
         )
         self._clip_norm = plan.clip_norm if plan else 0.0
         self._unclipped = 0.0
@@ -153,5 +156,13 @@ class LocalTrainer:
 
     def _sample(self) -> npt.NDArray[np.int64]:
         """Draw each record independently with the sampling rate, which amplification relies on."""
-        drawn = self._random.random(len(self._data)) < self._training.sampling_rate
-        return np.flatnonzero(drawn)
+        drawn, records = [np.zeros(0, np.int64)], len(self._data)
+        for start in range(0, records, DRAWN_AT_ONCE):
+            chances = self._random.random(min(DRAWN_AT_ONCE, records - start))
+            drawn.append(start + np.flatnonzero(chances < self._training.sampling_rate))
+        return np.concatenate(drawn)
+
+
+def _no_labels(data: Fold) -> torch.Tensor:
+    """Return none of the labels, with their type and shape."""
+    return torch.from_numpy(dense(data.stored_labels[:0]))

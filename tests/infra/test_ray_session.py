@@ -1,5 +1,7 @@
 """Joining a cluster: mismatches are reported at once, where Ray would try for minutes."""
 
+import contextlib
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -66,3 +68,45 @@ def test_an_address_for_submit_is_named_before_ray_is_started(
     monkeypatch.setattr(socket, "create_connection", started)
     with pytest.raises(ClusterError, match=said), ray_session(address):
         pass
+
+
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
+def test_ray_does_not_keep_the_handler_of_sigterm(
+    before: signal.Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With Ray's, a driver aborts: it kills the processes that the driver is connected to."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(
+        ray, "init", lambda *_, **__: signal.signal(signal.SIGTERM, lambda *_: None)
+    )
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    kept = signal.signal(signal.SIGTERM, before)
+    try:
+        with ray_session():
+            within = signal.getsignal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    # As Ctrl-C, so that the folder is removed; or what the caller had chosen.
+    assert within is (signal.default_int_handler if before is signal.SIG_DFL else before)
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError])
+def test_a_local_rays_folder_remains_only_if_something_failed(
+    error: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = list[Path]()
+
+    def init(*_: Any, _temp_dir: str, **__: Any) -> None:
+        places.append(Path(_temp_dir).parent)
+        if error is KeyboardInterrupt:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with contextlib.suppress(KeyboardInterrupt, ValueError), ray_session():
+        assert places[0].is_dir()
+        if error:
+            raise error
+    assert places[0].exists() == (error is ValueError)

@@ -122,6 +122,27 @@ def test_a_name_revokes_all_approvals_of_that_job(job_file: JobFile, machine: Ma
     )
 
 
+def test_before_the_first_approval_there_is_none_to_list_or_revoke(machine: Machine) -> None:
+    assert "silo alder has approved no job" in blindsum("approve", "--list").stderr
+    done = blindsum("approve", "--revoke", "trial")
+    assert "silo alder has no approval 'trial' to revoke" in str(done.exception)
+    assert not (machine.state / "ledger.sqlite").exists()
+
+
+def test_an_id_revokes_one_approval_and_only_if_it_begins_no_other(
+    job_file: JobFile, machine: Machine
+) -> None:
+    approvals = Approvals(machine.ledger())
+    for id in ("abcd1111", "abcd2222", "ffff0000"):
+        approvals.give(job_file.job, "w", 1, 3e10, id=id)
+    done = blindsum("approve", "--revoke", "abcd")
+    assert "'abcd' begins the ids of 2 approvals" in str(done.exception)
+    assert "has no approval 'fff'" in str(blindsum("approve", "--revoke", "fff").exception)
+    assert approvals.revoked() == frozenset()
+    assert blindsum("approve", "--revoke", "abcd2").exit_code == 0
+    assert approvals.revoked() == {"abcd2222"}
+
+
 def test_a_newcomer_who_locked_the_machine_is_told_how_to_go_on(
     make_job: MakeJob,
     machine: Machine,

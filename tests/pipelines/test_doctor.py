@@ -73,8 +73,25 @@ def test_memory_is_that_of_the_container(tmp_path: Path, kb: int, limit: str, st
     (tmp_path / "meminfo").write_text(f"MemTotal: 9 kB\nMemAvailable: {kb} kB\n")
     (tmp_path / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "memory.current").write_text("100000000\n")
-    assert one(machine.memory(tmp_path / "meminfo", tmp_path)).state == state
-    assert one(machine.memory(tmp_path / "none", tmp_path)).state == "warn"
+    where = tmp_path / "meminfo", tmp_path, tmp_path / "own"
+    assert one(machine.memory(*where)).state == state
+    assert one(machine.memory(tmp_path / "none", *where[1:])).state == "warn"
+
+
+def test_memory_is_that_of_a_batch_job_and_cached_files_do_not_use_it(tmp_path: Path) -> None:
+    """A batch job's limit stands above the process's own place, which has none."""
+    (tmp_path / "meminfo").write_text("MemAvailable: 64000000 kB\n")
+    (tmp_path / "own").write_text("1:memory:/old\n0::/batch/job_1/step_0\n")
+    place = tmp_path / "batch" / "job_1"
+    (place / "step_0").mkdir(parents=True)
+    (place / "step_0" / "memory.max").write_text("max\n")
+    (place / "memory.max").write_text("8000000000\n")
+    (place / "memory.current").write_text("7500000000\n")
+    (place / "memory.stat").write_text("anon 4500000000\ninactive_file 3000000000\n")
+    found = one(machine.memory(tmp_path / "meminfo", tmp_path, tmp_path / "own"))
+    assert found.state == "ok" and found.said.startswith("3.5 GB available, within the limit")
+    (place / "memory.stat").write_text("inactive_file 0\n")
+    assert one(machine.memory(tmp_path / "meminfo", tmp_path, tmp_path / "own")).state == "bad"
 
 
 @pytest.mark.parametrize(("free", "state"), [(10**10, "ok"), (10**9, "warn"), (10**6, "bad")])
@@ -192,7 +209,9 @@ def states() -> dict[str, str]:
     return found
 
 
-def test_an_owners_files_are_looked_at(owned: Machine, tables: dict[str, Path]) -> None:
+def test_an_owners_files_are_looked_at(
+    owned: Machine, tables: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     owned.state.mkdir(mode=0o700, parents=True)
     assert set(states().values()) == {"ok"}
     key = owned.state / "identity.pem"
@@ -204,7 +223,10 @@ def test_an_owners_files_are_looked_at(owned: Machine, tables: dict[str, Path]) 
     owned.state.chmod(0o770)
     assert states()["state folder"] == "bad"
     tables["alder"].chmod(0o644)
-    assert states()["dataset tumours"] == "warn"
+    folder = tables["alder"].parent
+    for open_, said in ((False, "ok"), (True, "warn")):
+        monkeypatch.setattr(services, "_lets_all_through", lambda one, o=open_: o or one != folder)
+        assert states()["dataset tumours"] == said
     tables["alder"].unlink()
     assert states()["dataset tumours"] == "bad"
     owned.path.chmod(0o666)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -17,9 +17,10 @@ from typer.testing import CliRunner, Result
 from blindsum.actors.thread_cluster import ThreadCluster
 from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.run.output import Quiet
-from blindsum.pipelines.run.past_runs import past_run, past_runs
+from blindsum.pipelines.run.past_runs import delete_run, past_run, past_runs
+from blindsum.pipelines.run.run_log import RunLog
 from blindsum.pipelines.run.train import train
-from blindsum.platform.errors import JobError
+from blindsum.platform.errors import BlindsumError, JobError
 from tests.conftest import MakeJob, ledger_of
 
 
@@ -77,6 +78,37 @@ def test_a_running_run_is_not_deleted(tmp_path: Path) -> None:
     finally:
         holder.kill()
         holder.communicate()
+
+
+def test_a_run_that_was_resumed_after_it_was_looked_at_is_not_deleted(
+    tmp_path: Path, make_job: MakeJob
+) -> None:
+    found = past_run(kept(tmp_path, "resumed", ROUND))
+    assert found.state == "interrupted"
+    log = RunLog(found.folder, found.name, make_job())
+    log.open("m1")
+    with pytest.raises(JobError, match="resumed is running"):
+        delete_run(found)
+    assert past_run(found.folder).rounds == 1
+    log.close()
+    delete_run(found)
+    assert [*tmp_path.glob("*resumed*")] == []
+
+
+def test_a_run_that_is_deleted_while_its_log_is_opened_is_not_resumed(
+    tmp_path: Path, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, flock = past_run(kept(tmp_path, "late", ROUND)), fcntl.flock
+
+    def delete_first(file: IO[str], how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        delete_run(found)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", delete_first)
+    with pytest.raises(BlindsumError, match="late was just deleted"):
+        RunLog(found.folder, found.name, make_job()).open("m1")
+    assert not found.folder.exists()
 
 
 def test_a_deletion_is_asked_for_and_says_what_is_kept(tmp_path: Path) -> None:

@@ -17,10 +17,7 @@ import pytest
 import yaml
 
 import blindsum
-from blindsum.actors.messages import TrainReport
-from blindsum.actors.silo import Silo
-from blindsum.actors.thread_cluster import Killed, ThreadCluster
-from blindsum.he.exchange import Exchange
+from blindsum.actors.thread_cluster import ThreadCluster
 from blindsum.pipelines.interface import simulation, training
 from blindsum.pipelines.run import output
 from blindsum.platform.errors import (
@@ -32,6 +29,7 @@ from blindsum.platform.errors import (
 )
 from blindsum.platform.job.owner import Owner, OwnerFile
 from tests.conftest import SILOS, MakeJob, ledger_of
+from tests.pipelines.test_train import DyingSilo
 
 # MLflow talks to its users in warnings; in these tests they are not ours to mend.
 Frames = dict[str, pd.DataFrame]
@@ -197,16 +195,6 @@ def test_in_a_notebook_an_interrupted_run_is_returned(
     assert len(run.model.predict(frames["alder"])) == 150
 
 
-class DyingSilo(Silo):
-    """A silo named birch that dies in its second round."""
-
-    def train(self, exchange: Exchange, *opened: object) -> TrainReport:
-        report = super().train(exchange, *opened)
-        if self.name == "birch" and exchange.round == 2:
-            raise Killed
-        return report
-
-
 def test_a_failure_says_where_its_finished_rounds_lie(
     job: blindsum.Job, frames: Frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,32 +222,3 @@ def test_an_unforeseen_error_has_none_of_its_values(
     with pytest.raises(Unexpected) as caught:
         blindsum.simulate(job, frames, progress=False)
     assert "ZQXJK" not in str(caught.value) and caught.value.__suppress_context__
-
-
-def test_a_run_that_broke_off_is_opened_from_its_log(
-    job: blindsum.Job, frames: Frames, tmp_path: Path
-) -> None:
-    run = blindsum.simulate(job, frames, folder=tmp_path / "kept", progress=False)
-    assert run.folder is not None
-    log, summary = run.folder / "rounds.jsonl", run.folder / "summary.json"
-    lines = log.read_text().splitlines()
-    log.write_text("\n".join(lines[:3]) + "\n")  # the job and two rounds
-    for content in (summary.read_text(), "{", None):
-        if content is None:
-            summary.unlink()
-        else:
-            summary.write_text(content)
-        broken = blindsum.Run.open(run.folder)
-        assert broken.status == "INTERRUPTED" and broken.rounds == 2 and broken.ended is None
-        assert broken.epsilon["alder"] == run.history["epsilon_alder"].iloc[1]
-    log.write_text(lines[0] + "\n")
-    empty = blindsum.Run.open(run.folder)
-    assert empty.history.empty and set(empty.epsilon.values()) == {0.0}
-    assert "no round was evaluated" in empty._repr_html_()
-    with pytest.raises(JobError, match="completed no round"):
-        empty.plot()
-    with pytest.raises(JobError, match="there is no run in"):
-        blindsum.Run.open(tmp_path)
-    (run.folder / "model.blindsum").unlink()
-    with pytest.raises(JobError, match="released no model"):
-        _ = empty.model

@@ -22,6 +22,7 @@ from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.show import console as show
 from blindsum.pipelines.show.console import show_result
 from blindsum.pipelines.show.table import Pairs, Sheet
+from blindsum.platform.errors import BlindsumError
 from tests.actors.test_silo import Consortium
 from tests.conftest import MakeJob
 
@@ -216,6 +217,26 @@ def test_a_commands_tables_show_every_figure_on_a_narrow_terminal(
 def test_lines_of_a_file_are_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
     show_result("word " * 100)
     assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_no_text_is_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """A column's name, a path or another silo's words once lost their brackets, or ended the
+    command."""
+    text = "column mass[kg] [/] of /data:on:disk"
+    for show_text in (show_result, show.console.print, show.show_event, show.show_incomplete):
+        show_text(text)
+    show.show_warnings([text])
+    show.show_error(BlindsumError(text))
+    said = "".join(capsys.readouterr())
+    assert said.count(text) == 6
+
+
+def test_a_service_shows_control_characters_that_others_wrote(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show.show_event("refused: \x1b[2Jall is well\n12:00:00 approved")
+    said = capsys.readouterr().err
+    assert r"refused: \x1b[2Jall is well\n12:00:00 approved" in said and "\x1b" not in said
 
 
 def test_a_full_disk_behind_stderr_ends_nothing() -> None:

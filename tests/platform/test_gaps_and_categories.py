@@ -187,7 +187,8 @@ def test_a_csv_and_a_parquet_file_are_one_dataset_with_the_same_folds(tmp_path: 
         load(in_csv, section, tmp_path, "t.csv"),
         load(categories.take(list(range(59, -1, -1))), section, tmp_path, "u.parquet"),
     ):
-        assert other.fingerprint == one.fingerprint and set(other.records) == set(one.records)
+        assert other.fingerprint == one.fingerprint
+        assert other.records.at_most(2**64) == one.records.at_most(2**64)
         assert len(other.test) == len(one.test)
         rows = [sorted(d.test.features.tolist()) for d in (one, other)]
         assert rows[0] == rows[1]

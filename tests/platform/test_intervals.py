@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 from torch import nn
 
 from blindsum.platform.data.enough import NOTHING_TO_SCORE, nothing_to_score
+from blindsum.platform.data.ragged import TaskLabels
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.evaluation.figures import TASK_COUNTS, HeldOut, TaskFigures
@@ -243,7 +244,8 @@ def test_nothing_to_score_is_known_before_the_run() -> None:
     tasks: Tasks = {"hit": Task(), "other": Task()}
     labels = np.zeros((40, 2, 2), np.float32)
     labels[:4, 0, 0], labels[:, 0, 1] = 1.0, np.nan
-    assert nothing_to_score(labels, tasks) == (NOTHING_TO_SCORE,), "four positives"
+    few = TaskLabels.of(labels)
+    assert nothing_to_score(few, tasks) == (NOTHING_TO_SCORE,), "four positives"
     labels[4, 0, 0] = 1.0
-    assert nothing_to_score(labels, tasks) == ()
+    assert nothing_to_score(TaskLabels.of(labels), tasks) == ()
     assert nothing_to_score(np.zeros(40), {}) == (), "the accuracy of classes always counts"

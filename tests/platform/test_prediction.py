@@ -132,7 +132,7 @@ def test_a_molecule_that_cannot_be_read_keeps_its_row(
             value = alone.column(name)[0].as_py()
             assert found.column(name)[row].as_py() == pytest.approx(value, rel=1e-5)
     made = features_of(job.data.features).compute(pa.table({"structure": ["CCO"]}))
-    x = made.features if isinstance(made.features, np.ndarray) else made.features.toarray()
+    x = made.features if isinstance(made.features, np.ndarray) else made.features.dense()
     with torch.no_grad():
         toxic, logd = random_model(job)(torch.from_numpy(x))[0].tolist()
     assert found.column("probability_toxic")[0].as_py() == pytest.approx(1 / (1 + math.exp(-toxic)))

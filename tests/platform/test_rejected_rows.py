@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from blindsum.platform.data.rejected_rows import (
     MOST_NAMES,
     MOST_ROWS,
     Rejected,
-    list_rejected,
+    RejectedRows,
     refuse,
     said_of,
 )
@@ -212,7 +213,12 @@ def test_text_that_is_not_utf_8_is_listed_without_its_value(silo: Silo) -> None:
 def test_a_list_is_bounded_and_says_so(tmp_path: Path) -> None:
     many = pa.table({"x": pa.nulls(MOST_ROWS + 5, pa.float64())})
     rejected = Rejected(rows=np.ones(MOST_ROWS + 5, bool), column="x", fault="gaps", mend="Mend.")
-    list_rejected([rejected], many, tmp_path / "list.csv")
+    found = RejectedRows()
+    for part in (slice(0, 10), slice(10, None)):
+        found.begin(many.take(np.arange(len(many))[part]))
+        found.add([replace(rejected, rows=rejected.rows[part])])
+    with pytest.raises(DataError, match=r"column 'x' has gaps; the rows are listed in"):
+        found.finish("silo.parquet", tmp_path / "list.csv")
     lines = (tmp_path / "list.csv").read_text().splitlines()
     assert len(lines) == MOST_ROWS + 2 and lines[-1].startswith("and more")
     assert "private" in repr(rejected)
@@ -221,8 +227,11 @@ def test_a_list_is_bounded_and_says_so(tmp_path: Path) -> None:
 def test_a_list_that_cannot_be_written_is_an_error_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
     rejected = Rejected(rows=np.ones(1, bool), column="x", fault="gaps", mend="Mend.")
+    found = RejectedRows()
+    found.begin(pa.table({"x": [1]}))
+    found.add([rejected])
     with pytest.raises(DataError, match="cannot be written"):
-        list_rejected([rejected], pa.table({"x": [1]}), tmp_path / "state" / "list.csv")
+        found.finish("silo.parquet", tmp_path / "state" / "list.csv")
 
 
 def test_words_for_columns() -> None:

@@ -23,8 +23,7 @@ from blindsum.pipelines.audit.attacks.membership import Shadows
 from blindsum.pipelines.audit.attacks.stacked import Recipe, Stack
 from blindsum.pipelines.audit.audited import load_audited
 from blindsum.pipelines.audit.labelling import labelling
-from blindsum.platform.data.labels import Labels
-from blindsum.platform.data.records import Fold
+from blindsum.platform.data.records import Fold, Labels
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job.paths import silo_places

@@ -126,55 +126,58 @@ def as_page(found: Audit, run: str) -> str:
         _bounds(found),
     ]
     if found.curves:
-        parts += [
-            "<h2>Membership: which records were trained on</h2>",
-            embedded(_membership(found)),
-            _table(
-                (
-                    "attack",
-                    "defence",
-                    "TPR at 1 % FPR",
-                    "TPR at 0.1 % FPR",
-                    "TPR at 0 FPR",
-                    "precision at 0.1 % FPR",
-                    "canaries' TPR at 1 % FPR",
-                ),
-                _membership_rows(found.findings.evidence),
-            ),
-        ]
+        parts += _membership_part(found)
     if found.tradeoff:
-        parts += [
-            "<h2>The cost of privacy</h2>",
-            embedded(_costs(found.tradeoff, plan.epsilon, found.score)),
-            (
-                f"<p class=legend>Held-out {found.score} of models trained only on this silo's "
-                f"records, with the same noise-to-signal ratio as the mean of {len(job.silos)} "
-                f"such silos' updates; mean and 95 % interval over {found.depth.models} models. "
-                "<code>blindsum run</code> trains the real model.</p>"
-            ),
-        ]
-    parts += [
-        "<h2>An aggregator that alters the sum</h2>",
-        _table(
-            ("attempt", "refusal"),
-            (
-                (name, answer or "<b class=bad>ACCEPTED</b>")
-                for name, answer in found.refusals.items()
-            ),
+        parts += _costs_part(found)
+    parts += [*_alterations(found), "<h2>All attacks</h2>", _all(found.findings.evidence)]
+    untested = "".join(f"<li>{html.escape(one)}</li>" for one in found.findings.not_tested)
+    parts.append(f"<h2>What was not tested</h2>\n<ul>{untested}</ul>")
+    return PAGE.format(title=f"Audit of {html.escape(job.name)}", body="\n".join(parts))
+
+
+def _membership_part(found: Audit) -> list[str]:
+    heads = (
+        "attack",
+        "defence",
+        "TPR at 1 % FPR",
+        "TPR at 0.1 % FPR",
+        "TPR at 0 FPR",
+        "precision at 0.1 % FPR",
+        "canaries' TPR at 1 % FPR",
+    )
+    return [
+        "<h2>Membership: which records were trained on</h2>",
+        embedded(_membership(found)),
+        _table(heads, _membership_rows(found.findings.evidence)),
+    ]
+
+
+def _costs_part(found: Audit) -> list[str]:
+    return [
+        "<h2>The cost of privacy</h2>",
+        embedded(_costs(found.tradeoff, found.plan.epsilon, found.score)),
+        (
+            f"<p class=legend>Held-out {found.score} of models trained only on this silo's "
+            f"records, with the same noise-to-signal ratio as the mean of {len(found.job.silos)} "
+            f"such silos' updates; mean and 95 % interval over {found.depth.models} models. "
+            "<code>blindsum run</code> trains the real model.</p>"
         ),
+    ]
+
+
+def _alterations(found: Audit) -> list[str]:
+    """Return what the silo answers to altered sums and planted weights."""
+    accepted = "<b class=bad>ACCEPTED</b>"
+    answers = ((name, answer or accepted) for name, answer in found.refusals.items())
+    return [
+        "<h2>An aggregator that alters the sum</h2>",
+        _table(("attempt", "refusal"), answers),
         "<h2>A server that plants first-layer weights</h2>",
         f"<p>This silo refuses them: {html.escape(found.planted)}.</p>"
         if found.planted
         else "<p class=bad>This silo would accept them: its machine does not require the owner's "
         "approval of the job. To require it: blindsum silo init.</p>",
-        "<h2>All attacks</h2>",
-        _all(found.findings.evidence),
-        "<h2>What was not tested</h2>",
-        "<ul>"
-        + "".join(f"<li>{html.escape(one)}</li>" for one in found.findings.not_tested)
-        + "</ul>",
     ]
-    return PAGE.format(title=f"Audit of {html.escape(job.name)}", body="\n".join(parts))
 
 
 def _matrix(found: Audit) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet
 
+from blindsum.platform.data.files.parts import Part, chosen, in_parts, only, part_size
 from blindsum.platform.errors import DataError
 
 ENDINGS = (".parquet", ".parq", ".pq")
@@ -18,18 +19,34 @@ _TABLE_FORMATS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 """Folders inside the tables of formats that keep deleted rows in their Parquet files."""
 
 
-def read_parquet(path: Path) -> pa.Table:
+def read_parquet(path: Path, columns: Collection[str] | None) -> Iterator[Part]:
     """Read one Parquet file.
+
+    Args:
+        columns: those to read, if the file has them; None for all.
 
     Raises:
         OSError, pyarrow.ArrowException: the file cannot be read.
     """
     # Not pyarrow's read_table, which makes columns of folder names such as `site=3`.
-    with pyarrow.parquet.ParquetFile(path) as file:
-        return file.read()
+    with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
+        names = chosen(file.schema_arrow, columns)
+        schema = only(file.schema_arrow, names)
+        yield from in_parts(_batches(file, schema, names), schema, file.metadata.num_rows)
 
 
-def read_parquet_folder(path: Path, texts: Collection[str]) -> pa.Table:
+def _batches(
+    file: pyarrow.parquet.ParquetFile, schema: pa.Schema, names: list[str] | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield a file's records. Row group by row group: else Arrow (25.0.1) keeps all that it has
+    read."""
+    for i in range(file.num_row_groups):
+        yield from file.iter_batches(part_size(schema), row_groups=[i], columns=names)
+
+
+def read_parquet_folder(
+    path: Path, texts: Collection[str], columns: Collection[str] | None
+) -> Iterator[Part]:
     """Read all Parquet files of a folder and its subfolders as one table, ordered by their paths.
 
     Names of subfolders such as `site=a` become columns. Files and folders whose names begin with
@@ -37,6 +54,7 @@ def read_parquet_folder(path: Path, texts: Collection[str]) -> pa.Table:
 
     Args:
         texts: columns to read as text, even if the folders' names look like numbers.
+        columns: those to read, if the table has them; None for all.
 
     Raises:
         DataError: there is no Parquet file, or reading the files would be wrong.
@@ -62,7 +80,30 @@ def read_parquet_folder(path: Path, texts: Collection[str]) -> pa.Table:
         named = [schema.field(name) for name in schema.names if name in folders]
         options.partitioning = pyarrow.dataset.partitioning(pa.schema(named), flavor="hive")
         factory = _factory(files, options)
-    return factory.finish(schema).to_table()
+    dataset, used = factory.finish(schema), only(schema, chosen(schema, columns))
+    yield from in_parts(_of_folder(dataset, used), used, dataset.count_rows())
+
+
+def _of_folder(dataset: pyarrow.dataset.Dataset, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the records of a folder's files. Not by Arrow's own scanner, which reads whole row
+    groups ahead."""
+    for fragment in dataset.get_fragments():
+        of_folders = pyarrow.dataset.get_partition_keys(fragment.partition_expression)
+        with pyarrow.parquet.ParquetFile(fragment.path, memory_map=True) as file:
+            names = [n for n in schema.names if n in file.schema_arrow.names]
+            names = [n for n in names if n not in of_folders]
+            for batch in _batches(file, schema, names):
+                columns = [
+                    batch.column(field.name).cast(field.type)
+                    if field.name in names
+                    else _repeated(of_folders.get(field.name), field.type, batch.num_rows)
+                    for field in schema
+                ]
+                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _repeated(value: object, kind: pa.DataType, records: int) -> pa.Array:
+    return pa.nulls(records, kind) if value is None else pa.array([value] * records, kind)
 
 
 def _factory(

@@ -74,13 +74,6 @@ class Browser:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, tables: dict[str, Path]) -> Iterator[Desk]:
-    made = Desk(tmp_path / "desk", tables["alder"])
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def page(desk: Desk) -> Iterator[Page]:
     made = serve_page(desk.owner, "alder", desk.inbox)
     yield made

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import sys
 import time
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from blindsum.actors.books import LEDGER
 from blindsum.he.identity import fingerprint
+from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.consortium import deciding
 from blindsum.pipelines.consortium.brief import brief
 from blindsum.pipelines.consortium.changes import Change
@@ -37,13 +39,6 @@ FACTORY = b"""import torch
 def net(features, outputs):
     return torch.nn.Linear(features, outputs)
 """
-
-
-@pytest.fixture
-def desk(tmp_path: Path, tables: dict[str, Path]) -> Iterator[Desk]:
-    made = Desk(tmp_path / "desk", tables["alder"])
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -208,6 +203,7 @@ def test_code_is_approved_by_its_digest_in_a_process_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     desk = Desk(tmp_path / "desk", tables["alder"], policy={"factory": "approved"})
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")  # a process that is aborted shows its stacks
     try:
         # The agent's process may know a module of that name, from an earlier job.
         monkeypatch.setitem(sys.modules, "ownnet", types.ModuleType("ownnet"))
@@ -250,6 +246,25 @@ def test_decisions_are_kept_for_the_agent(desk: Desk, content: dict[str, Any]) -
     desk.inbox.take_notices([])
     with pytest.raises(ConsentError, match="no longer proposes"):
         approve(desk, digest)
+
+
+def test_approvals_of_proposals_are_listed_and_revoked(desk: Desk, content: dict[str, Any]) -> None:
+    """With the command that the owner is told, although the owner's file has a place of its own."""
+
+    def agent(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["silo", "approve", *arguments])
+
+    digest, file = desk.receive(proposed(content)), ("--file", str(desk.owner.path))
+    assert "has approved no job" in agent("--list", *file).stderr
+    assert "needs a proposed job" in str(agent(*file).exception)
+    done = agent(digest[:8], "--yes", *file)
+    told = shlex.split(done.stdout.partition("to take it back: blindsum silo approve ")[2])
+    assert agent("--list", *file).stdout.rstrip().endswith("valid")
+    assert "revoked" in agent(*told).stdout
+    assert agent("--list", *file).stdout.rstrip().endswith("revoked")
+    assert f"See: blindsum silo approve --file {desk.owner.path} --list" in str(
+        agent(*told).exception
+    )
 
 
 def test_doubtful_settings_are_named_before_they_are_approved(
