@@ -10,6 +10,7 @@ import typer
 
 from blindsum.pipelines.cli.options import JsonOption, interruptible
 from blindsum.pipelines.show.console import console, emit, show_warnings
+from blindsum.pipelines.show.progress import progress
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.evaluation.intervals import with_interval
 
@@ -41,15 +42,16 @@ def predict(
     json: JsonOption = False,
 ) -> None:
     """Apply a released model to a table: a row of predictions for each record."""
-    from blindsum.pipelines.prediction.predict import predict as predict_table
-    from blindsum.pipelines.prediction.predict import require_writable, write
+    with progress("loading PyTorch", json):
+        from blindsum.pipelines.prediction.predict import predict as predict_table
+        from blindsum.pipelines.prediction.predict import require_writable, write
 
     if out:
         require_writable(out)
     found = predict_table(model, table, quiet=json, labelled=calibrate)
     rows, without = found.table.num_rows, sum(found.unpredicted.values())
     if out:
-        write(found, out)
+        write(found, out, quiet=json)
         if json:
             emit(
                 "predicted",
@@ -104,5 +106,5 @@ def _show(found: Calibrated, labelled: Path) -> None:
             )
     console.print(table)
     for name, reason in found.left.items():
-        console.print(f"  {name} stays as it is: it {reason}", markup=False, soft_wrap=True)
+        console.print(f"  {name} stays as it is: it {reason}", soft_wrap=True)
     show_warnings([f"{name}: {one.concern}" for name, one in found.of.items() if one.concern])

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 
-from blindsum.pipelines.show.console import counting
+from blindsum.pipelines.show.progress import Shown, progress
 from blindsum.platform.data.computing import Computing, granted_cores
 from blindsum.platform.data.reading import kind_of, read_table
 from blindsum.platform.errors import DataError, JobError
@@ -97,6 +97,11 @@ def predict(model: Path, path: Path, quiet: bool, labelled: Path | None = None) 
             calibrate.
         DataError: a table cannot be read, lacks a column, or has too few labels.
     """
+    with progress("reading the model", quiet) as shown:
+        return _predict(model, path, labelled, shown)
+
+
+def _predict(model: Path, path: Path, labelled: Path | None, shown: Shown) -> Predicted:
     import_from(str(Path.cwd()))  # where the code of a model.factory may lie
     released = read_released(model_file(model))
     predictor = Predictor(released)
@@ -105,8 +110,9 @@ def predict(model: Path, path: Path, quiet: bool, labelled: Path | None = None) 
             f"{released.terms.run} has no shared task: its model predicts nothing",
             f"Each silo predicts its own tasks with its own {MODEL}, in its state folder.",
         )
+    shown.stage(f"reading {path.name}")
     table = _read(path, predictor.numbers, released.terms.csv)
-    of = _calibrated(released, predictor, labelled, quiet) if labelled else None
+    of = _calibrated(released, predictor, labelled, shown) if labelled else None
     if of:
         predictor = Predictor(released, of.of)
     kept = table.drop_columns(_dropped(released, table))
@@ -115,7 +121,8 @@ def predict(model: Path, path: Path, quiet: bool, labelled: Path | None = None) 
             f"{path.name}: column '{clash[0]}' has the name of a prediction",
             "Rename it in the table.",
         )
-    found = pa.concat_tables(_in_parts(predictor.predict, table, path, "predicting", quiet))
+    shown.stage("predicting", table.num_rows)
+    found = pa.concat_tables(_in_parts(predictor.predict, table, path, shown))
     for name in found.column_names:
         kept = kept.append_column(name, found.column(name))
     if of:
@@ -127,35 +134,36 @@ def predict(model: Path, path: Path, quiet: bool, labelled: Path | None = None) 
     return Predicted(table=kept, unpredicted=dict(reasons), outside=outside, calibrated=of)
 
 
-def _calibrated(released: Released, predictor: Predictor, path: Path, quiet: bool) -> Calibrated:
+def _calibrated(released: Released, predictor: Predictor, path: Path, shown: Shown) -> Calibrated:
     """Calibrate to a labelled table. Raises as `predict`."""
     terms = released.terms
     columns = [*predictor.input_columns, *label_columns(terms)]
+    shown.stage(f"reading {path.name}")
     table = read_table(path, [one.name for one in columns if one.type.text_in_csv], terms.csv)
     labels = labels_of(table, terms, path)
-    parts = _in_parts(predictor.outputs_of, table, path, "calibrating", quiet)
+    shown.stage("predicting the labelled records", table.num_rows)
+    parts = _in_parts(predictor.outputs_of, table, path, shown)
+    shown.stage("calibrating")
     return calibrated(np.concatenate(parts), labels, terms)
 
 
 def _in_parts(
-    function: Callable[[pa.Table, Path, Computing], T],
-    table: pa.Table,
-    path: Path,
-    text: str,
-    quiet: bool,
+    function: Callable[[pa.Table, Path, Computing], T], table: pa.Table, path: Path, shown: Shown
 ) -> list[T]:
     """Apply a method of a predictor to so many rows at a time that progress shows."""
     computing, parts = Computing(cores=granted_cores()), []
-    with counting(text, table.num_rows, quiet) as done:
-        for start in range(0, max(table.num_rows, 1), ROWS):
-            part = table.slice(start, ROWS)
-            parts.append(function(part, path, computing))
-            done(part.num_rows)
+    for start in range(0, max(table.num_rows, 1), ROWS):
+        part = table.slice(start, ROWS)
+        parts.append(function(part, path, computing))
+        shown.step(part.num_rows)
     return parts
 
 
-def write(predicted: Predicted, out: Path) -> None:
+def write(predicted: Predicted, out: Path, quiet: bool) -> None:
     """Write predictions as Parquet, CSV or Feather, by the name's ending.
+
+    Args:
+        quiet: whether to show no progress.
 
     Raises:
         DataError: the ending is another one, or the file exists or cannot be written.
@@ -163,7 +171,8 @@ def write(predicted: Predicted, out: Path) -> None:
     writer = require_writable(out)
     partial = out.with_name(out.name + ".partial")
     try:
-        writer(predicted.table, str(partial))
+        with progress(f"writing {out.name}", quiet):
+            writer(predicted.table, str(partial))
         os.link(partial, out)  # never replaces a file
     except (OSError, pa.ArrowException) as error:
         reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "a column's type"
