@@ -1,9 +1,10 @@
-"""Measure what a wide table costs `blindsum check`, against pyarrow reading the same files alone.
+"""Measure what a table costs: a wide one `blindsum check`, and a long one time and memory.
 
     python benchmarks/tables.py --json build/tables.json
 
-Two silos have tables of 240 records and 1,000, 4,000 or 20,000 columns of numbers (Parquet), all of
-which the job trains on. For each width, in processes of their own and in turn, `--repeats` times:
+Wide: two silos have tables of 240 records and 1,000, 4,000 or 20,000 columns of numbers (Parquet),
+all of which the job trains on. For each width, in processes of their own and in turn, `--repeats`
+times:
 
     arrow     reads both files with pyarrow and does nothing else
     check     `blindsum check` of the job
@@ -11,7 +12,16 @@ which the job trains on. For each width, in processes of their own and in turn, 
 Times are processor seconds of the process, as medians. `table_s` is what one table adds: half of
 the difference from a check of ten columns. The first check fills the cache of privacy plans.
 
-JSON: for each width arrow_s, check_s and table_s.
+Long: one silo's table of 10^5, 10^6 and 10^7 records and 40 columns of float32, with a fold key and
+a label (benchmarks/long_table.py, a process for each): pyarrow reads it in batches, then Blindsum
+reads it, checks it, takes its fingerprint and splits it into folds, takes ten steps of DP-SGD with
+samples of about 2,000 records, and evaluates the held-out records. `peak_mb` is the greatest
+anonymous memory above that before the table is read; pages of files do not count, which the kernel
+drops when memory is short. `--most-mb` sets a limit of memory, pages included, for these processes
+(cgroups version 1, as root).
+
+JSON: `wide.WIDTH` has arrow_s, check_s and table_s; `long.RECORDS` has arrow_s, read_s,
+records_per_s, peak_mb, step_s and evaluation_s.
 """
 
 from __future__ import annotations
@@ -24,17 +34,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import yaml
+from long_table import write_long
 from rich.console import Console
 from rich.table import Table
 
 NARROW, WIDTHS, RECORDS, SILOS = 10, (1_000, 4_000, 20_000), 240, ("alder", "birch")
+RECORDS_OF_LONG, LONG = (10**5, 10**6, 10**7), Path(__file__).with_name("long_table.py")
 ARROW = "import sys, pyarrow.parquet\nfor p in sys.argv[1:]: pyarrow.parquet.ParquetFile(p).read()"
 console = Console()
 
@@ -103,17 +116,56 @@ def measure(widths: Sequence[int], repeats: int) -> dict[str, dict[str, float]]:
     return {str(width): found for width, found in medians.items()}
 
 
+def measure_long(records: Sequence[int], most_mb: int | None) -> dict[str, dict[str, float]]:
+    """Return the figures of each number of records."""
+    found = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for count in records:
+            path = Path(temporary) / f"{count}.parquet"
+            write_long(path, count)
+            command = [sys.executable, str(LONG), str(path)]
+            with _limited(most_mb) as enter:
+                done = subprocess.run(
+                    command, check=True, stdout=subprocess.PIPE, preexec_fn=enter, text=True
+                )
+            found[str(count)] = json.loads(done.stdout)
+            path.unlink()
+    return found
+
+
+@contextmanager
+def _limited(most_mb: int | None) -> Iterator[Callable[[], None] | None]:
+    """Yield a function with which a process enters a group of limited memory."""
+    if most_mb is None:
+        yield None
+        return
+    group = Path("/sys/fs/cgroup/memory/blindsum-benchmark")
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(most_mb * 2**20))
+        yield lambda: (group / "cgroup.procs").write_text(str(os.getpid())) and None
+    finally:
+        group.rmdir()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    parser.add_argument("--widths", type=int, nargs="*", default=WIDTHS)
+    parser.add_argument("--records", type=int, nargs="*", default=RECORDS_OF_LONG)
+    parser.add_argument("--most-mb", type=int)
     given = parser.parse_args()
-    found = measure([NARROW, *given.widths], given.repeats)
-    shown = Table("columns", "pyarrow alone", "check", "one table adds", title="processor seconds")
-    for width, times in found.items():
-        shown.add_row(f"{int(width):,}", *(f"{seconds:.2f}" for seconds in times.values()))
-    console.print(shown)
+    found = {"wide": measure([NARROW, *given.widths], given.repeats)} if given.widths else {}
+    found["long"] = measure_long(given.records, given.most_mb) if given.records else {}
+    wide = Table("columns", "pyarrow alone", "check", "one table adds", title="processor seconds")
+    for width, times in found.get("wide", {}).items():
+        wide.add_row(f"{int(width):,}", *(f"{seconds:.2f}" for seconds in times.values()))
+    names = ("pyarrow alone", "read", "records a second", "peak MB", "step", "evaluation")
+    long = Table("records", *names, title="40 columns; seconds")
+    for count, figures in found["long"].items():
+        long.add_row(f"{int(count):,}", *(f"{figure:,.3g}" for figure in figures.values()))
+    console.print(*(shown for shown in (wide, long) if shown.row_count))
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

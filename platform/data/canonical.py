@@ -7,7 +7,10 @@ empty column is a column of gaps.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,6 +33,32 @@ def canonical(column: pa.ChunkedArray) -> pa.Array:
         found = values.to_numpy() + 0.0  # without nulls, numpy does the same much faster
         return pa.array(found, from_pandas=bool(np.isnan(found).any()))
     return array.cast(pa.string())
+
+
+def doubles(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return columns of numbers and booleans side by side, float64 [records, columns], with NaN for
+    a gap. As `canonical` for each of them, much faster for thousands, but a zero may be negative.
+    """
+    found = np.empty((table.num_rows, len(names)))
+    kinds: dict[pa.DataType, list[int]] = {}
+    for i, name in enumerate(names):
+        kinds.setdefault(table.schema.field(name).type, []).append(i)
+    for kind, at in kinds.items():
+        chosen = table.select([names[i] for i in at])
+        if not pa.types.is_integer(kind) and not pa.types.is_floating(kind):
+            chosen = chosen.cast(pa.schema([(names[i], pa.float64()) for i in at]))
+        for start, batch in _whole_batches(chosen):
+            # Arrow's tensors of one type are exact, or doubles where that type is wider.
+            values = batch.to_tensor(null_to_nan=True).to_numpy()
+            found[start : start + batch.num_rows, at] = values
+    return found
+
+
+def _whole_batches(table: pa.Table) -> Iterator[tuple[int, pa.RecordBatch]]:
+    start = 0
+    for batch in table.combine_chunks().to_batches():
+        yield start, batch
+        start += batch.num_rows
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:

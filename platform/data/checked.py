@@ -17,11 +17,12 @@ from blindsum.platform.data.columns import Column, require
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.files.arrow_types import plain
 from blindsum.platform.data.files.parts import Part
-from blindsum.platform.data.labels import target_column, task_columns
+from blindsum.platform.data.labels import target_column
 from blindsum.platform.data.prepared_table import require_prepared
 from blindsum.platform.data.reading import read_parts
 from blindsum.platform.data.rejected_rows import without_names
 from blindsum.platform.data.split import folds_of
+from blindsum.platform.data.task_labels import task_columns
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks

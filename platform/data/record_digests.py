@@ -10,7 +10,7 @@ guess.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blindsum.platform.data.canonical import canonical
+from blindsum.platform.data.canonical import canonical, doubles, is_numeric
 
 Digests = npt.NDArray[np.void]
 """Of 16 bytes, [records]."""
@@ -36,11 +36,12 @@ def record_digests(table: pa.Table, keys: Collection[str] = ()) -> tuple[Digests
     Args:
         keys: columns that only say in which fold a record lies.
     """
-    columns = [canonical(table.column(n)) for n in sorted(set(table.column_names) - set(keys))]
-    texts = [_encoded(one) for one in columns if not pa.types.is_floating(one.type)]
+    names = sorted(set(table.column_names) - set(keys))
+    others = {n: canonical(table.column(n)) for n in names if not _is_number(table, n)}
+    texts = [_encoded(one) for one in others.values()]
     last = [_encoded(canonical(table.column(name))) for name in sorted(keys)]
     whole, without = bytearray(), bytearray()
-    for start, is_there, values, ends in _blocks(columns, table.num_rows):
+    for start, is_there, values, ends in _blocks(table, names, others):
         for row, (before, after) in enumerate(pairwise(ends)):
             digest = hashlib.blake2b(is_there[row], digest_size=SIZE)
             digest.update(values[before:after])
@@ -66,24 +67,28 @@ class _Block(NamedTuple):
     ends: list[int]
 
 
-def _blocks(columns: Sequence[pa.Array], records: int) -> Iterator[_Block]:
-    numbers = np.array([pa.types.is_floating(one.type) for one in columns], np.bool_)
-    size = max(1, _BLOCK_BYTES // (8 * max(len(columns), 1)))
-    for start in range(0, records, size):
-        block = np.zeros((min(size, records - start), len(columns)), "<f8")
-        for i, column in enumerate(columns):
-            part = column.slice(start, size)
-            # A gap becomes NaN.
-            block[:, i] = (
-                part.to_numpy(zero_copy_only=False)
-                if numbers[i]
-                else pc.if_else(pc.is_null(part), np.nan, 0.0).to_numpy(zero_copy_only=False)
-            )
-        there = ~np.isnan(block)
+def _blocks(
+    table: pa.Table, names: Sequence[str], others: Mapping[str, pa.Array]
+) -> Iterator[_Block]:
+    is_number = np.array([name not in others for name in names], np.bool_)
+    numbers = [name for name in names if name not in others]
+    size = max(1, _BLOCK_BYTES // (8 * max(len(names), 1)))
+    for start in range(0, table.num_rows, size):
+        values = doubles(table.slice(start, size), numbers) + 0.0  # -0.0 becomes 0.0
+        there = np.empty((len(values), len(names)), np.bool_)
+        there[:, is_number] = ~np.isnan(values)
+        for i, name in enumerate(names):
+            if name in others:
+                there[:, i] = np.array(pc.is_valid(others[name].slice(start, size)))
         is_there = [row.tobytes() for row in np.packbits(there, axis=1)]
-        there &= numbers
-        ends = np.concatenate([[0], np.cumsum(there.sum(axis=1))]) * 8
-        yield _Block(start, is_there, block[there].data.cast("B"), ends.tolist())
+        known = there[:, is_number]
+        ends = np.concatenate([[0], np.cumsum(known.sum(axis=1))]) * 8
+        yield _Block(start, is_there, values[known].astype("<f8").data.cast("B"), ends.tolist())
+
+
+def _is_number(table: pa.Table, name: str) -> bool:
+    kind = table.schema.field(name).type
+    return is_numeric(kind) or bool(pa.types.is_null(kind))
 
 
 def _encoded(column: pa.Array) -> list[bytes]:

@@ -7,7 +7,7 @@ Two silos' samples therefore have the same records in common as their tables, as
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,20 @@ class SampledDigests:
         return frozenset(self.digests[_begins(self.digests) <= most].tolist())
 
 
+class _Part(NamedTuple):
+    table: pa.Table
+    digests: Digests
+    held_out: npt.NDArray[np.bool_]
+    bytes: int
+
+    def sampled(self, most: int) -> _Part:
+        chosen = _begins(self.digests) <= most
+        if chosen.all():
+            return self
+        table = self.table.filter(pa.array(chosen))
+        return _Part(table, self.digests[chosen], self.held_out[chosen], table.nbytes)
+
+
 class RecordSample:
     """A sample to which records are added.
 
@@ -49,22 +63,14 @@ class RecordSample:
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes, self._most = most_bytes, 2**64 - 1
-        self._parts = list[tuple[pa.Table, Digests, npt.NDArray[np.bool_]]]()
+        self._parts = list[_Part]()
 
     def add(self, table: pa.Table, digests: Digests, held_out: npt.NDArray[np.bool_]) -> None:
         """Add records, of which the last two arguments are [records]."""
-        self._parts.append(self._sampled(table, digests, held_out))
-        while sum(part[0].nbytes for part in self._parts) > self._most_bytes and self._most:
+        self._parts.append(_Part(table, digests, held_out, table.nbytes).sampled(self._most))
+        while sum(part.bytes for part in self._parts) > self._most_bytes and self._most:
             self._most //= 2
-            self._parts = [self._sampled(*part) for part in self._parts]
-
-    def _sampled(
-        self, table: pa.Table, digests: Digests, held_out: npt.NDArray[np.bool_]
-    ) -> tuple[pa.Table, Digests, npt.NDArray[np.bool_]]:
-        if self.is_whole:
-            return table, digests, held_out
-        chosen = _begins(digests) <= self._most
-        return table.filter(pa.array(chosen)), digests[chosen], held_out[chosen]
+            self._parts = [part.sampled(self._most) for part in self._parts]
 
     @property
     def is_whole(self) -> bool:
@@ -74,17 +80,15 @@ class RecordSample:
     @property
     def table(self) -> pa.Table:
         """The records."""
-        return pa.concat_tables([table for table, _, _ in self._parts])
+        return pa.concat_tables([part.table for part in self._parts])
 
     @property
     def known(self) -> SampledDigests:
         """The records' digests."""
-        return SampledDigests(self._joined(1), self._most)
+        digests = np.concatenate([part.digests for part in self._parts])
+        return SampledDigests(digests, self._most)
 
     @property
     def held_out(self) -> npt.NDArray[np.bool_]:
         """Which of the records are held out, bool [records]."""
-        return self._joined(2)
-
-    def _joined(self, of: int) -> npt.NDArray[Any]:
-        return np.concatenate([part[of] for part in self._parts])
+        return np.concatenate([part.held_out for part in self._parts])

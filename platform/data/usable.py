@@ -18,7 +18,7 @@ from blindsum.platform.data.checked import checked_parts, fitting, fold_columns,
 from blindsum.platform.data.columns import gaps
 from blindsum.platform.data.computing import Computing, Told
 from blindsum.platform.data.features import Featurised, features_of
-from blindsum.platform.data.labels import Labelled, class_labels, task_labels, unlabelled
+from blindsum.platform.data.labels import Labelled, class_labels
 from blindsum.platform.data.ragged import TaskLabels
 from blindsum.platform.data.reasons import in_general
 from blindsum.platform.data.record_digests import Digests, record_digests
@@ -30,6 +30,7 @@ from blindsum.platform.data.rejected_rows import (
     without_names,
 )
 from blindsum.platform.data.split import folds_of
+from blindsum.platform.data.task_labels import task_labels, unlabelled
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
 

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from blindsum.platform.data.columns import Column, require
 from blindsum.platform.data.files.arrow_types import plain
-from blindsum.platform.data.labels import class_labels, target_column, task_columns, task_labels
+from blindsum.platform.data.labels import class_labels, target_column
 from blindsum.platform.data.rejected_rows import Rejected, said_of
+from blindsum.platform.data.task_labels import task_columns, task_labels
 from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.evaluation.reliability import Classes, Reals
 from blindsum.platform.job.labels_section import Task, Tasks

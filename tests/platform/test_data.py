@@ -11,10 +11,10 @@ import pyarrow.parquet
 import pytest
 
 from blindsum.platform.data.features import features_of
-from blindsum.platform.data.labels import task_labels
 from blindsum.platform.data.reading import read_table
 from blindsum.platform.data.records import dense
 from blindsum.platform.data.table import SiloData, load_data, load_molecules
+from blindsum.platform.data.task_labels import task_labels
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Task

@@ -18,9 +18,10 @@ from torch import nn
 from torch.nn import functional
 
 from blindsum.pipelines.audit.labelling import labelling
-from blindsum.platform.data.labels import class_labels, task_labels
+from blindsum.platform.data.labels import class_labels
 from blindsum.platform.data.rejected_rows import refuse
 from blindsum.platform.data.table import load_data
+from blindsum.platform.data.task_labels import task_labels
 from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Target, Task

@@ -11,10 +11,10 @@ from sklearn.metrics import precision_recall_curve
 from torch import nn
 from torch.nn import functional
 
-from blindsum.platform.data.labels import task_labels
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.rejected_rows import refuse
 from blindsum.platform.data.table import SiloData, load_data
+from blindsum.platform.data.task_labels import task_labels
 from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED
 from blindsum.platform.evaluation.scores import by_task, calibration_error, precision_at_rate

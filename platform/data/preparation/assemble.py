@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from blindsum.platform.data.labels import MAX_SCALED
 from blindsum.platform.data.preparation.conversion import FAULTS, OTHER_UNIT, converted
 from blindsum.platform.data.preparation.recipe import AssayTask, Quorum
 from blindsum.platform.data.preparation.relations import ABOUT
 from blindsum.platform.data.preparation.tables import Dropped, Tables
+from blindsum.platform.data.task_labels import MAX_SCALED
 
 
 @dataclass
