@@ -22,6 +22,7 @@ if str(ROOT) not in sys.path:  # as a script
     sys.path.insert(0, str(ROOT))
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
+from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
 from tests.planted_in_tables import IN_TABLES
 from tests.planted_in_the_average import IN_THE_AVERAGE
@@ -601,7 +602,16 @@ MUTANTS = (
         'return f"{self.ledger.chain.head()} {self._dataset.fingerprint}"',
         "tests/pipelines/test_train.py",
     ),
-    *(Mutant(*one) for one in (*BETWEEN_CLUSTERS, *IN_TABLES, *IN_THE_AVERAGE, *IN_SIMULATIONS)),
+    *(
+        Mutant(*one)
+        for one in (
+            *BETWEEN_CLUSTERS,
+            *IN_PREDICTIONS,
+            *IN_TABLES,
+            *IN_THE_AVERAGE,
+            *IN_SIMULATIONS,
+        )
+    ),
 )
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from blindsum.platform.data.canonical import is_bytes
 from blindsum.platform.data.checked import checked_parts, fitting, key_columns
 from blindsum.platform.data.computing import ALONE, Computing
-from blindsum.platform.data.concerns import concerns
+from blindsum.platform.data.concerns import concerning_columns, concerns
 from blindsum.platform.data.enough import nothing_to_score
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.fingerprint import Fingerprint, kept_fingerprints
@@ -74,11 +74,12 @@ def load_data(
     """
     train, test = (_GrowingFold(computing.scratch) for _ in range(2))
     known, sample, dropped = _Known(computing), RecordSample(), 0
+    concerning = concerning_columns(contract)
     for part in usable_parts(path, contract, rejects, own or {}, computing):
         train.append(part, ~part.held_out)
         test.append(part, part.held_out)
         known.add(part.whole, part.whole_digests)
-        sample.add(part.table, part.digests, part.held_out)
+        sample.add(part.table.select(concerning), part.digests, part.held_out)
         dropped += part.dropped
     folds = {"train": train.whole(), "test": test.whole()}
     for name, fold in folds.items():
