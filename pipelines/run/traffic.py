@@ -9,12 +9,14 @@ connection adds (HTTP, TLS).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from blindsum.actors.policy import metrics_exchange
 from blindsum.he.exchange import Exchange
 from blindsum.he.parameters import Parameters
 from blindsum.he.wire import total_bytes, upload_bytes
 from blindsum.pipelines.run.folders import run_name
+from blindsum.platform.data.features import features_of
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.schema import Job
 
@@ -35,6 +37,17 @@ class Traffic:
     up: int
     down: int
     at_most: bool
+
+
+def parameter_count(job: Job) -> int | None:
+    """Return the number of parameters that the silos train together; None for a `model.factory`,
+    which only its code knows. The model is not built: a proposal may name a huge one."""
+    if job.model.kind == "factory":
+        return None
+    hidden = job.model.hidden if job.model.kind == "mlp" else []
+    widths = [features_of(job.data.features).width, *hidden]
+    widths += [job.data.outputs] if job.data.outputs else []  # else every head is a silo's own
+    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
 
 
 def traffic(
