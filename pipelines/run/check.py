@@ -168,24 +168,14 @@ def _figures(checked: Checked) -> dict[str, object]:
 
 def _noise(checked: Checked) -> Sheet:
     """Return each silo's noise, and what its table has spent before, as a table."""
-    table = Sheet(
-        "silo",
-        "noise multiplier",
-        "sampling rate",
-        "spent by past jobs",
-        title="noise, and what earlier jobs spent",
-    )
+    title = "noise, and what earlier jobs spent"
+    table = Sheet("silo", "noise multiplier", "spent by past jobs", title=title)
     for name, i in checked.inspections.items():
         past = "nothing" if i.lifetime else "kept by the silo"
         if i.lifetime and i.lifetime.jobs:
             spent = _lifetime(i)["epsilon"]
             past = f"{spent}, delta {i.lifetime.delta:g}, in {i.lifetime.jobs}"
-        noise, rate = (
-            ("none", "")
-            if i.plan is None
-            else (f"{i.plan.noise_multiplier:.4g}", f"{i.plan.sampling_rate:g}")
-        )
-        table.add(name, noise, rate, past)
+        table.add(name, f"{i.plan.noise_multiplier:.4g}" if i.plan else "no noise", past)
     return table
 
 

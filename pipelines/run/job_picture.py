@@ -156,10 +156,12 @@ class JobPicture:
 
     def _arrows(self) -> _Arrows:
         sent = self.messages
-        up, down = (sent.said(sent.up), sent.said(sent.down)) if sent else ("", "")
+        up, down = ("every round", "every round")
+        if sent:
+            up, down = (f"{sent.said(count)} a round" for count in (sent.up, sent.down))
         return _Arrows(
-            ("from each silo, each round" + (f": {up}" if up else ""), leaves(self.job)),
-            ("to each silo, each round" + (f": {down}" if down else ""), comes_back(self.job)),
+            (f"each silo sends {up}", leaves(self.job)),
+            (f"each silo receives {down}", comes_back(self.job)),
         )
 
     def _adding(self) -> Text:

@@ -157,18 +157,15 @@ def leaves(job: Job) -> str:
     if job.encryption.scheme == "none":
         sealed = "NOT encrypted: the aggregator sees each silo's update"
     return (
-        f"its update of the model, {noise}, and counts of held-out records; all as integers, "
-        f"{sealed}"
+        f"its update of the model, {noise}, and counts of held-out records and of cut values; all "
+        f"as integers, {sealed}"
     )
 
 
 def comes_back(job: Job) -> str:
     """Return what comes back to a silo in a round."""
     opened = "" if job.encryption.scheme == "none" else " decrypts it,"
-    return (
-        f"the sum over all silos, and nothing else: each silo checks it,{opened} and makes the "
-        "next model of it"
-    )
+    return f"the sum over all silos: each silo checks it,{opened} and makes the next model of it"
 
 
 def adds(job: Job) -> str:
@@ -188,10 +185,12 @@ def releases(job: Job, parameters: int | None, hub: str) -> Iterator[tuple[str, 
     yield "silos get", "the model after every round"
     average = described(job.training.average)
     yield f"{hub} gets", f"after every round, and saves at the end: {average}"
+    of_updates = "the share of update values that were cut"
     if not job.data.outputs:
+        yield "both get", of_updates
         return
     every = 1 if job.privacy.noise == "none" else job.privacy.metrics_every
     when = "after every round" if every == 1 else f"after every {every} rounds"
     found = metrics_guarantee(job)
     sums = "exact sums over all silos, without noise" if found == EXACT_METRICS else found
-    yield "both get", f"figures of held-out records, {when}: {sums}"
+    yield "both get", f"figures of held-out records, {when}: {sums}; and {of_updates}"
