@@ -40,7 +40,7 @@ from blindsum.platform.privacy.randomness import cryptographic_generator, seeded
 from blindsum.platform.training.clipping import clipped_sum
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import RecordLoss, classification
-from blindsum.platform.training.models import build_model
+from blindsum.platform.training.models import build_model, get_parameters
 
 TRAINED_STEPS = 300
 MOST_LOCAL_STEPS = 20
@@ -86,12 +86,15 @@ class Victim:
                     random,
                     self.labelling.loss,
                 )
-                model.train()
-                steps = self.job.training.rounds * self.job.training.local_steps
-                for _ in range(min(steps, TRAINED_STEPS)):
-                    trainer.step()
+                training = self.job.training
+                for round in range(1, min(training.rounds, self._trained_rounds) + 1):
+                    trainer.train(get_parameters(model), round=round)
             self._models[checkpoint] = model
         return self._models[checkpoint]
+
+    @property
+    def _trained_rounds(self) -> int:
+        return max(1, TRAINED_STEPS // self.job.training.local_steps)
 
     def without_noise(self) -> PrivacyPlan | None:
         """Return the plan of the arm without privacy: None, which does not clip either.
