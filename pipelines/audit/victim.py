@@ -31,6 +31,7 @@ from blindsum.he.parameters import Parameters
 from blindsum.pipelines.audit.attacks.gradient_matching import Local
 from blindsum.pipelines.audit.evidence import Defence
 from blindsum.pipelines.audit.labelling import labelling
+from blindsum.platform.data.features import features_of
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import calibrate
@@ -66,7 +67,7 @@ class Victim:
 
     def __init__(self, job: Job, silo: str, data: SiloData, plan: PrivacyPlan) -> None:
         self.job, self.silo, self.data, self.plan = job, silo, data, plan
-        self.features = data.train.width
+        self.features = features_of(job.data.features).shape
         self.outputs, self.labelling = job.data.outputs, labelling(job.data)
         self._models: dict[str, nn.Module] = {}
 

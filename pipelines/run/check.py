@@ -18,6 +18,7 @@ from blindsum.pipelines.run.job_picture import JobPicture, Messages
 from blindsum.pipelines.run.output import plan_figures, warnings
 from blindsum.pipelines.run.traffic import Traffic, traffic
 from blindsum.pipelines.show.console import console, emit, show_result, show_warnings
+from blindsum.pipelines.show.progress import Shown, progress
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.data.at_silo import read_at_silo
 from blindsum.platform.data.concerns import shared_records
@@ -46,11 +47,12 @@ class Checked:
         return next(iter(self.inspections.values()))
 
 
-def check(job_file: JobFile, address: str | None) -> Checked:
+def check(job_file: JobFile, address: str | None, quiet: bool = True) -> Checked:
     """Validate the job, the silos' data and the privacy plan.
 
     Args:
         address: address of the Ray cluster with the silos' data; None checks on this machine.
+        quiet: whether to show no progress.
 
     Raises:
         BlindsumError: the first fault of every silo, in one message.
@@ -60,7 +62,10 @@ def check(job_file: JobFile, address: str | None) -> Checked:
         len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
     )
     runs_folder(job_file)
-    inspections, concerns = (_on_cluster(job_file, address), []) if address else _here(job_file)
+    with progress("starting", quiet) as shown:
+        inspections, concerns = (
+            (_on_cluster(job_file, address, shown), []) if address else _here(job_file, shown)
+        )
     first = next(iter(inspections.values()))
     plans = [i.plan for i in inspections.values() if i.plan]
     rounds = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
@@ -69,12 +74,13 @@ def check(job_file: JobFile, address: str | None) -> Checked:
     return Checked(inspections, parameters, rounds, tuple(concerns), sent)
 
 
-def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
+def _here(job_file: JobFile, shown: Shown) -> tuple[dict[str, Inspection], list[str]]:
     """Inspect every silo in this process. Whoever runs it may read its tables, so that it also
     tells what is odd about their data, on a machine with an owner's file too."""
     from blindsum.actors.silo import Silo
 
     inspections, records, faults = {}, {}, []
+    shown.stage("planning, and reading the silos' tables", len(job_file.job.roster))
     for name in job_file.job.roster:
         try:
             silo = Silo(
@@ -87,6 +93,7 @@ def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
         except BlindsumError as error:
             faults.append(error.located(silo=name))
         _show_told(job_file, name)
+        shown.step()
     if faults:
         raise in_one(faults, of_all=not inspections)
     return inspections, shared_records(records)
@@ -102,13 +109,18 @@ def _show_told(job_file: JobFile, name: str) -> None:
         console.print(Text(f"told to silo '{name}' alone: {text}"), soft_wrap=True)
 
 
-def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]:
+def _on_cluster(job_file: JobFile, address: str | None, shown: Shown) -> dict[str, Inspection]:
+    def reading(percents: Mapping[str, int]) -> None:
+        shown.share(sum(percents.values()) / (100 * len(percents)) if percents else 0.0)
+
+    shown.stage("joining the cluster")
     with ray_session(address):
         from blindsum.actors.federation import Federation
 
         federation = Federation(job_file.job, "check", silo_folder(job_file))
         try:
-            return federation.inspect()
+            shown.stage("silos read their data")
+            return federation.inspect(reading)
         finally:
             federation.close()
 

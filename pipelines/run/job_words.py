@@ -61,6 +61,12 @@ def inputs(job: Job, text: str) -> str:
             f"a fingerprint (ECFP, {features.bits:,} bits, radius {features.radius}) of the "
             f"molecule in column {shown(features.smiles)}"
         )
+    if features.kind == "images":
+        colours = "in shades of grey" if features.channels == 1 else "in colour"
+        return (
+            f"pictures of {features.width} by {features.height} points, {colours}, from column "
+            f"{shown(features.column)}"
+        )
     return f"a fingerprint of {features.bits:,} bits, read from column {shown(features.column)}"
 
 
@@ -125,9 +131,10 @@ def trains(job: Job, rounds: int) -> str:
     covered = f"{rounds:,} rounds"
     if rounds < asked:
         covered = f"{rounds:,} of {asked:,} rounds, which is as far as the budget goes"
+    early = "; it ends early if the held-out figures stop improving" if job.training.stop else ""
     return (
         f"{covered}, each of {steps:,} {'step' if steps == 1 else 'steps'} on a random "
-        f"{100 * job.training.sampling_rate:.3g} % of the other records"
+        f"{100 * job.training.sampling_rate:.3g} % of the other records{early}"
     )
 
 
@@ -141,6 +148,9 @@ def model_line(job: Job, parameters: int | None) -> str:
     if model.kind == "mlp":
         hidden = " x ".join(map(str, model.hidden))
         return f"mlp with hidden layers of {hidden} ({model.activation}), {count}{unit}"
+    if model.kind == "cnn":
+        channels = ", ".join(map(str, model.channels))
+        return f"cnn with layers of {channels} channels ({model.activation}), {count}{unit}"
     return f"{model.kind}, {count}{unit}"
 
 

@@ -9,7 +9,6 @@ connection adds (HTTP, TLS).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 from blindsum.actors.policy import metrics_exchange
 from blindsum.he.exchange import Exchange
@@ -44,10 +43,8 @@ def parameter_count(job: Job) -> int | None:
     which only its code knows. The model is not built: a proposal may name a huge one."""
     if job.model.kind == "factory":
         return None
-    hidden = job.model.hidden if job.model.kind == "mlp" else []
-    widths = [features_of(job.data.features).width, *hidden]
-    widths += [job.data.outputs] if job.data.outputs else []  # else every head is a silo's own
-    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
+    # Without outputs, every head is a silo's own.
+    return job.model.parameters(features_of(job.data.features).shape, job.data.outputs)
 
 
 def traffic(

@@ -43,7 +43,8 @@ def checked_parts(path: Path, contract: DataSection, rejects: Path, own: Tasks) 
     texts = [column.name for column in every if column.type.text_in_csv]
     notes, used, is_empty = list[str](), _names(every), True
     with told_at_silo(path, contract, rejects):
-        for part in read_parts(path, texts, contract.csv, notes.append, used):
+        read = read_parts(path, texts, contract.csv, notes.append, used, features.most_records)
+        for part in read:
             if notes:
                 write_at_silo(rejects.with_name(TABLE_NOTES), "\n".join(notes))
                 notes.clear()
@@ -58,7 +59,7 @@ def checked_parts(path: Path, contract: DataSection, rejects: Path, own: Tasks) 
             with without_names(rejects):
                 require(table, of_own, path)
             with fitting(path):
-                table = features.uniform(table.select(used).combine_chunks())
+                table = features.uniform(table.select(used).combine_chunks(), _folder(path))
             yield Part(table, part.share)
         if is_empty:
             raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
@@ -68,6 +69,10 @@ def used_columns(contract: DataSection) -> list[str]:
     """Return the names of the columns that the contract uses, without a silo's private tasks."""
     features, folds = features_of(contract.features), folds_of(contract.folds)
     return _names([*features.columns(), *folds.columns(), *_label_columns(contract)])
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
 
 
 def key_columns(contract: DataSection) -> list[str]:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from blindsum.platform.data.canonical import is_bytes
 from blindsum.platform.data.checked import checked_parts, fitting, key_columns
 from blindsum.platform.data.computing import ALONE, Computing
-from blindsum.platform.data.concerns import concerns
+from blindsum.platform.data.concerns import concerning_columns, concerns
 from blindsum.platform.data.enough import nothing_to_score
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.fingerprint import Fingerprint, kept_fingerprints
@@ -73,11 +74,12 @@ def load_data(
     """
     train, test = (_GrowingFold(computing.scratch) for _ in range(2))
     known, sample, dropped = _Known(computing), RecordSample(), 0
+    concerning = concerning_columns(contract)
     for part in usable_parts(path, contract, rejects, own or {}, computing):
         train.append(part, ~part.held_out)
         test.append(part, part.held_out)
         known.add(part.whole, part.whole_digests)
-        sample.add(part.table, part.digests, part.held_out)
+        sample.add(part.table.select(concerning), part.digests, part.held_out)
         dropped += part.dropped
     folds = {"train": train.whole(), "test": test.whole()}
     for name, fold in folds.items():
@@ -130,9 +132,11 @@ class _Known:
 
     def fingerprints(self) -> tuple[str, ...]:
         """Return the table's fingerprint and, of a table in one part, those that earlier versions
-        gave it. They needed the whole table in memory."""
-        newest = self._fingerprint.hexdigest()
-        return newest, *(kept_fingerprints(self._table, self._computing) if self._table else ())
+        gave it. They needed the whole table in memory, and knew no pictures."""
+        newest, table = self._fingerprint.hexdigest(), self._table
+        if table is None or any(map(is_bytes, table.schema.types)):
+            return (newest,)
+        return newest, *kept_fingerprints(table, self._computing)
 
 
 def table_fingerprints(

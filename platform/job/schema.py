@@ -6,13 +6,13 @@ the intended budget.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from blindsum.platform.job.average_section import DEFAULT, Average
 from blindsum.platform.job.data_section import DataSection
+from blindsum.platform.job.model_section import Model
 from blindsum.platform.job.schedule_section import CONSTANT, Schedule
 from blindsum.platform.job.section import Name, Positive, Section, is_name, unless
 
@@ -53,34 +53,6 @@ class SiloSection(Section):
         description="YAML file of this silo's private tasks, on its node; their heads never leave "
         "the silo.",
     )
-
-
-class Linear(Section):
-    """Multinomial logistic regression."""
-
-    kind: Literal["linear"]
-
-
-class Mlp(Section):
-    """Fully connected layers. tanh bounds activations, which suits clipping (Papernot, 2021)."""
-
-    kind: Literal["mlp"]
-    hidden: list[Annotated[int, Field(ge=1, le=16384)]] = Field([32], min_length=1, max_length=8)
-    activation: Literal["relu", "tanh"] = "tanh"
-
-
-class Factory(Section):
-    """A model of your own: `function(features: int, outputs: int) -> torch.nn.Module`."""
-
-    kind: Literal["factory"]
-    factory: str
-
-    @field_validator("factory")
-    @classmethod
-    def _names_a_function(cls, factory: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", factory):
-            raise ValueError("write it as module:function")
-        return factory
 
 
 class StopSection(Section):
@@ -307,7 +279,7 @@ class Job(Section):
     )
     silos: list[SiloSection] = Field(min_length=2, max_length=64)
     data: DataSection
-    model: Annotated[Linear | Mlp | Factory, Field(discriminator="kind")]
+    model: Model
     training: TrainingSection
     server: ServerSection = ServerSection()
     privacy: Annotated[LocalNoise | SharedNoise | NoNoise, Field(discriminator="noise")]
@@ -357,6 +329,12 @@ class Job(Section):
                 "privacy.metrics_epsilon covers only the counts of data.target with classes: the "
                 "effect of one record on the AUROC or R2 of a task has no known bound"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _convolutions_need_pictures(self) -> Job:
+        if self.model.kind == "cnn" and self.data.features.kind != "images":
+            raise ValueError("model.kind cnn needs data.features.kind images")
         return self
 
     @model_validator(mode="after")

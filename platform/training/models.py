@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import itertools
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -19,7 +20,8 @@ from torch import nn
 
 from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.schema import Factory, Job, Linear, Mlp
+from blindsum.platform.job.model_section import Cnn, Factory, Linear, Mlp, Shape
+from blindsum.platform.job.schema import Job
 from blindsum.platform.training.dp_layers import refuse_untrainable
 from blindsum.platform.training.torch_random import forked_random
 from blindsum.platform.training.vector import Vector, digest
@@ -37,7 +39,7 @@ def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Modul
     """
     return build_model(
         job.model,
-        features_of(job.data.features).width,
+        features_of(job.data.features).shape,
         job.data.outputs,
         seed=job.seed,
         private=job.privacy.noise != "none" if private is None else private,
@@ -46,8 +48,8 @@ def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Modul
 
 
 def build_model(
-    section: Linear | Mlp | Factory,
-    features: int,
+    section: Linear | Mlp | Cnn | Factory,
+    features: int | Shape,
     outputs: int,
     *,
     seed: int,
@@ -57,6 +59,8 @@ def build_model(
     """Build the job's model with initial weights from the seed, identical in every silo.
 
     Args:
+        features: their number, or a record's shape. The model gets a record's values one after the
+            other, whatever their shape.
         own: outputs of the silo's private head, 0 outside silos; None if no silo has one.
         private: whether to check that DP-SGD can train the model.
 
@@ -64,15 +68,16 @@ def build_model(
         ModelError: the factory fails or returns something else, or a layer mixes the records of a
             batch, has state that is not a parameter, or is not supported by Opacus.
     """
+    shape = (features,) if isinstance(features, int) else features
     with forked_random(seed):
-        model = _build(section, features, max(outputs, 1))
+        model = _build(section, shape, max(outputs, 1))
         if own is not None:
             model = WithHeads(model, outputs, own)
     _refuse_state(model)
     if private and isinstance(section, Factory):  # the built-in models always pass
         refuse_untrainable(model)
     if isinstance(section, Factory):
-        _check_output(model, section.factory, features, outputs)
+        _check_output(model, section.factory, math.prod(shape), outputs)
     return model
 
 
@@ -153,9 +158,12 @@ def set_private(model: nn.Module, head: Sequence[npt.NDArray[np.float32]]) -> No
             p.copy_(torch.from_numpy(one))
 
 
-def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.Module:
+def _build(section: Linear | Mlp | Cnn | Factory, shape: Shape, outputs: int) -> nn.Module:
+    features = math.prod(shape)
     if section.kind == "linear":
         return nn.Linear(features, outputs)
+    if section.kind == "cnn":
+        return _convolutions(section, shape, outputs)
     if section.kind == "mlp":
         activation = nn.ReLU if section.activation == "relu" else nn.Tanh
         layers: list[nn.Module] = []
@@ -172,7 +180,7 @@ def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.M
             "It must be installed or in the working directory on every silo's node.",
         ) from None
     try:
-        model = factory(features, outputs)
+        model = factory(features if len(shape) == 1 else shape, outputs)
     except (Exception, SystemExit) as error:  # noqa: BLE001
         raise ModelError(
             f"model.factory {section.factory!r} failed with {type(error).__name__}: {error}"
@@ -182,7 +190,24 @@ def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.M
             f"model.factory {section.factory!r} returned {type(model).__name__}",
             "Return a torch.nn.Module.",
         )
-    return model
+    return model if len(shape) == 1 else nn.Sequential(nn.Unflatten(1, shape), model)
+
+
+def _convolutions(section: Cnn, shape: Shape, outputs: int) -> nn.Module:
+    activation = nn.ReLU if section.activation == "relu" else nn.Tanh
+    layers: list[nn.Module] = [nn.Unflatten(1, shape)]
+    size = min(shape[1:])
+    for before, after in itertools.pairwise([shape[0], *section.channels]):
+        # Groups of at most 16 channels: normalisation over records would mix them.
+        groups = next(g for g in range(-(-after // 16), after + 1) if after % g == 0)
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(groups, after)]
+        layers += [activation()]
+        layers += [nn.AvgPool2d(2)] if size >= 2 else []
+        size = max(1, size // 2)
+    pooled = section.pooled(shape)
+    features = section.channels[-1] * math.prod(pooled)
+    layers += [nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(features, outputs)]
+    return nn.Sequential(*layers)
 
 
 def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -> None:

@@ -103,6 +103,10 @@ FEATURES: dict[str, tuple[dict[str, Any], str]] = {
         {"kind": "fingerprint", "bits": 2048},
         "a fingerprint of 2,048 bits, read from column fingerprint",
     ),
+    "images": (
+        {"kind": "images", "width": 28, "height": 32, "channels": 1},
+        "pictures of 28 by 32 points, in shades of grey, from column image",
+    ),
 }
 
 
@@ -207,6 +211,14 @@ def test_a_run_ends_where_the_first_budget_does(content: dict[str, Any]) -> None
     text = flat(picture.as_text())
     assert f"{last} of 500 rounds, which is as far as the budget goes" in text
     assert text.count(f"by round {last}") == 2
+
+
+def test_a_run_that_may_end_early_and_its_kind_of_model_are_told(content: dict[str, Any]) -> None:
+    content["training"]["stop"] = {"patience": 1}
+    content["data"]["features"] = {"kind": "images", "width": 8, "height": 8}
+    picture = flat(drawn(content, model={"kind": "cnn", "channels": [4, 8]}))
+    assert "other records; it ends early if the held-out figures stop improving" in picture
+    assert "cnn with layers of 4, 8 channels (tanh), 498 parameters" in picture
 
 
 def test_bars_rise_to_the_limit(content: dict[str, Any]) -> None:

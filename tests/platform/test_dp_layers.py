@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.schema import Factory
+from blindsum.platform.job.model_section import Factory
 from blindsum.platform.training.clipping import clipped_sum
 from blindsum.platform.training.models import build_model
 

@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from blindsum.platform.data.records import Fold
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.schema import Linear, Mlp, TrainingSection
+from blindsum.platform.job.model_section import Linear, Mlp
+from blindsum.platform.job.schema import TrainingSection
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
 from blindsum.platform.training.local import LocalTrainer

@@ -12,11 +12,14 @@ from blindsum.platform.data.files.parts import Part, chosen, in_parts, only
 ENDINGS = (".arrow", ".feather", ".ipc", ".arrows")
 
 
-def read_arrow(path: Path, columns: Collection[str] | None) -> Iterator[Part]:
+def read_arrow(
+    path: Path, columns: Collection[str] | None, most: int | None = None
+) -> Iterator[Part]:
     """Read an IPC file or an IPC stream, which is mapped into memory.
 
     Args:
         columns: those to read, if the file has them; None for all.
+        most: the most records of a part; None if they are small.
 
     Raises:
         OSError, pyarrow.ArrowException: the file cannot be read.
@@ -26,7 +29,9 @@ def read_arrow(path: Path, columns: Collection[str] | None) -> Iterator[Part]:
         file.seek(0)
         reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
         names = chosen(reader.schema, columns)
-        yield from in_parts(_batches(reader, is_file, names), only(reader.schema, names), None)
+        yield from in_parts(
+            _batches(reader, is_file, names), only(reader.schema, names), None, most
+        )
 
 
 def _batches(

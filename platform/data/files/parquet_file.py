@@ -19,11 +19,14 @@ _TABLE_FORMATS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 """Folders inside the tables of formats that keep deleted rows in their Parquet files."""
 
 
-def read_parquet(path: Path, columns: Collection[str] | None) -> Iterator[Part]:
+def read_parquet(
+    path: Path, columns: Collection[str] | None, most: int | None = None
+) -> Iterator[Part]:
     """Read one Parquet file.
 
     Args:
         columns: those to read, if the file has them; None for all.
+        most: the most records of a part; None if they are small.
 
     Raises:
         OSError, pyarrow.ArrowException: the file cannot be read.
@@ -32,20 +35,24 @@ def read_parquet(path: Path, columns: Collection[str] | None) -> Iterator[Part]:
     with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
         names = chosen(file.schema_arrow, columns)
         schema = only(file.schema_arrow, names)
-        yield from in_parts(_batches(file, schema, names), schema, file.metadata.num_rows)
+        batches = _batches(file, names, part_size(schema, most))
+        yield from in_parts(batches, schema, file.metadata.num_rows, most)
 
 
 def _batches(
-    file: pyarrow.parquet.ParquetFile, schema: pa.Schema, names: list[str] | None
+    file: pyarrow.parquet.ParquetFile, names: list[str] | None, size: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield a file's records. Row group by row group: else Arrow (25.0.1) keeps all that it has
     read."""
     for i in range(file.num_row_groups):
-        yield from file.iter_batches(part_size(schema), row_groups=[i], columns=names)
+        yield from file.iter_batches(size, row_groups=[i], columns=names)
 
 
 def read_parquet_folder(
-    path: Path, texts: Collection[str], columns: Collection[str] | None
+    path: Path,
+    texts: Collection[str],
+    columns: Collection[str] | None,
+    most: int | None = None,
 ) -> Iterator[Part]:
     """Read all Parquet files of a folder and its subfolders as one table, ordered by their paths.
 
@@ -55,6 +62,7 @@ def read_parquet_folder(
     Args:
         texts: columns to read as text, even if the folders' names look like numbers.
         columns: those to read, if the table has them; None for all.
+        most: as of `read_parquet`.
 
     Raises:
         DataError: there is no Parquet file, or reading the files would be wrong.
@@ -81,10 +89,13 @@ def read_parquet_folder(
         options.partitioning = pyarrow.dataset.partitioning(pa.schema(named), flavor="hive")
         factory = _factory(files, options)
     dataset, used = factory.finish(schema), only(schema, chosen(schema, columns))
-    yield from in_parts(_of_folder(dataset, used), used, dataset.count_rows())
+    batches = _of_folder(dataset, used, part_size(used, most))
+    yield from in_parts(batches, used, dataset.count_rows(), most)
 
 
-def _of_folder(dataset: pyarrow.dataset.Dataset, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _of_folder(
+    dataset: pyarrow.dataset.Dataset, schema: pa.Schema, size: int
+) -> Iterator[pa.RecordBatch]:
     """Yield the records of a folder's files. Not by Arrow's own scanner, which reads whole row
     groups ahead."""
     for fragment in dataset.get_fragments():
@@ -92,7 +103,7 @@ def _of_folder(dataset: pyarrow.dataset.Dataset, schema: pa.Schema) -> Iterator[
         with pyarrow.parquet.ParquetFile(fragment.path, memory_map=True) as file:
             names = [n for n in schema.names if n in file.schema_arrow.names]
             names = [n for n in names if n not in of_folders]
-            for batch in _batches(file, schema, names):
+            for batch in _batches(file, names, size):
                 columns = [
                     batch.column(field.name).cast(field.type)
                     if field.name in names

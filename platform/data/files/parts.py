@@ -22,10 +22,15 @@ class Part(NamedTuple):
     share: float
 
 
-def part_size(schema: pa.Schema) -> int:
-    """Return the number of records of a part."""
+def part_size(schema: pa.Schema, most: int | None = None) -> int:
+    """Return the number of records of a part.
+
+    Args:
+        most: the most records; None if they are small.
+    """
     of_record = sum(_bytes(kind) for kind in schema.types)
-    return max(LEAST_RECORDS, PART_BYTES // max(of_record, 1))
+    size = max(LEAST_RECORDS, PART_BYTES // max(of_record, 1))
+    return min(size, most or size)
 
 
 def _bytes(kind: pa.DataType) -> int:
@@ -55,14 +60,18 @@ def only(schema: pa.Schema, names: list[str] | None) -> pa.Schema:
 
 
 def in_parts(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, records: int | None
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    records: int | None,
+    most: int | None = None,
 ) -> Iterator[Part]:
     """Yield parts of about the same size, at least one, which may be empty.
 
     Args:
         records: those of all batches, if they are known.
+        most: as of `part_size`.
     """
-    size, waiting, count, done = part_size(schema), list[pa.RecordBatch](), 0, 0
+    size, waiting, count, done = part_size(schema, most), list[pa.RecordBatch](), 0, 0
     for batch in batches:
         for start in range(0, batch.num_rows, size):
             waiting.append(batch.slice(start, size))
