@@ -22,8 +22,8 @@ from blindsum.pipelines.consortium.budget import Budget, budget, known_dataset, 
 from blindsum.pipelines.consortium.changes import since_approved
 from blindsum.pipelines.consortium.deciding import code_files, code_folder
 from blindsum.pipelines.consortium.review_text import JobReview, Review, Traffic
+from blindsum.pipelines.run.traffic import parameter_count
 from blindsum.platform.data.checked import used_columns
-from blindsum.platform.data.features import features_of
 from blindsum.platform.data.member import REJECTED_ROWS
 from blindsum.platform.data.table import load_data, table_fingerprints
 from blindsum.platform.errors import BlindsumError, LedgerError
@@ -37,7 +37,6 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan, metrics_plan, plan
 from blindsum.platform.state.approval import job_digest
 from blindsum.platform.state.ledger import Ledger
-from blindsum.platform.training.models import counted
 
 T = TypeVar("T")
 
@@ -131,15 +130,6 @@ def review_here(owner: Owner, silo: str, job: Job, folder: Path) -> JobReview:
         earlier=None,
         hub="the driver",
     )
-
-
-def parameter_count(job: Job) -> int | None:
-    """Return the number of parameters that the silos train together; None for a `model.factory`,
-    which only its code knows. The model is not built: a proposal may name a huge one."""
-    if job.model.kind == "factory":
-        return None
-    shape, own = features_of(job.data.features).shape, 0 if job.has_private_tasks else None
-    return counted(job.model, shape, job.data.outputs, own).trained
 
 
 def _traffic(job: Job, values: int | None) -> Traffic | None:

@@ -14,9 +14,10 @@ from blindsum.actors.silo_messages import Inspection
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.run.folders import runs_folder, silo_folder
+from blindsum.pipelines.run.job_picture import JobPicture, Messages
 from blindsum.pipelines.run.output import plan_figures, warnings
 from blindsum.pipelines.run.traffic import Traffic, traffic
-from blindsum.pipelines.show.console import console, emit, show_result, show_warnings, size
+from blindsum.pipelines.show.console import console, emit, show_result, show_warnings
 from blindsum.pipelines.show.progress import Shown, progress
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.data.at_silo import read_at_silo
@@ -27,8 +28,7 @@ from blindsum.platform.job.paths import silo_places
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
 from blindsum.platform.privacy.plan import UNIT, describe, plan, update_range
-from blindsum.platform.privacy.releases import metrics_guarantee
-from blindsum.platform.privacy.statement import privacy_statement
+from blindsum.platform.privacy.statement import CONSENT, privacy_statement
 
 
 @dataclass(frozen=True)
@@ -137,16 +137,19 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     if as_json:
         emit("check", job=job.name, **_figures(checked), warnings=found, statement=stated)
         return
-    show_result(_spending(job, checked))
+    show_result(_noise(checked))
     if job.privacy.noise != "none" and job.private:
         show_result(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
         show_result(f"mechanism: {describe(job.privacy)['mechanism']}")
     for heading in ("Threat model and trust", "What is not covered"):
         show_result(Text(f"\n{heading.lower()}", style="bold"))
         for name, text in stated[heading].items():
+            if name == CONSENT:  # the picture shows it for each silo
+                continue
             show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}")
-    _show_sizes(job, checked)
-    show_result(f"held-out metrics: {metrics_guarantee(job)}")
+    if checked.parameters.scheme == "ckks":
+        show_result(f"\n{_encryption(job, checked)}")
+    show_result("", _picture(job_file, checked))
     show_warnings(found)
     command = f"blindsum run {quote(str(job_file.path))}"
     verdict = "\nThis job would run.", "bold"
@@ -175,53 +178,41 @@ def _figures(checked: Checked) -> dict[str, object]:
     }
 
 
-def _spending(job: Job, checked: Checked) -> Sheet:
-    """Return what each silo would spend, as a table."""
-    table = Sheet(
-        "silo",
-        "epsilon",
-        "delta",
-        "noise multiplier",
-        "sampling rate",
-        "rounds x steps",
-        "spent by past jobs",
-        title="what each silo would spend",
-    )
+def _noise(checked: Checked) -> Sheet:
+    """Return each silo's noise, and what its table has spent before, as a table."""
+    title = "noise, and what earlier jobs spent"
+    table = Sheet("silo", "noise multiplier", "spent by past jobs", title=title)
     for name, i in checked.inspections.items():
         past = "nothing" if i.lifetime else "kept by the silo"
         if i.lifetime and i.lifetime.jobs:
             spent = _lifetime(i)["epsilon"]
             past = f"{spent}, delta {i.lifetime.delta:g}, in {i.lifetime.jobs}"
-        if i.plan is None:
-            table.add(name, "unbounded", "", "", f"{job.training.sampling_rate:g}", "", past)
-            continue
-        table.add(
-            name,
-            f"{i.plan.epsilon_planned:.3f} of {i.plan.epsilon:g}",
-            f"{i.plan.delta:g}",
-            f"{i.plan.noise_multiplier:.4g}",
-            f"{i.plan.sampling_rate:g}",
-            f"{checked.rounds} x {i.plan.steps_per_round}",
-            past,
-        )
+        table.add(name, f"{i.plan.noise_multiplier:.4g}" if i.plan else "no noise", past)
     return table
 
 
-def _show_sizes(job: Job, checked: Checked) -> None:
-    """Print how large the model, the messages and their encryption are."""
-    parameters, sent = checked.parameters, checked.traffic
-    show_result(f"\nmodel: {checked.first.parameters} parameters, {checked.rounds} rounds")
-    show_result(
-        f"traffic: {'at most ' if sent.at_most else ''}{size(sent.up_a_round)} up and "
-        f"{size(sent.down_a_round)} down a round, over all silos; {size(sent.up)} up and "
-        f"{size(sent.down)} down in all"
+def _encryption(job: Job, checked: Checked) -> str:
+    """Return how values are encrypted, and how large they can be."""
+    used = checked.parameters
+    return (
+        f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {used.bits} bits a "
+        f"value, {used.digits} values a real; each integer is wrong with probability at most "
+        f"2^-80; {_limits(job, checked.first)}"
     )
-    if parameters.scheme == "ckks":
-        show_result(
-            f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} "
-            f"bits a value, {parameters.digits} values a real; each integer is wrong with "
-            f"probability at most 2^-80; {_limits(job, checked.first)}"
-        )
+
+
+def _picture(job_file: JobFile, checked: Checked) -> JobPicture:
+    """Return the picture of the job, with what the silos said of themselves: only their plans, and
+    whether an owner's file is in force there."""
+    return JobPicture(
+        job=job_file.job,
+        text=job_file.text,
+        parameters=checked.first.parameters,
+        plans={name: i.plan for name, i in checked.inspections.items() if i.plan},
+        rounds=checked.rounds,
+        messages=Messages.of(job_file.job, checked.traffic),
+        owned={name: i.owned for name, i in checked.inspections.items()},
+    )
 
 
 def _limits(job: Job, inspection: Inspection) -> str:

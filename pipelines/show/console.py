@@ -119,7 +119,11 @@ def _print(text: str) -> None:
     """
     stream = _kept or sys.stdout
     try:
-        stream.write(text)
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:  # a job may quote what this terminal cannot show
+            coding = stream.encoding
+            stream.write(text.encode(coding, "backslashreplace").decode(coding))
         stream.flush()
     except BrokenPipeError:
         _silence(stream)
