@@ -168,6 +168,7 @@ def _figures(checked: Checked) -> dict[str, object]:
         "down_bytes": sent.down,
         "bytes_at_most": sent.at_most,
         "encryption": asdict(checked.parameters),
+        "clipping": checked.first.clipping,
         "silos": {
             n: {"plan": plan_figures(i.plan), "lifetime": _lifetime(i), "ledger": i.ledger}
             for n, i in checked.inspections.items()
@@ -211,6 +212,8 @@ def _show_sizes(job: Job, checked: Checked) -> None:
     """Print how large the model, the messages and their encryption are."""
     parameters, sent = checked.parameters, checked.traffic
     show_result(f"\nmodel: {checked.first.parameters} parameters, {checked.rounds} rounds")
+    if checked.first.clipping:
+        show_result(f"clipping: {checked.first.clipping}")
     show_result(
         f"traffic: {'at most ' if sent.at_most else ''}{size(sent.up_a_round)} up and "
         f"{size(sent.down_a_round)} down a round, over all silos; {size(sent.up)} up and "
