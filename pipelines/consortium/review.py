@@ -37,6 +37,7 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan, metrics_plan, plan
 from blindsum.platform.state.approval import job_digest
 from blindsum.platform.state.ledger import Ledger
+from blindsum.platform.training.models import counted
 
 T = TypeVar("T")
 
@@ -137,8 +138,8 @@ def parameter_count(job: Job) -> int | None:
     which only its code knows. The model is not built: a proposal may name a huge one."""
     if job.model.kind == "factory":
         return None
-    # Without outputs, every head is a silo's own.
-    return job.model.parameters(features_of(job.data.features).shape, job.data.outputs)
+    shape, own = features_of(job.data.features).shape, 0 if job.has_private_tasks else None
+    return counted(job.model, shape, job.data.outputs, own).trained
 
 
 def _traffic(job: Job, values: int | None) -> Traffic | None:

@@ -2,44 +2,62 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from blindsum.platform.job.section import Section
+from blindsum.platform.job.section import Section, unless
 
 Shape = tuple[int, ...]
 """Of one record: (features,), or of an image (channels, height, width)."""
 
 
-class Linear(Section):
+class Weights(Section):
+    """A file of public weights with which a model begins."""
+
+    file: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.safetensors$",
+        description="Its name; it lies beside the job file, or in a folder `weights` of the silo's "
+        "state or of Blindsum's home.",
+    )
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    only: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Patterns of the parameters that it has, as trunk.*; default: all.",
+    )
+
+
+class _Begun(Section):
+    """What all models have in common: how they begin, and what is trained."""
+
+    weights: Weights | None = Field(
+        None, exclude_if=unless(None), description="Public weights to begin with."
+    )
+    freeze: list[str] = Field(
+        [],
+        max_length=100,
+        exclude_if=unless([]),
+        description="Patterns of parameters that stay as they begin, and are never sent.",
+    )
+
+
+class Linear(_Begun):
     """Multinomial logistic regression."""
 
     kind: Literal["linear"]
 
-    def parameters(self, shape: Shape, outputs: int) -> int:
-        """Return the number of parameters, without building the model: it may be huge."""
-        return (math.prod(shape) + 1) * outputs
 
-
-class Mlp(Section):
+class Mlp(_Begun):
     """Fully connected layers. tanh bounds activations, which suits clipping (Papernot, 2021)."""
 
     kind: Literal["mlp"]
     hidden: list[Annotated[int, Field(ge=1, le=16384)]] = Field([32], min_length=1, max_length=8)
     activation: Literal["relu", "tanh"] = "tanh"
 
-    def parameters(self, shape: Shape, outputs: int) -> int:
-        """Return the number of parameters. With 0 outputs, the model ends at its last hidden
-        layer."""
-        widths = [math.prod(shape), *self.hidden, *([outputs] if outputs else [])]
-        return sum((before + 1) * after for before, after in itertools.pairwise(widths))
 
-
-class Cnn(Section):
+class Cnn(_Begun):
     """Convolutions of 3 by 3 with group normalisation, each followed by a pooling that halves
     height and width; then a linear layer over at most 4 by 4 means of each channel."""
 
@@ -49,19 +67,8 @@ class Cnn(Section):
     )
     activation: Literal["relu", "tanh"] = "tanh"
 
-    def parameters(self, shape: Shape, outputs: int) -> int:
-        """Return the number of parameters."""
-        widths = itertools.pairwise([shape[0], *self.channels])
-        of_layers = sum(9 * before * after + 3 * after for before, after in widths)
-        return of_layers + (self.channels[-1] * math.prod(self.pooled(shape)) + 1) * outputs
 
-    def pooled(self, shape: Shape) -> tuple[int, int]:
-        """Return height and width of what the linear layer gets."""
-        height, width = (max(1, min(4, size >> len(self.channels))) for size in shape[1:])
-        return height, width
-
-
-class Factory(Section):
+class Factory(_Begun):
     """A model of your own: `function(features, outputs) -> torch.nn.Module`. `features` is their
     number; for images it is (channels, height, width)."""
 

@@ -35,7 +35,7 @@ from blindsum.platform.job.model_section import Factory, Mlp, Model
 from blindsum.platform.job.paths import MODEL
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.section import Section
-from blindsum.platform.training.models import build_model
+from blindsum.platform.training.models import build_model, counted
 
 _TERMS, _WEIGHTS, _STATEMENT = "model.json", "weights.safetensors", "statement.json"
 _MOST_TEXT = 64 * 2**20
@@ -137,7 +137,7 @@ def released(
         target=job.data.target,
         tasks=job.data.tasks,
         own_tasks=(own_tasks or {}) if job.has_private_tasks else None,
-        model=job.model,
+        model=job.model.model_copy(update={"weights": None}),  # they are in the file itself
         weights=hashlib.sha256(weights).hexdigest(),
         statement=hashlib.sha256(stated).hexdigest(),
     )
@@ -160,9 +160,10 @@ def read_released(path: Path) -> Released:
     """
     terms, weights, statement = _members(path)
     shape = features_of(terms.features).shape
+    own = None if terms.own_tasks is None else len(terms.own_tasks)
     if isinstance(terms.model, Factory):
         _refuse_python_s_own(terms.model.factory)
-    elif 4 * terms.model.parameters(shape, _every_output(terms)) > len(weights):
+    elif 4 * counted(terms.model, shape, terms.outputs, own).every > len(weights):
         # Terms of a few hundred bytes can declare layers that fill the memory.
         raise _other_weights(path)
     model = build_model(
@@ -171,7 +172,7 @@ def read_released(path: Path) -> Released:
         terms.outputs,
         seed=0,
         private=False,
-        own=None if terms.own_tasks is None else len(terms.own_tasks),
+        own=own,
     )
     try:
         model.load_state_dict(safetensors.torch.load(weights), strict=True)
@@ -187,10 +188,6 @@ def _other_weights(path: Path) -> ModelError:
         f"{path.name} holds weights that are not those of its model",
         "It is damaged: copy it again from the run's folder.",
     )
-
-
-def _every_output(terms: Terms) -> int:
-    return terms.outputs + len(terms.own_tasks or ())
 
 
 def _refuse_python_s_own(factory: str) -> None:

@@ -11,7 +11,7 @@ import importlib
 import itertools
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from blindsum.platform.job.model_section import Cnn, Factory, Linear, Mlp, Shape
 from blindsum.platform.job.schema import Job
 from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
 from blindsum.platform.training.dp_layers import refuse_mixing_layers
+from blindsum.platform.training.pretrained import begin_with, freeze
 from blindsum.platform.training.torch_random import forked_random
 from blindsum.platform.training.vector import Vector, digest
 
@@ -72,14 +73,46 @@ def build_model(
     shape = (features,) if isinstance(features, int) else features
     with forked_random(seed):
         model = _build(section, shape, max(outputs, 1))
-        if own is not None:
-            model = WithHeads(model, outputs, own)
+        if section.weights:
+            begin_with(model, section.weights)
+        model = _assembled(model, section, outputs, own)
     _refuse_state(model)
     if private and isinstance(section, Factory):  # the built-in models always pass
         refuse_mixing_layers(model)
     if isinstance(section, Factory):
         _check_output(model, section.factory, math.prod(shape), outputs)
     return model
+
+
+def _assembled(
+    model: nn.Module, section: Linear | Mlp | Cnn | Factory, outputs: int, own: int | None
+) -> nn.Module:
+    freeze(model, section.freeze)
+    return model if own is None else WithHeads(model, outputs, own)
+
+
+class Counted(NamedTuple):
+    """The parameters of a model, and those of them that silos train together."""
+
+    every: int
+    trained: int
+
+
+def counted(
+    section: Linear | Mlp | Cnn, shape: Shape, outputs: int, own: int | None = None
+) -> Counted:
+    """Count a model's parameters without memory for them: a job of strangers may name a huge one.
+
+    Args:
+        own: as of `build_model`.
+
+    Raises:
+        ModelError: `model.freeze` does not fit the model.
+    """
+    with torch.device("meta"):
+        model = _assembled(_build(section, shape, max(outputs, 1)), section, outputs, own)
+    trained = sum(p.numel() for p in shared_parameters(model) if p.requires_grad)
+    return Counted(sum(p.numel() for p in model.parameters()), trained)
 
 
 class WithHeads(nn.Module):
@@ -205,7 +238,7 @@ def _convolutions(section: Cnn, shape: Shape, outputs: int) -> nn.Module:
         layers += [activation()]
         layers += [nn.AvgPool2d(2)] if size >= 2 else []
         size = max(1, size // 2)
-    pooled = section.pooled(shape)
+    pooled = tuple(max(1, min(4, size >> len(section.channels))) for size in shape[1:])
     features = section.channels[-1] * math.prod(pooled)
     layers += [nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(features, outputs)]
     return nn.Sequential(*layers)
