@@ -22,6 +22,7 @@ if str(ROOT) not in sys.path:  # as a script
     sys.path.insert(0, str(ROOT))
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
+from tests.planted_in_clipping import IN_CLIPPING
 from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
 from tests.planted_in_tables import IN_TABLES
@@ -610,6 +611,7 @@ MUTANTS = (
             *IN_TABLES,
             *IN_THE_AVERAGE,
             *IN_SIMULATIONS,
+            *IN_CLIPPING,
         )
     ),
 )

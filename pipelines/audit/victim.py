@@ -38,7 +38,7 @@ from blindsum.platform.privacy.accounting import calibrate
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
-from blindsum.platform.training.clipping import clipped_sum
+from blindsum.platform.training.clipping.choice import clipped_sum
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import RecordLoss, classification
 from blindsum.platform.training.models import build_model, get_parameters

@@ -147,6 +147,8 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             if name == CONSENT:  # the picture shows it for each silo
                 continue
             show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}")
+    if checked.first.clipping:
+        show_result(f"\nclipping: {checked.first.clipping}")
     if checked.parameters.scheme == "ckks":
         show_result(f"\n{_encryption(job, checked)}")
     show_result("", _picture(job_file, checked))
@@ -171,6 +173,7 @@ def _figures(checked: Checked) -> dict[str, object]:
         "down_bytes": sent.down,
         "bytes_at_most": sent.at_most,
         "encryption": asdict(checked.parameters),
+        "clipping": checked.first.clipping,
         "silos": {
             n: {"plan": plan_figures(i.plan), "lifetime": _lifetime(i), "ledger": i.ledger}
             for n, i in checked.inspections.items()

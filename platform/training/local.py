@@ -1,9 +1,9 @@
 """One silo's training in one round: local steps from the global model to an update.
 
-With a privacy plan, per-record gradients are clipped (`blindsum.platform.training.clipping`, the
-semantics of Opacus's DP-SGD), and a cryptographic generator draws noise and Poisson samples. The
-divisor is the job's public expected batch size. Without a plan the steps are the same, but without
-clipping and noise.
+With a privacy plan, per-record gradients are clipped (`blindsum.platform.training.clipping.choice`,
+the semantics of Opacus's DP-SGD), and a cryptographic generator draws noise and Poisson samples.
+The divisor is the job's public expected batch size. Without a plan the steps are the same, but
+without clipping and noise.
 
 A private head is clipped together with the other parameters and gets the same noise, although it
 never leaves the silo. The shared part's next gradients depend on the head, so the head must not
@@ -25,7 +25,7 @@ from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.schema import TrainingSection
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
-from blindsum.platform.training.clipping import ClippedSum, clipped_sum
+from blindsum.platform.training.clipping.choice import Chosen, clipped_sum
 from blindsum.platform.training.local_optimizer import LocalOptimizer
 from blindsum.platform.training.losses import RecordLoss, classification
 from blindsum.platform.training.models import get_parameters, private_parameters, set_parameters
@@ -46,7 +46,7 @@ class LocalTrainer:
         loss: the loss of each record.
 
     Raises:
-        ModelError: there is a plan, and the model's gradients cannot be clipped record by record.
+        ModelError: there is a plan, and the model mixes records or fails on a single one.
     """
 
     def __init__(
@@ -62,13 +62,19 @@ class LocalTrainer:
         self._loss = loss
         self._data = data
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._clipped: ClippedSum | None = (
+        self._clipped: Chosen | None = (
             clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
         )
         self._clip_norm = plan.clip_norm if plan else 0.0
         self._unclipped, self._rate = 0.0, training.learning_rate
         shares_noise = plan is not None and plan.share is not None
         self._contribute = self._with_shared_noise if shares_noise else self._with_local_noise
+
+    @property
+    def says(self) -> str:
+        """How gradients are clipped, in one sentence that depends only on the model; empty without
+        a plan."""
+        return self._clipped.says if self._clipped else ""
 
     def train(self, start: Vector, clipping: float = 1.0, round: int = 1) -> Update:
         """Train for one round from the global model.

@@ -22,7 +22,8 @@ from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.model_section import Cnn, Factory, Linear, Mlp, Shape
 from blindsum.platform.job.schema import Job
-from blindsum.platform.training.dp_layers import refuse_untrainable
+from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
+from blindsum.platform.training.dp_layers import refuse_mixing_layers
 from blindsum.platform.training.pretrained import begin_with, freeze
 from blindsum.platform.training.torch_random import forked_random
 from blindsum.platform.training.vector import Vector, digest
@@ -67,7 +68,7 @@ def build_model(
 
     Raises:
         ModelError: the factory fails or returns something else, or a layer mixes the records of a
-            batch, has state that is not a parameter, or is not supported by Opacus.
+            batch or has state that is not a parameter.
     """
     shape = (features,) if isinstance(features, int) else features
     with forked_random(seed):
@@ -77,7 +78,7 @@ def build_model(
         model = _assembled(model, section, outputs, own)
     _refuse_state(model)
     if private and isinstance(section, Factory):  # the built-in models always pass
-        refuse_untrainable(model)
+        refuse_mixing_layers(model)
     if isinstance(section, Factory):
         _check_output(model, section.factory, math.prod(shape), outputs)
     return model
@@ -267,30 +268,17 @@ def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -
 
 
 def _refuse_mixing(model: nn.Module, factory: str, features: int) -> None:
-    """Raise ModelError if a record's output depends on the other records of its batch.
-
-    Its gradient would then depend on other records, and clipping it would bound nothing.
-    """
+    """Raise ModelError if a record's output depends on the other records of its batch."""
     # Random weights, because a last layer that starts at zero would hide the layers below it.
     tried = copy.deepcopy(model)
     with forked_random(0), torch.no_grad():
         for p in tried.parameters():
             p.normal_(0.0, 0.5)
-    record = torch.linspace(-1, 1, features)
-    mixes = False
-    for position in (0, 2):
-        outputs = []
-        for others in (0.3, -2.0):
-            batch = torch.linspace(others, others / 2, 4 * features).reshape(4, features)
-            batch[position] = record
-            with forked_random(0), torch.no_grad():  # the same dropout both times
-                outputs.append(tried(batch)[position])
-        mixes = mixes or not torch.allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
-    if mixes:
+    if mixes(tried, dense(features)):
         raise ModelError(
             f"the model of {factory!r} mixes the records of a batch: one record's output "
             "changes with the others",
-            "Normalise over features, not over the batch (LayerNorm, GroupNorm).",
+            MEND,
         )
 
 
