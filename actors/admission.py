@@ -25,7 +25,14 @@ from blindsum.platform.errors import (
     Unexpected,
 )
 from blindsum.platform.job.owner import Owner, find_owner, read_owner
-from blindsum.platform.job.paths import SiloPlaces, import_from, places_under, require_usable
+from blindsum.platform.job.paths import (
+    WEIGHTS,
+    SiloPlaces,
+    files_from,
+    import_from,
+    places_under,
+    require_usable,
+)
 from blindsum.platform.job.schema import Job
 from blindsum.platform.state.approval import (
     Approval,
@@ -82,6 +89,7 @@ class Admission:
         if self.owner:
             _require_own_installation()
             self._ask(books, self.owner)
+        files_from(places.state / WEIGHTS)
         if self._approval and self._approval.code:
             import_approved(places.state, self._approval.id, self._approval.code)
         elif not self._approval:

@@ -16,7 +16,7 @@ from blindsum.actors.door import checked, checked_all, checked_round, checked_sp
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.prepared import PreparedSilo, prepare
 from blindsum.actors.returning import state_for_another, take_over
-from blindsum.actors.silo_messages import Inspection
+from blindsum.actors.silo_messages import LONGEST_SENTENCE, Inspection
 from blindsum.actors.silo_state import ModelState, SentUpdate, SiloState, require_allowed
 from blindsum.actors.vault import Vault
 from blindsum.actors.work import Work
@@ -88,6 +88,7 @@ class JoiningSilo:
             charged=self._last_attempt,
             owned=own.owned,
             warnings=() if own.owned else own.data.concerns,
+            clipping=own.trainer.says[:LONGEST_SENTENCE],
         )
 
     @property

@@ -118,7 +118,9 @@ class PreparedSilo:
         for where, integers in summed:
             np.multiply(integers, step, out=mean[where])
             squares += square_sum(integers)
-        reach = honest_reach(self.job, self.plan, silos, exchange.values, unit, exchange.clipping)
+        reach = honest_reach(
+            self.job, self.plan, silos, exchange.values, unit, exchange.clipping, exchange.round
+        )
         held_to(mean, abs(step) * math.sqrt(squares), reach)
         return mean
 

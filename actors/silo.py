@@ -63,7 +63,7 @@ class Silo(JoiningSilo):
         started = time.perf_counter()
         epsilon, metrics_epsilon = self._books.charge(exchange)  # before the data is touched
         charged = time.perf_counter()
-        update = own.trainer.train(self._model.vector, exchange.clipping)
+        update = own.trainer.train(self._model.vector, exchange.clipping, exchange.round)
         require_finite(update.values)
         trained = time.perf_counter()
         tally = Tally(unclipped=update.unclipped)

@@ -13,6 +13,9 @@ from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.state.ledger_entries import Lifetime
 from blindsum.platform.training.vector import Vector
 
+LONGEST_SENTENCE = 400
+"""In characters."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
@@ -23,7 +26,8 @@ class Inspection:
     jobs; with one, the silo reports neither. For an interrupted run, `kept` has the digests of the
     states in its checkpoints, by round, and `charged` is the last round and attempt that it
     charged. `warnings` says what is odd about the silo's data; with an owner's file, only the owner
-    learns that.
+    learns that. `clipping` says in one sentence how the model's gradients are clipped, which
+    depends only on the model; it is empty without privacy.
     """
 
     silo: str
@@ -36,6 +40,7 @@ class Inspection:
     charged: tuple[int, int] = (0, 0)
     owned: bool = False
     warnings: tuple[str, ...] = ()
+    clipping: Annotated[str, Field(max_length=LONGEST_SENTENCE, pattern=r"^[ -~]*$")] = ""
 
 
 @dataclass(frozen=True, kw_only=True)

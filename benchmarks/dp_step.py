@@ -2,11 +2,13 @@
 
     python benchmarks/dp_step.py --json build/dp_step.json
 
-Two models at a batch of 256, one thread, all arms in the same run, taking turns step by step:
+Five models, one thread, all arms in the same run, taking turns step by step. An MLP and a small CNN
+at a batch of 256; ResNet-18 with group normalisation at half its width, a transformer of six layers
+over 64 tokens, and the same with frozen layers and adapters of rank 8, at a batch of 32.
 
     sgd            forward, backward, SGD
     blindsum       clipping by book-keeping, noise from AES in counter mode, SGD
-    opacus_hooks   Opacus's default: a gradient for every record
+    opacus_hooks   Opacus's default: a gradient for every record (MLP and CNN only)
     opacus_ghost   Opacus's ghost clipping: two backward passes
 
 `step_ms` is the median CPU time of a step. `peak_mb` is the peak memory of five steps above the
@@ -28,6 +30,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from dp_models import (
+    CLASSES,
+    TOKENS,
+    VOCABULARY,
+    Lora,
+    Transformer,
+    resnet,
+)
 from opacus import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
@@ -41,10 +51,12 @@ from blindsum.platform.job.schema import TrainingSection
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer
+from blindsum.platform.training.local_optimizer import LocalOptimizer
 
-BATCH, RATE = 256, 0.05
+RATE = 0.05
 ARMS = ("sgd", "blindsum", "opacus_hooks", "opacus_ghost")
-MODELS = {"mlp": 2048, "cnn": 784}
+BATCHES = {"mlp": 256, "cnn": 256, "resnet": 32, "transformer": 32, "lora": 32}
+HOOKED = ("mlp", "cnn")
 Step = Callable[[], object]
 
 
@@ -71,20 +83,37 @@ class Cnn(nn.Module):
         return self.layers(x)
 
 
-def model(kind: str) -> nn.Module:
+def model(kind: str, arm: str) -> nn.Module:
     if kind == "cnn":
         return Cnn()
-    return nn.Sequential(
-        nn.Linear(2048, 512), nn.ReLU(), nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 12)
-    )
+    if kind == "mlp":
+        return nn.Sequential(
+            nn.Linear(2048, 512), nn.ReLU(), nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 12)
+        )
+    if kind == "resnet":
+        return resnet()
+    return Lora() if kind == "lora" else Transformer(opacus=arm == "opacus_ghost")
+
+
+def made_up(kind: str) -> torch.Tensor:
+    """Return a batch of records, float32 [batch, features]."""
+    size = BATCHES[kind]
+    if kind == "mlp":
+        return (torch.rand(size, 2048) < 0.03).float()
+    if kind in ("cnn", "resnet"):
+        return torch.rand(size, 784 if kind == "cnn" else 3 * 32 * 32)
+    return torch.randint(0, VOCABULARY, (size, TOKENS)).float()
+
+
+def arms(kind: str) -> list[str]:
+    return [arm for arm in ARMS if arm != "opacus_hooks" or kind in HOOKED]
 
 
 def step(kind: str, arm: str) -> Step:
     """Return a function that takes one training step of an arm on a fixed batch."""
     torch.manual_seed(0)
-    net, features = model(kind), MODELS[kind]
-    x = (torch.rand(BATCH, features) < 0.03).float() if kind == "mlp" else torch.rand(BATCH, 784)
-    y = torch.randint(0, 12, (BATCH,))
+    net, batch = model(kind, arm), BATCHES[kind]
+    x, y = made_up(kind), torch.randint(0, CLASSES, (batch,))
     if arm == "blindsum":
         plan = PrivacyPlan(
             epsilon=1.0,
@@ -101,18 +130,19 @@ def step(kind: str, arm: str) -> Step:
             rounds=1,
             local_steps=1,
             sampling_rate=1.0,
-            expected_batch_size=BATCH,
+            expected_batch_size=batch,
             learning_rate=RATE,
         )
         fold = Fold(x.numpy(), y.numpy())
         trainer = LocalTrainer(net, fold, section, plan, cryptographic_generator())
         net.train()
-        return trainer.step
-    sgd = torch.optim.SGD(net.parameters(), RATE)
+        own = LocalOptimizer(section, [p for p in net.parameters() if p.requires_grad], RATE)
+        return lambda: own.step(trainer._noisy_sum())  # as `train` does in a round
+    sgd = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], RATE)
     loss = nn.CrossEntropyLoss()
     if arm == "sgd":
         return lambda: (sgd.zero_grad(), loss(net(x), y).backward(), sgd.step())
-    settings = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "expected_batch_size": BATCH}
+    settings = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "expected_batch_size": batch}
     if arm == "opacus_hooks":
         hooked = GradSampleModule(net)
         optimizer = DPOptimizer(sgd, **settings)
@@ -125,8 +155,8 @@ def step(kind: str, arm: str) -> Step:
 
 def times(kind: str, steps: int) -> dict[str, float]:
     """Return the median CPU milliseconds of a step for each arm; arms take turns."""
-    made = {arm: step(kind, arm) for arm in ARMS}
-    taken: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    made = {arm: step(kind, arm) for arm in arms(kind)}
+    taken: dict[str, list[float]] = {arm: [] for arm in made}
     for number in range(steps + 3):
         for arm, one in made.items():
             if arm == "opacus_hooks" and number >= 8:
@@ -160,7 +190,7 @@ def peak(kind: str, arm: str, into: multiprocessing.Queue) -> None:
 
 def peaks(kind: str) -> dict[str, float]:
     context, found = multiprocessing.get_context("spawn"), {}
-    for arm in ARMS:
+    for arm in arms(kind):
         queue = context.Queue()
         process = context.Process(target=peak, args=(kind, arm, queue))
         process.start()
@@ -173,17 +203,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("--steps", type=int, default=40, help="steps to take medians over")
+    parser.add_argument("--models", nargs="+", choices=BATCHES, default=list(BATCHES))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    arms: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in ARMS}
-    table = Table(title="one step at a batch of 256", box=None)
+    found: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in ARMS}
+    table = Table(title="one step", box=None)
     for heading in ("model", "arm", "ms", "times SGD", "peak MB", "times SGD"):
         table.add_column(heading, justify="right")
-    for kind in MODELS:
+    for kind in arguments.models:
         taken, held = times(kind, arguments.steps), peaks(kind)
-        for arm in ARMS:
-            arms[arm][kind] = {"step_ms": taken[arm], "peak_mb": held[arm]}
+        for arm in taken:
+            found[arm][kind] = {"step_ms": taken[arm], "peak_mb": held[arm]}
             table.add_row(
                 kind,
                 arm,
@@ -195,7 +226,7 @@ def main() -> None:
     Console().print(table)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"arms": arms, "batch": BATCH}, indent=2))
+        arguments.json.write_text(json.dumps({"arms": found, "batch": BATCHES}, indent=2))
 
 
 if __name__ == "__main__":

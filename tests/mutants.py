@@ -22,6 +22,8 @@ if str(ROOT) not in sys.path:  # as a script
     sys.path.insert(0, str(ROOT))
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
+from tests.planted_in_clipping import IN_CLIPPING
+from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
 from tests.planted_in_tables import IN_TABLES
 from tests.planted_in_the_average import IN_THE_AVERAGE
@@ -48,7 +50,9 @@ CHARGE = (
 )
 RETURNS = "tests/actors/test_returns.py"
 ACROSS = "tests/actors/separate/test_federation.py"
-TRAIN = "        update = own.trainer.train(self._model.vector, exchange.clipping)\n"
+TRAIN = (
+    "        update = own.trainer.train(self._model.vector, exchange.clipping, exchange.round)\n"
+)
 
 MUTANTS = (
     Mutant(
@@ -195,9 +199,8 @@ MUTANTS = (
     Mutant(
         "the true size as divisor",
         "platform/training/local.py",
-        "return self._training.learning_rate / self._training.expected_batch_size",
-        "return self._training.learning_rate / (len(self._data) * self._training.sampling_rate"
-        " + 1)",
+        "rate = self._rate / self._training.expected_batch_size",
+        "rate = self._rate / (len(self._data) * self._training.sampling_rate + 1)",
         "tests/platform/test_training.py",
     ),
     Mutant(
@@ -605,9 +608,11 @@ MUTANTS = (
         Mutant(*one)
         for one in (
             *BETWEEN_CLUSTERS,
+            *IN_PREDICTIONS,
             *IN_TABLES,
             *IN_THE_AVERAGE,
             *IN_SIMULATIONS,
+            *IN_CLIPPING,
             *IN_WORKERS,
         )
     ),

@@ -36,6 +36,7 @@ from blindsum.platform.errors import BlindsumError
 from blindsum.platform.evaluation.scores import Answers
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
+from blindsum.platform.job.paths import held_folders
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.training.vector import Vector
 
@@ -116,6 +117,7 @@ class Team:
             "state": str(self._state),
             "table": str(self._table),
             "modules": sys.path,
+            "files": [str(folder) for folder in held_folders()],
             "records": records,
         }
         pairs = zip(shares, self._threads, strict=True)

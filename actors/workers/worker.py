@@ -28,6 +28,7 @@ from blindsum.platform.errors import FederationError, KeyRefused, guarded
 from blindsum.platform.evaluation.classes import class_sums, greatest_loss
 from blindsum.platform.evaluation.tasks import answers_of
 from blindsum.platform.job.labels_section import Task
+from blindsum.platform.job.paths import files_from
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import generator_of
@@ -122,6 +123,8 @@ class Worker:
         said = question.values
         torch.set_num_threads(said["threads"])
         sys.path[:0] = [entry for entry in said["modules"] if entry not in sys.path]
+        for folder in said["files"]:
+            files_from(Path(folder))
         job = Job.model_validate_json(said["job"])
         own = decoded(said["own"].encode(), Tasks)
         plan = decoded(said["plan"].encode(), PrivacyPlan) if said["plan"] else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from blindsum.platform.data.computing import computing_in
+from blindsum.platform.data.computing import Told, computing_in
 from blindsum.platform.data.member import REJECTED_ROWS, open_member
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData, load_molecules
@@ -34,10 +34,15 @@ class Audited:
         return "Audited(private)"
 
 
-def load_audited(job: Job, silo: str, places: SiloPlaces) -> Audited:
+def load_audited(
+    job: Job, silo: str, places: SiloPlaces, told: Told = lambda share: None
+) -> Audited:
     """Read the records to attack, without labels of private tasks.
 
     Private tasks train a head that stays in the silo, and the report may be shown to others.
+
+    Args:
+        told: called with the share of the table that was read.
 
     Raises:
         DataError: as `blindsum.platform.data.table.load_data`, or no training or no held-out record
@@ -49,12 +54,11 @@ def load_audited(job: Job, silo: str, places: SiloPlaces) -> Audited:
             "all tasks of this job are private, but the audit attacks only shared tasks",
             "Audit a job with a shared task over the same data.",
         )
-    member = open_member(job, silo, places, "audit")
+    means = computing_in(places.state, told=told)
+    member = open_member(job, silo, places, "audit", means)
     data = member.data
     rejects = places.of_run("audit") / REJECTED_ROWS
-    molecules = load_molecules(
-        places.table, job.data, rejects, member.own, computing_in(places.state)
-    )
+    molecules = load_molecules(places.table, job.data, rejects, member.own, means)
     if not member.own:
         return Audited(data, molecules)
     train, test = (_shared(fold, job.data.outputs) for fold in (data.train, data.test))

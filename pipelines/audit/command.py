@@ -18,13 +18,8 @@ from blindsum.pipelines.audit.report.page import ROWS, as_page, interval_of, sho
 from blindsum.pipelines.audit.report.records import as_private_page
 from blindsum.pipelines.audit.run import audit
 from blindsum.pipelines.run.folders import runs_folder
-from blindsum.pipelines.show.console import (
-    console,
-    emit,
-    show_incomplete,
-    show_result,
-    step_bar,
-)
+from blindsum.pipelines.show.console import emit, show_incomplete, show_result
+from blindsum.pipelines.show.progress import progress
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job.file import JobFile
@@ -37,25 +32,6 @@ OTHERS = (
     "server.planted_weights_accepted",
 )
 """Beginnings of the gate's figures that have no row in the matrix."""
-
-
-class Shown:
-    """A progress bar, shown only on a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._bar = step_bar(transient=True, disable=quiet or not console.is_terminal)
-        self._task = self._bar.add_task("starting", total=None)
-        self._bar.start()
-
-    def stage(self, text: str, total: int | None = None) -> None:
-        self._bar.reset(self._task, description=text, total=total)
-
-    def step(self) -> None:
-        self._bar.advance(self._task)
-
-    def close(self) -> None:
-        """Remove the progress bar."""
-        self._bar.stop()
 
 
 def run_audit(
@@ -81,25 +57,26 @@ def run_audit(
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     run = f"audit-{job_file.job.name}-{name}-{stamp}-{secrets.token_hex(3)}"
     folder = runs_folder(job_file) / run
-    shown = Shown(as_json)
-    try:
-        found = audit(job_file, name, QUICK if quick else FULL, shown)
-    finally:
-        shown.close()
     private = state_folder(job_file.silo(name)) / "audit"
     report, figures = folder / "report.html", folder / "audit.json"
-    try:
-        if np.isfinite(found.risks).any():
-            keep_private(found, private)
-        _write(private / "records.html", as_private_page(found))
-        _write(report, as_page(found, run))
-        _write(figures, json.dumps(found.as_dict(), indent=1))
-    except OSError as error:
-        raise BlindsumError(
-            f"the audit's files could not be written to {folder} and {private}: {error.strerror}",
-            "Free some space, then run the audit again: trained shadow models are reused.",
-        ) from None
-    failure = _record(job_file, run, found, report, figures) if mlflow else None
+    with progress("starting", as_json) as shown:
+        found = audit(job_file, name, QUICK if quick else FULL, shown)
+        shown.stage("writing the report")
+        try:
+            if np.isfinite(found.risks).any():
+                keep_private(found, private)
+            _write(private / "records.html", as_private_page(found))
+            _write(report, as_page(found, run))
+            _write(figures, json.dumps(found.as_dict(), indent=1))
+        except OSError as error:
+            raise BlindsumError(
+                f"the audit's files could not be written to {folder} and {private}: "
+                f"{error.strerror}",
+                "Free some space, then run the audit again: trained shadow models are reused.",
+            ) from None
+        if mlflow:
+            shown.stage("storing the report in MLflow")
+        failure = _record(job_file, run, found, report, figures) if mlflow else None
     if as_json:
         emit("audit", run=run, report=str(report), gate=found.gate())
     else:

@@ -30,6 +30,9 @@ class Watcher(Protocol):
     def step(self) -> None:
         """Complete one step of the stage."""
 
+    def share(self, share: float) -> None:
+        """Note how much of the stage is done, 0 to 1."""
+
 
 @dataclass(frozen=True)
 class Depth:

@@ -53,8 +53,9 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
     require_usable(state)
     import_from(str(job_file.folder))
     watcher.stage("reading the silo's data")
-    audited = load_audited(job, silo, places)
+    audited = load_audited(job, silo, places, watcher.share)
     molecules = audited.molecules
+    watcher.stage("planning the noise")
     planned = plan(job, silo) or plan(job.model_copy(update={"privacy": ASSUMED}), silo)
     if planned is None:
         raise JobError("the audit needs a privacy plan")

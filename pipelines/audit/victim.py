@@ -31,16 +31,17 @@ from blindsum.he.parameters import Parameters
 from blindsum.pipelines.audit.attacks.gradient_matching import Local
 from blindsum.pipelines.audit.evidence import Defence
 from blindsum.pipelines.audit.labelling import labelling
+from blindsum.platform.data.features import features_of
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import calibrate
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
-from blindsum.platform.training.clipping import clipped_sum
+from blindsum.platform.training.clipping.choice import clipped_sum
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import RecordLoss, classification
-from blindsum.platform.training.models import build_model
+from blindsum.platform.training.models import build_model, get_parameters
 
 TRAINED_STEPS = 300
 MOST_LOCAL_STEPS = 20
@@ -66,7 +67,7 @@ class Victim:
 
     def __init__(self, job: Job, silo: str, data: SiloData, plan: PrivacyPlan) -> None:
         self.job, self.silo, self.data, self.plan = job, silo, data, plan
-        self.features = data.train.width
+        self.features = features_of(job.data.features).shape
         self.outputs, self.labelling = job.data.outputs, labelling(job.data)
         self._models: dict[str, nn.Module] = {}
 
@@ -86,12 +87,15 @@ class Victim:
                     random,
                     self.labelling.loss,
                 )
-                model.train()
-                steps = self.job.training.rounds * self.job.training.local_steps
-                for _ in range(min(steps, TRAINED_STEPS)):
-                    trainer.step()
+                training = self.job.training
+                for round in range(1, min(training.rounds, self._trained_rounds) + 1):
+                    trainer.train(get_parameters(model), round=round)
             self._models[checkpoint] = model
         return self._models[checkpoint]
+
+    @property
+    def _trained_rounds(self) -> int:
+        return max(1, TRAINED_STEPS // self.job.training.local_steps)
 
     def without_noise(self) -> PrivacyPlan | None:
         """Return the plan of the arm without privacy: None, which does not clip either.

@@ -36,7 +36,8 @@ from blindsum.pipelines.cli.options import (
     SiloOption,
     interruptible,
 )
-from blindsum.pipelines.show.console import counting, emit, keep_stdout, show_error
+from blindsum.pipelines.show.console import emit, keep_stdout, show_error
+from blindsum.pipelines.show.progress import progress
 from blindsum.platform.errors import (
     BlindsumError,
     CannotTakePart,
@@ -82,11 +83,12 @@ def check(
 ) -> None:
     """Validate the job, silo data and privacy plan; print what a run would spend and send."""
     job_file = load_job(job, set_ or [])
-    from blindsum.pipelines.run.check import check as check_job
-    from blindsum.pipelines.run.check import show_check
+    with progress("starting", json):
+        from blindsum.pipelines.run.check import check as check_job
+        from blindsum.pipelines.run.check import show_check
 
     keep_stdout()
-    show_check(job_file, check_job(job_file, address), json)
+    show_check(job_file, check_job(job_file, address, quiet=json), json)
 
 
 @app.command()
@@ -181,7 +183,8 @@ def audit(
 ) -> None:
     """Attack the job's own model, data and protocol; report which defence stops which attack."""
     job_file = load_job(job, set_ or [])
-    from blindsum.pipelines.audit.command import run_audit
+    with progress("starting", json):
+        from blindsum.pipelines.audit.command import run_audit
 
     keep_stdout()
     run_audit(job_file, silo, quick, fail_on or [], json, mlflow)
@@ -212,14 +215,19 @@ def baseline(
     job_file = load_job(job, set_ or [])
     if arm not in ("local", "pooled"):
         raise JobError(f"unknown baseline {arm!r}", "Use local or pooled.")
-    from blindsum.pipelines.comparison.baseline import baseline as train_baseline
-    from blindsum.pipelines.comparison.baseline import show_baseline
-
     keep_stdout()
     models = len(job_file.job.roster) if arm == "local" and silo is None else 1
-    with counting(f"{arm} baseline", models * job_file.job.training.rounds, json) as step:
+    rounds = models * job_file.job.training.rounds
+    with progress(f"{arm} baseline", json, rounds) as shown:
+        from blindsum.pipelines.comparison.baseline import baseline as train_baseline
+        from blindsum.pipelines.comparison.baseline import show_baseline
+
         found = train_baseline(
-            job_file, "local" if arm == "local" else "pooled", silo, done=step, publish=publish
+            job_file,
+            "local" if arm == "local" else "pooled",
+            silo,
+            done=shown.step,
+            publish=publish,
         )
     show_baseline(found, json)
 
@@ -250,7 +258,8 @@ def compare(
 ) -> None:
     """Compare finished runs and baselines side by side."""
     job_file = load_job(job, [])
-    from blindsum.pipelines.comparison.compare_page import run_compare
+    with progress("starting", json):
+        from blindsum.pipelines.comparison.compare_page import run_compare
 
     run_compare(job_file, experiment, runs or [], silo, page, mlflow, json)
 
@@ -273,7 +282,8 @@ def sweep(
 ) -> None:
     """Run a job at several budgets and seeds; run it again to resume after an interruption."""
     job_file = load_job(job, set_ or [])
-    from blindsum.pipelines.comparison.sweep import run_sweep
+    with progress("starting", quiet=False):
+        from blindsum.pipelines.comparison.sweep import run_sweep
 
     keep_stdout()
     run_sweep(job_file, set_ or [], epsilon, seeds, arms, parallel)
@@ -299,8 +309,9 @@ def prepare(
     json: JsonOption = False,
 ) -> None:
     """Build a silo's table from its assays: standardised structures, features, folds, labels."""
-    from blindsum.pipelines.preparation.prepare import prepare as prepare_tables
-    from blindsum.pipelines.preparation.prepare import show_report
+    with progress("starting", json):
+        from blindsum.pipelines.preparation.prepare import prepare as prepare_tables
+        from blindsum.pipelines.preparation.prepare import show_report
 
     keep_stdout()
     show_report(prepare_tables(recipe, sources, secret, out, against or [], workers, json), json)

@@ -12,6 +12,7 @@ import typer
 from blindsum.pipelines.cli.completion import job_files, run_folders
 from blindsum.pipelines.cli.options import JsonOption, YesOption, agreed
 from blindsum.pipelines.show.console import console, emit, show_result, size
+from blindsum.pipelines.show.progress import progress
 from blindsum.pipelines.show.table import Pairs, Sheet
 from blindsum.platform.job.file import load_job
 from blindsum.platform.job.paths import results_folder
@@ -46,7 +47,9 @@ def list_(
     from blindsum.pipelines.run.past_runs import past_runs
 
     folder = _folder(where)
-    found = past_runs(folder)
+    with progress("reading runs", json) as shown:
+        found = past_runs(folder, shown.share)
+        sizes = [] if json else [size(one.bytes) for one in found]
     if json:
         for one in found:
             emit("run", **_figures(one))
@@ -55,15 +58,8 @@ def list_(
         console.print(f"no run lies in {folder}", soft_wrap=True)
         return
     table = Sheet("run", "last written (UTC)", "state", "rounds", "epsilon", "size")
-    for one in found:
-        table.add(
-            one.name,
-            _utc(one.changed),
-            one.state,
-            str(one.rounds),
-            _largest(one),
-            size(one.bytes),
-        )
+    for one, bytes_ in zip(found, sizes, strict=True):
+        table.add(one.name, _utc(one.changed), one.state, str(one.rounds), _largest(one), bytes_)
     show_result(table)
     for one in found:
         if one.state == "interrupted":

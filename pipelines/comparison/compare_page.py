@@ -34,6 +34,7 @@ from blindsum.pipelines.show.console import (
     size,
 )
 from blindsum.pipelines.show.page import PAGE, embedded
+from blindsum.pipelines.show.progress import progress
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job.file import JobFile
@@ -69,37 +70,33 @@ def run_compare(
     Raises:
         BlindsumError: there is nothing to compare, or the page cannot be written.
     """
-    comparison = compare(job_file, experiment, names)
-    gains = gains_by_task(job_file, silo, comparison) if silo else None
-    own_mlflow = None
-    if silo:
-        trials = [*comparison.trials, *(t for t in comparison.alone if t.silo == silo)]
-        own_mlflow = keep_by_task(state_folder(job_file.silo(silo)), comparison.experiment, trials)
-    if gains and mlflow:
-        raise JobError(
-            "gains by task are private to the silo and do not go to MLflow",
-            "Leave out --mlflow or --silo.",
-        )
-    own = f"{comparison.experiment}-{silo}" if silo else comparison.experiment
-    path = page or job_file.folder / f"compare-{own}.html"
-    try:
-        write(as_page(comparison, gains), path)
-    except OSError as error:
-        raise BlindsumError(
-            f"the page cannot be written to {path}: {error.strerror}",
-            "Choose another path with --page.",
-        ) from None
-    failure = None
-    if mlflow:
-        tracker = Tracker(
-            job_file,
-            f"compare-{comparison.experiment}",
-            {"blindsum.compare": "page"},
-            command="compare",
-        )
-        tracker.ready()
-        tracker.log_file(path)
-        failure = tracker.finish("FINISHED", f"{len(comparison.trials)} runs", {})
+    with progress("reading runs from MLflow", as_json) as shown:
+        comparison = compare(job_file, experiment, names)
+        gains = gains_by_task(job_file, silo, comparison) if silo else None
+        own_mlflow = None
+        if silo:
+            trials = [*comparison.trials, *(t for t in comparison.alone if t.silo == silo)]
+            state = state_folder(job_file.silo(silo))
+            shown.stage("storing figures by task in the silo's own MLflow")
+            own_mlflow = keep_by_task(state, comparison.experiment, trials)
+        if gains and mlflow:
+            raise JobError(
+                "gains by task are private to the silo and do not go to MLflow",
+                "Leave out --mlflow or --silo.",
+            )
+        own = f"{comparison.experiment}-{silo}" if silo else comparison.experiment
+        path = page or job_file.folder / f"compare-{own}.html"
+        shown.stage("drawing the page")
+        try:
+            write(as_page(comparison, gains), path)
+        except OSError as error:
+            raise BlindsumError(
+                f"the page cannot be written to {path}: {error.strerror}",
+                "Choose another path with --page.",
+            ) from None
+        if mlflow:
+            shown.stage("storing the page in MLflow")
+        failure = _stored(job_file, comparison, path) if mlflow else None
     if as_json:
         emit(
             "compare",
@@ -118,6 +115,15 @@ def run_compare(
         console.print(f"figures by task, private to {silo}: {uri}", soft_wrap=True)
     if failure:
         show_incomplete(failure)
+
+
+def _stored(job_file: JobFile, comparison: Comparison, page: Path) -> str | None:
+    """Store the page in the job's MLflow; return what could not be stored, or None."""
+    name = f"compare-{comparison.experiment}"
+    tracker = Tracker(job_file, name, {"blindsum.compare": "page"}, command="compare")
+    tracker.ready()
+    tracker.log_file(page)
+    return tracker.finish("FINISHED", f"{len(comparison.trials)} runs", {})
 
 
 def show(comparison: Comparison) -> None:

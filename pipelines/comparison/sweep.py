@@ -23,6 +23,7 @@ from blindsum.pipelines.comparison.compare_page import show
 from blindsum.pipelines.run.listeners import Listener
 from blindsum.pipelines.run.train import train
 from blindsum.pipelines.show.console import console
+from blindsum.pipelines.show.progress import Shown, progress
 from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.job.file import JobFile, load_job
 from blindsum.platform.tracking.mlflow_run import tracking_uri
@@ -71,10 +72,13 @@ def run_sweep(
     def said(point: Point, text: str) -> None:
         console.print(f"{point.text}: {text}", soft_wrap=True)
 
-    there = sweep(job_file.path, overrides, of, parallel, said)
+    with progress("looking for finished runs", quiet=False) as shown:
+        there = sweep(job_file.path, overrides, of, parallel, said, shown)
+        shown.stage("reading runs from MLflow")
+        found = compare(job_file, None, [])
     if there:
         console.print(f"{there} of {len(of)} runs were already finished")
-    show(compare(job_file, None, []))
+    show(found)
 
 
 def points(
@@ -143,12 +147,14 @@ def sweep(
     of: Sequence[Point],
     parallel: int,
     said: Callable[[Point, str], None],
+    shown: Shown,
 ) -> int:
     """Run the missing runs; return how many were already finished.
 
     Args:
         parallel: number of runs at the same time, on one Ray cluster.
         said: called at each run's end with its result in words.
+        shown: shows what is under way.
 
     Raises:
         BlindsumError: runs failed, though the others were completed; names the first failure.
@@ -173,8 +179,12 @@ def sweep(
         except BlindsumError as error:
             failed.append((point, error))
             said(point, f"failed: {error}")
+        finally:
+            shown.step()
 
+    shown.stage("starting Ray")
     with ray_session(None):
+        shown.stage("runs", len(missing))
         if parallel == 1:  # in the main thread, which receives Ctrl-C
             for point in missing:
                 run(point)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from blindsum.pipelines.consortium.review_text import (
     JobReview,
     epsilon_line,
-    model_line,
     named,
     reveals,
     sends,
 )
+from blindsum.pipelines.run.job_words import model_line
 from blindsum.pipelines.show.console import plain
 from blindsum.platform.job.owner import Owner
 from blindsum.platform.privacy.sanity import job_warnings

@@ -16,9 +16,10 @@ from blindsum.pipelines.consortium.review_text import (
     Review,
     decision,
     epsilon_line,
-    model_line,
     when,
 )
+from blindsum.pipelines.run.job_picture import JobPicture, Messages
+from blindsum.pipelines.run.job_words import model_line
 from blindsum.pipelines.show.console import plain
 from blindsum.platform.state.approval import DEFAULT_DAYS, MOST_RUNS
 from blindsum.platform.state.audit_log import Event
@@ -29,6 +30,8 @@ MOST_DAYS = 365
 MOST_REASON = 500
 _ROUNDS = 12
 _PAUSE = 20
+_PICTURE = 80
+"""Columns of a job's picture: as many fit beside the form."""
 _WARNINGS = ("The owner's file refuses it", "A run would fail at this silo")
 
 
@@ -77,6 +80,7 @@ def job_page(review: Review, csrf: str) -> str:
         f"<header><h1>Job {_text(one.name)}</h1>{_quiet(said)}</header>",
         f"<dl class=facts>{told}</dl>",
         "<div class=sides><main>",
+        _at_a_glance(review),
         *map(_part, review.parts),
         "</main><aside>",
         _decide(review, csrf),
@@ -84,6 +88,26 @@ def job_page(review: Review, csrf: str) -> str:
         f"<p class=quiet>{digests}</p>",
     ]
     return _page(f"Job {one.name}", "\n".join(parts))
+
+
+def _at_a_glance(review: Review) -> str:
+    """Return the picture that `blindsum check` shows, with this silo's plan."""
+    job, sent, messages = review.job, review.traffic, None
+    if sent:
+        times = review.rounds * len(job.silos)
+        messages = Messages(
+            up=sent.up, down=sent.down, whole_up=times * sent.up, whole_down=times * sent.down
+        )
+    picture = JobPicture(
+        job=job,
+        parameters=review.parameters,
+        plans={review.silo: review.plan} if review.plan else {},
+        rounds=review.rounds,
+        messages=messages,
+        hub="coordinator",
+    )
+    drawn = html.escape(picture.as_text(_PICTURE))
+    return f"<section class=card><h2>At a glance</h2><pre>{drawn}</pre></section>"
 
 
 def message_page(title: str, text: str, back: str = "") -> str:
@@ -275,6 +299,7 @@ body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 0 auto; 
   color: #1b1f24; background: #f6f8fa; overflow-wrap: break-word; }}
 h1 {{ margin: .5rem 0 0; font-size: 1.6rem; }} h2 {{ margin: 1.8rem 0 .5rem; font-size: 1.05rem; }}
 a {{ color: #2c6fbb; }} code {{ font-size: .85em; overflow-wrap: anywhere; }}
+pre {{ font-size: .8rem; line-height: 1.2; margin: 0; overflow-x: auto; }}
 .quiet {{ color: #57606a; margin: .2rem 0; font-size: .92rem; }}
 .card {{ background: #fff; border: 1px solid #d0d7de; border-radius: 8px; padding: .9rem 1rem;
   margin: 0 0 .8rem; }}

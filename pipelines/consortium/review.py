@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,8 +22,8 @@ from blindsum.pipelines.consortium.budget import Budget, budget, known_dataset, 
 from blindsum.pipelines.consortium.changes import since_approved
 from blindsum.pipelines.consortium.deciding import code_files, code_folder
 from blindsum.pipelines.consortium.review_text import JobReview, Review, Traffic
+from blindsum.pipelines.run.traffic import parameter_count
 from blindsum.platform.data.checked import used_columns
-from blindsum.platform.data.features import features_of
 from blindsum.platform.data.member import REJECTED_ROWS
 from blindsum.platform.data.table import load_data, table_fingerprints
 from blindsum.platform.errors import BlindsumError, LedgerError
@@ -131,17 +130,6 @@ def review_here(owner: Owner, silo: str, job: Job, folder: Path) -> JobReview:
         earlier=None,
         hub="the driver",
     )
-
-
-def parameter_count(job: Job) -> int | None:
-    """Return the number of parameters that the silos train together; None for a `model.factory`,
-    which only its code knows. The model is not built: a proposal may name a huge one."""
-    if job.model.kind == "factory":
-        return None
-    hidden = job.model.hidden if job.model.kind == "mlp" else []
-    widths = [features_of(job.data.features).width, *hidden]
-    widths += [job.data.outputs] if job.data.outputs else []  # else every head is a silo's own
-    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
 
 
 def _traffic(job: Job, values: int | None) -> Traffic | None:

@@ -12,6 +12,7 @@ from blindsum.actors.separate.inbox import Received
 from blindsum.pipelines.consortium.budget import Budget
 from blindsum.pipelines.consortium.changes import Earlier
 from blindsum.pipelines.consortium.review_features import feature_lines
+from blindsum.pipelines.run.job_words import model_line
 from blindsum.pipelines.show.console import plain, size
 from blindsum.platform.errors import PrivacyError
 from blindsum.platform.job.schema import Job
@@ -158,19 +159,6 @@ def decision(one: Received) -> str:
     reason = f": {plain(one.reason)}" if one.reason else ""
     withdrawn = "" if one.open else "; no longer proposed"
     return f"{said}{reason}{withdrawn}"
-
-
-def model_line(job: Job, parameters: int | None) -> str:
-    """Return the model in words."""
-    model = job.model
-    count = "as many parameters as its code makes" if parameters is None else f"{parameters:,}"
-    unit = "" if parameters is None else " parameters"
-    if model.kind == "factory":
-        return f"{model.factory}, {count}{unit}"
-    if model.kind == "mlp":
-        hidden = " x ".join(map(str, model.hidden))
-        return f"mlp with hidden layers of {hidden} ({model.activation}), {count}{unit}"
-    return f"{model.kind}, {count}{unit}"
 
 
 def epsilon_line(review: JobReview) -> str:

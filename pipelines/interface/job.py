@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,9 @@ class Job:
         budget = min(self.budgets.values())
         spends = f"epsilon {budget:g}" if self.private else "no differential privacy"
         return f"<Job {self.name}: silos {', '.join(self.silos)}; {spends}>"
+
+    def _repr_html_(self) -> str:
+        from blindsum.pipelines.run.job_picture import planned_picture
+
+        drawn = escape(planned_picture(self._file).as_text())
+        return f'<pre style="line-height: 1.2">{drawn}</pre>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from blindsum.pipelines.prediction.predict import model_file
 from blindsum.pipelines.run.save import write_whole
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.paths import import_from
-from blindsum.platform.prediction.frames import predict_frame, predict_records
+from blindsum.platform.prediction.calibration import Calibrated
+from blindsum.platform.prediction.frames import as_table, predict_frame, predict_records
+from blindsum.platform.prediction.labelled import calibrated, label_columns, labels_of
 from blindsum.platform.prediction.predictor import Predictor
 from blindsum.platform.prediction.released import read_released
 
@@ -27,6 +30,7 @@ class Model:
         import_from(str(Path.cwd()))  # where the code of a model.factory may lie
         self._released, self._content = read_released(path), path.read_bytes()
         self._predictor = Predictor(self._released)
+        self._calibrated: Calibrated | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> Model:
@@ -48,16 +52,53 @@ class Model:
         Raises:
             DataError: a column is missing or has a type that does not fit.
         """
-        import pandas as pd
         import pyarrow as pa
 
         if isinstance(data, pa.Table):
             return predict_records(self._predictor, data)
-        if not isinstance(data, pd.DataFrame):
-            raise DataError(
-                f"a {type(data).__name__} is not a table", "Give a DataFrame or an Arrow table."
-            )
-        return predict_frame(self._predictor, data)
+        return predict_frame(self._predictor, _frame(data))
+
+    def calibrate(self, labelled: pd.DataFrame | pa.Table) -> Model:
+        """Return a model whose probabilities are calibrated to those labels.
+
+        `labelled` has the model's inputs and the job's column of classes, or columns of its binary
+        tasks, empty where a record has no label. Its records must not have trained the model. They
+        stay in this process, but calibrated probabilities depend on them. docs/predictions.md says
+        how they are calibrated; `calibration` has what it changes.
+
+        Raises:
+            JobError: the model predicts numbers only.
+            DataError: a column is missing or has a type or values that do not fit, or no task has
+                enough labels.
+        """
+        import pyarrow as pa
+
+        terms, path = self._released.terms, Path("the labelled table")
+        names = [*self.inputs, *(column.name for column in label_columns(terms))]
+        is_table = isinstance(labelled, pa.Table)
+        table = labelled if is_table else as_table(_frame(labelled), names)
+        labels = labels_of(table, terms, path)
+        found = calibrated(self._predictor.outputs_of(table, path), labels, terms)
+        made = copy.copy(self)
+        made._calibrated, made._predictor = found, Predictor(self._released, found.of)
+        return made
+
+    @property
+    def calibration(self) -> pd.DataFrame | None:
+        """What calibration changes, a row for the target or each task; None without it.
+
+        The scaling; log loss and calibration error before and after, by cross-validation, each with
+        the ends of its 95 % interval; `gain`, by how much the log loss falls. `reason` says why a
+        task stays as it is; else it is None.
+        """
+        import pandas as pd
+
+        if self._calibrated is None:
+            return None
+        of = self._calibrated.of
+        rows = {name: {**one.figures(), "reason": None} for name, one in of.items()}
+        left = {name: {"reason": reason} for name, reason in self._calibrated.left.items()}
+        return pd.DataFrame.from_dict({**rows, **left}, orient="index")
 
     @property
     def inputs(self) -> list[str]:
@@ -88,8 +129,13 @@ class Model:
         """Write the model's file, which `blindsum predict` takes; returns its path.
 
         Raises:
-            DataError: the file exists or cannot be written.
+            DataError: the file exists or cannot be written, or the model is calibrated.
         """
+        if self._calibrated:
+            raise DataError(
+                "the file of a released model has no calibration",
+                "Save the model that this one was calibrated from, and keep the labelled table.",
+            )
         path = Path(path).expanduser()
         if path.exists():
             raise DataError(f"{path} already exists", "Name another file.")
@@ -99,5 +145,20 @@ class Model:
             raise DataError(f"{path} cannot be written: {error.strerror}") from None
 
     def __repr__(self) -> str:
-        terms = self._released.terms
-        return f"<Model of {terms.run}, round {terms.round}: {', '.join(self.outputs)}>"
+        terms, kind = self._released.terms, "Calibrated model" if self._calibrated else "Model"
+        return f"<{kind} of {terms.run}, round {terms.round}: {', '.join(self.outputs)}>"
+
+
+def _frame(data: object) -> pd.DataFrame:
+    """Return the data, if it is a DataFrame.
+
+    Raises:
+        DataError: it is not.
+    """
+    import pandas as pd
+
+    if not isinstance(data, pd.DataFrame):
+        raise DataError(
+            f"a {type(data).__name__} is not a table", "Give a DataFrame or an Arrow table."
+        )
+    return data

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 
-from blindsum.pipelines.show.console import counting
+from blindsum.pipelines.show.progress import Shown, progress
 from blindsum.platform.data.computing import Computing, granted_cores
 from blindsum.platform.data.reading import kind_of, read_table
 from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.features_section import Columns, Fingerprint
+from blindsum.platform.job.images_section import Images
 from blindsum.platform.job.paths import MODEL, import_from
+from blindsum.platform.prediction.calibration import Calibrated
+from blindsum.platform.prediction.labelled import calibrated, label_columns, labels_of
 from blindsum.platform.prediction.predictor import OUTSIDE, REASON, Predictor
 from blindsum.platform.prediction.released import Released, read_released
+
+T = TypeVar("T")
+
+METADATA = "blindsum.calibration"
+"""The key, in the metadata of a Parquet or Feather file, of the scaling by target or task."""
 
 ROWS = 20_000
 """Records predicted at a time, with a sign of progress after each."""
@@ -44,12 +55,14 @@ class Predicted:
     """Predictions, and how many records have none.
 
     `unpredicted` counts records by the reason why they have no prediction; `outside` counts those
-    outside the model's domain, None if the features have no known domain.
+    outside the model's domain, None if the features have no known domain. `calibrated` has the
+    figures that a calibration is judged by, for whoever has the labels; None without one.
     """
 
     table: pa.Table
     unpredicted: dict[str, int]
     outside: int | None
+    calibrated: Calibrated | None = None
 
 
 def model_file(model: Path) -> Path:
@@ -68,7 +81,7 @@ def model_file(model: Path) -> Path:
     return model / MODEL
 
 
-def predict(model: Path, path: Path, quiet: bool) -> Predicted:
+def predict(model: Path, path: Path, quiet: bool, labelled: Path | None = None) -> Predicted:
     """Apply a model to a table.
 
     The result has the table's own columns, except the numbers and fingerprints that are features,
@@ -78,11 +91,18 @@ def predict(model: Path, path: Path, quiet: bool) -> Predicted:
         model: a released model, or its run's folder.
         path: the table, in any kind of file that a silo's table may have.
         quiet: whether to show no progress.
+        labelled: a table with labels too, to which probabilities are calibrated.
 
     Raises:
-        JobError, ModelError: there is no such model, or it is damaged.
-        DataError: the table cannot be read, or lacks a column.
+        JobError, ModelError: there is no such model, it is damaged, or it has no probabilities to
+            calibrate.
+        DataError: a table cannot be read, lacks a column, or has too few labels.
     """
+    with progress("reading the model", quiet) as shown:
+        return _predict(model, path, labelled, shown)
+
+
+def _predict(model: Path, path: Path, labelled: Path | None, shown: Shown) -> Predicted:
     import_from(str(Path.cwd()))  # where the code of a model.factory may lie
     released = read_released(model_file(model))
     predictor = Predictor(released)
@@ -91,28 +111,60 @@ def predict(model: Path, path: Path, quiet: bool) -> Predicted:
             f"{released.terms.run} has no shared task: its model predicts nothing",
             f"Each silo predicts its own tasks with its own {MODEL}, in its state folder.",
         )
+    shown.stage(f"reading {path.name}")
     table = _read(path, predictor.numbers, released.terms.csv)
+    of = _calibrated(released, predictor, labelled, shown) if labelled else None
+    if of:
+        predictor = Predictor(released, of.of)
     kept = table.drop_columns(_dropped(released, table))
     if clash := sorted(set(kept.column_names) & set(predictor.outputs)):
         raise DataError(
             f"{path.name}: column '{clash[0]}' has the name of a prediction",
             "Rename it in the table.",
         )
-    computing, parts = Computing(cores=granted_cores()), []
-    with counting("predicting", table.num_rows, quiet) as done:
-        for start in range(0, max(table.num_rows, 1), ROWS):
-            parts.append(predictor.predict(table.slice(start, ROWS), path, computing))
-            done(parts[-1].num_rows)
-    found = pa.concat_tables(parts)
+    shown.stage("predicting", table.num_rows)
+    found = pa.concat_tables(_in_parts(predictor.predict, table, path, shown))
     for name in found.column_names:
         kept = kept.append_column(name, found.column(name))
+    if of:
+        scalings = {name: one.parameters() for name, one in of.of.items()}
+        about = {**(kept.schema.metadata or {}), METADATA: json.dumps(scalings)}
+        kept = kept.replace_schema_metadata(about)
     reasons = Counter(found.column(REASON).drop_null().to_pylist())
     outside = pc.sum(found.column(OUTSIDE)).as_py() or 0 if OUTSIDE in found.column_names else None
-    return Predicted(table=kept, unpredicted=dict(reasons), outside=outside)
+    return Predicted(table=kept, unpredicted=dict(reasons), outside=outside, calibrated=of)
 
 
-def write(predicted: Predicted, out: Path) -> None:
+def _calibrated(released: Released, predictor: Predictor, path: Path, shown: Shown) -> Calibrated:
+    """Calibrate to a labelled table. Raises as `predict`."""
+    terms = released.terms
+    columns = [*predictor.input_columns, *label_columns(terms)]
+    shown.stage(f"reading {path.name}")
+    table = read_table(path, [one.name for one in columns if one.type.text_in_csv], terms.csv)
+    labels = labels_of(table, terms, path)
+    shown.stage("predicting the labelled records", table.num_rows)
+    parts = _in_parts(predictor.outputs_of, table, path, shown)
+    shown.stage("calibrating")
+    return calibrated(np.concatenate(parts), labels, terms)
+
+
+def _in_parts(
+    function: Callable[[pa.Table, Path, Computing], T], table: pa.Table, path: Path, shown: Shown
+) -> list[T]:
+    """Apply a method of a predictor to so many rows at a time that progress shows."""
+    computing, parts = Computing(cores=granted_cores()), []
+    for start in range(0, max(table.num_rows, 1), ROWS):
+        part = table.slice(start, ROWS)
+        parts.append(function(part, path, computing))
+        shown.step(part.num_rows)
+    return parts
+
+
+def write(predicted: Predicted, out: Path, quiet: bool) -> None:
     """Write predictions as Parquet, CSV or Feather, by the name's ending.
+
+    Args:
+        quiet: whether to show no progress.
 
     Raises:
         DataError: the ending is another one, or the file exists or cannot be written.
@@ -120,7 +172,8 @@ def write(predicted: Predicted, out: Path) -> None:
     writer = require_writable(out)
     partial = out.with_name(out.name + ".partial")
     try:
-        writer(predicted.table, str(partial))
+        with progress(f"writing {out.name}", quiet):
+            writer(predicted.table, str(partial))
         os.link(partial, out)  # never replaces a file
     except (OSError, pa.ArrowException) as error:
         reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "a column's type"
@@ -158,6 +211,6 @@ def _read(path: Path, numbers: set[str], csv: CsvSection | None) -> pa.Table:
 def _dropped(released: Released, table: pa.Table) -> list[str]:
     """Return the columns that would only repeat the features."""
     section = released.terms.features
-    if not isinstance(section, Columns | Fingerprint):
+    if not isinstance(section, Columns | Fingerprint | Images):
         return []
     return [name for name in table.column_names if name in section.inputs]

@@ -12,22 +12,22 @@ import pyarrow.compute as pc
 
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.preparation.stage_cache import StageCache
-from blindsum.pipelines.show.console import (
-    console,
-    counting,
-    emit,
-    show_result,
-    show_warnings,
-)
+from blindsum.pipelines.show.console import console, emit, show_result, show_warnings
+from blindsum.pipelines.show.progress import Shown, progress
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.data.preparation.assemble import Report, labels_of, structures_of
-from blindsum.platform.data.preparation.manifest import differences, manifest_of, read_manifest
+from blindsum.platform.data.preparation.manifest import (
+    Manifest,
+    differences,
+    manifest_of,
+    read_manifest,
+)
 from blindsum.platform.data.preparation.output import REJECTED, records_table, write_output
 from blindsum.platform.data.preparation.prepared_features import prepared_features_of
-from blindsum.platform.data.preparation.recipe import load_recipe, load_sources
-from blindsum.platform.data.preparation.secret import read_secret
+from blindsum.platform.data.preparation.recipe import Recipe, load_recipe, load_sources
+from blindsum.platform.data.preparation.secret import Secret, read_secret
 from blindsum.platform.data.preparation.stages import Stage, Standardise
-from blindsum.platform.data.preparation.tables import read_tables
+from blindsum.platform.data.preparation.tables import Tables, read_tables
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.paths import home_folder
 
@@ -60,27 +60,45 @@ def prepare(
                 f"this silo's preparation differs from {path}:\n  " + "\n  ".join(differ),
                 "Agree on one recipe, one secret and one version of RDKit.",
             )
-    tables = read_tables(
-        sources, recipe, sources_path.resolve().parent, lambda text: show_warnings([text])
-    )
     report = Report()
-    with _Slow(workers, quiet) as slow:
-        standard = slow.computed(
-            Standardise(recipe.structures), _distinct(tables.compounds["smiles"]), "structures"
+    with progress("reading the tables", quiet) as shown:
+        tables = read_tables(
+            sources, recipe, sources_path.resolve().parent, lambda text: show_warnings([text])
         )
-        compounds = structures_of(tables, standard.to_pandas(), report)
-        stage = prepared_features_of(recipe.features).stage
-        features = slow.computed(stage, _distinct(compounds["structure"]), "features")
-    usable = _finite(features)
-    whole = compounds["structure"].isin(usable["text"].to_pylist())
-    report.reject_compounds(compounds[~whole], "no finite features")
-    labels = labels_of(tables, compounds[whole], recipe.tasks, recipe.quorum, report)
-    if not len(labels):
+        with _Slow(workers, shown, quiet) as slow:
+            written = _write(out, tables, recipe, secret, manifest, report, slow)
+    if not written:
         show_report(report)
         raise DataError(
             "nothing is left to train on",
             "The counts above show why. Check thresholds and quorum.",
         )
+    return report
+
+
+def _write(
+    out: Path,
+    tables: Tables,
+    recipe: Recipe,
+    secret: Secret,
+    manifest: Manifest,
+    report: Report,
+    slow: _Slow,
+) -> bool:
+    """Prepare tables that were read, and write the result; return whether there was any."""
+    standard = slow.computed(
+        Standardise(recipe.structures), _distinct(tables.compounds["smiles"]), "structures"
+    )
+    compounds = structures_of(tables, standard.to_pandas(), report)
+    stage = prepared_features_of(recipe.features).stage
+    features = slow.computed(stage, _distinct(compounds["structure"]), "features")
+    usable = _finite(features)
+    whole = compounds["structure"].isin(usable["text"].to_pylist())
+    report.reject_compounds(compounds[~whole], "no finite features")
+    slow.shown.stage("combining measurements")
+    labels = labels_of(tables, compounds[whole], recipe.tasks, recipe.quorum, report)
+    if not len(labels):
+        return False
     labelled = set(labels["structure"])
     usable = usable.filter(pa.array([text in labelled for text in usable["text"].to_pylist()]))
     used = {*recipe.tasks, *labels["task"]}
@@ -88,30 +106,33 @@ def prepare(
     pairs = zip(standard["structure"].to_pylist(), standard["scaffold"].to_pylist(), strict=True)
     table = records_table(labels, compounds, usable, dict(pairs), recipe, tasks, secret)
     own = {name: task for name, task in tasks.items() if name not in recipe.tasks}
+    slow.shown.stage(f"writing {out.name}")
     write_output(out, table, own, recipe, manifest, report)
-    return report
+    return True
 
 
 class _Slow(ExitStack):
-    """Runs stages with a progress bar, on a Ray that starts when the first work is due."""
+    """Runs stages, showing their progress, on a Ray that starts when the first work is due."""
 
-    def __init__(self, workers: int | None, quiet: bool) -> None:
+    def __init__(self, workers: int | None, shown: Shown, quiet: bool) -> None:
         super().__init__()
         self._workers = workers or os.cpu_count() or 1
-        self._quiet, self._started = quiet, False
+        self.shown, self._quiet, self._started = shown, quiet, False
 
     def computed(self, stage: Stage, texts: Sequence[str], what: str) -> pa.Table:
+        self.shown.stage(f"looking for {what} that were computed before")
         cache = StageCache(stage, _folder())
         missing = cache.missing(texts)
         there = len(texts) - len(missing)
         if there and missing and not self._quiet:
             console.print(f"{what}: {there:,} of {len(texts):,} were computed before")
         if missing and not self._started:
+            self.shown.stage("starting Ray")
             self.enter_context(ray_session())
             self._started = True
         if missing:
-            with counting(what, len(missing), self._quiet) as step:
-                cache.run(missing, self._workers, step)
+            self.shown.stage(what, len(missing))
+            cache.run(missing, self._workers, self.shown.step)
         return cache.table(texts)
 
 

@@ -14,9 +14,11 @@ from blindsum.actors.silo_messages import Inspection
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.run.folders import runs_folder, silo_folder
+from blindsum.pipelines.run.job_picture import JobPicture, Messages
 from blindsum.pipelines.run.output import plan_figures, warnings
 from blindsum.pipelines.run.traffic import Traffic, traffic
-from blindsum.pipelines.show.console import console, emit, show_result, show_warnings, size
+from blindsum.pipelines.show.console import console, emit, show_result, show_warnings
+from blindsum.pipelines.show.progress import Shown, progress
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.data.at_silo import read_at_silo
 from blindsum.platform.data.concerns import shared_records
@@ -26,8 +28,7 @@ from blindsum.platform.job.paths import silo_places
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
 from blindsum.platform.privacy.plan import UNIT, describe, plan, update_range
-from blindsum.platform.privacy.releases import metrics_guarantee
-from blindsum.platform.privacy.statement import privacy_statement
+from blindsum.platform.privacy.statement import CONSENT, privacy_statement
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,12 @@ class Checked:
         return next(iter(self.inspections.values()))
 
 
-def check(job_file: JobFile, address: str | None) -> Checked:
+def check(job_file: JobFile, address: str | None, quiet: bool = True) -> Checked:
     """Validate the job, the silos' data and the privacy plan.
 
     Args:
         address: address of the Ray cluster with the silos' data; None checks on this machine.
+        quiet: whether to show no progress.
 
     Raises:
         BlindsumError: the first fault of every silo, in one message.
@@ -60,7 +62,10 @@ def check(job_file: JobFile, address: str | None) -> Checked:
         len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
     )
     runs_folder(job_file)
-    inspections, concerns = (_on_cluster(job_file, address), []) if address else _here(job_file)
+    with progress("starting", quiet) as shown:
+        inspections, concerns = (
+            (_on_cluster(job_file, address, shown), []) if address else _here(job_file, shown)
+        )
     first = next(iter(inspections.values()))
     plans = [i.plan for i in inspections.values() if i.plan]
     rounds = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
@@ -69,12 +74,13 @@ def check(job_file: JobFile, address: str | None) -> Checked:
     return Checked(inspections, parameters, rounds, tuple(concerns), sent)
 
 
-def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
+def _here(job_file: JobFile, shown: Shown) -> tuple[dict[str, Inspection], list[str]]:
     """Inspect every silo in this process. Whoever runs it may read its tables, so that it also
     tells what is odd about their data, on a machine with an owner's file too."""
     from blindsum.actors.silo import Silo
 
     inspections, records, faults = {}, {}, []
+    shown.stage("planning, and reading the silos' tables", len(job_file.job.roster))
     for name in job_file.job.roster:
         try:
             silo = Silo(
@@ -87,6 +93,7 @@ def _here(job_file: JobFile) -> tuple[dict[str, Inspection], list[str]]:
         except BlindsumError as error:
             faults.append(error.located(silo=name))
         _show_told(job_file, name)
+        shown.step()
     if faults:
         raise in_one(faults, of_all=not inspections)
     return inspections, shared_records(records)
@@ -102,13 +109,18 @@ def _show_told(job_file: JobFile, name: str) -> None:
         console.print(Text(f"told to silo '{name}' alone: {text}"), soft_wrap=True)
 
 
-def _on_cluster(job_file: JobFile, address: str | None) -> dict[str, Inspection]:
+def _on_cluster(job_file: JobFile, address: str | None, shown: Shown) -> dict[str, Inspection]:
+    def reading(percents: Mapping[str, int]) -> None:
+        shown.share(sum(percents.values()) / (100 * len(percents)) if percents else 0.0)
+
+    shown.stage("joining the cluster")
     with ray_session(address):
         from blindsum.actors.federation import Federation
 
         federation = Federation(job_file.job, "check", silo_folder(job_file))
         try:
-            return federation.inspect()
+            shown.stage("silos read their data")
+            return federation.inspect(reading)
         finally:
             federation.close()
 
@@ -125,16 +137,23 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     if as_json:
         emit("check", job=job.name, **_figures(job, checked), warnings=found, statement=stated)
         return
-    show_result(_spending(job, checked))
+    show_result(_noise(checked))
     if job.privacy.noise != "none" and job.private:
         show_result(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
         show_result(f"mechanism: {describe(job.privacy)['mechanism']}")
     for heading in ("Threat model and trust", "What is not covered"):
         show_result(Text(f"\n{heading.lower()}", style="bold"))
         for name, text in stated[heading].items():
+            if name == CONSENT:  # the picture shows it for each silo
+                continue
             show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}")
-    _show_sizes(job, checked)
-    show_result(f"held-out metrics: {metrics_guarantee(job)}")
+    if checked.first.clipping:
+        show_result(f"\nclipping: {checked.first.clipping}")
+    if shared := [f"{one.name} {one.workers}" for one in job.silos if one.workers > 1]:
+        show_result(f"\nworkers that share a silo's table, in its own Ray: {', '.join(shared)}")
+    if checked.parameters.scheme == "ckks":
+        show_result(f"\n{_encryption(job, checked)}")
+    show_result("", _picture(job_file, checked))
     show_warnings(found)
     command = f"blindsum run {quote(str(job_file.path))}"
     verdict = "\nThis job would run.", "bold"
@@ -156,6 +175,7 @@ def _figures(job: Job, checked: Checked) -> dict[str, object]:
         "down_bytes": sent.down,
         "bytes_at_most": sent.at_most,
         "encryption": asdict(checked.parameters),
+        "clipping": checked.first.clipping,
         "silos": {
             n: {
                 "plan": plan_figures(i.plan),
@@ -168,55 +188,41 @@ def _figures(job: Job, checked: Checked) -> dict[str, object]:
     }
 
 
-def _spending(job: Job, checked: Checked) -> Sheet:
-    """Return what each silo would spend, as a table."""
-    table = Sheet(
-        "silo",
-        "epsilon",
-        "delta",
-        "noise multiplier",
-        "sampling rate",
-        "rounds x steps",
-        "spent by past jobs",
-        title="what each silo would spend",
-    )
+def _noise(checked: Checked) -> Sheet:
+    """Return each silo's noise, and what its table has spent before, as a table."""
+    title = "noise, and what earlier jobs spent"
+    table = Sheet("silo", "noise multiplier", "spent by past jobs", title=title)
     for name, i in checked.inspections.items():
         past = "nothing" if i.lifetime else "kept by the silo"
         if i.lifetime and i.lifetime.jobs:
             spent = _lifetime(i)["epsilon"]
             past = f"{spent}, delta {i.lifetime.delta:g}, in {i.lifetime.jobs}"
-        if i.plan is None:
-            table.add(name, "unbounded", "", "", f"{job.training.sampling_rate:g}", "", past)
-            continue
-        table.add(
-            name,
-            f"{i.plan.epsilon_planned:.3f} of {i.plan.epsilon:g}",
-            f"{i.plan.delta:g}",
-            f"{i.plan.noise_multiplier:.4g}",
-            f"{i.plan.sampling_rate:g}",
-            f"{checked.rounds} x {i.plan.steps_per_round}",
-            past,
-        )
+        table.add(name, f"{i.plan.noise_multiplier:.4g}" if i.plan else "no noise", past)
     return table
 
 
-def _show_sizes(job: Job, checked: Checked) -> None:
-    """Print how large the model, the messages and their encryption are."""
-    parameters, sent = checked.parameters, checked.traffic
-    show_result(f"\nmodel: {checked.first.parameters} parameters, {checked.rounds} rounds")
-    show_result(
-        f"traffic: {'at most ' if sent.at_most else ''}{size(sent.up_a_round)} up and "
-        f"{size(sent.down_a_round)} down a round, over all silos; {size(sent.up)} up and "
-        f"{size(sent.down)} down in all"
+def _encryption(job: Job, checked: Checked) -> str:
+    """Return how values are encrypted, and how large they can be."""
+    used = checked.parameters
+    return (
+        f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {used.bits} bits a "
+        f"value, {used.digits} values a real; each integer is wrong with probability at most "
+        f"2^-80; {_limits(job, checked.first)}"
     )
-    if shared := [f"{one.name} {one.workers}" for one in job.silos if one.workers > 1]:
-        show_result(f"workers that share a silo's table, in its own Ray: {', '.join(shared)}")
-    if parameters.scheme == "ckks":
-        show_result(
-            f"encryption: CKKS with pairwise masks, ring degree {RING_DEGREE}, {parameters.bits} "
-            f"bits a value, {parameters.digits} values a real; each integer is wrong with "
-            f"probability at most 2^-80; {_limits(job, checked.first)}"
-        )
+
+
+def _picture(job_file: JobFile, checked: Checked) -> JobPicture:
+    """Return the picture of the job, with what the silos said of themselves: only their plans, and
+    whether an owner's file is in force there."""
+    return JobPicture(
+        job=job_file.job,
+        text=job_file.text,
+        parameters=checked.first.parameters,
+        plans={name: i.plan for name, i in checked.inspections.items() if i.plan},
+        rounds=checked.rounds,
+        messages=Messages.of(job_file.job, checked.traffic),
+        owned={name: i.owned for name, i in checked.inspections.items()},
+    )
 
 
 def _limits(job: Job, inspection: Inspection) -> str:

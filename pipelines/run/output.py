@@ -30,7 +30,8 @@ from rich.text import Text
 
 from blindsum.pipelines.run.listeners import Listener
 from blindsum.pipelines.run.stages import Stages, show_stage
-from blindsum.pipelines.show.console import console, emit, show_warnings, size, step_bar
+from blindsum.pipelines.show.console import console, emit, show_warnings, size
+from blindsum.pipelines.show.progress import step_bar
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.job.paths import home_folder
 from blindsum.platform.job.schema import Job

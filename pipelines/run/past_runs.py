@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,13 +60,21 @@ class PastRun:
         return found
 
 
-def past_runs(folder: Path) -> list[PastRun]:
-    """Return the runs in a folder, the newest first."""
+def past_runs(folder: Path, told: Callable[[float], None] = lambda share: None) -> list[PastRun]:
+    """Return the runs in a folder, the newest first.
+
+    Args:
+        told: called with the share that was read, after each.
+    """
     try:
         found = [one for one in folder.iterdir() if (one / LOG).is_file()]
     except OSError:
         return []
-    return sorted(map(_read, found), key=lambda one: -one.changed)
+    read = []
+    for count, one in enumerate(found, 1):
+        read.append(_read(one))
+        told(count / len(found))
+    return sorted(read, key=lambda one: -one.changed)
 
 
 def past_run(path: Path) -> PastRun:

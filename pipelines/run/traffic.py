@@ -15,6 +15,7 @@ from blindsum.he.exchange import Exchange
 from blindsum.he.parameters import Parameters
 from blindsum.he.wire import total_bytes, upload_bytes
 from blindsum.pipelines.run.folders import run_name
+from blindsum.platform.data.features import features_of
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.schema import Job
 
@@ -35,6 +36,17 @@ class Traffic:
     up: int
     down: int
     at_most: bool
+
+
+def parameter_count(job: Job) -> int | None:
+    """Return the number of parameters that the silos train together; None for a `model.factory`,
+    which only its code knows. The model is not built: a proposal may name a huge one."""
+    if job.model.kind == "factory":
+        return None
+    from blindsum.platform.training.models import counted  # imports torch
+
+    shape, own = features_of(job.data.features).shape, 0 if job.has_private_tasks else None
+    return counted(job.model, shape, job.data.outputs, own).trained
 
 
 def traffic(

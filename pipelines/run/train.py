@@ -26,6 +26,7 @@ from blindsum.pipelines.run.listeners import (
 from blindsum.pipelines.run.run import Run, RunSpec
 from blindsum.pipelines.run.run_log import Kept, RunLog
 from blindsum.pipelines.run.save import closing_tags, save, write_whole
+from blindsum.pipelines.run.stopping import stopped_early
 from blindsum.platform.errors import BlindsumError, BudgetExceeded, without_values
 from blindsum.platform.events import Log
 from blindsum.platform.job.file import JobFile
@@ -196,6 +197,9 @@ class _Session:
                 self._note_standing(federation)
             run.reports.append(report)
             self.listeners.round(run, report)
+            if why := stopped_early(run.job_file.job.training, run.reports):
+                run.ended = why
+                return
         if run.rounds_planned < planned:
             run.ended = (
                 f"stopped after round {run.rounds_planned} of {planned}: "

@@ -13,12 +13,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import IO, Any, TextIO
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from blindsum.platform.errors import BlindsumError
@@ -121,7 +119,11 @@ def _print(text: str) -> None:
     """
     stream = _kept or sys.stdout
     try:
-        stream.write(text)
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:  # a job may quote what this terminal cannot show
+            coding = stream.encoding
+            stream.write(text.encode(coding, "backslashreplace").decode(coding))
         stream.flush()
     except BrokenPipeError:
         _silence(stream)
@@ -136,27 +138,6 @@ def _print(text: str) -> None:
 def _silence(stream: IO[str]) -> None:
     """Redirect a stream to the null device, so that flushing it at exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-@contextmanager
-def counting(text: str, total: int, quiet: bool) -> Iterator[Callable[..., None]]:
-    """Show a progress bar of `total` steps on a terminal; yield the function to call per step."""
-    with step_bar(transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda steps=1: bar.advance(task, steps)
-
-
-def step_bar(transient: bool = False, disable: bool = False) -> Progress:
-    """Return a bar on stderr that counts the steps of its task."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        console=console,
-        transient=transient,
-        disable=disable,
-    )
 
 
 def size(count: float) -> str:

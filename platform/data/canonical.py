@@ -32,7 +32,7 @@ def canonical(column: pa.ChunkedArray) -> pa.Array:
             return pc.add(values, 0.0)  # -0.0 becomes 0.0
         found = values.to_numpy() + 0.0  # without nulls, numpy does the same much faster
         return pa.array(found, from_pandas=bool(np.isnan(found).any()))
-    return array.cast(pa.string())
+    return array if is_bytes(kind) else array.cast(pa.string())
 
 
 def doubles(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -69,6 +69,11 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
 def as_text(positions: pa.Array) -> pa.Array:
     """Return lists of positions as text, which Arrow can sort."""
     return pc.binary_join(pc.cast(positions, pa.list_(pa.string())), " ")
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Return whether values of a type are neither numbers nor text."""
+    return bool(pa.types.is_large_binary(kind))
 
 
 def is_numeric(kind: pa.DataType) -> bool:

@@ -48,7 +48,8 @@ def checked_parts(
     texts = [column.name for column in every if column.type.text_in_csv]
     notes, used, is_empty = list[str](), _names(every), True
     with told_at_silo(path, contract, rejects):
-        for part in read_parts(path, texts, contract.csv, notes.append, used, rows):
+        most = features.most_records
+        for part in read_parts(path, texts, contract.csv, notes.append, used, most, rows):
             if notes:
                 write_at_silo(rejects.with_name(TABLE_NOTES), "\n".join(notes))
                 notes.clear()
@@ -63,7 +64,7 @@ def checked_parts(
             with without_names(rejects):
                 require(table, of_own, path)
             with fitting(path):
-                table = features.uniform(table.select(used).combine_chunks())
+                table = features.uniform(table.select(used).combine_chunks(), _folder(path))
             yield part._replace(table=table)
         if is_empty and rows == EVERY:
             raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")
@@ -73,6 +74,10 @@ def used_columns(contract: DataSection) -> list[str]:
     """Return the names of the columns that the contract uses, without a silo's private tasks."""
     features, folds = features_of(contract.features), folds_of(contract.folds)
     return _names([*features.columns(), *folds.columns(), *_label_columns(contract)])
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
 
 
 def key_columns(contract: DataSection) -> list[str]:

@@ -165,6 +165,12 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def _is_picture(kind: pa.DataType) -> bool:
+    return _is_text(kind) or bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
 def _or_empty(fits: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
     return lambda kind: fits(kind) or bool(pa.types.is_null(kind))
 
@@ -193,6 +199,10 @@ DATE = ColumnType(expected="a date", fits=_is_date, text_in_csv=True)
 # Arrow gives a column without a single value the type null: an assay that this silo never ran.
 NUMBER_OR_EMPTY = ColumnType(expected="a number", fits=_or_empty(_is_number))
 TEXT_OR_EMPTY = ColumnType(expected="text", fits=_or_empty(_is_text))
+
+PICTURE = ColumnType(
+    expected="pictures: bytes, or the names of their files", fits=_is_picture, text_in_csv=True
+)
 
 _YES_AND_NO = "(Without quotes, YAML reads yes and no in the job as true and false.)"
 LABEL_TEXT = ColumnType(expected="text", fits=_is_text, text_in_csv=True)

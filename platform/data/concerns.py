@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blindsum.platform.data.feature_columns import Number
+from blindsum.platform.data.feature_kind import FeatureKind
 from blindsum.platform.data.features import ColumnFeatures, features_of
 from blindsum.platform.data.outline import Outline
 from blindsum.platform.data.record_digests import Digests
@@ -36,20 +37,33 @@ EXACT = 2**53
 MOST_NAMED = 5
 
 
+def concerning_columns(contract: DataSection) -> list[str]:
+    """Return the columns whose values `concerns` looks at; at least one."""
+    features = features_of(contract.features)
+    found = [*_numbers(features)] or [next(iter(features.columns())).name]
+    if isinstance(contract.folds, HashFolds):
+        found.append(contract.folds.column)
+    return list(dict.fromkeys(found))
+
+
+def _numbers(features: FeatureKind) -> list[str]:
+    if not isinstance(features, ColumnFeatures):
+        return []
+    return [one.name for one in features.made_of if isinstance(one, Number)]
+
+
 def concerns(sample: RecordSample, contract: DataSection, outline: Outline) -> tuple[str, ...]:
     """Return what is odd about a silo's data, a sentence each.
 
     Args:
-        sample: the used columns of the records in both folds; all of them unless they are many.
+        sample: `concerning_columns` of the records in both folds; of all unless they are many.
     """
     found = [*_sizes(outline), *_labels(contract, outline)]
     features = features_of(contract.features)
     if isinstance(features, ColumnFeatures):
         found += _scalings(features, outline)
     of_sample, table = [*_repeats(sample.known.digests, sample.held_out)], sample.table
-    if isinstance(features, ColumnFeatures):
-        numbers = [one.name for one in features.made_of if isinstance(one, Number)]
-        of_sample += _integers(table, numbers)
+    of_sample += _integers(table, _numbers(features))
     if isinstance(contract.folds, HashFolds):
         of_sample += _keys(table.column(contract.folds.column), contract.folds.column)
     said = "" if sample.is_whole else f"in a sample of {table.num_rows} records, "

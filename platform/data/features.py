@@ -1,4 +1,5 @@
-"""The kinds of features: plain columns, RDKit descriptors, and fingerprints computed or read.
+"""The kinds of features: plain columns, RDKit descriptors, fingerprints computed or
+read, and pictures.
 
 A new kind of data needs a section in `blindsum.platform.job.features_section`, a class here, and
 its line in `features_of`.
@@ -9,10 +10,9 @@ release outside the privacy plan.
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import assert_never
 
 import numpy as np
@@ -20,79 +20,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blindsum.platform.data.columns import POSITIONS, TEXT, Column, NeedsColumns, gaps
+from blindsum.platform.data.columns import POSITIONS, Column
 from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.feature_columns import ColumnFeature, column_feature
+from blindsum.platform.data.feature_kind import FeatureKind, Featurised
+from blindsum.platform.data.image_features import ImageFeatures
+from blindsum.platform.data.molecule_features import DescriptorFeatures, EcfpFeatures
 from blindsum.platform.data.ragged import Bits
-from blindsum.platform.data.reasons import NO_KEY
-from blindsum.platform.data.records import Stored
 from blindsum.platform.data.rejected_rows import Rejected
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
 from blindsum.platform.job.folds_section import MoleculeKey
-
-
-@dataclass(frozen=True, kw_only=True)
-class Featurised:
-    """Features and which records have them. Private to the silo.
-
-    `features` is float32 [usable records, features], for fingerprints `Bits`; `usable` is
-    bool [records]. `reasons` says of each record without features, by its row from 0, why it has
-    none, without quoting it. `keys` are those of the usable molecules' folds, if they were asked
-    for.
-    """
-
-    features: Stored
-    usable: npt.NDArray[np.bool_]
-    reasons: Mapping[int, str] = field(default_factory=dict, repr=False)
-    keys: Sequence[str] | None = field(default=None, repr=False)
-
-
-class FeatureKind(NeedsColumns):
-    """A kind of features: the columns it needs, and how it computes features from them."""
-
-    @property
-    def smiles_column(self) -> str | None:
-        """The column of SMILES; None if the records are not molecules."""
-        return None
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """The number of features of a record."""
-
-    def none(self) -> Stored:
-        """Return the features of no records."""
-        return np.zeros((0, self.width), np.float32)
-
-    def uniform(self, table: pa.Table) -> pa.Table:
-        """Return a checked table with its columns in one form, whichever program wrote them."""
-        return table
-
-    def rejected(self, table: pa.Table) -> list[Rejected]:
-        """Return the rows of a checked, uniform table that have gaps where the job allows none, or
-        values that it does not allow."""
-        return gaps(table.select([column.name for column in self.columns()]))
-
-    @property
-    def without_gaps(self) -> list[str]:
-        """The columns in which the job allows no gaps."""
-        return [column.name for column in self.columns()]
-
-    @abstractmethod
-    def compute(
-        self, table: pa.Table, computing: Computing = ALONE, key: MoleculeKey | None = None
-    ) -> Featurised:
-        """Compute the features of a checked, uniform table without rejected rows.
-
-        Args:
-            computing: the silo's means; by default one core, and nothing is kept.
-            key: of molecules, what folds know them by, to compute it too.
-
-        Raises:
-            JobError: RDKit does not have a descriptor, or no public scaling is known for it.
-            DataError: a fingerprint is not a list of ascending positions within its width.
-        """
+from blindsum.platform.job.images_section import Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +72,7 @@ class ColumnFeatures(FeatureKind):
         """The columns of which the job does not say what a gap counts as."""
         return [one.name for one in self.made_of if one.section.missing is None]
 
-    def uniform(self, table: pa.Table) -> pa.Table:
+    def uniform(self, table: pa.Table, folder: Path = Path()) -> pa.Table:
         """Return the table with each column in one form."""
         at = {name: i for i, name in enumerate(table.column_names)}
         arrays = table.columns
@@ -174,7 +113,7 @@ class FingerprintFeatures(FeatureKind):
         """Return the column of positions."""
         return [Column(name=self.section.column, type=POSITIONS)]
 
-    def none(self) -> Stored:
+    def none(self) -> Bits:
         """Return no bits."""
         return Bits.at([], self.width)
 
@@ -203,89 +142,7 @@ class FingerprintFeatures(FeatureKind):
         return bool(rises.all() and inside.all())
 
 
-class MoleculeFeatures(FeatureKind):
-    """Features that RDKit computes from a column of SMILES, molecule by molecule."""
-
-    section: Descriptors | Ecfp
-
-    @property
-    def smiles_column(self) -> str:
-        """The column of SMILES."""
-        return self.section.smiles
-
-    def columns(self) -> list[Column]:
-        """Return the column of SMILES."""
-        return [Column(name=self.smiles_column, type=TEXT)]
-
-    def compute(
-        self, table: pa.Table, computing: Computing = ALONE, key: MoleculeKey | None = None
-    ) -> Featurised:
-        """Compute the features of the molecules that RDKit can read."""
-        # Here and below, RDKit (0.1 s and 45 MiB) is imported only if records are molecules.
-        from blindsum.platform.data.molecule_results import computed
-        from blindsum.platform.data.molecule_work import FoldKeys, features_part
-
-        parts = [features_part(self.section), *([FoldKeys(key)] if key else [])]
-        texts = table.column(self.smiles_column).cast(pa.string())
-        found = computed(parts, texts, computing)
-        reason = found["reason"]
-        if key:
-            no_key = pc.if_else(pc.is_null(found["key"]), NO_KEY[key], None)
-            reason = pc.coalesce(reason, no_key)
-        usable = pc.is_null(reason)
-        rows = np.flatnonzero(~np.array(usable, np.bool_))
-        kept = found.filter(usable)
-        return Featurised(
-            features=self._stored(kept),
-            usable=np.array(usable, np.bool_),
-            reasons=dict(zip(rows.tolist(), reason.take(rows).to_pylist(), strict=True)),
-            keys=kept["key"].to_pylist() if key else None,
-        )
-
-    @abstractmethod
-    def _stored(self, kept: pa.Table) -> Stored:
-        """Return the usable molecules' rows as features [molecules, width]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DescriptorFeatures(MoleculeFeatures):
-    """RDKit descriptors, scaled."""
-
-    section: Descriptors
-
-    @property
-    def width(self) -> int:
-        """One feature for each descriptor."""
-        return len(self.section.descriptors)
-
-    def _stored(self, kept: pa.Table) -> Stored:
-        values = kept["values"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return np.array(values, np.float32).reshape(len(kept), self.width)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EcfpFeatures(MoleculeFeatures):
-    """Extended-connectivity fingerprints."""
-
-    section: Ecfp
-
-    @property
-    def width(self) -> int:
-        """The number of bits of a fingerprint."""
-        return self.section.bits
-
-    def none(self) -> Stored:
-        """Return no bits."""
-        return Bits.at([], self.width)
-
-    def _stored(self, kept: pa.Table) -> Stored:
-        lists = kept["positions"].combine_chunks()
-        counts = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
-        positions = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int32)
-        return Bits(counts, [positions], self.width)
-
-
-def features_of(section: Columns | Descriptors | Ecfp | Fingerprint) -> FeatureKind:
+def features_of(section: Columns | Descriptors | Ecfp | Fingerprint | Images) -> FeatureKind:
     """Return the kind of features that a job's data section asks for."""
     match section:
         case Columns():
@@ -296,5 +153,7 @@ def features_of(section: Columns | Descriptors | Ecfp | Fingerprint) -> FeatureK
             return EcfpFeatures(section=section)
         case Fingerprint():
             return FingerprintFeatures(section=section)
+        case Images():
+            return ImageFeatures(section=section)
         case _:
             assert_never(section)

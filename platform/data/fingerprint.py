@@ -15,7 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blindsum.platform.data.canonical import as_text, canonical, is_numeric, one_chunk
+from blindsum.platform.data.canonical import (
+    as_text,
+    canonical,
+    is_bytes,
+    is_numeric,
+    one_chunk,
+)
 from blindsum.platform.data.computing import Computing
 from blindsum.platform.data.growing import GrowingArray
 from blindsum.platform.data.kept_results import content_digest
@@ -109,6 +115,14 @@ def _version_2(columns: dict[str, pa.ChunkedArray]) -> str:
             encoded = text.encode()
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()
+
+
+def fingerprints_before(table: pa.Table, computing: Computing) -> tuple[str, ...]:
+    """Return the fingerprints that earlier versions gave a whole table; none if it has pictures,
+    which they did not know."""
+    if any(map(is_bytes, table.schema.types)):
+        return ()
+    return kept_fingerprints(table, computing)
 
 
 def kept_fingerprints(table: pa.Table, computing: Computing) -> tuple[str, ...]:

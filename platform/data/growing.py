@@ -11,13 +11,13 @@ from typing import IO, Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from blindsum.platform.data.ragged import Ragged
+from blindsum.platform.data.compact import Compact
 from blindsum.platform.errors import DataError
 
 IN_MEMORY = 64 * 2**20
 """The most bytes of an array that stays in memory."""
 
-S = TypeVar("S", bound=npt.NDArray[Any] | Ragged)
+S = TypeVar("S", bound=npt.NDArray[Any] | Compact)
 
 
 class GrowingArray:
@@ -96,7 +96,7 @@ class GrowingRecords(Generic[S]):
         Raises:
             DataError: there is no room for them.
         """
-        arrays: list[Any] = part.arrays if isinstance(part, Ragged) else [part]
+        arrays: list[Any] = part.arrays if isinstance(part, Compact) else [part]
         if self._like is None:
             self._arrays = [GrowingArray(self._folder) for _ in arrays]
         self._like = part
@@ -116,5 +116,5 @@ class GrowingRecords(Generic[S]):
 
 
 def _of(like: S, arrays: Sequence[npt.NDArray[Any]]) -> S:
-    found: Any = like.like(arrays) if isinstance(like, Ragged) else arrays[0]
+    found: Any = like.like(arrays) if isinstance(like, Compact) else arrays[0]
     return found  # type: ignore[no-any-return]

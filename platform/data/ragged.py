@@ -3,20 +3,18 @@ has. They are kept one after the other, so that memory grows with what is there.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-Numbers = npt.NDArray[Any]
+from blindsum.platform.data.compact import Compact, Numbers, Selected
+
 Positions = npt.NDArray[np.integer[Any]]
-Selected = slice | Numbers
-"""Records by their numbers, by bool [records], or as a slice."""
 
 
-class Ragged(ABC):
+class Ragged(Compact):
     """Records of any lengths.
 
     Args:
@@ -53,24 +51,10 @@ class Ragged(ABC):
         """Return other records of the same kind and width, from their `arrays`."""
         return type(self)(arrays[0], arrays[1:], self.width)
 
-    def with_more(self, others: Sequence[Self]) -> Self:
-        """Return these records and then others of the same kind."""
-        arrays = [one.arrays for one in (self, *others)]
-        return self.like([np.concatenate(columns) for columns in zip(*arrays, strict=True)])
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The number of records, and of values of one."""
-        return len(self), self.width
-
     @property
     def of_records(self) -> npt.NDArray[np.int64]:
         """The number of the record that each entry belongs to."""
         return np.repeat(np.arange(len(self)), np.diff(self._ends))
-
-    @abstractmethod
-    def dense(self) -> Numbers:
-        """Return all values of all records."""
 
 
 class Bits(Ragged):

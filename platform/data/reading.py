@@ -43,6 +43,7 @@ def read_parts(
     csv: CsvSection | None = None,
     note: Callable[[str], None] = _ignored,
     columns: Collection[str] | None = None,
+    most: int | None = None,
     rows: range = EVERY,
 ) -> Iterator[Part]:
     """Read a file or folder of a kind that its ending names, part by part; at least one part, which
@@ -54,6 +55,7 @@ def read_parts(
         csv: how CSV files are written.
         note: is told what only the silo's owner may know, for example about rows left out.
         columns: those to read, as `chosen`; None for all.
+        most: the most records of a part; None if they are small.
         rows: those to read; of CSV and SDF files, all of them.
 
     Raises:
@@ -64,15 +66,15 @@ def read_parts(
         kind = kind_of(path)
         match kind:
             case "CSV":
-                yield from _sliced(read_csv(path, texts, csv, note), columns)
+                yield from _sliced(read_csv(path, texts, csv, note), columns, most)
             case "SDF":
-                yield from _sliced(sdf.read_sdf(path, texts, csv, note), columns)
+                yield from _sliced(sdf.read_sdf(path, texts, csv, note), columns, most)
             case "Arrow":
-                yield from arrow_file.read_arrow(path, columns, rows)
+                yield from arrow_file.read_arrow(path, columns, most, rows)
             case "Parquet folder":
-                yield from parquet_file.read_parquet_folder(path, texts, columns, rows)
+                yield from parquet_file.read_parquet_folder(path, texts, columns, most, rows)
             case _:
-                yield from parquet_file.read_parquet(path, columns, rows)
+                yield from parquet_file.read_parquet(path, columns, most, rows)
     except FileNotFoundError:
         raise DataError(
             f"there is no data file {path}",
@@ -113,10 +115,10 @@ def require_shareable(path: Path) -> None:
             )
 
 
-def _sliced(table: pa.Table, columns: Collection[str] | None) -> Iterator[Part]:
+def _sliced(table: pa.Table, columns: Collection[str] | None, most: int | None) -> Iterator[Part]:
     names = chosen(table.schema, columns)
     used = table if names is None else table.select(names)
-    yield from in_parts(used.to_batches(), used.schema, table.num_rows)
+    yield from in_parts(used.to_batches(), used.schema, table.num_rows, most)
 
 
 def is_csv(path: Path) -> bool:

@@ -97,6 +97,8 @@ def _encoded(column: pa.Array) -> list[bytes]:
         numbers = column.to_numpy(zero_copy_only=False).astype("<f8")
         return [b"" if np.isnan(one) else one.tobytes() for one in numbers]
     values = column.dictionary_encode()
-    texts = [text.encode() for text in values.dictionary.to_pylist()]
+    texts = [
+        text if isinstance(text, bytes) else text.encode() for text in values.dictionary.to_pylist()
+    ]
     encoded = [len(text).to_bytes(8, "little") + text for text in texts]
     return [b"" if at is None else encoded[at] for at in values.indices.to_pylist()]

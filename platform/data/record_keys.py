@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blindsum.platform.data.features import FeatureKind
+from blindsum.platform.data.feature_kind import FeatureKind
 
 _BLOCK_BYTES = 32 * 2**20
 """Memory of the numbers that are hashed at a time."""
@@ -84,6 +84,8 @@ def _encoder(column: pa.ChunkedArray, molecules: bool) -> Callable[[int], bytes]
             return b"\xff" * 8  # no value is so long
         if isinstance(value, list):
             content = np.array(value, "<i8").tobytes()
+        elif isinstance(value, bytes):
+            content = value
         else:
             content = (_canonical(value) if molecules else str(value)).encode()
         return len(content).to_bytes(8, "little") + content

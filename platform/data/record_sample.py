@@ -6,6 +6,7 @@ Two silos' samples therefore have the same records in common as their tables, as
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,7 +17,10 @@ import pyarrow as pa
 from blindsum.platform.data.record_digests import SIZE, Digests
 
 MOST_BYTES = 32 * 2**20
-"""Memory of a sample's values."""
+"""Memory of a sample's values and digests."""
+
+_MANY = 16
+"""So many parts are joined."""
 
 
 def _begins(digests: Digests) -> npt.NDArray[np.uint64]:
@@ -44,21 +48,32 @@ class _Part(NamedTuple):
     table: pa.Table
     digests: Digests
     held_out: npt.NDArray[np.bool_]
-    bytes: int
+
+    @property
+    def bytes(self) -> int:
+        return int(self.table.nbytes) + self.digests.nbytes
 
     def sampled(self, most: int) -> _Part:
         chosen = _begins(self.digests) <= most
         if chosen.all():
             return self
         table = self.table.filter(pa.array(chosen))
-        return _Part(table, self.digests[chosen], self.held_out[chosen], table.nbytes)
+        return _Part(table, self.digests[chosen], self.held_out[chosen])
+
+
+def _joined(parts: Sequence[_Part]) -> _Part:
+    return _Part(
+        pa.concat_tables([part.table for part in parts]).combine_chunks(),
+        np.concatenate([part.digests for part in parts]),
+        np.concatenate([part.held_out for part in parts]),
+    )
 
 
 class RecordSample:
     """A sample to which records are added.
 
     Args:
-        most_bytes: the memory of the values of its records.
+        most_bytes: the memory of its records' values and digests.
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
@@ -67,12 +82,12 @@ class RecordSample:
 
     def add(self, table: pa.Table, digests: Digests, held_out: npt.NDArray[np.bool_]) -> None:
         """Add records, of which the last two arguments are [records]."""
-        self._parts.append(_Part(table, digests, held_out, table.nbytes).sampled(self._most))
+        self._parts.append(_Part(table, digests, held_out).sampled(self._most))
         self._make_room()
 
     def sizes(self) -> dict[int, int]:
-        """Return the bytes of the values of records whose digests begin with at most some numbers:
-        the sample's own, and its halves down to none."""
+        """Return the memory of the records whose digests begin with at most some numbers: the
+        sample's own, and its halves down to none."""
         found, parts, most = dict[int, int](), self._parts, self._most
         while True:
             parts = [part.sampled(most) for part in parts]
@@ -101,7 +116,7 @@ class RecordSample:
         """Return a sample again, from its attributes and `known.most`."""
         found = cls()
         found._most = most
-        found._parts.append(_Part(table, digests, held_out, table.nbytes))
+        found._parts.append(_Part(table, digests, held_out))
         return found
 
     @property
@@ -110,9 +125,11 @@ class RecordSample:
         return not self._parts
 
     def _make_room(self) -> None:
+        if len(self._parts) > _MANY:  # each column of each part takes memory of its own
+            self._parts = [_joined(self._parts)]
         while sum(part.bytes for part in self._parts) > self._most_bytes and self._most:
             self._most //= 2
-            self._parts = [part.sampled(self._most) for part in self._parts]
+            self._parts = [_joined(self._parts).sampled(self._most)]
 
     @property
     def is_whole(self) -> bool:
@@ -122,15 +139,14 @@ class RecordSample:
     @property
     def table(self) -> pa.Table:
         """The records."""
-        return pa.concat_tables([part.table for part in self._parts])
+        return _joined(self._parts).table
 
     @property
     def known(self) -> SampledDigests:
         """The records' digests."""
-        digests = np.concatenate([part.digests for part in self._parts])
-        return SampledDigests(digests, self._most)
+        return SampledDigests(_joined(self._parts).digests, self._most)
 
     @property
     def held_out(self) -> npt.NDArray[np.bool_]:
         """Which of the records are held out, bool [records]."""
-        return np.concatenate([part.held_out for part in self._parts])
+        return _joined(self._parts).held_out

@@ -12,10 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from blindsum.platform.data.ragged import Bits, Ragged, TaskLabels
+from blindsum.platform.data.compact import Compact
+from blindsum.platform.data.ragged import TaskLabels
 
 Features = npt.NDArray[np.float32]
-Stored = Features | Bits
+Stored = Features | Compact
 Labels = npt.NDArray[Any]
 StoredLabels = Labels | TaskLabels
 
@@ -28,7 +29,7 @@ MAX_BATCH_BYTES = 64 * 2**20
 class Fold:
     """A fold's features and labels. Private to the silo.
 
-    Features are float32 [records, features], or bits. Labels are classes, int64 [records], or
+    Features are float32 [records, features], or compact. Labels are classes, int64 [records], or
     tasks, float32 [records, 2, tasks] (`blindsum.platform.data.labels`), dense or not. All may be
     mapped from a file.
     """
@@ -87,14 +88,14 @@ class Fold:
 
 def dense(stored: Stored | StoredLabels) -> npt.NDArray[Any]:
     """Return features as float32 [records, features], or labels as a dense array."""
-    return stored.dense() if isinstance(stored, Ragged) else stored
+    return stored.dense() if isinstance(stored, Compact) else stored
 
 
 def stacked(parts: Sequence[Stored]) -> Stored:
-    """Concatenate the features of several parts; bits stay bits."""
+    """Concatenate the features of several parts, in the form in which they are kept."""
     first = parts[0]
-    if isinstance(first, Bits):
-        return first.with_more([part for part in parts[1:] if isinstance(part, Bits)])
+    if isinstance(first, Compact):
+        return first.with_more([part for part in parts[1:] if isinstance(part, Compact)])
     return np.concatenate([dense(part) for part in parts])
 
 

@@ -190,6 +190,8 @@ def _shown(value: pa.Scalar) -> str:
         plain = value.as_py()
     except UnicodeError:
         return "(text that is not UTF-8)"
+    if isinstance(plain, bytes):
+        return f"({len(plain)} bytes)"
     return "" if plain is None else str(plain)[:MOST_CHARACTERS]
 
 

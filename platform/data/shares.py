@@ -25,14 +25,14 @@ import pyarrow as pa
 from blindsum.platform.data.at_silo import forget_earlier
 from blindsum.platform.data.checked import checked_parts, fitting
 from blindsum.platform.data.computing import Computing, Told
-from blindsum.platform.data.concerns import concerns
+from blindsum.platform.data.concerns import concerning_columns, concerns
 from blindsum.platform.data.enough import nothing_to_score
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.fingerprint import (
     SHARES,
     Fingerprint,
     fingerprint_of,
-    kept_fingerprints,
+    fingerprints_before,
 )
 from blindsum.platform.data.outline import Outline, outline_of
 from blindsum.platform.data.ragged import TaskLabels
@@ -146,11 +146,12 @@ def read_share(
     # What only the owner may be told of a fault, the silo's own process tells when it meets it.
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "rejected_rows.csv"
+        concerning = concerning_columns(contract)
         for part in usable_rows(path, contract, place, own, computing, rows, found):
             train.append(part, ~part.held_out)
             test.append(part, part.held_out)
             fingerprint.add(part.whole.column_names, part.whole_digests)
-            sample.add(part.table, part.digests, part.held_out)
+            sample.add(part.table.select(concerning), part.digests, part.held_out)
             dropped += part.dropped
     is_empty, none = not fingerprint.names, no_records(contract, own)
     folds = (none, none) if is_empty else (train.whole(), test.whole())
@@ -268,4 +269,4 @@ def _earlier(
     """Return the fingerprints that earlier versions gave the table, if it is read in one part."""
     parts = checked_parts(path, contract, rejects, own)
     first, second = next(parts), next(parts, None)
-    return () if second else kept_fingerprints(first.table, computing)
+    return () if second else fingerprints_before(first.table, computing)

@@ -28,7 +28,7 @@ from blindsum.platform.data.columns import (
     Column,
     NeedsColumns,
 )
-from blindsum.platform.data.features import FeatureKind
+from blindsum.platform.data.feature_kind import FeatureKind
 from blindsum.platform.data.record_keys import record_fractions
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.folds_section import (

@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from blindsum.platform.data.checked import checked_parts, fitting, key_columns
 from blindsum.platform.data.computing import ALONE, Computing
-from blindsum.platform.data.concerns import concerns
+from blindsum.platform.data.concerns import concerning_columns, concerns
 from blindsum.platform.data.enough import nothing_to_score
 from blindsum.platform.data.features import features_of
-from blindsum.platform.data.fingerprint import Fingerprint, kept_fingerprints
+from blindsum.platform.data.fingerprint import Fingerprint, fingerprints_before
 from blindsum.platform.data.growing import GrowingRecords
 from blindsum.platform.data.outline import outline_of
 from blindsum.platform.data.record_digests import Digests, record_digests
@@ -76,11 +76,12 @@ def load_data(
     """
     train, test = (GrowingFold(computing.scratch) for _ in range(2))
     known, sample, dropped = _Known(computing), RecordSample(), 0
+    concerning = concerning_columns(contract)
     for part in usable_parts(path, contract, rejects, own or {}, computing):
         train.append(part, ~part.held_out)
         test.append(part, part.held_out)
         known.add(part.whole, part.whole_digests)
-        sample.add(part.table, part.digests, part.held_out)
+        sample.add(part.table.select(concerning), part.digests, part.held_out)
         dropped += part.dropped
     folds = {"train": train.whole(), "test": test.whole()}
     require_records({name: len(fold) for name, fold in folds.items()}, path)
@@ -150,9 +151,9 @@ class _Known:
 
     def fingerprints(self) -> tuple[str, ...]:
         """Return the table's fingerprint and, of a table in one part, those that earlier versions
-        gave it. They needed the whole table in memory."""
-        newest = self._fingerprint.hexdigest()
-        return newest, *(kept_fingerprints(self._table, self._computing) if self._table else ())
+        gave it. They needed the whole table in memory, and knew no pictures."""
+        newest, table = self._fingerprint.hexdigest(), self._table
+        return newest, *(fingerprints_before(table, self._computing) if table else ())
 
 
 def table_fingerprints(

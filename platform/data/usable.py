@@ -17,11 +17,11 @@ import pyarrow as pa
 from blindsum.platform.data.checked import checked_parts, fitting, fold_columns, key_columns
 from blindsum.platform.data.columns import gaps
 from blindsum.platform.data.computing import Computing, Told
-from blindsum.platform.data.features import Featurised, features_of
+from blindsum.platform.data.feature_kind import FeatureKind, Featurised
+from blindsum.platform.data.features import features_of
 from blindsum.platform.data.files.parts import EVERY
 from blindsum.platform.data.labels import Labelled, class_labels
 from blindsum.platform.data.ragged import TaskLabels
-from blindsum.platform.data.reasons import in_general
 from blindsum.platform.data.record_digests import Digests, record_digests
 from blindsum.platform.data.records import Stored, StoredLabels
 from blindsum.platform.data.rejected_rows import (
@@ -112,7 +112,7 @@ def usable_rows(
             digests = record_digests(table, key_columns(contract))
             means = replace(computing, told=_within(computing.told, before, share))
             made = features.compute(table, means, contract.folds.molecule_key)
-        without = _without_features(made, features.smiles_column or "", contract)
+        without = _without_features(made, features, contract)
         found.add(without)
         if not found.refused:
             dropped = dropped_rows([*shared, *of_own, *without], table.num_rows)
@@ -156,16 +156,18 @@ def _kept(
     )
 
 
-def _without_features(made: Featurised, column: str, contract: DataSection) -> list[Rejected]:
-    """Return the molecules without features, those with the same reason together."""
+def _without_features(
+    made: Featurised, features: FeatureKind, contract: DataSection
+) -> list[Rejected]:
+    """Return the records without features, those with the same reason together."""
     rows: dict[str, list[int]] = {}
     for row, reason in made.reasons.items():
         rows.setdefault(reason, []).append(row)
     return [
         Rejected(
             rows=np.isin(np.arange(len(made.usable)), at),
-            column=column,
-            fault=f"molecules {in_general([reason])}",
+            column=next(iter(features.columns())).name,
+            fault=features.unusable(reason),
             mend="Correct or remove them, or set data.unparsable: drop to train without them.",
             reason=reason,
             then=contract.unparsable,

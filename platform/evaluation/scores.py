@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from blindsum.platform.data.compact import Numbers
 from blindsum.platform.data.enough import exactly_known, has_enough
 from blindsum.platform.data.growing import GrowingRecords
-from blindsum.platform.data.ragged import Numbers, TaskLabels
+from blindsum.platform.data.ragged import TaskLabels
 from blindsum.platform.evaluation.figures import CLASSIFIED
 from blindsum.platform.evaluation.influence import (
     WORST_R2,

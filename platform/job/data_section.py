@@ -14,8 +14,13 @@ from blindsum.platform.job.folds_section import (
     RandomFolds,
     ScaffoldFolds,
 )
+from blindsum.platform.job.images_section import Images
 from blindsum.platform.job.labels_section import Target, Tasks
 from blindsum.platform.job.section import Digest, Section, unless
+
+Features = Annotated[
+    Columns | Descriptors | Ecfp | Fingerprint | Images, Field(discriminator="kind")
+]
 
 
 class Prepared(Section):
@@ -35,7 +40,7 @@ class Prepared(Section):
 class DataSection(Section):
     """The requirements that every silo's table must meet."""
 
-    features: Annotated[Columns | Descriptors | Ecfp | Fingerprint, Field(discriminator="kind")]
+    features: Features
     target: Target | None = Field(
         None, description="One column of classes or numbers; instead of tasks."
     )
@@ -53,7 +58,7 @@ class DataSection(Section):
     )
     unparsable: Literal["refuse", "drop"] = Field(
         "refuse",
-        description="What to do with molecules that give no features.",
+        description="What to do with molecules and pictures that give no features.",
     )
     unlabelled: Literal["refuse", "drop"] = Field(
         "refuse",

@@ -31,6 +31,13 @@ class Target(Section):
         exclude_if=unless({}),
         description="Factor of the loss by class: public constants. Default 1.",
     )
+    focal: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        exclude_if=unless(0.0),
+        description="Focal loss: records that are right already count less; 2 is usual.",
+    )
     center: float | None = Field(None, allow_inf_nan=False, exclude_if=unless(None))
     scale: Positive | None = Field(None, exclude_if=unless(None))
     qualifier: str | None = Field(
@@ -74,8 +81,8 @@ class Target(Section):
                     f"class_weights names {min(unknown)!r}, which is not among the classes "
                     "(without quotes, YAML reads yes and no as true and false)"
                 )
-        elif self.class_weights:
-            raise ValueError("class_weights belong to classes")
+        elif self.class_weights or self.focal:
+            raise ValueError("class_weights and focal belong to classes")
         elif self.center is None and self.scale is None:
             raise ValueError(
                 "give classes, or center and scale (public constants) to predict a number"
@@ -121,6 +128,7 @@ class Task(Section):
     positive_weight: Positive = Field(
         1.0, exclude_if=unless(1.0), description="Factor of the loss of positives."
     )
+    focal: float = Field(0.0, ge=0, le=10, exclude_if=unless(0.0), description="As of data.target.")
     missing: Value | None = Field(
         None, exclude_if=unless(None), description="A value that stands for no label, as -1."
     )
@@ -133,8 +141,10 @@ class Task(Section):
         if self.kind == "binary" and (self.center, self.scale, self.qualifier) != (0.0, 1.0, None):
             raise ValueError("center, scale and qualifier belong to regression tasks only")
         if self.kind == "regression":
-            if (self.positive, self.negative, self.positive_weight) != (1, 0, 1.0):
-                raise ValueError("positive, negative and positive_weight belong to binary tasks")
+            if (self.positive, self.negative, self.positive_weight, self.focal) != (1, 0, 1.0, 0.0):
+                raise ValueError(
+                    "positive, negative, positive_weight and focal belong to binary tasks"
+                )
             _require_alike([0.0] if self.missing is None else [0.0, self.missing], distinct=False)
             return self
         gap = [] if self.missing is None else [self.missing]

@@ -7,8 +7,10 @@ BLINDSUM_HOME or in the home folder of the user who runs the silo.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,9 @@ from blindsum.platform.job.schema import SiloSection
 HOME_VARIABLE = "BLINDSUM_HOME"
 RESULTS_VARIABLE = "BLINDSUM_RESULTS"
 SUBMITTED_VARIABLE = "BLINDSUM_SUBMITTED"
+
+WEIGHTS = "weights"
+"""The folder of public weights in a silo's state and in Blindsum's home."""
 
 MODEL = "model.blindsum"
 """The released model in a run's folder, and a silo's own model in its folder of that run."""
@@ -146,11 +151,37 @@ def results_folder(folder: Path) -> Path:
     return home_folder() if SUBMITTED_VARIABLE in os.environ else folder
 
 
+_HELD: list[Path] = []
+
+
+def files_from(folder: Path) -> None:
+    """Look for public files that jobs name, such as weights, in that folder too."""
+    if folder not in _HELD:
+        _HELD.append(folder)
+
+
+def held_folders() -> list[Path]:
+    """Return the folders that `files_from` was given, in their order."""
+    return list(_HELD)
+
+
+def public_file(name: str, sha256: str) -> Path | None:
+    """Return a file that a job names, if it lies beside the job, in the silo's state or in
+    Blindsum's home folder; None if there is none with that digest."""
+    for folder in (*_HELD, home_folder() / WEIGHTS):
+        path = folder / name
+        with suppress(OSError), path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                return path
+    return None
+
+
 def import_from(folder: str) -> None:
-    """Let `model.factory` name a module that lies beside the job file.
+    """Let a job name a module for `model.factory`, and public files, that lie beside it.
 
     The folder comes last on the path: a file there can add a module, but never replace an
     installed one.
     """
+    files_from(Path(folder))
     if folder not in sys.path:
         sys.path.append(folder)

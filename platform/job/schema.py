@@ -6,13 +6,14 @@ the intended budget.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from blindsum.platform.job.average_section import DEFAULT, Average
 from blindsum.platform.job.data_section import DataSection
+from blindsum.platform.job.model_section import Model
+from blindsum.platform.job.schedule_section import CONSTANT, Schedule
 from blindsum.platform.job.section import Name, Positive, Section, is_name, unless
 
 MAX_STEPS = 1_000_000
@@ -61,32 +62,13 @@ class SiloSection(Section):
     )
 
 
-class Linear(Section):
-    """Multinomial logistic regression."""
+class StopSection(Section):
+    """When a run ends early."""
 
-    kind: Literal["linear"]
-
-
-class Mlp(Section):
-    """Fully connected layers. tanh bounds activations, which suits clipping (Papernot, 2021)."""
-
-    kind: Literal["mlp"]
-    hidden: list[Annotated[int, Field(ge=1, le=16384)]] = Field([32], min_length=1, max_length=8)
-    activation: Literal["relu", "tanh"] = "tanh"
-
-
-class Factory(Section):
-    """A model of your own: `function(features: int, outputs: int) -> torch.nn.Module`."""
-
-    kind: Literal["factory"]
-    factory: str
-
-    @field_validator("factory")
-    @classmethod
-    def _names_a_function(cls, factory: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", factory):
-            raise ValueError("write it as module:function")
-        return factory
+    patience: int = Field(ge=1, le=100_000, description="Evaluated rounds without an improvement.")
+    least: float = Field(
+        0.0, ge=0, le=1, description="The least improvement of the held-out score that counts."
+    )
 
 
 class TrainingSection(Section):
@@ -104,12 +86,57 @@ class TrainingSection(Section):
     average: Average = Field(
         DEFAULT, description="Which average of the rounds' models is evaluated and released."
     )
+    schedule: Schedule = Field(
+        CONSTANT, exclude_if=unless(CONSTANT), description="The learning rate from round to round."
+    )
+    optimizer: Literal["sgd", "momentum", "adam"] = Field(
+        "sgd",
+        exclude_if=unless("sgd"),
+        description="The optimizer of the local steps; its state begins anew in every round.",
+    )
+    momentum: float = Field(
+        0.9, ge=0, lt=1, exclude_if=unless(0.9), description="As of server.momentum."
+    )
+    proximal: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        exclude_if=unless(0.0),
+        description="Pull of local steps towards the round's first model (FedProx's mu).",
+    )
+    stop: StopSection | None = Field(
+        None,
+        exclude_if=unless(None),
+        description="End the run early when the held-out figures no longer improve.",
+    )
 
     @model_validator(mode="after")
     def _can_be_accounted(self) -> TrainingSection:
         if self.rounds * self.local_steps > MAX_STEPS:
             raise ValueError(f"rounds times local_steps is above {MAX_STEPS:,}")
         return self
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> TrainingSection:
+        if self.local_steps == 1 and (self.optimizer, self.proximal) != ("sgd", 0.0):
+            raise ValueError(
+                "training.optimizer and training.proximal begin anew in every round, and with one "
+                "local step they do nothing: leave them out, and use server.optimizer"
+            )
+        if self.proximal * self.learning_rate > 1:
+            raise ValueError(
+                f"training.proximal {self.proximal:g} times learning_rate {self.learning_rate:g} "
+                "is above 1: steps would overshoot the round's first model"
+            )
+        if self.optimizer == "sgd" and self.momentum != 0.9:
+            raise ValueError("training.momentum belongs to training.optimizer momentum or adam")
+        if self.optimizer == "adam" and self.momentum > 0.99:
+            raise ValueError("training.momentum of adam is at most 0.99")
+        return self
+
+    def rate(self, round: int) -> float:
+        """Return the learning rate of a round's local steps."""
+        return self.learning_rate * self.schedule.of_round(round, self.rounds)
 
 
 class ServerSection(Section):
@@ -121,6 +148,19 @@ class ServerSection(Section):
     momentum: float = Field(
         0.9, ge=0, lt=1, description="Momentum of momentum; first beta of adam."
     )
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        exclude_if=unless(0.0),
+        description="Share of every parameter that a round takes away, times learning_rate.",
+    )
+
+    @model_validator(mode="after")
+    def _does_not_change_signs(self) -> ServerSection:
+        if self.weight_decay * self.learning_rate >= 1:
+            raise ValueError("server.weight_decay times server.learning_rate must be below 1")
+        return self
 
 
 class _Noise(Section):
@@ -246,7 +286,7 @@ class Job(Section):
     )
     silos: list[SiloSection] = Field(min_length=2, max_length=64)
     data: DataSection
-    model: Annotated[Linear | Mlp | Factory, Field(discriminator="kind")]
+    model: Model
     training: TrainingSection
     server: ServerSection = ServerSection()
     privacy: Annotated[LocalNoise | SharedNoise | NoNoise, Field(discriminator="noise")]
@@ -296,6 +336,12 @@ class Job(Section):
                 "privacy.metrics_epsilon covers only the counts of data.target with classes: the "
                 "effect of one record on the AUROC or R2 of a task has no known bound"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _convolutions_need_pictures(self) -> Job:
+        if self.model.kind == "cnn" and self.data.features.kind != "images":
+            raise ValueError("model.kind cnn needs data.features.kind images")
         return self
 
     @model_validator(mode="after")

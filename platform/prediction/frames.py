@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -19,15 +20,23 @@ def predict_frame(predictor: Predictor, frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         DataError: a column is missing, there twice, or has a type that does not fit.
     """
-    known = [name for name in predictor.inputs if name in frame.columns]
+    return predict_records(predictor, as_table(frame, predictor.inputs)).set_index(frame.index)
+
+
+def as_table(frame: pd.DataFrame, names: Collection[str]) -> pa.Table:
+    """Return those of the columns that a frame has, without its index.
+
+    Raises:
+        DataError: a column is there twice, or mixes types.
+    """
+    known = [name for name in names if name in frame.columns]
     try:
-        table = pa.Table.from_pandas(frame[known], preserve_index=False)
+        return pa.Table.from_pandas(frame[known], preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError):
         raise DataError(
             "an input column mixes types, or is there twice",
             "Give each column once, with numbers only or text only.",
         ) from None
-    return predict_records(predictor, table).set_index(frame.index)
 
 
 def predict_records(predictor: Predictor, table: pa.Table) -> pd.DataFrame:

@@ -5,6 +5,8 @@ A record that cannot be predicted has gaps in its row and a reason: rows never s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from blindsum.platform.data.columns import GAPS, require
+from blindsum.platform.data.columns import GAPS, Column, require
 from blindsum.platform.data.computing import ALONE, Computing
-from blindsum.platform.data.features import ColumnFeatures, Featurised, features_of
+from blindsum.platform.data.feature_kind import Featurised
+from blindsum.platform.data.features import ColumnFeatures, features_of
 from blindsum.platform.data.files.arrow_types import plain
 from blindsum.platform.data.records import MAX_BATCH_BYTES, dense
 from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.features_section import Columns, Descriptors, FeatureColumn
+from blindsum.platform.job.images_section import Images
 from blindsum.platform.job.labels_section import as_written
+from blindsum.platform.prediction.calibration import Calibration
 from blindsum.platform.prediction.released import Released
 
 REASON, LEVERAGE, OUTSIDE = "reason", "leverage", "outside_domain"
@@ -29,27 +34,60 @@ MOST_LEVERAGE = 3.0
 """Records with more lie outside the domain: the usual warning limit of a Williams plot, three times
 the mean leverage."""
 
+PICTURE = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478"
+    "9c636800000082008177cd72b60000000049454e44ae426082"
+)
+"""A PNG of one grey pixel."""
+
+CALIBRATED = "calibrated_"
+"""Begins the names of columns with calibrated probabilities."""
+
 Array = npt.NDArray[Any]
 
 
-class Predictor:
-    """A released model, its featurisation and its units."""
+@dataclass(frozen=True, kw_only=True)
+class _Applied:
+    """What the model makes of a table: `outputs` and `features` belong to the rows `usable`, and
+    `reasons` says of every other row why it has none."""
 
-    def __init__(self, released: Released) -> None:
+    outputs: npt.NDArray[np.float32]
+    features: Any
+    usable: npt.NDArray[np.int64]
+    reasons: npt.NDArray[np.object_]
+
+
+class Predictor:
+    """A released model, its featurisation and its units.
+
+    Args:
+        calibrations: of the target or of tasks, by name. The others have the model's own
+            probabilities.
+    """
+
+    def __init__(
+        self, released: Released, calibrations: Mapping[str, Calibration] | None = None
+    ) -> None:
         self._terms, self._model = released.terms, released.model
         self._features = features_of(self._terms.features)
+        self._calibrations = calibrations or {}
+
+    @property
+    def input_columns(self) -> list[Column]:
+        """The columns that a prediction needs, with their types."""
+        return self._features.columns()
 
     @property
     def inputs(self) -> list[str]:
-        """The columns that a prediction needs."""
-        return [column.name for column in self._features.columns()]
+        """The names of these columns."""
+        return [column.name for column in self.input_columns]
 
     @property
     def numbers(self) -> set[str]:
         """The inputs that a CSV does not hold as text."""
         if not isinstance(self._features, ColumnFeatures):
             return set()
-        return {one.name for one in self._features.columns() if not one.type.text_in_csv}
+        return {one.name for one in self.input_columns if not one.type.text_in_csv}
 
     @property
     def outputs(self) -> list[str]:
@@ -67,6 +105,8 @@ class Predictor:
         if isinstance(section, Columns):
             return {name: _example(one) for name, one in section.columns.items()}
         (name,) = self.inputs
+        if isinstance(section, Images):
+            return {name: PICTURE}
         return {name: "CCO" if self._features.smiles_column else [0]}
 
     def predict(
@@ -79,7 +119,8 @@ class Predictor:
         numbers, dates and descriptors: `leverage`, the mean square of the scaled features, about 1
         for records like those that the public constants describe; and `outside_domain`, whether it
         is above 3 or a feature was cut at 5 scales from its center. `reason` says why a row has no
-        prediction. Columns that are not inputs are ignored.
+        prediction. Columns that are not inputs are ignored. Calibrated probabilities stand in
+        `calibrated_probability_...`, and decide which class is the likeliest.
 
         Args:
             path: the table's file, which errors name.
@@ -88,20 +129,37 @@ class Predictor:
         Raises:
             DataError: a column is missing, there more than once, or has another type.
         """
-        needed = self._features.columns()
+        applied = self._applied(table, path, computing)
+        columns = self._predictions(applied.outputs) | self._domain(applied.features)
+        rows, count = applied.usable, table.num_rows
+        placed = {name: _placed(found, rows, count) for name, found in columns.items()}
+        return pa.table({**placed, REASON: pa.array(applied.reasons.tolist(), pa.string())})
+
+    def outputs_of(
+        self, table: pa.Table, path: Path = Path("the table"), computing: Computing = ALONE
+    ) -> npt.NDArray[np.float64]:
+        """Return the model's outputs, float64 [records, outputs], NaN for a record that cannot be
+        predicted. Arguments and errors as `predict`."""
+        applied = self._applied(table, path, computing)
+        found = np.full((table.num_rows, self.model_outputs), np.nan)
+        found[applied.usable] = applied.outputs
+        return found
+
+    def _applied(self, table: pa.Table, path: Path, computing: Computing) -> _Applied:
+        needed = self.input_columns
         table = plain(table, {column.name: column.type.expected for column in needed}, path)
         require(table, needed, path)
-        table = self._features.uniform(table.select(self.inputs).combine_chunks())
+        table = self._features.uniform(table.select(self.inputs).combine_chunks(), path.parent)
         reasons = self._reasons(table)
         whole = np.array([reason is None for reason in reasons], np.bool_)
-        allowed = self._features.uniform(table.filter(pa.array(whole)))
+        allowed = self._features.uniform(table.filter(pa.array(whole)), path.parent)
         made = self._features.compute(allowed, computing)
-        usable = np.flatnonzero(whole)[made.usable]
-        columns = self._predictions(self._outputs_of(made)) | self._domain(made.features)
-        placed = {name: _placed(found, usable, table.num_rows) for name, found in columns.items()}
         for row, reason in made.reasons.items():
             reasons[np.flatnonzero(whole)[row]] = reason
-        return pa.table({**placed, REASON: pa.array(reasons.tolist(), pa.string())})
+        usable = np.flatnonzero(whole)[made.usable]
+        return _Applied(
+            outputs=self._outputs_of(made), features=made.features, usable=usable, reasons=reasons
+        )
 
     @property
     def model_outputs(self) -> int:
@@ -121,24 +179,36 @@ class Predictor:
         return np.concatenate(parts)
 
     def _predictions(self, outputs: npt.NDArray[np.float32]) -> dict[str, pa.Array]:
-        values, terms = torch.from_numpy(outputs).double(), self._terms
+        values, terms = outputs.astype(np.float64), self._terms
         found: dict[str, pa.Array] = {}
         if terms.target:
             classes, target = terms.target.classes, terms.target.column
-            best = values.argmax(1).tolist() if len(values) else []
+            logits, probability = self._calibrated(target, values)
+            best = logits.argmax(1).tolist() if len(logits) else []
             kind = pa.array(classes).type
             found[f"predicted_{target}"] = pa.array([classes[i] for i in best], kind)
-            chances = torch.softmax(values, 1)
+            chances = torch.softmax(torch.from_numpy(logits), 1).numpy()
             for i, one in enumerate(classes):
-                found[f"probability_{as_written(one)}"] = pa.array(chances[:, i].numpy())
+                found[f"{probability}_{as_written(one)}"] = pa.array(chances[:, i])
         tasks = {**(terms.tasks or {}), **(terms.own_tasks or {})}
         for i, (name, task) in enumerate(tasks.items()):
             if task.kind == "binary":
-                found[f"probability_{name}"] = pa.array(torch.sigmoid(values[:, i]).numpy())
+                logit, probability = self._calibrated(name, values[:, i])
+                chance = torch.sigmoid(torch.from_numpy(logit)).numpy()
+                found[f"{probability}_{name}"] = pa.array(chance)
             else:
-                scaled = values[:, i].numpy() * task.scale + task.center
-                found[f"predicted_{name}"] = pa.array(scaled)
+                found[f"predicted_{name}"] = pa.array(values[:, i] * task.scale + task.center)
         return found
+
+    def _calibrated(
+        self, name: str, logits: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[np.float64], str]:
+        """Return the logits of a target or task, calibrated if they can be, and the beginning of
+        the name of their column."""
+        calibration = self._calibrations.get(name)
+        if calibration is None:
+            return logits, "probability"
+        return calibration.scaling(logits), f"{CALIBRATED}probability"
 
     def _domain(self, features: Any) -> dict[str, pa.Array]:
         if not isinstance(self._terms.features, Columns | Descriptors):

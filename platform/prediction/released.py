@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -30,12 +29,13 @@ from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.average_section import described
 from blindsum.platform.job.csv_section import CsvSection
-from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
+from blindsum.platform.job.data_section import Features
 from blindsum.platform.job.labels_section import Target, Tasks
+from blindsum.platform.job.model_section import Factory, Mlp, Model
 from blindsum.platform.job.paths import MODEL
-from blindsum.platform.job.schema import Factory, Job, Linear, Mlp
+from blindsum.platform.job.schema import Job
 from blindsum.platform.job.section import Section
-from blindsum.platform.training.models import build_model
+from blindsum.platform.training.models import build_model, counted
 
 _TERMS, _WEIGHTS, _STATEMENT = "model.json", "weights.safetensors", "statement.json"
 _MOST_TEXT = 64 * 2**20
@@ -71,12 +71,12 @@ class Terms(Section):
     run: str = Field(max_length=200)
     round: int = Field(ge=0)
     average: str = Field(max_length=200)
-    features: Annotated[Columns | Descriptors | Ecfp | Fingerprint, Field(discriminator="kind")]
+    features: Features
     csv: CsvSection | None = None
     target: Target | None = None
     tasks: Tasks | None = None
     own_tasks: Tasks | None = None
-    model: Annotated[Linear | Mlp | Factory, Field(discriminator="kind")]
+    model: Model
     weights: Sha256
     statement: Sha256
 
@@ -137,7 +137,7 @@ def released(
         target=job.data.target,
         tasks=job.data.tasks,
         own_tasks=(own_tasks or {}) if job.has_private_tasks else None,
-        model=job.model,
+        model=job.model.model_copy(update={"weights": None}),  # they are in the file itself
         weights=hashlib.sha256(weights).hexdigest(),
         statement=hashlib.sha256(stated).hexdigest(),
     )
@@ -159,18 +159,20 @@ def read_released(path: Path) -> Released:
         ModelError: there is no such file, it is damaged or was altered, or it is not such a file.
     """
     terms, weights, statement = _members(path)
-    width = features_of(terms.features).width
+    shape = features_of(terms.features).shape
+    own = None if terms.own_tasks is None else len(terms.own_tasks)
     if isinstance(terms.model, Factory):
         _refuse_python_s_own(terms.model.factory)
-    elif _parameter_bytes(terms, terms.model, width) > len(weights):
+    elif 4 * counted(terms.model, shape, terms.outputs, own).every > len(weights):
+        # Terms of a few hundred bytes can declare layers that fill the memory.
         raise _other_weights(path)
     model = build_model(
         terms.model,
-        width,
+        shape,
         terms.outputs,
         seed=0,
         private=False,
-        own=None if terms.own_tasks is None else len(terms.own_tasks),
+        own=own,
     )
     try:
         model.load_state_dict(safetensors.torch.load(weights), strict=True)
@@ -186,14 +188,6 @@ def _other_weights(path: Path) -> ModelError:
         f"{path.name} holds weights that are not those of its model",
         "It is damaged: copy it again from the run's folder.",
     )
-
-
-def _parameter_bytes(terms: Terms, model: Linear | Mlp, width: int) -> int:
-    """Return the size of a model that is not yet made: terms of a few hundred bytes can declare
-    layers that fill the memory."""
-    hidden = model.hidden if isinstance(model, Mlp) else []
-    layers = itertools.pairwise([width, *hidden, terms.outputs + len(terms.own_tasks or ())])
-    return 4 * sum((before + 1) * after for before, after in layers)
 
 
 def _refuse_python_s_own(factory: str) -> None:

@@ -13,6 +13,10 @@ of standard deviation s exceeds s (sqrt(d) + TAIL) with probability at most exp(
 
     shared noise    |sum|  <= n C m SLACK + s sqrt(n) (sqrt(d) + TAIL) + n u sqrt(d)
     local noise     |mean| <= r k C SLACK + r z C sqrt(k / n) / m (sqrt(d) + TAIL) + u sqrt(d)
+    with adam       |mean| <= r k a sqrt(d) + u sqrt(d), a as in `most_of_adam`
+
+Local momentum lengthens the steps and their noise by at most `most_of_momentum`. A proximal pull
+shortens them.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.local_steps import most_of_adam, most_of_momentum
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 
 TAIL = 10.0
@@ -31,7 +36,13 @@ SLACK = 2.0
 
 
 def honest_reach(
-    job: Job, own: PrivacyPlan | None, silos: int, values: int, unit: float, clipping: float
+    job: Job,
+    own: PrivacyPlan | None,
+    silos: int,
+    values: int,
+    unit: float,
+    clipping: float,
+    round: int,
 ) -> float:
     """Return the greatest L2 norm of honest silos' mean update; infinite without clipping.
 
@@ -42,19 +53,23 @@ def honest_reach(
         values: d, the number of values in the update.
         unit: u, the size of one integer unit.
         clipping: the round's clip norm, in units of the job's.
+        round: the round, on which the learning rate may depend.
     """
     section, training = job.privacy, job.training
     if own is None or section.noise == "none":
         return math.inf
     spread = math.sqrt(values) + TAIL
     clip_norm, batch = section.clip_norm * clipping, training.expected_batch_size
-    rate = training.learning_rate
+    rate = training.rate(round)
     if section.noise == "shared":
         of_sums = silos * clip_norm * batch * SLACK
         of_noise = (own.share or 0.0) * clipping * math.sqrt(silos) * spread
         of_rounding = silos * unit * math.sqrt(values)
         return rate / batch * (of_sums + of_noise + of_rounding) / silos
     steps = training.local_steps
+    if training.optimizer == "adam":
+        return (rate * steps * most_of_adam(training) + unit) * math.sqrt(values)
+    rate *= most_of_momentum(training)
     # The strictest budget has the most noise, so the bound uses the greatest noise in the job.
     of_sums = rate * steps * clip_norm * SLACK
     noisiest = max(own.update_noise, _greatest_noise(job))

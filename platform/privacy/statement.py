@@ -128,6 +128,7 @@ def _unprotected(job: Job, trust: dict[str, str]) -> Statement:
     }
 
 
+CONSENT = "owners' consent and lifetime limits"
 _CURIOUS = "may be curious and may collude with silos"
 
 
@@ -223,7 +224,7 @@ def _consent(owned: Mapping[str, bool]) -> dict[str, str]:
         return {}
     open_ = [name for name, one in owned.items() if not one]
     return {
-        "owners' consent and lifetime limits": (
+        CONSENT: (
             f"NOT ENFORCED at {', '.join(open_)}: no owner's file"
             if open_
             else "enforced at every silo"

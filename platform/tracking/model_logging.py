@@ -12,13 +12,16 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from blindsum.platform.errors import ModelError
+from blindsum.platform.job.model_section import Cnn, Factory, Linear, Mlp
 from blindsum.platform.job.paths import MODEL
-from blindsum.platform.job.schema import Factory, Linear, Mlp
 from blindsum.platform.prediction.predictor import Predictor
 from blindsum.platform.prediction.released import read_released
 
 NEEDED = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "scipy")
 """The packages that a prediction needs, beside this package's own code and MLflow."""
+
+MORE = {"descriptors": ("rdkit",), "ecfp": ("rdkit",), "images": ("pillow",)}
+"""The packages that some kinds of features need too."""
 
 
 def log_released(content: bytes, uri: str, run_id: str, round: int) -> None:
@@ -48,8 +51,7 @@ def _log(path: Path, uri: str, run_id: str, round: int) -> None:
         # The contract says which columns may have gaps; those are floats in the example.
         warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer", UserWarning)
         signature = infer_signature(given, predicted)
-    molecules = released.terms.features.smiles_column is not None
-    needed = [*NEEDED, "rdkit"] if molecules else NEEDED
+    needed = [*NEEDED, *MORE.get(released.terms.features.kind, ())]
     mlflow.set_tracking_uri(uri)
     with mlflow.start_run(run_id=run_id, log_system_metrics=False):
         mlflow.pyfunc.log_model(
@@ -89,7 +91,7 @@ def _source(module: str) -> str:
     return str(path.parent if path.name == "__init__.py" else path)
 
 
-def _of_factory(model: Linear | Mlp | Factory) -> list[str]:
+def _of_factory(model: Linear | Mlp | Cnn | Factory) -> list[str]:
     """Return the code that builds the model, unless it is installed where packages are."""
     if not isinstance(model, Factory):
         return []

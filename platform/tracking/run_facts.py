@@ -201,7 +201,8 @@ def _labels(job: Job) -> str:
 def _model(job: Job) -> str:
     if job.model.kind == "factory":
         return f"the model {job.model.factory}"
-    return "a linear model" if job.model.kind == "linear" else "a multilayer perceptron"
+    names = {"linear": "a linear model", "cnn": "a convolutional network"}
+    return names.get(job.model.kind, "a multilayer perceptron")
 
 
 def code_commit() -> str | None:

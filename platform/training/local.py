@@ -1,9 +1,9 @@
 """One silo's training in one round: local steps from the global model to an update.
 
-With a privacy plan, per-record gradients are clipped (`blindsum.platform.training.clipping`, the
-semantics of Opacus's DP-SGD), and a cryptographic generator draws noise and Poisson samples. The
-divisor is the job's public expected batch size. Without a plan the steps are the same, but without
-clipping and noise.
+With a privacy plan, per-record gradients are clipped (`blindsum.platform.training.clipping.choice`,
+the semantics of Opacus's DP-SGD), and a cryptographic generator draws noise and Poisson samples.
+The divisor is the job's public expected batch size. Without a plan the steps are the same, but
+without clipping and noise.
 
 A private head is clipped together with the other parameters and gets the same noise, although it
 never leaves the silo. The shared part's next gradients depend on the head, so the head must not
@@ -27,7 +27,8 @@ from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.schema import TrainingSection
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
-from blindsum.platform.training.clipping import ClippedSum, clipped_sum
+from blindsum.platform.training.clipping.choice import Chosen, clipped_sum
+from blindsum.platform.training.local_optimizer import LocalOptimizer
 from blindsum.platform.training.losses import RecordLoss, classification
 from blindsum.platform.training.models import (
     get_parameters,
@@ -76,7 +77,7 @@ class LocalTrainer:
         elsewhere: the processes that hold the training records.
 
     Raises:
-        ModelError: there is a plan, and the model's gradients cannot be clipped record by record.
+        ModelError: there is a plan, and the model mixes records or fails on a single one.
     """
 
     def __init__(
@@ -93,21 +94,29 @@ class LocalTrainer:
         self._loss = loss
         self._data, self._elsewhere = data, elsewhere
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._clipped: ClippedSum | None = (
+        self._clipped: Chosen | None = (
             clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
         )
         self._clip_norm = plan.clip_norm if plan else 0.0
-        self._unclipped = 0.0
+        self._unclipped, self._rate = 0.0, training.learning_rate
         shares_noise = plan is not None and plan.share is not None
         self._contribute = self._with_shared_noise if shares_noise else self._with_local_noise
 
-    def train(self, start: Vector, clipping: float = 1.0) -> Update:
+    @property
+    def says(self) -> str:
+        """How gradients are clipped, in one sentence that depends only on the model; empty without
+        a plan."""
+        return self._clipped.says if self._clipped else ""
+
+    def train(self, start: Vector, clipping: float = 1.0, round: int = 1) -> Update:
         """Train for one round from the global model.
 
         Args:
             start: the global parameters, float32 [parameters].
             clipping: this round's clip norm in units of the plan's; the noise scales with it.
+            round: the round's number, on which the learning rate may depend.
         """
+        self._rate = self._training.rate(round)
         set_parameters(self._model, start)
         self._model.train()
         self._unclipped = 0.0
@@ -117,8 +126,9 @@ class LocalTrainer:
 
     def _with_local_noise(self, start: Vector) -> Update:
         """Take the job's local steps, each with this silo's whole noise, or none without a plan."""
+        optimizer = LocalOptimizer(self._training, self._parameters, self._rate)
         for _ in range(self._training.local_steps):
-            self.step()
+            optimizer.step(self._noisy_sum())
         return Update(
             values=get_parameters(self._model) - start,
             unit=1.0,
@@ -131,6 +141,8 @@ class LocalTrainer:
         noise are added later. The private head takes its step here, with the whole noise, because
         the silo's later updates depend on it."""
         sums, private = self._sums(), set(map(id, private_parameters(self._model)))
+        # The divisor is public and not the sample's true size.
+        rate = self._rate / self._training.expected_batch_size
         shared = []
         for p, gradient in zip(self._parameters, sums, strict=True):
             if id(p) not in private:
@@ -138,20 +150,13 @@ class LocalTrainer:
                 continue
             self._noise(gradient)
             with torch.no_grad():
-                p.sub_(gradient, alpha=self._rate)
+                p.sub_(gradient, alpha=rate)
         return Update(
             values=np.concatenate(shared),
-            unit=-self._rate,
+            unit=-rate,
             protected_by=Protection.SHARES_TO_ADD,
             unclipped=self._unclipped,
         )
-
-    def step(self) -> None:
-        """Take one step of (DP-)SGD from the model's current parameters."""
-        gradients = self._noisy_sum()
-        with torch.no_grad():
-            for p, gradient in zip(self._parameters, gradients, strict=True):
-                p.sub_(gradient, alpha=self._rate)
 
     def _noisy_sum(self) -> list[Tensor]:
         """Sum the gradients of a Poisson sample. Under a plan they are clipped and noised."""
@@ -164,11 +169,6 @@ class LocalTrainer:
     def _noise(self, gradient: Tensor) -> None:
         if self._plan is not None:
             add_gaussian(gradient, self._plan.update_noise * self._clip_norm, self._random)
-
-    @property
-    def _rate(self) -> float:
-        """The factor from a sum to a step. Its divisor is public and not the sample's true size."""
-        return self._training.learning_rate / self._training.expected_batch_size
 
     def clipped_sum(self, parameters: Vector, clip_norm: float) -> tuple[Vector, float]:
         """Sum gradients over one sample of the records that are here, without noise. As

@@ -15,6 +15,9 @@ from torch.nn import functional
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Target, Tasks
 
+_LEAST = 1e-12
+"""Least share of a focal loss: the slope of a power below 1 has no bound at zero."""
+
 RecordLoss = Callable[[Tensor, Tensor], Tensor]
 """A function from a model's outputs [B, ...] and the labels [B, ...] to one loss for each record,
 [B]. A record's loss must depend only on that record's outputs and labels."""
@@ -29,18 +32,27 @@ def record_loss(contract: DataSection, own: Tasks) -> RecordLoss:
     """Return the loss of a job's records in a silo with these private tasks."""
     if contract.target is None:
         return MultiTask({**(contract.tasks or {}), **own})
-    return WeightedClasses(contract.target) if contract.target.class_weights else classification
+    target = contract.target
+    return WeightedClasses(target) if target.class_weights or target.focal else classification
 
 
 class WeightedClasses:
-    """The cross-entropy of a record, multiplied by its class's weight."""
+    """The cross-entropy of a record, multiplied by its class's weight and, for the focal loss, by
+    (1 - p)^gamma, where p is the probability of its class (Lin, Goyal, Girshick, He and Dollár,
+    ICCV 2017)."""
 
     def __init__(self, target: Target) -> None:
-        self._weights = torch.tensor(target.weights)
+        self._weights, self._focal = torch.tensor(target.weights), target.focal
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the losses, [B], of logits [B, classes] and classes int64 [B]."""
-        return classification(outputs, labels) * self._weights.to(outputs.dtype)[labels]
+        losses = _focused(classification(outputs, labels), self._focal)
+        return losses * self._weights.to(outputs.dtype)[labels]
+
+
+def _focused(crossed: Tensor, gamma: float | Tensor) -> Tensor:
+    """Return the focal loss of cross-entropies in nats."""
+    return crossed * (-torch.expm1(-crossed)).clamp(min=_LEAST) ** gamma
 
 
 class MultiTask:
@@ -48,8 +60,9 @@ class MultiTask:
 
     A binary task's loss is the cross-entropy of a logit in nats, a regression task's half the
     squared error of a scaled number. A positive's loss is multiplied by `positive_weight`, and each
-    task's by `weight`. A missing label adds no loss. If a true value is only known to
-    lie below (above) the measured one, only a prediction above (below) the measured one adds loss.
+    task's by `weight`; `focal` makes it a focal loss. A missing label adds no loss. If a true value
+    is only known to lie below (above) the measured one, only a prediction above (below) it adds
+    loss.
 
     The whole record's gradient is clipped, however many labels the record has.
     """
@@ -58,6 +71,7 @@ class MultiTask:
         self._binary = torch.tensor([task.kind == "binary" for task in tasks.values()])
         self._weights = torch.tensor([task.weight for task in tasks.values()])
         self._of_positives = torch.tensor([task.positive_weight for task in tasks.values()])
+        self._focal = torch.tensor([task.focal for task in tasks.values()])
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the losses, [B], of outputs [B, tasks] and labels float32 [B, 2, tasks].
@@ -69,6 +83,7 @@ class MultiTask:
         known = ~torch.isnan(values)
         y = torch.where(known, values, torch.zeros_like(values))
         crossed = functional.binary_cross_entropy_with_logits(outputs, y, reduction="none")
+        crossed = _focused(crossed, self._focal) if self._focal.any() else crossed
         crossed = torch.where(y == 1, crossed * self._of_positives, crossed)
         apart = outputs - y
         # A prediction on the known side of the measured value counts as right.

@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import importlib
 import itertools
+import math
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,11 @@ from torch import nn
 
 from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.schema import Factory, Job, Linear, Mlp
-from blindsum.platform.training.dp_layers import refuse_untrainable
+from blindsum.platform.job.model_section import Cnn, Factory, Linear, Mlp, Shape
+from blindsum.platform.job.schema import Job
+from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
+from blindsum.platform.training.dp_layers import refuse_mixing_layers
+from blindsum.platform.training.pretrained import begin_with, freeze
 from blindsum.platform.training.torch_random import forked_random
 from blindsum.platform.training.vector import Vector, digest
 
@@ -37,7 +41,7 @@ def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Modul
     """
     return build_model(
         job.model,
-        features_of(job.data.features).width,
+        features_of(job.data.features).shape,
         job.data.outputs,
         seed=job.seed,
         private=job.privacy.noise != "none" if private is None else private,
@@ -46,8 +50,8 @@ def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Modul
 
 
 def build_model(
-    section: Linear | Mlp | Factory,
-    features: int,
+    section: Linear | Mlp | Cnn | Factory,
+    features: int | Shape,
     outputs: int,
     *,
     seed: int,
@@ -57,23 +61,58 @@ def build_model(
     """Build the job's model with initial weights from the seed, identical in every silo.
 
     Args:
+        features: their number, or a record's shape. The model gets a record's values one after the
+            other, whatever their shape.
         own: outputs of the silo's private head, 0 outside silos; None if no silo has one.
         private: whether to check that DP-SGD can train the model.
 
     Raises:
         ModelError: the factory fails or returns something else, or a layer mixes the records of a
-            batch, has state that is not a parameter, or is not supported by Opacus.
+            batch or has state that is not a parameter.
     """
+    shape = (features,) if isinstance(features, int) else features
     with forked_random(seed):
-        model = _build(section, features, max(outputs, 1))
-        if own is not None:
-            model = WithHeads(model, outputs, own)
+        model = _build(section, shape, max(outputs, 1))
+        if section.weights:
+            begin_with(model, section.weights)
+        model = _assembled(model, section, outputs, own)
     _refuse_state(model)
     if private and isinstance(section, Factory):  # the built-in models always pass
-        refuse_untrainable(model)
+        refuse_mixing_layers(model)
     if isinstance(section, Factory):
-        _check_output(model, section.factory, features, outputs)
+        _check_output(model, section.factory, math.prod(shape), outputs)
     return model
+
+
+def _assembled(
+    model: nn.Module, section: Linear | Mlp | Cnn | Factory, outputs: int, own: int | None
+) -> nn.Module:
+    freeze(model, section.freeze)
+    return model if own is None else WithHeads(model, outputs, own)
+
+
+class Counted(NamedTuple):
+    """The parameters of a model, and those of them that silos train together."""
+
+    every: int
+    trained: int
+
+
+def counted(
+    section: Linear | Mlp | Cnn, shape: Shape, outputs: int, own: int | None = None
+) -> Counted:
+    """Count a model's parameters without memory for them: a job of strangers may name a huge one.
+
+    Args:
+        own: as of `build_model`.
+
+    Raises:
+        ModelError: `model.freeze` does not fit the model.
+    """
+    with torch.device("meta"):
+        model = _assembled(_build(section, shape, max(outputs, 1)), section, outputs, own)
+    trained = sum(p.numel() for p in shared_parameters(model) if p.requires_grad)
+    return Counted(sum(p.numel() for p in model.parameters()), trained)
 
 
 class WithHeads(nn.Module):
@@ -174,9 +213,12 @@ def set_private(model: nn.Module, head: Sequence[npt.NDArray[np.float32]]) -> No
             p.copy_(torch.from_numpy(one))
 
 
-def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.Module:
+def _build(section: Linear | Mlp | Cnn | Factory, shape: Shape, outputs: int) -> nn.Module:
+    features = math.prod(shape)
     if section.kind == "linear":
         return nn.Linear(features, outputs)
+    if section.kind == "cnn":
+        return _convolutions(section, shape, outputs)
     if section.kind == "mlp":
         activation = nn.ReLU if section.activation == "relu" else nn.Tanh
         layers: list[nn.Module] = []
@@ -193,7 +235,7 @@ def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.M
             "It must be installed or in the working directory on every silo's node.",
         ) from None
     try:
-        model = factory(features, outputs)
+        model = factory(features if len(shape) == 1 else shape, outputs)
     except (Exception, SystemExit) as error:  # noqa: BLE001
         raise ModelError(
             f"model.factory {section.factory!r} failed with {type(error).__name__}: {error}"
@@ -203,7 +245,24 @@ def _build(section: Linear | Mlp | Factory, features: int, outputs: int) -> nn.M
             f"model.factory {section.factory!r} returned {type(model).__name__}",
             "Return a torch.nn.Module.",
         )
-    return model
+    return model if len(shape) == 1 else nn.Sequential(nn.Unflatten(1, shape), model)
+
+
+def _convolutions(section: Cnn, shape: Shape, outputs: int) -> nn.Module:
+    activation = nn.ReLU if section.activation == "relu" else nn.Tanh
+    layers: list[nn.Module] = [nn.Unflatten(1, shape)]
+    size = min(shape[1:])
+    for before, after in itertools.pairwise([shape[0], *section.channels]):
+        # Groups of at most 16 channels: normalisation over records would mix them.
+        groups = next(g for g in range(-(-after // 16), after + 1) if after % g == 0)
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(groups, after)]
+        layers += [activation()]
+        layers += [nn.AvgPool2d(2)] if size >= 2 else []
+        size = max(1, size // 2)
+    pooled = tuple(max(1, min(4, size >> len(section.channels))) for size in shape[1:])
+    features = section.channels[-1] * math.prod(pooled)
+    layers += [nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(features, outputs)]
+    return nn.Sequential(*layers)
 
 
 def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -> None:
@@ -230,30 +289,17 @@ def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -
 
 
 def _refuse_mixing(model: nn.Module, factory: str, features: int) -> None:
-    """Raise ModelError if a record's output depends on the other records of its batch.
-
-    Its gradient would then depend on other records, and clipping it would bound nothing.
-    """
+    """Raise ModelError if a record's output depends on the other records of its batch."""
     # Random weights, because a last layer that starts at zero would hide the layers below it.
     tried = copy.deepcopy(model)
     with forked_random(0), torch.no_grad():
         for p in tried.parameters():
             p.normal_(0.0, 0.5)
-    record = torch.linspace(-1, 1, features)
-    mixes = False
-    for position in (0, 2):
-        outputs = []
-        for others in (0.3, -2.0):
-            batch = torch.linspace(others, others / 2, 4 * features).reshape(4, features)
-            batch[position] = record
-            with forked_random(0), torch.no_grad():  # the same dropout both times
-                outputs.append(tried(batch)[position])
-        mixes = mixes or not torch.allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
-    if mixes:
+    if mixes(tried, dense(features)):
         raise ModelError(
             f"the model of {factory!r} mixes the records of a batch: one record's output "
             "changes with the others",
-            "Normalise over features, not over the batch (LayerNorm, GroupNorm).",
+            MEND,
         )
 
 

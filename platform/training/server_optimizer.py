@@ -1,8 +1,9 @@
 """The step from the mean update to the next global model, identical in every silo.
 
-FedAvg, FedAvgM and FedAdam (Reddi et al., ICLR 2021, algorithm 2). The code uses separate numpy
-operations, because IEEE 754 defines the rounding of each: silos on different processors get the
-same bits.
+FedAvg, FedAvgM and FedAdam (Reddi et al., ICLR 2021, algorithm 2), with the decoupled weight decay
+of AdamW (Loshchilov and Hutter, ICLR 2019) on the whole model, which all silos have. The code uses
+separate numpy operations, because IEEE 754 defines the rounding of each: silos on different
+processors get the same bits.
 """
 
 from __future__ import annotations
@@ -49,5 +50,8 @@ class ServerOptimizer:
             self._first = self._first * beta + mean_update * (1 - beta)
             self._second = self._second * ADAM_BETA2 + mean_update * mean_update * (1 - ADAM_BETA2)
             step = self._first / (np.sqrt(self._second) + ADAM_TAU)
-        following: Vector = (model.astype(np.float64) + step * rate).astype(np.float32)
+        kept = model.astype(np.float64)
+        if self._section.weight_decay:
+            kept = kept * (1 - rate * self._section.weight_decay)
+        following: Vector = (kept + step * rate).astype(np.float32)
         return following

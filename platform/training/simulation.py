@@ -36,7 +36,7 @@ parameters."""
 class Participant(Protocol):
     """A contributor to rounds; `LocalTrainer` is one."""
 
-    def train(self, start: Vector, clipping: float = 1.0) -> Update:
+    def train(self, start: Vector, clipping: float = 1.0, round: int = 1) -> Update:
         """Return an update for one round, starting from the global parameters, float32
         [parameters]."""
 
@@ -86,10 +86,11 @@ class Simulation:
         Args:
             clipping: this round's clip norm in units of the plans'.
         """
-        updates = [one.train(self.vector, clipping) for one in self._participants]
+        number = self._rounds + 1
+        updates = [one.train(self.vector, clipping, number) for one in self._participants]
         self.vector = self._server.apply(self.vector, self._combine(updates, clipping))
         set_parameters(self._model, self.vector)
-        self._rounds += 1
+        self._rounds = number
         self.average = averaged(self._rule, self.average, self._model, self._rounds)
         return updates
 

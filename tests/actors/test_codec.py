@@ -54,6 +54,7 @@ def messages(make_job: MakeJob, tmp_path: Path) -> list[Any]:
             lifetime=Lifetime(1, 2.0, 1e-5),
             kept={3: "d"},
             charged=(4, 1),
+            clipping="gradients are clipped by book-keeping",
         ),
         Progress(percent=45, at_work=True),
         TrainReport(

@@ -48,8 +48,8 @@ class TellingSilo(Silo):
             self._tell("record", fold.features.astype(np.float64).tobytes())
         train = self._own.trainer.train
 
-        def trained(start: Any, clipping: float) -> Any:
-            update = train(start, clipping)
+        def trained(*given: Any) -> Any:
+            update = train(*given)
             self._tell("update", update.values.tobytes())
             return update
 

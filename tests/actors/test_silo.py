@@ -218,9 +218,9 @@ def test_a_charge_is_on_disk_before_training(
     seen: list[str] = []
     train = silo._own.trainer.train
 
-    def spy(start: np.ndarray, clipping: float) -> np.ndarray:
+    def spy(*given: Any) -> Any:
         seen.extend(entry.kind for entry in ledger_of(path.parent, "alder").entries())
-        return train(start, clipping)
+        return train(*given)
 
     monkeypatch.setattr(silo._own.trainer, "train", spy)
     silo.train(consortium.exchange())
@@ -554,7 +554,7 @@ def test_an_update_that_is_no_number_is_never_sent(
     trained[-1] = np.nan
     protection = Protection.SHARES_TO_ADD if noise == SHARED else Protection.NOTHING
     kept = Update(values=trained, unit=1.0, protected_by=protection)
-    silo._own.trainer.train = lambda start, clipping: kept  # type: ignore[method-assign]
+    silo._own.trainer.train = lambda start, clipping, round: kept  # type: ignore[method-assign]
     with pytest.raises(EncryptionError, match="NaN or infinite"):
         silo.train(consortium.exchange())
     assert silo.taken() == []

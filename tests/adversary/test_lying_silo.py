@@ -55,7 +55,7 @@ def test_one_silo_moves_the_model_no_further_than_honest_ones_reach(
     consortium = Consortium(make_job(*noise, "model={kind: mlp, hidden: [64]}"))
     first = consortium.silos["alder"]
     unit = first._own.range / first._own.parameters.limit
-    reach = honest_reach(first._job, first._own.plan, 3, consortium.values, unit, 1.0)
+    reach = honest_reach(first._job, first._own.plan, 3, consortium.values, unit, 1.0, 1)
     monkeypatch.setattr("blindsum.actors.prepared.honest_reach", lambda *given: reach)
     before, after = round_with_a_liar(consortium, monkeypatch)
     assert np.linalg.norm(after - before) == pytest.approx(reach, rel=1e-3)

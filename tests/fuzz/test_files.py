@@ -15,6 +15,7 @@ import pytest
 from blindsum.actors.messages import Standing
 from blindsum.actors.round_report import RoundReport
 from blindsum.he.identity import Identity
+from blindsum.pipelines.prediction.predict import predict
 from blindsum.pipelines.run.run_log import RunLog, read_log
 from blindsum.platform.data.preparation.recipe import load_recipe, load_sources
 from blindsum.platform.data.reading import read_table
@@ -31,6 +32,7 @@ from blindsum.platform.state.ledger import Ledger
 from blindsum.platform.training.average import Averaged
 from tests.conftest import MakeJob
 from tests.fuzz.mutation import COUNT, mutants, said_of
+from tests.platform.test_prediction import molecules, written
 from tests.platform.test_reading import SDF
 
 
@@ -68,6 +70,23 @@ def test_tables(kind: str, make_job: MakeJob, tmp_path: Path) -> None:
         assert path.read_bytes() == mutant
     # bzip2 notices every change by its checksums
     assert read or kind == "csv.bz2", "some changes do no harm"
+
+
+def test_labelled_tables(tmp_path: Path) -> None:
+    """To which probabilities are calibrated."""
+    features = {"kind": "ecfp", "smiles": "structure", "bits": 64}
+    tasks = {"sick": {"positive": "ill", "negative": "well"}, "soluble": {}}
+    model = written(molecules(features, tasks, tmp_path), tmp_path)
+    path = tmp_path / "labelled.csv"
+    rows = [f"{'C' * (1 + i % 9)}O,{('ill', 'well')[i % 2]},{i % 2}" for i in range(60)]
+    good, read = "\n".join(["structure,sick,soluble", *rows]).encode(), 0
+    (tmp_path / "table.csv").write_text("structure\nCCO\n")
+    for mutant in mutants(good, COUNT // 4):  # each is a whole prediction
+        path.write_bytes(mutant)
+        said = said_of(lambda: predict(model, tmp_path / "table.csv", True, path))
+        read += said is None
+        assert said is None or not any(value in said for value in ("CCCO", "well,"))
+    assert read
 
 
 def test_molecules(tmp_path: Path) -> None:

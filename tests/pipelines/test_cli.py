@@ -270,10 +270,11 @@ def test_check_says_what_would_be_spent_and_sent_and_trains_nothing(
         "alder",
         "3.000 of 3",
         "0.0001",
-        "3 x 2",
+        "3 rounds, each of 2 steps",
         "nothing",
-        "model: 10 parameters, 3 rounds",
-        "up and",
+        "linear, 10 parameters",
+        " up and ",
+        "clipping: gradients are clipped by book-keeping",
         "2^-80",
         "not differentially private",
         "This job would run.",
@@ -286,6 +287,28 @@ def test_check_says_what_would_be_spent_and_sent_and_trains_nothing(
     assert "owners' consent and lifetime limits are not enforced at alder, birch" in done.stderr
     assert not (tmp_path / "mlflow.db").exists()
     assert ledger_of(tmp_path / "state" / "alder", "alder").entries() == []
+
+
+def test_check_names_the_layer_that_makes_clipping_slow(make_job: MakeJob, tmp_path: Path) -> None:
+    path = make_job().path
+    (tmp_path / "slow_net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, features, outputs):\n"
+        "        super().__init__()\n"
+        "        self.both = nn.Bilinear(features, features, outputs)\n"
+        "    def forward(self, x):\n"
+        "        return self.both(x, x)\n"
+    )
+    done = here("check", path, "--set", "model={kind: factory, factory: 'slow_net:Net'}")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "clipping: book-keeping does not cover layer 'both' (Bilinear), whose weight is used by "
+        "torch's bilinear: gradients are clipped by torch.func, which is slower"
+    ) in done.stdout
+    sets = ["privacy={noise: none}", "encryption.range=1"]
+    plain = here("check", path, *(word for one in sets for word in ("--set", one)))
+    assert plain.returncode == 0 and "clipping:" not in plain.stdout
 
 
 def test_check_names_every_silo_at_fault(make_job: MakeJob, tables: dict[str, Path]) -> None:

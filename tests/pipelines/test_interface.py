@@ -25,8 +25,9 @@ from blindsum.platform.errors import (
     DataError,
     JobError,
 )
-from blindsum.platform.job.schema import Linear
+from blindsum.platform.job.model_section import Linear
 from tests.conftest import COLUMNS, SILOS, MakeJob, job_content
+from tests.platform.test_prediction import written
 
 # MLflow talks to its users in warnings; in these tests they are not ours to mend.
 Frames = dict[str, pd.DataFrame]
@@ -219,6 +220,36 @@ def test_the_model_of_a_simulation_predicts_on_frames(
         model.save(path)
     with pytest.raises(DataError, match="cannot be written"):
         model.save(tmp_path / "no folder" / "m.blindsum")
+
+
+def test_a_model_is_calibrated_to_a_users_labels(
+    make_job: MakeJob, frames: Frames, tmp_path: Path
+) -> None:
+    model = blindsum.Model.open(written(make_job().job, tmp_path))
+    labelled = frames["alder"]
+    calibrated = model.calibrate(labelled)
+    assert model.calibration is None and "<Model of" in repr(model)
+    assert "<Calibrated model of" in repr(calibrated)
+    names = ["calibrated_probability_malignant", "calibrated_probability_benign"]
+    assert [name for name in calibrated.outputs if name not in model.outputs] == names
+    raw, found = model.predict(labelled), calibrated.predict(labelled)
+    assert (found[names].sum(axis=1) - 1).abs().max() < 1e-12
+    assert raw["probability_benign"].rank().equals(found[names[1]].rank())
+    figures = calibrated.calibration
+    assert figures is not None and list(figures.index) == ["diagnosis"]
+    row = figures.loc["diagnosis"]
+    assert row["labels"] == len(labelled) and row["reason"] is None
+    assert row["gain_low"] <= row["log_loss_before"] - row["log_loss_after"] <= row["gain_high"]
+    of_table = model.calibrate(pa.Table.from_pandas(labelled)).calibration
+    assert of_table is not None and of_table.equals(figures)
+    with pytest.raises(DataError, match="the file of a released model has no calibration"):
+        calibrated.save(tmp_path / "calibrated.blindsum")
+    with pytest.raises(DataError, match="a list is not a table"):
+        model.calibrate([1])  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="diagnosis has 20 usable labels"):
+        model.calibrate(labelled[:20])
+    with pytest.raises(DataError, match="the labelled table: column 'mean_radius' is missing"):
+        model.calibrate(labelled.drop(columns="mean_radius"))
 
 
 def test_without_privacy_epsilon_is_infinite(job: blindsum.Job, frames: Frames) -> None:

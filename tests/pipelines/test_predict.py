@@ -6,9 +6,11 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
@@ -145,3 +147,81 @@ def test_every_fault_has_one_message(run: Path, tmp_path: Path) -> None:
         assert isinstance(said.exception, kind) and text in str(said.exception), said.exception
     assert out.read_text() == "precious"
     assert not list(tmp_path.glob("*.partial"))
+
+
+# Calibration.
+
+
+def of_sizes(count: int, seed: int = 0) -> pd.DataFrame:
+    """Chains of carbon, and whether they are toxic: by chance, the more the longer."""
+    random = np.random.default_rng(seed)
+    sizes = random.integers(1, 30, count)
+    toxic = (random.random(count) < sizes / 40).astype(int)
+    return pd.DataFrame({"structure": ["C" * n + "O" for n in sizes], "toxic": toxic})
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".feather"])
+def test_calibrated_probabilities_say_so(ending: str, run: Path, tmp_path: Path) -> None:
+    of_sizes(200).to_csv(tmp_path / "labelled.csv", index=False)
+    out, raw = tmp_path / f"out{ending}", tmp_path / "raw.parquet"
+    table = tmp_path / "list.csv"
+    said = predicted(run, table, "--out", out, "--calibrate", tmp_path / "labelled.csv")
+    assert said.exit_code == 0, said.output
+    assert said.stdout == "" and "calibrated to labelled.csv, by cross-validation" in said.stderr
+    assert "toxic, before" in said.stderr and "toxic, after" in said.stderr
+    read = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".feather": pd.read_feather}[ending]
+    found = read(out)
+    assert "probability_toxic" not in found.columns
+    chances = found["calibrated_probability_toxic"]
+    assert chances.isna().tolist() == [False, True, False] and chances.dropna().between(0, 1).all()
+    assert predicted(run, table, "--out", raw).exit_code == 0
+    assert (chances == pd.read_parquet(raw)["probability_toxic"]).sum() == 0
+    if ending != ".csv":
+        reader = {".parquet": pq.read_schema, ".feather": feather_schema}[ending]
+        scaling = json.loads(reader(out).metadata[b"blindsum.calibration"])["toxic"]
+        # Nothing but the scaling: other figures of the labels stay with whoever has them.
+        assert set(scaling) == {"method", "slope", "offset"}
+
+
+def feather_schema(path: Path) -> pa.Schema:
+    return pyarrow.feather.read_table(path).schema
+
+
+def test_json_tells_what_calibration_changes(run: Path, tmp_path: Path) -> None:
+    of_sizes(200).to_parquet(tmp_path / "labelled.parquet")
+    out = tmp_path / "out.csv"
+    labelled = tmp_path / "labelled.parquet"
+    said = predicted(run, tmp_path / "list.csv", "--out", out, "--calibrate", labelled, "--json")
+    found = json.loads(said.stdout)
+    figures = found["calibrated"]["toxic"]
+    assert figures["labels"] == 200 and figures["method"] == "Platt scaling"
+    for name in ("log_loss_before", "log_loss_after", "calibration_error_after"):
+        assert figures[f"{name}_low"] <= figures[name] <= figures[f"{name}_high"]
+    assert found["not_calibrated"] == {}
+
+
+def test_a_table_that_calibrates_nothing_writes_nothing(run: Path, tmp_path: Path) -> None:
+    of_sizes(40).to_csv(tmp_path / "few.csv", index=False)
+    out = tmp_path / "out.csv"
+    said = predicted(run, tmp_path / "list.csv", "--out", out, "--calibrate", tmp_path / "few.csv")
+    assert "toxic has 40 usable labels, fewer than 50" in str(said.exception)
+    assert not out.exists()
+
+
+def test_labels_are_read_as_the_job_says_and_not_as_a_csv_looks(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    """Numbers stand for classes, as text."""
+    content = job_content(tmp_path)
+    content["data"]["target"]["classes"] = ["0", "1"]
+    path = written(Job.model_validate(content), tmp_path)
+    random = np.random.default_rng(0)
+    values = {name: random.normal(14, 5, 60) for name in COLUMNS}
+    frame = pd.DataFrame({**values, "diagnosis": [0, 1] * 30})
+    frame.to_csv(tmp_path / "labelled.csv", index=False)
+    found = prediction.predict(
+        path, tmp_path / "labelled.csv", quiet=True, labelled=tmp_path / "labelled.csv"
+    )
+    assert found.calibrated and found.calibrated.of["diagnosis"].labels == 60
+    names = ["predicted_diagnosis", "calibrated_probability_0", "calibrated_probability_1"]
+    assert found.table.column_names[1:4] == names

@@ -1,5 +1,6 @@
 """What the terminal shows, where nobody reads it."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -27,6 +28,14 @@ def test_a_full_disk_behind_the_output_is_named(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(console, "_kept", stream)
         with pytest.raises(BlindsumError, match="cannot be written: No space left on device"):
             console.emit("check", job="x")
+
+
+def test_what_a_terminal_cannot_show_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column's name may be in any script, the terminal of another organisation in none of it."""
+    written = io.BytesIO()
+    monkeypatch.setattr(console, "_kept", io.TextIOWrapper(written, encoding="latin-1"))
+    console.show_result("größe 大")
+    assert written.getvalue().decode("latin-1") == "größe \\u5927\n"
 
 
 def test_events_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,7 +133,7 @@ def test_a_simulation_trains_from_the_newest_model_and_returns_the_average() -> 
         def __init__(self) -> None:
             self.starts: list[np.ndarray] = []
 
-        def train(self, start: np.ndarray, clipping: float = 1.0) -> Update:
+        def train(self, start: np.ndarray, clipping: float = 1.0, round: int = 1) -> Update:
             self.starts.append(start)
             values = np.full(start.size, len(self.starts), np.float32)
             return Update(values=values, unit=1.0, protected_by=Protection.NOTHING)

@@ -13,13 +13,15 @@ import pytest
 from pydantic import BaseModel
 
 from blindsum.platform.data.columns import Column
-from blindsum.platform.data.features import FeatureKind, features_of
+from blindsum.platform.data.feature_kind import FeatureKind
+from blindsum.platform.data.features import features_of
 from blindsum.platform.data.preparation.prepared_features import prepared_features_of
 from blindsum.platform.data.preparation.recipe import Recipe
 from blindsum.platform.data.preparation.secret import Secret
 from blindsum.platform.data.split import FoldKind, folds_of, fraction, scaffold_key
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
+from blindsum.platform.prediction.predictor import PICTURE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +30,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "descriptors": {"smiles": "structure", "descriptors": ["MolWt", "TPSA", "qed"]},
     "ecfp": {"smiles": "structure", "bits": 128},
     "fingerprint": {"column": "positions", "bits": 96},
+    "images": {"column": "picture", "height": 4, "width": 5, "channels": 1},
 }
 FOLDS: dict[str, dict[str, Any]] = {
     "scaffold": {"salt": "s", "test_fraction": 0.5},
@@ -41,6 +44,7 @@ TABLE = pa.table(
         "age": [30, 40, 50],
         "structure": ["CCO", "c1ccccc1O", "C1CCCCC1"],
         "positions": [[0, 3], [], [95]],
+        "picture": [PICTURE] * 3,
         "patient": [7, 8, 9],
         "part": ["train", "test", "train"],
     }
@@ -77,6 +81,7 @@ def stated(columns: list[Column]) -> dict[str, str]:
         ("descriptors", {"structure": "text"}, "structure", 3),
         ("ecfp", {"structure": "text"}, "structure", 128),
         ("fingerprint", {"positions": "lists of integers"}, None, 96),
+        ("images", {"picture": "pictures: bytes, or the names of their files"}, None, 20),
     ],
 )
 def test_features_state_their_columns_and_width(

@@ -27,7 +27,7 @@ from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Target, Task
 from blindsum.platform.job.schema import Job
 from blindsum.platform.state.approval import job_digest
-from blindsum.platform.training.clipping import clipped_sum
+from blindsum.platform.training.clipping.choice import clipped_sum
 from blindsum.platform.training.losses import MultiTask, WeightedClasses, record_loss
 from tests.conftest import MakeJob
 

@@ -215,7 +215,7 @@ def test_samples_of_two_silos_have_the_same_records_in_common(
             found.add(part, record_digests(part)[0], np.zeros(part.num_rows, np.bool_))
         return found
 
-    one, other = sample(np.arange(4000), 8 * 1000), sample(np.arange(2000, 6000), 8 * 2500)
+    one, other = sample(np.arange(4000), 24 * 1000), sample(np.arange(2000, 6000), 24 * 2500)
     assert not one.is_whole and 250 < one.table.num_rows <= 1000 < other.table.num_rows <= 2500
     most = min(one.known.most, other.known.most)
     both = one.known.at_most(most) & other.known.at_most(most)

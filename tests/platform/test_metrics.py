@@ -17,7 +17,8 @@ from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import JobError, PrivacyError
 from blindsum.platform.evaluation.classes import UNITS
 from blindsum.platform.evaluation.round_counts import Counting, Tally
-from blindsum.platform.job.schema import Job, Linear
+from blindsum.platform.job.model_section import Linear
+from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import HELD_OUT_SENSITIVITY, metrics_plan, plan
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.models import build_model, set_parameters

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.schema import Factory, Linear, Mlp
+from blindsum.platform.job.model_section import Factory, Linear, Mlp
 from blindsum.platform.training.models import (
     build_model,
     get_parameters,

@@ -319,7 +319,8 @@ def test_a_model_larger_than_its_weights_is_not_made(
     linear = torch.nn.Linear
 
     def making(a: int, b: int) -> torch.nn.Module:
-        made.append(a * b)
+        if torch.empty(0).device.type != "meta":  # which takes no memory
+            made.append(a * b)
         return linear(a, b)
 
     monkeypatch.setattr("torch.nn.Linear", making)

@@ -33,6 +33,7 @@ from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Task, Tasks
+from tests.platform import test_images
 from tests.platform.test_large_tables import (
     CONTRACT,
     FOLDS,
@@ -153,6 +154,16 @@ def test_molecules_that_are_dropped_are_listed_by_their_rows(tmp_path: Path) -> 
     the_same(tmp_path / "t.parquet", MOLECULES, 4, tmp_path)
     lines = (tmp_path / "shares" / "r.csv").read_text().splitlines()[1:]
     assert [line.split(",")[0] for line in lines] == ["4", "61", "100"]
+
+
+def test_pictures_are_shared_and_those_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
+    content = test_images.table().to_pylist()
+    content[30]["image"] = b"no picture"
+    pq.write_table(pa.Table.from_pylist(content * 3), tmp_path / "t.parquet", row_group_size=25)
+    readers = the_same(tmp_path / "t.parquet", test_images.contract(unparsable="drop"), 4, tmp_path)
+    assert len(readers.shares) == 4
+    lines = (tmp_path / "shares" / "r.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == ["31", "71", "111"]
 
 
 def test_a_list_of_several_shares_is_bounded(

@@ -104,7 +104,7 @@ def test_adam_at_the_server_is_the_runs_own() -> None:
     """Two rounds of a constant change, against the server optimizer by itself."""
 
     class Constant:
-        def train(self, start: np.ndarray, clipping: float = 1.0) -> Update:
+        def train(self, start: np.ndarray, clipping: float = 1.0, round: int = 1) -> Update:
             change = np.full(start.size, 7.0, np.float32)
             return Update(values=change, unit=1.0, protected_by=Protection.NOTHING)
 

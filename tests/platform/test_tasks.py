@@ -22,7 +22,7 @@ from blindsum.platform.evaluation.tasks import TaskCounting
 from blindsum.platform.job.labels_section import Task, Tasks
 from blindsum.platform.job.private_tasks import read_private_tasks
 from blindsum.platform.privacy.plan import plan
-from blindsum.platform.training.clipping import clipped_sum
+from blindsum.platform.training.clipping.choice import clipped_sum
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import MultiTask
 from blindsum.platform.training.models import WithHeads, build_model, get_parameters, initial_digest

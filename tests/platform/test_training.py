@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from blindsum.platform.data.records import Fold
-from blindsum.platform.errors import ModelError
-from blindsum.platform.job.schema import Linear, Mlp, TrainingSection
+from blindsum.platform.job.model_section import Linear, Mlp
+from blindsum.platform.job.schema import TrainingSection
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
 from blindsum.platform.training.local import LocalTrainer
@@ -153,33 +153,6 @@ def test_training_starts_from_the_given_model(monkeypatch: pytest.MonkeyPatch) -
     first = trainer.train(start).values
     set_parameters(net, start + 1)
     np.testing.assert_array_equal(trainer.train(start).values, first)
-
-
-class Pieces(torch.nn.Module):
-    """A model that cuts each record into rows of one value: the layer sees four records."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x.reshape(-1, 1)).reshape(len(x), -1, 3).sum(1)
-
-
-class Unused(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.other = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x)
-
-
-@pytest.mark.parametrize("model", [Pieces(), Unused()])
-def test_models_whose_gradients_are_not_per_record_are_refused(model: torch.nn.Module) -> None:
-    """Without this check, one record could move the sum by many times the clip norm."""
-    with pytest.raises(ModelError, match="has no gradient per record"):
-        LocalTrainer(model, records(9), section(), PLAN, cryptographic_generator())
 
 
 def test_a_record_that_overflows_counts_as_zero_and_does_not_end_the_run() -> None:

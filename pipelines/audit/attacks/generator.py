@@ -216,7 +216,7 @@ class Poisoner:
         self._pool = torch.empty(0, participant.own.width)
         self._round = 0
 
-    def train(self, start: Vector, clipping: float = 1.0) -> Update:
+    def train(self, start: Vector, clipping: float = 1.0, round: int = 1) -> Update:
         """Improve the generator against the global model, then train on poisoned records."""
         participant = self._participant
         set_parameters(self._model, start)

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from blindsum.platform.job.schema import Job, Linear, Mlp
-from blindsum.platform.training.book_keeping import STABLE
+from blindsum.platform.job.model_section import Linear, Mlp
+from blindsum.platform.job.schema import Job
+from blindsum.platform.training.clipping.clipped import STABLE
 from blindsum.platform.training.losses import RecordLoss, classification
 from blindsum.platform.training.models import build_model
 

@@ -13,11 +13,14 @@ from blindsum.platform.data.files.parts import Block, Part, chosen, in_parts, of
 ENDINGS = (".arrow", ".feather", ".ipc", ".arrows")
 
 
-def read_arrow(path: Path, columns: Collection[str] | None, rows: range) -> Iterator[Part]:
+def read_arrow(
+    path: Path, columns: Collection[str] | None, most: int | None, rows: range
+) -> Iterator[Part]:
     """Read an IPC file or an IPC stream, which is mapped into memory.
 
     Args:
         columns: those to read, if the file has them; None for all.
+        most: the most records of a part; None if they are small.
         rows: those to read.
 
     Raises:
@@ -26,7 +29,7 @@ def read_arrow(path: Path, columns: Collection[str] | None, rows: range) -> Iter
     with _opened(path) as (schema, batches):
         names = chosen(schema, columns)
         used = of_rows(_blocks(batches, names), rows)
-        yield from in_parts(used, only(schema, names), None, rows.start)
+        yield from in_parts(used, only(schema, names), None, most, rows.start)
 
 
 def count_arrow(path: Path) -> int:

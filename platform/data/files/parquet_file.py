@@ -28,11 +28,14 @@ _TABLE_FORMATS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 """Folders inside the tables of formats that keep deleted rows in their Parquet files."""
 
 
-def read_parquet(path: Path, columns: Collection[str] | None, rows: range) -> Iterator[Part]:
+def read_parquet(
+    path: Path, columns: Collection[str] | None, most: int | None, rows: range
+) -> Iterator[Part]:
     """Read one Parquet file.
 
     Args:
         columns: those to read, if the file has them; None for all.
+        most: the most records of a part; None if they are small.
         rows: those to read.
 
     Raises:
@@ -42,8 +45,8 @@ def read_parquet(path: Path, columns: Collection[str] | None, rows: range) -> It
     with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
         names = chosen(file.schema_arrow, columns)
         schema = only(file.schema_arrow, names)
-        batches, records = of_rows(_blocks(file, schema, names), rows), file.metadata.num_rows
-        yield from in_parts(batches, schema, _count(rows, records), rows.start)
+        blocks, records = _blocks(file, names, part_size(schema, most)), file.metadata.num_rows
+        yield from in_parts(of_rows(blocks, rows), schema, _count(rows, records), most, rows.start)
 
 
 def count_parquet(path: Path) -> int:
@@ -58,17 +61,21 @@ def _count(rows: range, records: int) -> int:
 
 
 def _blocks(
-    file: pyarrow.parquet.ParquetFile, schema: pa.Schema, names: list[str] | None
+    file: pyarrow.parquet.ParquetFile, names: list[str] | None, size: int
 ) -> Iterator[Block]:
     """Yield a file's row groups. Each is read by itself: else Arrow (25.0.1) keeps all that it has
     read."""
     for i in range(file.num_row_groups):
-        read = partial(file.iter_batches, part_size(schema), row_groups=[i], columns=names)
+        read = partial(file.iter_batches, size, row_groups=[i], columns=names)
         yield file.metadata.row_group(i).num_rows, read
 
 
 def read_parquet_folder(
-    path: Path, texts: Collection[str], columns: Collection[str] | None, rows: range
+    path: Path,
+    texts: Collection[str],
+    columns: Collection[str] | None,
+    most: int | None,
+    rows: range,
 ) -> Iterator[Part]:
     """Read all Parquet files of a folder and its subfolders as one table, ordered by their paths.
 
@@ -78,7 +85,7 @@ def read_parquet_folder(
     Args:
         texts: columns to read as text, even if the folders' names look like numbers.
         columns: those to read, if the table has them; None for all.
-        rows: those to read.
+        most, rows: as of `read_parquet`.
 
     Raises:
         DataError: there is no Parquet file, or reading the files would be wrong.
@@ -105,11 +112,11 @@ def read_parquet_folder(
         options.partitioning = pyarrow.dataset.partitioning(pa.schema(named), flavor="hive")
         factory = _factory(files, options)
     dataset, used = factory.finish(schema), only(schema, chosen(schema, columns))
-    batches = of_rows(_of_folder(dataset, used), rows)
-    yield from in_parts(batches, used, _count(rows, dataset.count_rows()), rows.start)
+    batches = of_rows(_of_folder(dataset, used, part_size(used, most)), rows)
+    yield from in_parts(batches, used, _count(rows, dataset.count_rows()), most, rows.start)
 
 
-def _of_folder(dataset: pyarrow.dataset.Dataset, schema: pa.Schema) -> Iterator[Block]:
+def _of_folder(dataset: pyarrow.dataset.Dataset, schema: pa.Schema, size: int) -> Iterator[Block]:
     """Yield the row groups of a folder's files. Not by Arrow's own scanner, which reads whole row
     groups ahead."""
     for fragment in dataset.get_fragments():
@@ -117,7 +124,7 @@ def _of_folder(dataset: pyarrow.dataset.Dataset, schema: pa.Schema) -> Iterator[
         with pyarrow.parquet.ParquetFile(fragment.path, memory_map=True) as file:
             names = [n for n in schema.names if n in file.schema_arrow.names]
             names = [n for n in names if n not in of_folders]
-            for records, read in _blocks(file, schema, names):
+            for records, read in _blocks(file, names, size):
                 yield records, partial(_whole, read, schema, set(names), of_folders)
 
 

@@ -32,10 +32,15 @@ class Part(NamedTuple):
     first: int
 
 
-def part_size(schema: pa.Schema) -> int:
-    """Return the number of records of a part."""
+def part_size(schema: pa.Schema, most: int | None = None) -> int:
+    """Return the number of records of a part.
+
+    Args:
+        most: the most records; None if they are small.
+    """
     of_record = sum(_bytes(kind) for kind in schema.types)
-    return max(LEAST_RECORDS, PART_BYTES // max(of_record, 1))
+    size = max(LEAST_RECORDS, PART_BYTES // max(of_record, 1))
+    return min(size, most or size)
 
 
 def _bytes(kind: pa.DataType) -> int:
@@ -83,15 +88,20 @@ def of_rows(blocks: Iterable[Block], rows: range) -> Iterator[pa.RecordBatch]:
 
 
 def in_parts(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, records: int | None, first: int = 0
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    records: int | None,
+    most: int | None = None,
+    first: int = 0,
 ) -> Iterator[Part]:
     """Yield parts of about the same size, at least one, which may be empty.
 
     Args:
         records: those of all batches, if they are known.
+        most: as of `part_size`.
         first: the number of the first one's row.
     """
-    size, waiting, count, done = part_size(schema), list[pa.RecordBatch](), 0, 0
+    size, waiting, count, done = part_size(schema, most), list[pa.RecordBatch](), 0, 0
     for batch in batches:
         for start in range(0, batch.num_rows, size):
             waiting.append(batch.slice(start, size))

@@ -84,7 +84,7 @@ def close(one: Consortium, other: Consortium, rounds: int = 3) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [(NO_NOISE,), (NO_NOISE, "model={kind: mlp, hidden: [8]}"), (SEEDED,), (SEEDED, *SHARED)],
+    [(NO_NOISE,), (NO_NOISE, "training.optimizer=momentum"), (SEEDED,), (SEEDED, *SHARED)],
 )
 def test_the_model_is_that_of_one_process(
     settings: Sequence[str], make_job: MakeJob, processes: dict[str, LocalProcesses]

@@ -13,7 +13,7 @@ from blindsum.platform.data.records import Fold
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.training import local
-from blindsum.platform.training.book_keeping import BookKeeping, Clipped
+from blindsum.platform.training.clipping.book_keeping import BookKeeping, Clipped
 from blindsum.platform.training.models import build_model
 from tests.conftest import MakeJob
 

@@ -200,6 +200,17 @@ def test_what_a_job_says_is_escaped(desk: Desk, browser: Browser, tmp_path: Path
     assert browser.get().text.count("&lt;script&gt;") >= 3
 
 
+def test_a_job_is_drawn_with_this_silos_plan_beside_the_decision(
+    desk: Desk, browser: Browser, job: Job
+) -> None:
+    shown = browser.get(f"jobs/{desk.receive(job)}").text
+    picture = shown[shown.index("<pre>") : shown.index("</pre>")]
+    assert "trial: 3 silos train one model together" in picture
+    assert "coordinator gets" in picture and "4 columns: mean_radius" in picture
+    assert "alder: " in picture and "3.000 of 3 by round 3" in picture
+    assert "birch: " not in picture and "over all rounds and silos: " in picture
+
+
 def test_every_answer_has_a_policy_without_scripts(desk: Desk, browser: Browser, job: Job) -> None:
     digest = desk.receive(job)
     answers = (browser.get(), browser.get(f"jobs/{digest}"), browser.get("nothing"))

@@ -21,8 +21,9 @@ from blindsum.pipelines.consortium import deciding
 from blindsum.pipelines.consortium.brief import brief
 from blindsum.pipelines.consortium.changes import Change
 from blindsum.pipelines.consortium.deciding import approve_proposal, refuse_proposal
-from blindsum.pipelines.consortium.review import parameter_count, review
+from blindsum.pipelines.consortium.review import review
 from blindsum.pipelines.consortium.review_text import Review
+from blindsum.pipelines.run.traffic import parameter_count
 from blindsum.platform.data.table import load_data
 from blindsum.platform.errors import ConsentError, JobError, ModelError
 from blindsum.platform.job.schema import Job

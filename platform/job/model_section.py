@@ -1,0 +1,86 @@
+"""The models that a job can name."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from blindsum.platform.job.section import Section, unless
+
+Shape = tuple[int, ...]
+"""Of one record: (features,), or of an image (channels, height, width)."""
+
+
+class Weights(Section):
+    """A file of public weights with which a model begins."""
+
+    file: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.safetensors$",
+        description="Its name; it lies beside the job file, or in a folder `weights` of the silo's "
+        "state or of Blindsum's home.",
+    )
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    only: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Patterns of the parameters that it has, as trunk.*; default: all.",
+    )
+
+
+class _Begun(Section):
+    """What all models have in common: how they begin, and what is trained."""
+
+    weights: Weights | None = Field(
+        None, exclude_if=unless(None), description="Public weights to begin with."
+    )
+    freeze: list[str] = Field(
+        [],
+        max_length=100,
+        exclude_if=unless([]),
+        description="Patterns of parameters that stay as they begin, and are never sent.",
+    )
+
+
+class Linear(_Begun):
+    """Multinomial logistic regression."""
+
+    kind: Literal["linear"]
+
+
+class Mlp(_Begun):
+    """Fully connected layers. tanh bounds activations, which suits clipping (Papernot, 2021)."""
+
+    kind: Literal["mlp"]
+    hidden: list[Annotated[int, Field(ge=1, le=16384)]] = Field([32], min_length=1, max_length=8)
+    activation: Literal["relu", "tanh"] = "tanh"
+
+
+class Cnn(_Begun):
+    """Convolutions of 3 by 3 with group normalisation, each followed by a pooling that halves
+    height and width; then a linear layer over at most 4 by 4 means of each channel."""
+
+    kind: Literal["cnn"]
+    channels: list[Annotated[int, Field(ge=1, le=1024)]] = Field(
+        [16, 32], min_length=1, max_length=8
+    )
+    activation: Literal["relu", "tanh"] = "tanh"
+
+
+class Factory(_Begun):
+    """A model of your own: `function(features, outputs) -> torch.nn.Module`. `features` is their
+    number; for images it is (channels, height, width)."""
+
+    kind: Literal["factory"]
+    factory: str
+
+    @field_validator("factory")
+    @classmethod
+    def _names_a_function(cls, factory: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", factory):
+            raise ValueError("write it as module:function")
+        return factory
+
+
+Model = Annotated[Linear | Mlp | Cnn | Factory, Field(discriminator="kind")]

@@ -1,0 +1,1 @@
+"""Clipping of every record's gradient, for any model."""

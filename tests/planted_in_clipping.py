@@ -1,0 +1,165 @@
+"""Faults in the clipping of records, as `tests/mutants.py` plants them: name, file, old, new,
+tests."""
+
+FOLDER = "platform/training/clipping"
+SUMS = "tests/platform/test_clipping.py"
+FAMILIES = "tests/platform/test_clipping_families.py"
+TRAPS = "tests/platform/test_clipping_traps.py"
+LAYERS = "tests/platform/test_dp_layers.py"
+
+IN_CLIPPING = (
+    (
+        "clipping that is not tried",
+        f"{FOLDER}/choice.py",
+        "    if name is not None:\n",
+        "    if False:\n",
+        TRAPS,
+    ),
+    (
+        "clipping tried on layers that a last layer of zeros hides",
+        f"{FOLDER}/trial.py",
+        "p.add_(torch.randn_like(p), alpha=_spread(p))",
+        "pass",
+        TRAPS,
+    ),
+    (
+        "clipping tried on a batch of one record alone",
+        f"{FOLDER}/trial.py",
+        "_SIZES = (5, 2, 1, 0)",
+        "_SIZES = (1, 0)",
+        TRAPS,
+    ),
+    (
+        "clipping of records that move each other",
+        f"{FOLDER}/choice.py",
+        "if mixes(model, made_up):",
+        "if False:",
+        LAYERS,
+    ),
+    (
+        "clipping of BatchNorm without its mend",
+        "platform/training/dp_layers.py",
+        "if isinstance(layer, _BatchNorm)",
+        "if False",
+        LAYERS,
+    ),
+    (
+        "clipping that misses a use that torch does not show",
+        f"{FOLDER}/book.py",
+        "            if unseen is not None:\n",
+        "            if False:\n",
+        TRAPS,
+    ),
+    (
+        "clipping that misses a use without a rule",
+        f"{FOLDER}/book.py",
+        'raise NotCovered(used.parameter, f"is used by torch\'s {name}")',
+        "pass",
+        f"{FAMILIES} {TRAPS}",
+    ),
+    (
+        "clipping of gradients within the forward pass",
+        f"{FOLDER}/book.py",
+        "if func in _DIFFERENTIATES:",
+        "if False:",
+        TRAPS,
+    ),
+    (
+        "clipping of inputs that were changed",
+        f"{FOLDER}/book.py",
+        "if call.a._version != call.version:",
+        "if False:",
+        TRAPS,
+    ),
+    (
+        "clipping of overlapping pieces as if they were apart",
+        f"{FOLDER}/book.py",
+        "if one.parameter == following.parameter and following.start < one.stop:",
+        "if False:",
+        TRAPS,
+    ),
+    (
+        "clipping of positions that look like records",
+        f"{FOLDER}/book.py",
+        "if self.settled.setdefault(key, found) != found:",
+        "if False:",
+        FAMILIES,
+    ),
+    (
+        "clipping without a way for batches that take another path",
+        f"{FOLDER}/choice.py",
+        "            return self.one_by_one(features, labels, clip_norm)",
+        "            raise",
+        TRAPS,
+    ),
+    (
+        "clipping by norms that rounding has shortened",
+        f"{FOLDER}/terms.py",
+        "return self._norms.norms() + self._rounding * self._part.lengths(self._d).double()",
+        "return self._norms.norms()",
+        SUMS,
+    ),
+    (
+        "clipping by pairs in single precision",
+        f"{FOLDER}/parts.py",
+        "return a.double().unsqueeze(1), d.double().unsqueeze(1)",
+        "return a.unsqueeze(1), d.unsqueeze(1)",
+        SUMS,
+    ),
+    (
+        "clipping that lets one record end a run",
+        f"{FOLDER}/clipped.py",
+        ".clamp(max=1.0).nan_to_num(0.0)",
+        ".clamp(max=1.0)",
+        SUMS,
+    ),
+    (
+        "clipping that adds zero times infinity",
+        f"{FOLDER}/clipped.py",
+        "return Factors(values, bool(values.all()))",
+        "return Factors(values, True)",
+        SUMS,
+    ),
+    (
+        "clipping that trains the padding's entry",
+        f"{FOLDER}/parts.py",
+        "if self.padding >= 0:",
+        "if False:",
+        FAMILIES,
+    ),
+    (
+        "clipping that counts an entry's uses apart",
+        f"{FOLDER}/parts.py",
+        "named, inverse = torch.unique(flat, return_inverse=True)",
+        "named, inverse = flat, torch.arange(len(flat))",
+        FAMILIES,
+    ),
+    (
+        "clipping of attention with tokens as records",
+        f"{FOLDER}/book.py",
+        "        self._tokens_first = True\n",
+        "        self._tokens_first = False\n",
+        FAMILIES,
+    ),
+    (
+        "clipping with one dropout for all records",
+        f"{FOLDER}/by_record.py",
+        'randomness="different"',
+        'randomness="same"',
+        TRAPS,
+    ),
+    (
+        "clipping whose memory grows with the batch",
+        f"{FOLDER}/by_record.py",
+        "self._chunk = max(1, min(_MOST_RECORDS, MOST_BYTES // max(bytes_each, 1)))",
+        "self._chunk = 2**30",
+        TRAPS,
+    ),
+    (
+        "a layer's name that forges a line",
+        f"{FOLDER}/choice.py",
+        'return "".join(c if " " <= c <= "~" else "?" for c in text)',
+        "return text",
+        TRAPS,
+    ),
+)
