@@ -46,6 +46,7 @@ class Weights(Section):
 class _Begun(Section):
     """What all models have in common: how they begin, and what is trained."""
 
+    kind: str  # stands before the others in messages
     weights: Weights | None = Field(
         None, exclude_if=unless(None), description="Public weights to begin with."
     )
