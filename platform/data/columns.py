@@ -200,6 +200,7 @@ DATE = ColumnType(expected="a date", fits=_is_date, text_in_csv=True)
 NUMBER_OR_EMPTY = ColumnType(expected="a number", fits=_or_empty(_is_number))
 TEXT_OR_EMPTY = ColumnType(expected="text", fits=_or_empty(_is_text))
 
+TEXT_ONLY = ColumnType(expected="text", fits=_is_text, text_in_csv=True)
 PICTURE = ColumnType(
     expected="pictures: bytes, or the names of their files", fits=_is_picture, text_in_csv=True
 )

@@ -16,7 +16,7 @@ from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.records import Stored
 from blindsum.platform.data.rejected_rows import Rejected
 from blindsum.platform.job.folds_section import MoleculeKey
-from blindsum.platform.job.model_section import Shape
+from blindsum.platform.job.model_section import Input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class FeatureKind(NeedsColumns):
         """The number of features of a record."""
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> Input:
         """The shape of a record as a model of one's own gets it."""
         return (self.width,)
 

@@ -28,10 +28,12 @@ from blindsum.platform.data.image_features import ImageFeatures
 from blindsum.platform.data.molecule_features import DescriptorFeatures, EcfpFeatures
 from blindsum.platform.data.ragged import Bits
 from blindsum.platform.data.rejected_rows import Rejected
+from blindsum.platform.data.text_features import TextFeatures
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
 from blindsum.platform.job.folds_section import MoleculeKey
 from blindsum.platform.job.images_section import Images
+from blindsum.platform.job.text_section import Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +144,7 @@ class FingerprintFeatures(FeatureKind):
         return bool(rises.all() and inside.all())
 
 
-def features_of(section: Columns | Descriptors | Ecfp | Fingerprint | Images) -> FeatureKind:
+def features_of(section: Columns | Descriptors | Ecfp | Fingerprint | Images | Text) -> FeatureKind:
     """Return the kind of features that a job's data section asks for."""
     match section:
         case Columns():
@@ -155,5 +157,7 @@ def features_of(section: Columns | Descriptors | Ecfp | Fingerprint | Images) ->
             return FingerprintFeatures(section=section)
         case Images():
             return ImageFeatures(section=section)
+        case Text():
+            return TextFeatures(section=section)
         case _:
             assert_never(section)

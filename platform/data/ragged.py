@@ -73,6 +73,25 @@ class Bits(Ragged):
         return found
 
 
+class Bytes(Ragged):
+    """Texts of at most `width` bytes."""
+
+    @classmethod
+    def of(cls, texts: Sequence[bytes], length: int) -> Bytes:
+        """Return the first bytes of texts."""
+        cut = [text[:length] for text in texts]
+        counts = np.array([len(text) for text in cut], np.int64)
+        return cls(counts, [np.frombuffer(b"".join(cut), np.uint8)], length)
+
+    def dense(self) -> npt.NDArray[np.float32]:
+        """Return float32 [records, width]: each byte's number from 1, and 0 after the end."""
+        found = np.zeros(self.shape, np.float32)
+        records = self.of_records
+        places = np.arange(len(records)) - self._ends[records]
+        found[records, places] = self._entries[0].astype(np.float32) + 1
+        return found
+
+
 class TaskLabels(Ragged):
     """The labels of many tasks with gaps: of each label its task, its value, and -1, 0 or 1 where
     the true value lies below, at or above it. `width` is the number of tasks."""

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from blindsum.platform.job.section import Section, unless
 
 Shape = tuple[int, ...]
 """Of one record: (features,), or of an image (channels, height, width)."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Records that are sequences of whole numbers from 0, which stands for the place after the end,
+    to `vocabulary` - 1. A model gets int64 [records, length]."""
+
+    length: int
+    vocabulary: int
+
+
+Input = Shape | Tokens
+"""One record as a model gets it."""
 
 
 class Weights(Section):
@@ -32,6 +46,7 @@ class Weights(Section):
 class _Begun(Section):
     """What all models have in common: how they begin, and what is trained."""
 
+    kind: str  # stands before the others in messages
     weights: Weights | None = Field(
         None, exclude_if=unless(None), description="Public weights to begin with."
     )
@@ -68,9 +83,26 @@ class Cnn(_Begun):
     activation: Literal["relu", "tanh"] = "tanh"
 
 
+class Transformer(_Begun):
+    """A transformer's encoder (Vaswani et al., NeurIPS 2017) with normalisation before each part
+    and learnt positions; a linear layer gets the mean over a text's places."""
+
+    kind: Literal["transformer"]
+    width: int = Field(64, ge=4, le=4096)
+    heads: int = Field(4, ge=1, le=64)
+    layers: int = Field(2, ge=1, le=48)
+    hidden: int = Field(128, ge=1, le=16384, description="Units between the two halves of a layer.")
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Transformer:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+
 class Factory(_Begun):
     """A model of your own: `function(features, outputs) -> torch.nn.Module`. `features` is their
-    number; for images it is (channels, height, width)."""
+    number; for images it is (channels, height, width), and for texts `Tokens`."""
 
     kind: Literal["factory"]
     factory: str
@@ -83,4 +115,4 @@ class Factory(_Begun):
         return factory
 
 
-Model = Annotated[Linear | Mlp | Cnn | Factory, Field(discriminator="kind")]
+Model = Annotated[Linear | Mlp | Cnn | Transformer | Factory, Field(discriminator="kind")]

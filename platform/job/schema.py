@@ -339,9 +339,14 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
-    def _convolutions_need_pictures(self) -> Job:
-        if self.model.kind == "cnn" and self.data.features.kind != "images":
+    def _models_fit_the_records(self) -> Job:
+        model, features = self.model.kind, self.data.features.kind
+        if model == "cnn" and features != "images":
             raise ValueError("model.kind cnn needs data.features.kind images")
+        if model == "transformer" and features != "text":
+            raise ValueError("model.kind transformer needs data.features.kind text")
+        if features == "text" and model not in ("transformer", "factory"):
+            raise ValueError("data.features.kind text needs model.kind transformer or factory")
         return self
 
     @model_validator(mode="after")

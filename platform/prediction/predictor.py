@@ -25,6 +25,7 @@ from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.features_section import Columns, Descriptors, FeatureColumn
 from blindsum.platform.job.images_section import Images
 from blindsum.platform.job.labels_section import as_written
+from blindsum.platform.job.text_section import Text
 from blindsum.platform.prediction.calibration import Calibration
 from blindsum.platform.prediction.released import Released
 
@@ -105,8 +106,8 @@ class Predictor:
         if isinstance(section, Columns):
             return {name: _example(one) for name, one in section.columns.items()}
         (name,) = self.inputs
-        if isinstance(section, Images):
-            return {name: PICTURE}
+        if isinstance(section, Images | Text):
+            return {name: PICTURE if isinstance(section, Images) else "a text"}
         return {name: "CCO" if self._features.smiles_column else [0]}
 
     def predict(

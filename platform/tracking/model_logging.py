@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.model_section import Cnn, Factory, Linear, Mlp
+from blindsum.platform.job.model_section import Factory, Model
 from blindsum.platform.job.paths import MODEL
 from blindsum.platform.prediction.predictor import Predictor
 from blindsum.platform.prediction.released import read_released
@@ -91,7 +91,7 @@ def _source(module: str) -> str:
     return str(path.parent if path.name == "__init__.py" else path)
 
 
-def _of_factory(model: Linear | Mlp | Cnn | Factory) -> list[str]:
+def _of_factory(model: Model) -> list[str]:
     """Return the code that builds the model, unless it is installed where packages are."""
     if not isinstance(model, Factory):
         return []

@@ -201,7 +201,11 @@ def _labels(job: Job) -> str:
 def _model(job: Job) -> str:
     if job.model.kind == "factory":
         return f"the model {job.model.factory}"
-    names = {"linear": "a linear model", "cnn": "a convolutional network"}
+    names = {
+        "linear": "a linear model",
+        "cnn": "a convolutional network",
+        "transformer": "a transformer",
+    }
     return names.get(job.model.kind, "a multilayer perceptron")
 
 

@@ -20,11 +20,20 @@ from torch import nn
 
 from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.model_section import Cnn, Factory, Linear, Mlp, Shape
+from blindsum.platform.job.model_section import (
+    Cnn,
+    Factory,
+    Input,
+    Model,
+    Shape,
+    Tokens,
+    Transformer,
+)
 from blindsum.platform.job.schema import Job
 from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
 from blindsum.platform.training.dp_layers import refuse_mixing_layers
 from blindsum.platform.training.pretrained import begin_with, freeze
+from blindsum.platform.training.sequences import Encoder, Sequences
 from blindsum.platform.training.torch_random import forked_random
 from blindsum.platform.training.vector import Vector, digest
 
@@ -50,8 +59,8 @@ def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Modul
 
 
 def build_model(
-    section: Linear | Mlp | Cnn | Factory,
-    features: int | Shape,
+    section: Model,
+    features: int | Input,
     outputs: int,
     *,
     seed: int,
@@ -61,7 +70,7 @@ def build_model(
     """Build the job's model with initial weights from the seed, identical in every silo.
 
     Args:
-        features: their number, or a record's shape. The model gets a record's values one after the
+        features: their number, or what a record is. The model gets a record's values one after the
             other, whatever their shape.
         own: outputs of the silo's private head, 0 outside silos; None if no silo has one.
         private: whether to check that DP-SGD can train the model.
@@ -70,9 +79,9 @@ def build_model(
         ModelError: the factory fails or returns something else, or a layer mixes the records of a
             batch or has state that is not a parameter.
     """
-    shape = (features,) if isinstance(features, int) else features
+    record: Input = (features,) if isinstance(features, int) else features
     with forked_random(seed):
-        model = _build(section, shape, max(outputs, 1))
+        model = _build(section, record, max(outputs, 1))
         if section.weights:
             begin_with(model, section.weights)
         model = _assembled(model, section, outputs, own)
@@ -80,13 +89,15 @@ def build_model(
     if private and isinstance(section, Factory):  # the built-in models always pass
         refuse_mixing_layers(model)
     if isinstance(section, Factory):
-        _check_output(model, section.factory, math.prod(shape), outputs)
+        _check_output(model, section.factory, _values(record), outputs)
     return model
 
 
-def _assembled(
-    model: nn.Module, section: Linear | Mlp | Cnn | Factory, outputs: int, own: int | None
-) -> nn.Module:
+def _values(record: Input) -> int:
+    return record.length if isinstance(record, Tokens) else math.prod(record)
+
+
+def _assembled(model: nn.Module, section: Model, outputs: int, own: int | None) -> nn.Module:
     freeze(model, section.freeze)
     return model if own is None else WithHeads(model, outputs, own)
 
@@ -98,9 +109,7 @@ class Counted(NamedTuple):
     trained: int
 
 
-def counted(
-    section: Linear | Mlp | Cnn, shape: Shape, outputs: int, own: int | None = None
-) -> Counted:
+def counted(section: Model, features: Input, outputs: int, own: int | None = None) -> Counted:
     """Count a model's parameters without memory for them: a job of strangers may name a huge one.
 
     Args:
@@ -110,7 +119,7 @@ def counted(
         ModelError: `model.freeze` does not fit the model.
     """
     with torch.device("meta"):
-        model = _assembled(_build(section, shape, max(outputs, 1)), section, outputs, own)
+        model = _assembled(_build(section, features, max(outputs, 1)), section, outputs, own)
     trained = sum(p.numel() for p in shared_parameters(model) if p.requires_grad)
     return Counted(sum(p.numel() for p in model.parameters()), trained)
 
@@ -213,8 +222,20 @@ def set_private(model: nn.Module, head: Sequence[npt.NDArray[np.float32]]) -> No
             p.copy_(torch.from_numpy(one))
 
 
-def _build(section: Linear | Mlp | Cnn | Factory, shape: Shape, outputs: int) -> nn.Module:
+def _build(section: Model, record: Input, outputs: int) -> nn.Module:
+    if isinstance(record, Tokens):
+        if isinstance(section, Transformer):
+            return Sequences(Encoder(section, record, outputs), record)
+        if not isinstance(section, Factory):
+            raise ModelError(f"model.kind {section.kind} cannot read texts")
+        return Sequences(_made(section, record, outputs), record)
+    return _of_shape(section, record, outputs)
+
+
+def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
     features = math.prod(shape)
+    if section.kind == "transformer":
+        raise ModelError("model.kind transformer reads texts only")
     if section.kind == "linear":
         return nn.Linear(features, outputs)
     if section.kind == "cnn":
@@ -225,6 +246,12 @@ def _build(section: Linear | Mlp | Cnn | Factory, shape: Shape, outputs: int) ->
         for a, b in itertools.pairwise([features, *section.hidden]):
             layers += [nn.Linear(a, b), activation()]
         return nn.Sequential(*layers, nn.Linear(section.hidden[-1], outputs))
+    model = _made(section, features if len(shape) == 1 else shape, outputs)
+    return model if len(shape) == 1 else nn.Sequential(nn.Unflatten(1, shape), model)
+
+
+def _made(section: Factory, record: int | Input, outputs: int) -> nn.Module:
+    """Return what a job's own function makes."""
     name, _, function = section.factory.partition(":")
     try:
         factory = getattr(importlib.import_module(name), function)
@@ -235,7 +262,7 @@ def _build(section: Linear | Mlp | Cnn | Factory, shape: Shape, outputs: int) ->
             "It must be installed or in the working directory on every silo's node.",
         ) from None
     try:
-        model = factory(features if len(shape) == 1 else shape, outputs)
+        model = factory(record, outputs)
     except (Exception, SystemExit) as error:  # noqa: BLE001
         raise ModelError(
             f"model.factory {section.factory!r} failed with {type(error).__name__}: {error}"
@@ -245,7 +272,7 @@ def _build(section: Linear | Mlp | Cnn | Factory, shape: Shape, outputs: int) ->
             f"model.factory {section.factory!r} returned {type(model).__name__}",
             "Return a torch.nn.Module.",
         )
-    return model if len(shape) == 1 else nn.Sequential(nn.Unflatten(1, shape), model)
+    return model
 
 
 def _convolutions(section: Cnn, shape: Shape, outputs: int) -> nn.Module:

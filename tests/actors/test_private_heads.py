@@ -122,5 +122,6 @@ def test_a_private_head_moves_under_all_of_the_noise(consortium: JobFile, tmp_pa
         steps.append(torch.cat([(p - old).detach().ravel() for p, old in moved]))
     drawn, plan = torch.cat(steps), silo._own.plan
     assert plan is not None
-    expected = silo._own.trainer._rate * plan.update_noise * plan.clip_norm
+    rate = silo._own.trainer._rate / job.training.expected_batch_size
+    expected = rate * plan.update_noise * plan.clip_norm
     assert abs(float(drawn.std()) / expected - 1) < 5 / np.sqrt(2 * len(drawn))

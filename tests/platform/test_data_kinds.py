@@ -30,6 +30,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "descriptors": {"smiles": "structure", "descriptors": ["MolWt", "TPSA", "qed"]},
     "ecfp": {"smiles": "structure", "bits": 128},
     "fingerprint": {"column": "positions", "bits": 96},
+    "text": {"column": "structure", "length": 9},
     "images": {"column": "picture", "height": 4, "width": 5, "channels": 1},
 }
 FOLDS: dict[str, dict[str, Any]] = {
@@ -81,6 +82,7 @@ def stated(columns: list[Column]) -> dict[str, str]:
         ("descriptors", {"structure": "text"}, "structure", 3),
         ("ecfp", {"structure": "text"}, "structure", 128),
         ("fingerprint", {"positions": "lists of integers"}, None, 96),
+        ("text", {"structure": "text"}, None, 9),
         ("images", {"picture": "pictures: bytes, or the names of their files"}, None, 20),
     ],
 )
