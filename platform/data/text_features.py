@@ -36,6 +36,10 @@ class TextFeatures(FeatureKind):
         """Return the column of texts."""
         return [Column(name=self.section.column, type=TEXT_ONLY)]
 
+    def none(self) -> Bytes:
+        """Return no texts."""
+        return Bytes.of([], self.width)
+
     def compute(
         self, table: pa.Table, computing: Computing = ALONE, key: MoleculeKey | None = None
     ) -> Featurised:

@@ -33,7 +33,7 @@ from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Task, Tasks
-from tests.platform import test_images
+from tests.platform import test_images, test_texts
 from tests.platform.test_large_tables import (
     CONTRACT,
     FOLDS,
@@ -164,6 +164,14 @@ def test_pictures_are_shared_and_those_that_cannot_be_used_are_listed(tmp_path: 
     assert len(readers.shares) == 4
     lines = (tmp_path / "shares" / "r.csv").read_text().splitlines()[1:]
     assert [line.split(",")[0] for line in lines] == ["31", "71", "111"]
+
+
+def test_texts_are_shared(tmp_path: Path) -> None:
+    notes = [f"note {i}" for i in range(8)]
+    pq.write_table(pa.table({"note": notes, "ill": [0, 1] * 4}), tmp_path / "t.parquet")
+    readers = the_same(tmp_path / "t.parquet", test_texts.contract(), 12, tmp_path)
+    kinds = {type(share.train.stored) for share in readers.shares}
+    assert len(kinds) == 1, "of shares without records too"
 
 
 def test_a_list_of_several_shares_is_bounded(
