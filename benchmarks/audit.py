@@ -56,7 +56,8 @@ from blindsum.pipelines.audit.victim import update_of
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.features_section import Ecfp
-from blindsum.platform.job.schema import Job, ServerSection, TrainingSection
+from blindsum.platform.job.schema import Job
+from blindsum.platform.job.training_section import ServerSection, TrainingSection
 from blindsum.platform.privacy.accounting import calibrate
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator

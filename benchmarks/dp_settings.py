@@ -45,7 +45,7 @@ from utility import (
     sigma,
 )
 
-from blindsum.platform.job.schema import ServerSection, TrainingSection
+from blindsum.platform.job.training_section import ServerSection, TrainingSection
 from blindsum.platform.privacy.adaptive_clipping import next_clipping
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.privacy.shared_noise import share_deviation

@@ -47,7 +47,7 @@ from rich.table import Table
 from torch import nn
 
 from blindsum.platform.data.records import Fold
-from blindsum.platform.job.schema import TrainingSection
+from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer

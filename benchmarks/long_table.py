@@ -17,7 +17,7 @@ import torch
 from blindsum.platform.data.computing import computing_in
 from blindsum.platform.data.table import load_data
 from blindsum.platform.job.data_section import DataSection
-from blindsum.platform.job.schema import TrainingSection
+from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from blindsum.platform.job.schema import TrainingSection
+from blindsum.platform.job.training_section import TrainingSection
 
 BETA2 = 0.999
 """Of adam."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from blindsum.platform.data.records import Fold, dense
-from blindsum.platform.job.schema import TrainingSection
+from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.training.clipping.choice import Chosen, clipped_sum

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from blindsum.platform.job.schema import TrainingSection
+from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.local_steps import BETA2
 
 EPSILON = 1e-8

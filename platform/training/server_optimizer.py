@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from blindsum.platform.job.schema import ServerSection
+from blindsum.platform.job.training_section import ServerSection
 from blindsum.platform.training.vector import Vector
 
 ADAM_BETA2 = 0.99

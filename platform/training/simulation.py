@@ -21,7 +21,7 @@ from torch import nn
 
 from blindsum.platform.errors import PrivacyError
 from blindsum.platform.job.average_section import LAST, Average
-from blindsum.platform.job.schema import ServerSection
+from blindsum.platform.job.training_section import ServerSection
 from blindsum.platform.training.average import averaged, load, of_model
 from blindsum.platform.training.models import get_parameters, set_parameters
 from blindsum.platform.training.server_optimizer import ServerOptimizer

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from blindsum.pipelines.run.stopping import stopped_early
-from blindsum.platform.job.schema import TrainingSection
+from blindsum.platform.job.training_section import TrainingSection
 
 
 def reports(*scores: float | None) -> Any:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from blindsum.platform.job.average_section import DEFAULT, LAST, Average, Exponential, Polynomial
-from blindsum.platform.job.schema import ServerSection
+from blindsum.platform.job.training_section import ServerSection
 from blindsum.platform.training.average import averaged, load, newest_share, of_model, showing
 from blindsum.platform.training.models import WithHeads, get_parameters, get_private, set_parameters
 from blindsum.platform.training.simulation import Simulation

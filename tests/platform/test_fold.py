@@ -10,7 +10,7 @@ from torch import nn
 from blindsum.platform.data import records as module
 from blindsum.platform.data.ragged import Bits
 from blindsum.platform.data.records import MAX_BATCH_BYTES, Fold, dense, stacked
-from blindsum.platform.job.schema import TrainingSection
+from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.randomness import seeded_generator
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.models import get_parameters

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from blindsum.platform.job.schema import ServerSection
+from blindsum.platform.job.training_section import ServerSection
 from blindsum.platform.training.server_optimizer import ADAM_BETA2, ADAM_TAU, ServerOptimizer
 
 

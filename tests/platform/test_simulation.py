@@ -10,7 +10,7 @@ from torch import nn
 
 from blindsum.platform.data.records import Fold
 from blindsum.platform.errors import PrivacyError
-from blindsum.platform.job.schema import ServerSection
+from blindsum.platform.job.training_section import ServerSection
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.privacy.randomness import seeded_generator
 from blindsum.platform.training.local import LocalTrainer

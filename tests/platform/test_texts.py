@@ -22,8 +22,8 @@ from blindsum.platform.data.table import load_data
 from blindsum.platform.errors import JobError
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.model_section import Tokens, Transformer
-from blindsum.platform.job.schema import TrainingSection
 from blindsum.platform.job.text_section import VOCABULARY, Text
+from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.prediction.predictor import Predictor
 from blindsum.platform.prediction.released import read_released, released
 from blindsum.platform.privacy.randomness import seeded_generator

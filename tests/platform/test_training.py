@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from blindsum.platform.data.records import Fold
 from blindsum.platform.job.model_section import Linear, Mlp
-from blindsum.platform.job.schema import TrainingSection
+from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
 from blindsum.platform.training.local import LocalTrainer

@@ -17,7 +17,7 @@ from blindsum.platform.data.records import Fold
 from blindsum.platform.job.labels_section import Target, Task
 from blindsum.platform.job.model_section import Mlp
 from blindsum.platform.job.schedule_section import Schedule
-from blindsum.platform.job.schema import ServerSection, TrainingSection
+from blindsum.platform.job.training_section import ServerSection, TrainingSection
 from blindsum.platform.privacy.local_steps import most_of_adam, most_of_momentum
 from blindsum.platform.privacy.randomness import seeded_generator
 from blindsum.platform.privacy.reach import honest_reach

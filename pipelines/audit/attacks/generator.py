@@ -28,7 +28,7 @@ from blindsum.pipelines.audit.scores import Records, is_binary
 from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.scaling import CLIP
-from blindsum.platform.job.schema import ServerSection
+from blindsum.platform.job.training_section import ServerSection
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.models import build_model, get_parameters, set_parameters

@@ -27,7 +27,8 @@ from torch.nn import functional
 
 from blindsum.pipelines.audit.evidence import CONFIDENCE, Figure, proportion
 from blindsum.platform.data.records import Fold
-from blindsum.platform.job.schema import Job, ServerSection, TrainingSection
+from blindsum.platform.job.schema import Job
+from blindsum.platform.job.training_section import ServerSection, TrainingSection
 from blindsum.platform.privacy.accounting import calibrate
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator
