@@ -61,7 +61,8 @@ class Fold:
     @property
     def batch_size(self) -> int:
         """The number of records of a batch."""
-        of_tasks = 2 * self.stored_labels.width if isinstance(self.stored_labels, TaskLabels) else 0
+        # A loss of many tasks has about eight numbers for each of them at a time.
+        of_tasks = 8 * self.stored_labels.width if isinstance(self.stored_labels, TaskLabels) else 0
         return max(1, MAX_BATCH_BYTES // (4 * max(self.width + of_tasks, 1)))
 
     def batches(self, rows: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-PART_BYTES, LEAST_RECORDS = 24 * 2**20, 1024
+PART_BYTES, LEAST_RECORDS = 24 * 2**20, 512
 """About the memory of a part's values, and the least number of its records: each column of each
 part takes time."""
 
