@@ -28,7 +28,7 @@ MOST_BYTES = 2**28
 
 AT_A_TIME = 256
 
-NO_FILE = "its file is not there, or not in the table's folder"
+NO_FILE = "its file cannot be read, is not in the table's folder, or is larger than 256 MB"
 UNREADABLE = "it is no PNG or JPEG, or damaged"
 LARGE = f"it has more than {MOST_PIXELS:,} pixels"
 WITHOUT = b""

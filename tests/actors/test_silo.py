@@ -219,6 +219,7 @@ def test_a_charge_is_on_disk_before_training(
     train = silo._own.trainer.train
 
     def spy(*given: Any) -> Any:
+        assert given[2] == 1, "the round, on which the learning rate may depend"
         seen.extend(entry.kind for entry in ledger_of(path.parent, "alder").entries())
         return train(*given)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from blindsum.platform.data.image_features import ImageFeatures
+from blindsum.platform.data.image_features import LARGE, ImageFeatures
 from blindsum.platform.data.table import load_data
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
@@ -115,7 +115,13 @@ def test_pictures_that_cannot_be_used_say_why() -> None:
     found, reasons = decoded(GREY, [good, b"no picture", good[:40], bomb(), b"", gif])
     assert len(found) == 1 and set(reasons) == {1, 2, 3, 4, 5}
     assert "pixels" in reasons[3] or "damaged" in reasons[3]
-    assert "file is not there" in reasons[4] and "no PNG or JPEG" in reasons[5]
+    assert "file cannot be read" in reasons[4] and "no PNG or JPEG" in reasons[5]
+
+
+def test_a_picture_of_too_many_pixels_is_not_decoded() -> None:
+    """One that Pillow itself would decode, from a file of 70 kB."""
+    _, reasons = decoded(GREY, [png(np.zeros((8200, 8200), np.uint8))])
+    assert reasons == {0: LARGE}
 
 
 @given(st.binary(max_size=60), st.integers(0, 200), st.sampled_from(["PNG", "JPEG"]))
