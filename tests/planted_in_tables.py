@@ -6,6 +6,7 @@ LABELS = "tests/platform/test_labels.py"
 KEPT = "tests/platform/test_kept_results.py"
 COLUMNS = "tests/platform/test_gaps_and_categories.py"
 PATTERNS = "tests/platform/test_name_patterns.py"
+IMAGES = "tests/platform/test_images.py"
 
 IN_TABLES = (
     (
@@ -126,5 +127,33 @@ IN_TABLES = (
         "(found := hashlib.sha256(text).hexdigest()) != digest.lower()",
         "(found := hashlib.sha256(text).hexdigest()) == digest.upper()",
         PATTERNS,
+    ),
+    (
+        "the share of a table in parts of a known size",
+        "platform/data/usable.py",
+        "        teller.at_work()\n        with fitting(path):\n",
+        "        computing.told(share)\n        with fitting(path):\n",
+        "tests/platform/test_large_tables.py",
+    ),
+    (
+        "a picture of any size decoded",
+        "platform/data/image_features.py",
+        "if picture.width * picture.height > MOST_PIXELS:",
+        "if picture.width < 0:",
+        IMAGES,
+    ),
+    (
+        "files outside of the table's folder",
+        "platform/data/image_features.py",
+        "path.is_relative_to(folder.resolve()) and path.is_file()",
+        "path.is_file()",
+        IMAGES,
+    ),
+    (
+        "weights of another digest than the job's",
+        "platform/job/paths.py",
+        'if hashlib.file_digest(file, "sha256").hexdigest() == sha256:',
+        'if hashlib.file_digest(file, "sha256").hexdigest():',
+        "tests/platform/test_pretrained.py",
     ),
 )

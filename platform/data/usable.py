@@ -96,10 +96,10 @@ def usable_rows(
     Raises:
         DataError: as `blindsum.platform.data.checked.checked_parts`.
     """
-    features, before = features_of(contract.features), 0.0
-    computing.told(0.0)
+    features, before, teller = features_of(contract.features), 0.0, _Teller(computing.told)
+    teller.at_work()
     for table, share, first in checked_parts(path, contract, rejects, own, rows):
-        computing.told(before)
+        teller.at_work()
         with fitting(path):
             labelled, of_own = _labelled(table, contract, own, path, rejects)
         shared = [*not_allowed(table, contract), *labelled.rejected]
@@ -110,7 +110,7 @@ def usable_rows(
             continue
         with fitting(path):
             digests = record_digests(table, key_columns(contract))
-            means = replace(computing, told=_within(computing.told, before, share))
+            means = replace(computing, told=teller.within(before, share))
             made = features.compute(table, means, contract.folds.molecule_key)
         without = _without_features(made, features, contract)
         found.add(without)
@@ -120,9 +120,28 @@ def usable_rows(
         before = share
 
 
-def _within(told: Told, before: float, after: float) -> Told:
-    """Return how the work on a part tells the share of the whole that is done."""
-    return lambda share: told(before + share * (after - before))
+class _Teller:
+    """Tells how the work on a table in parts goes on.
+
+    A part has a known number of records, so that its share of the table would tell how many there
+    are. Only work that tells its own share, which grows evenly, moves the share that is told.
+    """
+
+    def __init__(self, told: Told) -> None:
+        self._told, self._share = told, 0.0
+
+    def at_work(self) -> None:
+        """Tell that the work goes on, and nothing of the parts."""
+        self._told(self._share)
+
+    def within(self, before: float, after: float) -> Told:
+        """Return how the work on a part tells the share of the whole that is done."""
+
+        def tell(share: float) -> None:
+            self._share = before + share * (after - before)
+            self._told(self._share)
+
+        return tell
 
 
 def _kept(

@@ -103,7 +103,7 @@ def test_a_table_in_parts_gives_the_folds_of_the_whole(
     assert split.concerns == whole.concerns and rejects.read_text() == listed
     assert split.records.at_most(2**64) == whole.records.at_most(2**64)
     assert isinstance(split.train.stored, np.memmap) and isinstance(whole.train.stored, np.ndarray)
-    assert told == sorted(told) and (kind in {"feather", "arrows"} or told[-1] > 0.5)
+    assert len(told) > 5 and set(told) == {0.0}, "a part's share would tell how many records"
     assert table_fingerprints(path, CONTRACT, rejects)[0] == whole.fingerprint
     assert not [*(tmp_path / "state").iterdir()], "the files have no names"
 

@@ -315,7 +315,7 @@ def test_progress_and_reprs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path = written(table(), tmp_path, "parquet")
     means = Computing(told=told.append)
     share = read_share(path, CONTRACT, {}, means, range(100, RECORDS), RECORDS)
-    assert told == sorted(told) and told[-1] > 0.7
+    assert len(told) > 3 and set(told) == {0.0}, "parts have a known number of records"
     for one in (share, share.report, share.report.listed, share.report.outline):
         assert "private" in repr(one) and len(repr(one)) < 30
     assert asdict(share.report.outline)["train"] == len(share.train)
