@@ -40,12 +40,17 @@ class JoiningSilo:
 
     Args:
         owner_file: as `blindsum.actors.admission.Admission`.
+        alone: whether it reads its whole table itself, whatever workers the job gives it. Whoever
+            checks a job on their own machine may be attached to a Ray of others.
     """
 
-    def __init__(self, spec: SiloSpec, owner_file: str | None = None) -> None:
+    def __init__(
+        self, spec: SiloSpec, owner_file: str | None = None, *, alone: bool = False
+    ) -> None:
         self._spec = spec = checked_spec(spec)
         self.name, self._job = spec.name, spec.job
         self._admission = Admission(spec, owner_file)
+        self._alone = alone
         self._state, self._work = SiloState.STARTED, Work()
         self._prepared: PreparedSilo | None = None
         self._vault: Vault | None = None
@@ -68,7 +73,7 @@ class JoiningSilo:
             ConsentError, DataError, ModelError, PrivacyError, LedgerError: the reason, elsewhere.
         """
         require_allowed("inspect", self._state)
-        own = prepare(self._spec, self._admission, self._work.step)
+        own = prepare(self._spec, self._admission, self._work.step, self._alone)
         books, initial = self._books, of_model(own.model)
         fingerprints = (own.data.fingerprint, *own.data.earlier)
         lifetime, last = books.inspect(own.dataset, fingerprints, own.plan)

@@ -165,7 +165,6 @@ def _team(
     count = spec.job.silo(spec.name).workers
     if count == 1:
         return None
-    require_shareable(places.table)
     import ray
 
     if not ray.is_initialized():
@@ -175,11 +174,12 @@ def _team(
     return Team(spec, plan, places.state, RayProcesses(count, admission.by_agent))
 
 
-def prepare(spec: SiloSpec, admission: Admission, told: Told) -> PreparedSilo:
+def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = False) -> PreparedSilo:
     """Plan the spend, ask the owner, read the data and build the model, in that order.
 
     Args:
         told: called with the share of the data that was read, as the work goes on.
+        alone: whether this process reads the whole table, whatever workers the job says.
 
     Raises:
         ConsentError, DataError, ModelError, PrivacyError, KeyRefused, LedgerError: this silo cannot
@@ -197,7 +197,9 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told) -> PreparedSilo:
     digitiser = Digitiser(job, own_plan, parameters, random)
     places, _ = admission.admit()  # notes the inspection, before the table is read
     means = computing_in(places.state, spec.threads, told)
-    team = _team(spec, admission, own_plan, places)
+    if job.silo(name).workers > 1:
+        require_shareable(places.table)
+    team = None if alone else _team(spec, admission, own_plan, places)
     load = team.load if team else load_data
     member = open_member(job, name, places, spec.run, means, load)
     model = model_of(job, own=len(member.own))

@@ -83,9 +83,8 @@ def _here(job_file: JobFile, shown: Shown) -> tuple[dict[str, Inspection], list[
     shown.stage("planning, and reading the silos' tables", len(job_file.job.roster))
     for name in job_file.job.roster:
         try:
-            silo = Silo(
-                SiloSpec(job=job_file.job, run="check", name=name, folder=str(job_file.folder))
-            )
+            spec = SiloSpec(job=job_file.job, run="check", name=name, folder=str(job_file.folder))
+            silo = Silo(spec, alone=True)
             found = silo.inspect()
             data = silo.data
             inspections[name] = replace(found, warnings=data.concerns)

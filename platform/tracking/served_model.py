@@ -7,6 +7,7 @@ keeps beside it.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import mlflow.pyfunc
 import pandas as pd
 from mlflow.models import set_model
 
+import blindsum
 from blindsum.platform.prediction.frames import predict_frame
 from blindsum.platform.prediction.predictor import Predictor
 from blindsum.platform.prediction.released import read_released
@@ -46,4 +48,16 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow ha
         return found.astype(dict.fromkeys(gaps, object)).where(there, None)
 
 
+def _let_what_is_installed_go_first() -> None:
+    """Move the model's code behind what this process has already imported.
+
+    MLflow puts it first on the path, for this process and for those that it starts. If another
+    copy of this package is in use here, they would import one that can only predict.
+    """
+    code = Path(__file__).with_name("code")
+    if Path(blindsum.__file__ or "").parents[1] != code:
+        sys.path.sort(key=lambda one: one == str(code))
+
+
+_let_what_is_installed_go_first()
 set_model(ServedModel())

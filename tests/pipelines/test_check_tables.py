@@ -42,6 +42,12 @@ def test_check_says_how_many_workers_share_a_table(
     assert "workers that share" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("cluster")
+def test_check_on_this_machine_takes_no_notice_of_an_attached_ray(make_job: MakeJob) -> None:
+    """That Ray also runs other organisations' silos, where workers are refused."""
+    assert set(check(make_job("silos.alder.workers=2"), None).inspections) >= {"alder"}
+
+
 def test_check_refuses_workers_for_a_csv(make_job: MakeJob, tables: dict[str, Path]) -> None:
     path = tables["birch"].with_suffix(".csv")
     pyarrow.csv.write_csv(pyarrow.parquet.read_table(tables["birch"]), path)
