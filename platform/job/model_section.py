@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from blindsum.platform.job.section import Section, unless
+from blindsum.platform.job.trees_section import Boosted
 
 Shape = tuple[int, ...]
 """Of one record: (features,), or of an image (channels, height, width)."""
@@ -115,4 +116,4 @@ class Factory(_Begun):
         return factory
 
 
-Model = Annotated[Linear | Mlp | Cnn | Transformer | Factory, Field(discriminator="kind")]
+Model = Annotated[Linear | Mlp | Cnn | Transformer | Factory | Boosted, Field(discriminator="kind")]

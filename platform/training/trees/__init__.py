@@ -1,0 +1,1 @@
+"""Gradient-boosted trees that all silos grow from the same summed histograms."""

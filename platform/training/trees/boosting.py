@@ -1,0 +1,245 @@
+"""Boosting as rounds: what a silo sums in one, and how the total moves the forest on.
+
+With `split: best` a tree takes a round for each level, in which silos sum the histograms of the
+level's nodes. With the splits that are public it takes one round, in which they sum leaves.
+
+Under differential privacy a record adds, for each output, (g, w h) to one bin of each feature, or
+to one leaf; w is HESSIAN_WEIGHT. All that it adds in a round is one vector, which is scaled down to
+the clip norm in L2 like a gradient. So sampling, noise and accounting are those of DP-SGD
+(`blindsum.platform.privacy.plan`). Without privacy, g and h are rounded to multiples of UNIT, and
+sums are exact.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from blindsum.platform.data.records import Fold, dense
+from blindsum.platform.job.schema import Job
+from blindsum.platform.job.trees_section import Boosted
+from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.randomness import normals
+from blindsum.platform.training.clipping.clipped import STABLE
+from blindsum.platform.training.trees.bins import bins_of
+from blindsum.platform.training.trees.forest import Forest, OneTree, Trees, load
+from blindsum.platform.training.trees.gradients import OfClasses, OfTasks
+from blindsum.platform.training.trees.growing import Growth
+from blindsum.platform.training.trees.histograms import by_bin, by_node
+from blindsum.platform.training.trees.structures import columns_of, draw_splits
+from blindsum.platform.training.update import Protection, Update
+from blindsum.platform.training.vector import Vector
+
+HESSIAN_WEIGHT = 2.0
+"""h of a logistic loss is at most a quarter of the greatest g; a larger weight spends more of the
+clip norm on it."""
+
+UNIT = 2.0**-20
+"""To what g and h are rounded without privacy: sums of a million records are exact integers."""
+
+Reals = npt.NDArray[np.float64]
+
+
+class Boosting:
+    """A job's boosting: how rounds make trees, the size of a round's sums, and the next forest.
+
+    Of two classes, only the second has trees of its own: a margin m stands for outputs -m/2 and
+    m/2, whose softmax is the logistic function of m.
+    """
+
+    def __init__(self, job: Job, section: Boosted) -> None:
+        self._job, self.section = job, section
+        self.bins = bins_of(job.data.features, section.max_bin, section.edges)
+        self._growth = Growth(section, self.bins, job.training.learning_rate)
+        self.outputs = job.data.outputs
+        self._two = job.data.target is not None and self.outputs == 2
+        self.grown = range(1, 2) if self._two else range(self.outputs)
+
+    def place(self, round: int) -> tuple[int, int]:
+        """Return the tree of a round, from 0, and the level that it splits."""
+        return divmod(round - 1, self.section.exchanges)
+
+    def columns(self, tree: int) -> npt.NDArray[np.intp]:
+        """Return the features that a tree may use."""
+        return columns_of(self.section, len(self.bins), self._job.seed, tree)
+
+    def shape(self, round: int) -> tuple[int, ...]:
+        """Return the shape of a round's sums: of grown outputs, nodes, features and bins."""
+        tree, level = self.place(round)
+        if self.section.split == "best":
+            columns = len(self.columns(tree))
+            return len(self.grown), 2**level, columns, self.bins.most, 2
+        return len(self.grown), 2**self.section.max_depth, 2
+
+    def trees(self, vector: Vector) -> Trees:
+        """Return the arrays of a forest's vector."""
+        return Trees.of(vector, self.section.trees, self.outputs, self.section.max_depth)
+
+    def begun(self, vector: Vector, round: int) -> Vector:
+        """Return a copy of the vector, with the splits of a round's tree if they are public."""
+        found, (tree, _) = vector.copy(), self.place(round)
+        if self.section.split != "best":
+            trees = self.trees(found)
+            for output in self.grown:
+                one = trees.one(tree, output)
+                draw_splits(one, self.bins, self.section, self._job.seed, tree, output)
+        return found
+
+    def moved_on(self, vector: Vector, sums: Reals, round: int) -> Vector:
+        """Return the next forest from all silos' sums of g and h, [values]."""
+        tree, level = self.place(round)
+        found = self.begun(vector, round)
+        trees = self.trees(found)
+        for output, of_output in zip(self.grown, sums.reshape(self.shape(round)), strict=True):
+            one = trees.one(tree, output)
+            before = one.value.copy()
+            if self.section.split == "best":
+                self._growth.split_level(one, level, of_output, self.columns(tree))
+            else:
+                self._growth.fill(one, slice(None), of_output)
+            if self._two:
+                self._mirror(trees, tree, before != one.value)
+        return found
+
+    def _mirror(self, trees: Trees, tree: int, new: npt.NDArray[np.bool_]) -> None:
+        first, second = trees.one(tree, 0), trees.one(tree, 1)
+        second.value[new] /= 2
+        first.feature[:], first.threshold[:] = second.feature, second.threshold
+        first.value[:], first.cover[:] = -second.value, second.cover
+
+    def margins(self, outputs: Reals) -> Reals:
+        """Return the margins of grown outputs, [B, grown], from a forest's outputs [B, K]."""
+        return outputs[:, 1:] - outputs[:, :1] if self._two else outputs
+
+
+class TreeTrainer:
+    """One silo's part of boosting.
+
+    Args:
+        data: its training records.
+        plan: its privacy plan; None without.
+        random: draws samples, and with a plan the noise that the silo adds alone.
+    """
+
+    def __init__(
+        self,
+        boosting: Boosting,
+        model: Forest,
+        job: Job,
+        data: Fold,
+        plan: PrivacyPlan | None,
+        random: np.random.Generator,
+    ) -> None:
+        self._boosting, self._model, self._job, self._plan = boosting, model, job, plan
+        self._random = random
+        self._features, self._labels = dense(data.stored), dense(data.stored_labels)
+        self._bins = boosting.bins.of(self._features)
+        target = job.data.target
+        self._derivatives = OfClasses(target) if target else OfTasks(job.data.tasks or {})
+        self._outputs = np.zeros((len(data), boosting.outputs))
+        self._counted: tuple[int, bytes] = 0, b""  # trees in `_outputs`, and their values
+
+    def train(self, start: Vector, clipping: float = 1.0, round: int = 1) -> Update:
+        """Return the silo's sums for one round, from the forest before it."""
+        boosting, training = self._boosting, self._job.training
+        tree, level = boosting.place(round)
+        trees, rows = boosting.trees(boosting.begun(start, round)), self._sample()
+        margins = boosting.margins(self._before(tree, trees)[rows])
+        g, h = self._derivatives(margins, self._labels[rows])
+        unclipped = 0.0
+        if self._plan:
+            g, h, unclipped = self._clipped(g, h, self._plan.clip_norm * clipping, tree)
+        else:
+            g, h = np.rint(g / UNIT), np.rint(h / UNIT)
+        sums = np.zeros(boosting.shape(round))
+        for i, output in enumerate(boosting.grown):
+            one, of_output = trees.one(tree, output), (g[:, i], h[:, i])
+            if boosting.section.split == "best":
+                nodes, bins = self._nodes(one, level, rows), self._bins_of(rows, tree)
+                sums[i] = by_bin(bins, nodes, 2**level, *of_output, boosting.bins.most)
+            else:
+                nodes = self._nodes(one, boosting.section.max_depth, rows)
+                sums[i] = by_node(nodes, sums.shape[1], *of_output)
+        plan = self._plan
+        if plan and plan.share is None:
+            noise = plan.update_noise * plan.clip_norm * clipping
+            sums += normals(sums.size, self._random).reshape(sums.shape) * noise
+        protected = Protection.SHARES_TO_ADD if plan and plan.share else Protection.OWN_NOISE
+        return Update(
+            values=sums.reshape(-1),
+            unit=training.learning_rate / training.expected_batch_size if plan else UNIT,
+            protected_by=protected if plan else Protection.NOTHING,
+            unclipped=unclipped,
+        )
+
+    def _bins_of(self, rows: npt.NDArray[np.intp], tree: int) -> npt.NDArray[np.uint8]:
+        columns, all_rows = self._boosting.columns(tree), len(rows) == len(self._bins)
+        found = self._bins if all_rows else self._bins[rows]
+        return found if len(columns) == found.shape[1] else found[:, columns]
+
+    def _sample(self) -> npt.NDArray[np.intp]:
+        rate = self._job.training.sampling_rate
+        if rate == 1.0:
+            return np.arange(len(self._bins))
+        return np.flatnonzero(self._random.random(len(self._bins)) < rate)
+
+    def _before(self, tree: int, trees: Trees) -> Reals:
+        """Return the outputs of the trees before one, [records, K]. Those of earlier rounds are
+        kept, unless the run went back to an earlier forest."""
+        count, values = self._counted
+        if count > tree or trees.value[:count].tobytes() != values:
+            count, self._outputs = 0, np.zeros_like(self._outputs)
+        if count < tree:
+            load(self._model, trees)
+            with torch.no_grad():
+                found = self._model.of_trees(torch.from_numpy(self._features), count, tree)
+            self._outputs = self._outputs + found.double().numpy()
+        self._counted = tree, trees.value[:tree].tobytes()
+        return self._outputs
+
+    def _clipped(self, g: Reals, h: Reals, clip: float, tree: int) -> tuple[Reals, Reals, float]:
+        """Scale what each record adds in a round down to the clip norm. Returns g, w h, and the
+        records within the clip norm minus half of all."""
+        h = HESSIAN_WEIGHT * h
+        best = self._boosting.section.split == "best"
+        places = len(self._boosting.columns(tree)) if best else 1
+        norms = np.sqrt(places * (g * g + h * h).sum(1))
+        factors = np.minimum(1.0, clip / (norms + STABLE))[:, None]
+        within = float((norms <= clip).sum() - len(norms) / 2)
+        return np.nan_to_num(g * factors), np.nan_to_num(h * factors), within
+
+    def _nodes(self, one: OneTree, deep: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Return each record's node of a level, from 0; 2^deep for records that stopped above."""
+        after = self._boosting.bins.after(one.feature, one.threshold)
+        nodes, stopped = np.zeros(len(rows), np.intp), np.zeros(len(rows), np.bool_)
+        for _ in range(deep):
+            columns = one.feature[nodes].astype(np.intp)
+            stopped |= columns < 0
+            right = self._bins[rows, np.maximum(columns, 0)] > after[nodes]
+            nodes = 2 * nodes + 1 + (right & (columns >= 0))
+        return np.where(stopped, 2**deep, nodes - (2**deep - 1))
+
+
+class TreeOptimizer:
+    """The step from the mean of silos' sums to the next forest, as `ServerOptimizer` for gradients.
+    It has no state: the forest is all."""
+
+    state: tuple[npt.NDArray[np.float64], ...] = ()
+
+    def __init__(self, boosting: Boosting, job: Job) -> None:
+        self._boosting, self._job = boosting, job
+
+    def apply(self, forest: Vector, mean: Reals, round: int, silos: int) -> Vector:
+        """Return the next forest.
+
+        Args:
+            mean: of the silos' sums times their unit, [values].
+            silos: the number of silos that were summed.
+        """
+        sums = mean * silos
+        if self._job.privacy.noise != "none":
+            training = self._job.training
+            sums = sums * (training.expected_batch_size / training.learning_rate)
+            sums[1::2] /= HESSIAN_WEIGHT
+        return self._boosting.moved_on(forest, sums, round)

@@ -1,0 +1,117 @@
+"""How a tree grows from summed gradients: the same in every silo, bit for bit.
+
+Chen and Guestrin, KDD 2016, equations 5 and 7, with L1 (alpha) and L2 (lambda) as in XGBoost:
+
+    value of a leaf    -S(G) / (H + lambda)
+    gain of a split    S(GL)^2 / (HL + lambda) + S(GR)^2 / (HR + lambda) - S(G)^2 / (H + lambda)
+    S(G)               G moved towards zero by alpha, at most to zero
+
+Only operations whose rounding IEEE 754 defines, so that processors agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from blindsum.platform.job.trees_section import Boosted
+from blindsum.platform.training.trees.bins import Bins
+from blindsum.platform.training.trees.forest import NO_SPLIT, OneTree, leftmost_leaf
+
+Reals = npt.NDArray[np.float64]
+LEAST_GAIN = 1e-6
+"""XGBoost splits from this gain on."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The settings of growth, the public edges of bins, and the learning rate, by which values are
+    multiplied."""
+
+    section: Boosted
+    bins: Bins
+    rate: float
+
+    def leaf(self, sums: Reals) -> Reals:
+        """Return the values of leaves from sums of g and h, [..., 2]."""
+        g, h = sums[..., 0], sums[..., 1]
+        value = -self._shrunk(g) / (np.maximum(h, 0.0) + self.section.reg_lambda)
+        return np.where(np.isfinite(value), value, 0.0)
+
+    def _shrunk(self, g: Reals) -> Reals:
+        alpha = self.section.reg_alpha
+        return np.sign(g) * np.maximum(np.abs(g) - alpha, 0.0) if alpha else g
+
+    def _score(self, g: Reals, h: Reals) -> Reals:
+        shrunk = self._shrunk(g)
+        bottom = h + self.section.reg_lambda
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(bottom > 0, shrunk * shrunk / bottom, 0.0)
+
+    def split_level(
+        self, tree: OneTree, level: int, sums: Reals, columns: npt.NDArray[np.intp]
+    ) -> None:
+        """Split the nodes of one level of a tree, in place.
+
+        Args:
+            sums: by node of the level, feature and bin, [nodes, F, bins, 2].
+            columns: the numbers of the F features.
+        """
+        first, depth = 2**level - 1, self.section.max_depth
+        for i, of_node in enumerate(sums):
+            node = first + i
+            if not self._reached(tree.feature, node):
+                continue
+            whole = of_node[0].sum(0)
+            found = self._best(of_node, columns)
+            if found is None:
+                leaf = leftmost_leaf(node, level, depth)
+                self.fill(tree, slice(leaf, leaf + 1), whole[None])
+                continue
+            column, after, left = found
+            tree.feature[node], tree.threshold[node] = (
+                columns[column],
+                self.bins.edges[columns[column]][after],
+            )
+            if level == depth - 1:
+                leaf = 2 * node + 1 - (2**depth - 1)
+                self.fill(tree, slice(leaf, leaf + 2), np.stack([left, whole - left]))
+
+    def fill(self, tree: OneTree, leaves: slice, sums: Reals) -> None:
+        """Set leaves from their sums of g and h, [leaves, 2]."""
+        tree.value[leaves] = self.rate * self.leaf(sums)
+        tree.cover[leaves] = np.maximum(sums[:, 1], 0.0)
+
+    @staticmethod
+    def _reached(feature: npt.NDArray[np.float32], node: int) -> bool:
+        """Return whether all nodes above are split."""
+        while node:
+            node = (node - 1) // 2
+            if feature[node] == NO_SPLIT:
+                return False
+        return True
+
+    def _best(self, sums: Reals, columns: npt.NDArray[np.intp]) -> tuple[int, int, Reals] | None:
+        """Return the best split of a node, or None: its feature, the bin after which it is, and the
+        sums on its left.
+
+        Args:
+            sums: [F, bins, 2].
+        """
+        left = sums.cumsum(1)[:, :-1]
+        whole = sums.sum(1)
+        right = whole[:, None] - left
+        least = self.section.min_child_weight
+        allowed = (left[..., 1] >= least) & (right[..., 1] >= least)
+        edges = np.array([len(self.bins.edges[column]) for column in columns])
+        allowed &= np.arange(allowed.shape[1]) < edges[:, None]
+        gain = self._score(left[..., 0], left[..., 1]) + self._score(right[..., 0], right[..., 1])
+        gain = gain - self._score(whole[:, 0], whole[:, 1])[:, None]
+        gain = np.where(allowed, gain, -np.inf)
+        best = int(gain.argmax())
+        if not gain.flat[best] > max(LEAST_GAIN, self.section.gamma):
+            return None
+        column, after = divmod(best, gain.shape[1])
+        return column, after, left[column, after]

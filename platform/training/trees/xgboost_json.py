@@ -1,0 +1,161 @@
+"""A forest in XGBoost's own format, for XGBoost, SHAP and all that reads it.
+
+https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html: JSON, one object for each tree
+with the nodes in arrays. Margins are the same, up to the rounding of sums in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from blindsum.platform.errors import ModelError
+from blindsum.platform.job.labels_section import Target, Task
+from blindsum.platform.training.trees.forest import NO_SPLIT, OneTree, Trees
+
+_ROOT = 2**31 - 1
+_VERSION = [3, 2, 0]
+_LEAST_COVER = 1e-6
+
+Raw = Callable[[int, float], float]
+"""A function from a feature's number and a threshold to that threshold in the column's unit."""
+
+
+@dataclass
+class _Node:
+    """A node of XGBoost's tree: which of ours it is, and what its arrays say of it."""
+
+    node: int
+    parent: int
+    left: int = -1
+    feature: int = 0
+    condition: float = 0.0
+    value: float = 0.0
+    cover: float = 0.0
+
+
+def as_xgboost(
+    trees: Trees,
+    names: Sequence[str],
+    target: Target | None,
+    tasks: Mapping[str, Task],
+    raw: Raw = lambda feature, threshold: threshold,
+) -> dict[str, Any]:
+    """Return the content of XGBoost's JSON file.
+
+    Args:
+        names: of the features.
+        target, tasks: what the outputs are.
+        raw: lets the model take columns in their own units.
+
+    Raises:
+        ModelError: tasks of two kinds, for which XGBoost has no common objective.
+    """
+    objective, outputs, factor = _objective(target, tasks)
+    found, groups, ends = [], [], [0]
+    for tree in range(len(trees.value)):
+        for group, output in enumerate(outputs):
+            found.append(_tree(trees.one(tree, output), len(found), len(names), factor, raw))
+            groups.append(group)
+        ends.append(len(found))
+    classes = len(outputs) if target and len(outputs) > 1 else 0
+    start = "5E-1" if objective == "binary:logistic" else "0E0"  # a margin of zero
+    return {
+        "learner": {
+            "attributes": {},
+            "feature_names": list(names),
+            "feature_types": ["float"] * len(names),
+            "gradient_booster": {
+                "model": {
+                    "cats": {"enc": [], "feature_segments": [], "sorted_idx": []},
+                    "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(len(found))},
+                    "iteration_indptr": ends,
+                    "tree_info": groups,
+                    "trees": found,
+                },
+                "name": "gbtree",
+            },
+            "learner_model_param": {
+                "base_score": f"[{','.join([start] * len(outputs))}]",
+                "boost_from_average": "0",
+                "num_class": str(classes),
+                "num_feature": str(len(names)),
+                "num_target": str(1 if classes else len(outputs)),
+            },
+            "objective": _parameters_of(objective, classes),
+        },
+        "version": _VERSION,
+    }
+
+
+def _objective(target: Target | None, tasks: Mapping[str, Task]) -> tuple[str, list[int], float]:
+    """Return XGBoost's objective, the outputs that have trees there, and a factor of values."""
+    if target is not None:
+        classes = len(target.classes)
+        if classes == 2:
+            return "binary:logistic", [1], 2.0  # the margin is the difference of two outputs
+        return "multi:softprob", list(range(classes)), 1.0
+    kinds = {task.kind for task in tasks.values()}
+    if len(kinds) != 1:
+        raise ModelError(
+            "the job has binary and regression tasks, and XGBoost has no objective for both",
+            "Predict with Blindsum, or train a job for each kind.",
+        )
+    name = "binary:logistic" if kinds == {"binary"} else "reg:squarederror"
+    return name, list(range(len(tasks))), 1.0
+
+
+def _parameters_of(objective: str, classes: int) -> dict[str, Any]:
+    if classes:
+        return {"name": objective, "softmax_multiclass_param": {"num_class": str(classes)}}
+    return {"name": objective, "reg_loss_param": {"scale_pos_weight": "1"}}
+
+
+def _tree(one: OneTree, number: int, features: int, factor: float, raw: Raw) -> dict[str, Any]:
+    """Return one tree; nodes that are not split become leaves."""
+    inner = len(one.feature)
+    nodes = [_Node(0, _ROOT)]
+    for own, at in enumerate(nodes):  # grows: level by level, with siblings side by side
+        if at.node < inner and one.feature[at.node] != NO_SPLIT:
+            at.feature = int(one.feature[at.node])
+            at.condition = raw(at.feature, float(one.threshold[at.node]))
+            at.left = len(nodes)
+            nodes += [_Node(2 * at.node + 1, own), _Node(2 * at.node + 2, own)]
+            continue
+        while at.node < inner:
+            at.node = 2 * at.node + 1
+        at.value = at.condition = factor * float(one.value[at.node - inner])
+        # Explanations divide by it, and noise may have made it zero.
+        at.cover = max(float(one.cover[at.node - inner]), _LEAST_COVER)
+    for at in reversed(nodes):
+        if at.left > 0:
+            below = nodes[at.left : at.left + 2]
+            at.cover = sum(child.cover for child in below)
+            at.value = sum(child.cover * child.value for child in below) / at.cover
+    count = len(nodes)
+    return {
+        "base_weights": [at.value for at in nodes],
+        "categories": [],
+        "categories_nodes": [],
+        "categories_segments": [],
+        "categories_sizes": [],
+        "default_left": [0] * count,
+        "id": number,
+        "left_children": [at.left for at in nodes],
+        "loss_changes": [0.0] * count,
+        "parents": [at.parent for at in nodes],
+        "right_children": [at.left + 1 if at.left > 0 else -1 for at in nodes],
+        "split_conditions": [float(np.float32(at.condition)) for at in nodes],
+        "split_indices": [at.feature for at in nodes],
+        "split_type": [0] * count,
+        "sum_hessian": [at.cover for at in nodes],
+        "tree_param": {
+            "num_deleted": "0",
+            "num_feature": str(features),
+            "num_nodes": str(count),
+            "size_leaf_vector": "1",
+        },
+    }
