@@ -56,6 +56,13 @@ IN_MODELS = (
         FOLDERS,
     ),
     (
+        "weights of an owner's dataset",
+        "pipelines/comparison/public_trunk.py",
+        "if owner := find_owner():",
+        "if False and (owner := find_owner()):",
+        "tests/pipelines/test_public_trunk.py",
+    ),
+    (
         "Hugging Face with a network",
         f"{FOLDER}/optional_packages.py",
         'os.environ[variable] = "1"',

@@ -108,12 +108,13 @@ def _values(record: Input) -> int:
 def _assembled(model: nn.Module, section: Model, outputs: int, own: int | None) -> nn.Module:
     freeze(model, section.freeze)
     if section.lora:
-        model = adapt(model, section.lora, _head(model, max(outputs, 1)))
+        model = adapt(model, section.lora, head_names(model, max(outputs, 1)))
     return model if own is None else WithHeads(model, outputs, own)
 
 
-def _head(model: nn.Module, outputs: int) -> list[str]:
-    """Return the names of the modules that turn what a model has found into its outputs."""
+def head_names(model: nn.Module, outputs: int) -> list[str]:
+    """Return the names of the modules that turn what a model has found into its outputs; none if
+    they are not known, or are the whole model."""
     if isinstance(model, Sequences) and isinstance(model.model, LanguageModel):
         return [f"model.{name}" for name in model.model.head]
     return head_of(model, outputs)
