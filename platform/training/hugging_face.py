@@ -76,7 +76,7 @@ def language_model(section: HuggingFace, tokens: Tokens, outputs: int) -> Langua
             classifies sequences, or the model is too small for the features.
     """
     transformers = needed("transformers", "model.kind huggingface")
-    folder = _folder(section)
+    folder, counting = _folder(section), torch.empty(0).is_meta  # which needs no weights
     with _quiet(transformers):
         config = _config(transformers, _given(section, folder), outputs)
     kinds = transformers.AutoModelForSequenceClassification._model_mapping
@@ -85,13 +85,18 @@ def language_model(section: HuggingFace, tokens: Tokens, outputs: int) -> Langua
             f"transformers has no model of type {config.model_type!r} that classifies sequences"
         )
     with _quiet(transformers), _as_errors("the model cannot be built"):
-        if folder is None or torch.empty(0).is_meta:  # to count needs no weights
+        if folder is None or counting:
             net = kinds[type(config)](config)
         else:
             net = _loaded(kinds[type(config)], config, _weights(folder), folder.name)
     net.train()
     _require_room(net, tokens)
-    return LanguageModel(net, outputs, config.pad_token_id)
+    whole = LanguageModel(net, outputs, config.pad_token_id)
+    if counting:
+        return whole
+    with _as_errors(f"the model cannot read {tokens.length} tokens"), torch.no_grad():
+        whole(torch.full((1, tokens.length), tokens.vocabulary - 1))
+    return whole
 
 
 def config_of(section: HuggingFace) -> dict[str, Any]:
@@ -122,7 +127,7 @@ def _given(section: HuggingFace, folder: Path | None) -> dict[str, Any]:
         )
     # Dropout would be drawn anew in each of a silo's workers, and privacy adds noise enough.
     return {
-        name: 0.0 if "drop" in name and isinstance(value, float) else value
+        name: 0.0 if "drop" in name and type(value) in (int, float) else value
         for name, value in given.items()
         if name not in _NOT_KEPT
     }

@@ -240,6 +240,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     [
         ({"model_type": "bert", "vocab_size": 256}, "257 different tokens, and the model knows"),
         ({"max_position_embeddings": 9}, "length is 10, and the model has 9 positions"),
+        ({"model_type": "roberta", "max_position_embeddings": 11}, "cannot read 10 tokens"),
         ({"model_type": "unheard_of"}, "cannot read the configuration of type 'unheard_of'"),
         ({"model_type": "vit"}, "classifies sequences|cannot read"),
         ({"model_type": 3}, "names no model_type"),
