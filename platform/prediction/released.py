@@ -128,7 +128,9 @@ def released(
     """
     if job.model.lora:
         model = merged(model)
-    weights = safetensors.torch.save({k: v.contiguous() for k, v in model.state_dict().items()})
+    weights = safetensors.torch.save(
+        {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+    )
     stated = TypeAdapter(dict[str, Any]).dump_json(dict(statement), indent=2)
     terms = Terms(
         blindsum=__version__,

@@ -89,7 +89,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _bytes(buffer: Tensor) -> bytes:
     """Return a buffer's bits: comparing values would find that NaN is not NaN."""
-    return buffer.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return buffer.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _running_state(model: nn.Module, buffer: str) -> ModelError:

@@ -52,7 +52,7 @@ class LanguageModel(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Return outputs [records, outputs]."""
         if not len(ids):  # a sample can be empty
-            return torch.zeros(0, self._outputs)
+            return torch.zeros(0, self._outputs, device=ids.device)
         there = ids != 0
         given = torch.where(there, ids, self._padding)
         attended = torch.cat([torch.ones_like(there[:, :1]), there[:, 1:]], 1)
