@@ -187,7 +187,7 @@ class LocalTrainer:
             self._unclipped += unclipped
             return split_as(self._parameters, found)
         sums = [torch.zeros_like(p) for p in self._parameters]
-        for features, labels in self._data.batches(self._sample()):
+        for features, labels in self._data.batches(self._data.alike(self._sample())):
             for total, one in zip(sums, self._gradients(features, labels), strict=True):
                 total.add_(one)
         return sums

@@ -22,7 +22,9 @@ from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.model_section import (
     Cnn,
+    Dmpnn,
     Factory,
+    GraphSize,
     Input,
     Model,
     Shape,
@@ -32,6 +34,7 @@ from blindsum.platform.job.model_section import (
 from blindsum.platform.job.schema import Job
 from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
 from blindsum.platform.training.dp_layers import refuse_mixing_layers
+from blindsum.platform.training.graphs import Graphs, dmpnn
 from blindsum.platform.training.pretrained import begin_with, freeze
 from blindsum.platform.training.sequences import Encoder, Sequences
 from blindsum.platform.training.torch_random import forked_random
@@ -94,7 +97,7 @@ def build_model(
 
 
 def _values(record: Input) -> int:
-    return record.length if isinstance(record, Tokens) else math.prod(record)
+    return math.prod(record) if isinstance(record, tuple) else record.values
 
 
 def _assembled(model: nn.Module, section: Model, outputs: int, own: int | None) -> nn.Module:
@@ -229,6 +232,12 @@ def _build(section: Model, record: Input, outputs: int) -> nn.Module:
         if not isinstance(section, Factory):
             raise ModelError(f"model.kind {section.kind} cannot read texts")
         return Sequences(_made(section, record, outputs), record)
+    if isinstance(record, GraphSize):
+        if isinstance(section, Dmpnn):
+            return dmpnn(section, record, outputs)
+        if not isinstance(section, Factory):
+            raise ModelError(f"model.kind {section.kind} cannot read graphs")
+        return nn.Sequential(Graphs(record), _made(section, record, outputs))
     return _of_shape(section, record, outputs)
 
 
@@ -236,6 +245,8 @@ def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
     features = math.prod(shape)
     if section.kind == "transformer":
         raise ModelError("model.kind transformer reads texts only")
+    if section.kind == "dmpnn":
+        raise ModelError("model.kind dmpnn reads graphs only")
     if section.kind == "linear":
         return nn.Linear(features, outputs)
     if section.kind == "cnn":
