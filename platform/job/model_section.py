@@ -143,6 +143,9 @@ class Dmpnn(_Begun):
     aggregation: Literal["mean", "sum", "norm"] = Field(
         "mean", description="Over the atoms; norm: the sum divided by 100."
     )
+    normalise: bool = Field(
+        True, description="Whether a layer normalisation follows the aggregation."
+    )
     ffn: list[Annotated[int, Field(ge=1, le=16384)]] = Field(
         [64], max_length=8, description="Units of the hidden layers that follow."
     )

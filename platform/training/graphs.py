@@ -109,7 +109,7 @@ class MessagePassing(nn.Module):
             messages = self._activation(first + self.of_messages(others))
         arrived = bonds.arrived(messages)[:, :-1]
         atoms = self._activation(self.last(torch.cat([graphs.atoms, arrived], 2)))
-        total = (atoms * graphs.is_atom.unsqueeze(2)).sum(1)
+        total: Tensor = (atoms * graphs.is_atom.unsqueeze(2)).sum(1)
         if self._aggregation == "mean":
             return total / graphs.is_atom.sum(1, keepdim=True).clamp(min=1)
         return total / NORM if self._aggregation == "norm" else total
@@ -146,6 +146,8 @@ class _Bonds:
 def dmpnn(section: Dmpnn, size: GraphSize, outputs: int) -> nn.Module:
     """Return a D-MPNN: its hidden layers, and a linear layer at the end."""
     layers: dict[str, nn.Module] = {"graphs": Graphs(size), "messages": MessagePassing(section)}
+    if section.normalise:  # chemprop can normalise over the batch here, which mixes records
+        layers["norm"] = nn.LayerNorm(section.hidden)
     before = section.hidden
     for i, units in enumerate(section.ffn):
         layers |= {f"hidden{i}": nn.Linear(before, units), f"activation{i}": activation(section)}

@@ -129,7 +129,10 @@ def test_a_message_stays_in_its_record() -> None:
     torch.manual_seed(0)
     alone = gradient(batch()[:0])
     assert float(alone.norm()) > 0.1
-    for others in (batch(), torch.randn(5, SIZE.values), torch.full((2, SIZE.values), 1e6)):
+    astray = batch(["C"] * 30)  # with a bond to an atom that is not there
+    astray[:, 40 * 8 + 1], astray[:, 40 * 8 + 2] = torch.arange(5.0, 35.0), 1.0
+    nonsense = (torch.randn(5, SIZE.values), torch.full((2, SIZE.values), 1e6), astray)
+    for others in (batch(), *nonsense):
         torch.testing.assert_close(gradient(others), alone, atol=1e-5, rtol=1e-4)
     # And an input of one record moves no other record's output.
     outputs, x = model(batch()), batch()
