@@ -22,6 +22,7 @@ from blindsum.platform.data.split import FoldKind, folds_of, fraction, scaffold_
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.prediction.predictor import PICTURE
+from blindsum.platform.tracking.model_logging import MORE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,6 +120,11 @@ def test_folds_state_their_columns(
     stated_ = folds(kind, **changed).columns()
     assert stated(stated_) == columns
     assert [column.name for column in stated_ if column.type.text_in_csv] == text_in_csv
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+def test_a_model_that_reads_molecules_needs_rdkit_where_it_is_served(kind: str) -> None:
+    assert ("rdkit" in MORE.get(kind, ())) == (features(kind).smiles_column is not None)
 
 
 def test_folds_hold_out_what_their_rule_says() -> None:
