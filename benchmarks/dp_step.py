@@ -36,6 +36,7 @@ from dp_models import (
     CLASSES,
     TOKENS,
     VOCABULARY,
+    Cnn,
     Lora,
     Transformer,
     messages,
@@ -65,29 +66,6 @@ REPEATED = ("dmpnn",)
 """Models that call a layer more than once, which Opacus's ghost clipping does not support."""
 
 Step = Callable[[], object]
-
-
-class Cnn(nn.Module):
-    """Two convolutions and two linear layers on images of 28 x 28."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Unflatten(1, (1, 28, 28)),
-            nn.Conv2d(1, 16, 8, 2, padding=3),
-            nn.ReLU(),
-            nn.MaxPool2d(2, 1),
-            nn.Conv2d(16, 32, 4, 2),
-            nn.ReLU(),
-            nn.MaxPool2d(2, 1),
-            nn.Flatten(),
-            nn.Linear(512, 32),
-            nn.ReLU(),
-            nn.Linear(32, 12),
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
 
 
 def model(kind: str, arm: str) -> nn.Module:

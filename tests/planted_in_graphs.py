@@ -8,7 +8,7 @@ IN_GRAPHS = (
     (
         "messages that cross from one record to the others",
         MODEL,
-        "torch.arange(ends.shape[0]).mul(self._places)",
+        "torch.arange(ends.shape[0], device=ends.device).mul(self._places)",
         "torch.zeros(ends.shape[0]).long()",
         MESSAGES,
     ),

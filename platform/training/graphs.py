@@ -125,7 +125,7 @@ class _Bonds:
     def __init__(self, ends: Tensor, atoms: int) -> None:
         self._places, self._shape = atoms + 1, ends.shape
         # No number of an atom leads out of its record: it is at most `atoms`.
-        first = torch.arange(ends.shape[0]).mul(self._places).view(-1, 1, 1)
+        first = torch.arange(ends.shape[0], device=ends.device).mul(self._places).view(-1, 1, 1)
         self._from = (first + ends).flatten()
         self._to = (first + ends.flip(2)).flatten()
 
@@ -170,7 +170,7 @@ def _codes(x: Tensor, limits: Sequence[int]) -> Tensor:
 def _needed(there: Tensor) -> int:
     """Return how many of the second dimension's places some record needs, at least 1; bool
     [B, places]."""
-    last = torch.arange(1, there.shape[1] + 1) * there
+    last = torch.arange(1, there.shape[1] + 1, device=there.device) * there
     try:
         return max(1, int(last.max())) if len(there) else 1
     except RuntimeError:  # torch.func shows no record's own numbers: nothing is cut
@@ -198,5 +198,5 @@ def _one_hot(codes: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     """Return float32 [..., sum of sizes], 1 at each code's place."""
     starts = accumulate(sizes[:-1], initial=0)
     at = torch.stack([code + start for code, start in zip(codes, starts, strict=True)], -1)
-    zeros = torch.zeros(*at.shape[:-1], sum(sizes))
+    zeros = torch.zeros(*at.shape[:-1], sum(sizes), device=at.device)
     return zeros.scatter(-1, at, torch.ones_like(at, dtype=zeros.dtype))
