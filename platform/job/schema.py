@@ -17,7 +17,7 @@ from blindsum.platform.job.training_section import ServerSection, TrainingSectio
 
 RESERVED = ("aggregator", "driver", "check")
 
-_READS = {"cnn": "images", "transformer": "text", "dmpnn": "graphs"}
+_READS = {"cnn": "images", "transformer": "text", "huggingface": "text", "dmpnn": "graphs"}
 """By kind of model, the only kind of features that it reads."""
 
 
@@ -272,7 +272,7 @@ class Job(Section):
         if model in _READS and features != _READS[model]:
             raise ValueError(f"model.kind {model} needs data.features.kind {_READS[model]}")
         if features in ("text", "graphs") and model not in (*_READS, "factory"):
-            own = next(kind for kind, read in _READS.items() if read == features)
+            own = ", ".join(kind for kind, read in _READS.items() if read == features)
             raise ValueError(f"data.features.kind {features} needs model.kind {own} or factory")
         return self
 
