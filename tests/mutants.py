@@ -615,8 +615,8 @@ MUTANTS = (
             *IN_THE_AVERAGE,
             *IN_SIMULATIONS,
             *IN_CLIPPING,
-            *IN_MODELS,
             *IN_GRAPHS,
+            *IN_MODELS,
             *IN_WORKERS,
         )
     ),

@@ -137,6 +137,25 @@ class Transformer(_Begun):
         return self
 
 
+class Dmpnn(_Begun):
+    """Messages along directed bonds (D-MPNN: Yang et al., J. Chem. Inf. Model. 2019, 59, 3370),
+    summed at each atom, then over the atoms; fully connected layers follow."""
+
+    kind: Literal["dmpnn"]
+    hidden: int = Field(64, ge=1, le=4096, description="Numbers of a message.")
+    depth: int = Field(3, ge=1, le=16, description="Steps, the first included, as chemprop counts.")
+    aggregation: Literal["mean", "sum", "norm"] = Field(
+        "mean", description="Over the atoms; norm: the sum divided by 100."
+    )
+    normalise: bool = Field(
+        True, description="Whether a layer normalisation follows the aggregation."
+    )
+    ffn: list[Annotated[int, Field(ge=1, le=16384)]] = Field(
+        [64], max_length=8, description="Units of the hidden layers that follow."
+    )
+    activation: Literal["relu", "tanh"] = "relu"
+
+
 class HuggingFace(_Begun):
     """A model of the transformers library that reads tokens, with a new head for the outputs: its
     class for the classification of sequences. Nothing is downloaded and no code of the model's
@@ -165,25 +184,6 @@ class HuggingFace(_Begun):
         if (self.folder is None) == (self.config is None):
             raise ValueError("give a folder with its sha256, or a config")
         return self
-
-
-class Dmpnn(_Begun):
-    """Messages along directed bonds (D-MPNN: Yang et al., J. Chem. Inf. Model. 2019, 59, 3370),
-    summed at each atom, then over the atoms; fully connected layers follow."""
-
-    kind: Literal["dmpnn"]
-    hidden: int = Field(64, ge=1, le=4096, description="Numbers of a message.")
-    depth: int = Field(3, ge=1, le=16, description="Steps, the first included, as chemprop counts.")
-    aggregation: Literal["mean", "sum", "norm"] = Field(
-        "mean", description="Over the atoms; norm: the sum divided by 100."
-    )
-    normalise: bool = Field(
-        True, description="Whether a layer normalisation follows the aggregation."
-    )
-    ffn: list[Annotated[int, Field(ge=1, le=16384)]] = Field(
-        [64], max_length=8, description="Units of the hidden layers that follow."
-    )
-    activation: Literal["relu", "tanh"] = "relu"
 
 
 class Factory(_Begun):

@@ -271,11 +271,9 @@ class Job(Section):
         model, features = self.model.kind, self.data.features.kind
         if model in _READS and features != _READS[model]:
             raise ValueError(f"model.kind {model} needs data.features.kind {_READS[model]}")
-        if features in ("text", "graphs"):
-            fitting = [kind for kind, read in _READS.items() if read == features]
-            if model not in (*fitting, "factory"):
-                named = f"{', '.join(fitting)} or factory"
-                raise ValueError(f"data.features.kind {features} needs model.kind {named}")
+        if features in ("text", "graphs") and model not in (*_READS, "factory"):
+            own = ", ".join(kind for kind, read in _READS.items() if read == features)
+            raise ValueError(f"data.features.kind {features} needs model.kind {own} or factory")
         return self
 
     @model_validator(mode="after")
