@@ -171,7 +171,9 @@ def _team(
         return None
     from blindsum.actors.workers.processes import RayProcesses
 
-    return Team(spec, plan, places.state, RayProcesses(count, admission.by_agent))
+    return Team(
+        spec, plan, places.state, RayProcesses(count, admission.by_agent), admission.approval
+    )
 
 
 def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = False) -> PreparedSilo:
@@ -205,7 +207,7 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     model = model_of(job, own=len(member.own))
     weights = initial_digest(model)
     admission.require_approved(weights, (member.data.fingerprint, *member.data.earlier))
-    loss = record_loss(job.data, member.own)
+    loss = record_loss(job, member.own)
     of_run = places.of_run(spec.run)
 
     trainer = LocalTrainer(model, member.data.train, job.training, own_plan, random, loss, team)

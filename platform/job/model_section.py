@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from blindsum.platform.job.section import Section, unless
+from blindsum.platform.job.section import FunctionName, Section, unless
 
 Shape = tuple[int, ...]
 """Of one record: (features,), or of an image (channels, height, width)."""
@@ -105,14 +104,7 @@ class Factory(_Begun):
     number; for images it is (channels, height, width), and for texts `Tokens`."""
 
     kind: Literal["factory"]
-    factory: str
-
-    @field_validator("factory")
-    @classmethod
-    def _names_a_function(cls, factory: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", factory):
-            raise ValueError("write it as module:function")
-        return factory
+    factory: FunctionName
 
 
 Model = Annotated[Linear | Mlp | Cnn | Transformer | Factory, Field(discriminator="kind")]

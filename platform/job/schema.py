@@ -247,6 +247,24 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_loss_of_its_own_stands_alone(self) -> Job:
+        if self.training.loss is None:
+            return self
+        if self.has_private_tasks:
+            raise ValueError(
+                "training.loss cannot be combined with private_tasks: each silo would call it with "
+                "other tasks"
+            )
+        target, tasks = self.data.target, (self.data.tasks or {}).values()
+        of_tasks = any((t.weight, t.positive_weight, t.focal) != (1.0, 1.0, 0.0) for t in tasks)
+        if of_tasks or (target is not None and (target.class_weights or target.focal)):
+            raise ValueError(
+                "training.loss replaces the usual losses: leave out class_weights, weight, "
+                "positive_weight and focal, and weigh records in the function"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _shared_noise_fits(self) -> Job:
         if self.privacy.noise != "shared":
             return self

@@ -7,7 +7,6 @@ parameters of a private head never leave the silo.
 from __future__ import annotations
 
 import copy
-import importlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from blindsum.platform.job.model_section import (
     Tokens,
     Transformer,
 )
+from blindsum.platform.job.own_code import FACTORY, own_function
 from blindsum.platform.job.schema import Job
 from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
 from blindsum.platform.training.dp_layers import refuse_mixing_layers
@@ -252,18 +252,10 @@ def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
 
 def _made(section: Factory, record: int | Input, outputs: int) -> nn.Module:
     """Return what a job's own function makes."""
-    name, _, function = section.factory.partition(":")
-    try:
-        factory = getattr(importlib.import_module(name), function)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
-        raise ModelError(
-            f"model.factory {section.factory!r} cannot be imported ({type(error).__name__}: "
-            f"{error})",
-            "It must be installed or in the working directory on every silo's node.",
-        ) from None
+    factory = own_function(FACTORY, section.factory)
     try:
         model = factory(record, outputs)
-    except (Exception, SystemExit) as error:  # noqa: BLE001
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code
         raise ModelError(
             f"model.factory {section.factory!r} failed with {type(error).__name__}: {error}"
         ) from None

@@ -29,6 +29,7 @@ from blindsum.platform.errors import ConsentError, JobError, ModelError
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.lifetime_limit import Limit
 from blindsum.platform.state.approval import Approvals
+from blindsum.platform.state.approved_code import import_approved
 from blindsum.platform.state.ledger import Ledger
 from blindsum.platform.training.models import get_parameters, model_of
 from tests.conftest import COLUMNS, job_content, ledger_of
@@ -222,6 +223,57 @@ def test_code_is_approved_by_its_digest_in_a_process_of_its_own(
         other = hashlib.sha256(longer).hexdigest()
         assert earlier is not None
         assert earlier.changes == (Change("code ownnet.py", sha[:16], other[:16]),)
+    finally:
+        desk.close()
+
+
+def test_the_code_of_all_of_a_job_s_functions_is_approved_together(
+    tmp_path: Path, tables: dict[str, Path], content: dict[str, Any]
+) -> None:
+    desk = Desk(tmp_path / "desk", tables["alder"], policy={"factory": "approved"})
+    try:
+        loss = b"""from torch.nn import functional
+
+
+def loss(outputs, labels):
+    return functional.cross_entropy(outputs, labels, reduction="none")
+"""
+        code = {"ownnet.py": FACTORY, "ownloss.py": loss}
+        model = {"kind": "factory", "factory": "ownnet:net"}
+        own = content["training"] | {"loss": "ownloss:loss"}
+        job = proposed(content, model=model, training=own, privacy={"noise": "none"})
+        digest = desk.receive(job, code)
+        text = "\n".join(reviewed(desk, digest).lines())
+        assert "ownnet:net makes the model" in text
+        assert "ownloss:loss computes the loss of each record in training" in text
+        covered = brief(reviewed(desk, digest), desk.owner, 1, "2030-01-01")
+        assert [text.partition(":")[0] for label, text in covered if label == "runs code"] == [
+            "ownnet",
+            "ownloss",
+        ]
+        given = approve(desk, digest)
+        assert given.code == {n: hashlib.sha256(one).hexdigest() for n, one in code.items()}
+        (desk.owner.state / "approved" / given.id / "ownloss.py").write_bytes(loss + b"# more\n")
+        with pytest.raises(ConsentError, match="not the code that this silo's owner approved"):
+            import_approved(desk.owner.state, given.id, given.code)
+        only_a_loss = proposed(content, training=own)
+        (said,) = reviewed(desk, desk.receive(only_a_loss)).policy
+        assert said == "the job has a training.loss, but the proposal has no code"
+    finally:
+        desk.close()
+
+
+def test_a_loss_that_mixes_records_approves_nothing(
+    tmp_path: Path, tables: dict[str, Path], content: dict[str, Any]
+) -> None:
+    desk = Desk(tmp_path / "desk", tables["alder"], policy={"factory": "approved"})
+    try:
+        mixing = b"def loss(outputs, labels):\n    return (outputs - outputs.mean(0)).sum(1)\n"
+        own = content["training"] | {"loss": "ownloss:loss"}
+        digest = desk.receive(proposed(content, training=own), {"ownloss.py": mixing})
+        with pytest.raises(ModelError, match="'ownloss:loss' mixes the records of a batch"):
+            approve(desk, digest)
+        assert desk.inbox.one(digest).verdict == "pending"
     finally:
         desk.close()
 
