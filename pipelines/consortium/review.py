@@ -30,6 +30,7 @@ from blindsum.platform.errors import BlindsumError, LedgerError
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
+from blindsum.platform.job.own_code import FEATURES, own_functions
 from blindsum.platform.job.owner import Owner
 from blindsum.platform.job.paths import places_under
 from blindsum.platform.job.private_tasks import load_private_tasks
@@ -39,6 +40,10 @@ from blindsum.platform.state.approval import job_digest
 from blindsum.platform.state.ledger import Ledger
 
 T = TypeVar("T")
+
+NOT_COMPUTED = (
+    "not looked for: the features are made by the proposal's own code, which a review does not run"
+)
 
 
 def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = False) -> Review:
@@ -68,7 +73,9 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
             held_out = _or_noted(obstacles, lambda: metrics_plan(job)) if job.private else None
             found = _or_noted(obstacles, lambda: _fingerprints(owner, inbox, received, job, silo))
             fingerprints = found or ()
-            if found and features:
+            if found and features and FEATURES in own_functions(job):
+                concerns = (NOT_COMPUTED,)
+            elif found and features:
                 look = partial(_concerns, owner, inbox, received, job, silo)
                 concerns = _or_noted(obstacles, look) or ()
             own_budget = budget(ledger, job.silo(silo).data, fingerprints)

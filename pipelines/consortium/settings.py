@@ -49,7 +49,8 @@ class CoordinatorFile(Section):
     )
     factory: Literal["refuse", "run"] = Field(
         "refuse",
-        description="run: accept jobs that bring code of their own (model.factory, training.loss). "
+        description="run: accept jobs that bring code of their own (model.factory, training.loss, "
+        "data.features.function). "
         "The coordinator imports the model's when it saves the model.",
     )
     ray: str | None = Field(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from blindsum.platform.job.section import FunctionName, Section, unless
+from blindsum.platform.job.tensors import Tensors
 
 Shape = tuple[int, ...]
 """Of one record: (features,), or of an image (channels, height, width)."""
@@ -21,8 +22,13 @@ class Tokens:
     length: int
     vocabulary: int
 
+    @property
+    def width(self) -> int:
+        """The number of values of a record."""
+        return self.length
 
-Input = Shape | Tokens
+
+Input = Shape | Tokens | Tensors
 """One record as a model gets it."""
 
 
@@ -101,7 +107,8 @@ class Transformer(_Begun):
 
 class Factory(_Begun):
     """A model of your own: `function(features, outputs) -> torch.nn.Module`. `features` is their
-    number; for images it is (channels, height, width), and for texts `Tokens`."""
+    number; for images and other tensors it is their shape, for texts `Tokens`, and for tensors by
+    name a dict of `TensorSection`."""
 
     kind: Literal["factory"]
     factory: FunctionName

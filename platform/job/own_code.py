@@ -11,26 +11,32 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.model_section import Factory
+from blindsum.platform.job.data_section import Features
+from blindsum.platform.job.model_section import Factory, Model
+from blindsum.platform.job.own_features_section import OwnFeatures
 from blindsum.platform.job.schema import Job
 
-FACTORY, LOSS = "model.factory", "training.loss"
+FACTORY, LOSS, FEATURES = "model.factory", "training.loss", "data.features.function"
 """Settings that may name a function."""
 
 WHAT_FOR = {
     FACTORY: "makes the model",
     LOSS: "computes the loss of each record in training",
+    FEATURES: "makes the tensors of each record: it reads the columns of the table as they are",
 }
 """What a setting's function does, in words that go on after its name."""
 
 
 def own_functions(job: Job) -> dict[str, str]:
     """Return the functions that a job names, `module:function`, by their settings."""
-    found: dict[str, str | None] = {
-        FACTORY: job.model.factory if isinstance(job.model, Factory) else None,
-        LOSS: job.training.loss,
-    }
-    return {setting: named for setting, named in found.items() if named}
+    found = functions_named(job.data.features, job.model)
+    return found | ({LOSS: job.training.loss} if job.training.loss else {})
+
+
+def functions_named(features: Features, model: Model) -> dict[str, str]:
+    """Return the functions without which nothing can be predicted, by their settings."""
+    found = {FACTORY: model.factory} if isinstance(model, Factory) else {}
+    return found | ({FEATURES: features.function} if isinstance(features, OwnFeatures) else {})
 
 
 def modules_of(functions: Iterable[str]) -> list[str]:

@@ -238,7 +238,13 @@ class Job(Section):
     @model_validator(mode="after")
     def _models_fit_the_records(self) -> Job:
         model, features = self.model.kind, self.data.features.kind
-        if model == "cnn" and features != "images":
+        if features == "factory":
+            shape = self.data.features.shape  # type: ignore[union-attr]
+            if isinstance(shape, dict) and model != "factory":
+                raise ValueError("tensors by name need model.kind factory")
+            if model == "cnn" and len(shape) != 3:
+                raise ValueError("model.kind cnn needs a shape of channels, height and width")
+        elif model == "cnn" and features != "images":
             raise ValueError("model.kind cnn needs data.features.kind images")
         if model == "transformer" and features != "text":
             raise ValueError("model.kind transformer needs data.features.kind text")

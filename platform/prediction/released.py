@@ -32,6 +32,7 @@ from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.data_section import Features
 from blindsum.platform.job.labels_section import Target, Tasks
 from blindsum.platform.job.model_section import Factory, Mlp, Model
+from blindsum.platform.job.own_code import WHAT_FOR, functions_named
 from blindsum.platform.job.paths import MODEL
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.section import Section
@@ -91,6 +92,11 @@ class Terms(Section):
         if not self.outputs and self.own_tasks is None:
             raise ValueError("there is nothing that it predicts")
         return self
+
+    @property
+    def own_functions(self) -> dict[str, str]:
+        """The job's own functions that a prediction needs, `module:function`, by their settings."""
+        return functions_named(self.features, self.model)
 
     @property
     def outputs(self) -> int:
@@ -153,7 +159,8 @@ def read_released(path: Path) -> Released:
     """Read a released model from its file.
 
     No code of the file's author runs: nothing is unpickled. A `model.factory` names a function of
-    this machine, whose module is imported, and which is called with two numbers.
+    this machine, whose module is imported, and which is called with two numbers. A function that
+    makes features is called when something is predicted, with the table that is given then.
 
     Raises:
         ModelError: there is no such file, it is damaged or was altered, or it is not such a file.
@@ -161,11 +168,13 @@ def read_released(path: Path) -> Released:
     terms, weights, statement = _members(path)
     shape = features_of(terms.features).shape
     own = None if terms.own_tasks is None else len(terms.own_tasks)
-    if isinstance(terms.model, Factory):
-        _refuse_python_s_own(terms.model.factory)
-    elif 4 * counted(terms.model, shape, terms.outputs, own).every > len(weights):
-        # Terms of a few hundred bytes can declare layers that fill the memory.
-        raise _other_weights(path)
+    for setting, named in terms.own_functions.items():
+        _refuse_python_s_own(setting, named)
+    if not isinstance(terms.model, Factory):
+        values = counted(terms.model, shape, terms.outputs, own).every
+        if 4 * values > len(weights):
+            # Terms of a few hundred bytes can declare layers that fill the memory.
+            raise _other_weights(path)
     model = build_model(
         terms.model,
         shape,
@@ -190,13 +199,13 @@ def _other_weights(path: Path) -> ModelError:
     )
 
 
-def _refuse_python_s_own(factory: str) -> None:
-    """Check that a factory is none of Python's own functions. It is called with two numbers that
-    the file's author chooses: `os:kill` would end a process of this machine."""
-    if factory.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
+def _refuse_python_s_own(setting: str, named: str) -> None:
+    """Check that a job's own function is none of Python's. It is called with two numbers that the
+    file's author chooses: `os:kill` would end a process of this machine."""
+    if named.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
         raise ModelError(
-            f"its model.factory {factory!r} is a function of Python itself, not one that makes a "
-            "model",
+            f"its {setting} {named!r} is a function of Python itself, not one that "
+            f"{WHAT_FOR[setting].partition(':')[0]}",
             "Do not trust this file: nobody can have trained such a model.",
         )
 

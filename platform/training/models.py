@@ -30,8 +30,10 @@ from blindsum.platform.job.model_section import (
 )
 from blindsum.platform.job.own_code import FACTORY, own_function
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.tensors import Tensors
 from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
 from blindsum.platform.training.dp_layers import refuse_mixing_layers
+from blindsum.platform.training.named_tensors import NamedTensors
 from blindsum.platform.training.pretrained import begin_with, freeze
 from blindsum.platform.training.sequences import Encoder, Sequences
 from blindsum.platform.training.torch_random import forked_random
@@ -94,7 +96,7 @@ def build_model(
 
 
 def _values(record: Input) -> int:
-    return record.length if isinstance(record, Tokens) else math.prod(record)
+    return math.prod(record) if isinstance(record, tuple) else record.width
 
 
 def _assembled(model: nn.Module, section: Model, outputs: int, own: int | None) -> nn.Module:
@@ -229,6 +231,10 @@ def _build(section: Model, record: Input, outputs: int) -> nn.Module:
         if not isinstance(section, Factory):
             raise ModelError(f"model.kind {section.kind} cannot read texts")
         return Sequences(_made(section, record, outputs), record)
+    if isinstance(record, Tensors):
+        if not isinstance(section, Factory):
+            raise ModelError(f"model.kind {section.kind} cannot read tensors by name")
+        return NamedTensors(_made(section, dict(record.of), outputs), record)
     return _of_shape(section, record, outputs)
 
 
@@ -250,7 +256,7 @@ def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
     return model if len(shape) == 1 else nn.Sequential(nn.Unflatten(1, shape), model)
 
 
-def _made(section: Factory, record: int | Input, outputs: int) -> nn.Module:
+def _made(section: Factory, record: object, outputs: int) -> nn.Module:
     """Return what a job's own function makes."""
     factory = own_function(FACTORY, section.factory)
     try:

@@ -21,7 +21,7 @@ from blindsum.pipelines.consortium import deciding
 from blindsum.pipelines.consortium.brief import brief
 from blindsum.pipelines.consortium.changes import Change
 from blindsum.pipelines.consortium.deciding import approve_proposal, refuse_proposal
-from blindsum.pipelines.consortium.review import review
+from blindsum.pipelines.consortium.review import NOT_COMPUTED, review
 from blindsum.pipelines.consortium.review_text import Review
 from blindsum.pipelines.run.traffic import parameter_count
 from blindsum.platform.data.table import load_data
@@ -261,6 +261,42 @@ def loss(outputs, labels):
         assert said == "the job has a training.loss, but the proposal has no code"
     finally:
         desk.close()
+
+
+def test_a_dataset_of_its_own_is_code_that_needs_an_approval(
+    tmp_path: Path, tables: dict[str, Path], content: dict[str, Any]
+) -> None:
+    """It reads the table as it is. A review runs nothing of it."""
+    features = {
+        "kind": "factory",
+        "function": "owndata:made",
+        "columns": {"mean_radius": "number"},
+        "shape": {"x": {"shape": [2]}},
+    }
+    model = {"kind": "factory", "factory": "ownnet:net"}
+    data = content["data"] | {"features": features}
+    job = proposed(content, data=data, model=model, privacy={"noise": "none"})
+    ran = tmp_path / "ran"
+    net = b"import torch\n\n\nclass net(torch.nn.Linear):\n    def __init__(self, tensors, outputs)"
+    net += b":\n        super().__init__(2, outputs)\n\n    def forward(self, x):\n        "
+    net += b"return super().forward(x['x'])\n"
+    made = f"open({str(ran)!r}, 'w').close()\n\n\ndef made(table):\n    return []\n".encode()
+    strict = Desk(tmp_path / "strict", tables["alder"])
+    desk = Desk(tmp_path / "desk", tables["alder"], policy={"factory": "approved"})
+    try:
+        code = {"owndata.py": made, "ownnet.py": net}
+        (said,) = reviewed(strict, strict.receive(job, code)).policy
+        assert said == "the job brings code of its own (model.factory, data.features.function)"
+        digest = desk.receive(job, code)
+        found = review(desk.owner, "alder", desk.inbox, digest, features=True)
+        text = " ".join("\n".join(found.lines()).split())
+        assert "owndata:made makes the tensors of each record: it reads the columns" in text
+        assert "owndata:made makes x (float32, shape (2,))" in text
+        assert found.concerns == (NOT_COMPUTED,) and not ran.exists()
+        assert approve(desk, digest).code.keys() == code.keys() and ran.exists()
+    finally:
+        desk.close()
+        strict.close()
 
 
 def test_a_loss_that_mixes_records_approves_nothing(
