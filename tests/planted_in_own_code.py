@@ -2,6 +2,7 @@
 new, tests."""
 
 LOSS, DATASET = "tests/platform/test_own_loss.py", "tests/platform/test_own_features.py"
+TOKENIZER = "tests/platform/test_tokenizer_file.py"
 REVIEW = "tests/pipelines/consortium/test_review.py"
 DRIVER = "tests/adversary/test_lying_driver.py"
 
@@ -89,5 +90,54 @@ IN_OWN_CODE = (
         '        if said["code"]:\n',
         "        if False:\n",
         DRIVER,
+    ),
+    (
+        "another tokenizer than the job's",
+        "platform/data/tokenizer_file.py",
+        "    if hashlib.sha256(content).hexdigest() != section.sha256:\n",
+        "    if False:\n",
+        TOKENIZER,
+    ),
+    (
+        "a tokenizer that is too large",
+        "platform/data/tokenizer_file.py",
+        "path is None or path.stat().st_size > MOST_BYTES:\n",
+        "path is None:\n",
+        TOKENIZER,
+    ),
+    (
+        "a vocabulary that fills the memory",
+        "platform/data/tokenizer_file.py",
+        "    if not 1 <= vocabulary <= MOST_TOKENS:\n",
+        "    if False:\n",
+        TOKENIZER,
+    ),
+    (
+        "texts that are padded to the longest of a batch",
+        "platform/data/tokenizer_file.py",
+        "        found.no_padding()  # texts would depend on others that are tokenized with them\n",
+        "",
+        TOKENIZER,
+    ),
+    (
+        "texts that are split by chance",
+        "platform/data/tokenizer_file.py",
+        "    if dropout:\n",
+        "    if False:\n",
+        TOKENIZER,
+    ),
+    (
+        "a text in the error of a tokenizer",
+        "platform/data/tokenizer_file.py",
+        "        raise error(type(fault).__name__) from None\n",
+        "        raise error(str(fault)) from None\n",
+        TOKENIZER,
+    ),
+    (
+        "attention to the places after a text's end",
+        "platform/training/sequences.py",
+        "src_key_padding_mask=~there)",
+        "src_key_padding_mask=None)",
+        TOKENIZER,
     ),
 )

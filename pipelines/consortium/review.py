@@ -32,7 +32,7 @@ from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.own_code import FEATURES, own_functions
 from blindsum.platform.job.owner import Owner
-from blindsum.platform.job.paths import places_under
+from blindsum.platform.job.paths import WEIGHTS, files_from, places_under
 from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan, metrics_plan, plan
@@ -57,6 +57,7 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
         JobError, ConsentError: there is no such proposal, or it cannot be read.
         KeyRefused, LedgerError: the silo's ledger or identity cannot be used or trusted.
     """
+    files_from(owner.state / WEIGHTS)
     received = inbox.one(digest)
     job, folder = inbox.job(received.digest), code_folder(inbox, received.digest)
     names = code_files(folder)
@@ -111,13 +112,15 @@ def review_here(owner: Owner, silo: str, job: Job, folder: Path) -> JobReview:
     Raises:
         KeyRefused, LedgerError: the silo's ledger or identity cannot be used or trusted.
     """
+    for place in (owner.state / WEIGHTS, folder):
+        files_from(place)
     obstacles = list(_of_identity(owner, job, silo))
     own_plan = _or_noted(obstacles, lambda: plan(job, silo)) if job.private else None
     held_out = _or_noted(obstacles, lambda: metrics_plan(job)) if job.private else None
     with open_ledger(owner, silo) as ledger:
         own_budget = budget(ledger, job.silo(silo).data)
         obstacles += _of_budget(ledger, own_budget, (), own_plan, held_out)
-    values = parameter_count(job)
+    values = _or_noted(obstacles, lambda: parameter_count(job))
     return JobReview(
         silo=silo,
         job=job,

@@ -1,10 +1,11 @@
 """The file of a released model, `model.blindsum`: weights, contract, privacy statement, digests.
 
-A zip archive of three members, in which nothing is pickled:
+A zip archive, in which nothing is pickled:
 
     model.json             what the model reads and predicts, and SHA-256 of the other members
     weights.safetensors    its parameters
     statement.json         the run's privacy statement
+    tokenizer.json         the file of data.features.tokenizer, if the job has one
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import nn
 
 from blindsum import __version__
 from blindsum.platform.data.features import features_of
+from blindsum.platform.data.tokenizer_file import MOST_BYTES, take_tokenizer, text_tokenizer
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.average_section import described
 from blindsum.platform.job.csv_section import CsvSection
@@ -36,9 +38,11 @@ from blindsum.platform.job.own_code import WHAT_FOR, functions_named
 from blindsum.platform.job.paths import MODEL
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.section import Section
+from blindsum.platform.job.text_section import Text, TokenizerFile
 from blindsum.platform.training.models import build_model, counted
 
 _TERMS, _WEIGHTS, _STATEMENT = "model.json", "weights.safetensors", "statement.json"
+_TOKENIZER = "tokenizer.json"
 _MOST_TEXT = 64 * 2**20
 """Most bytes of the terms, and of the statement."""
 
@@ -150,7 +154,10 @@ def released(
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         text = terms.model_dump_json(indent=2).encode()
-        for name, member in ((_TERMS, text), (_WEIGHTS, weights), (_STATEMENT, stated)):
+        members = {_TERMS: text, _WEIGHTS: weights, _STATEMENT: stated}
+        if named := tokenizer_of(job.data.features):
+            members[_TOKENIZER] = text_tokenizer(named).content
+        for name, member in members.items():
             archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), member)
     return content.getvalue()
 
@@ -163,7 +170,8 @@ def read_released(path: Path) -> Released:
     makes features is called when something is predicted, with the table that is given then.
 
     Raises:
-        ModelError: there is no such file, it is damaged or was altered, or it is not such a file.
+        ModelError: there is no such file, it is damaged or was altered, or it is not such a file;
+            or it has a tokenizer, and the library tokenizers is not installed.
     """
     terms, weights, statement = _members(path)
     shape = features_of(terms.features).shape
@@ -192,6 +200,11 @@ def read_released(path: Path) -> Released:
     return Released(terms, model.eval(), statement)
 
 
+def tokenizer_of(features: Features) -> TokenizerFile | None:
+    """Return the tokenizer that features need, if they need one."""
+    return features.tokenizer if isinstance(features, Text) else None
+
+
 def _other_weights(path: Path) -> ModelError:
     return ModelError(
         f"{path.name} holds weights that are not those of its model",
@@ -213,9 +226,12 @@ def _refuse_python_s_own(setting: str, named: str) -> None:
 def _members(path: Path) -> tuple[Terms, bytes, dict[str, Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            if sorted(archive.namelist()) != sorted((_TERMS, _WEIGHTS, _STATEMENT)):
-                raise ValueError
             terms = Terms.model_validate_json(_member(archive, _TERMS, _MOST_TEXT))
+            named = tokenizer_of(terms.features)
+            members = [_TERMS, _WEIGHTS, _STATEMENT, *([_TOKENIZER] if named else [])]
+            if sorted(archive.namelist()) != sorted(members):
+                raise ValueError
+            tokenizer = _member(archive, _TOKENIZER, MOST_BYTES) if named else b""
             weights = _member(archive, _WEIGHTS, _MOST_WEIGHTS)
             stated = _member(archive, _STATEMENT, _MOST_TEXT)
             statement = TypeAdapter(dict[str, Any]).validate_json(stated)
@@ -237,6 +253,8 @@ def _members(path: Path) -> tuple[Terms, bytes, dict[str, Any]]:
                 f"{path.name}: {name} is not the one that was released",
                 "It was altered or damaged: copy the file again from the run's folder.",
             )
+    if named:
+        take_tokenizer(named, tokenizer)
     return terms, weights, statement
 
 

@@ -15,7 +15,7 @@ from blindsum.platform.errors import ModelError
 from blindsum.platform.job.own_code import modules_of
 from blindsum.platform.job.paths import MODEL
 from blindsum.platform.prediction.predictor import Predictor
-from blindsum.platform.prediction.released import Terms, read_released
+from blindsum.platform.prediction.released import Terms, read_released, tokenizer_of
 
 NEEDED = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "scipy")
 """The packages that a prediction needs, beside this package's own code and MLflow."""
@@ -51,7 +51,9 @@ def _log(path: Path, uri: str, run_id: str, round: int) -> None:
         # The contract says which columns may have gaps; those are floats in the example.
         warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer", UserWarning)
         signature = infer_signature(given, predicted)
-    needed = [*NEEDED, *MORE.get(released.terms.features.kind, ())]
+    features = released.terms.features
+    needed = [*NEEDED, *MORE.get(features.kind, ())]
+    needed += ["tokenizers"] if tokenizer_of(features) else []
     mlflow.set_tracking_uri(uri)
     with mlflow.start_run(run_id=run_id, log_system_metrics=False):
         mlflow.pyfunc.log_model(

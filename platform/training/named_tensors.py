@@ -44,10 +44,11 @@ class NamedTensors(nn.Module):
 def _mask(sizes: Tensor, one: TensorSection) -> Tensor:
     """Return where records have values, bool [records, *ragged dimensions], from their sizes,
     float32 [records, ragged dimensions]."""
-    mask = torch.ones(len(sizes), *[1] * len(one.most), dtype=torch.bool)
+    ones = [1] * len(one.most)
+    mask = torch.ones(len(sizes), *ones, dtype=torch.bool, device=sizes.device)
     for i, most in enumerate(one.most):
         size = whole_numbers(sizes[:, i], most + 1)
-        there = torch.arange(most) < size[:, None]
+        there = torch.arange(most, device=sizes.device) < size[:, None]
         mask = mask & there.view(-1, *(most if k == i else 1 for k in range(len(one.most))))
     return mask
 

@@ -250,7 +250,7 @@ def made(table):
 
 
 def item(row):
-    return torch.ones(2 if row["all"] else 1)
+    return torch.zeros(2 if row["all"] else 1)
 """
 
 
