@@ -56,6 +56,6 @@ def own_function(setting: str, named: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
         raise ModelError(
             f"{setting} {named!r} cannot be imported ({type(error).__name__}: {error})",
-            "It must be installed or in the working directory on every silo's node.",
+            "It must be installed, or lie in the working directory, on every machine that uses it.",
         ) from None
     return found

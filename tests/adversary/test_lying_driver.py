@@ -483,6 +483,45 @@ def test_a_factorys_code_is_the_owners_copy(
     sys.modules.pop("approved_net", None)
 
 
+DATASET = """import torch
+from torch.utils.data import Dataset
+
+class Rows(Dataset):
+    def __init__(self, table):
+        self.values = table["mean_radius"].to_pylist()
+    def __len__(self):
+        return len(self.values)
+    def __getitem__(self, i):
+        return torch.tensor([self.values[i] - 14])
+
+def made(table):
+    return Rows(table)
+"""
+
+
+@pytest.mark.usefixtures("own_imports")
+def test_a_dataset_s_code_is_the_owners_copy(
+    make_job: MakeJob, machine: Machine, tmp_path: Path
+) -> None:
+    """It gets the table as it is."""
+    module = tmp_path / "approved_rows.py"
+    module.write_text(DATASET)
+    section = "kind: factory, function: 'approved_rows:made', columns: {mean_radius: number}"
+    job_file = owned_job(make_job, f"data.features={{{section}, shape: [1]}}")
+    job_file.path.write_text(job_file.text)
+
+    done = CliRunner().invoke(app, ["approve", str(job_file.path), "--silo", "alder", "--yes"])
+    assert done.exit_code == 0 and "approved_rows.py, SHA-256" in done.stdout, done.exception
+    module.write_text("raise SystemExit('the job folder's code ran')\n")
+    sys.modules.pop("approved_rows", None)
+    assert tried(job_file.job, folder=str(tmp_path)) == "accepted"
+    assert str(sys.modules["approved_rows"].__file__).startswith(str(machine.state))
+    (kept,) = (machine.state / "approved").rglob("approved_rows.py")
+    kept.write_text(DATASET)
+    assert tried(job_file.job, folder=str(tmp_path)) == "refused"
+    sys.modules.pop("approved_rows", None)
+
+
 @pytest.mark.usefixtures("own_imports")
 def test_workers_import_the_owner_s_copy_too(
     make_job: MakeJob,

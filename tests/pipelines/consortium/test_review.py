@@ -11,6 +11,8 @@ import types
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -34,6 +36,7 @@ from blindsum.platform.state.ledger import Ledger
 from blindsum.platform.training.models import get_parameters, model_of
 from tests.conftest import COLUMNS, job_content, ledger_of
 from tests.pipelines.consortium.proposals import Desk, proposed
+from tests.platform.test_tokenizer_file import CONTENT as WORDS
 
 FACTORY = b"""import torch
 
@@ -297,6 +300,36 @@ def test_a_dataset_of_its_own_is_code_that_needs_an_approval(
     finally:
         desk.close()
         strict.close()
+
+
+def test_a_tokenizer_is_looked_for_in_the_silo_s_own_folder(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    pq.write_table(pa.table({"note": ["no pain"] * 40, "ill": [0, 1] * 20}), tmp_path / "notes")
+    (tmp_path / "notes").rename(tmp_path / "notes.parquet")
+    desk = Desk(tmp_path / "desk", tmp_path / "notes.parquet")
+    sha256 = hashlib.sha256(WORDS).hexdigest()
+    named = {"file": "of-silo.json", "sha256": sha256}
+    data = {
+        "features": {"kind": "text", "column": "note", "length": 8, "tokenizer": named},
+        "target": {"column": "ill", "classes": [0, 1]},
+        "folds": {"kind": "random", "salt": "s"},
+    }
+    model = {"kind": "transformer", "width": 8, "heads": 2, "layers": 1, "hidden": 8}
+    digest = desk.receive(proposed(content, data=data, model=model))
+    try:
+        assert "there is no file of-silo.json" in " ".join(reviewed(desk, digest).obstacles)
+        with pytest.raises(ModelError, match="there is no file of-silo.json"):
+            approve(desk, digest)
+        (desk.owner.state / "weights").mkdir()
+        (desk.owner.state / "weights" / "of-silo.json").write_bytes(WORDS)
+        found = reviewed(desk, digest)
+        assert not found.obstacles and found.parameters is not None
+        text = " ".join("\n".join(found.lines()).split())
+        assert f"tokenizer of-silo.json, SHA-256 {sha256}" in text
+        assert approve(desk, digest).runs == 1
+    finally:
+        desk.close()
 
 
 def test_a_loss_that_mixes_records_approves_nothing(
