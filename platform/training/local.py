@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from blindsum.platform.data.device import device_of, on
 from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
@@ -91,12 +92,13 @@ class LocalTrainer:
         elsewhere: TrainedElsewhere | None = None,
     ) -> None:
         self._model, self._training, self._plan, self._random = model, training, plan, random
-        self._loss = loss
+        self._loss, self._device = loss, device_of(model)
         self._data, self._elsewhere = data, elsewhere
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._clipped: Chosen | None = (
-            clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
-        )
+        with on(self._device):
+            self._clipped: Chosen | None = (
+                clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
+            )
         self._clip_norm = plan.clip_norm if plan else 0.0
         self._unclipped, self._rate = 0.0, training.learning_rate
         shares_noise = plan is not None and plan.share is not None
@@ -146,7 +148,7 @@ class LocalTrainer:
         shared = []
         for p, gradient in zip(self._parameters, sums, strict=True):
             if id(p) not in private:
-                shared.append(gradient.numpy().ravel())
+                shared.append(gradient.cpu().numpy().ravel())
                 continue
             self._noise(gradient)
             with torch.no_grad():
@@ -177,7 +179,7 @@ class LocalTrainer:
         self._model.train()
         self._clip_norm, self._unclipped = clip_norm, 0.0
         sums = self._sums()
-        return torch.cat([one.reshape(-1) for one in sums]).numpy(), self._unclipped
+        return torch.cat([one.reshape(-1) for one in sums]).cpu().numpy(), self._unclipped
 
     def _sums(self) -> list[Tensor]:
         """Sum over one sample batch by batch, so that memory does not grow with the sample."""
@@ -185,10 +187,12 @@ class LocalTrainer:
             now = get_trainable(self._model)
             found, unclipped = self._elsewhere.clipped_sum(now, self._clip_norm, self._random)
             self._unclipped += unclipped
-            return split_as(self._parameters, found)
+            return [one.to(self._device) for one in split_as(self._parameters, found)]
         sums = [torch.zeros_like(p) for p in self._parameters]
         for features, labels in self._data.batches(self._sample()):
-            for total, one in zip(sums, self._gradients(features, labels), strict=True):
+            with on(self._device):
+                each = self._gradients(features.to(self._device), labels.to(self._device))
+            for total, one in zip(sums, each, strict=True):
                 total.add_(one)
         return sums
 
