@@ -517,7 +517,7 @@ def test_a_dataset_s_code_is_the_owners_copy(
     assert tried(job_file.job, folder=str(tmp_path)) == "accepted"
     assert str(sys.modules["approved_rows"].__file__).startswith(str(machine.state))
     (kept,) = (machine.state / "approved").rglob("approved_rows.py")
-    kept.write_text(DATASET)
+    kept.write_text(DATASET + "# changed\n")
     assert tried(job_file.job, folder=str(tmp_path)) == "refused"
     sys.modules.pop("approved_rows", None)
 
