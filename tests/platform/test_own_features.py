@@ -147,6 +147,19 @@ def test_tensors_by_name_reach_the_model_as_they_were(dataset: Write) -> None:
         assert seen["one"][i].item() == i
 
 
+def test_a_record_s_tensors_are_where_its_row_is() -> None:
+    tensors = Tensors({name: TensorSection.model_validate(one) for name, one in NAMED.items()})
+    seen: dict[str, torch.Tensor] = {}
+
+    class Model(nn.Module):
+        def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+            seen.update(x)
+            return x["one"]
+
+    NamedTensors(Model(), tensors)(torch.zeros(2, tensors.width, device="meta"))
+    assert {one.device.type for one in seen.values()} == {"meta"}
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=5))
 def test_ragged_dimensions_have_a_mask_of_where_values_are(sizes: list[tuple[int, int]]) -> None:
     section = TensorSection.model_validate({"shape": [3, 2, 4], "ragged": [0, 2]})

@@ -332,21 +332,6 @@ def test_a_tokenizer_is_looked_for_in_the_silo_s_own_folder(
         desk.close()
 
 
-def test_a_loss_that_mixes_records_approves_nothing(
-    tmp_path: Path, tables: dict[str, Path], content: dict[str, Any]
-) -> None:
-    desk = Desk(tmp_path / "desk", tables["alder"], policy={"factory": "approved"})
-    try:
-        mixing = b"def loss(outputs, labels):\n    return (outputs - outputs.mean(0)).sum(1)\n"
-        own = content["training"] | {"loss": "ownloss:loss"}
-        digest = desk.receive(proposed(content, training=own), {"ownloss.py": mixing})
-        with pytest.raises(ModelError, match="'ownloss:loss' mixes the records of a batch"):
-            approve(desk, digest)
-        assert desk.inbox.one(digest).verdict == "pending"
-    finally:
-        desk.close()
-
-
 def test_code_that_ends_the_process_approves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deciding, "approve_job", os._exit)
     with pytest.raises(ModelError, match="ended before it was done"):
