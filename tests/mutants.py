@@ -23,6 +23,7 @@ if str(ROOT) not in sys.path:  # as a script
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
 from tests.planted_in_clipping import IN_CLIPPING
+from tests.planted_in_models import IN_MODELS
 from tests.planted_in_own_code import IN_OWN_CODE
 from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
@@ -614,6 +615,7 @@ MUTANTS = (
             *IN_THE_AVERAGE,
             *IN_SIMULATIONS,
             *IN_CLIPPING,
+            *IN_MODELS,
             *IN_WORKERS,
             *IN_OWN_CODE,
         )

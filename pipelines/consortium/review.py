@@ -22,7 +22,7 @@ from blindsum.pipelines.consortium.budget import Budget, budget, known_dataset, 
 from blindsum.pipelines.consortium.changes import since_approved
 from blindsum.pipelines.consortium.deciding import code_files, code_folder
 from blindsum.pipelines.consortium.review_text import JobReview, Review, Traffic
-from blindsum.pipelines.run.traffic import parameter_count
+from blindsum.pipelines.run.traffic import frozen_count, parameter_count
 from blindsum.platform.data.checked import used_columns
 from blindsum.platform.data.member import REJECTED_ROWS
 from blindsum.platform.data.table import load_data, table_fingerprints
@@ -65,7 +65,9 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
     faults, obstacles = against_policy(owner, job, silo, names), list[str]()
     fingerprints, concerns = tuple[str, ...](), tuple[str, ...]()
     own_plan = held_out = own_budget = None
+    files_from(owner.state / WEIGHTS)
     values = _or_noted(obstacles, lambda: parameter_count(job))
+    frozen = (_or_noted(obstacles, lambda: frozen_count(job)) or 0) if values else 0
     traffic = _or_noted(obstacles, lambda: _traffic(job, values))
     with open_ledger(owner, silo) as ledger:
         if silo in job.roster and job.silo(silo).data in owner.file.datasets:
@@ -92,6 +94,7 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
         concerns=concerns,
         columns=tuple(used_columns(job.data)),
         parameters=values,
+        frozen=frozen,
         plan=own_plan,
         held_out=held_out,
         budget=own_budget,
@@ -129,6 +132,7 @@ def review_here(owner: Owner, silo: str, job: Job, folder: Path) -> JobReview:
         obstacles=tuple(obstacles),
         columns=tuple(used_columns(job.data)),
         parameters=values,
+        frozen=frozen_count(job) if values else 0,
         plan=own_plan,
         held_out=held_out,
         budget=own_budget,

@@ -33,8 +33,9 @@ class TextFeatures(FeatureKind):
     def shape(self) -> Input:
         """A sequence. Raises ModelError, as `text_tokenizer`."""
         named = self.section.tokenizer
-        vocabulary = text_tokenizer(named).vocabulary + 1 if named else VOCABULARY
-        return Tokens(self.section.length, vocabulary)
+        if named is None:
+            return Tokens(self.section.length, VOCABULARY)
+        return Tokens(self.section.length, text_tokenizer(named).vocabulary + 1, shift=1)
 
     def columns(self) -> list[Column]:
         """Return the column of texts."""

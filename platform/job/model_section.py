@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
+from blindsum.platform.job.lora_section import Lora
 from blindsum.platform.job.section import FunctionName, Section, unless
 from blindsum.platform.job.tensors import Tensors
 
@@ -17,10 +18,13 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True)
 class Tokens:
     """Records that are sequences of whole numbers from 0, which stands for the place after the end,
-    to `vocabulary` - 1. A model gets int64 [records, length]."""
+    to `vocabulary` - 1. A model gets int64 [records, length].
+
+    `shift` is what the numbers are more than the ids of a public tokenizer's file."""
 
     length: int
     vocabulary: int
+    shift: int = 0
 
     @property
     def width(self) -> int:
@@ -60,6 +64,9 @@ class _Begun(Section):
         max_length=100,
         exclude_if=unless([]),
         description="Patterns of parameters that stay as they begin, and are never sent.",
+    )
+    lora: Lora | None = Field(
+        None, exclude_if=unless(None), description="Adapters that are trained in their place."
     )
 
 
@@ -105,6 +112,36 @@ class Transformer(_Begun):
         return self
 
 
+class HuggingFace(_Begun):
+    """A model of the transformers library that reads tokens, with a new head for the outputs: its
+    class for the classification of sequences. Nothing is downloaded and no code of the model's
+    authors runs: it comes from a folder with its configuration and its weights as safetensors, or
+    from a configuration alone, with weights from the job's seed."""
+
+    kind: Literal["huggingface"]
+    folder: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
+        description="Its name; it lies where files of `weights` may lie.",
+    )
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Of what `sha256sum config.json *.safetensors` prints in the folder.",
+    )
+    config: dict[str, JsonValue] | None = Field(
+        None, description="In place of a folder: what would stand in its config.json."
+    )
+
+    @model_validator(mode="after")
+    def _comes_from_one_place(self) -> HuggingFace:
+        if (self.folder is None) != (self.sha256 is None):
+            raise ValueError("folder and sha256 belong together")
+        if (self.folder is None) == (self.config is None):
+            raise ValueError("give a folder with its sha256, or a config")
+        return self
+
+
 class Factory(_Begun):
     """A model of your own: `function(features, outputs) -> torch.nn.Module`. `features` is their
     number; for images and other tensors it is their shape, for texts `Tokens`, and for tensors by
@@ -114,4 +151,6 @@ class Factory(_Begun):
     factory: FunctionName
 
 
-Model = Annotated[Linear | Mlp | Cnn | Transformer | Factory, Field(discriminator="kind")]
+Model = Annotated[
+    Linear | Mlp | Cnn | Transformer | HuggingFace | Factory, Field(discriminator="kind")
+]

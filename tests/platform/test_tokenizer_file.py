@@ -24,7 +24,7 @@ from blindsum.platform.data.text_features import TextFeatures
 from blindsum.platform.data.tokenizer_file import take_tokenizer, text_tokenizer
 from blindsum.platform.errors import BlindsumError, DataError, JobError, ModelError
 from blindsum.platform.job.data_section import DataSection
-from blindsum.platform.job.model_section import Tokens, Transformer
+from blindsum.platform.job.model_section import HuggingFace, Tokens, Transformer
 from blindsum.platform.job.paths import files_from
 from blindsum.platform.job.text_section import Text, TokenizerFile
 from blindsum.platform.prediction.predictor import Predictor
@@ -275,3 +275,24 @@ def test_a_silo_without_the_file_takes_no_part(tmp_path: Path) -> None:
         load_data(tmp_path / "a.parquet", contract, tmp_path / "r")
     kept(tmp_path)
     assert len(load_data(tmp_path / "a.parquet", contract, tmp_path / "r").train) > 5
+
+
+def test_a_model_of_transformers_gets_the_ids_of_the_file(tmp_path: Path) -> None:
+    """Its embeddings were trained with them."""
+    features = kind(kept(tmp_path))
+    x = torch.from_numpy(dense(features.compute(pa.table({"note": ["no pain"]})).features))
+    vocabulary = text_tokenizer(named()).vocabulary
+    config = {"model_type": "bert", "vocab_size": vocabulary, "hidden_size": 8}
+    config |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    section = HuggingFace(kind="huggingface", config=config)
+    model = build_model(section, features.shape, 2, seed=0, private=True)
+    seen: list[list[int]] = []
+    net: Any = model.model.net  # type: ignore[union-attr]
+    net.get_input_embeddings().register_forward_pre_hook(
+        lambda layer, given: seen.append(given[0][0].tolist())
+    )
+    model(x)
+    ids = trained()
+    ids.no_padding()
+    ids.no_truncation()
+    assert seen[0][: len(ids.encode("no pain").ids)] == ids.encode("no pain").ids
