@@ -26,7 +26,7 @@ from blindsum.pipelines.audit.labelling import labelling
 from blindsum.platform.data.records import Fold, Labels
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import BlindsumError
-from blindsum.platform.job.paths import silo_places
+from blindsum.platform.job.paths import import_from, silo_places
 from blindsum.platform.job.schema import Job
 
 SHARD = 16
@@ -53,11 +53,12 @@ class Shard:
 def train_shard(shard: Shard) -> None:
     """Train and write one shard, in a worker."""
     torch.set_num_threads(1)
+    import_from(shard.folder)
     section = shard.job.silo(shard.silo)
     data = load_audited(shard.job, shard.silo, silo_places(section, shard.folder)).data
     count = min(SHARD, shard.models - shard.first)
     members = memberships(len(data.train), shard.models)[shard.first : shard.first + count]
-    read, labels = labelling(shard.job.data), mislabelled(shard.job, data)[0]
+    read, labels = labelling(shard.job), mislabelled(shard.job, data)[0]
     features = torch.from_numpy(data.train.features)
     stack = Stack(shard.job, features.shape[1], count, read.loss)
     # Seeding is safe: these models belong to an attacker, and nothing of them is released.
@@ -106,7 +107,7 @@ def mislabelled(job: Job, data: SiloData) -> tuple[Labels, npt.NDArray[np.bool_]
     labels = data.train.labels.copy()
     canaries = np.zeros(len(labels), bool)
     canaries[random.permutation(len(labels))[: max(int(CANARIES * len(labels)), 1)]] = True
-    labels[canaries] = labelling(job.data).spoilt(labels[canaries], random)
+    labels[canaries] = labelling(job).spoilt(labels[canaries], random)
     return labels, canaries
 
 
@@ -164,7 +165,7 @@ def shadows(
         ) from None
     statistics, losses, population = _read(shards)
     members = memberships(len(data.train), models)
-    views = labelling(job.data).views(data.train.labels)
+    views = labelling(job).views(data.train.labels)
     return {
         view: Shadows(statistics[v], losses[v], members, population[v])
         for v, view in enumerate(views)
