@@ -1,0 +1,45 @@
+"""The layers of a model that reconstruction attacks use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers that these attacks use.
+
+    `first` is the first linear layer, None if the model does not begin with one that has a bias;
+    `relu`: whether ReLU follows it; `last` is the last layer, None if it is not linear;
+    `adjoining`: whether these two are the model's only linear layers.
+    """
+
+    first: nn.Linear | None
+    relu: bool
+    last: nn.Linear | None
+    adjoining: bool
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Layers:
+        """Find these layers in a model."""
+        layers = [m for m in model.modules() if not list(m.children())]
+        linear = [m for m in layers if isinstance(m, nn.Linear)]
+        first = (
+            linear[0] if linear and layers[0] is linear[0] and linear[0].bias is not None else None
+        )
+        relu = first is not None and len(layers) > 1 and isinstance(layers[1], nn.ReLU)
+        last = linear[-1] if linear and layers[-1] is linear[-1] else None
+        return cls(first, relu, last, len(linear) == 2 and linear[-1] is last)
+
+
+def impossible(layers: Layers, batch: int) -> str:
+    """Return why the first layer does not reveal that many records, or ""."""
+    if layers.first is None:
+        return "the model does not begin with a linear layer with a bias"
+    if batch > 1 and not layers.relu:
+        return "the first layer is not followed by ReLU"
+    if batch > min(layers.first.weight.shape):
+        return "more records than the first layer has neurons or inputs"
+    return ""
