@@ -26,6 +26,7 @@ from tests.planted_in_clipping import IN_CLIPPING
 from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
 from tests.planted_in_tables import IN_TABLES
+from tests.planted_in_the_audit import IN_THE_AUDIT
 from tests.planted_in_the_average import IN_THE_AVERAGE
 from tests.planted_in_workers import IN_WORKERS
 
@@ -149,8 +150,8 @@ MUTANTS = (
     Mutant(
         "a clip norm dropped where numbers are measured",
         "pipelines/audit/victim.py",
-        "if self.labelling.bounded or not self.job.private:",
-        "if True:",
+        "if not self.labelling.bounded:",
+        "if False:",
         "tests/pipelines/audit/test_labelling.py",
     ),
     Mutant(
@@ -612,6 +613,7 @@ MUTANTS = (
             *IN_TABLES,
             *IN_THE_AVERAGE,
             *IN_SIMULATIONS,
+            *IN_THE_AUDIT,
             *IN_CLIPPING,
             *IN_WORKERS,
         )

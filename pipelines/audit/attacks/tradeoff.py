@@ -57,7 +57,7 @@ def tradeoff(
     started = time.perf_counter()
     _score(victim, plans[-1][1], 0)
     each = time.perf_counter() - started
-    repeats = min(repeats, max(LEAST, int(limit_s / (each * len(plans)))))
+    repeats = int(min(repeats, max(LEAST, limit_s / (each * len(plans)))))
     for epsilon, own in plans:
         scores = [_score(victim, own, seed) for seed in range(repeats)]
         known = [score for score in scores if score is not None]
