@@ -24,7 +24,7 @@ def drawn_part(drawn: Sequence[Drawn]) -> list[str]:
         (
             "<p class=note>The audit drew these pictures itself: they show no record of any silo. "
             "They went through the job's own model, clipping, noise and masks, and the attacks "
-            "tried to recover them. Under each column is the peak signal-to-noise ratio, and that "
+            "tried to recover them. Above each column is the peak signal-to-noise ratio, and that "
             "of a guess which knows only what such pictures look like on average. For the imprint "
             "a server needs a layer that it chose itself, in the model or in front of it.</p>"
         ),

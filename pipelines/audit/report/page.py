@@ -173,7 +173,7 @@ def _alterations(found: Audit) -> list[str]:
     return [
         "<h2>An aggregator that alters the sum</h2>",
         _table(("attempt", "refusal"), answers),
-        "<h2>A server that plants first-layer weights</h2>",
+        "<h2>A server that plants weights, or a layer in front of the model</h2>",
         f"<p>This silo refuses them: {html.escape(found.planted)}.</p>"
         if found.planted
         else "<p class=bad>This silo would accept them: its machine does not require the owner's "

@@ -1,7 +1,7 @@
 """Shadow models of any kind show who was trained on, unless noise hides it."""
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +11,14 @@ from blindsum.pipelines.audit import membership_attack
 from blindsum.pipelines.audit.attacks import membership, shadows
 from blindsum.pipelines.audit.attacks.shadow_training import Recipe, seconds_of_one, trained
 from blindsum.pipelines.audit.attacks.stacked import stackable
+from blindsum.pipelines.audit.audited import load_audited
 from blindsum.pipelines.audit.labelling import WHOLE, labelling
 from blindsum.pipelines.audit.outcome import QUICK, Audit
 from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData
+from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.paths import silo_places
 from blindsum.platform.job.schema import Job
 from blindsum.platform.training.models import get_parameters, model_of
 from tests.conftest import MakeJob
@@ -92,8 +95,38 @@ def test_a_shadow_model_keeps_what_the_job_freezes(make_job: MakeJob) -> None:
     assert seconds_of_one(job, records_of(job, 9), recipe, loss) > 0
 
 
+def test_a_worker_trains_a_model_that_lies_beside_the_job(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    """As in a worker of Ray, which calls this function."""
+    (tmp_path / "gating.py").write_text(
+        "from torch import nn\n\ndef build(features, outputs):\n"
+        "    return nn.Sequential(nn.Linear(features, 2 * outputs), nn.GLU())\n"
+    )
+    job_file = make_job("model={kind: factory, factory: 'gating:build'}")
+    job, path, cores = job_file.job, tmp_path / "0002.npz", torch.get_num_threads()
+    recipe = Recipe(job.training, job.server, 2, plan_by_hand())
+    folder = str(job_file.folder)
+    try:
+        shadows.train_shard(shadows.Shard(job, "birch", folder, str(path), 2, 2, 8, recipe))
+    finally:
+        torch.set_num_threads(cores)
+    train, test = (len(fold) for fold in load_of(job_file))
+    with np.load(path) as written:
+        assert written["losses"].shape == written["statistics"].shape == (1, 2, train)
+        assert written["population"].shape == (1, 2, test)
+        assert (written["losses"][0, 0] != written["losses"][0, 1]).any()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def load_of(job_file: JobFile) -> tuple[Fold, Fold]:
+    places = silo_places(job_file.silo("birch"), str(job_file.folder))
+    data = load_audited(job_file.job, "birch", places).data
+    return data.train, data.test
+
+
 def test_as_many_models_are_trained_as_the_time_allows(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     job, own = make_job(PICTURES, CNN, *ONE_STEP).job, plan_by_hand()
     data = SiloData(records_of(job, RECORDS), records_of(job, RECORDS), "", 0)
