@@ -40,8 +40,8 @@ class JoiningSilo:
 
     Args:
         owner_file: as `blindsum.actors.admission.Admission`.
-        alone: whether it reads its whole table itself, whatever workers the job gives it. Whoever
-            checks a job on their own machine may be attached to a Ray of others.
+        alone: whether it reads its whole table itself and needs no GPU, whatever the job gives it.
+            Whoever checks a job on their own machine may be attached to a Ray of others.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class JoiningSilo:
             silo=self.name,
             plan=own.plan if self._job.private else None,
             parameters=own.values,
+            frozen=own.frozen,
             model_digest=own.weights,
             ledger="" if own.owned else str(books.path),
             lifetime=None if own.owned else lifetime,

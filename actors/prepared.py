@@ -21,6 +21,7 @@ from blindsum.actors.workers.team import Team
 from blindsum.he.packing import Integers, square_sum
 from blindsum.he.parameters import Parameters
 from blindsum.platform.data.computing import Told, computing_in
+from blindsum.platform.data.device import CPU, device_for
 from blindsum.platform.data.member import open_member
 from blindsum.platform.data.reading import require_shareable
 from blindsum.platform.data.table import SiloData, load_data
@@ -41,6 +42,7 @@ from blindsum.platform.training.models import (
     initial_digest,
     model_of,
     set_parameters,
+    shared_parameters,
 )
 from blindsum.platform.training.server_optimizer import ServerOptimizer
 from blindsum.platform.training.vector import Vector, digest
@@ -84,6 +86,11 @@ class PreparedSilo:
     def values(self) -> int:
         """The number of parameters that the silos share."""
         return int(get_parameters(self.model).size)
+
+    @property
+    def frozen(self) -> int:
+        """The number of shared parameters that stay as they begin."""
+        return sum(p.numel() for p in shared_parameters(self.model)) - self.values
 
     def model_state(
         self, round: int, vector: Vector, average: Averaged, weights: str | None = None
@@ -171,7 +178,8 @@ def _team(
         return None
     from blindsum.actors.workers.processes import RayProcesses
 
-    return Team(spec, plan, places.state, RayProcesses(count, admission.by_agent))
+    gpus = spec.job.silo(spec.name).resources.gpus
+    return Team(spec, plan, places.state, RayProcesses(count, admission.by_agent, gpus))
 
 
 def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = False) -> PreparedSilo:
@@ -179,7 +187,7 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
 
     Args:
         told: called with the share of the data that was read, as the work goes on.
-        alone: whether this process reads the whole table, whatever workers the job says.
+        alone: whether this process reads the whole table and needs no GPU, whatever the job says.
 
     Raises:
         ConsentError, DataError, ModelError, PrivacyError, KeyRefused, LedgerError: this silo cannot
@@ -208,6 +216,7 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     loss = record_loss(job.data, member.own)
     of_run = places.of_run(spec.run)
 
+    model.to(CPU if alone or team else device_for(job.silo(name).resources.gpus))
     trainer = LocalTrainer(model, member.data.train, job.training, own_plan, random, loss, team)
     if team:
         team.build()

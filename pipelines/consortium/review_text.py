@@ -54,6 +54,7 @@ class JobReview:
         concerns: what is odd about the silo's data; empty if its features were not computed.
         columns: the table's columns that the job names, without private tasks.
         parameters: None if only the code of a `model.factory` knows their number.
+        frozen: the number of parameters that are not trained.
         plan, held_out: None without differential privacy, or if no plan is possible.
         budget: None if this silo has no such dataset.
         code: SHA-256 of each file that comes with the proposal.
@@ -71,6 +72,7 @@ class JobReview:
     concerns: tuple[str, ...]
     columns: tuple[str, ...]
     parameters: int | None
+    frozen: int
     plan: PrivacyPlan | None
     held_out: PrivacyPlan | None
     budget: Budget | None
@@ -187,11 +189,14 @@ def _changes(one: JobReview) -> Iterator[tuple[str, str]]:
 def trains(one: JobReview) -> Iterator[tuple[str, str]]:
     """Yield what would be trained, on what."""
     job, training = one.job, one.job.training
-    yield "model", model_line(job, one.parameters)
+    yield "model", model_line(job, one.parameters, one.frozen)
     if one.silo in job.roster:
         yield "dataset", job.silo(one.silo).data
         if (workers := job.silo(one.silo).workers) > 1:
             yield "workers", f"{workers} processes in this silo's own Ray share the dataset"
+        if gpus := job.silo(one.silo).resources.gpus:
+            each = " for each" if workers > 1 else ""
+            yield "GPUs", f"{gpus:g} of this silo's own Ray{each}"
     yield "fingerprint", one.fingerprint or "not known: the dataset could not be read"
     yield "columns read", named(one.columns)
     for label, lines in feature_lines(job.data.features):

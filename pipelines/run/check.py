@@ -150,6 +150,8 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         show_result(f"\nclipping: {checked.first.clipping}")
     if shared := [f"{one.name} {one.workers}" for one in job.silos if one.workers > 1]:
         show_result(f"\nworkers that share a silo's table, in its own Ray: {', '.join(shared)}")
+    if shared := [f"{one.name} {one.resources.gpus:g}" for one in job.silos if one.resources.gpus]:
+        show_result(f"\nGPUs that a silo's own Ray must have: {', '.join(shared)}")
     if checked.parameters.scheme == "ckks":
         show_result(f"\n{_encryption(job, checked)}")
     show_result("", _picture(job_file, checked))
@@ -168,6 +170,7 @@ def _figures(job: Job, checked: Checked) -> dict[str, object]:
     return {
         "rounds": checked.rounds,
         "parameters": checked.first.parameters,
+        "frozen_parameters": checked.first.frozen,
         "up_bytes_per_round": sent.up_a_round,
         "down_bytes_per_round": sent.down_a_round,
         "up_bytes": sent.up,
@@ -181,6 +184,7 @@ def _figures(job: Job, checked: Checked) -> dict[str, object]:
                 "lifetime": _lifetime(i),
                 "ledger": i.ledger,
                 "workers": job.silo(n).workers,
+                "gpus": job.silo(n).resources.gpus,
             }
             for n, i in checked.inspections.items()
         },
@@ -217,6 +221,7 @@ def _picture(job_file: JobFile, checked: Checked) -> JobPicture:
         job=job_file.job,
         text=job_file.text,
         parameters=checked.first.parameters,
+        frozen=checked.first.frozen,
         plans={name: i.plan for name, i in checked.inspections.items() if i.plan},
         rounds=checked.rounds,
         messages=Messages.of(job_file.job, checked.traffic),

@@ -18,6 +18,21 @@ from blindsum.platform.job.training_section import ServerSection, TrainingSectio
 RESERVED = ("aggregator", "driver", "check")
 
 
+class Resources(Section):
+    """What a silo's process asks of its Ray."""
+
+    gpus: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of a GPU, for training and evaluation; of a silo with workers, for each "
+        "of them.",
+    )
+
+
+NO_RESOURCES = Resources()
+
+
 class SiloSection(Section):
     """One silo of the job: a data owner and its table."""
 
@@ -58,6 +73,16 @@ class SiloSection(Section):
         exclude_if=unless(1),
         description="Number of processes of the silo's own Ray that share its table.",
     )
+    resources: Resources = Field(
+        NO_RESOURCES,
+        exclude_if=unless(NO_RESOURCES),
+        description="What each of its processes that trains asks of its Ray.",
+    )
+
+    @property
+    def own_gpus(self) -> float:
+        """The share of a GPU that the silo's own process takes; its workers take theirs."""
+        return self.resources.gpus if self.workers == 1 else 0.0
 
 
 class _Noise(Section):
@@ -240,10 +265,13 @@ class Job(Section):
         model, features = self.model.kind, self.data.features.kind
         if model == "cnn" and features != "images":
             raise ValueError("model.kind cnn needs data.features.kind images")
-        if model == "transformer" and features != "text":
-            raise ValueError("model.kind transformer needs data.features.kind text")
-        if features == "text" and model not in ("transformer", "factory"):
-            raise ValueError("data.features.kind text needs model.kind transformer or factory")
+        of_texts = ("transformer", "huggingface")
+        if model in of_texts and features != "text":
+            raise ValueError(f"model.kind {model} needs data.features.kind text")
+        if features == "text" and model not in (*of_texts, "factory"):
+            raise ValueError(
+                "data.features.kind text needs model.kind transformer, huggingface or factory"
+            )
         return self
 
     @model_validator(mode="after")

@@ -23,10 +23,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from blindsum.platform.data.device import device_of, on
 from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.training.buffers import Constants
 from blindsum.platform.training.clipping.choice import Chosen, clipped_sum
 from blindsum.platform.training.local_optimizer import LocalOptimizer
 from blindsum.platform.training.losses import RecordLoss, classification
@@ -91,12 +93,14 @@ class LocalTrainer:
         elsewhere: TrainedElsewhere | None = None,
     ) -> None:
         self._model, self._training, self._plan, self._random = model, training, plan, random
-        self._loss = loss
+        self._loss, self._device = loss, device_of(model)
         self._data, self._elsewhere = data, elsewhere
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._clipped: Chosen | None = (
-            clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
-        )
+        self._constants = Constants(model)
+        with on(self._device):
+            self._clipped: Chosen | None = (
+                clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
+            )
         self._clip_norm = plan.clip_norm if plan else 0.0
         self._unclipped, self._rate = 0.0, training.learning_rate
         shares_noise = plan is not None and plan.share is not None
@@ -115,6 +119,9 @@ class LocalTrainer:
             start: the global parameters, float32 [parameters].
             clipping: this round's clip norm in units of the plan's; the noise scales with it.
             round: the round's number, on which the learning rate may depend.
+
+        Raises:
+            ModelError: the model keeps running state, which its first records did not show.
         """
         self._rate = self._training.rate(round)
         set_parameters(self._model, start)
@@ -122,7 +129,9 @@ class LocalTrainer:
         self._unclipped = 0.0
         if self._plan is not None:
             self._clip_norm = self._plan.clip_norm * clipping
-        return self._contribute(start)
+        update = self._contribute(start)
+        self._constants.require_unchanged()
+        return update
 
     def _with_local_noise(self, start: Vector) -> Update:
         """Take the job's local steps, each with this silo's whole noise, or none without a plan."""
@@ -146,7 +155,7 @@ class LocalTrainer:
         shared = []
         for p, gradient in zip(self._parameters, sums, strict=True):
             if id(p) not in private:
-                shared.append(gradient.numpy().ravel())
+                shared.append(gradient.cpu().numpy().ravel())
                 continue
             self._noise(gradient)
             with torch.no_grad():
@@ -177,7 +186,8 @@ class LocalTrainer:
         self._model.train()
         self._clip_norm, self._unclipped = clip_norm, 0.0
         sums = self._sums()
-        return torch.cat([one.reshape(-1) for one in sums]).numpy(), self._unclipped
+        self._constants.require_unchanged()
+        return torch.cat([one.reshape(-1) for one in sums]).cpu().numpy(), self._unclipped
 
     def _sums(self) -> list[Tensor]:
         """Sum over one sample batch by batch, so that memory does not grow with the sample."""
@@ -185,10 +195,12 @@ class LocalTrainer:
             now = get_trainable(self._model)
             found, unclipped = self._elsewhere.clipped_sum(now, self._clip_norm, self._random)
             self._unclipped += unclipped
-            return split_as(self._parameters, found)
+            return [one.to(self._device) for one in split_as(self._parameters, found)]
         sums = [torch.zeros_like(p) for p in self._parameters]
         for features, labels in self._data.batches(self._sample()):
-            for total, one in zip(sums, self._gradients(features, labels), strict=True):
+            with on(self._device):
+                each = self._gradients(features.to(self._device), labels.to(self._device))
+            for total, one in zip(sums, each, strict=True):
                 total.add_(one)
         return sums
 
