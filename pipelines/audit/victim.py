@@ -59,8 +59,9 @@ class SeenUpdate:
     gradients: list[Tensor]
 
     def of(self, parameter: Tensor, model: nn.Module) -> Tensor:
-        """Return the gradient of one of the model's parameters."""
-        return self.gradients[[id(p) for p in model.parameters()].index(id(parameter))]
+        """Return the gradient of one of the model's parameters that are trained."""
+        trained = [id(p) for p in model.parameters() if p.requires_grad]
+        return self.gradients[trained.index(id(parameter))]
 
 
 class Victim:

@@ -122,8 +122,10 @@ class Reconstruction:
                     if isinstance(self._victim.features, Tokens):
                         self._skip(f"matching: {TEXTS}")
                         continue
-                    if layers.last is None or layers.last.bias is None:
-                        self._skip("matching: the last layer is not linear with a bias")
+                    if layers.last is None:
+                        self._skip(
+                            "matching: the last layer is not a trained linear one with a bias"
+                        )
                         continue
                     try:
                         found.append(self._tried("matching", checkpoint, batch, defence, layers))
@@ -266,7 +268,7 @@ class Reconstruction:
     def _matched(
         self, model: nn.Module, update: SeenUpdate, batch: int, layers: Layers, seen: Defence
     ) -> Records | None:
-        if layers.last is None or layers.last.bias is None:
+        if layers.last is None:
             return None
         features = self._train.width
         bias: Tensor = update.of(layers.last.bias, model)

@@ -30,8 +30,9 @@ from blindsum.platform.training.vector import Vector
 
 
 def stackable(job: Job) -> bool:
-    """Return whether `Stack` supports the job's model: fully connected, nothing of it frozen."""
-    return isinstance(job.model, (Linear, Mlp)) and not job.model.freeze
+    """Return whether `Stack` supports the job's model: fully connected, and all of it trained."""
+    model = job.model
+    return isinstance(model, (Linear, Mlp)) and not model.freeze and not model.lora
 
 
 class Stack:

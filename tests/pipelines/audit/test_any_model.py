@@ -9,12 +9,13 @@ import torch
 
 from blindsum.pipelines.audit import membership_attack
 from blindsum.pipelines.audit.attacks import membership, shadows
+from blindsum.pipelines.audit.attacks.layers import Layers
 from blindsum.pipelines.audit.attacks.shadow_training import Recipe, seconds_of_one, trained
 from blindsum.pipelines.audit.attacks.stacked import stackable
 from blindsum.pipelines.audit.audited import load_audited
 from blindsum.pipelines.audit.labelling import WHOLE, labelling
 from blindsum.pipelines.audit.outcome import QUICK, Audit
-from blindsum.pipelines.audit.victim import Victim
+from blindsum.pipelines.audit.victim import SeenUpdate, Victim
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.job.file import JobFile
@@ -93,6 +94,30 @@ def test_a_shadow_model_keeps_what_the_job_freezes(make_job: MakeJob) -> None:
     assert (get_parameters(start) != get_parameters(made)).any()
     assert not stackable(make_job("model={kind: mlp, freeze: ['0.*']}").job)
     assert seconds_of_one(job, records_of(job, 9), recipe, loss) > 0
+
+
+def test_a_shadow_model_trains_adapters_alone(make_job: MakeJob) -> None:
+    job = make_job("model={kind: mlp, hidden: [6], lora: {rank: 2, alpha: 4, targets: ['0']}}").job
+    assert not stackable(job)
+    random = np.random.default_rng(0)
+    fold = Fold(random.normal(size=(9, 4)).astype(np.float32), random.integers(0, 2, 9))
+    recipe = Recipe(job.training, job.server, 2, plan_by_hand())
+    made = trained(job, fold, recipe, labelling(job.data).loss, random)
+    start = dict(model_of(job, private=False).named_parameters())
+    moved = {n for n, p in made.named_parameters() if not torch.equal(p, start[n])}
+    assert moved and not any(n in moved for n, p in start.items() if not p.requires_grad)
+    assert Layers.of(made).first is None, "what is frozen is in no update"
+
+
+def test_a_frozen_layer_comes_before_the_gradients_of_the_others(make_job: MakeJob) -> None:
+    """Gradients are those of trained parameters alone."""
+    job = make_job("model={kind: mlp, hidden: [6], activation: relu, freeze: ['0.*']}").job
+    model = model_of(job, private=False)
+    trained_ones = [p for p in model.parameters() if p.requires_grad]
+    seen = SeenUpdate([torch.full_like(p, float(i)) for i, p in enumerate(trained_ones)])
+    assert (seen.of(trained_ones[1], model) == 1.0).all()
+    layers = Layers.of(model)
+    assert layers.first is None and layers.last is not None
 
 
 def test_a_worker_trains_a_model_that_lies_beside_the_job(
