@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from blindsum.pipelines.audit.attacks.exposure import most_allowed
 from blindsum.pipelines.audit.attacks.memorisation import memorised
 from blindsum.pipelines.audit.attacks.shadow_training import Recipe
 from blindsum.pipelines.audit.attacks.text_canaries import ALTERNATIVES, OFTEN, ONCE, exposed
@@ -39,6 +40,9 @@ def _texts(found: Audit, victim: Victim, watcher: Watcher) -> None:
             f"{seen.models} models of the job's own kind; each with {ONCE} canaries planted once "
             f"and {OFTEN} several times, ranked among {ALTERNATIVES} other texts"
         )
+        if defence == "dp":
+            most = most_allowed(found.plan.epsilon, found.plan.delta)
+            setting += f". The plan's epsilon allows {most:.1f} bits for a text planted once"
         _add(found, defence, "text canaries", "trained", seen.figures, setting, started)
 
 

@@ -7,6 +7,8 @@ among them by the model's loss. For a model that never saw the canaries the medi
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
@@ -39,3 +41,12 @@ def median_exposure(found: Reals) -> Figure:
     least = float(ordered[low - 1]) if low else 0.0
     most = float(ordered[min(high, len(ordered) - 1)])
     return Figure(float(np.median(ordered)), least, most, floor=1.0, unit="bits")
+
+
+def most_allowed(epsilon: float, delta: float) -> float:
+    """Return the greatest median exposure, in bits, that (epsilon, delta) allows for one record.
+
+    A median of x bits says that a planted canary ranks among the first 2^-x of all with chance one
+    half, and one that was not planted with chance 2^-x: 1/2 <= exp(epsilon) 2^-x + delta.
+    """
+    return (epsilon - math.log(0.5 - delta)) / math.log(2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blindsum.pipelines.audit.attacks import text_canaries
-from blindsum.pipelines.audit.attacks.exposure import exposures, median_exposure
+from blindsum.pipelines.audit.attacks.exposure import exposures, median_exposure, most_allowed
 from blindsum.pipelines.audit.attacks.shadow_training import Recipe
 from blindsum.pipelines.audit.attacks.text_canaries import (
     OFTEN,
@@ -93,4 +93,6 @@ def test_exposure_is_the_rank_in_bits() -> None:
     random = np.random.default_rng(0)
     chance = median_exposure(exposures(random.random(200), random.random(1000)))
     assert chance.value == pytest.approx(1.0, abs=0.3) and not chance.above_floor
+    assert most_allowed(0.0, 0.0) == pytest.approx(1.0), "no bit more than chance"
+    assert most_allowed(3 * np.log(2), 1e-9) == pytest.approx(4.0)
     assert median_exposure(np.array([9.0, 10.0])).low == 0.0, "of two nothing is known"
