@@ -73,6 +73,8 @@ def test_candidates_that_fit_any_record_name_none(victim: Victim) -> None:
     random = np.random.default_rng(0)
     assert tried._identified_by_chance(every, rows, random) == 1.0
     assert tried._identified_by_chance(every[:8], rows, random) == 0.0
+    figures = tried._figures(every[:8], every[:8], every[8:16], chance=0.7)
+    assert figures["identified"].floor == 0.7
 
 
 def test_matching_gives_a_picture_through_convolutions(victim: Victim) -> None:
