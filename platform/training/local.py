@@ -197,7 +197,7 @@ class LocalTrainer:
             self._unclipped += unclipped
             return [one.to(self._device) for one in split_as(self._parameters, found)]
         sums = [torch.zeros_like(p) for p in self._parameters]
-        for features, labels in self._data.batches(self._sample()):
+        for features, labels in self._data.batches(self._data.alike(self._sample())):
             with on(self._device):
                 each = self._gradients(features.to(self._device), labels.to(self._device))
             for total, one in zip(sums, each, strict=True):
