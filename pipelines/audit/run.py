@@ -30,7 +30,6 @@ from blindsum.pipelines.audit.outcome import Audit, Depth, Watcher
 from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.errors import ConsentError, JobError
 from blindsum.platform.job.file import JobFile
-from blindsum.platform.job.model_section import Tokens
 from blindsum.platform.job.owner import find_owner
 from blindsum.platform.job.paths import import_from, require_usable, silo_places
 from blindsum.platform.job.schema import Job, LocalNoise
@@ -246,7 +245,7 @@ def _candidates(found: Audit, victim: Victim, watcher: Watcher) -> None:
 
 def _generator(found: Audit, victim: Victim, watcher: Watcher) -> None:
     depth = found.depth
-    if isinstance(victim.features, Tokens):
+    if not isinstance(victim.features, tuple):
         found.findings.not_tested.append(f"a participant's generator: {TEXTS}")
         return
     if not victim.labelling.has_classes:

@@ -33,7 +33,6 @@ from blindsum.pipelines.audit.attacks.sparse_recovery import recover
 from blindsum.pipelines.audit.evidence import DEFENCES, Defence, Evidence, Figure, proportion
 from blindsum.pipelines.audit.scores import Records
 from blindsum.pipelines.audit.victim import SeenUpdate, Victim, decoded, encoded
-from blindsum.platform.job.model_section import Tokens
 
 SHOWN = 4
 CELLS = 8
@@ -46,7 +45,7 @@ BINS = 8
 """Bins of a layer in front of the model, for each record of the largest batch."""
 
 MOST_WEIGHTS = 2**25
-TEXTS = "texts are whole numbers, which no gradient leads to and no layer copies"
+TEXTS = "texts and graphs are whole numbers, which no gradient leads to and no layer copies"
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Reconstruction:
                         continue
                     found.append(self._tried(attack, checkpoint, batch, defence, layers))
                 for batch in matched:
-                    if isinstance(self._victim.features, Tokens):
+                    if not isinstance(self._victim.features, tuple):
                         self._skip(f"matching: {TEXTS}")
                         continue
                     if layers.last is None:
@@ -142,7 +141,7 @@ class Reconstruction:
         if layers.first is not None and not impossible(layers, 2):
             self._victim.plant(planted(fresh, layers.first, public))
             where = "planted in the model's first layer"
-        elif isinstance(self._victim.features, Tokens):
+        elif not isinstance(self._victim.features, tuple):
             self._skip(f"imprint: {TEXTS}")
             return []
         else:
