@@ -29,6 +29,7 @@ from tests.planted_in_own_code import IN_OWN_CODE
 from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
 from tests.planted_in_tables import IN_TABLES
+from tests.planted_in_the_audit import IN_THE_AUDIT
 from tests.planted_in_the_average import IN_THE_AVERAGE
 from tests.planted_in_workers import IN_WORKERS
 
@@ -152,8 +153,8 @@ MUTANTS = (
     Mutant(
         "a clip norm dropped where numbers are measured",
         "pipelines/audit/victim.py",
-        "if self.labelling.bounded or not self.job.private:",
-        "if True:",
+        "if not self.labelling.bounded:",
+        "if False:",
         "tests/pipelines/audit/test_labelling.py",
     ),
     Mutant(
@@ -615,6 +616,7 @@ MUTANTS = (
             *IN_TABLES,
             *IN_THE_AVERAGE,
             *IN_SIMULATIONS,
+            *IN_THE_AUDIT,
             *IN_CLIPPING,
             *IN_GRAPHS,
             *IN_MODELS,
