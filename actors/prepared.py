@@ -178,8 +178,8 @@ def _team(
         return None
     from blindsum.actors.workers.processes import RayProcesses
 
-    gpus = spec.job.silo(spec.name).resources.gpus
-    return Team(spec, plan, places.state, RayProcesses(count, admission.by_agent, gpus))
+    processes = RayProcesses(count, admission.by_agent, spec.job.silo(spec.name).resources.gpus)
+    return Team(spec, plan, places.state, processes, admission.approval)
 
 
 def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = False) -> PreparedSilo:
@@ -213,7 +213,7 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     model = model_of(job, own=len(member.own))
     weights = initial_digest(model)
     admission.require_approved(weights, (member.data.fingerprint, *member.data.earlier))
-    loss = record_loss(job.data, member.own)
+    loss = record_loss(job, member.own)
     of_run = places.of_run(spec.run)
 
     model.to(CPU if alone or team else device_for(job.silo(name).resources.gpus))

@@ -94,9 +94,7 @@ def curves(setting: Setting) -> dict[str, np.ndarray]:
     models = [model_of(job, own=len(one.own)) for one in owners]
     plans = [plan(job, one.name) for one in owners]
     trainers = [
-        LocalTrainer(
-            model, one.data.train, job.training, of, random, record_loss(job.data, one.own)
-        )
+        LocalTrainer(model, one.data.train, job.training, of, random, record_loss(job, one.own))
         for model, one, of in zip(models, owners, plans, strict=True)
     ]
     combine: Combine = mean_update

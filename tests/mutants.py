@@ -25,6 +25,7 @@ from tests.planted_between_clusters import BETWEEN_CLUSTERS
 from tests.planted_in_clipping import IN_CLIPPING
 from tests.planted_in_graphs import IN_GRAPHS
 from tests.planted_in_models import IN_MODELS
+from tests.planted_in_own_code import IN_OWN_CODE
 from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
 from tests.planted_in_tables import IN_TABLES
@@ -322,7 +323,7 @@ MUTANTS = (
     Mutant(
         "an approval that is not asked",
         "actors/admission.py",
-        "self._approval = books.approved()",
+        "self.approval = books.approved()",
         "pass",
         DRIVER,
     ),
@@ -526,14 +527,14 @@ MUTANTS = (
     Mutant(
         "an approval for any table",
         "actors/admission.py",
-        "            require_dataset(self._approval, fingerprints)\n",
+        "            require_dataset(self.approval, fingerprints)\n",
         "",
         ACROSS,
     ),
     Mutant(
         "an approval for any version",
         "actors/admission.py",
-        "            require_version(self._approval, __version__)\n",
+        "            require_version(self.approval, __version__)\n",
         "",
         ACROSS,
     ),
@@ -620,6 +621,7 @@ MUTANTS = (
             *IN_GRAPHS,
             *IN_MODELS,
             *IN_WORKERS,
+            *IN_OWN_CODE,
         )
     ),
 )

@@ -74,7 +74,7 @@ class Victim:
     def __init__(self, job: Job, silo: str, data: SiloData, plan: PrivacyPlan) -> None:
         self.job, self.silo, self.data, self.plan = job, silo, data, plan
         self.features = features_of(job.data.features).shape
-        self.outputs, self.labelling = job.data.outputs, labelling(job.data)
+        self.outputs, self.labelling = job.data.outputs, labelling(job)
         self._models: dict[str, nn.Module] = {}
         self._reference: list[PrivacyPlan | None] = []
 

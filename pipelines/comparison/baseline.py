@@ -232,7 +232,7 @@ def trained(
     """
     model = model_of(job, private=own is not None, own=len(member.own))
     random = cryptographic_generator() if job.private else seeded_generator(job.seed, name)
-    loss = record_loss(job.data, member.own)
+    loss = record_loss(job, member.own)
     trainer = LocalTrainer(model, member.data.train, job.training, own, random, loss)
     rounds = own.rounds_within_budget if own else job.training.rounds
     averaging = job.training.average

@@ -13,6 +13,7 @@ from blindsum.pipelines.consortium.review_text import (
 )
 from blindsum.pipelines.run.job_words import model_line
 from blindsum.pipelines.show.console import plain
+from blindsum.platform.job.own_code import own_functions
 from blindsum.platform.job.owner import Owner
 from blindsum.platform.privacy.sanity import job_warnings
 
@@ -43,9 +44,9 @@ def _rows(one: JobReview, owner: Owner, runs: int, until: str) -> Iterator[tuple
     yield "leaves: updates", sent["updates"]
     yield "leaves: model", revealed["model"]
     yield "leaves: figures", revealed["held-out figures"]
-    if job.model.kind == "factory":
+    for setting, function in own_functions(job).items():
         files = named(tuple(one.code)) if one.code else f"what it imports from {one.folder}"
-        yield "runs code", f"{job.model.factory}: {files}"
+        yield "runs code", f"{function} ({setting}): {files}"
     yield "allows", f"{runs} {'run' if runs == 1 else 'runs'}, until {until} (UTC)"
     for text in (*job_warnings(job), *one.concerns):
         yield "warning", text

@@ -30,6 +30,7 @@ from blindsum.platform.errors import BlindsumError, LedgerError
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
+from blindsum.platform.job.own_code import FEATURES, own_functions
 from blindsum.platform.job.owner import Owner
 from blindsum.platform.job.paths import WEIGHTS, files_from, places_under
 from blindsum.platform.job.private_tasks import load_private_tasks
@@ -39,6 +40,10 @@ from blindsum.platform.state.approval import job_digest
 from blindsum.platform.state.ledger import Ledger
 
 T = TypeVar("T")
+
+NOT_COMPUTED = (
+    "not looked for: the features are made by the proposal's own code, which a review does not run"
+)
 
 
 def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = False) -> Review:
@@ -52,6 +57,7 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
         JobError, ConsentError: there is no such proposal, or it cannot be read.
         KeyRefused, LedgerError: the silo's ledger or identity cannot be used or trusted.
     """
+    files_from(owner.state / WEIGHTS)
     received = inbox.one(digest)
     job, folder = inbox.job(received.digest), code_folder(inbox, received.digest)
     names = code_files(folder)
@@ -70,7 +76,9 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
             held_out = _or_noted(obstacles, lambda: metrics_plan(job)) if job.private else None
             found = _or_noted(obstacles, lambda: _fingerprints(owner, inbox, received, job, silo))
             fingerprints = found or ()
-            if found and features:
+            if found and features and FEATURES in own_functions(job):
+                concerns = (NOT_COMPUTED,)
+            elif found and features:
                 look = partial(_concerns, owner, inbox, received, job, silo)
                 concerns = _or_noted(obstacles, look) or ()
             own_budget = budget(ledger, job.silo(silo).data, fingerprints)
@@ -107,13 +115,14 @@ def review_here(owner: Owner, silo: str, job: Job, folder: Path) -> JobReview:
     Raises:
         KeyRefused, LedgerError: the silo's ledger or identity cannot be used or trusted.
     """
+    for place in (owner.state / WEIGHTS, folder):
+        files_from(place)
     obstacles = list(_of_identity(owner, job, silo))
     own_plan = _or_noted(obstacles, lambda: plan(job, silo)) if job.private else None
     held_out = _or_noted(obstacles, lambda: metrics_plan(job)) if job.private else None
     with open_ledger(owner, silo) as ledger:
         own_budget = budget(ledger, job.silo(silo).data)
         obstacles += _of_budget(ledger, own_budget, (), own_plan, held_out)
-    files_from(owner.state / WEIGHTS)
     values = _or_noted(obstacles, lambda: parameter_count(job))
     return JobReview(
         silo=silo,

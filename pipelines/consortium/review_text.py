@@ -15,6 +15,7 @@ from blindsum.pipelines.consortium.review_features import feature_lines
 from blindsum.pipelines.run.job_words import model_line
 from blindsum.pipelines.show.console import plain, size
 from blindsum.platform.errors import PrivacyError
+from blindsum.platform.job.own_code import WHAT_FOR, own_functions
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import UNIT, PrivacyPlan, describe
 from blindsum.platform.privacy.releases import metrics_guarantee
@@ -272,6 +273,8 @@ def _roster(one: JobReview) -> Iterator[tuple[str, str]]:
 
 
 def _code(one: JobReview) -> Iterator[tuple[str, str]]:
+    for setting, named in own_functions(one.job).items():
+        yield setting, f"{named} {WHAT_FOR[setting]}"
     for name, digest in one.code.items():
         yield name, f"SHA-256 {digest}"
 

@@ -24,6 +24,7 @@ from blindsum.platform.data.at_silo import read_at_silo
 from blindsum.platform.data.concerns import shared_records
 from blindsum.platform.errors import BlindsumError, in_one
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.own_code import WHAT_FOR, own_functions
 from blindsum.platform.job.paths import silo_places
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
@@ -146,6 +147,8 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
             if name == CONSENT:  # the picture shows it for each silo
                 continue
             show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}")
+    for setting, named in own_functions(job).items():
+        show_result(f"\ncode of the job's own, in every silo: {named} {WHAT_FOR[setting]}")
     if checked.first.clipping:
         show_result(f"\nclipping: {checked.first.clipping}")
     if shared := [f"{one.name} {one.workers}" for one in job.silos if one.workers > 1]:
@@ -178,6 +181,7 @@ def _figures(job: Job, checked: Checked) -> dict[str, object]:
         "bytes_at_most": sent.at_most,
         "encryption": asdict(checked.parameters),
         "clipping": checked.first.clipping,
+        "own_functions": own_functions(job),
         "silos": {
             n: {
                 "plan": plan_figures(i.plan),

@@ -72,8 +72,14 @@ def inputs(job: Job, text: str) -> str:
             f"pictures of {features.width} by {features.height} points, {colours}, from column "
             f"{shown(features.column)}"
         )
+    if features.kind == "factory":
+        columns = listed(list(map(shown, features.columns)))
+        return f"{features.width:,} values that {shown(features.function)} makes of {columns}"
     if features.kind == "text":
-        return f"the first {features.length:,} bytes of the text in column {shown(features.column)}"
+        named = features.tokenizer
+        units = f"tokens ({shown(named.file)})" if named else "bytes"
+        text = f"the text in column {shown(features.column)}"
+        return f"the first {features.length:,} {units} of {text}"
     return f"a fingerprint of {features.bits:,} bits, read from column {shown(features.column)}"
 
 

@@ -1,5 +1,5 @@
 """The kinds of features: plain columns, RDKit descriptors, fingerprints computed or read, molecular
-graphs, pictures and texts.
+graphs, pictures, texts, and tensors from a function of the job's own.
 
 A new kind of data needs a section in `blindsum.platform.job.features_section`, a class here, and
 its line in `features_of`.
@@ -30,6 +30,7 @@ from blindsum.platform.data.molecule_features import (
     EcfpFeatures,
     GraphFeatures,
 )
+from blindsum.platform.data.own_features import DatasetFeatures
 from blindsum.platform.data.ragged import Bits
 from blindsum.platform.data.rejected_rows import Rejected
 from blindsum.platform.data.text_features import TextFeatures
@@ -39,6 +40,7 @@ from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, F
 from blindsum.platform.job.folds_section import MoleculeKey
 from blindsum.platform.job.graphs_section import Graphs
 from blindsum.platform.job.images_section import Images
+from blindsum.platform.job.own_features_section import OwnFeatures
 from blindsum.platform.job.text_section import Text
 
 
@@ -165,6 +167,8 @@ def features_of(section: Features) -> FeatureKind:
             return GraphFeatures(section=section)
         case Images():
             return ImageFeatures(section=section)
+        case OwnFeatures():
+            return DatasetFeatures(section=section)
         case Text():
             return TextFeatures(section=section)
         case _:

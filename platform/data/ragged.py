@@ -102,6 +102,16 @@ class Bytes(Ragged):
         return found
 
 
+class Ids(Bytes):
+    """Texts of at most `width` tokens, by the tokens' ids from 0. Dense, they count from 1."""
+
+    @classmethod
+    def of_each(cls, ids: Sequence[npt.NDArray[np.int32]], length: int) -> Ids:
+        """Return texts of which each has those ids, at most `length`."""
+        counts = np.array([len(one) for one in ids], np.int64)
+        return cls(counts, [np.concatenate([*ids, np.zeros(0, np.int32)])], length)
+
+
 class TaskLabels(Ragged):
     """The labels of many tasks with gaps: of each label its task, its value, and -1, 0 or 1 where
     the true value lies below, at or above it. `width` is the number of tasks."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from blindsum.platform.job.lora_section import Lora
-from blindsum.platform.job.section import Section, unless
+from blindsum.platform.job.section import FunctionName, Section, unless
+from blindsum.platform.job.tensors import Tensors
 
 Shape = tuple[int, ...]
 """Of one record: (features,), or of an image (channels, height, width)."""
@@ -18,10 +18,13 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True)
 class Tokens:
     """Records that are sequences of whole numbers from 0, which stands for the place after the end,
-    to `vocabulary` - 1. A model gets int64 [records, length]."""
+    to `vocabulary` - 1. A model gets int64 [records, length].
+
+    `shift` is what the numbers are more than the ids of a public tokenizer's file."""
 
     length: int
     vocabulary: int
+    shift: int = 0
 
     @property
     def values(self) -> int:
@@ -57,7 +60,7 @@ class GraphSize:
         return self.atoms * of_atom + self.bonds * of_bond
 
 
-Input = Shape | Tokens | GraphSize
+Input = Shape | Tokens | GraphSize | Tensors
 """One record as a model gets it."""
 
 
@@ -188,18 +191,11 @@ class HuggingFace(_Begun):
 
 class Factory(_Begun):
     """A model of your own: `function(features, outputs) -> torch.nn.Module`. `features` is their
-    number; for images it is (channels, height, width), for texts `Tokens`, and for graphs
-    `GraphSize`."""
+    number; for images and other tensors it is their shape, for texts `Tokens`, for graphs
+    `GraphSize`, and for tensors by name a dict of `TensorSection`."""
 
     kind: Literal["factory"]
-    factory: str
-
-    @field_validator("factory")
-    @classmethod
-    def _names_a_function(cls, factory: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", factory):
-            raise ValueError("write it as module:function")
-        return factory
+    factory: FunctionName
 
 
 Model = Annotated[

@@ -269,11 +269,37 @@ class Job(Section):
     @model_validator(mode="after")
     def _models_fit_the_records(self) -> Job:
         model, features = self.model.kind, self.data.features.kind
-        if model in _READS and features != _READS[model]:
-            raise ValueError(f"model.kind {model} needs data.features.kind {_READS[model]}")
+        reads = _READS.get(model, features)
+        if features == "factory":
+            shape = self.data.features.shape  # type: ignore[union-attr]
+            if isinstance(shape, dict) and model != "factory":
+                raise ValueError("tensors by name need model.kind factory")
+            if model == "cnn" and len(shape) != 3:
+                raise ValueError("model.kind cnn needs a shape of channels, height and width")
+            reads = features if model == "cnn" else reads
+        if features != reads:
+            raise ValueError(f"model.kind {model} needs data.features.kind {reads}")
         if features in ("text", "graphs") and model not in (*_READS, "factory"):
             own = ", ".join(kind for kind, read in _READS.items() if read == features)
             raise ValueError(f"data.features.kind {features} needs model.kind {own} or factory")
+        return self
+
+    @model_validator(mode="after")
+    def _a_loss_of_its_own_stands_alone(self) -> Job:
+        if self.training.loss is None:
+            return self
+        if self.has_private_tasks:
+            raise ValueError(
+                "training.loss cannot be combined with private_tasks: each silo would call it with "
+                "other tasks"
+            )
+        target, tasks = self.data.target, (self.data.tasks or {}).values()
+        of_tasks = any((t.weight, t.positive_weight, t.focal) != (1.0, 1.0, 0.0) for t in tasks)
+        if of_tasks or (target is not None and (target.class_weights or target.focal)):
+            raise ValueError(
+                "training.loss replaces the usual losses: leave out class_weights, weight, "
+                "positive_weight and focal, and weigh records in the function"
+            )
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from blindsum.platform.job.average_section import DEFAULT, Average
 from blindsum.platform.job.schedule_section import CONSTANT, Schedule
-from blindsum.platform.job.section import Positive, Section, unless
+from blindsum.platform.job.section import FunctionName, Positive, Section, unless
 
 MAX_STEPS = 1_000_000
 
@@ -54,6 +54,12 @@ class TrainingSection(Section):
         le=1e6,
         exclude_if=unless(0.0),
         description="Pull of local steps towards the round's first model (FedProx's mu).",
+    )
+    loss: FunctionName | None = Field(
+        None,
+        exclude_if=unless(None),
+        description="A loss of your own: module:function from outputs and labels to one loss for "
+        "each record.",
     )
     stop: StopSection | None = Field(
         None,

@@ -43,18 +43,21 @@ class LanguageModel(nn.Module):
 
     The model gets its own number for padding there, and attends to no such place. The first place
     always counts, so that an empty text is one of padding.
+
+    Args:
+        shift: as of `Tokens`: a model that belongs to a tokenizer gets the ids of its file.
     """
 
-    def __init__(self, net: nn.Module, outputs: int, padding: int) -> None:
+    def __init__(self, net: nn.Module, outputs: int, padding: int, shift: int = 0) -> None:
         super().__init__()
-        self.net, self._outputs, self._padding = net, outputs, padding
+        self.net, self._outputs, self._padding, self._shift = net, outputs, padding, shift
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return outputs [records, outputs]."""
         if not len(ids):  # a sample can be empty
             return torch.zeros(0, self._outputs, device=ids.device)
         there = ids != 0
-        given = torch.where(there, ids, self._padding)
+        given = torch.where(there, ids - self._shift, self._padding)
         attended = torch.cat([torch.ones_like(there[:, :1]), there[:, 1:]], 1)
         found: Tensor = self.net(input_ids=given, attention_mask=attended.long()).logits
         return found
@@ -91,7 +94,7 @@ def language_model(section: HuggingFace, tokens: Tokens, outputs: int) -> Langua
             net = _loaded(kinds[type(config)], config, _weights(folder), folder.name)
     net.train()
     _require_room(net, tokens)
-    whole = LanguageModel(net, outputs, config.pad_token_id)
+    whole = LanguageModel(net, outputs, config.pad_token_id, tokens.shift)
     if counting:
         return whole
     with _as_errors(f"the model cannot read {tokens.length} tokens"), torch.no_grad():
@@ -207,11 +210,10 @@ def _loaded(kind: Any, config: Any, held: dict[str, Tensor], name: str) -> nn.Mo
 
 def _require_room(net: Any, tokens: Tokens) -> None:
     """Check that the model has an entry for every token, and a position for every place."""
-    entries = net.get_input_embeddings().num_embeddings
-    if tokens.vocabulary > entries:
+    entries, asked = net.get_input_embeddings().num_embeddings, tokens.vocabulary - tokens.shift
+    if asked > entries:
         raise ModelError(
-            f"the features have {tokens.vocabulary} different tokens, and the model knows "
-            f"{entries}",
+            f"the features have {asked} different tokens, and the model knows {entries}",
             "Use the tokenizer that belongs to the model.",
         )
     places = getattr(net.config, "max_position_embeddings", None)

@@ -7,7 +7,6 @@ parameters of a private head never leave the silo.
 from __future__ import annotations
 
 import copy
-import importlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -32,13 +31,16 @@ from blindsum.platform.job.model_section import (
     Tokens,
     Transformer,
 )
+from blindsum.platform.job.own_code import FACTORY, own_function
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.tensors import Tensors
 from blindsum.platform.training.adapters import adapt, head_of, refuse_unused
 from blindsum.platform.training.buffers import digest_with_buffers, refuse_running_state
 from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
 from blindsum.platform.training.dp_layers import refuse_mixing_layers
 from blindsum.platform.training.graphs import Graphs, dmpnn
 from blindsum.platform.training.hugging_face import LanguageModel, language_model
+from blindsum.platform.training.named_tensors import NamedTensors
 from blindsum.platform.training.pretrained import begin_with, freeze
 from blindsum.platform.training.sequences import Encoder, Sequences
 from blindsum.platform.training.torch_random import forked_random
@@ -259,6 +261,10 @@ def _build(section: Model, record: Input, outputs: int) -> nn.Module:
         if not isinstance(section, Factory):
             raise ModelError(f"model.kind {section.kind} cannot read graphs")
         return nn.Sequential(Graphs(record), _made(section, record, outputs))
+    if isinstance(record, Tensors):
+        if not isinstance(section, Factory):
+            raise ModelError(f"model.kind {section.kind} cannot read tensors by name")
+        return NamedTensors(_made(section, dict(record.of), outputs), record)
     return _of_shape(section, record, outputs)
 
 
@@ -282,20 +288,12 @@ def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
     return model if len(shape) == 1 else nn.Sequential(nn.Unflatten(1, shape), model)
 
 
-def _made(section: Factory, record: int | Input, outputs: int) -> nn.Module:
+def _made(section: Factory, record: object, outputs: int) -> nn.Module:
     """Return what a job's own function makes."""
-    name, _, function = section.factory.partition(":")
-    try:
-        factory = getattr(importlib.import_module(name), function)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
-        raise ModelError(
-            f"model.factory {section.factory!r} cannot be imported ({type(error).__name__}: "
-            f"{error})",
-            "It must be installed or in the working directory on every silo's node.",
-        ) from None
+    factory = own_function(FACTORY, section.factory)
     try:
         model = factory(record, outputs)
-    except (Exception, SystemExit) as error:  # noqa: BLE001
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code
         raise ModelError(
             f"model.factory {section.factory!r} failed with {type(error).__name__}: {error}"
         ) from None

@@ -34,6 +34,11 @@ FEATURES: dict[str, dict[str, Any]] = {
     "fingerprint": {"column": "positions", "bits": 96},
     "text": {"column": "structure", "length": 9},
     "images": {"column": "picture", "height": 4, "width": 5, "channels": 1},
+    "factory": {
+        "function": "tests.platform.own_dataset:lengths",
+        "columns": {"structure": "text", "dose": "number"},
+        "shape": [2],
+    },
 }
 FOLDS: dict[str, dict[str, Any]] = {
     "scaffold": {"salt": "s", "test_fraction": 0.5},
@@ -87,6 +92,7 @@ def stated(columns: list[Column]) -> dict[str, str]:
         ("fingerprint", {"positions": "lists of integers"}, None, 96),
         ("text", {"structure": "text"}, None, 9),
         ("images", {"picture": "pictures: bytes, or the names of their files"}, None, 20),
+        ("factory", {"structure": "text", "dose": "a number"}, None, 2),
     ],
 )
 def test_features_state_their_columns_and_width(

@@ -67,7 +67,7 @@ def train_shard(shard: Shard) -> None:
     data = load_audited(shard.job, shard.silo, silo_places(section, shard.folder)).data
     members = memberships(len(data.train), shard.models)
     members = members[shard.first : shard.first + shard.count]
-    read, labels = labelling(shard.job.data), mislabelled(shard.job, data)[0]
+    read, labels = labelling(shard.job), mislabelled(shard.job, data)[0]
     side_by_side = stackable(shard.job)
     outputs = (_side_by_side if side_by_side else _one_by_one)(shard, data, labels, members)
     views = read.views(data.train.labels)
@@ -86,7 +86,7 @@ def train_shard(shard: Shard) -> None:
 def _side_by_side(shard: Shard, data: SiloData, labels: Labels, members: Bools) -> Outputs:
     """Return each model's outputs on the training and on the held-out records."""
     features = torch.from_numpy(data.train.features)
-    loss = labelling(shard.job.data).loss
+    loss = labelling(shard.job).loss
     stack = Stack(shard.job, features.shape[1], len(members), loss)
     # Seeding is safe: these models belong to an attacker, and nothing of them is released.
     generator = torch.Generator().manual_seed(shard.first + 1)
@@ -99,7 +99,7 @@ def _side_by_side(shard: Shard, data: SiloData, labels: Labels, members: Bools) 
 
 def _one_by_one(shard: Shard, data: SiloData, labels: Labels, members: Bools) -> Outputs:
     """As `_side_by_side`."""
-    loss, outputs = labelling(shard.job.data).loss, []
+    loss, outputs = labelling(shard.job).loss, []
     for number, member in enumerate(members, start=shard.first + 1):
         own = Fold(data.train.stored[member], labels[member])
         random = np.random.default_rng(number)
@@ -141,7 +141,7 @@ def mislabelled(job: Job, data: SiloData) -> tuple[Labels, Bools]:
     labels = data.train.labels.copy()
     canaries = np.zeros(len(labels), bool)
     canaries[random.permutation(len(labels))[: max(int(CANARIES * len(labels)), 1)]] = True
-    labels[canaries] = labelling(job.data).spoilt(labels[canaries], random)
+    labels[canaries] = labelling(job).spoilt(labels[canaries], random)
     return labels, canaries
 
 
@@ -209,7 +209,7 @@ def shadows(
         ) from None
     statistics, losses, population = _read(shards)
     members = memberships(len(data.train), models)
-    views = labelling(job.data).views(data.train.labels)
+    views = labelling(job).views(data.train.labels)
     return {
         view: Shadows(statistics[v], losses[v], members, population[v])
         for v, view in enumerate(views)

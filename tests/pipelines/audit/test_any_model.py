@@ -60,7 +60,7 @@ def observed(job: Job, recipe: Recipe) -> membership.Shadows:
     shard = shadows.Shard(job, "birch", "", "", 0, MODELS, MODELS, recipe)
     outputs = shadows._one_by_one(shard, data, data.train.labels, members)
     of_train, of_test = (shadows._finite(torch.stack(fold)) for fold in zip(*outputs, strict=True))
-    read = labelling(job.data)
+    read = labelling(job)
     own = read.observe(of_train, data.train.labels, (WHOLE,))
     others = read.observe(of_test, data.test.labels, (WHOLE,))
     return membership.Shadows(own.statistics[0], own.losses[0], members, others.losses[0])
@@ -85,7 +85,7 @@ def test_members_are_found_without_noise_and_not_with_it(
 
 def test_a_shadow_model_keeps_what_the_job_freezes(make_job: MakeJob) -> None:
     job = make_job(TEXT, TRANSFORMER, *ONE_STEP, "model.freeze=['model.tokens.*']").job
-    loss = labelling(job.data).loss
+    loss = labelling(job).loss
     recipe = replace(recipe_of(job, 0.5), rounds=2)
     made = trained(job, records_of(job, 9), recipe, loss, np.random.default_rng(0))
     start = model_of(job, private=False)
@@ -102,7 +102,7 @@ def test_a_shadow_model_trains_adapters_alone(make_job: MakeJob) -> None:
     random = np.random.default_rng(0)
     fold = Fold(random.normal(size=(9, 4)).astype(np.float32), random.integers(0, 2, 9))
     recipe = Recipe(job.training, job.server, 2, plan_by_hand())
-    made = trained(job, fold, recipe, labelling(job.data).loss, random)
+    made = trained(job, fold, recipe, labelling(job).loss, random)
     start = dict(model_of(job, private=False).named_parameters())
     moved = {n for n, p in made.named_parameters() if not torch.equal(p, start[n])}
     assert moved and not any(n in moved for n, p in start.items() if not p.requires_grad)
