@@ -162,7 +162,7 @@ def activation(section: Dmpnn) -> nn.Module:
 
 def _codes(x: Tensor, limits: Sequence[int]) -> Tensor:
     """Return int64 codes below their limits; `x` has a column for each of them."""
-    below = x.new_tensor(limits)
+    below = torch.tensor(limits, dtype=x.dtype, device="cpu").to(x.device)
     allowed = (x == x.round()) & (x >= 0) & (x < below)
     return torch.where(allowed, x, ((x * 997).abs() % below).floor()).long()
 
