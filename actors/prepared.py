@@ -33,6 +33,7 @@ from blindsum.platform.privacy.randomness import generator_of
 from blindsum.platform.privacy.reach import held_to, honest_reach
 from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints, set_state, state_of
 from blindsum.platform.state.private_head import PrivateHead
+from blindsum.platform.training.augmentation import augmentation_of
 from blindsum.platform.training.average import Averaged
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
@@ -208,7 +209,16 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     loss = record_loss(job.data, member.own)
     of_run = places.of_run(spec.run)
 
-    trainer = LocalTrainer(model, member.data.train, job.training, own_plan, random, loss, team)
+    trainer = LocalTrainer(
+        model,
+        member.data.train,
+        job.training,
+        own_plan,
+        random,
+        loss,
+        team,
+        augmentation_of(job.data.features),
+    )
     if team:
         team.build()
 

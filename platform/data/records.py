@@ -65,10 +65,16 @@ class Fold:
         of_tasks = 8 * self.stored_labels.width if isinstance(self.stored_labels, TaskLabels) else 0
         return max(1, MAX_BATCH_BYTES // (4 * max(self.width + of_tasks, 1)))
 
-    def batches(self, rows: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield dense features and labels of those records (all, by default), in order, in batches
-        of at most MAX_BATCH_BYTES. There is at least one batch, which may be empty."""
-        count, size = len(self) if rows is None else len(rows), self.batch_size
+    def batches(
+        self, rows: npt.NDArray[np.int64] | None = None, size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield dense features and labels of those records (all, by default), in order. There is at
+        least one batch, which may be empty.
+
+        Args:
+            size: most records of a batch; by default as many as MAX_BATCH_BYTES hold.
+        """
+        count, size = len(self) if rows is None else len(rows), size or self.batch_size
         for start in range(0, max(count, 1), size):
             part = slice(start, start + size) if rows is None else rows[start : start + size]
             features, labels = dense(self.stored[part]), dense(self.stored_labels[part])

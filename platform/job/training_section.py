@@ -55,6 +55,13 @@ class TrainingSection(Section):
         exclude_if=unless(0.0),
         description="Pull of local steps towards the round's first model (FedProx's mu).",
     )
+    chunk: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        exclude_if=unless(None),
+        description="Most records of a sample that are computed at a time; changes no result.",
+    )
     stop: StopSection | None = Field(
         None,
         exclude_if=unless(None),

@@ -27,7 +27,10 @@ from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.training.augmentation import Augmentation
+from blindsum.platform.training.chunks import chunk_of
 from blindsum.platform.training.clipping.choice import Chosen, clipped_sum
+from blindsum.platform.training.clipping.copies import MeanOverCopies, OfCopies
 from blindsum.platform.training.local_optimizer import LocalOptimizer
 from blindsum.platform.training.losses import RecordLoss, classification
 from blindsum.platform.training.models import (
@@ -75,6 +78,7 @@ class LocalTrainer:
         random: draws the samples, and with a plan the noise.
         loss: the loss of each record.
         elsewhere: the processes that hold the training records.
+        augmentation: changes the records of each sample at random.
 
     Raises:
         ModelError: there is a plan, and the model mixes records or fails on a single one.
@@ -89,13 +93,19 @@ class LocalTrainer:
         random: np.random.Generator,
         loss: RecordLoss = classification,
         elsewhere: TrainedElsewhere | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self._model, self._training, self._plan, self._random = model, training, plan, random
-        self._loss = loss
+        self._augmentation = augmentation
+        copies = augmentation.copies if augmentation else 1
+        self._forward, self._loss = model, loss
+        if copies > 1:
+            self._forward, self._loss = OfCopies(model), MeanOverCopies(loss)
+        self._chunk = chunk_of(model, data, training, copies)
         self._data, self._elsewhere = data, elsewhere
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._clipped: Chosen | None = (
-            clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
+            clipped_sum(model, data.width, loss, _no_labels(data), copies) if plan else None
         )
         self._clip_norm = plan.clip_norm if plan else 0.0
         self._unclipped, self._rate = 0.0, training.learning_rate
@@ -187,14 +197,16 @@ class LocalTrainer:
             self._unclipped += unclipped
             return split_as(self._parameters, found)
         sums = [torch.zeros_like(p) for p in self._parameters]
-        for features, labels in self._data.batches(self._sample()):
+        for features, labels in self._data.batches(self._sample(), self._chunk):
+            if self._augmentation:
+                features = self._augmentation(features, self._random)
             for total, one in zip(sums, self._gradients(features, labels), strict=True):
                 total.add_(one)
         return sums
 
     def _gradients(self, features: Tensor, labels: Tensor) -> list[Tensor]:
         if self._plan is None or self._clipped is None:
-            loss = self._loss(self._model(features), labels).sum()
+            loss = self._loss(self._forward(features), labels).sum()
             return list(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
         clipped = self._clipped(features, labels, self._clip_norm)
         self._unclipped += clipped.within - len(labels) / 2

@@ -22,13 +22,17 @@ from blindsum.platform.training.clipping.book import NotCovered
 from blindsum.platform.training.clipping.book_keeping import BookKeeping
 from blindsum.platform.training.clipping.by_record import OneByOne, Vectorised
 from blindsum.platform.training.clipping.clipped import Clipped, ClippedSum, Records
+from blindsum.platform.training.clipping.copies import MeanOverCopies, OfCopies
 from blindsum.platform.training.clipping.mixing import MEND, MakeUp, dense, mixes
 from blindsum.platform.training.clipping.trial import Trial
 from blindsum.platform.training.losses import RecordLoss, classification
 
-_Kind = Callable[[nn.Module, RecordLoss], ClippedSum]
+_Kind = Callable[[nn.Module, RecordLoss, int], ClippedSum]
 
-_METHODS: dict[str, _Kind] = {"book-keeping": BookKeeping, "vectorised": Vectorised}
+_METHODS: dict[str, _Kind] = {
+    "book-keeping": BookKeeping,
+    "vectorised": lambda model, loss, copies: Vectorised(model, loss),
+}
 
 _SAYS = {
     "book-keeping": "gradients are clipped by book-keeping, at nearly the cost of a plain step",
@@ -66,6 +70,7 @@ def clipped_sum(
     records: int | MakeUp,
     loss: RecordLoss = classification,
     labels: Tensor | None = None,
+    copies: int = 1,
 ) -> Chosen:
     """Return the cheapest method that clips the model's gradients right, on made-up records.
 
@@ -74,12 +79,17 @@ def clipped_sum(
             that many values.
         labels: any number of labels of the kind that the loss takes; zeros must be valid labels.
             By default they are classes.
+        copies: K. If it is above 1, records come with K copies each, [B, K, ...], and a record's
+            gradient is the mean of theirs.
 
     Raises:
         ModelError: the model mixes the records of a batch, or fails on a record alone.
     """
-    made_up = dense(records) if isinstance(records, int) else records
+    made_up = dense(records, copies) if isinstance(records, int) else records
     kind = torch.zeros(0, dtype=torch.long) if labels is None else labels
+    given = model
+    if copies > 1:
+        model, loss = OfCopies(model), MeanOverCopies(loss)
     trial, last = Trial(model, made_up, loss, kind), OneByOne(model, loss)
     with trial.moved():
         if mixes(model, made_up):
@@ -90,7 +100,7 @@ def clipped_sum(
             )
         reason = ""
         for method, make in _METHODS.items():
-            way, why = _tried(trial, model, loss, method, make)
+            way, why = _tried(trial, given, make(model, loss, copies), method)
             if way is not None:
                 return Chosen(method, _sentence(method, reason), way, last)
             reason = reason or why
@@ -99,11 +109,10 @@ def clipped_sum(
 
 
 def _tried(
-    trial: Trial, model: nn.Module, loss: RecordLoss, method: str, make: _Kind
+    trial: Trial, model: nn.Module, way: ClippedSum, method: str
 ) -> tuple[ClippedSum | None, str]:
     """Return the method if it is right, and else what it does not cover."""
     try:
-        way = make(model, loss)
         name = _difference(trial, way, method)
     except NotCovered as error:
         return None, f"{_layer(model, error.parameter)} {error.why}"
