@@ -6,6 +6,7 @@ SUMS = "tests/platform/test_clipping.py"
 FAMILIES = "tests/platform/test_clipping_families.py"
 TRAPS = "tests/platform/test_clipping_traps.py"
 LAYERS = "tests/platform/test_dp_layers.py"
+PRECISION = "tests/platform/test_precision.py"
 COPIES = "tests/platform/test_augmentation.py"
 
 IN_CLIPPING = (
@@ -162,6 +163,13 @@ IN_CLIPPING = (
         "return parts if self._copies == 1 else as_records(parts, self._copies)",
         "return parts",
         COPIES,
+    ),
+    (
+        "clipping by norms in bfloat16",
+        f"{FOLDER}/book_keeping.py",
+        "        parts = in_float32(parts)  # exact; layers may compute in bfloat16\n",
+        "",
+        PRECISION,
     ),
     (
         "clipping by the gradient of one copy alone",

@@ -55,6 +55,11 @@ class TrainingSection(Section):
         exclude_if=unless(0.0),
         description="Pull of local steps towards the round's first model (FedProx's mu).",
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        exclude_if=unless("float32"),
+        description="In which layers compute; weights, norms, sums and noise stay float32.",
+    )
     chunk: int | None = Field(
         None,
         ge=1,

@@ -31,6 +31,7 @@ from blindsum.platform.training.augmentation import Augmentation
 from blindsum.platform.training.chunks import chunk_of
 from blindsum.platform.training.clipping.choice import Chosen, clipped_sum
 from blindsum.platform.training.clipping.copies import MeanOverCopies, OfCopies
+from blindsum.platform.training.clipping.precision import InBfloat16, require_bfloat16
 from blindsum.platform.training.local_optimizer import LocalOptimizer
 from blindsum.platform.training.losses import RecordLoss, classification
 from blindsum.platform.training.models import (
@@ -81,7 +82,8 @@ class LocalTrainer:
         augmentation: changes the records of each sample at random.
 
     Raises:
-        ModelError: there is a plan, and the model mixes records or fails on a single one.
+        ModelError: there is a plan, and the model mixes records or fails on a single one; or it
+            cannot compute in the job's precision.
     """
 
     def __init__(
@@ -101,12 +103,16 @@ class LocalTrainer:
         self._forward, self._loss = model, loss
         if copies > 1:
             self._forward, self._loss = OfCopies(model), MeanOverCopies(loss)
+        if training.precision == "bfloat16":
+            require_bfloat16(model, data.width)
+            self._forward = InBfloat16(self._forward)
         self._chunk = chunk_of(model, data, training, copies)
         self._data, self._elsewhere = data, elsewhere
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._clipped: Chosen | None = (
-            clipped_sum(model, data.width, loss, _no_labels(data), copies) if plan else None
-        )
+        self._clipped: Chosen | None = None
+        if plan:
+            labels, lower = _no_labels(data), training.precision == "bfloat16"
+            self._clipped = clipped_sum(model, data.width, loss, labels, copies, lower)
         self._clip_norm = plan.clip_norm if plan else 0.0
         self._unclipped, self._rate = 0.0, training.learning_rate
         shares_noise = plan is not None and plan.share is not None

@@ -23,6 +23,7 @@ from blindsum.platform.training.clipping.clipped import (
     rows,
 )
 from blindsum.platform.training.clipping.copies import as_records
+from blindsum.platform.training.clipping.precision import in_float32
 from blindsum.platform.training.clipping.rules import RULES
 from blindsum.platform.training.clipping.terms import Term, term
 from blindsum.platform.training.losses import RecordLoss, classification
@@ -77,6 +78,7 @@ class BookKeeping:
             outputs = self._model(features)
         parts = book.parts(self._loss(outputs, labels).sum())
         self._settled = book.settled
+        parts = in_float32(parts)  # exact; layers may compute in bfloat16
         return parts if self._copies == 1 else as_records(parts, self._copies)
 
     def _shape(self, share: Share) -> torch.Size:

@@ -24,6 +24,7 @@ from blindsum.platform.training.clipping.by_record import OneByOne, Vectorised
 from blindsum.platform.training.clipping.clipped import Clipped, ClippedSum, Records
 from blindsum.platform.training.clipping.copies import MeanOverCopies, OfCopies
 from blindsum.platform.training.clipping.mixing import MEND, MakeUp, dense, mixes
+from blindsum.platform.training.clipping.precision import InBfloat16, cannot
 from blindsum.platform.training.clipping.trial import Trial
 from blindsum.platform.training.losses import RecordLoss, classification
 
@@ -71,6 +72,7 @@ def clipped_sum(
     loss: RecordLoss = classification,
     labels: Tensor | None = None,
     copies: int = 1,
+    bfloat16: bool = False,
 ) -> Chosen:
     """Return the cheapest method that clips the model's gradients right, on made-up records.
 
@@ -81,9 +83,12 @@ def clipped_sum(
             By default they are classes.
         copies: K. If it is above 1, records come with K copies each, [B, K, ...], and a record's
             gradient is the mean of theirs.
+        bfloat16: whether layers compute in bfloat16. The method is chosen in float32: the trial
+            compares sums.
 
     Raises:
-        ModelError: the model mixes the records of a batch, or fails on a record alone.
+        ModelError: the model mixes the records of a batch, or fails on a record alone or in
+            bfloat16.
     """
     made_up = dense(records, copies) if isinstance(records, int) else records
     kind = torch.zeros(0, dtype=torch.long) if labels is None else labels
@@ -98,14 +103,22 @@ def clipped_sum(
                 "others",
                 MEND,
             )
-        reason = ""
-        for method, make in _METHODS.items():
-            way, why = _tried(trial, given, make(model, loss, copies), method)
-            if way is not None:
-                return Chosen(method, _sentence(method, reason), way, last)
+        method, found, reason = "one by one", None, ""
+        for name, make in _METHODS.items():
+            found, why = _tried(trial, given, make(model, loss, copies), name)
+            if found is not None:
+                method = name
+                break
             reason = reason or why
-        _refuse_failing(trial, last)
-    return Chosen("one by one", _sentence("one by one", reason), last, last)
+        if found is None:
+            _refuse_failing(trial, last)
+        way = found or last
+        if bfloat16:
+            lower = InBfloat16(model)
+            last = OneByOne(lower, loss)
+            way = _METHODS[method](lower, loss, copies) if found else last
+            _refuse_failing_in_bfloat16(trial, way)
+    return Chosen(method, _sentence(method, reason), way, last)
 
 
 def _tried(
@@ -142,6 +155,13 @@ def _refuse_failing(trial: Trial, way: ClippedSum) -> None:
             f"{error}",
             "The model must be trainable on a batch of one record.",
         ) from None
+
+
+def _refuse_failing_in_bfloat16(trial: Trial, way: ClippedSum) -> None:
+    try:
+        trial.run(way)
+    except Exception as error:  # noqa: BLE001 - of the user's code
+        raise cannot(error) from None
 
 
 def _sentence(method: str, reason: str) -> str:
