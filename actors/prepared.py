@@ -105,9 +105,9 @@ class PreparedSilo:
 
     def mean_change(
         self, sent: SentUpdate, summed: Iterable[tuple[slice, Integers]]
-    ) -> npt.NDArray[np.float64]:
-        """Return the mean change of the parameters from a decrypted sum, float64 [parameters]. Its
-        norm is limited to what honest silos can reach.
+    ) -> tuple[npt.NDArray[np.float64], bool]:
+        """Return the mean change of the parameters from a decrypted sum, float64 [parameters], and
+        whether it had to be scaled down to what honest silos can reach.
 
         Args:
             summed: the sum of all silos' integers, range by range.
@@ -122,8 +122,7 @@ class PreparedSilo:
         reach = honest_reach(
             self.job, self.plan, silos, exchange.values, unit, exchange.clipping, exchange.round
         )
-        held_to(mean, abs(step) * math.sqrt(squares), reach)
-        return mean
+        return mean, held_to(mean, abs(step) * math.sqrt(squares), reach)
 
     def go_to(self, kept: Checkpoint) -> ModelState:
         """Return to the state of a checkpoint, and return it as the model's."""

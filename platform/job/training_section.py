@@ -55,6 +55,11 @@ class TrainingSection(Section):
         exclude_if=unless(0.0),
         description="Pull of local steps towards the round's first model (FedProx's mu).",
     )
+    control_variates: bool = Field(
+        False,
+        exclude_if=unless(False),
+        description="Correct each silo's steps by how they differ from the mean (SCAFFOLD).",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         exclude_if=unless("float32"),
@@ -85,6 +90,17 @@ class TrainingSection(Section):
             raise ValueError(
                 "training.optimizer and training.proximal begin anew in every round, and with one "
                 "local step they do nothing: leave them out, and use server.optimizer"
+            )
+        if self.control_variates and self.local_steps == 1:
+            raise ValueError(
+                "training.control_variates needs more than one local step: with one they cancel in "
+                "the mean of the silos. So privacy.noise shared, which takes one, has no use for "
+                "them"
+            )
+        if self.control_variates and (self.optimizer, self.proximal) != ("sgd", 0.0):
+            raise ValueError(
+                "training.control_variates belongs to training.optimizer sgd without proximal: a "
+                "silo takes the mean of its gradients from the change that it sends"
             )
         if self.proximal * self.learning_rate > 1:
             raise ValueError(

@@ -115,6 +115,7 @@ class LocalTrainer:
             self._clipped = clipped_sum(model, data.width, loss, labels, copies, lower)
         self._clip_norm = plan.clip_norm if plan else 0.0
         self._unclipped, self._rate = 0.0, training.learning_rate
+        self._corrections: list[Tensor | None] = []
         shares_noise = plan is not None and plan.share is not None
         self._contribute = self._with_shared_noise if shares_noise else self._with_local_noise
 
@@ -124,13 +125,21 @@ class LocalTrainer:
         a plan."""
         return self._clipped.says if self._clipped else ""
 
-    def train(self, start: Vector, clipping: float = 1.0, round: int = 1) -> Update:
+    def train(
+        self,
+        start: Vector,
+        clipping: float = 1.0,
+        round: int = 1,
+        correction: Vector | None = None,
+    ) -> Update:
         """Train for one round from the global model.
 
         Args:
             start: the global parameters, float32 [parameters].
             clipping: this round's clip norm in units of the plan's; the noise scales with it.
             round: the round's number, on which the learning rate may depend.
+            correction: of the control variates, added to every local step after clipping and noise,
+                float32 [parameters].
         """
         self._rate = self._training.rate(round)
         set_parameters(self._model, start)
@@ -138,11 +147,18 @@ class LocalTrainer:
         self._unclipped = 0.0
         if self._plan is not None:
             self._clip_norm = self._plan.clip_norm * clipping
+        self._corrections = [] if correction is None else self._by_parameter(correction)
         return self._contribute(start)
+
+    def _by_parameter(self, shared: Vector) -> list[Tensor | None]:
+        """Return values of the shared parameters by parameter; None for the private head's."""
+        own = set(map(id, private_parameters(self._model)))
+        parts = iter(split_as([p for p in self._parameters if id(p) not in own], shared))
+        return [None if id(p) in own else next(parts) for p in self._parameters]
 
     def _with_local_noise(self, start: Vector) -> Update:
         """Take the job's local steps, each with this silo's whole noise, or none without a plan."""
-        optimizer = LocalOptimizer(self._training, self._parameters, self._rate)
+        optimizer = LocalOptimizer(self._training, self._parameters, self._rate, self._corrections)
         for _ in range(self._training.local_steps):
             optimizer.step(self._noisy_sum())
         return Update(
