@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from blindsum.actors.codec import encoded_vector
+from blindsum.actors.codec import encoded_models
 from blindsum.actors.digitiser import noting
 from blindsum.actors.door import checked, checked_round
 from blindsum.actors.joining import JoiningSilo
@@ -195,9 +195,9 @@ class Silo(JoiningSilo):
 
     @guarded
     def release(self, round: int) -> bytes | None:
-        """Return the average of the models up to that round, if it is one of the two newest, as
-        `encoded_vector` writes it. This is a release under the charged budget. None before this
-        silo joined the run.
+        """Return the average of the models up to that round and the newest of them, if it is one of
+        the two newest rounds, as `encoded_models` writes them. This is a release under the charged
+        budget. None before this silo joined the run.
 
         Answers at any time, in its own thread: an interrupted run must get its last model from
         silos that are busy training.
@@ -205,8 +205,8 @@ class Silo(JoiningSilo):
         wanted, books = checked_round(round), self._admission.books
         if not books or not books.joined:
             return None
-        vectors = [one.average.shared for one in self._models if one.round == wanted]
-        return encoded_vector(wanted, vectors[0]) if vectors else None
+        found = [(one.average.shared, one.vector) for one in self._models if one.round == wanted]
+        return encoded_models(wanted, *found[0]) if found else None
 
     @guarded
     def progress(self) -> Progress:

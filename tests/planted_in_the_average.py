@@ -10,9 +10,16 @@ IN_THE_AVERAGE = (
     (
         "average: the newest model released",
         "actors/silo.py",
-        "[one.average.shared for one in self._models",
-        "[one.vector for one in self._models",
+        "[(one.average.shared, one.vector) for one in self._models",
+        "[(one.vector, one.vector) for one in self._models",
         AVERAGING,
+    ),
+    (
+        "average: a newest model on which the silos did not agree",
+        "actors/releasing.py",
+        "digest(models[1], models[0]) == state_digest",
+        "digest(models[1], models[0])",
+        "tests/actors/test_failures.py",
     ),
     (
         "average: the newest model evaluated",
