@@ -126,7 +126,9 @@ def released(
         own_tasks: the silo's private tasks, in its own model.
         newest: whether it is the last round's model, whatever the job's average.
     """
-    weights = safetensors.torch.save({k: v.contiguous() for k, v in model.state_dict().items()})
+    weights = safetensors.torch.save(
+        {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+    )
     stated = TypeAdapter(dict[str, Any]).dump_json(dict(statement), indent=2)
     terms = Terms(
         blindsum=__version__,

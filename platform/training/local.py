@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from blindsum.platform.data.device import device_of, on
 from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
@@ -98,21 +99,23 @@ class LocalTrainer:
         augmentation: Augmentation | None = None,
     ) -> None:
         self._model, self._training, self._plan, self._random = model, training, plan, random
-        self._augmentation = augmentation
+        self._augmentation, self._device = augmentation, device_of(model)
         copies = augmentation.copies if augmentation else 1
+        lower = training.precision == "bfloat16"
         self._forward, self._loss = model, loss
         if copies > 1:
             self._forward, self._loss = OfCopies(model), MeanOverCopies(loss)
-        if training.precision == "bfloat16":
-            require_bfloat16(model, data.width)
-            self._forward = InBfloat16(self._forward)
-        self._chunk = chunk_of(model, data, training, copies)
         self._data, self._elsewhere = data, elsewhere
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._clipped: Chosen | None = None
-        if plan:
-            labels, lower = _no_labels(data), training.precision == "bfloat16"
-            self._clipped = clipped_sum(model, data.width, loss, labels, copies, lower)
+        with on(self._device):
+            if lower:
+                require_bfloat16(model, data.width)
+                self._forward = InBfloat16(self._forward)
+            self._chunk = chunk_of(model, data, training, copies)
+            if plan:
+                labels = _no_labels(data)
+                self._clipped = clipped_sum(model, data.width, loss, labels, copies, lower)
         self._clip_norm = plan.clip_norm if plan else 0.0
         self._unclipped, self._rate = 0.0, training.learning_rate
         self._corrections: list[Tensor | None] = []
@@ -154,7 +157,7 @@ class LocalTrainer:
         """Return values of the shared parameters by parameter; None for the private head's."""
         own = set(map(id, private_parameters(self._model)))
         parts = iter(split_as([p for p in self._parameters if id(p) not in own], shared))
-        return [None if id(p) in own else next(parts) for p in self._parameters]
+        return [None if id(p) in own else next(parts).to(p.device) for p in self._parameters]
 
     def _with_local_noise(self, start: Vector) -> Update:
         """Take the job's local steps, each with this silo's whole noise, or none without a plan."""
@@ -178,7 +181,7 @@ class LocalTrainer:
         shared = []
         for p, gradient in zip(self._parameters, sums, strict=True):
             if id(p) not in private:
-                shared.append(gradient.numpy().ravel())
+                shared.append(gradient.cpu().numpy().ravel())
                 continue
             self._noise(gradient)
             with torch.no_grad():
@@ -209,7 +212,7 @@ class LocalTrainer:
         self._model.train()
         self._clip_norm, self._unclipped = clip_norm, 0.0
         sums = self._sums()
-        return torch.cat([one.reshape(-1) for one in sums]).numpy(), self._unclipped
+        return torch.cat([one.reshape(-1) for one in sums]).cpu().numpy(), self._unclipped
 
     def _sums(self) -> list[Tensor]:
         """Sum over one sample batch by batch, so that memory does not grow with the sample."""
@@ -217,12 +220,14 @@ class LocalTrainer:
             now = get_trainable(self._model)
             found, unclipped = self._elsewhere.clipped_sum(now, self._clip_norm, self._random)
             self._unclipped += unclipped
-            return split_as(self._parameters, found)
+            return [one.to(self._device) for one in split_as(self._parameters, found)]
         sums = [torch.zeros_like(p) for p in self._parameters]
         for features, labels in self._data.batches(self._sample(), self._chunk):
             if self._augmentation:
                 features = self._augmentation(features, self._random)
-            for total, one in zip(sums, self._gradients(features, labels), strict=True):
+            with on(self._device):
+                each = self._gradients(features.to(self._device), labels.to(self._device))
+            for total, one in zip(sums, each, strict=True):
                 total.add_(one)
         return sums
 

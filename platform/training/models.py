@@ -168,7 +168,7 @@ def get_parameters(model: nn.Module) -> Vector:
     """Return a copy of all shared trainable parameters, float32 [parameters]."""
     with torch.no_grad():
         flat = [p.detach().reshape(-1) for p in shared_parameters(model) if p.requires_grad]
-        return torch.cat(flat).numpy().astype(np.float32, copy=True)
+        return torch.cat(flat).cpu().numpy().astype(np.float32, copy=True)
 
 
 def initial_digest(model: nn.Module) -> str:
@@ -176,7 +176,7 @@ def initial_digest(model: nn.Module) -> str:
     before round 1."""
     with torch.no_grad():
         flat = [p.detach().reshape(-1) for p in shared_parameters(model)]
-        return digest(torch.cat(flat).numpy())
+        return digest(torch.cat(flat).cpu().numpy())
 
 
 def set_parameters(model: nn.Module, vector: Vector) -> None:
@@ -192,7 +192,7 @@ def get_trainable(model: nn.Module) -> Vector:
     order of `parameters()`."""
     with torch.no_grad():
         flat = [p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]
-        return torch.cat(flat).numpy().astype(np.float32, copy=True)
+        return torch.cat(flat).cpu().numpy().astype(np.float32, copy=True)
 
 
 def set_trainable(model: nn.Module, vector: Vector) -> None:
@@ -204,7 +204,8 @@ def set_trainable(model: nn.Module, vector: Vector) -> None:
 
 
 def split_as(parameters: Sequence[torch.Tensor], vector: Vector) -> list[torch.Tensor]:
-    """Return a flat vector's values in the shapes of those parameters, one after the other."""
+    """Return a flat vector's values in the shapes of those parameters, one after the other, on the
+    processor."""
     # A copy, because a vector that crossed Ray is read-only.
     parts = torch.split(torch.from_numpy(vector.copy()), [p.numel() for p in parameters])
     return [part.view_as(p) for p, part in zip(parameters, parts, strict=True)]
@@ -212,7 +213,7 @@ def split_as(parameters: Sequence[torch.Tensor], vector: Vector) -> list[torch.T
 
 def get_private(model: nn.Module) -> tuple[npt.NDArray[np.float32], ...]:
     """Return copies of the private head's parameters; nothing without a head."""
-    return tuple(p.detach().numpy().copy() for p in private_parameters(model))
+    return tuple(p.detach().cpu().numpy().copy() for p in private_parameters(model))
 
 
 def set_private(model: nn.Module, head: Sequence[npt.NDArray[np.float32]]) -> None:

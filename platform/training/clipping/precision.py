@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blindsum.platform.data.device import device_of
 from blindsum.platform.errors import ModelError
 from blindsum.platform.training.clipping.book import Parts
 from blindsum.platform.training.clipping.parts import ConvolutionWeight, LinearWeight, Part, Scale
@@ -28,7 +29,8 @@ class InBfloat16(nn.Module):
 
     def forward(self, x: Any) -> Tensor:
         # Without a cache: clipping gives each operation a copy of its weight.
-        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        kind = device_of(self.model).type
+        with torch.autocast(kind, torch.bfloat16, cache_enabled=False):
             outputs: Tensor = self.model(x)
         return outputs.float()
 

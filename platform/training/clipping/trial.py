@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from blindsum.platform.data.device import device_of, random_state
 from blindsum.platform.training.clipping.by_record import gradients_of
 from blindsum.platform.training.clipping.clipped import ClippedSum, add_weighted, clip_factors
 from blindsum.platform.training.clipping.mixing import MakeUp
@@ -57,10 +58,11 @@ class Trial:
         """Whether the model draws randomness, as dropout does."""
         features = self._made_up(2)
         torch.manual_seed(_SEED)
-        before = torch.get_rng_state()
+        device = device_of(self._model)
+        before = random_state(device)
         with torch.no_grad():
             self._model(features)
-        return not torch.equal(before, torch.get_rng_state())
+        return not torch.equal(before, random_state(device))
 
     @contextmanager
     def without_dropout(self) -> Iterator[None]:
@@ -89,8 +91,9 @@ class Trial:
         torch.manual_seed(_SEED)  # the same dropout both times
         losses = self._loss(self._model(features), labels) if records else torch.zeros(0)
         each = [gradients_of(one, parameters, keep=True) for one in losses]
-        norms = torch.tensor([float(torch.cat([g.flatten() for g in one]).norm()) for one in each])
-        clip = max([1e-3, *(norms / 2).tolist()])  # cuts at least the longest
+        lengths = [torch.cat([g.flatten() for g in one]).norm() for one in each]
+        norms = torch.stack(lengths) if each else torch.zeros(0)
+        clip = max([1e-3, *(float(one) / 2 for one in lengths)])  # cuts at least the longest
         torch.manual_seed(_SEED)
         found = way(features, labels, clip)
         factors = clip_factors(norms, clip)
