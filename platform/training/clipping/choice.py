@@ -158,6 +158,7 @@ def _refuse_failing(trial: Trial, way: ClippedSum) -> None:
 
 
 def _refuse_failing_in_bfloat16(trial: Trial, way: ClippedSum) -> None:
+    """Raise ModelError if the method fails with layers in bfloat16."""
     try:
         trial.run(way)
     except Exception as error:  # noqa: BLE001 - of the user's code
