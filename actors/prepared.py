@@ -43,6 +43,7 @@ from blindsum.platform.training.models import (
     initial_digest,
     model_of,
     set_parameters,
+    shared_parameters,
 )
 from blindsum.platform.training.server_optimizer import ServerOptimizer
 from blindsum.platform.training.vector import Vector, digest
@@ -86,6 +87,11 @@ class PreparedSilo:
     def values(self) -> int:
         """The number of parameters that the silos share."""
         return int(get_parameters(self.model).size)
+
+    @property
+    def frozen(self) -> int:
+        """The number of shared parameters that stay as they begin."""
+        return sum(p.numel() for p in shared_parameters(self.model)) - self.values
 
     def model_state(
         self, round: int, vector: Vector, average: Averaged, weights: str | None = None

@@ -41,7 +41,7 @@ def _values_of_a_record(model: nn.Module, width: int) -> int:
     hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, width))
+            model.eval()(torch.ones(1, width))
     finally:
         model.train(training)
         for hook in hooks:

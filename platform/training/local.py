@@ -29,6 +29,7 @@ from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.training.augmentation import Augmentation
+from blindsum.platform.training.buffers import Constants
 from blindsum.platform.training.chunks import chunk_of
 from blindsum.platform.training.clipping.choice import Chosen, clipped_sum
 from blindsum.platform.training.clipping.copies import MeanOverCopies, OfCopies
@@ -107,6 +108,7 @@ class LocalTrainer:
             self._forward, self._loss = OfCopies(model), MeanOverCopies(loss)
         self._data, self._elsewhere = data, elsewhere
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._constants = Constants(model)
         self._clipped: Chosen | None = None
         with on(self._device):
             if lower:
@@ -143,6 +145,9 @@ class LocalTrainer:
             round: the round's number, on which the learning rate may depend.
             correction: of the control variates, added to every local step after clipping and noise,
                 float32 [parameters].
+
+        Raises:
+            ModelError: the model keeps running state, which its first records did not show.
         """
         self._rate = self._training.rate(round)
         set_parameters(self._model, start)
@@ -151,7 +156,9 @@ class LocalTrainer:
         if self._plan is not None:
             self._clip_norm = self._plan.clip_norm * clipping
         self._corrections = [] if correction is None else self._by_parameter(correction)
-        return self._contribute(start)
+        update = self._contribute(start)
+        self._constants.require_unchanged()
+        return update
 
     def _by_parameter(self, shared: Vector) -> list[Tensor | None]:
         """Return values of the shared parameters by parameter; None for the private head's."""
@@ -212,6 +219,7 @@ class LocalTrainer:
         self._model.train()
         self._clip_norm, self._unclipped = clip_norm, 0.0
         sums = self._sums()
+        self._constants.require_unchanged()
         return torch.cat([one.reshape(-1) for one in sums]).cpu().numpy(), self._unclipped
 
     def _sums(self) -> list[Tensor]:

@@ -50,10 +50,10 @@ def _in_float32(part: Part) -> Part:
 
 
 def require_bfloat16(model: nn.Module, features: int) -> None:
-    """Raise ModelError unless the model runs in bfloat16 on a record of that many zeros."""
+    """Raise ModelError unless the model runs in bfloat16 on a record of that many ones."""
     try:
         with torch.no_grad():
-            InBfloat16(model)(torch.zeros(1, features))
+            InBfloat16(model)(torch.ones(1, features))
     except Exception as error:  # noqa: BLE001 - of the user's code
         raise cannot(error) from None
 
