@@ -150,7 +150,7 @@ def summary(curves: np.ndarray, figure: float) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--alphas", nargs="+", type=float, default=[0.1, 1.0])
+    parser.add_argument("--alphas", nargs="+", type=float, default=[0.1])
     parser.add_argument("--epsilons", nargs="+", type=float, default=[8.0])
     parser.add_argument("--figure", nargs=2, type=float, default=[0.9, 0.8], help="without, with")
     parser.add_argument("--choose", type=int, default=1, help="seeds for the choice of the rate")
