@@ -23,6 +23,7 @@ if str(ROOT) not in sys.path:  # as a script
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
 from tests.planted_in_clipping import IN_CLIPPING
+from tests.planted_in_graphs import IN_GRAPHS
 from tests.planted_in_models import IN_MODELS
 from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
@@ -619,6 +620,7 @@ MUTANTS = (
             *IN_THE_AVERAGE,
             *IN_SIMULATIONS,
             *IN_CLIPPING,
+            *IN_GRAPHS,
             *IN_MODELS,
             *IN_WORKERS,
         )

@@ -61,6 +61,11 @@ def inputs(job: Job, text: str) -> str:
             f"a fingerprint (ECFP, {features.bits:,} bits, radius {features.radius}) of the "
             f"molecule in column {shown(features.smiles)}"
         )
+    if features.kind == "graphs":
+        return (
+            f"the graph ({features.featurisation}, at most {features.max_atoms} atoms) of the "
+            f"molecule in column {shown(features.smiles)}"
+        )
     if features.kind == "images":
         colours = "in shades of grey" if features.channels == 1 else "in colour"
         return (
@@ -162,6 +167,12 @@ def model_line(job: Job, parameters: int | None, frozen: int = 0) -> str:
     if model.kind == "mlp":
         hidden = " x ".join(map(str, model.hidden))
         return f"mlp with hidden layers of {hidden} ({model.activation}), {count}{unit}"
+    if model.kind == "dmpnn":
+        layers = " x ".join(map(str, model.ffn)) or "none"
+        return (
+            f"dmpnn of depth {model.depth} with messages of {model.hidden}, then hidden layers of "
+            f"{layers} ({model.activation}), {count}{unit}"
+        )
     if model.kind == "cnn":
         channels = ", ".join(map(str, model.channels))
         return f"cnn with layers of {channels} channels ({model.activation}), {count}{unit}"

@@ -64,7 +64,12 @@ class Fold:
         """The number of records of a batch."""
         # A loss of many tasks has about eight numbers for each of them at a time.
         of_tasks = 8 * self.stored_labels.width if isinstance(self.stored_labels, TaskLabels) else 0
-        return max(1, MAX_BATCH_BYTES // (4 * max(self.width + of_tasks, 1)))
+        return batch_size(self.stored, of_tasks)
+
+    def alike(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return those records, ordered so that a batch has records of about the same size."""
+        sizes = self.stored.sizes if isinstance(self.stored, Compact) else None
+        return rows if sizes is None else rows[np.argsort(sizes[rows], kind="stable")]
 
     def batches(
         self, rows: npt.NDArray[np.int64] | None = None, size: int | None = None
@@ -94,6 +99,16 @@ class Fold:
             with torch.no_grad(), on(device):
                 outputs = model(features.to(device)).cpu()
             yield outputs, labels
+
+
+def batch_size(stored: Stored, more: int = 0) -> int:
+    """Return the number of records that a batch of features may have.
+
+    Args:
+        more: numbers of each record that memory must hold besides.
+    """
+    own = stored.values_at_work if isinstance(stored, Compact) else stored.shape[1]
+    return max(1, MAX_BATCH_BYTES // (4 * max(own + more, 1)))
 
 
 def dense(stored: Stored | StoredLabels) -> npt.NDArray[Any]:

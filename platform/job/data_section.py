@@ -14,13 +14,15 @@ from blindsum.platform.job.folds_section import (
     RandomFolds,
     ScaffoldFolds,
 )
+from blindsum.platform.job.graphs_section import Graphs
 from blindsum.platform.job.images_section import Images
 from blindsum.platform.job.labels_section import Target, Tasks
 from blindsum.platform.job.section import Digest, Section, unless
 from blindsum.platform.job.text_section import Text
 
 Features = Annotated[
-    Columns | Descriptors | Ecfp | Fingerprint | Images | Text, Field(discriminator="kind")
+    Columns | Descriptors | Ecfp | Fingerprint | Graphs | Images | Text,
+    Field(discriminator="kind"),
 ]
 
 

@@ -23,8 +23,41 @@ class Tokens:
     length: int
     vocabulary: int
 
+    @property
+    def values(self) -> int:
+        """The number of values of a record."""
+        return self.length
 
-Input = Shape | Tokens
+
+ATOM_CODES = (39, 7, 6, 5, 6, 8, 2)
+"""How many values each code of an atom has: atomic number (0 where there is no atom), degree,
+formal charge, chirality, hydrogens, hybridisation, aromaticity. Its mass follows."""
+
+BOND_CODES = (6, 2, 2, 7)
+"""As `ATOM_CODES`, of a bond: its kind (0 where there is no bond), whether it is conjugated and in
+a ring, and its stereochemistry. The numbers of its two atoms, from 0, stand before them."""
+
+
+@dataclass(frozen=True)
+class GraphSize:
+    """Records that are molecular graphs of at most so many atoms and bonds. A model gets
+    `blindsum.platform.training.graphs.MolecularGraphs`.
+
+    A record's values are those of its atoms, and then those of its bonds: the codes of
+    `blindsum.platform.data.graphs`.
+    """
+
+    atoms: int
+    bonds: int
+
+    @property
+    def values(self) -> int:
+        """The number of values of a record."""
+        of_atom, of_bond = len(ATOM_CODES) + 1, 2 + len(BOND_CODES)
+        return self.atoms * of_atom + self.bonds * of_bond
+
+
+Input = Shape | Tokens | GraphSize
 """One record as a model gets it."""
 
 
@@ -104,6 +137,25 @@ class Transformer(_Begun):
         return self
 
 
+class Dmpnn(_Begun):
+    """Messages along directed bonds (D-MPNN: Yang et al., J. Chem. Inf. Model. 2019, 59, 3370),
+    summed at each atom, then over the atoms; fully connected layers follow."""
+
+    kind: Literal["dmpnn"]
+    hidden: int = Field(64, ge=1, le=4096, description="Numbers of a message.")
+    depth: int = Field(3, ge=1, le=16, description="Steps, the first included, as chemprop counts.")
+    aggregation: Literal["mean", "sum", "norm"] = Field(
+        "mean", description="Over the atoms; norm: the sum divided by 100."
+    )
+    normalise: bool = Field(
+        True, description="Whether a layer normalisation follows the aggregation."
+    )
+    ffn: list[Annotated[int, Field(ge=1, le=16384)]] = Field(
+        [64], max_length=8, description="Units of the hidden layers that follow."
+    )
+    activation: Literal["relu", "tanh"] = "relu"
+
+
 class HuggingFace(_Begun):
     """A model of the transformers library that reads tokens, with a new head for the outputs: its
     class for the classification of sequences. Nothing is downloaded and no code of the model's
@@ -136,7 +188,8 @@ class HuggingFace(_Begun):
 
 class Factory(_Begun):
     """A model of your own: `function(features, outputs) -> torch.nn.Module`. `features` is their
-    number; for images it is (channels, height, width), and for texts `Tokens`."""
+    number; for images it is (channels, height, width), for texts `Tokens`, and for graphs
+    `GraphSize`."""
 
     kind: Literal["factory"]
     factory: str
@@ -150,5 +203,8 @@ class Factory(_Begun):
 
 
 Model = Annotated[
-    Linear | Mlp | Cnn | Transformer | HuggingFace | Factory, Field(discriminator="kind")
+    Linear | Mlp | Cnn | Transformer | HuggingFace | Dmpnn | Factory, Field(discriminator="kind")
 ]
+
+WITH_HEADS = ("mlp", "dmpnn")
+"""The kinds of models whose hidden layers can be shared by private heads."""

@@ -11,11 +11,14 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from blindsum.platform.job.data_section import DataSection
-from blindsum.platform.job.model_section import Model
+from blindsum.platform.job.model_section import WITH_HEADS, Model
 from blindsum.platform.job.section import Name, Positive, Section, is_name, unless
 from blindsum.platform.job.training_section import ServerSection, TrainingSection
 
 RESERVED = ("aggregator", "driver", "check")
+
+_READS = {"cnn": "images", "transformer": "text", "huggingface": "text", "dmpnn": "graphs"}
+"""By kind of model, the only kind of features that it reads."""
 
 
 class Resources(Section):
@@ -247,8 +250,11 @@ class Job(Section):
                 raise ValueError(
                     "private_tasks can be combined with data.tasks, not with data.target's classes"
                 )
-            if self.model.kind != "mlp":
-                raise ValueError("private_tasks need model.kind mlp: its hidden layers are shared")
+            if self.model.kind not in WITH_HEADS:
+                raise ValueError(
+                    f"private_tasks need model.kind {' or '.join(WITH_HEADS)}: its hidden layers "
+                    "are shared"
+                )
         if (
             self.data.target is None
             and self.privacy.noise != "none"
@@ -263,15 +269,11 @@ class Job(Section):
     @model_validator(mode="after")
     def _models_fit_the_records(self) -> Job:
         model, features = self.model.kind, self.data.features.kind
-        if model == "cnn" and features != "images":
-            raise ValueError("model.kind cnn needs data.features.kind images")
-        of_texts = ("transformer", "huggingface")
-        if model in of_texts and features != "text":
-            raise ValueError(f"model.kind {model} needs data.features.kind text")
-        if features == "text" and model not in (*of_texts, "factory"):
-            raise ValueError(
-                "data.features.kind text needs model.kind transformer, huggingface or factory"
-            )
+        if model in _READS and features != _READS[model]:
+            raise ValueError(f"model.kind {model} needs data.features.kind {_READS[model]}")
+        if features in ("text", "graphs") and model not in (*_READS, "factory"):
+            own = ", ".join(kind for kind, read in _READS.items() if read == features)
+            raise ValueError(f"data.features.kind {features} needs model.kind {own} or factory")
         return self
 
     @model_validator(mode="after")

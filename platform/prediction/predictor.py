@@ -20,7 +20,7 @@ from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.feature_kind import Featurised
 from blindsum.platform.data.features import ColumnFeatures, features_of
 from blindsum.platform.data.files.arrow_types import plain
-from blindsum.platform.data.records import MAX_BATCH_BYTES, dense
+from blindsum.platform.data.records import batch_size, dense
 from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.features_section import Columns, Descriptors, FeatureColumn
 from blindsum.platform.job.images_section import Images
@@ -170,7 +170,7 @@ class Predictor:
     def _outputs_of(self, made: Featurised) -> npt.NDArray[np.float32]:
         """Return the model's outputs, float32 [usable records, outputs]."""
         records = int(made.usable.sum())
-        size = max(1, MAX_BATCH_BYTES // (4 * self._features.width))
+        size = batch_size(made.features)
         parts = [np.zeros((0, self.model_outputs), np.float32)]
         with torch.no_grad():
             for start in range(0, records, size):

@@ -31,7 +31,7 @@ from blindsum.platform.job.average_section import LAST, described
 from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.data_section import Features
 from blindsum.platform.job.labels_section import Target, Tasks
-from blindsum.platform.job.model_section import Factory, HuggingFace, Mlp, Model
+from blindsum.platform.job.model_section import WITH_HEADS, Factory, HuggingFace, Model
 from blindsum.platform.job.paths import MODEL
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.section import Section
@@ -86,8 +86,8 @@ class Terms(Section):
     def _as_a_job_has_them(self) -> Terms:
         if self.target and (self.tasks is not None or not self.target.classes):
             raise ValueError("a target has classes, and stands alone")
-        if self.own_tasks is not None and (self.target or not isinstance(self.model, Mlp)):
-            raise ValueError("private tasks need an mlp, and no target")
+        if self.own_tasks is not None and (self.target or self.model.kind not in WITH_HEADS):
+            raise ValueError(f"private tasks need {' or '.join(WITH_HEADS)}, and no target")
         if set(self.tasks or ()) & set(self.own_tasks or ()):
             raise ValueError("a task is shared or private")
         if not self.outputs and self.own_tasks is None:

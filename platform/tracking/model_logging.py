@@ -20,7 +20,10 @@ from blindsum.platform.prediction.released import read_released
 NEEDED = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "scipy")
 """The packages that a prediction needs, beside this package's own code and MLflow."""
 
-MORE = {"descriptors": ("rdkit",), "ecfp": ("rdkit",), "images": ("pillow",)}
+MORE = {
+    **dict.fromkeys(("descriptors", "ecfp", "graphs"), ("rdkit",)),
+    "images": ("pillow",),
+}
 """The packages that some kinds of features need too."""
 
 OF_MODELS = {"huggingface": ("transformers",)}

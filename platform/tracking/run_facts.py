@@ -205,6 +205,7 @@ def _model(job: Job) -> str:
         "linear": "a linear model",
         "cnn": "a convolutional network",
         "transformer": "a transformer",
+        "dmpnn": "a network of messages along bonds",
     }
     return names.get(job.model.kind, "a multilayer perceptron")
 

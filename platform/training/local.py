@@ -230,7 +230,8 @@ class LocalTrainer:
             self._unclipped += unclipped
             return [one.to(self._device) for one in split_as(self._parameters, found)]
         sums = [torch.zeros_like(p) for p in self._parameters]
-        for features, labels in self._data.batches(self._sample(), self._chunk):
+        sample = self._data.alike(self._sample())
+        for features, labels in self._data.batches(sample, self._chunk):
             if self._augmentation:
                 features = self._augmentation(features, self._random)
             with on(self._device):

@@ -22,7 +22,9 @@ from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.model_section import (
     Cnn,
+    Dmpnn,
     Factory,
+    GraphSize,
     HuggingFace,
     Input,
     Model,
@@ -35,6 +37,7 @@ from blindsum.platform.training.adapters import adapt, head_of, refuse_unused
 from blindsum.platform.training.buffers import digest_with_buffers, refuse_running_state
 from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
 from blindsum.platform.training.dp_layers import refuse_mixing_layers
+from blindsum.platform.training.graphs import Graphs, dmpnn
 from blindsum.platform.training.hugging_face import LanguageModel, language_model
 from blindsum.platform.training.pretrained import begin_with, freeze
 from blindsum.platform.training.sequences import Encoder, Sequences
@@ -102,7 +105,7 @@ def build_model(
 
 
 def _values(record: Input) -> int:
-    return record.length if isinstance(record, Tokens) else math.prod(record)
+    return math.prod(record) if isinstance(record, tuple) else record.values
 
 
 def _assembled(model: nn.Module, section: Model, outputs: int, own: int | None) -> nn.Module:
@@ -250,6 +253,12 @@ def _build(section: Model, record: Input, outputs: int) -> nn.Module:
         if not isinstance(section, Factory):
             raise ModelError(f"model.kind {section.kind} cannot read texts")
         return Sequences(_made(section, record, outputs), record)
+    if isinstance(record, GraphSize):
+        if isinstance(section, Dmpnn):
+            return dmpnn(section, record, outputs)
+        if not isinstance(section, Factory):
+            raise ModelError(f"model.kind {section.kind} cannot read graphs")
+        return nn.Sequential(Graphs(record), _made(section, record, outputs))
     return _of_shape(section, record, outputs)
 
 
@@ -257,6 +266,8 @@ def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
     features = math.prod(shape)
     if section.kind == "transformer" or section.kind == "huggingface":
         raise ModelError(f"model.kind {section.kind} reads texts only")
+    if section.kind == "dmpnn":
+        raise ModelError("model.kind dmpnn reads graphs only")
     if section.kind == "linear":
         return nn.Linear(features, outputs)
     if section.kind == "cnn":
