@@ -15,6 +15,20 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan, greatest_sum, update_range
 from blindsum.platform.privacy.shared_noise import noised_integers, require_fine
 from blindsum.platform.training.update import Protection, Update
+from blindsum.platform.training.vector import Vector
+
+
+def noting(
+    digits: Callable[[slice], Integers], values: Vector, unit: float
+) -> Callable[[slice], Integers]:
+    """Return that function, and have it note what it returned, times the unit, in `values`."""
+
+    def noted(where: slice) -> Integers:
+        integers = digits(where)
+        values[where] = integers * unit
+        return integers
+
+    return noted
 
 
 class Digitiser:

@@ -376,10 +376,10 @@ class Federation:
             metrics_epsilon=max(held_out, default=at.metrics_epsilon),
         )
 
-    def release(self, round: int, model_digest: str, timeout_s: float = 60.0) -> Release:
-        """Return the average on which all silos agreed after that round. Raises FederationError if
-        no silo returns it in time."""
-        return released_by(self._silos.values(), self._cluster, round, model_digest, timeout_s)
+    def release(self, round: int, state_digest: str, timeout_s: float = 60.0) -> Release:
+        """Return the average and the newest model on which all silos agreed after that round.
+        Raises FederationError if no silo returns them in time."""
+        return released_by(self._silos.values(), self._cluster, round, state_digest, timeout_s)
 
     def close(self) -> None:
         """End silos and aggregators."""

@@ -4,6 +4,7 @@ away takes over the state of the others. `blindsum.actors.silo.Silo` adds the ro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -240,6 +241,8 @@ class JoiningSilo:
         self._keys.connect(self._channel(aggregators))
         self._books.join(self._keys.identities)
         self._own.policy.regroups(tuple(self._keys.identities))
+        # Whoever returns to the run has lost its control variates: everybody's begin anew.
+        self._models = tuple(replace(one, variates=None) for one in self._models)
         self._state = SiloState.READY
 
     def _channel(self, aggregators: Sequence[Any]) -> Channel:

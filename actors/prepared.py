@@ -34,6 +34,7 @@ from blindsum.platform.privacy.randomness import generator_of
 from blindsum.platform.privacy.reach import held_to, honest_reach
 from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints, set_state, state_of
 from blindsum.platform.state.private_head import PrivateHead
+from blindsum.platform.training.augmentation import augmentation_of
 from blindsum.platform.training.average import Averaged
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
@@ -111,9 +112,9 @@ class PreparedSilo:
 
     def mean_change(
         self, sent: SentUpdate, summed: Iterable[tuple[slice, Integers]]
-    ) -> npt.NDArray[np.float64]:
-        """Return the mean change of the parameters from a decrypted sum, float64 [parameters]. Its
-        norm is limited to what honest silos can reach.
+    ) -> tuple[npt.NDArray[np.float64], bool]:
+        """Return the mean change of the parameters from a decrypted sum, float64 [parameters], and
+        whether it had to be scaled down to what honest silos can reach.
 
         Args:
             summed: the sum of all silos' integers, range by range.
@@ -128,8 +129,7 @@ class PreparedSilo:
         reach = honest_reach(
             self.job, self.plan, silos, exchange.values, unit, exchange.clipping, exchange.round
         )
-        held_to(mean, abs(step) * math.sqrt(squares), reach)
-        return mean
+        return mean, held_to(mean, abs(step) * math.sqrt(squares), reach)
 
     def go_to(self, kept: Checkpoint) -> ModelState:
         """Return to the state of a checkpoint, and return it as the model's."""
@@ -217,7 +217,16 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     of_run = places.of_run(spec.run)
 
     model.to(CPU if alone or team else device_for(job.silo(name).resources.gpus))
-    trainer = LocalTrainer(model, member.data.train, job.training, own_plan, random, loss, team)
+    trainer = LocalTrainer(
+        model,
+        member.data.train,
+        job.training,
+        own_plan,
+        random,
+        loss,
+        team,
+        augmentation_of(job.data.features),
+    )
     if team:
         team.build()
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from blindsum.actors.codec import encoded_vector
+from blindsum.actors.codec import encoded_models
+from blindsum.actors.digitiser import noting
 from blindsum.actors.door import checked, checked_round
 from blindsum.actors.joining import JoiningSilo
 from blindsum.actors.messages import ApplyReport, TrainReport
@@ -29,8 +30,11 @@ from blindsum.platform.errors import FederationError, guarded
 from blindsum.platform.evaluation.figures import Metrics
 from blindsum.platform.evaluation.round_counts import Tally
 from blindsum.platform.training.average import averaged, showing
+from blindsum.platform.training.control_variates import ControlVariates
 from blindsum.platform.training.models import set_parameters
 from blindsum.platform.training.vector import digest
+
+Mean = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Silo(JoiningSilo):
@@ -60,17 +64,29 @@ class Silo(JoiningSilo):
         self._state, self._update, self._counts = SiloState.READY, None, None
         own.policy.takes(exchange)
         own.head.at(exchange.round)
+        variates = self._variates(exchange.roster)
         started = time.perf_counter()
         epsilon, metrics_epsilon = self._books.charge(exchange)  # before the data is touched
         charged = time.perf_counter()
-        update = own.trainer.train(self._model.vector, exchange.clipping, exchange.round)
+        update = own.trainer.train(
+            self._model.vector,
+            exchange.clipping,
+            exchange.round,
+            variates.correction if variates else None,
+        )
         require_finite(update.values)
         trained = time.perf_counter()
         tally = Tally(unclipped=update.unclipped)
-        digits = own.digitiser.digits(update, exchange, exchange.range or own.range, tally)
+        bound, values = exchange.range or own.range, None
+        digits = own.digitiser.digits(update, exchange, bound, tally)
+        if variates:  # they may depend on nothing but what is sent
+            values = np.zeros_like(update.values)
+            digits = noting(digits, values, update.unit * bound / own.parameters.limit)
         self._books.sends(exchange)  # before any part is sent
         upload_bytes = self._keys.send(exchange, digits)
-        self._update = SentUpdate(exchange=exchange, unit=update.unit, tally=tally)
+        self._update = SentUpdate(
+            exchange=exchange, unit=update.unit, tally=tally, variates=variates, values=values
+        )
         self._state = SiloState.TRAINED
         return TrainReport(
             silo=self.name,
@@ -126,9 +142,9 @@ class Silo(JoiningSilo):
         started = time.perf_counter()
         stood = replace(self._model, mark=self._keys.mark(), course=own.policy.course)
         self._models = (stood,)  # the state to which `_undo` returns
-        mean = own.mean_change(sent, self._keys.receive(exchange, totals, uploads))
+        mean, cut = own.mean_change(sent, self._keys.receive(exchange, totals, uploads))
         decrypted = time.perf_counter()
-        self._move_on(own, exchange.round, mean)
+        self._move_on(own, exchange.round, mean, None if cut else self._variates_after(sent, mean))
         with showing(own.model, self._model.average) as shown:
             counted = own.counting.counts(shown, exchange.round, sent.tally, exchange.roster)
             if own.counting.evaluates(exchange.round, exchange.roster):
@@ -179,9 +195,9 @@ class Silo(JoiningSilo):
 
     @guarded
     def release(self, round: int) -> bytes | None:
-        """Return the average of the models up to that round, if it is one of the two newest, as
-        `encoded_vector` writes it. This is a release under the charged budget. None before this
-        silo joined the run.
+        """Return the average of the models up to that round and the newest of them, if it is one of
+        the two newest rounds, as `encoded_models` writes them. This is a release under the charged
+        budget. None before this silo joined the run.
 
         Answers at any time, in its own thread: an interrupted run must get its last model from
         silos that are busy training.
@@ -189,8 +205,8 @@ class Silo(JoiningSilo):
         wanted, books = checked_round(round), self._admission.books
         if not books or not books.joined:
             return None
-        vectors = [one.average.shared for one in self._models if one.round == wanted]
-        return encoded_vector(wanted, vectors[0]) if vectors else None
+        found = [(one.average.shared, one.vector) for one in self._models if one.round == wanted]
+        return encoded_models(wanted, *found[0]) if found else None
 
     @guarded
     def progress(self) -> Progress:
@@ -202,14 +218,31 @@ class Silo(JoiningSilo):
 
     # -- the model -----------------------------------------------------------------------
 
+    def _variates(self, roster: tuple[str, ...]) -> ControlVariates | None:
+        """Return the control variates for a round of that roster; None if the job uses none."""
+        if not self._job.training.control_variates:
+            return None
+        kept = self._model.variates
+        if kept is None or kept.roster != roster:
+            return ControlVariates.none(self._model.vector.size, roster)
+        return kept
+
+    def _variates_after(self, sent: SentUpdate, mean: Mean) -> ControlVariates | None:
+        if sent.variates is None or sent.values is None:
+            return None
+        training = self._job.training
+        length = training.local_steps * training.rate(sent.exchange.round)
+        return sent.variates.after(sent.values, mean, length)
+
     def _move_on(
-        self, own: PreparedSilo, round: int, mean: np.ndarray[Any, np.dtype[np.float64]]
+        self, own: PreparedSilo, round: int, mean: Mean, variates: ControlVariates | None
     ) -> None:
         before = self._model
         vector = own.optimizer.apply(before.vector, mean)
         set_parameters(own.model, vector)
         average = averaged(self._job.training.average, before.average, own.model, round)
-        self._models = (before, own.model_state(round, vector, average))
+        now = own.model_state(round, vector, average)
+        self._models = (before, replace(now, variates=variates))
 
     def _undo(self, own: PreparedSilo) -> None:
         """Return to the model before the last total, for another attempt of its round."""

@@ -59,7 +59,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Release:
-    """A released model, float32 [parameters]: the average of the models up to this round."""
+    """A released model, float32 [parameters]: the average of the models up to this round, and this
+    round's own model."""
 
     round: int
     vector: Vector = field(repr=False)
+    newest: Vector = field(repr=False)

@@ -55,7 +55,12 @@ CHARGE = (
 RETURNS = "tests/actors/test_returns.py"
 ACROSS = "tests/actors/separate/test_federation.py"
 TRAIN = (
-    "        update = own.trainer.train(self._model.vector, exchange.clipping, exchange.round)\n"
+    "        update = own.trainer.train(\n"
+    "            self._model.vector,\n"
+    "            exchange.clipping,\n"
+    "            exchange.round,\n"
+    "            variates.correction if variates else None,\n"
+    "        )\n"
 )
 
 MUTANTS = (

@@ -34,6 +34,7 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import generator_of
 from blindsum.platform.state.approved_code import import_approved
+from blindsum.platform.training.augmentation import augmentation_of
 from blindsum.platform.training.local import DRAWN_AT_ONCE, LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import model_of, set_trainable
@@ -64,7 +65,10 @@ class _Work:
     def trainer(self) -> LocalTrainer:
         loss = record_loss(self.job, self.own)
         records, training = self.share.train, self.job.training
-        return LocalTrainer(self.model, records, training, self.plan, self.random, loss)
+        augmentation = augmentation_of(self.job.data.features)
+        return LocalTrainer(
+            self.model, records, training, self.plan, self.random, loss, augmentation=augmentation
+        )
 
 
 class Worker:

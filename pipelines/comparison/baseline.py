@@ -53,6 +53,7 @@ from blindsum.platform.tracking.names import (
     held_out_tags,
 )
 from blindsum.platform.tracking.run_facts import NOTE
+from blindsum.platform.training.augmentation import augmentation_of
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import model_of
@@ -233,7 +234,15 @@ def trained(
     model = model_of(job, private=own is not None, own=len(member.own))
     random = cryptographic_generator() if job.private else seeded_generator(job.seed, name)
     loss = record_loss(job, member.own)
-    trainer = LocalTrainer(model, member.data.train, job.training, own, random, loss)
+    trainer = LocalTrainer(
+        model,
+        member.data.train,
+        job.training,
+        own,
+        random,
+        loss,
+        augmentation=augmentation_of(job.data.features),
+    )
     rounds = own.rounds_within_budget if own else job.training.rounds
     averaging = job.training.average
     return Simulation(model, [trainer], job.server, average=averaging).run(rounds, done)

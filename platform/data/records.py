@@ -71,10 +71,16 @@ class Fold:
         sizes = self.stored.sizes if isinstance(self.stored, Compact) else None
         return rows if sizes is None else rows[np.argsort(sizes[rows], kind="stable")]
 
-    def batches(self, rows: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield dense features and labels of those records (all, by default), in order, in batches
-        of at most MAX_BATCH_BYTES. There is at least one batch, which may be empty."""
-        count, size = len(self) if rows is None else len(rows), self.batch_size
+    def batches(
+        self, rows: npt.NDArray[np.int64] | None = None, size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield dense features and labels of those records (all, by default), in order. There is at
+        least one batch, which may be empty.
+
+        Args:
+            size: most records of a batch; by default as many as MAX_BATCH_BYTES hold.
+        """
+        count, size = len(self) if rows is None else len(rows), size or self.batch_size
         for start in range(0, max(count, 1), size):
             part = slice(start, start + size) if rows is None else rows[start : start + size]
             features, labels = dense(self.stored[part]), dense(self.stored_labels[part])

@@ -26,6 +26,7 @@ WEIGHTS = "weights"
 """The folder of public weights in a silo's state and in Blindsum's home."""
 
 MODEL = "model.blindsum"
+NEWEST = "model-newest.blindsum"
 """The released model in a run's folder, and a silo's own model in its folder of that run."""
 
 

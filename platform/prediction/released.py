@@ -29,7 +29,7 @@ from blindsum import __version__
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.tokenizer_file import MOST_BYTES, take_tokenizer, text_tokenizer
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.average_section import described
+from blindsum.platform.job.average_section import LAST, described
 from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.data_section import Features
 from blindsum.platform.job.labels_section import Target, Tasks
@@ -129,12 +129,14 @@ def released(
     model: nn.Module,
     statement: Mapping[str, Any],
     own_tasks: Tasks | None = None,
+    newest: bool = False,
 ) -> bytes:
     """Return the file of a model.
 
     Args:
         model: as `blindsum.platform.training.models.model_of` builds it.
         own_tasks: the silo's private tasks, in its own model.
+        newest: whether it is the last round's model, whatever the job's average.
     """
     if job.model.lora:
         model = merged(model)
@@ -147,7 +149,7 @@ def released(
         job=job.name,
         run=run,
         round=round,
-        average=described(job.training.average),
+        average=described(LAST if newest else job.training.average),
         features=job.data.features,
         csv=job.data.csv,
         target=job.data.target,

@@ -28,8 +28,12 @@ from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.training.augmentation import Augmentation
 from blindsum.platform.training.buffers import Constants
+from blindsum.platform.training.chunks import chunk_of
 from blindsum.platform.training.clipping.choice import Chosen, clipped_sum
+from blindsum.platform.training.clipping.copies import MeanOverCopies, OfCopies
+from blindsum.platform.training.clipping.precision import InBfloat16, require_bfloat16
 from blindsum.platform.training.local_optimizer import LocalOptimizer
 from blindsum.platform.training.losses import RecordLoss, classification
 from blindsum.platform.training.models import (
@@ -77,9 +81,11 @@ class LocalTrainer:
         random: draws the samples, and with a plan the noise.
         loss: the loss of each record.
         elsewhere: the processes that hold the training records.
+        augmentation: changes the records of each sample at random.
 
     Raises:
-        ModelError: there is a plan, and the model mixes records or fails on a single one.
+        ModelError: there is a plan, and the model mixes records or fails on a single one; or it
+            cannot compute in the job's precision.
     """
 
     def __init__(
@@ -91,18 +97,30 @@ class LocalTrainer:
         random: np.random.Generator,
         loss: RecordLoss = classification,
         elsewhere: TrainedElsewhere | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self._model, self._training, self._plan, self._random = model, training, plan, random
-        self._loss, self._device = loss, device_of(model)
+        self._augmentation, self._device = augmentation, device_of(model)
+        copies = augmentation.copies if augmentation else 1
+        lower = training.precision == "bfloat16"
+        self._forward, self._loss = model, loss
+        if copies > 1:
+            self._forward, self._loss = OfCopies(model), MeanOverCopies(loss)
         self._data, self._elsewhere = data, elsewhere
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._constants = Constants(model)
+        self._clipped: Chosen | None = None
         with on(self._device):
-            self._clipped: Chosen | None = (
-                clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
-            )
+            if lower:
+                require_bfloat16(model, data.width)
+                self._forward = InBfloat16(self._forward)
+            self._chunk = chunk_of(model, data, training, copies)
+            if plan:
+                labels = _no_labels(data)
+                self._clipped = clipped_sum(model, data.width, loss, labels, copies, lower)
         self._clip_norm = plan.clip_norm if plan else 0.0
         self._unclipped, self._rate = 0.0, training.learning_rate
+        self._corrections: list[Tensor | None] = []
         shares_noise = plan is not None and plan.share is not None
         self._contribute = self._with_shared_noise if shares_noise else self._with_local_noise
 
@@ -112,13 +130,21 @@ class LocalTrainer:
         a plan."""
         return self._clipped.says if self._clipped else ""
 
-    def train(self, start: Vector, clipping: float = 1.0, round: int = 1) -> Update:
+    def train(
+        self,
+        start: Vector,
+        clipping: float = 1.0,
+        round: int = 1,
+        correction: Vector | None = None,
+    ) -> Update:
         """Train for one round from the global model.
 
         Args:
             start: the global parameters, float32 [parameters].
             clipping: this round's clip norm in units of the plan's; the noise scales with it.
             round: the round's number, on which the learning rate may depend.
+            correction: of the control variates, added to every local step after clipping and noise,
+                float32 [parameters].
 
         Raises:
             ModelError: the model keeps running state, which its first records did not show.
@@ -129,13 +155,20 @@ class LocalTrainer:
         self._unclipped = 0.0
         if self._plan is not None:
             self._clip_norm = self._plan.clip_norm * clipping
+        self._corrections = [] if correction is None else self._by_parameter(correction)
         update = self._contribute(start)
         self._constants.require_unchanged()
         return update
 
+    def _by_parameter(self, shared: Vector) -> list[Tensor | None]:
+        """Return values of the shared parameters by parameter; None for the private head's."""
+        own = set(map(id, private_parameters(self._model)))
+        parts = iter(split_as([p for p in self._parameters if id(p) not in own], shared))
+        return [None if id(p) in own else next(parts).to(p.device) for p in self._parameters]
+
     def _with_local_noise(self, start: Vector) -> Update:
         """Take the job's local steps, each with this silo's whole noise, or none without a plan."""
-        optimizer = LocalOptimizer(self._training, self._parameters, self._rate)
+        optimizer = LocalOptimizer(self._training, self._parameters, self._rate, self._corrections)
         for _ in range(self._training.local_steps):
             optimizer.step(self._noisy_sum())
         return Update(
@@ -197,7 +230,10 @@ class LocalTrainer:
             self._unclipped += unclipped
             return [one.to(self._device) for one in split_as(self._parameters, found)]
         sums = [torch.zeros_like(p) for p in self._parameters]
-        for features, labels in self._data.batches(self._data.alike(self._sample())):
+        sample = self._data.alike(self._sample())
+        for features, labels in self._data.batches(sample, self._chunk):
+            if self._augmentation:
+                features = self._augmentation(features, self._random)
             with on(self._device):
                 each = self._gradients(features.to(self._device), labels.to(self._device))
             for total, one in zip(sums, each, strict=True):
@@ -206,7 +242,7 @@ class LocalTrainer:
 
     def _gradients(self, features: Tensor, labels: Tensor) -> list[Tensor]:
         if self._plan is None or self._clipped is None:
-            loss = self._loss(self._model(features), labels).sum()
+            loss = self._loss(self._forward(features), labels).sum()
             return list(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
         clipped = self._clipped(features, labels, self._clip_norm)
         self._unclipped += clipped.within - len(labels) / 2

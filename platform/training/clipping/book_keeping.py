@@ -22,6 +22,8 @@ from blindsum.platform.training.clipping.clipped import (
     of_no_record,
     rows,
 )
+from blindsum.platform.training.clipping.copies import as_records
+from blindsum.platform.training.clipping.precision import in_float32
 from blindsum.platform.training.clipping.rules import RULES
 from blindsum.platform.training.clipping.terms import Term, term
 from blindsum.platform.training.losses import RecordLoss, classification
@@ -30,12 +32,17 @@ from blindsum.platform.training.losses import RecordLoss, classification
 class BookKeeping:
     """Per-record clipping for models whose parameters are used by operations that have rules.
 
+    Args:
+        copies: of each record, which the model takes as `OfCopies` does.
+
     Raises, when it is called:
         NotCovered: a parameter is used in another way.
     """
 
-    def __init__(self, model: nn.Module, loss: RecordLoss = classification) -> None:
-        self._model, self._loss = model, loss
+    def __init__(
+        self, model: nn.Module, loss: RecordLoss = classification, copies: int = 1
+    ) -> None:
+        self._model, self._loss, self._copies = model, loss, copies
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._settled: dict[tuple[int, str], bool] = {}
 
@@ -46,6 +53,8 @@ class BookKeeping:
         try:
             parts = self._parts(features, labels, records)
         except Ambiguous:
+            if records == 1:
+                raise  # its copies cannot be told apart either
             half = records // 2
             first, second = (
                 self(rows(features, some), labels[some], clip_norm)
@@ -64,12 +73,13 @@ class BookKeeping:
             )
 
     def _parts(self, features: Records, labels: Tensor, records: int) -> Parts:
-        book = Book(self._parameters, records, RULES, self._settled)
+        book = Book(self._parameters, records * self._copies, RULES, self._settled)
         with book:
             outputs = self._model(features)
         parts = book.parts(self._loss(outputs, labels).sum())
         self._settled = book.settled
-        return parts
+        parts = in_float32(parts)  # exact; layers may compute in bfloat16
+        return parts if self._copies == 1 else as_records(parts, self._copies)
 
     def _shape(self, share: Share) -> torch.Size:
         p = self._parameters[share.parameter]
