@@ -66,7 +66,7 @@ def decoded(content: Any, kind: type[T], most_values: int = MOST_VALUES) -> T:
 
 def encoded_vector(round: int, vector: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
     """Encode a model and its round: the round in eight bytes, then float32, all little-endian."""
-    return round.to_bytes(8, "little") + np.ascontiguousarray(vector, "<f4").tobytes()
+    return b"".join([round.to_bytes(8, "little"), np.ascontiguousarray(vector, "<f4").data])
 
 
 def decoded_vector(content: Any) -> tuple[int, np.ndarray[Any, np.dtype[np.float32]]]:

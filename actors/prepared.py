@@ -37,13 +37,35 @@ from blindsum.platform.training.average import Averaged
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import (
-    get_parameters,
     initial_digest,
     model_of,
+    parameter_count,
     set_parameters,
 )
 from blindsum.platform.training.server_optimizer import ServerOptimizer
 from blindsum.platform.training.vector import Vector, digest
+from blindsum.platform.training.vector_room import VectorRoom
+
+
+@dataclass(frozen=True)
+class MeanChange:
+    """The silos' mean change of the parameters, computed range by range from their summed integers.
+
+    Attributes:
+        sums: int32 [parameters].
+        step: the change that one integer stands for.
+        held: the factor that keeps the change within the reach of honest silos.
+    """
+
+    sums: npt.NDArray[np.int32] = field(repr=False)
+    step: float
+    held: float
+
+    def __getitem__(self, where: slice) -> npt.NDArray[np.float64]:
+        """Return the change of a range of the parameters."""
+        mean = np.multiply(self.sums[where], self.step, dtype=np.float64)
+        mean *= self.held
+        return mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +80,7 @@ class PreparedSilo:
         dataset: the owner's name for the table; None without an owner's file.
         owned: whether the machine has an owner's file.
         weights: digest of the model's initial weights.
+        room: where vectors as long as the model lie.
     """
 
     job: Job
@@ -79,11 +102,12 @@ class PreparedSilo:
     optimizer: ServerOptimizer = field(repr=False)
     head: PrivateHead = field(repr=False)
     checkpoints: Checkpoints = field(repr=False)
+    room: VectorRoom = field(repr=False)
 
     @property
     def values(self) -> int:
         """The number of parameters that the silos share."""
-        return int(get_parameters(self.model).size)
+        return parameter_count(self.model)
 
     def model_state(
         self, round: int, vector: Vector, average: Averaged, weights: str | None = None
@@ -102,11 +126,9 @@ class PreparedSilo:
             course=self.policy.course,
         )
 
-    def mean_change(
-        self, sent: SentUpdate, summed: Iterable[tuple[slice, Integers]]
-    ) -> npt.NDArray[np.float64]:
-        """Return the mean change of the parameters from a decrypted sum, float64 [parameters]. Its
-        norm is limited to what honest silos can reach.
+    def mean_change(self, sent: SentUpdate, summed: Iterable[tuple[slice, Integers]]) -> MeanChange:
+        """Return the mean change of the parameters from a decrypted sum. Its norm is limited to
+        what honest silos can reach.
 
         Args:
             summed: the sum of all silos' integers, range by range.
@@ -114,15 +136,14 @@ class PreparedSilo:
         exchange, silos = sent.exchange, len(sent.exchange.roster)
         unit = (exchange.range or self.range) / self.parameters.limit
         step, squares = unit * sent.unit / silos, 0
-        mean = np.empty(exchange.values, np.float64)
+        sums = self.room.zeros(exchange.values, np.int32)  # at most 64 silos' integers of 24 bits
         for where, integers in summed:
-            np.multiply(integers, step, out=mean[where])
+            sums[where] = integers
             squares += square_sum(integers)
         reach = honest_reach(
             self.job, self.plan, silos, exchange.values, unit, exchange.clipping, exchange.round
         )
-        held_to(mean, abs(step) * math.sqrt(squares), reach)
-        return mean
+        return MeanChange(sums, step, held_to(abs(step) * math.sqrt(squares), reach))
 
     def go_to(self, kept: Checkpoint) -> ModelState:
         """Return to the state of a checkpoint, and return it as the model's."""
@@ -206,7 +227,7 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     weights = initial_digest(model)
     admission.require_approved(weights, (member.data.fingerprint, *member.data.earlier))
     loss = record_loss(job.data, member.own)
-    of_run = places.of_run(spec.run)
+    of_run, room = places.of_run(spec.run), VectorRoom(places.state)
 
     trainer = LocalTrainer(model, member.data.train, job.training, own_plan, random, loss, team)
     if team:
@@ -232,7 +253,8 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
         trainer=trainer,
         digitiser=digitiser,
         counting=Counting(job, own_plan, member.data, random, member.own, team),
-        optimizer=ServerOptimizer(job.server, get_parameters(model).size),
+        optimizer=ServerOptimizer(job.server, parameter_count(model), room),
         head=PrivateHead(model, of_run, release),
-        checkpoints=Checkpoints(of_run),
+        checkpoints=Checkpoints(of_run, room),
+        room=room,
     )

@@ -46,7 +46,7 @@ def take_over(own: PreparedSilo, content: bytes) -> ModelState:
         FederationError: it is not a state that this run can have.
         DataError: the checkpoint cannot be written.
     """
-    kept = from_bytes(content)
+    kept = from_bytes(content, own.room)
     if kept is None or not _fits(own, kept):
         raise FederationError(
             "received a state that this run cannot have",

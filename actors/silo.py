@@ -20,7 +20,7 @@ from blindsum.actors.door import checked, checked_round
 from blindsum.actors.joining import JoiningSilo
 from blindsum.actors.messages import ApplyReport, TrainReport
 from blindsum.actors.policy import metrics_exchange
-from blindsum.actors.prepared import PreparedSilo
+from blindsum.actors.prepared import MeanChange, PreparedSilo
 from blindsum.actors.silo_messages import Progress
 from blindsum.actors.silo_state import SentUpdate, SiloState, require_allowed
 from blindsum.he.exchange import Exchange
@@ -129,7 +129,7 @@ class Silo(JoiningSilo):
         mean = own.mean_change(sent, self._keys.receive(exchange, totals, uploads))
         decrypted = time.perf_counter()
         self._move_on(own, exchange.round, mean)
-        with showing(own.model, self._model.average) as shown:
+        with showing(own.model, self._model.average, own.room) as shown:
             counted = own.counting.counts(shown, exchange.round, sent.tally, exchange.roster)
             if own.counting.evaluates(exchange.round, exchange.roster):
                 own.head.keep(exchange.round, own.counting.by_task)
@@ -202,13 +202,12 @@ class Silo(JoiningSilo):
 
     # -- the model -----------------------------------------------------------------------
 
-    def _move_on(
-        self, own: PreparedSilo, round: int, mean: np.ndarray[Any, np.dtype[np.float64]]
-    ) -> None:
+    def _move_on(self, own: PreparedSilo, round: int, mean: MeanChange) -> None:
         before = self._model
         vector = own.optimizer.apply(before.vector, mean)
         set_parameters(own.model, vector)
-        average = averaged(self._job.training.average, before.average, own.model, round)
+        rule = self._job.training.average
+        average = averaged(rule, before.average, own.model, round, own.room)
         self._models = (before, own.model_state(round, vector, average))
 
     def _undo(self, own: PreparedSilo) -> None:

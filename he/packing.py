@@ -85,8 +85,9 @@ def _quantise(
 
 def require_finite(values: npt.NDArray[np.floating]) -> None:
     """Raise EncryptionError if a value is NaN or infinite. Called before any part is sent."""
-    if not np.isfinite(values).all():
-        raise _not_finite()
+    for start in range(0, values.size, _BLOCK):
+        if not np.isfinite(values[start : start + _BLOCK]).all():
+            raise _not_finite()
 
 
 def _not_finite() -> EncryptionError:

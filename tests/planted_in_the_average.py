@@ -16,7 +16,7 @@ IN_THE_AVERAGE = (
     (
         "average: the newest model evaluated",
         "actors/silo.py",
-        "with showing(own.model, self._model.average) as shown:",
+        "with showing(own.model, self._model.average, own.room) as shown:",
         "for shown in (own.model,):",
         AVERAGING,
     ),

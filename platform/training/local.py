@@ -39,7 +39,7 @@ from blindsum.platform.training.models import (
     split_as,
 )
 from blindsum.platform.training.update import Protection, Update
-from blindsum.platform.training.vector import Vector
+from blindsum.platform.training.vector import Vector, put_away
 
 DRAWN_AT_ONCE = 2**20
 """The chances of so many records are drawn at a time."""
@@ -129,8 +129,11 @@ class LocalTrainer:
         optimizer = LocalOptimizer(self._training, self._parameters, self._rate)
         for _ in range(self._training.local_steps):
             optimizer.step(self._noisy_sum())
+        values = get_parameters(self._model)
+        values -= start
+        put_away(start)
         return Update(
-            values=get_parameters(self._model) - start,
+            values=values,
             unit=1.0,
             protected_by=Protection.NOTHING if self._plan is None else Protection.OWN_NOISE,
             unclipped=self._unclipped,
