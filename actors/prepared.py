@@ -43,7 +43,9 @@ from blindsum.platform.training.models import (
     set_parameters,
 )
 from blindsum.platform.training.server_optimizer import ServerOptimizer
-from blindsum.platform.training.vector import Vector, digest
+from blindsum.platform.training.subset import Subset, chosen_count
+from blindsum.platform.training.update import Update
+from blindsum.platform.training.vector import Vector, digest, put_away
 from blindsum.platform.training.vector_room import VectorRoom
 
 
@@ -109,13 +111,52 @@ class PreparedSilo:
         """The number of parameters that the silos share."""
         return parameter_count(self.model)
 
+    @property
+    def sent_values(self) -> int:
+        """The number of values in an update."""
+        return chosen_count(self.values, self.job.training.subset)
+
+    def subset(self, round: int) -> Subset | None:
+        """Return the parameters that change in a round; None if all do."""
+        share = self.job.training.subset
+        return Subset(self.terms, round, self.values, share) if share < 1 else None
+
+    def add_unsent(self, update: Update, now: ModelState, subset: Subset | None) -> None:
+        """Add to an update, in place, what the silo's earlier updates did not carry."""
+        if now.unsent is not None:
+            unsent = now.unsent if subset is None else subset.of(now.unsent)
+            np.add(update.values, unsent, out=update.values)
+            put_away(now.unsent)
+
+    def unsent(self, rest: Vector, now: ModelState, subset: Subset | None) -> Vector | None:
+        """Return what the updates do not carry after one of which that rest was not sent.
+
+        Args:
+            rest: in the order of the update.
+        """
+        if not self.job.encryption.error_feedback:
+            return None
+        if subset is None:
+            return self.room.copy(rest)
+        # A parameter that was not chosen keeps its rest until it is.
+        whole = self.room.zeros(self.values) if now.unsent is None else self.room.copy(now.unsent)
+        for where, at in subset.groups(whole):
+            whole[where] = rest[at]
+        return whole
+
     def model_state(
-        self, round: int, vector: Vector, average: Averaged, weights: str | None = None
+        self,
+        round: int,
+        vector: Vector,
+        average: Averaged,
+        weights: str | None = None,
+        unsent: Vector | None = None,
     ) -> ModelState:
         """Return the global model after a round, with the present optimizer and course.
 
         Args:
             weights: the digest, before round 1.
+            unsent: as of `ModelState`.
         """
         return ModelState(
             round=round,
@@ -124,6 +165,7 @@ class PreparedSilo:
             digest=weights or digest(vector, average.shared),
             optimizer=self.optimizer.state,
             course=self.policy.course,
+            unsent=unsent,
         )
 
     def mean_change(self, sent: SentUpdate, summed: Iterable[tuple[slice, Integers]]) -> MeanChange:
@@ -156,7 +198,7 @@ class PreparedSilo:
         self.policy.course = replace(course, range=kept.range, clipping=kept.clipping)
         set_parameters(self.model, kept.model)
         average = kept.average if kept.head else replace(kept.average, head=self.head.state)
-        return self.model_state(kept.round, kept.model, average)
+        return self.model_state(kept.round, kept.model, average, unsent=kept.unsent)
 
     def keep(self, now: ModelState) -> None:
         """Write the checkpoint from which this silo can resume after that round.
@@ -172,6 +214,7 @@ class PreparedSilo:
                 average=now.average,
                 optimizer=self.optimizer.state,
                 head=self.head.state,
+                unsent=now.unsent,
                 random=None if self.job.private else state_of(self.random),
                 range=course.range,
                 clipping=course.clipping,

@@ -30,7 +30,7 @@ from blindsum.platform.evaluation.figures import Metrics
 from blindsum.platform.evaluation.round_counts import Tally
 from blindsum.platform.training.average import averaged, showing
 from blindsum.platform.training.models import set_parameters
-from blindsum.platform.training.vector import digest
+from blindsum.platform.training.vector import digest, put_away
 
 
 class Silo(JoiningSilo):
@@ -63,14 +63,17 @@ class Silo(JoiningSilo):
         started = time.perf_counter()
         epsilon, metrics_epsilon = self._books.charge(exchange)  # before the data is touched
         charged = time.perf_counter()
-        update = own.trainer.train(self._model.vector, exchange.clipping, exchange.round)
+        subset = own.subset(exchange.round)
+        update = own.trainer.train(self._model.vector, exchange.clipping, exchange.round, subset)
+        own.add_unsent(update, self._model, subset)
         require_finite(update.values)
         trained = time.perf_counter()
         tally = Tally(unclipped=update.unclipped)
         digits = own.digitiser.digits(update, exchange, exchange.range or own.range, tally)
         self._books.sends(exchange)  # before any part is sent
         upload_bytes = self._keys.send(exchange, digits)
-        self._update = SentUpdate(exchange=exchange, unit=update.unit, tally=tally)
+        unsent = own.unsent(update.values, self._model, subset)
+        self._update = SentUpdate(exchange=exchange, unit=update.unit, tally=tally, unsent=unsent)
         self._state = SiloState.TRAINED
         return TrainReport(
             silo=self.name,
@@ -93,7 +96,7 @@ class Silo(JoiningSilo):
         if exchange.round == self._model.round and exchange.attempt > 1:
             self._undo(own)  # other silos refused the total that this one applied
         now = self._model
-        own.policy.require(exchange, "update", now.vector.size, now.digest)
+        own.policy.require(exchange, "update", own.sent_values, now.digest)
         if exchange.round != now.round + 1:
             raise FederationError(f"round {exchange.round} was announced after {now.round}")
         self._keys.require(exchange)  # before anything is charged
@@ -128,7 +131,7 @@ class Silo(JoiningSilo):
         self._models = (stood,)  # the state to which `_undo` returns
         mean = own.mean_change(sent, self._keys.receive(exchange, totals, uploads))
         decrypted = time.perf_counter()
-        self._move_on(own, exchange.round, mean)
+        self._move_on(own, sent, mean)
         with showing(own.model, self._model.average, own.room) as shown:
             counted = own.counting.counts(shown, exchange.round, sent.tally, exchange.roster)
             if own.counting.evaluates(exchange.round, exchange.roster):
@@ -166,7 +169,7 @@ class Silo(JoiningSilo):
             raise FederationError("received a metrics total that this silo took no part in")
         own, self._counts, self._state = self._own, None, SiloState.READY
         counts = [part for _, part in self._keys.receive(exchange, totals, uploads)]
-        values = self._model.vector.size * len(exchange.roster)
+        values = own.sent_values * len(exchange.roster)
         metrics = own.counting.summarise(
             np.concatenate(counts), exchange.round, values, exchange.roster
         )
@@ -202,13 +205,14 @@ class Silo(JoiningSilo):
 
     # -- the model -----------------------------------------------------------------------
 
-    def _move_on(self, own: PreparedSilo, round: int, mean: MeanChange) -> None:
-        before = self._model
-        vector = own.optimizer.apply(before.vector, mean)
+    def _move_on(self, own: PreparedSilo, sent: SentUpdate, mean: MeanChange) -> None:
+        before, round = self._model, sent.exchange.round
+        vector = own.optimizer.apply(before.vector, mean, own.subset(round))
+        put_away(mean.sums)
         set_parameters(own.model, vector)
         rule = self._job.training.average
         average = averaged(rule, before.average, own.model, round, own.room)
-        self._models = (before, own.model_state(round, vector, average))
+        self._models = (before, own.model_state(round, vector, average, unsent=sent.unsent))
 
     def _undo(self, own: PreparedSilo) -> None:
         """Return to the model before the last total, for another attempt of its round."""

@@ -82,6 +82,8 @@ class ModelState:
         digest: of the model and its average, on which all silos must agree; before round 1, of the
             initial weights.
         optimizer: the server optimizer's state.
+        unsent: what this silo's updates so far did not carry, float32 [parameters]; private to it,
+            and None without `encryption.error_feedback`.
         course: range and clipping of the next round.
         mark: the vault's mark of what it had accepted by then.
     """
@@ -93,6 +95,7 @@ class ModelState:
     optimizer: tuple[npt.NDArray[np.float64], ...] = field(repr=False)
     course: Course
     mark: tuple[bytes, bytes] = field(default=(b"", b""), repr=False)
+    unsent: Vector | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +105,10 @@ class SentUpdate:
     Attributes:
         unit: the change of the parameters that a value of 1 stands for.
         tally: the update's counts, private to the silo.
+        unsent: as of `ModelState`, once this update's total is applied.
     """
 
     exchange: Exchange
     unit: float
     tally: Tally = field(repr=False)
+    unsent: Vector | None = field(default=None, repr=False)

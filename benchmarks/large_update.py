@@ -9,6 +9,7 @@ total's frames, which Ray would keep in its object store, and vectors that the s
 of its own). Both are the increase over the process before it built the model, less the model and
 its gradients, in multiples of the float32 vector: the parameters (1), and where there are gradients
 the sums (1) and those of one batch (1). Libraries that are loaded meanwhile count.
+Seconds of phases are of the silo's processor, and those of a round by the clock.
 """
 
 from __future__ import annotations
@@ -116,15 +117,15 @@ class Pipe:
 
 
 def timed(owner: Any, method: str, phase: str, now: Any, spent: dict[str, float]) -> None:
-    """Let a method of an object note its phase and its seconds."""
+    """Let a method of an object note its phase and its processor's seconds."""
     inner = getattr(owner, method)
 
     def noting(*given: Any, **named: Any) -> Any:
-        before, now.value, started = now.value, PHASES.index(phase), time.perf_counter()
+        before, now.value, started = now.value, PHASES.index(phase), time.process_time()
         try:
             return inner(*given, **named)
         finally:
-            spent[phase] = spent.get(phase, 0.0) + time.perf_counter() - started
+            spent[phase] = spent.get(phase, 0.0) + time.process_time() - started
             now.value = before
 
     object.__setattr__(owner, method, noting)

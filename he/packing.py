@@ -40,12 +40,15 @@ def quantise(
     values: npt.NDArray[np.floating],
     bound: float,
     parameters: Parameters,
-    random: np.random.Generator,
+    random: np.random.Generator | None,
 ) -> Quantised:
-    """Clip to [-bound, bound] and round stochastically to b-bit signed integers.
+    """Clip to [-bound, bound] and round to b-bit signed integers. One unit is bound / limit.
 
     Stochastic rounding is unbiased, so the mean over silos keeps small values that rounding to
-    nearest would drop. One integer unit is bound / limit.
+    nearest would drop.
+
+    Args:
+        random: draws the stochastic rounding; None rounds to nearest.
 
     Raises:
         EncryptionError: a value is NaN or infinite.
@@ -63,7 +66,7 @@ def _quantise(
     values: npt.NDArray[np.floating],
     bound: float,
     limit: int,
-    random: np.random.Generator,
+    random: np.random.Generator | None,
     out: Integers,
 ) -> tuple[int, int]:
     scaled = np.multiply(values, limit / bound, dtype=np.float64)
@@ -76,7 +79,7 @@ def _quantise(
         large = int(np.count_nonzero(magnitude > limit * LARGE))
         saturated = int(np.count_nonzero(magnitude > limit))
         np.clip(scaled, -limit, limit, out=scaled)
-    scaled += random.random(out=magnitude)
+    scaled += random.random(out=magnitude) if random else 0.5
     np.floor(scaled, out=scaled)
     # In float64, limit plus a draw just below one rounds up.
     np.minimum(scaled, limit, out=out[: scaled.size], casting="unsafe")

@@ -23,6 +23,7 @@ if str(ROOT) not in sys.path:  # as a script
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
 from tests.planted_in_clipping import IN_CLIPPING
+from tests.planted_in_large_updates import IN_LARGE_UPDATES
 from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
 from tests.planted_in_tables import IN_TABLES
@@ -51,7 +52,9 @@ CHARGE = (
 RETURNS = "tests/actors/test_returns.py"
 ACROSS = "tests/actors/separate/test_federation.py"
 TRAIN = (
-    "        update = own.trainer.train(self._model.vector, exchange.clipping, exchange.round)\n"
+    "        subset = own.subset(exchange.round)\n"
+    "        update = own.trainer.train("
+    "self._model.vector, exchange.clipping, exchange.round, subset)\n"
 )
 
 MUTANTS = (
@@ -610,6 +613,7 @@ MUTANTS = (
             *BETWEEN_CLUSTERS,
             *IN_PREDICTIONS,
             *IN_TABLES,
+            *IN_LARGE_UPDATES,
             *IN_THE_AVERAGE,
             *IN_SIMULATIONS,
             *IN_CLIPPING,

@@ -18,6 +18,7 @@ from blindsum.pipelines.run.folders import run_name
 from blindsum.platform.data.features import features_of
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.schema import Job
+from blindsum.platform.training.subset import chosen_count
 
 _SHORTEST, _LONGEST = 1.0, 1.2345678901234567e-29
 """Factors with as few and as many characters as one in a header can have."""
@@ -69,7 +70,7 @@ def traffic(
             attempt=1,
             purpose="update",
             roster=job.roster,
-            values=values,
+            values=chosen_count(values, job.training.subset),
             range=adapted if job.moves_range else first_range,
             parameters=parameters,
             model="0" * 64,

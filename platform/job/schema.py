@@ -134,6 +134,12 @@ class EncryptionSection(Section):
         description="Greatest magnitude of one value of an update; default 1. Under shared noise "
         "it follows from clipping and noise.",
     )
+    error_feedback: bool = Field(
+        False,
+        exclude_if=unless(False),
+        description="Round to nearest, and add what rounding and range took from a silo's update "
+        "to its next one; only without differential privacy.",
+    )
     adapt_range: bool = Field(
         True,
         description="Double or halve the range between rounds, from public figures alone; no "
@@ -268,6 +274,25 @@ class Job(Section):
             raise ValueError(
                 "leave encryption.range out: under privacy.noise shared it follows from clipping "
                 "and noise"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_kept_of_a_private_update(self) -> Job:
+        if self.encryption.error_feedback and self.privacy.noise != "none":
+            raise ValueError(
+                "encryption.error_feedback needs privacy.noise none: what rounding took from one "
+                "round's update would leave the silo with the next, which neither that round's "
+                "noise nor its charge covers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_subset_is_trained_in_one_process(self) -> Job:
+        if self.training.subset < 1 and any(silo.workers > 1 for silo in self.silos):
+            raise ValueError(
+                "training.subset cannot be combined with silos.workers: the workers do not know "
+                "the round's subset"
             )
         return self
 

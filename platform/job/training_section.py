@@ -55,6 +55,14 @@ class TrainingSection(Section):
         exclude_if=unless(0.0),
         description="Pull of local steps towards the round's first model (FedProx's mu).",
     )
+    subset: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        exclude_if=unless(1.0),
+        description="Share of the parameters that train and travel in a round: a public random "
+        "choice, another in every round.",
+    )
     stop: StopSection | None = Field(
         None,
         exclude_if=unless(None),

@@ -41,6 +41,7 @@ _READ = 1 << 20  # bytes of a file that are read at a time
 class Checkpoint:
     """A silo's state after a round. Private to the silo.
 
+    `unsent` is what the silo's updates did not carry (`encryption.error_feedback`), None otherwise.
     `average` is what the silo would release after that round; `optimizer` and `head` are arrays;
     `random` is the state of a seeded generator and of torch's, None in a private run; `range` and
     `clipping` apply to the next round.
@@ -54,6 +55,7 @@ class Checkpoint:
     random: dict[str, Any] | None
     range: float = 0.0
     clipping: float = 1.0
+    unsent: Vector | None = None
 
     def __repr__(self) -> str:
         return f"Checkpoint(round {self.round}, private)"
@@ -171,6 +173,8 @@ def _write(checkpoint: Checkpoint, file: IO[bytes]) -> None:
     arrays |= {f"optimizer_{i}": one for i, one in enumerate(checkpoint.optimizer)}
     arrays |= {f"head_{i}": one for i, one in enumerate(checkpoint.head)}
     arrays |= {f"head_average_{i}": one for i, one in enumerate(average.head)}
+    if checkpoint.unsent is not None:
+        arrays["unsent"] = checkpoint.unsent
     said = {
         "round": checkpoint.round,
         "optimizer": len(checkpoint.optimizer),
@@ -224,6 +228,7 @@ def _read(file: IO[bytes], room: VectorRoom) -> Checkpoint | None:
                 random=said["random"],
                 range=said["range"],
                 clipping=said["clipping"],
+                unsent=arrays.get("unsent"),
             )
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
@@ -237,6 +242,9 @@ class _Arrays:
 
     def __init__(self, archive: zipfile.ZipFile, room: VectorRoom) -> None:
         self._archive, self._room = archive, room
+
+    def get(self, name: str) -> npt.NDArray[Any] | None:
+        return self[name] if f"{name}.npy" in self._archive.namelist() else None
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         entry = self._archive.getinfo(f"{name}.npy")

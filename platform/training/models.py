@@ -35,8 +35,8 @@ from blindsum.platform.training.dp_layers import refuse_mixing_layers
 from blindsum.platform.training.pretrained import begin_with, freeze
 from blindsum.platform.training.sequences import Encoder, Sequences
 from blindsum.platform.training.torch_random import forked_random
-from blindsum.platform.training.vector import Vector, digest, put_away
-from blindsum.platform.training.vector_room import IN_MEMORY, VectorRoom
+from blindsum.platform.training.vector import Vector, digest
+from blindsum.platform.training.vector_room import IN_MEMORY, VectorRoom, blocks
 
 
 def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Module:
@@ -204,15 +204,20 @@ def set_trainable(model: nn.Module, vector: Vector) -> None:
 def _flat(parameters: Sequence[torch.Tensor], room: VectorRoom) -> Vector:
     vector = room.zeros(sum(p.numel() for p in parameters))
     for p, part in _pairs(parameters, vector):
-        part[:] = p.detach().numpy().reshape(-1)
-    put_away(vector)
+        values = p.detach().numpy().reshape(-1)
+        for where in blocks(part.size, vector):
+            part[where] = values[where]
     return vector
 
 
 def _load(parameters: Sequence[torch.Tensor], vector: Vector) -> None:
     for p, part in _pairs(parameters, vector):
-        np.copyto(p.detach().numpy(), part.reshape(p.shape))
-    put_away(vector)
+        values = p.detach().numpy()
+        if not p.is_contiguous():
+            np.copyto(values, part.reshape(p.shape))
+            continue
+        for where in blocks(part.size, vector):
+            values.reshape(-1)[where] = part[where]
 
 
 def _pairs(

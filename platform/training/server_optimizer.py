@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsum.platform.job.training_section import ServerSection
+from blindsum.platform.training.subset import Subset
 from blindsum.platform.training.vector import Vector
 from blindsum.platform.training.vector_room import IN_MEMORY, VectorRoom, blocks
 
@@ -49,17 +50,22 @@ class ServerOptimizer:
         if kept == 2:
             self.state[1][:] = ADAM_TAU**2
 
-    def apply(self, model: Vector, mean_update: MeanUpdate) -> Vector:
+    def apply(self, model: Vector, mean_update: MeanUpdate, subset: Subset | None = None) -> Vector:
         """Return the next global model, float32 [parameters].
+
+        Args:
+            subset: the parameters that change, in the order of `mean_update`; all by default. The
+                others keep their values and their part of the state.
 
         Raises:
             DataError: there is no room for it.
         """
-        following: Vector = self._room.zeros(model.size)
-        before = self.state
-        after = tuple(self._room.zeros(one.size, one.dtype) for one in before)
-        for where in blocks(model.size, model, following, *before, *after):
-            steps = self._step([one[where] for one in before], mean_update[where])
+        before, start = self.state, self._room.copy if subset else self._room.like
+        following, after = start(model), tuple(start(one) for one in before)
+        mapped = (model, following, *before, *after)
+        whole = ((where, where) for where in blocks(model.size, *mapped))
+        for where, at in subset.groups(*mapped) if subset else whole:
+            steps = self._step([one[where] for one in before], mean_update[at])
             for one, new in zip(after, steps.state, strict=True):
                 one[where] = new
             following[where] = self._moved(model[where], steps.step)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsum.platform.errors import DataError
-from blindsum.platform.training.vector import Vector, put_away
+from blindsum.platform.training.vector import put_away
 
 LONGEST_IN_MEMORY = 16 * 2**20
 """The most bytes of a vector that stays in memory."""
@@ -79,9 +79,13 @@ class VectorRoom:
                 "room, or give the silo another state folder.",
             ) from None
 
-    def copy(self, vector: Vector) -> Vector:
+    def like(self, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return zeros in the shape and type of a vector. Raises DataError as `zeros`."""
+        return self.zeros(vector.size, vector.dtype)
+
+    def copy(self, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a copy of a vector. Raises DataError as `zeros`."""
-        found = self.zeros(vector.size, vector.dtype)
+        found = self.like(vector)
         for where in blocks(vector.size, vector, found):
             found[where] = vector[where]
         return found

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from blindsum.platform.training.clipping.by_record import gradients_of
-from blindsum.platform.training.clipping.clipped import ClippedSum, clip_factors
+from blindsum.platform.training.clipping.clipped import ClippedSum, clip_factors, norms_of
 from blindsum.platform.training.clipping.mixing import MakeUp
 from blindsum.platform.training.losses import RecordLoss
 from blindsum.platform.training.torch_random import forked_random
@@ -112,7 +112,7 @@ class Trial:
 
 
 def _norm(gradients: Sequence[Tensor]) -> float:
-    return math.sqrt(sum(float(one.norm()) ** 2 for one in gradients))
+    return math.sqrt(sum(float(norms_of(one.reshape(1, -1))) ** 2 for one in gradients))
 
 
 def _close(one: Tensor, other: Tensor, *, rtol: float, atol: float) -> bool:
