@@ -117,7 +117,8 @@ def adapted_range(range: float, job_range: float, saturated: float, large: float
 
 
 def square_sum(integers: Integers) -> int:
-    """Return the exact sum of the squares of at most 2^17 integers below 2^37 in magnitude.
+    """Return the exact sum of the squares of at most 2^17 integers below 2^37 in magnitude, or of
+    2^19 below 2^30.
 
     It is exact so that silos on different processors compare a total with the bound identically.
     """
@@ -166,7 +167,8 @@ def unpack(packed: Integers, values: int, parameters: Parameters) -> Integers:
     This is the inverse of `pack`. Digits that n honest uploads cannot sum to are refused: at least
     one in 256 of a digit's 2^k values is unreachable, and digits that carry no value must be zero.
     If the masks of the reals do not cancel, the digits are uniform. A chunk of 4,096 digits then
-    passes with probability below 2^-23, one of 12,288 digits with probability below 2^-69.
+    passes with probability below 2^-23, one of 12,288 digits with probability below 2^-69, and one
+    of more digits more rarely.
 
     Raises:
         EncryptionError: the reals are not the sum of one honest upload from each silo.
