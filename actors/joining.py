@@ -40,8 +40,8 @@ class JoiningSilo:
 
     Args:
         owner_file: as `blindsum.actors.admission.Admission`.
-        alone: whether it reads its whole table itself, whatever workers the job gives it. Whoever
-            checks a job on their own machine may be attached to a Ray of others.
+        alone: whether it reads its whole table itself and needs no GPU, whatever the job gives it.
+            Whoever checks a job on their own machine may be attached to a Ray of others.
     """
 
     def __init__(

@@ -34,7 +34,25 @@ def require_no_others(offered: Iterable[str]) -> None:
         )
 
 
-def silo_options(roster: Iterable[str], offered: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+def require_gpus(wanted: float, offered: Mapping[str, float]) -> None:
+    """Raise ClusterError if a Ray has fewer GPUs: it would wait for more of them for ever.
+
+    Args:
+        wanted: how many the processes that start take together.
+        offered: the cluster's resources, as `ray.cluster_resources()` returns them.
+    """
+    there = offered.get("GPU", 0.0)
+    if wanted > there + 1e-6:
+        raise ClusterError(
+            f"silos.NAME.resources asks for {wanted:g} GPUs in all, and this Ray has {there:g}",
+            "Let silos share one, as with resources: {gpus: 0.33}; leave resources out; or start "
+            "the nodes with their GPUs (ray start --num-gpus).",
+        )
+
+
+def silo_options(
+    gpus: Mapping[str, float], offered: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
     """Return the Ray options of each silo.
 
     If any node offers a `silo:` resource, every silo needs its own node: a silo must never start on
@@ -42,22 +60,26 @@ def silo_options(roster: Iterable[str], offered: Mapping[str, float]) -> dict[st
     silos anywhere.
 
     Args:
-        offered: the cluster's resources, as `ray.cluster_resources()` returns them.
+        gpus: by silo, the share of a GPU that its own process takes.
+        offered: as of `require_gpus`.
 
     Raises:
         ClusterError: resources are missing, which it names at once instead of waiting for them.
     """
-    names = list(roster)
+    require_gpus(sum(gpus.values()), offered)
     if not offers_silo(offered):
-        return {name: dict(ONCE) for name in names}
-    missing = [PREFIX + name for name in names if offered.get(PREFIX + name, 0) <= 0]
+        return {name: ONCE | {"num_gpus": share} for name, share in gpus.items()}
+    missing = [PREFIX + name for name in gpus if offered.get(PREFIX + name, 0) <= 0]
     if missing:
         raise ClusterError(
             f"no live node offers {', '.join(missing)}",
             f"""Start the silo's node with: ray start --resources '{{"{missing[0]}": 1}}'""",
         )
     # A small part of the resource fixes the place and leaves room for a second job.
-    return {name: ONCE | {"resources": {PREFIX + name: 0.001}} for name in names}
+    return {
+        name: ONCE | {"num_gpus": share, "resources": {PREFIX + name: 0.001}}
+        for name, share in gpus.items()
+    }
 
 
 def aggregator_options(

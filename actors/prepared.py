@@ -21,6 +21,7 @@ from blindsum.actors.workers.team import Team
 from blindsum.he.packing import Integers, square_sum
 from blindsum.he.parameters import Parameters
 from blindsum.platform.data.computing import Told, computing_in
+from blindsum.platform.data.device import CPU, device_for
 from blindsum.platform.data.member import open_member
 from blindsum.platform.data.reading import require_shareable
 from blindsum.platform.data.table import SiloData, load_data
@@ -235,7 +236,8 @@ def _team(
         return None
     from blindsum.actors.workers.processes import RayProcesses
 
-    return Team(spec, plan, places.state, RayProcesses(count, admission.by_agent))
+    gpus = spec.job.silo(spec.name).resources.gpus
+    return Team(spec, plan, places.state, RayProcesses(count, admission.by_agent, gpus))
 
 
 def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = False) -> PreparedSilo:
@@ -243,7 +245,7 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
 
     Args:
         told: called with the share of the data that was read, as the work goes on.
-        alone: whether this process reads the whole table, whatever workers the job says.
+        alone: whether this process reads the whole table and needs no GPU, whatever the job says.
 
     Raises:
         ConsentError, DataError, ModelError, PrivacyError, KeyRefused, LedgerError: this silo cannot
@@ -272,6 +274,7 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     loss = record_loss(job.data, member.own)
     of_run, room = places.of_run(spec.run), VectorRoom(places.state)
 
+    model.to(CPU if alone or team else device_for(job.silo(name).resources.gpus))
     trainer = LocalTrainer(model, member.data.train, job.training, own_plan, random, loss, team)
     if team:
         team.build()

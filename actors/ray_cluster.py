@@ -66,7 +66,9 @@ class RayCluster:
         offered = ray.cluster_resources()  # type: ignore[no-untyped-call]
         if not self._own and any(one.job.silo(n).workers > 1 for n, one in specs.items()):
             require_no_others(offered)
-        options = silo_options(specs, offered)
+        options = silo_options(
+            {name: one.job.silo(name).own_gpus for name, one in specs.items()}, offered
+        )
         if not pinned(options):
             threads = max(1, self._cores // max(1, len(specs)))
             specs = {name: replace(spec, threads=threads) for name, spec in specs.items()}

@@ -1,4 +1,4 @@
-"""Models whose private steps `benchmarks/dp_step.py` measures: a ResNet, a transformer, adapters.
+"""Models whose private steps `dp_step.py` and `device.py` measure: CNNs, a transformer, adapters.
 
 All take float32 [records, features], as a silo's data are; token numbers are floats of whole
 numbers.
@@ -7,12 +7,34 @@ numbers.
 from __future__ import annotations
 
 import torch
-from opacus.layers import DPMultiheadAttention
 from torch import Tensor, nn
 from torch.nn import functional
 
 CLASSES, TOKENS, VOCABULARY, WIDTH, HEADS = 12, 64, 1000, 128, 4
 RANK = 8
+
+
+class Cnn(nn.Module):
+    """Two convolutions and two linear layers on images of 28 x 28."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Unflatten(1, (1, 28, 28)),
+            nn.Conv2d(1, 16, 8, 2, padding=3),
+            nn.ReLU(),
+            nn.MaxPool2d(2, 1),
+            nn.Conv2d(16, 32, 4, 2),
+            nn.ReLU(),
+            nn.MaxPool2d(2, 1),
+            nn.Flatten(),
+            nn.Linear(512, 32),
+            nn.ReLU(),
+            nn.Linear(32, 12),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
 
 
 class Residual(nn.Module):
@@ -55,7 +77,7 @@ class Transformer(nn.Module):
         opacus: whether attention is Opacus's, the only one that Opacus can clip.
     """
 
-    def __init__(self, opacus: bool) -> None:
+    def __init__(self, opacus: bool = False) -> None:
         super().__init__()
         self.tokens = nn.Embedding(VOCABULARY, WIDTH)
         self.positions = nn.Embedding(TOKENS, WIDTH)
@@ -68,12 +90,14 @@ class Transformer(nn.Module):
             WIDTH, HEADS, 4 * WIDTH, dropout=0.0, batch_first=True, norm_first=True
         )
         if opacus:
+            from opacus.layers import DPMultiheadAttention  # a machine with a GPU may have none
+
             layer.self_attn = DPMultiheadAttention(WIDTH, HEADS, batch_first=True)
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.long() % VOCABULARY
-        places = torch.arange(TOKENS).repeat(len(x), 1)  # Opacus takes no view
+        places = torch.arange(TOKENS, device=x.device).repeat(len(x), 1)  # Opacus takes no view
         h = self.layers(self.tokens(tokens) + self.positions(places))
         return self.last(h.mean(1))
 

@@ -34,6 +34,7 @@ from dp_models import (
     CLASSES,
     TOKENS,
     VOCABULARY,
+    Cnn,
     Lora,
     Transformer,
     resnet,
@@ -58,29 +59,6 @@ ARMS = ("sgd", "blindsum", "opacus_hooks", "opacus_ghost")
 BATCHES = {"mlp": 256, "cnn": 256, "resnet": 32, "transformer": 32, "lora": 32}
 HOOKED = ("mlp", "cnn")
 Step = Callable[[], object]
-
-
-class Cnn(nn.Module):
-    """Two convolutions and two linear layers on images of 28 x 28."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Unflatten(1, (1, 28, 28)),
-            nn.Conv2d(1, 16, 8, 2, padding=3),
-            nn.ReLU(),
-            nn.MaxPool2d(2, 1),
-            nn.Conv2d(16, 32, 4, 2),
-            nn.ReLU(),
-            nn.MaxPool2d(2, 1),
-            nn.Flatten(),
-            nn.Linear(512, 32),
-            nn.ReLU(),
-            nn.Linear(32, 12),
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
 
 
 def model(kind: str, arm: str) -> nn.Module:

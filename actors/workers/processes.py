@@ -10,7 +10,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from blindsum.actors.placement import ONCE, require_no_others
+from blindsum.actors.placement import ONCE, require_gpus, require_no_others
 from blindsum.actors.workers.worker import Worker
 from blindsum.platform.data.computing import Told
 from blindsum.platform.errors import BlindsumError, SiloLost, Unexpected
@@ -53,15 +53,18 @@ class RayProcesses:
 
     Args:
         own: whether this Ray is the silo's own.
+        gpus: the share of a GPU for each.
 
     Raises:
-        ClusterError: other organisations' silos run on this Ray.
+        ClusterError: other organisations' silos run on this Ray, or it has too few GPUs.
     """
 
-    def __init__(self, count: int, own: bool) -> None:
+    def __init__(self, count: int, own: bool, gpus: float = 0.0) -> None:
+        offered = ray.cluster_resources()  # type: ignore[no-untyped-call]
         if not own:
-            require_no_others(ray.cluster_resources())  # type: ignore[no-untyped-call]
-        self._workers = [WorkerActor.remote() for _ in range(count)]
+            require_no_others(offered)
+        require_gpus(count * gpus, offered)
+        self._workers = [WorkerActor.options(num_gpus=gpus).remote() for _ in range(count)]
 
     @property
     def here(self) -> str:

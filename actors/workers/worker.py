@@ -22,6 +22,7 @@ from blindsum.actors.workers.parcels import Parcel
 from blindsum.actors.workers.reports import parcel_of, parcel_of_sample
 from blindsum.actors.workers.sealing import Receiver, Sealed
 from blindsum.platform.data.computing import Computing, granted_cores
+from blindsum.platform.data.device import device_for
 from blindsum.platform.data.kept_results import KeptResults
 from blindsum.platform.data.shares import Share, read_share
 from blindsum.platform.errors import FederationError, KeyRefused, guarded
@@ -51,7 +52,8 @@ class _Work:
 
     @cached_property
     def model(self) -> nn.Module:
-        return model_of(self.job, own=len(self.own))
+        device = device_for(self.job.silo(self.silo).resources.gpus)
+        return model_of(self.job, own=len(self.own)).to(device)
 
     @cached_property
     def random(self) -> np.random.Generator:

@@ -16,6 +16,7 @@ import typer
 from blindsum.pipelines.cli import (
     approve,
     audit_log,
+    cache,
     certificates,
     coordinator,
     doctor,
@@ -335,6 +336,7 @@ app.command("predict")(predict.predict)
 app.command("doctor")(doctor.doctor)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(audit_log.app, name="audit-log")
+app.add_typer(cache.app, name="cache")
 app.add_typer(silo_agent.app, name="silo")
 app.command("approve")(approve.approve)
 app.add_typer(coordinator.app, name="coordinator")

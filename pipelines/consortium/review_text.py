@@ -192,6 +192,9 @@ def trains(one: JobReview) -> Iterator[tuple[str, str]]:
         yield "dataset", job.silo(one.silo).data
         if (workers := job.silo(one.silo).workers) > 1:
             yield "workers", f"{workers} processes in this silo's own Ray share the dataset"
+        if gpus := job.silo(one.silo).resources.gpus:
+            each = " for each" if workers > 1 else ""
+            yield "GPUs", f"{gpus:g} of this silo's own Ray{each}"
     yield "fingerprint", one.fingerprint or "not known: the dataset could not be read"
     yield "columns read", named(one.columns)
     for label, lines in feature_lines(job.data.features):

@@ -150,6 +150,8 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
         show_result(f"\nclipping: {checked.first.clipping}")
     if shared := [f"{one.name} {one.workers}" for one in job.silos if one.workers > 1]:
         show_result(f"\nworkers that share a silo's table, in its own Ray: {', '.join(shared)}")
+    if shared := [f"{one.name} {one.resources.gpus:g}" for one in job.silos if one.resources.gpus]:
+        show_result(f"\nGPUs that a silo's own Ray must have: {', '.join(shared)}")
     if checked.parameters.scheme == "ckks":
         show_result(f"\n{_encryption(job, checked)}")
     show_result("", _picture(job_file, checked))
@@ -181,6 +183,7 @@ def _figures(job: Job, checked: Checked) -> dict[str, object]:
                 "lifetime": _lifetime(i),
                 "ledger": i.ledger,
                 "workers": job.silo(n).workers,
+                "gpus": job.silo(n).resources.gpus,
             }
             for n, i in checked.inspections.items()
         },

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import pyarrow as pa
 from PIL import Image, ImageOps
 
@@ -16,6 +18,7 @@ from blindsum.platform.data.columns import PICTURE, Column
 from blindsum.platform.data.compact import Pixels
 from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.feature_kind import FeatureKind, Featurised
+from blindsum.platform.data.kept_results import content_digest
 from blindsum.platform.job.folds_section import MoleculeKey
 from blindsum.platform.job.images_section import Images
 from blindsum.platform.job.model_section import Shape
@@ -27,6 +30,14 @@ MOST_BYTES = 2**28
 """Larger files are not read."""
 
 AT_A_TIME = 256
+
+WORTH_S = 0.2
+"""Pictures that are decoded faster, of so many at a time, are not kept."""
+
+VERSION = "1"
+"""Of the way from a picture to its values. A new one makes what was kept unused."""
+
+_Values = npt.NDArray[np.uint8]
 
 NO_FILE = "its file cannot be read, is not in the table's folder, or is larger than 256 MB"
 UNREADABLE = "it is no PNG or JPEG, or damaged"
@@ -79,10 +90,9 @@ class ImageFeatures(FeatureKind):
     def compute(
         self, table: pa.Table, computing: Computing = ALONE, key: MoleculeKey | None = None
     ) -> Featurised:
-        """Decode the pictures that can be decoded."""
+        """Decode the pictures that can be decoded, unless they were decoded and kept before."""
         contents = table.column(self.section.column)
-        with ThreadPoolExecutor(computing.cores) as pool:
-            found = list(pool.map(self._decoded, (one.as_py() for one in contents)))
+        found = self._known(contents, computing)
         usable = [one for one in found if not isinstance(one, str)]
         values = np.stack(usable) if usable else np.zeros((0, self.width), np.uint8)
         return Featurised(
@@ -91,16 +101,39 @@ class ImageFeatures(FeatureKind):
             reasons={row: one for row, one in enumerate(found) if isinstance(one, str)},
         )
 
+    def _known(self, contents: pa.ChunkedArray, computing: Computing) -> list[_Values | str]:
+        """Return each picture's values, or why there are none. Those that took long are kept."""
+        schema = pa.schema([("values", pa.binary(self.width)), ("reason", pa.string())])
+        inputs = self._inputs(contents) if computing.kept else []
+        if kept := computing.known(inputs, schema, len(contents)):
+            pairs = zip(kept["values"].to_pylist(), kept["reason"].to_pylist(), strict=True)
+            return [why if why else np.frombuffer(values, np.uint8) for values, why in pairs]
+        started = time.perf_counter()
+        with ThreadPoolExecutor(computing.cores) as pool:
+            found = list(pool.map(self._decoded, (one.as_py() for one in contents)))
+        if time.perf_counter() - started > WORTH_S:
+            values = [None if isinstance(one, str) else one.tobytes() for one in found]
+            reasons = [one if isinstance(one, str) else None for one in found]
+            computing.keep(inputs, pa.table([values, reasons], schema=schema))
+        return found
+
+    def _inputs(self, contents: pa.ChunkedArray) -> list[str]:
+        """Return everything that the values depend on, besides their scaling."""
+        section = self.section
+        shape = f"{section.channels} {section.height} {section.width}"
+        digest = content_digest(pa.table({"picture": contents}))
+        return ["pictures", VERSION, PIL.__version__, shape, digest]
+
     def none(self) -> Pixels:
         """Return no pictures."""
         return self._kept(np.zeros((0, self.width), np.uint8))
 
-    def _kept(self, values: npt.NDArray[np.uint8]) -> Pixels:
+    def _kept(self, values: _Values) -> Pixels:
         section = self.section
         center, scale = section.of_channels(section.center), section.of_channels(section.scale)
         return Pixels(values, center, scale)
 
-    def _decoded(self, content: bytes) -> npt.NDArray[np.uint8] | str:
+    def _decoded(self, content: bytes) -> _Values | str:
         """Return the values of one picture, uint8 [width], or why there are none."""
         if content == WITHOUT:
             return NO_FILE

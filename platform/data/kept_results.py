@@ -25,6 +25,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from blindsum.platform.errors import DataError
+
 FOLDER = "ready"
 MOST_BYTES = 2**30
 """A million fingerprints of 1,024 bits and their scaffolds take about a tenth of it."""
@@ -83,6 +85,37 @@ class KeptResults:
             key = self._opened()
             _write_whole(self._path(key, inputs), _mac(key, inputs, content) + content)
             self._make_room()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the entries."""
+        return self._folder
+
+    def held(self) -> tuple[int, int]:
+        """Return how many entries there are, and their bytes together."""
+        sizes = [path.stat().st_size for path in self._entries()]
+        return len(sizes), sum(sizes)
+
+    def clear(self) -> None:
+        """Remove all entries, and the key under which they were found.
+
+        Raises:
+            DataError: some cannot be removed.
+        """
+        try:
+            for path in self._entries("*.arrow", "*.partial", _KEY):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"what was kept in {self._folder} cannot be removed ({error.strerror})"
+            ) from None
+        self._key = None
+
+    def _entries(self, *names: str) -> list[Path]:
+        """Return the files of those names; none behind a link, which leads to somebody else's."""
+        if self._folder.is_symlink():
+            return []
+        return [path for name in names or ("*.arrow",) for path in self._folder.glob(name)]
 
     def _make_room(self) -> None:
         left = self._most_bytes

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from blindsum.platform.data.compact import Compact
+from blindsum.platform.data.device import device_of, on
 from blindsum.platform.data.ragged import TaskLabels
 
 Features = npt.NDArray[np.float32]
@@ -79,11 +80,13 @@ class Fold:
         return torch.cat([outputs for outputs, _ in self.evaluated(model)])
 
     def evaluated(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield a model's outputs, without gradients, and the labels, batch by batch."""
+        """Yield a model's outputs, without gradients, and the labels, batch by batch, on the
+        processor wherever the model is."""
         model.eval()
+        device = device_of(model)
         for features, labels in self.batches():
-            with torch.no_grad():
-                outputs = model(features)
+            with torch.no_grad(), on(device):
+                outputs = model(features.to(device)).cpu()
             yield outputs, labels
 
 

@@ -18,6 +18,21 @@ from blindsum.platform.job.training_section import ServerSection, TrainingSectio
 RESERVED = ("aggregator", "driver", "check")
 
 
+class Resources(Section):
+    """What a silo's process asks of its Ray."""
+
+    gpus: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of a GPU, for training and evaluation; of a silo with workers, for each "
+        "of them.",
+    )
+
+
+NO_RESOURCES = Resources()
+
+
 class SiloSection(Section):
     """One silo of the job: a data owner and its table."""
 
@@ -58,6 +73,16 @@ class SiloSection(Section):
         exclude_if=unless(1),
         description="Number of processes of the silo's own Ray that share its table.",
     )
+    resources: Resources = Field(
+        NO_RESOURCES,
+        exclude_if=unless(NO_RESOURCES),
+        description="What each of its processes that trains asks of its Ray.",
+    )
+
+    @property
+    def own_gpus(self) -> float:
+        """The share of a GPU that the silo's own process takes; its workers take theirs."""
+        return self.resources.gpus if self.workers == 1 else 0.0
 
 
 class _Noise(Section):

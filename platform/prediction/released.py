@@ -124,7 +124,9 @@ def released(
         model: as `blindsum.platform.training.models.model_of` builds it.
         own_tasks: the silo's private tasks, in its own model.
     """
-    weights = safetensors.torch.save({k: v.contiguous() for k, v in model.state_dict().items()})
+    weights = safetensors.torch.save(
+        {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+    )
     stated = TypeAdapter(dict[str, Any]).dump_json(dict(statement), indent=2)
     terms = Terms(
         blindsum=__version__,

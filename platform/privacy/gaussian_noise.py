@@ -35,8 +35,17 @@ def normal_blocks(count: int, random: np.random.Generator) -> Iterator[tuple[sli
 
 
 def add_gaussian(target: torch.Tensor, deviation: float, random: np.random.Generator) -> None:
-    """Add a draw from N(0, deviation^2) to every value of a contiguous tensor, in place."""
+    """Add a draw from N(0, deviation^2) to every value of a contiguous tensor, in place.
+
+    For a tensor on another device the draw is made on the processor, by the same generator, and
+    moved.
+    """
     if deviation == 0:
+        return
+    if target.device.type != "cpu":
+        noise = torch.zeros(target.shape, dtype=target.dtype, device="cpu")
+        add_gaussian(noise, deviation, random)
+        target.add_(noise.to(target.device))
         return
     flat = target.view(-1)
     drawn = torch.empty(_BLOCK, dtype=target.dtype)  # adding tensors of two dtypes is slower

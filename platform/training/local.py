@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from blindsum.platform.data.device import device_of, on
 from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
@@ -93,12 +94,13 @@ class LocalTrainer:
         elsewhere: TrainedElsewhere | None = None,
     ) -> None:
         self._model, self._training, self._plan, self._random = model, training, plan, random
-        self._loss = loss
+        self._loss, self._device = loss, device_of(model)
         self._data, self._elsewhere = data, elsewhere
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._clipped: Chosen | None = (
-            clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
-        )
+        with on(self._device):
+            self._clipped: Chosen | None = (
+                clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
+            )
         self._clip_norm = plan.clip_norm if plan else 0.0
         self._unclipped, self._rate = 0.0, training.learning_rate
         self._subset: Subset | None = None
@@ -158,7 +160,7 @@ class LocalTrainer:
         shared = []
         for p, gradient in zip(self._parameters, sums, strict=True):
             if id(p) not in private:
-                shared.append(gradient.numpy().ravel())
+                shared.append(gradient.cpu().numpy().ravel())
                 continue
             self._noise(gradient)
             with torch.no_grad():
@@ -191,11 +193,12 @@ class LocalTrainer:
         """Return the chosen values of every trainable parameter; None without a subset."""
         if subset is None:
             return None
-        whole, private = torch.from_numpy(subset.mask()), private_parameters(self._model)
+        private = private_parameters(self._model)
+        whole = torch.from_numpy(subset.mask()).to(self._device)
         own, masks, done = set(map(id, private)), list[Tensor](), 0
         for p in self._parameters:
             if id(p) in own:
-                masks.append(torch.ones(p.shape, dtype=torch.bool))
+                masks.append(torch.ones_like(p, dtype=torch.bool))
             else:
                 masks.append(whole[done : done + p.numel()].view(p.shape))
                 done += p.numel()
@@ -211,7 +214,7 @@ class LocalTrainer:
         self._model.train()
         self._clip_norm, self._unclipped = clip_norm, 0.0
         sums = self._sums()
-        return torch.cat([one.reshape(-1) for one in sums]).numpy(), self._unclipped
+        return torch.cat([one.reshape(-1) for one in sums]).cpu().numpy(), self._unclipped
 
     def _sums(self) -> list[Tensor]:
         """Sum over one sample batch by batch, so that memory does not grow with the sample."""
@@ -219,10 +222,12 @@ class LocalTrainer:
             now = get_trainable(self._model)
             found, unclipped = self._elsewhere.clipped_sum(now, self._clip_norm, self._random)
             self._unclipped += unclipped
-            return split_as(self._parameters, found)
+            return [one.to(self._device) for one in split_as(self._parameters, found)]
         sums = [torch.zeros_like(p) for p in self._parameters]
         for features, labels in self._data.batches(self._sample()):
-            for total, one in zip(sums, self._gradients(features, labels), strict=True):
+            with on(self._device):
+                each = self._gradients(features.to(self._device), labels.to(self._device))
+            for total, one in zip(sums, each, strict=True):
                 total.add_(one)
         for total, chosen in zip(sums, self._chosen or (), strict=False):
             total.masked_fill_(~chosen, 0.0)

@@ -47,7 +47,7 @@ class WeightedClasses:
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the losses, [B], of logits [B, classes] and classes int64 [B]."""
         losses = _focused(classification(outputs, labels), self._focal)
-        return losses * self._weights.to(outputs.dtype)[labels]
+        return losses * self._weights.to(outputs)[labels]
 
 
 def _focused(crossed: Tensor, gamma: float | Tensor) -> Tensor:
@@ -83,11 +83,11 @@ class MultiTask:
         known = ~torch.isnan(values)
         y = torch.where(known, values, torch.zeros_like(values))
         crossed = functional.binary_cross_entropy_with_logits(outputs, y, reduction="none")
-        crossed = _focused(crossed, self._focal) if self._focal.any() else crossed
-        crossed = torch.where(y == 1, crossed * self._of_positives, crossed)
+        crossed = _focused(crossed, self._focal.to(crossed)) if self._focal.any() else crossed
+        crossed = torch.where(y == 1, crossed * self._of_positives.to(crossed), crossed)
         apart = outputs - y
         # A prediction on the known side of the measured value counts as right.
         apart = torch.where((sides != 0) & (apart * sides > 0), torch.zeros_like(apart), apart)
-        losses = torch.where(self._binary, crossed, apart.square() / 2)
-        weighted = torch.where(known, losses, torch.zeros_like(losses)) * self._weights
+        losses = torch.where(self._binary.to(crossed.device), crossed, apart.square() / 2)
+        weighted = torch.where(known, losses, torch.zeros_like(losses)) * self._weights.to(losses)
         return weighted.sum(1)

@@ -182,7 +182,7 @@ def get_parameters(model: nn.Module, room: VectorRoom = IN_MEMORY) -> Vector:
 def initial_digest(model: nn.Module) -> str:
     """Return the SHA-256 of all shared parameters, including frozen ones, in hex. Silos compare it
     before round 1."""
-    return digest(*(p.detach().numpy() for p in shared_parameters(model)))
+    return digest(*(p.detach().cpu().numpy() for p in shared_parameters(model)))
 
 
 def set_parameters(model: nn.Module, vector: Vector) -> None:
@@ -204,20 +204,21 @@ def set_trainable(model: nn.Module, vector: Vector) -> None:
 def _flat(parameters: Sequence[torch.Tensor], room: VectorRoom) -> Vector:
     vector = room.zeros(sum(p.numel() for p in parameters))
     for p, part in _pairs(parameters, vector):
-        values = p.detach().numpy().reshape(-1)
+        values = p.detach().reshape(-1)
         for where in blocks(part.size, vector):
-            part[where] = values[where]
+            part[where] = values[where].cpu().numpy()
     return vector
 
 
 def _load(parameters: Sequence[torch.Tensor], vector: Vector) -> None:
     for p, part in _pairs(parameters, vector):
-        values = p.detach().numpy()
+        # Copies, because a vector that crossed Ray is read-only.
         if not p.is_contiguous():
-            np.copyto(values, part.reshape(p.shape))
+            p.detach().copy_(torch.from_numpy(part.reshape(p.shape).copy()))
             continue
+        values = p.detach().view(-1)
         for where in blocks(part.size, vector):
-            values.reshape(-1)[where] = part[where]
+            values[where].copy_(torch.from_numpy(part[where].copy()))
 
 
 def _pairs(
@@ -233,7 +234,8 @@ def _pairs(
 
 
 def split_as(parameters: Sequence[torch.Tensor], vector: Vector) -> list[torch.Tensor]:
-    """Return a flat vector's values in the shapes of those parameters, one after the other."""
+    """Return a flat vector's values in the shapes of those parameters, one after the other, on the
+    processor."""
     # A copy, because a vector that crossed Ray is read-only.
     parts = torch.split(torch.from_numpy(vector.copy()), [p.numel() for p in parameters])
     return [part.view_as(p) for p, part in zip(parameters, parts, strict=True)]
@@ -241,7 +243,7 @@ def split_as(parameters: Sequence[torch.Tensor], vector: Vector) -> list[torch.T
 
 def get_private(model: nn.Module) -> tuple[npt.NDArray[np.float32], ...]:
     """Return copies of the private head's parameters; nothing without a head."""
-    return tuple(p.detach().numpy().copy() for p in private_parameters(model))
+    return tuple(p.detach().cpu().numpy().copy() for p in private_parameters(model))
 
 
 def set_private(model: nn.Module, head: Sequence[npt.NDArray[np.float32]]) -> None:

@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from blindsum.platform.data import image_features
+from blindsum.platform.data.computing import Computing
 from blindsum.platform.data.image_features import LARGE, ImageFeatures
+from blindsum.platform.data.kept_results import KeptResults
 from blindsum.platform.data.table import load_data
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
@@ -218,3 +221,28 @@ def test_other_models_count_their_parameters_too(section: Linear | Mlp) -> None:
     model = build_model(section, (1, 4, 5), 3, seed=0, private=True)
     every = sum(p.numel() for p in model.parameters())
     assert counted(section, (1, 4, 5), 3) == (every, every)
+
+
+def test_pictures_that_take_long_are_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_features, "WORTH_S", 0.0)
+    means = Computing(KeptResults(tmp_path))
+    contents = [*map(png, pictures(5)), b"no picture"]
+    table = pa.table({"image": pa.array(contents, pa.large_binary())})
+    first = ImageFeatures(section=GREY).compute(table, means)
+    decoded = list[bytes]()
+    was = ImageFeatures._decoded
+
+    def decode(self: ImageFeatures, content: bytes) -> Any:
+        decoded.append(content)
+        return was(self, content)
+
+    monkeypatch.setattr(ImageFeatures, "_decoded", decode)
+    again = ImageFeatures(section=GREY.model_copy(update={"scale": [0.5]})).compute(table, means)
+    assert not decoded, "scaling is not kept"
+    assert again.reasons == first.reasons == {5: image_features.UNREADABLE}
+    np.testing.assert_array_equal(again.usable, first.usable)
+    np.testing.assert_allclose(again.features.dense() * 0.5, first.features.dense() * 0.4, 1e-6)
+    ImageFeatures(section=GREY.model_copy(update={"height": 4})).compute(table, means)
+    assert len(decoded) == 6

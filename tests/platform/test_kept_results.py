@@ -164,6 +164,20 @@ def test_entries_take_a_bounded_number_of_bytes_and_the_oldest_go_first(tmp_path
     assert small.read(["4"], SCHEMA, 1000) is None, "larger than all entries together may be"
 
 
+def test_all_can_be_removed_but_nothing_behind_a_link(tmp_path: Path) -> None:
+    one = kept(tmp_path / "silo")
+    one.write(INPUTS, table(1))
+    assert one.held() == (1, entries(tmp_path / "silo")[0].stat().st_size)
+    one.clear()
+    assert one.held() == (0, 0) and list(one.folder.iterdir()) == []
+    assert one.read(INPUTS, SCHEMA, 1) is None
+    one.write(INPUTS, table(1))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / FOLDER).symlink_to(one.folder)
+    kept(tmp_path / "other").clear()
+    assert one.held()[0] == 1
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     kept(tmp_path).write(INPUTS, table(1))
     left, fresh = (tmp_path / FOLDER / f"{name}.partial" for name in ("left", "fresh"))

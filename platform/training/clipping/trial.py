@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from blindsum.platform.data.device import device_of, random_state
 from blindsum.platform.training.clipping.by_record import gradients_of
 from blindsum.platform.training.clipping.clipped import ClippedSum, clip_factors, norms_of
 from blindsum.platform.training.clipping.mixing import MakeUp
@@ -58,10 +59,11 @@ class Trial:
         """Whether the model draws randomness, as dropout does."""
         features = self._made_up(2)
         torch.manual_seed(_SEED)
-        before = torch.get_rng_state()
+        device = device_of(self._model)
+        before = random_state(device)
         with torch.no_grad():
             self._model(features)
-        return not torch.equal(before, torch.get_rng_state())
+        return not torch.equal(before, random_state(device))
 
     @contextmanager
     def without_dropout(self) -> Iterator[None]:
