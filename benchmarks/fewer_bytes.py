@@ -40,6 +40,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "no noise, 12 bits": (OPEN, {}, {"bits": 12}),
     "no noise, 4 bits": (OPEN, {}, {"bits": 4}),
     "no noise, 4 bits, error feedback": (OPEN, {}, {"bits": 4} | FEEDS_BACK),
+    "no noise, 2 bits": (OPEN, {}, {"bits": 2}),
+    "no noise, 2 bits, error feedback": (OPEN, {}, {"bits": 2} | FEEDS_BACK),
     "no noise, 12 bits, subset 0.1": (OPEN, {"subset": 0.1}, {"bits": 12}),
     "no noise, 4 bits, error feedback, subset 0.1": (
         OPEN,

@@ -306,9 +306,8 @@ class Job(Section):
     def _nothing_is_kept_of_a_private_update(self) -> Job:
         if self.encryption.error_feedback and self.privacy.noise != "none":
             raise ValueError(
-                "encryption.error_feedback needs privacy.noise none: what rounding took from one "
-                "round's update would leave the silo with the next, which neither that round's "
-                "noise nor its charge covers"
+                "encryption.error_feedback needs privacy.noise none: under differential privacy, "
+                "what a silo sends in a round is bounded, noised and charged for that round alone"
             )
         return self
 

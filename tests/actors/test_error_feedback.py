@@ -136,7 +136,7 @@ def test_no_other_silo_gets_it(make_job: MakeJob) -> None:
 
 @pytest.mark.parametrize("noise", ["local", "shared"])
 def test_it_is_refused_under_differential_privacy(make_job: MakeJob, noise: str) -> None:
-    with pytest.raises(JobError, match=r"neither that round's noise nor its charge covers"):
+    with pytest.raises(JobError, match="bounded, noised and charged for that round alone"):
         make_job(
             "encryption.error_feedback=true", f"privacy.noise={noise}", "training.local_steps=1"
         )
