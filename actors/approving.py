@@ -10,7 +10,7 @@ from blindsum.actors.books import LEDGER
 from blindsum.actors.vault import open_identity
 from blindsum.platform.data.member import REJECTED_ROWS
 from blindsum.platform.data.table import table_fingerprints
-from blindsum.platform.job.paths import SiloPlaces, import_from
+from blindsum.platform.job.paths import WEIGHTS, SiloPlaces, files_from, import_from
 from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job
 from blindsum.platform.state.approval import Approval, Approvals, new_id
@@ -38,6 +38,7 @@ def approve_job(
     own = load_private_tasks(job.silo(silo), job, places.private_tasks)
     rejects = places.of_run("approving") / REJECTED_ROWS
     dataset = table_fingerprints(places.table, job.data, rejects, own)[0]
+    files_from(places.state / WEIGHTS)
     import_from(str(folder))
     weights: list[str] = []
 

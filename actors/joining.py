@@ -86,6 +86,7 @@ class JoiningSilo:
             silo=self.name,
             plan=own.plan if self._job.private else None,
             parameters=own.values,
+            frozen=own.frozen,
             model_digest=own.weights,
             ledger="" if own.owned else str(books.path),
             lifetime=None if own.owned else lifetime,

@@ -42,6 +42,7 @@ from blindsum.platform.training.models import (
     model_of,
     parameter_count,
     set_parameters,
+    shared_parameters,
 )
 from blindsum.platform.training.server_optimizer import ServerOptimizer
 from blindsum.platform.training.subset import Subset, chosen_count
@@ -144,6 +145,11 @@ class PreparedSilo:
         for where, at in subset.groups(whole):
             whole[where] = rest[at]
         return whole
+
+    @property
+    def frozen(self) -> int:
+        """The number of shared parameters that stay as they begin."""
+        return sum(p.numel() for p in shared_parameters(self.model)) - self.values
 
     def model_state(
         self,

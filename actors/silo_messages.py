@@ -27,12 +27,14 @@ class Inspection:
     states in its checkpoints, by round, and `charged` is the last round and attempt that it
     charged. `warnings` says what is odd about the silo's data; with an owner's file, only the owner
     learns that. `clipping` says in one sentence how the model's gradients are clipped, which
-    depends only on the model; it is empty without privacy.
+    depends only on the model; it is empty without privacy. `frozen` is the number of the model's
+    parameters that stay as they begin.
     """
 
     silo: str
     plan: PrivacyPlan | None
     parameters: int
+    frozen: int = 0
     model_digest: str
     ledger: str
     lifetime: Lifetime | None

@@ -24,6 +24,7 @@ if str(ROOT) not in sys.path:  # as a script
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
 from tests.planted_in_clipping import IN_CLIPPING
 from tests.planted_in_large_updates import IN_LARGE_UPDATES
+from tests.planted_in_models import IN_MODELS
 from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
 from tests.planted_in_tables import IN_TABLES
@@ -617,6 +618,7 @@ MUTANTS = (
             *IN_THE_AVERAGE,
             *IN_SIMULATIONS,
             *IN_CLIPPING,
+            *IN_MODELS,
             *IN_WORKERS,
         )
     ),

@@ -34,7 +34,7 @@ def _rows(one: JobReview, owner: Owner, runs: int, until: str) -> Iterator[tuple
     yield "job", f"{job.name}, settings {one.job_digest[:_DIGITS]}, as silo {one.silo}"
     yield "table", f"{data}, which is {owner.dataset(data).path}"
     yield "columns read", named(one.columns)
-    yield "model", model_line(job, one.parameters)
+    yield "model", model_line(job, one.parameters, one.frozen)
     yield "rounds", f"{one.rounds}"
     yield "spends", epsilon_line(one) + (f"; {one.budget.line}" if one.budget else "")
     pinned = sum(silo.identity is not None for silo in job.silos)

@@ -22,7 +22,7 @@ from blindsum.pipelines.consortium.budget import Budget, budget, known_dataset, 
 from blindsum.pipelines.consortium.changes import since_approved
 from blindsum.pipelines.consortium.deciding import code_files, code_folder
 from blindsum.pipelines.consortium.review_text import JobReview, Review, Traffic
-from blindsum.pipelines.run.traffic import parameter_count
+from blindsum.pipelines.run.traffic import frozen_count, parameter_count
 from blindsum.platform.data.checked import used_columns
 from blindsum.platform.data.member import REJECTED_ROWS
 from blindsum.platform.data.table import load_data, table_fingerprints
@@ -31,7 +31,7 @@ from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.owner import Owner
-from blindsum.platform.job.paths import places_under
+from blindsum.platform.job.paths import WEIGHTS, files_from, places_under
 from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan, metrics_plan, plan
@@ -59,7 +59,9 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
     faults, obstacles = against_policy(owner, job, silo, names), list[str]()
     fingerprints, concerns = tuple[str, ...](), tuple[str, ...]()
     own_plan = held_out = own_budget = None
+    files_from(owner.state / WEIGHTS)
     values = _or_noted(obstacles, lambda: parameter_count(job))
+    frozen = (_or_noted(obstacles, lambda: frozen_count(job)) or 0) if values else 0
     traffic = _or_noted(obstacles, lambda: _traffic(job, values))
     with open_ledger(owner, silo) as ledger:
         if silo in job.roster and job.silo(silo).data in owner.file.datasets:
@@ -84,6 +86,7 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
         concerns=concerns,
         columns=tuple(used_columns(job.data)),
         parameters=values,
+        frozen=frozen,
         plan=own_plan,
         held_out=held_out,
         budget=own_budget,
@@ -110,7 +113,8 @@ def review_here(owner: Owner, silo: str, job: Job, folder: Path) -> JobReview:
     with open_ledger(owner, silo) as ledger:
         own_budget = budget(ledger, job.silo(silo).data)
         obstacles += _of_budget(ledger, own_budget, (), own_plan, held_out)
-    values = parameter_count(job)
+    files_from(owner.state / WEIGHTS)
+    values = _or_noted(obstacles, lambda: parameter_count(job))
     return JobReview(
         silo=silo,
         job=job,
@@ -119,6 +123,7 @@ def review_here(owner: Owner, silo: str, job: Job, folder: Path) -> JobReview:
         obstacles=tuple(obstacles),
         columns=tuple(used_columns(job.data)),
         parameters=values,
+        frozen=frozen_count(job) if values else 0,
         plan=own_plan,
         held_out=held_out,
         budget=own_budget,

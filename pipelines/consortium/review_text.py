@@ -54,6 +54,7 @@ class JobReview:
         concerns: what is odd about the silo's data; empty if its features were not computed.
         columns: the table's columns that the job names, without private tasks.
         parameters: None if only the code of a `model.factory` knows their number.
+        frozen: the number of parameters that are not trained.
         plan, held_out: None without differential privacy, or if no plan is possible.
         budget: None if this silo has no such dataset.
         code: SHA-256 of each file that comes with the proposal.
@@ -71,6 +72,7 @@ class JobReview:
     concerns: tuple[str, ...]
     columns: tuple[str, ...]
     parameters: int | None
+    frozen: int
     plan: PrivacyPlan | None
     held_out: PrivacyPlan | None
     budget: Budget | None
@@ -187,7 +189,7 @@ def _changes(one: JobReview) -> Iterator[tuple[str, str]]:
 def trains(one: JobReview) -> Iterator[tuple[str, str]]:
     """Yield what would be trained, on what."""
     job, training = one.job, one.job.training
-    yield "model", model_line(job, one.parameters)
+    yield "model", model_line(job, one.parameters, one.frozen)
     if one.silo in job.roster:
         yield "dataset", job.silo(one.silo).data
         if (workers := job.silo(one.silo).workers) > 1:

@@ -170,6 +170,7 @@ def _figures(job: Job, checked: Checked) -> dict[str, object]:
     return {
         "rounds": checked.rounds,
         "parameters": checked.first.parameters,
+        "frozen_parameters": checked.first.frozen,
         "up_bytes_per_round": sent.up_a_round,
         "down_bytes_per_round": sent.down_a_round,
         "up_bytes": sent.up,
@@ -220,6 +221,7 @@ def _picture(job_file: JobFile, checked: Checked) -> JobPicture:
         job=job_file.job,
         text=job_file.text,
         parameters=checked.first.parameters,
+        frozen=checked.first.frozen,
         plans={name: i.plan for name, i in checked.inspections.items() if i.plan},
         rounds=checked.rounds,
         messages=Messages.of(job_file.job, checked.traffic),

@@ -140,13 +140,25 @@ def trains(job: Job, rounds: int) -> str:
     )
 
 
-def model_line(job: Job, parameters: int | None) -> str:
-    """Return the model in words."""
+def model_line(job: Job, parameters: int | None, frozen: int = 0) -> str:
+    """Return the model in words.
+
+    Args:
+        parameters: those that are trained; None if only its code knows their number.
+        frozen: the number of those that stay as they begin.
+    """
     model = job.model
     count = "as many parameters as its code makes" if parameters is None else f"{parameters:,}"
     unit = "" if parameters is None else " parameters"
+    if frozen and parameters is not None:
+        unit = f" of {parameters + frozen:,} parameters are trained"
+    if model.lora:
+        unit += f", by adapters of rank {model.lora.rank}"
     if model.kind == "factory":
         return f"{model.factory}, {count}{unit}"
+    if model.kind == "huggingface":
+        named = f"folder {model.folder}" if model.folder else "a configuration"
+        return f"huggingface model of {named}, {count}{unit}"
     if model.kind == "mlp":
         hidden = " x ".join(map(str, model.hidden))
         return f"mlp with hidden layers of {hidden} ({model.activation}), {count}{unit}"
@@ -187,13 +199,14 @@ def adds(job: Job) -> str:
     return "adds ciphertext that it cannot read; it has no key"
 
 
-def releases(job: Job, parameters: int | None, hub: str) -> Iterator[tuple[str, str]]:
+def releases(job: Job, parameters: int | None, frozen: int, hub: str) -> Iterator[tuple[str, str]]:
     """Yield what others than its silo learn, and when.
 
     Args:
+        parameters, frozen: as of `model_line`.
         hub: who besides the silos sees what is released, in a word.
     """
-    yield "model", model_line(job, parameters)
+    yield "model", model_line(job, parameters, frozen)
     yield "silos get", "the model after every round"
     average = described(job.training.average)
     yield f"{hub} gets", f"after every round, and saves at the end: {average}"

@@ -9,6 +9,7 @@ connection adds (HTTP, TLS).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from blindsum.actors.policy import metrics_exchange
 from blindsum.he.exchange import Exchange
@@ -19,6 +20,9 @@ from blindsum.platform.data.features import features_of
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.schema import Job
 from blindsum.platform.training.subset import chosen_count
+
+if TYPE_CHECKING:
+    from blindsum.platform.training.models import Counted
 
 _SHORTEST, _LONGEST = 1.0, 1.2345678901234567e-29
 """Factors with as few and as many characters as one in a header can have."""
@@ -41,13 +45,28 @@ class Traffic:
 
 def parameter_count(job: Job) -> int | None:
     """Return the number of parameters that the silos train together; None for a `model.factory`,
-    which only its code knows. The model is not built: a proposal may name a huge one."""
-    if job.model.kind == "factory":
-        return None
+    which only its code knows. The model is not built: a proposal may name a huge one.
+
+    Raises:
+        ModelError: the model needs a package or a folder that is not here, or names nothing of it.
+    """
+    return None if job.model.kind == "factory" else _counted(job).trained
+
+
+def frozen_count(job: Job) -> int:
+    """Return the number of parameters that stay as they begin; 0 for a `model.factory`. Raises as
+    `parameter_count`."""
+    if job.model.kind == "factory" or not (job.model.freeze or job.model.lora):
+        return 0
+    found = _counted(job)
+    return found.every - found.trained
+
+
+def _counted(job: Job) -> Counted:
     from blindsum.platform.training.models import counted  # imports torch
 
     shape, own = features_of(job.data.features).shape, 0 if job.has_private_tasks else None
-    return counted(job.model, shape, job.data.outputs, own).trained
+    return counted(job.model, shape, job.data.outputs, own)
 
 
 def traffic(

@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
+from blindsum.platform.job.lora_section import Lora
 from blindsum.platform.job.section import Section, unless
 
 Shape = tuple[int, ...]
@@ -56,6 +57,9 @@ class _Begun(Section):
         exclude_if=unless([]),
         description="Patterns of parameters that stay as they begin, and are never sent.",
     )
+    lora: Lora | None = Field(
+        None, exclude_if=unless(None), description="Adapters that are trained in their place."
+    )
 
 
 class Linear(_Begun):
@@ -100,6 +104,36 @@ class Transformer(_Begun):
         return self
 
 
+class HuggingFace(_Begun):
+    """A model of the transformers library that reads tokens, with a new head for the outputs: its
+    class for the classification of sequences. Nothing is downloaded and no code of the model's
+    authors runs: it comes from a folder with its configuration and its weights as safetensors, or
+    from a configuration alone, with weights from the job's seed."""
+
+    kind: Literal["huggingface"]
+    folder: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
+        description="Its name; it lies where files of `weights` may lie.",
+    )
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Of what `sha256sum config.json *.safetensors` prints in the folder.",
+    )
+    config: dict[str, JsonValue] | None = Field(
+        None, description="In place of a folder: what would stand in its config.json."
+    )
+
+    @model_validator(mode="after")
+    def _comes_from_one_place(self) -> HuggingFace:
+        if (self.folder is None) != (self.sha256 is None):
+            raise ValueError("folder and sha256 belong together")
+        if (self.folder is None) == (self.config is None):
+            raise ValueError("give a folder with its sha256, or a config")
+        return self
+
+
 class Factory(_Begun):
     """A model of your own: `function(features, outputs) -> torch.nn.Module`. `features` is their
     number; for images it is (channels, height, width), and for texts `Tokens`."""
@@ -115,4 +149,6 @@ class Factory(_Begun):
         return factory
 
 
-Model = Annotated[Linear | Mlp | Cnn | Transformer | Factory, Field(discriminator="kind")]
+Model = Annotated[
+    Linear | Mlp | Cnn | Transformer | HuggingFace | Factory, Field(discriminator="kind")
+]

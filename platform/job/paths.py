@@ -176,6 +176,31 @@ def public_file(name: str, sha256: str) -> Path | None:
     return None
 
 
+def public_folder(name: str, sha256: str) -> Path | None:
+    """Return a folder of a model that a job names, found as `public_file`; None if there is none
+    with that digest."""
+    for place in (*_HELD, home_folder() / WEIGHTS):
+        folder = place / name
+        with suppress(OSError):
+            if folder.is_dir() and folder_digest(folder) == sha256:
+                return folder
+    return None
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the SHA-256 of what `sha256sum config.json *.safetensors` prints in that folder.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    printed = hashlib.sha256()
+    for name in ("config.json", *sorted(path.name for path in folder.glob("*.safetensors"))):
+        with (folder / name).open("rb") as file:
+            one = hashlib.file_digest(file, "sha256").hexdigest()
+        printed.update(f"{one}  {name}\n".encode())
+    return printed.hexdigest()
+
+
 def import_from(folder: str) -> None:
     """Let a job name a module for `model.factory`, and public files, that lie beside it.
 

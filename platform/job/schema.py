@@ -271,10 +271,13 @@ class Job(Section):
         model, features = self.model.kind, self.data.features.kind
         if model == "cnn" and features != "images":
             raise ValueError("model.kind cnn needs data.features.kind images")
-        if model == "transformer" and features != "text":
-            raise ValueError("model.kind transformer needs data.features.kind text")
-        if features == "text" and model not in ("transformer", "factory"):
-            raise ValueError("data.features.kind text needs model.kind transformer or factory")
+        of_texts = ("transformer", "huggingface")
+        if model in of_texts and features != "text":
+            raise ValueError(f"model.kind {model} needs data.features.kind text")
+        if features == "text" and model not in (*of_texts, "factory"):
+            raise ValueError(
+                "data.features.kind text needs model.kind transformer, huggingface or factory"
+            )
         return self
 
     @model_validator(mode="after")

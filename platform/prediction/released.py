@@ -31,10 +31,12 @@ from blindsum.platform.job.average_section import described
 from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.data_section import Features
 from blindsum.platform.job.labels_section import Target, Tasks
-from blindsum.platform.job.model_section import Factory, Mlp, Model
+from blindsum.platform.job.model_section import Factory, HuggingFace, Mlp, Model
 from blindsum.platform.job.paths import MODEL
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.section import Section
+from blindsum.platform.training.adapters import merged
+from blindsum.platform.training.hugging_face import config_of
 from blindsum.platform.training.models import build_model, counted
 
 _TERMS, _WEIGHTS, _STATEMENT = "model.json", "weights.safetensors", "statement.json"
@@ -124,6 +126,8 @@ def released(
         model: as `blindsum.platform.training.models.model_of` builds it.
         own_tasks: the silo's private tasks, in its own model.
     """
+    if job.model.lora:
+        model = merged(model)
     weights = safetensors.torch.save(
         {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
     )
@@ -139,7 +143,7 @@ def released(
         target=job.data.target,
         tasks=job.data.tasks,
         own_tasks=(own_tasks or {}) if job.has_private_tasks else None,
-        model=job.model.model_copy(update={"weights": None}),  # they are in the file itself
+        model=_without_files(job.model),
         weights=hashlib.sha256(weights).hexdigest(),
         statement=hashlib.sha256(stated).hexdigest(),
     )
@@ -149,6 +153,14 @@ def released(
         for name, member in ((_TERMS, text), (_WEIGHTS, weights), (_STATEMENT, stated)):
             archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), member)
     return content.getvalue()
+
+
+def _without_files(section: Model) -> Model:
+    """Return a model's section for a file that holds its weights: adapters are added to them."""
+    found = section.model_copy(update={"weights": None, "lora": None})
+    if not isinstance(found, HuggingFace):
+        return found
+    return found.model_copy(update={"folder": None, "sha256": None, "config": config_of(found)})
 
 
 def read_released(path: Path) -> Released:

@@ -23,6 +23,9 @@ NEEDED = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "sci
 MORE = {"descriptors": ("rdkit",), "ecfp": ("rdkit",), "images": ("pillow",)}
 """The packages that some kinds of features need too."""
 
+OF_MODELS = {"huggingface": ("transformers",)}
+"""Those that some kinds of models need. Adapters need none: they are part of the weights."""
+
 
 def log_released(content: bytes, uri: str, run_id: str, round: int) -> None:
     """Log the file of a released model as a pyfunc of that run.
@@ -51,7 +54,8 @@ def _log(path: Path, uri: str, run_id: str, round: int) -> None:
         # The contract says which columns may have gaps; those are floats in the example.
         warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer", UserWarning)
         signature = infer_signature(given, predicted)
-    needed = [*NEEDED, *MORE.get(released.terms.features.kind, ())]
+    terms = released.terms
+    needed = [*NEEDED, *MORE.get(terms.features.kind, ()), *OF_MODELS.get(terms.model.kind, ())]
     mlflow.set_tracking_uri(uri)
     with mlflow.start_run(run_id=run_id, log_system_metrics=False):
         mlflow.pyfunc.log_model(

@@ -28,6 +28,7 @@ from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.training.buffers import Constants
 from blindsum.platform.training.clipping.choice import Chosen, clipped_sum
 from blindsum.platform.training.clipping.clipped import Masks
 from blindsum.platform.training.local_optimizer import LocalOptimizer
@@ -97,6 +98,7 @@ class LocalTrainer:
         self._loss, self._device = loss, device_of(model)
         self._data, self._elsewhere = data, elsewhere
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._constants = Constants(model)
         with on(self._device):
             self._clipped: Chosen | None = (
                 clipped_sum(model, data.width, loss, _no_labels(data)) if plan else None
@@ -125,6 +127,9 @@ class LocalTrainer:
             round: the round's number, on which the learning rate may depend.
             subset: the shared parameters that train, all by default. The update has the values of
                 those only. A private head always trains.
+
+        Raises:
+            ModelError: the model keeps running state, which its first records did not show.
         """
         self._subset, self._chosen = subset, self._masks(subset)
         self._rate = self._training.rate(round)
@@ -133,7 +138,9 @@ class LocalTrainer:
         self._unclipped = 0.0
         if self._plan is not None:
             self._clip_norm = self._plan.clip_norm * clipping
-        return self._contribute(start)
+        update = self._contribute(start)
+        self._constants.require_unchanged()
+        return update
 
     def _with_local_noise(self, start: Vector) -> Update:
         """Take the job's local steps, each with this silo's whole noise, or none without a plan."""
@@ -214,6 +221,7 @@ class LocalTrainer:
         self._model.train()
         self._clip_norm, self._unclipped = clip_norm, 0.0
         sums = self._sums()
+        self._constants.require_unchanged()
         return torch.cat([one.reshape(-1) for one in sums]).cpu().numpy(), self._unclipped
 
     def _sums(self) -> list[Tensor]:

@@ -23,6 +23,7 @@ from blindsum.platform.errors import ModelError
 from blindsum.platform.job.model_section import (
     Cnn,
     Factory,
+    HuggingFace,
     Input,
     Model,
     Shape,
@@ -30,8 +31,11 @@ from blindsum.platform.job.model_section import (
     Transformer,
 )
 from blindsum.platform.job.schema import Job
+from blindsum.platform.training.adapters import adapt, head_of, refuse_unused
+from blindsum.platform.training.buffers import digest_with_buffers, refuse_running_state
 from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
 from blindsum.platform.training.dp_layers import refuse_mixing_layers
+from blindsum.platform.training.hugging_face import LanguageModel, language_model
 from blindsum.platform.training.pretrained import begin_with, freeze
 from blindsum.platform.training.sequences import Encoder, Sequences
 from blindsum.platform.training.torch_random import forked_random
@@ -86,11 +90,15 @@ def build_model(
         if section.weights:
             begin_with(model, section.weights)
         model = _assembled(model, section, outputs, own)
-    _refuse_state(model)
-    if private and isinstance(section, Factory):  # the built-in models always pass
-        refuse_mixing_layers(model)
-    if isinstance(section, Factory):
-        _check_output(model, section.factory, _values(record), outputs)
+    _refuse_parameters(model)
+    refuse_running_state(model, dense(_values(record)))
+    if isinstance(section, Factory | HuggingFace):  # Blindsum's own models always pass
+        named = repr(section.factory) if isinstance(section, Factory) else section.kind
+        if private:
+            refuse_mixing_layers(model)
+        _check_output(model, named, _values(record), outputs)
+    if section.lora:
+        refuse_unused(model, dense(_values(record)))
     return model
 
 
@@ -100,7 +108,17 @@ def _values(record: Input) -> int:
 
 def _assembled(model: nn.Module, section: Model, outputs: int, own: int | None) -> nn.Module:
     freeze(model, section.freeze)
+    if section.lora:
+        model = adapt(model, section.lora, head_names(model, max(outputs, 1)))
     return model if own is None else WithHeads(model, outputs, own)
+
+
+def head_names(model: nn.Module, outputs: int) -> list[str]:
+    """Return the names of the modules that turn what a model has found into its outputs; none if
+    they are not known, or are the whole model."""
+    if isinstance(model, Sequences) and isinstance(model.model, LanguageModel):
+        return [f"model.{name}" for name in model.model.head]
+    return head_of(model, outputs)
 
 
 class Counted(NamedTuple):
@@ -182,7 +200,8 @@ def get_parameters(model: nn.Module, room: VectorRoom = IN_MEMORY) -> Vector:
 def initial_digest(model: nn.Module) -> str:
     """Return the SHA-256 of all shared parameters, including frozen ones, in hex. Silos compare it
     before round 1."""
-    return digest(*(p.detach().cpu().numpy() for p in shared_parameters(model)))
+    flat = digest(*(p.detach().cpu().numpy() for p in shared_parameters(model)))
+    return digest_with_buffers(model, flat)
 
 
 def set_parameters(model: nn.Module, vector: Vector) -> None:
@@ -257,6 +276,8 @@ def _build(section: Model, record: Input, outputs: int) -> nn.Module:
     if isinstance(record, Tokens):
         if isinstance(section, Transformer):
             return Sequences(Encoder(section, record, outputs), record)
+        if isinstance(section, HuggingFace):
+            return Sequences(language_model(section, record, outputs), record)
         if not isinstance(section, Factory):
             raise ModelError(f"model.kind {section.kind} cannot read texts")
         return Sequences(_made(section, record, outputs), record)
@@ -265,8 +286,8 @@ def _build(section: Model, record: Input, outputs: int) -> nn.Module:
 
 def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
     features = math.prod(shape)
-    if section.kind == "transformer":
-        raise ModelError("model.kind transformer reads texts only")
+    if section.kind == "transformer" or section.kind == "huggingface":
+        raise ModelError(f"model.kind {section.kind} reads texts only")
     if section.kind == "linear":
         return nn.Linear(features, outputs)
     if section.kind == "cnn":
@@ -323,14 +344,14 @@ def _convolutions(section: Cnn, shape: Shape, outputs: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -> None:
+def _check_output(model: nn.Module, named: str, features: int, outputs: int) -> None:
     for records in (3, 1, 0):  # a Poisson sample can be empty
         try:
             with torch.no_grad():
                 output = model(torch.zeros(records, features))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code
             raise ModelError(
-                f"the model of {factory!r} fails on {records} records of {features} features: "
+                f"the model of {named} fails on {records} records of {features} features: "
                 f"{type(error).__name__}: {error}",
                 ""
                 if records
@@ -340,13 +361,13 @@ def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -
         shape = tuple(getattr(output, "shape", ()))
         if shape != (records, outputs) or not output.is_floating_point():
             raise ModelError(
-                f"the model of {factory!r} returns shape {shape}, "
+                f"the model of {named} returns shape {shape}, "
                 f"expected ({records}, {outputs}) of float32"
             )
-    _refuse_mixing(model, factory, features)
+    _refuse_mixing(model, named, features)
 
 
-def _refuse_mixing(model: nn.Module, factory: str, features: int) -> None:
+def _refuse_mixing(model: nn.Module, named: str, features: int) -> None:
     """Raise ModelError if a record's output depends on the other records of its batch."""
     # Random weights, because a last layer that starts at zero would hide the layers below it.
     tried = copy.deepcopy(model)
@@ -355,13 +376,13 @@ def _refuse_mixing(model: nn.Module, factory: str, features: int) -> None:
             p.normal_(0.0, 0.5)
     if mixes(tried, dense(features)):
         raise ModelError(
-            f"the model of {factory!r} mixes the records of a batch: one record's output "
+            f"the model of {named} mixes the records of a batch: one record's output "
             "changes with the others",
             MEND,
         )
 
 
-def _refuse_state(model: nn.Module) -> None:
+def _refuse_parameters(model: nn.Module) -> None:
     if not any(p.requires_grad for p in model.parameters()):
         raise ModelError("the model has no trainable parameters")
     for name, p in model.named_parameters():
@@ -369,10 +390,3 @@ def _refuse_state(model: nn.Module) -> None:
             raise ModelError(f"parameter '{name}' starts with NaN or infinite values")
         if p.dtype != torch.float32:
             raise ModelError(f"parameter '{name}' is {p.dtype}", "Use torch.float32.")
-    for name, module in model.named_modules():
-        if any(True for _ in module.buffers(recurse=False)):
-            raise ModelError(
-                f"layer '{name}' ({type(module).__name__}) keeps running state besides its "
-                "parameters; silos' models would differ, and the state is not protected",
-                "Replace BatchNorm by GroupNorm or LayerNorm.",
-            )

@@ -92,7 +92,8 @@ class Trial:
         torch.manual_seed(_SEED)  # the same dropout both times
         losses = self._loss(self._model(features), labels) if records else torch.zeros(0)
         # One record's gradients at a time: with a large model, those of all would be too many.
-        norms = torch.tensor([_norm(gradients_of(one, parameters, keep=True)) for one in losses])
+        lengths = [_norm(gradients_of(one, parameters, keep=True)) for one in losses]
+        norms = torch.tensor(lengths, device="cpu")
         clip = max([1e-3, *(norms / 2).tolist()])  # cuts at least the longest
         expected = [torch.zeros_like(p) for p in parameters]
         factors = clip_factors(norms, clip).values.tolist()

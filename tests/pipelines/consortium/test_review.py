@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from blindsum.actors.books import LEDGER
@@ -26,11 +28,13 @@ from blindsum.pipelines.consortium.review_text import Review
 from blindsum.pipelines.run.traffic import parameter_count
 from blindsum.platform.data.table import load_data
 from blindsum.platform.errors import ConsentError, JobError, ModelError
+from blindsum.platform.job import paths
+from blindsum.platform.job.paths import WEIGHTS
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.lifetime_limit import Limit
 from blindsum.platform.state.approval import Approvals
 from blindsum.platform.state.ledger import Ledger
-from blindsum.platform.training.models import get_parameters, model_of
+from blindsum.platform.training.models import counted, get_parameters, initial_digest, model_of
 from tests.conftest import COLUMNS, job_content, ledger_of
 from tests.pipelines.consortium.proposals import Desk, proposed
 
@@ -93,6 +97,7 @@ def test_a_review_says_what_would_be_trained_spent_sent_and_revealed(
     [
         {},
         {"model": {"kind": "mlp", "hidden": [8, 4]}},
+        {"model": {"kind": "mlp", "hidden": [8], "lora": {"rank": 2, "targets": ["0"]}}},
         {
             "model": {"kind": "mlp", "hidden": [8]},
             "data": {
@@ -108,6 +113,26 @@ def test_the_number_of_parameters_is_that_of_the_built_model(
 ) -> None:
     job = proposed(content, **changes)
     assert parameter_count(job) == get_parameters(model_of(job)).size
+
+
+def test_a_review_says_how_many_parameters_train_and_finds_the_silos_weights(
+    desk: Desk, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights lie in the silo's state, where an approval finds them too."""
+    monkeypatch.setattr(paths, "_HELD", [])
+    model: dict[str, Any] = {"kind": "mlp", "hidden": [8], "lora": {"rank": 2, "targets": ["0"]}}
+    first = {"0.weight": torch.ones(8, len(COLUMNS))}
+    folder = desk.owner.state / WEIGHTS
+    folder.mkdir()
+    save_file(first, folder / "first.safetensors")
+    digest = hashlib.sha256((folder / "first.safetensors").read_bytes()).hexdigest()
+    model["weights"] = {"file": "first.safetensors", "sha256": digest, "only": ["0.weight"]}
+    job = proposed(content, model=model)
+    proposal = desk.receive(job)
+    every, trained = counted(job.model, (len(COLUMNS),), job.data.outputs)
+    text = " ".join(" ".join(reviewed(desk, proposal).lines()).split())
+    assert f"{trained} of {every} parameters are trained, by adapters of rank 2" in text
+    assert approve(desk, proposal).weights == initial_digest(model_of(job))
 
 
 def test_the_owners_rules_stand_in_the_review_and_prevent_an_approval(
