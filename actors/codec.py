@@ -70,7 +70,7 @@ def encoded_models(round: int, *models: np.ndarray[Any, np.dtype[np.float32]]) -
     """Encode models of one size and their round: the round in four bytes, the number of models in
     four, then float32, all little-endian."""
     begin = round.to_bytes(4, "little") + len(models).to_bytes(4, "little")
-    return begin + np.ascontiguousarray(np.stack(models), "<f4").tobytes()
+    return b"".join([begin, *(np.ascontiguousarray(one, "<f4").data for one in models)])
 
 
 def decoded_models(content: Any) -> tuple[int, np.ndarray[Any, np.dtype[np.float32]]]:

@@ -41,6 +41,7 @@ from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.events import Log
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan, update_range
+from blindsum.platform.training.subset import chosen_count
 
 T = TypeVar("T")
 CHUNKS_PER_AGGREGATOR = 1024
@@ -211,8 +212,12 @@ class Federation:
         within_s = self.job.deadlines.start_s
         hold_ceremony(self._waiting, self._silos.values(), self._aggregators, within_s)
 
+    @property
+    def _sent_values(self) -> int:
+        return chosen_count(self._values, self.job.training.subset)
+
     def _aggregators_needed(self) -> int:
-        chunks = self.parameters.chunks(self._values)
+        chunks = self.parameters.chunks(self._sent_values)
         return self.job.encryption.aggregators or -(-chunks // CHUNKS_PER_AGGREGATOR)
 
     def _start_aggregators(self, count: int) -> None:
@@ -332,7 +337,7 @@ class Federation:
             attempt=attempt,
             purpose="update",
             roster=self.roster,
-            values=self._values,
+            values=self._sent_values,
             range=at.range,
             parameters=self.parameters,
             model=at.model or "",

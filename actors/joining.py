@@ -75,7 +75,7 @@ class JoiningSilo:
         """
         require_allowed("inspect", self._state)
         own = prepare(self._spec, self._admission, self._work.step, self._alone)
-        books, initial = self._books, of_model(own.model)
+        books, initial = self._books, of_model(own.model, own.room)
         fingerprints = (own.data.fingerprint, *own.data.earlier)
         lifetime, last = books.inspect(own.dataset, fingerprints, own.plan)
         self._last_attempt = (last.round, last.attempt)

@@ -39,14 +39,38 @@ from blindsum.platform.training.average import Averaged
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import (
-    get_parameters,
     initial_digest,
     model_of,
+    parameter_count,
     set_parameters,
     shared_parameters,
 )
 from blindsum.platform.training.server_optimizer import ServerOptimizer
-from blindsum.platform.training.vector import Vector, digest
+from blindsum.platform.training.subset import Subset, chosen_count
+from blindsum.platform.training.update import Update
+from blindsum.platform.training.vector import Vector, digest, put_away
+from blindsum.platform.training.vector_room import VectorRoom
+
+
+@dataclass(frozen=True)
+class MeanChange:
+    """The silos' mean change of the parameters, computed range by range from their summed integers.
+
+    Attributes:
+        sums: int32 [parameters].
+        step: the change that one integer stands for.
+        held: the factor that keeps the change within the reach of honest silos.
+    """
+
+    sums: npt.NDArray[np.int32] = field(repr=False)
+    step: float
+    held: float
+
+    def __getitem__(self, where: slice) -> npt.NDArray[np.float64]:
+        """Return the change of a range of the parameters."""
+        mean = np.multiply(self.sums[where], self.step, dtype=np.float64)
+        mean *= self.held
+        return mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +85,7 @@ class PreparedSilo:
         dataset: the owner's name for the table; None without an owner's file.
         owned: whether the machine has an owner's file.
         weights: digest of the model's initial weights.
+        room: where vectors as long as the model lie.
     """
 
     job: Job
@@ -82,11 +107,45 @@ class PreparedSilo:
     optimizer: ServerOptimizer = field(repr=False)
     head: PrivateHead = field(repr=False)
     checkpoints: Checkpoints = field(repr=False)
+    room: VectorRoom = field(repr=False)
 
     @property
     def values(self) -> int:
         """The number of parameters that the silos share."""
-        return int(get_parameters(self.model).size)
+        return parameter_count(self.model)
+
+    @property
+    def sent_values(self) -> int:
+        """The number of values in an update."""
+        return chosen_count(self.values, self.job.training.subset)
+
+    def subset(self, round: int) -> Subset | None:
+        """Return the parameters that change in a round; None if all do."""
+        share = self.job.training.subset
+        return Subset(self.terms, round, self.values, share) if share < 1 else None
+
+    def add_unsent(self, update: Update, now: ModelState, subset: Subset | None) -> None:
+        """Add to an update, in place, what the silo's earlier updates did not carry."""
+        if now.unsent is not None:
+            unsent = now.unsent if subset is None else subset.of(now.unsent)
+            np.add(update.values, unsent, out=update.values)
+            put_away(now.unsent)
+
+    def unsent(self, rest: Vector, now: ModelState, subset: Subset | None) -> Vector | None:
+        """Return what the updates do not carry after one of which that rest was not sent.
+
+        Args:
+            rest: in the order of the update.
+        """
+        if not self.job.encryption.error_feedback:
+            return None
+        if subset is None:
+            return self.room.copy(rest)
+        # A parameter that was not chosen keeps its rest until it is.
+        whole = self.room.zeros(self.values) if now.unsent is None else self.room.copy(now.unsent)
+        for where, at in subset.groups(whole):
+            whole[where] = rest[at]
+        return whole
 
     @property
     def frozen(self) -> int:
@@ -94,12 +153,18 @@ class PreparedSilo:
         return sum(p.numel() for p in shared_parameters(self.model)) - self.values
 
     def model_state(
-        self, round: int, vector: Vector, average: Averaged, weights: str | None = None
+        self,
+        round: int,
+        vector: Vector,
+        average: Averaged,
+        weights: str | None = None,
+        unsent: Vector | None = None,
     ) -> ModelState:
         """Return the global model after a round, with the present optimizer and course.
 
         Args:
             weights: the digest, before round 1.
+            unsent: as of `ModelState`.
         """
         return ModelState(
             round=round,
@@ -108,13 +173,12 @@ class PreparedSilo:
             digest=weights or digest(vector, average.shared),
             optimizer=self.optimizer.state,
             course=self.policy.course,
+            unsent=unsent,
         )
 
-    def mean_change(
-        self, sent: SentUpdate, summed: Iterable[tuple[slice, Integers]]
-    ) -> tuple[npt.NDArray[np.float64], bool]:
-        """Return the mean change of the parameters from a decrypted sum, float64 [parameters], and
-        whether it had to be scaled down to what honest silos can reach.
+    def mean_change(self, sent: SentUpdate, summed: Iterable[tuple[slice, Integers]]) -> MeanChange:
+        """Return the mean change of the parameters from a decrypted sum. Its norm is limited to
+        what honest silos can reach.
 
         Args:
             summed: the sum of all silos' integers, range by range.
@@ -122,14 +186,14 @@ class PreparedSilo:
         exchange, silos = sent.exchange, len(sent.exchange.roster)
         unit = (exchange.range or self.range) / self.parameters.limit
         step, squares = unit * sent.unit / silos, 0
-        mean = np.empty(exchange.values, np.float64)
+        sums = self.room.zeros(exchange.values, np.int32)  # at most 64 silos' integers of 24 bits
         for where, integers in summed:
-            np.multiply(integers, step, out=mean[where])
+            sums[where] = integers
             squares += square_sum(integers)
         reach = honest_reach(
             self.job, self.plan, silos, exchange.values, unit, exchange.clipping, exchange.round
         )
-        return mean, held_to(mean, abs(step) * math.sqrt(squares), reach)
+        return MeanChange(sums, step, held_to(abs(step) * math.sqrt(squares), reach))
 
     def go_to(self, kept: Checkpoint) -> ModelState:
         """Return to the state of a checkpoint, and return it as the model's."""
@@ -142,7 +206,7 @@ class PreparedSilo:
         self.policy.course = replace(course, range=kept.range, clipping=kept.clipping)
         set_parameters(self.model, kept.model)
         average = kept.average if kept.head else replace(kept.average, head=self.head.state)
-        return self.model_state(kept.round, kept.model, average)
+        return self.model_state(kept.round, kept.model, average, unsent=kept.unsent)
 
     def keep(self, now: ModelState) -> None:
         """Write the checkpoint from which this silo can resume after that round.
@@ -158,6 +222,7 @@ class PreparedSilo:
                 average=now.average,
                 optimizer=self.optimizer.state,
                 head=self.head.state,
+                unsent=now.unsent,
                 random=None if self.job.private else state_of(self.random),
                 range=course.range,
                 clipping=course.clipping,
@@ -214,7 +279,7 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     weights = initial_digest(model)
     admission.require_approved(weights, (member.data.fingerprint, *member.data.earlier))
     loss = record_loss(job, member.own)
-    of_run = places.of_run(spec.run)
+    of_run, room = places.of_run(spec.run), VectorRoom(places.state)
 
     model.to(CPU if alone or team else device_for(job.silo(name).resources.gpus))
     trainer = LocalTrainer(
@@ -250,7 +315,8 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
         trainer=trainer,
         digitiser=digitiser,
         counting=Counting(job, own_plan, member.data, random, member.own, team),
-        optimizer=ServerOptimizer(job.server, get_parameters(model).size),
+        optimizer=ServerOptimizer(job.server, parameter_count(model), room),
         head=PrivateHead(model, of_run, release),
-        checkpoints=Checkpoints(of_run),
+        checkpoints=Checkpoints(of_run, room),
+        room=room,
     )

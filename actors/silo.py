@@ -21,7 +21,7 @@ from blindsum.actors.door import checked, checked_round
 from blindsum.actors.joining import JoiningSilo
 from blindsum.actors.messages import ApplyReport, TrainReport
 from blindsum.actors.policy import metrics_exchange
-from blindsum.actors.prepared import PreparedSilo
+from blindsum.actors.prepared import MeanChange, PreparedSilo
 from blindsum.actors.silo_messages import Progress
 from blindsum.actors.silo_state import SentUpdate, SiloState, require_allowed
 from blindsum.he.exchange import Exchange
@@ -32,9 +32,7 @@ from blindsum.platform.evaluation.round_counts import Tally
 from blindsum.platform.training.average import averaged, showing
 from blindsum.platform.training.control_variates import ControlVariates
 from blindsum.platform.training.models import set_parameters
-from blindsum.platform.training.vector import digest
-
-Mean = np.ndarray[Any, np.dtype[np.float64]]
+from blindsum.platform.training.vector import digest, put_away
 
 
 class Silo(JoiningSilo):
@@ -68,12 +66,15 @@ class Silo(JoiningSilo):
         started = time.perf_counter()
         epsilon, metrics_epsilon = self._books.charge(exchange)  # before the data is touched
         charged = time.perf_counter()
+        subset = own.subset(exchange.round)
         update = own.trainer.train(
             self._model.vector,
             exchange.clipping,
             exchange.round,
+            subset,
             variates.correction if variates else None,
         )
+        own.add_unsent(update, self._model, subset)
         require_finite(update.values)
         trained = time.perf_counter()
         tally = Tally(unclipped=update.unclipped)
@@ -85,7 +86,12 @@ class Silo(JoiningSilo):
         self._books.sends(exchange)  # before any part is sent
         upload_bytes = self._keys.send(exchange, digits)
         self._update = SentUpdate(
-            exchange=exchange, unit=update.unit, tally=tally, variates=variates, values=values
+            exchange=exchange,
+            unit=update.unit,
+            tally=tally,
+            unsent=own.unsent(update.values, self._model, subset),
+            variates=variates,
+            values=values,
         )
         self._state = SiloState.TRAINED
         return TrainReport(
@@ -109,7 +115,7 @@ class Silo(JoiningSilo):
         if exchange.round == self._model.round and exchange.attempt > 1:
             self._undo(own)  # other silos refused the total that this one applied
         now = self._model
-        own.policy.require(exchange, "update", now.vector.size, now.digest)
+        own.policy.require(exchange, "update", own.sent_values, now.digest)
         if exchange.round != now.round + 1:
             raise FederationError(f"round {exchange.round} was announced after {now.round}")
         self._keys.require(exchange)  # before anything is charged
@@ -142,10 +148,10 @@ class Silo(JoiningSilo):
         started = time.perf_counter()
         stood = replace(self._model, mark=self._keys.mark(), course=own.policy.course)
         self._models = (stood,)  # the state to which `_undo` returns
-        mean, cut = own.mean_change(sent, self._keys.receive(exchange, totals, uploads))
+        mean = own.mean_change(sent, self._keys.receive(exchange, totals, uploads))
         decrypted = time.perf_counter()
-        self._move_on(own, exchange.round, mean, None if cut else self._variates_after(sent, mean))
-        with showing(own.model, self._model.average) as shown:
+        self._move_on(own, sent, mean)
+        with showing(own.model, self._model.average, own.room) as shown:
             counted = own.counting.counts(shown, exchange.round, sent.tally, exchange.roster)
             if own.counting.evaluates(exchange.round, exchange.roster):
                 own.head.keep(exchange.round, own.counting.by_task)
@@ -182,7 +188,7 @@ class Silo(JoiningSilo):
             raise FederationError("received a metrics total that this silo took no part in")
         own, self._counts, self._state = self._own, None, SiloState.READY
         counts = [part for _, part in self._keys.receive(exchange, totals, uploads)]
-        values = self._model.vector.size * len(exchange.roster)
+        values = own.sent_values * len(exchange.roster)
         metrics = own.counting.summarise(
             np.concatenate(counts), exchange.round, values, exchange.roster
         )
@@ -227,21 +233,22 @@ class Silo(JoiningSilo):
             return ControlVariates.none(self._model.vector.size, roster)
         return kept
 
-    def _variates_after(self, sent: SentUpdate, mean: Mean) -> ControlVariates | None:
-        if sent.variates is None or sent.values is None:
+    def _variates_after(self, sent: SentUpdate, mean: MeanChange) -> ControlVariates | None:
+        if sent.variates is None or sent.values is None or mean.held < 1:
             return None
         training = self._job.training
         length = training.local_steps * training.rate(sent.exchange.round)
-        return sent.variates.after(sent.values, mean, length)
+        return sent.variates.after(sent.values, mean[:], length)
 
-    def _move_on(
-        self, own: PreparedSilo, round: int, mean: Mean, variates: ControlVariates | None
-    ) -> None:
-        before = self._model
-        vector = own.optimizer.apply(before.vector, mean)
+    def _move_on(self, own: PreparedSilo, sent: SentUpdate, mean: MeanChange) -> None:
+        before, round = self._model, sent.exchange.round
+        vector = own.optimizer.apply(before.vector, mean, own.subset(round))
+        variates = self._variates_after(sent, mean)
+        put_away(mean.sums)
         set_parameters(own.model, vector)
-        average = averaged(self._job.training.average, before.average, own.model, round)
-        now = own.model_state(round, vector, average)
+        rule = self._job.training.average
+        average = averaged(rule, before.average, own.model, round, own.room)
+        now = own.model_state(round, vector, average, unsent=sent.unsent)
         self._models = (before, replace(now, variates=variates))
 
     def _undo(self, own: PreparedSilo) -> None:

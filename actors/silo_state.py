@@ -83,6 +83,8 @@ class ModelState:
         digest: of the model and its average, on which all silos must agree; before round 1, of the
             initial weights.
         optimizer: the server optimizer's state.
+        unsent: what this silo's updates so far did not carry, float32 [parameters]; private to it,
+            and None without `encryption.error_feedback`.
         course: range and clipping of the next round.
         mark: the vault's mark of what it had accepted by then.
         variates: the control variates; None if the job uses none, or they begin anew.
@@ -96,6 +98,7 @@ class ModelState:
     course: Course
     mark: tuple[bytes, bytes] = field(default=(b"", b""), repr=False)
     variates: ControlVariates | None = field(default=None, repr=False)
+    unsent: Vector | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,7 @@ class SentUpdate:
         tally: the update's counts, private to the silo.
         variates: the control variates with which it was computed; None without.
         values: the values as they were sent, float32 [parameters], if there are control variates.
+        unsent: as of `ModelState`, once this update's total is applied.
     """
 
     exchange: Exchange
@@ -114,3 +118,4 @@ class SentUpdate:
     tally: Tally = field(repr=False)
     variates: ControlVariates | None = field(default=None, repr=False)
     values: Vector | None = field(default=None, repr=False)
+    unsent: Vector | None = field(default=None, repr=False)

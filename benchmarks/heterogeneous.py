@@ -104,7 +104,9 @@ def curve(task: Task) -> list[float]:
     variates = [ControlVariates.none(vector.size, roster) for _ in folds]
     for round in range(1, ROUNDS + 1):
         sent = [
-            one.train(vector, 1.0, round, v.correction if section.control_variates else None).values
+            one.train(
+                vector, 1.0, round, None, v.correction if section.control_variates else None
+            ).values
             for one, v in zip(trainers, variates, strict=True)
         ]
         mean = np.mean(sent, axis=0, dtype=np.float64)

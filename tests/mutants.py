@@ -24,6 +24,7 @@ if str(ROOT) not in sys.path:  # as a script
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
 from tests.planted_in_clipping import IN_CLIPPING
 from tests.planted_in_graphs import IN_GRAPHS
+from tests.planted_in_large_updates import IN_LARGE_UPDATES
 from tests.planted_in_models import IN_MODELS
 from tests.planted_in_own_code import IN_OWN_CODE
 from tests.planted_in_predictions import IN_PREDICTIONS
@@ -55,10 +56,12 @@ CHARGE = (
 RETURNS = "tests/actors/test_returns.py"
 ACROSS = "tests/actors/separate/test_federation.py"
 TRAIN = (
+    "        subset = own.subset(exchange.round)\n"
     "        update = own.trainer.train(\n"
     "            self._model.vector,\n"
     "            exchange.clipping,\n"
     "            exchange.round,\n"
+    "            subset,\n"
     "            variates.correction if variates else None,\n"
     "        )\n"
 )
@@ -619,6 +622,7 @@ MUTANTS = (
             *BETWEEN_CLUSTERS,
             *IN_PREDICTIONS,
             *IN_TABLES,
+            *IN_LARGE_UPDATES,
             *IN_THE_AVERAGE,
             *IN_SIMULATIONS,
             *IN_THE_AUDIT,

@@ -90,7 +90,7 @@ IN_CLIPPING = (
     (
         "clipping without a way for batches that take another path",
         f"{FOLDER}/choice.py",
-        "            return self.one_by_one(features, labels, clip_norm)",
+        "            return self.one_by_one(features, labels, clip_norm, masks)",
         "            raise",
         TRAPS,
     ),

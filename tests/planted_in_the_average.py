@@ -24,7 +24,7 @@ IN_THE_AVERAGE = (
     (
         "average: the newest model evaluated",
         "actors/silo.py",
-        "with showing(own.model, self._model.average) as shown:",
+        "with showing(own.model, self._model.average, own.room) as shown:",
         "for shown in (own.model,):",
         AVERAGING,
     ),
@@ -101,8 +101,8 @@ IN_THE_AVERAGE = (
     (
         "control variates: of a mean that was scaled down",
         "actors/silo.py",
-        "None if cut else self._variates_after(sent, mean)",
-        "self._variates_after(sent, mean)",
+        "sent.values is None or mean.held < 1:",
+        "sent.values is None:",
         VARIATES,
     ),
     (

@@ -19,6 +19,7 @@ from blindsum.pipelines.run.folders import run_name
 from blindsum.platform.data.features import features_of
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.schema import Job
+from blindsum.platform.training.subset import chosen_count
 
 if TYPE_CHECKING:
     from blindsum.platform.training.models import Counted
@@ -88,7 +89,7 @@ def traffic(
             attempt=1,
             purpose="update",
             roster=job.roster,
-            values=values,
+            values=chosen_count(values, job.training.subset),
             range=adapted if job.moves_range else first_range,
             parameters=parameters,
             model="0" * 64,

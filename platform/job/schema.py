@@ -162,6 +162,12 @@ class EncryptionSection(Section):
         description="Greatest magnitude of one value of an update; default 1. Under shared noise "
         "it follows from clipping and noise.",
     )
+    error_feedback: bool = Field(
+        False,
+        exclude_if=unless(False),
+        description="Round to nearest, and add what rounding and range took from a silo's update "
+        "to its next one; only without differential privacy.",
+    )
     adapt_range: bool = Field(
         True,
         description="Double or halve the range between rounds, from public figures alone; no "
@@ -324,6 +330,34 @@ class Job(Section):
             raise ValueError(
                 "leave encryption.range out: under privacy.noise shared it follows from clipping "
                 "and noise"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_kept_of_a_private_update(self) -> Job:
+        if self.encryption.error_feedback and self.privacy.noise != "none":
+            raise ValueError(
+                "encryption.error_feedback needs privacy.noise none: under differential privacy, "
+                "what a silo sends in a round is bounded, noised and charged for that round alone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _control_variates_know_what_is_sent(self) -> Job:
+        fewer = self.training.subset < 1 or self.encryption.error_feedback
+        if self.training.control_variates and fewer:
+            raise ValueError(
+                "training.control_variates cannot be combined with training.subset or "
+                "encryption.error_feedback: they follow whole changes of the model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_subset_is_trained_in_one_process(self) -> Job:
+        if self.training.subset < 1 and any(silo.workers > 1 for silo in self.silos):
+            raise ValueError(
+                "training.subset cannot be combined with silos.workers: the workers do not know "
+                "the round's subset"
             )
         return self
 

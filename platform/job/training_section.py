@@ -78,6 +78,14 @@ class TrainingSection(Section):
         exclude_if=unless(None),
         description="Most records of a sample that are computed at a time; changes no result.",
     )
+    subset: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        exclude_if=unless(1.0),
+        description="Share of the parameters that train and travel in a round: a public random "
+        "choice, another in every round.",
+    )
     stop: StopSection | None = Field(
         None,
         exclude_if=unless(None),

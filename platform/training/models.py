@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -45,6 +45,7 @@ from blindsum.platform.training.pretrained import begin_with, freeze
 from blindsum.platform.training.sequences import Encoder, Sequences
 from blindsum.platform.training.torch_random import forked_random
 from blindsum.platform.training.vector import Vector, digest
+from blindsum.platform.training.vector_room import IN_MEMORY, VectorRoom, blocks
 
 
 def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Module:
@@ -187,43 +188,73 @@ def private_parameters(model: nn.Module) -> list[nn.Parameter]:
     return list(model.private.parameters())
 
 
-def get_parameters(model: nn.Module) -> Vector:
-    """Return a copy of all shared trainable parameters, float32 [parameters]."""
-    with torch.no_grad():
-        flat = [p.detach().reshape(-1) for p in shared_parameters(model) if p.requires_grad]
-        return torch.cat(flat).cpu().numpy().astype(np.float32, copy=True)
+def parameter_count(model: nn.Module) -> int:
+    """Return the number of shared trainable parameters."""
+    return sum(p.numel() for p in shared_parameters(model) if p.requires_grad)
+
+
+def get_parameters(model: nn.Module, room: VectorRoom = IN_MEMORY) -> Vector:
+    """Return a copy of all shared trainable parameters, float32 [parameters].
+
+    Args:
+        room: where the copy lies.
+    """
+    return _flat([p for p in shared_parameters(model) if p.requires_grad], room)
 
 
 def initial_digest(model: nn.Module) -> str:
     """Return the SHA-256 of all shared parameters, including frozen ones, in hex. Silos compare it
     before round 1."""
-    with torch.no_grad():
-        flat = [p.detach().reshape(-1) for p in shared_parameters(model)]
-        return digest_with_buffers(model, digest(torch.cat(flat).cpu().numpy()))
+    flat = digest(*(p.detach().cpu().numpy() for p in shared_parameters(model)))
+    return digest_with_buffers(model, flat)
 
 
 def set_parameters(model: nn.Module, vector: Vector) -> None:
     """Load shared trainable parameters, float32 [parameters], into the model."""
-    trainable = [p for p in shared_parameters(model) if p.requires_grad]
-    with torch.no_grad():
-        for p, part in zip(trainable, split_as(trainable, vector), strict=True):
-            p.copy_(part)
+    _load([p for p in shared_parameters(model) if p.requires_grad], vector)
 
 
 def get_trainable(model: nn.Module) -> Vector:
     """Return a copy of all trainable parameters, shared and private, float32 [parameters], in the
     order of `parameters()`."""
-    with torch.no_grad():
-        flat = [p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]
-        return torch.cat(flat).cpu().numpy().astype(np.float32, copy=True)
+    return _flat([p for p in model.parameters() if p.requires_grad], IN_MEMORY)
 
 
 def set_trainable(model: nn.Module, vector: Vector) -> None:
     """Load what `get_trainable` returned into a model of the same kind."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    with torch.no_grad():
-        for p, part in zip(trainable, split_as(trainable, vector), strict=True):
-            p.copy_(part)
+    _load([p for p in model.parameters() if p.requires_grad], vector)
+
+
+def _flat(parameters: Sequence[torch.Tensor], room: VectorRoom) -> Vector:
+    vector = room.zeros(sum(p.numel() for p in parameters))
+    for p, part in _pairs(parameters, vector):
+        values = p.detach().reshape(-1)
+        for where in blocks(part.size, vector):
+            part[where] = values[where].cpu().numpy()
+    return vector
+
+
+def _load(parameters: Sequence[torch.Tensor], vector: Vector) -> None:
+    for p, part in _pairs(parameters, vector):
+        # Copies, because a vector that crossed Ray is read-only.
+        if not p.is_contiguous():
+            p.detach().copy_(torch.from_numpy(part.reshape(p.shape).copy()))
+            continue
+        values = p.detach().view(-1)
+        for where in blocks(part.size, vector):
+            values[where].copy_(torch.from_numpy(part[where].copy()))
+
+
+def _pairs(
+    parameters: Sequence[torch.Tensor], vector: Vector
+) -> Iterator[tuple[torch.Tensor, Vector]]:
+    """Yield each parameter with its part of a flat vector, a view."""
+    sizes = [p.numel() for p in parameters]
+    if vector.shape != (sum(sizes),):
+        raise ValueError(f"a vector of shape {vector.shape} for {sum(sizes)} parameters")
+    stops = list(itertools.accumulate(sizes))
+    for p, size, stop in zip(parameters, sizes, stops, strict=True):
+        yield p, vector[stop - size : stop]
 
 
 def split_as(parameters: Sequence[torch.Tensor], vector: Vector) -> list[torch.Tensor]:

@@ -119,8 +119,9 @@ class Drifting(Silo):
             return replace(report, model_digest="0" * 64)
         return report
 
-    def _move_on(self, own: Any, round: int, mean: Any, variates: Any) -> None:
-        super()._move_on(own, round, mean, variates)
+    def _move_on(self, own: Any, sent: Any, mean: Any) -> None:
+        super()._move_on(own, sent, mean)
+        round = sent.exchange.round
         if self.name == "birch" and round == 2 and not self.says:
             now = self._model
             moved = Averaged(shared=np.nextafter(now.average.shared, np.float32(9)))

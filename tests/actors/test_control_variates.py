@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_steps_are_corrected_by_how_the_silo_differs(make_job: MakeJob) -> None:
         train = silo._own.trainer.train
 
         def spy(*given: Any, name: str = name, train: Any = train) -> Any:
-            seen[name] = given[3]
+            seen[name] = given[4]
             return train(*given)
 
         silo._own.trainer.train = spy  # type: ignore[method-assign]
@@ -154,7 +155,9 @@ def test_variates_begin_anew_after_a_mean_beyond_reach(
     made = Consortium(make_job(VARIATES, "training.rounds=4"))
     made.round(1)
     change = PreparedSilo.mean_change
-    monkeypatch.setattr(PreparedSilo, "mean_change", lambda *given: (change(*given)[0] * 0.5, True))
+    monkeypatch.setattr(
+        PreparedSilo, "mean_change", lambda *given: replace(change(*given), held=0.5)
+    )
     made.round(2)
     assert owned(made) == [None, None, None]
     monkeypatch.undo()

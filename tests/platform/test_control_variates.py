@@ -67,7 +67,7 @@ class Federation:
 
     def round(self, number: int) -> np.ndarray:
         sent = [
-            trainer.train(self.vector, 1.0, number, one.correction).values
+            trainer.train(self.vector, 1.0, number, None, one.correction).values
             for trainer, one in zip(self.trainers, self.variates, strict=True)
         ]
         mean = np.mean(sent, axis=0, dtype=np.float64)
@@ -158,7 +158,7 @@ def test_the_correction_is_added_after_clipping_and_noise() -> None:
     made = Federation(section(local_steps=2), quiet)
     long = np.full(made.vector.size, 50.0, np.float32)
     with_it, without = (
-        made.trainers[0].train(made.vector, 1.0, 1, one).values for one in (long, None)
+        made.trainers[0].train(made.vector, 1.0, 1, None, one).values for one in (long, None)
     )
     moved = with_it - 2 * 0.3 * long
     # Every record's gradient is still cut to 0.1, so that two steps move by at most that.

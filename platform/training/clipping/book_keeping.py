@@ -16,6 +16,7 @@ from blindsum.platform.training.clipping.book import Ambiguous, Book, Parts, Sha
 from blindsum.platform.training.clipping.clipped import (
     Clipped,
     Factors,
+    Masks,
     Records,
     clip_factors,
     count,
@@ -46,7 +47,9 @@ class BookKeeping:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._settled: dict[tuple[int, str], bool] = {}
 
-    def __call__(self, features: Records, labels: Tensor, clip_norm: float) -> Clipped:
+    def __call__(
+        self, features: Records, labels: Tensor, clip_norm: float, masks: Masks = None
+    ) -> Clipped:
         records = count(features)
         if not records:
             return of_no_record(self._parameters)
@@ -57,13 +60,16 @@ class BookKeeping:
                 raise  # its copies cannot be told apart either
             half = records // 2
             first, second = (
-                self(rows(features, some), labels[some], clip_norm)
+                self(rows(features, some), labels[some], clip_norm, masks)
                 for some in (slice(half), slice(half, None))
             )
             sums = [a + b for a, b in zip(first.sums, second.sums, strict=True)]
             return Clipped(sums, first.within + second.within)
         with torch.no_grad():
-            terms = {share: term(calls, self._shape(share)) for share, calls in parts.items()}
+            terms = {
+                share: term(calls, self._shape(share), _mask(share, masks))
+                for share, calls in parts.items()
+            }
             each = [one.norms().double() for one in terms.values()]
             norms = (
                 torch.linalg.vector_norm(torch.stack(each), dim=0) if each else torch.zeros(records)
@@ -100,3 +106,11 @@ class BookKeeping:
             torch.zeros_like(p) if total is None else total
             for p, total in zip(self._parameters, sums, strict=True)
         ]
+
+
+def _mask(share: Share, masks: Masks) -> Tensor | None:
+    """Return what counts of the gradients of a part of a parameter."""
+    if masks is None:
+        return None
+    mask = masks[share.parameter]
+    return mask[share.start : share.stop] if mask.dim() else mask

@@ -21,7 +21,7 @@ from blindsum.platform.errors import ModelError
 from blindsum.platform.training.clipping.book import NotCovered
 from blindsum.platform.training.clipping.book_keeping import BookKeeping
 from blindsum.platform.training.clipping.by_record import OneByOne, Vectorised
-from blindsum.platform.training.clipping.clipped import Clipped, ClippedSum, Records
+from blindsum.platform.training.clipping.clipped import Clipped, ClippedSum, Masks, Records
 from blindsum.platform.training.clipping.copies import MeanOverCopies, OfCopies
 from blindsum.platform.training.clipping.mixing import MEND, MakeUp, dense, mixes
 from blindsum.platform.training.clipping.precision import InBfloat16, cannot
@@ -57,13 +57,15 @@ class Chosen:
     way: ClippedSum
     one_by_one: ClippedSum
 
-    def __call__(self, features: Records, labels: Tensor, clip_norm: float) -> Clipped:
+    def __call__(
+        self, features: Records, labels: Tensor, clip_norm: float, masks: Masks = None
+    ) -> Clipped:
         """As `ClippedSum`. Where a batch takes a path through the model that the trial did not
         take, its records may have to follow one after the other."""
         try:
-            return self.way(features, labels, clip_norm)
+            return self.way(features, labels, clip_norm, masks)
         except Exception:  # noqa: BLE001 - of the user's code
-            return self.one_by_one(features, labels, clip_norm)
+            return self.one_by_one(features, labels, clip_norm, masks)
 
 
 def clipped_sum(
