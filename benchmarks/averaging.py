@@ -51,7 +51,8 @@ from blindsum.platform.evaluation.figures import TaskFigures
 from blindsum.platform.evaluation.round_counts import Counting, Tally
 from blindsum.platform.job.average_section import Average
 from blindsum.platform.job.file import JobFile, load_job
-from blindsum.platform.job.schema import Job, NoNoise
+from blindsum.platform.job.privacy_section import NoNoise
+from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
 from blindsum.platform.training.average import averaged, of_model, showing

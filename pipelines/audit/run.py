@@ -32,7 +32,8 @@ from blindsum.platform.errors import ConsentError, JobError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.owner import find_owner
 from blindsum.platform.job.paths import import_from, require_usable, silo_places
-from blindsum.platform.job.schema import Job, LocalNoise
+from blindsum.platform.job.privacy_section import LocalNoise
+from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan
 from blindsum.platform.state.approval import require_weights
 from blindsum.platform.training.models import model_of

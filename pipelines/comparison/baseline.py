@@ -39,7 +39,8 @@ from blindsum.platform.evaluation.round_counts import Counting, Tally
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.paths import import_from, silo_places, state_folder
-from blindsum.platform.job.schema import Job, NoNoise
+from blindsum.platform.job.privacy_section import NoNoise
+from blindsum.platform.job.schema import Job
 from blindsum.platform.prediction.released import released
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator

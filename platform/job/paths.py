@@ -16,7 +16,7 @@ from pathlib import Path
 
 from blindsum.platform.errors import ConsentError, LedgerError
 from blindsum.platform.job.owner import Owner, find_owner, owner_home
-from blindsum.platform.job.schema import SiloSection
+from blindsum.platform.job.silo_section import SiloSection
 
 HOME_VARIABLE = "BLINDSUM_HOME"
 RESULTS_VARIABLE = "BLINDSUM_RESULTS"

@@ -6,150 +6,21 @@ the intended budget.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.model_section import WITH_HEADS, Model
+from blindsum.platform.job.privacy_section import Privacy
 from blindsum.platform.job.section import Name, Positive, Section, is_name, unless
+from blindsum.platform.job.silo_section import SiloSection
 from blindsum.platform.job.training_section import ServerSection, TrainingSection
 
 RESERVED = ("aggregator", "driver", "check")
 
 _READS = {"cnn": "images", "transformer": "text", "huggingface": "text", "dmpnn": "graphs"}
 """By kind of model, the only kind of features that it reads."""
-
-
-class Resources(Section):
-    """What a silo's process asks of its Ray."""
-
-    gpus: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Share of a GPU, for training and evaluation; of a silo with workers, for each "
-        "of them.",
-    )
-
-
-NO_RESOURCES = Resources()
-
-
-class SiloSection(Section):
-    """One silo of the job: a data owner and its table."""
-
-    name: Name = Field(description="Short name; appears in every message about this silo.")
-    data: str = Field(
-        description="File or folder, relative to the job file or absolute; at a silo with an "
-        "owner's file, a dataset's name in it."
-    )
-
-    @field_validator("state")
-    @classmethod
-    def _does_not_depend_on_a_folder(cls, state: str | None) -> str | None:
-        if state is not None and not state.startswith(("/", "~")):
-            raise ValueError(
-                "write an absolute path, or one that starts with ~: the ledger must not move"
-            )
-        return state
-
-    epsilon: Positive | None = Field(None, description="Stricter budget than privacy.epsilon.")
-    identity: str | None = Field(
-        None,
-        pattern="^[0-9a-f]{64}$",
-        description="Fingerprint of this silo's identity, from blindsum identity; any other "
-        "identity is refused.",
-    )
-    state: str | None = Field(
-        None, description="Folder of ledger and identity; default ~/.blindsum/silos/NAME."
-    )
-    private_tasks: str | None = Field(
-        None,
-        description="YAML file of this silo's private tasks, on its node; their heads never leave "
-        "the silo.",
-    )
-    workers: int = Field(
-        1,
-        ge=1,
-        le=64,
-        exclude_if=unless(1),
-        description="Number of processes of the silo's own Ray that share its table.",
-    )
-    resources: Resources = Field(
-        NO_RESOURCES,
-        exclude_if=unless(NO_RESOURCES),
-        description="What each of its processes that trains asks of its Ray.",
-    )
-
-    @property
-    def own_gpus(self) -> float:
-        """The share of a GPU that the silo's own process takes; its workers take theirs."""
-        return self.resources.gpus if self.workers == 1 else 0.0
-
-
-class _Noise(Section):
-    """The settings that local and shared noise have in common."""
-
-    epsilon: Positive
-    delta: float = Field(ge=1e-12, lt=0.5)
-    clip_norm: Positive = Field(
-        1.0,
-        description="Greatest L2 norm of a record's gradient; with clip_quantile, that of round 1.",
-    )
-    clip_quantile: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="Adapt the clip norm so that this share of the gradients is within it.",
-    )
-    metrics_epsilon: Positive | None = Field(
-        None,
-        description="Budget of held-out records, whose counts are then noised; default: exact "
-        "counts.",
-    )
-    metrics_every: int = Field(
-        1,
-        ge=1,
-        description="Number of rounds between evaluations; the last round is always evaluated.",
-    )
-    test_seed: int | None = Field(
-        None,
-        ge=0,
-        description="Draw noise and samples from this publicly known seed: for tests, NOT private.",
-    )
-
-
-class LocalNoise(_Noise):
-    """Record-level DP-SGD inside every silo (Abadi et al., CCS 2016)."""
-
-    noise: Literal["local"]
-    noise_multiplier: float | None = Field(
-        None,
-        ge=0.2,
-        le=1000,
-        description="Fixes the noise multiplier; the run then stops where the budget ends.",
-    )
-
-
-class SharedNoise(_Noise):
-    """Record-level DP-SGD over all silos' records, with one step a round. Each silo adds a share of
-    the noise, in total as much as one trusted server would add
-    (`blindsum.platform.privacy.shared_noise`)."""
-
-    noise: Literal["shared"]
-    colluders: int = Field(
-        1,
-        ge=0,
-        le=63,
-        description="Number of silos that may collude; the other silos' noise alone suffices.",
-    )
-
-
-class NoNoise(Section):
-    """No differential privacy, for comparisons. Every output says so."""
-
-    noise: Literal["none"]
 
 
 class EncryptionSection(Section):
@@ -220,7 +91,7 @@ class Job(Section):
     model: Model
     training: TrainingSection
     server: ServerSection = ServerSection()
-    privacy: Annotated[LocalNoise | SharedNoise | NoNoise, Field(discriminator="noise")]
+    privacy: Privacy
     encryption: EncryptionSection = EncryptionSection()
     quorum: int | None = Field(
         None,

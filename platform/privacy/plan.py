@@ -17,7 +17,8 @@ from itertools import pairwise
 from typing import Any
 
 from blindsum.platform.errors import PrivacyError
-from blindsum.platform.job.schema import Job, LocalNoise, SharedNoise
+from blindsum.platform.job.privacy_section import LocalNoise, SharedNoise
+from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import (
     ACCOUNTANT,
     DISCRETISATION,

@@ -12,8 +12,9 @@ import torch
 from blindsum.actors.messages import SiloSpec
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.privacy_section import SharedNoise
 from blindsum.platform.job.private_tasks import load_private_tasks
-from blindsum.platform.job.schema import Job, SharedNoise
+from blindsum.platform.job.schema import Job
 from blindsum.platform.prediction.released import read_released
 from tests.actors.test_silo import Consortium, PostedSilo
 from tests.conftest import SILOS, MakeJob

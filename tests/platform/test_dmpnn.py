@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.errors import JobError, ModelError
 from blindsum.platform.job.model_section import Dmpnn, GraphSize
-from blindsum.platform.job.schema import TrainingSection
+from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.prediction.predictor import Predictor
 from blindsum.platform.prediction.released import read_released, released
 from blindsum.platform.privacy.randomness import seeded_generator
