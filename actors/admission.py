@@ -55,7 +55,8 @@ class Admission:
         owner_file: the path of the owner's file, if the owner starts the silo (an agent does, in
             separate clusters): every job then needs an approval. None: it is looked for.
 
-    `owner` is the machine's owner's file, None in a simulation. `admit` sets `places` and `books`.
+    `owner` is the machine's owner's file, None in a simulation. `admit` sets `places`, `books` and,
+    if the job needs one, `approval`.
     """
 
     def __init__(self, spec: SiloSpec, owner_file: str | None = None) -> None:
@@ -63,7 +64,7 @@ class Admission:
         self.owner: Owner | None = None
         self.places: SiloPlaces | None = None
         self.books: Books | None = None
-        self._approval: Approval | None = None
+        self.approval: Approval | None = None
 
     @property
     def by_agent(self) -> bool:
@@ -90,9 +91,9 @@ class Admission:
             _require_own_installation()
             self._ask(books, self.owner)
         files_from(places.state / WEIGHTS)
-        if self._approval and self._approval.code:
-            import_approved(places.state, self._approval.id, self._approval.code)
-        elif not self._approval:
+        if self.approval and self.approval.code:
+            import_approved(places.state, self.approval.id, self.approval.code)
+        elif not self.approval:
             import_from(spec.folder)
         self.places = places
         return places, books
@@ -105,8 +106,8 @@ class Admission:
     def _ask(self, books: Books, owner: Owner) -> None:
         job = self._spec.job
         if self._owner_file or asks_for_approval(owner, job):
-            self._approval = books.approved()
-            require_version(self._approval, __version__)
+            self.approval = books.approved()
+            require_version(self.approval, __version__)
         if job.privacy.noise == "shared":
             _require_pins(job, self._spec.name)
 
@@ -117,9 +118,9 @@ class Admission:
         Args:
             fingerprints: of the table's records, as this and earlier versions compute them.
         """
-        if self._approval:
-            require_weights(self._approval, weights)
-            require_dataset(self._approval, fingerprints)
+        if self.approval:
+            require_weights(self.approval, weights)
+            require_dataset(self.approval, fingerprints)
 
     def outward(self, error: BlindsumError, begun: bool) -> BlindsumError:
         """Return the error that the driver receives in place of this one.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from blindsum.platform.errors import ModelsDiffer
 from blindsum.platform.evaluation.figures import Metrics
+
+T = TypeVar("T")
 
 
 def same_digest(digests: Iterable[str], what: str, round: int | None = None) -> str:
@@ -28,9 +31,9 @@ def same_digest(digests: Iterable[str], what: str, round: int | None = None) -> 
     return different.pop()
 
 
-def same_size(parameters: Iterable[int]) -> int:
-    """Return the number of parameters that all silos said. Raises ModelsDiffer if two differ."""
-    different = set(parameters)
+def same_size(sizes: Iterable[T]) -> T:
+    """Return the size, or sizes, that all silos said. Raises ModelsDiffer if two differ."""
+    different = set(sizes)
     if len(different) != 1:
         raise ModelsDiffer(
             "the silos' models have different numbers of parameters and yet the same digest",

@@ -27,6 +27,8 @@ MOST_VALUES = 2**19
 """The most values of a message, counted by `[`, `{` and `,`. An object of two bytes takes a
 thousand in memory: 16 MB of them took 12 GB and a minute and a half before they were refused."""
 
+_MOST_MODELS = 2
+
 _MOST_FAULTS = 100
 """Of a message with more faults none is named: to list a million takes gigabytes."""
 
@@ -64,17 +66,22 @@ def decoded(content: Any, kind: type[T], most_values: int = MOST_VALUES) -> T:
         ) from None
 
 
-def encoded_vector(round: int, vector: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
-    """Encode a model and its round: the round in eight bytes, then float32, all little-endian."""
-    return round.to_bytes(8, "little") + np.ascontiguousarray(vector, "<f4").tobytes()
+def encoded_models(round: int, *models: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
+    """Encode models of one size and their round: the round in four bytes, the number of models in
+    four, then float32, all little-endian."""
+    begin = round.to_bytes(4, "little") + len(models).to_bytes(4, "little")
+    return b"".join([begin, *(np.ascontiguousarray(one, "<f4").data for one in models)])
 
 
-def decoded_vector(content: Any) -> tuple[int, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Decode what `encoded_vector` wrote. Raises FederationError if the content is not that."""
-    if type(content) is not bytes or len(content) < 8 or len(content) % 4:
-        raise FederationError("expected the bytes of a model, and received something else")
-    vector = np.frombuffer(content, "<f4", offset=8).astype(np.float32)
-    return int.from_bytes(content[:8], "little"), vector
+def decoded_models(content: Any) -> tuple[int, np.ndarray[Any, np.dtype[np.float32]]]:
+    """Decode what `encoded_models` wrote, float32 [models, parameters]. Raises FederationError if
+    the content is not that."""
+    if type(content) is bytes and len(content) >= 8:
+        round, count = (int.from_bytes(content[i : i + 4], "little") for i in (0, 4))
+        if 0 < count <= _MOST_MODELS and (len(content) - 8) % (4 * count) == 0:
+            values = np.frombuffer(content, "<f4", offset=8).astype(np.float32)
+            return round, values.reshape(count, -1)
+    raise FederationError("expected the bytes of models, and received something else")
 
 
 def _first_fault(error: Exception) -> str:

@@ -15,6 +15,20 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan, greatest_sum, update_range
 from blindsum.platform.privacy.shared_noise import noised_integers, require_fine
 from blindsum.platform.training.update import Protection, Update
+from blindsum.platform.training.vector import Vector
+
+
+def noting(
+    digits: Callable[[slice], Integers], values: Vector, unit: float
+) -> Callable[[slice], Integers]:
+    """Return that function, and have it note what it returned, times the unit, in `values`."""
+
+    def noted(where: slice) -> Integers:
+        integers = digits(where)
+        values[where] = integers * unit
+        return integers
+
+    return noted
 
 
 class Digitiser:
@@ -43,7 +57,7 @@ class Digitiser:
         self, update: Update, exchange: Exchange, bound: float, tally: Tally
     ) -> Callable[[slice], Integers]:
         """Return a function from a range of the update to its integers, int64. Call it once for
-        each range.
+        each range. With `encryption.error_feedback` it leaves in the update what was not sent.
 
         Args:
             bound: the greatest magnitude of a value; one unit is `bound / limit`.
@@ -58,10 +72,15 @@ class Digitiser:
             cut = greatest_sum(self._job) * exchange.clipping
             return noised_integers(update.values[where], cut, share, unit, self._random)
 
+        feeds_back = self._job.encryption.error_feedback
+        rounding = None if feeds_back else self._random
+
         def quantised(where: slice) -> Integers:
-            digits = quantise(update.values[where], bound, self._parameters, self._random)
+            digits = quantise(update.values[where], bound, self._parameters, rounding)
             tally.saturated += digits.saturated
             tally.large += digits.large
+            if feeds_back:
+                update.values[where] -= digits.integers * (bound / self._parameters.limit)
             return digits.integers
 
         # The update's own protection decides, not the plan: a bare sum is never sent without noise.

@@ -33,14 +33,14 @@ from blindsum.actors.releasing import released_by
 from blindsum.actors.returns import Returns
 from blindsum.actors.round_report import RoundReport, phases_of
 from blindsum.actors.silo_messages import Inspection, Release
+from blindsum.actors.summing import first_range, parameters_of
 from blindsum.actors.waiting import Waiting
 from blindsum.he.exchange import Exchange
-from blindsum.he.parameters import Parameters
 from blindsum.platform.errors import BlindsumError, FederationError, SiloLost
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.events import Log
 from blindsum.platform.job.schema import Job
-from blindsum.platform.privacy.plan import plan, update_range
+from blindsum.platform.privacy.plan import plan
 
 T = TypeVar("T")
 CHUNKS_PER_AGGREGATOR = 1024
@@ -74,9 +74,7 @@ class Federation:
     ) -> None:
         self.job, self.run = job, run
         self.standing = standing or Standing()
-        self.parameters = Parameters.derive(
-            len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
-        )
+        self.parameters = parameters_of(job)
         self._resumed = standing is not None
         self._log = log or Log(job=job.name, run=run)
         self._cluster = cluster or RayCluster()
@@ -98,6 +96,7 @@ class Federation:
         }
         self._aggregators: list[AggregatorHandle] = []
         self._values, self._first_range = 0, 0.0
+        self._sent: tuple[int, ...] = (1,)
         self._charged: dict[int, int] = {}  # attempts that an interrupted run has charged, by round
         self._pending: list[Reply[Any]] = []
         self._keys_due = False
@@ -142,9 +141,10 @@ class Federation:
 
         inspections = self._dropping_lost(gather)
         first = next(iter(inspections.values()))
-        self._first_range = update_range(self.job, first.plan or plan(self.job, first.silo))
+        self._first_range = first_range(self.job, first.plan or plan(self.job, first.silo))
         model = same_digest((i.model_digest for i in inspections.values()), "initial weights")
         self._values = same_size(i.parameters for i in inspections.values())
+        self._sent = same_size(i.sent for i in inspections.values())
         at = self.standing
         self.standing = replace(at, model=at.model or model, range=at.range or self._first_range)
         if self._resumed:
@@ -212,7 +212,7 @@ class Federation:
         hold_ceremony(self._waiting, self._silos.values(), self._aggregators, within_s)
 
     def _aggregators_needed(self) -> int:
-        chunks = self.parameters.chunks(self._values)
+        chunks = self.parameters.chunks(max(self._sent))
         return self.job.encryption.aggregators or -(-chunks // CHUNKS_PER_AGGREGATOR)
 
     def _start_aggregators(self, count: int) -> None:
@@ -332,7 +332,7 @@ class Federation:
             attempt=attempt,
             purpose="update",
             roster=self.roster,
-            values=self._values,
+            values=self._sent[(number - 1) % len(self._sent)],
             range=at.range,
             parameters=self.parameters,
             model=at.model or "",
@@ -376,10 +376,10 @@ class Federation:
             metrics_epsilon=max(held_out, default=at.metrics_epsilon),
         )
 
-    def release(self, round: int, model_digest: str, timeout_s: float = 60.0) -> Release:
-        """Return the average on which all silos agreed after that round. Raises FederationError if
-        no silo returns it in time."""
-        return released_by(self._silos.values(), self._cluster, round, model_digest, timeout_s)
+    def release(self, round: int, state_digest: str, timeout_s: float = 60.0) -> Release:
+        """Return the average and the newest model on which all silos agreed after that round.
+        Raises FederationError if no silo returns them in time."""
+        return released_by(self._silos.values(), self._cluster, round, state_digest, timeout_s)
 
     def close(self) -> None:
         """End silos and aggregators."""

@@ -98,7 +98,7 @@ class SiloHandle:
         return self._ask("read_metrics", Metrics, encoded(counts), total.uploads, *total.frames)
 
     def release(self, round: int) -> Reply[bytes]:
-        """Request the model after a round, as `encoded_vector` writes it."""
+        """Request the model after a round, as `encoded_models` writes it."""
         return self._ask("release", None, encoded(round))
 
     def progress(self) -> Reply[Progress]:

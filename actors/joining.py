@@ -4,6 +4,7 @@ away takes over the state of the others. `blindsum.actors.silo.Silo` adds the ro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -74,7 +75,7 @@ class JoiningSilo:
         """
         require_allowed("inspect", self._state)
         own = prepare(self._spec, self._admission, self._work.step, self._alone)
-        books, initial = self._books, of_model(own.model)
+        books, initial = self._books, of_model(own.model, own.room)
         fingerprints = (own.data.fingerprint, *own.data.earlier)
         lifetime, last = books.inspect(own.dataset, fingerprints, own.plan)
         self._last_attempt = (last.round, last.attempt)
@@ -86,6 +87,8 @@ class JoiningSilo:
             silo=self.name,
             plan=own.plan if self._job.private else None,
             parameters=own.values,
+            frozen=own.frozen,
+            sent=own.sent,
             model_digest=own.weights,
             ledger="" if own.owned else str(books.path),
             lifetime=None if own.owned else lifetime,
@@ -239,6 +242,8 @@ class JoiningSilo:
         self._keys.connect(self._channel(aggregators))
         self._books.join(self._keys.identities)
         self._own.policy.regroups(tuple(self._keys.identities))
+        # Whoever returns to the run has lost its control variates: everybody's begin anew.
+        self._models = tuple(replace(one, variates=None) for one in self._models)
         self._state = SiloState.READY
 
     def _channel(self, aggregators: Sequence[Any]) -> Channel:

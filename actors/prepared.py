@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from blindsum.actors.digitiser import Digitiser
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.policy import Policy
 from blindsum.actors.silo_state import ModelState, SentUpdate
+from blindsum.actors.summing import first_range, parameters_of
 from blindsum.actors.workers.team import Team
+from blindsum.he.exchange import Exchange
 from blindsum.he.packing import Integers, square_sum
 from blindsum.he.parameters import Parameters
 from blindsum.platform.data.computing import Told, computing_in
@@ -28,23 +31,53 @@ from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.evaluation.round_counts import Counting
 from blindsum.platform.job.paths import SiloPlaces
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.prediction.released import released
-from blindsum.platform.privacy.plan import PrivacyPlan, plan, update_range
+from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.privacy.randomness import generator_of
 from blindsum.platform.privacy.reach import held_to, honest_reach
 from blindsum.platform.state.checkpoint import Checkpoint, Checkpoints, set_state, state_of
 from blindsum.platform.state.private_head import PrivateHead
+from blindsum.platform.training.augmentation import augmentation_of
 from blindsum.platform.training.average import Averaged
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import (
-    get_parameters,
     initial_digest,
     model_of,
+    parameter_count,
     set_parameters,
+    shared_parameters,
 )
+from blindsum.platform.training.sent import sent_counts
 from blindsum.platform.training.server_optimizer import ServerOptimizer
-from blindsum.platform.training.vector import Vector, digest
+from blindsum.platform.training.subset import Subset
+from blindsum.platform.training.trees.boosting import Boosting, TreeOptimizer, TreeTrainer
+from blindsum.platform.training.trees.forest import Forest
+from blindsum.platform.training.update import Update
+from blindsum.platform.training.vector import Vector, digest, put_away
+from blindsum.platform.training.vector_room import VectorRoom
+
+
+@dataclass(frozen=True)
+class MeanChange:
+    """The silos' mean change of the parameters, computed range by range from their summed integers.
+
+    Attributes:
+        sums: int32 [parameters], int64 if they are exact.
+        step: the change that one integer stands for.
+        held: the factor that keeps the change within the reach of honest silos.
+    """
+
+    sums: npt.NDArray[np.int32 | np.int64] = field(repr=False)
+    step: float
+    held: float
+
+    def __getitem__(self, where: slice) -> npt.NDArray[np.float64]:
+        """Return the change of a range of the parameters."""
+        mean = np.multiply(self.sums[where], self.step, dtype=np.float64)
+        mean *= self.held
+        return mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +92,7 @@ class PreparedSilo:
         dataset: the owner's name for the table; None without an owner's file.
         owned: whether the machine has an owner's file.
         weights: digest of the model's initial weights.
+        room: where vectors as long as the model lie.
     """
 
     job: Job
@@ -74,25 +108,74 @@ class PreparedSilo:
     model: nn.Module = field(repr=False)
     weights: str
     random: np.random.Generator = field(repr=False)
-    trainer: LocalTrainer = field(repr=False)
+    trainer: LocalTrainer | TreeTrainer = field(repr=False)
     digitiser: Digitiser = field(repr=False)
     counting: Counting = field(repr=False)
-    optimizer: ServerOptimizer = field(repr=False)
+    optimizer: ServerOptimizer | TreeOptimizer = field(repr=False)
     head: PrivateHead = field(repr=False)
     checkpoints: Checkpoints = field(repr=False)
+    room: VectorRoom = field(repr=False)
 
     @property
     def values(self) -> int:
         """The number of parameters that the silos share."""
-        return int(get_parameters(self.model).size)
+        return parameter_count(self.model)
+
+    @cached_property
+    def sent(self) -> tuple[int, ...]:
+        """The numbers of values in the updates of rounds, as `sent_counts`."""
+        return sent_counts(self.job, self.values)
+
+    def sent_values(self, round: int) -> int:
+        """Return the number of values in a round's update."""
+        return self.sent[(round - 1) % len(self.sent)]
+
+    def subset(self, round: int) -> Subset | None:
+        """Return the parameters that change in a round; None if all do."""
+        share = self.job.training.subset
+        return Subset(self.terms, round, self.values, share) if share < 1 else None
+
+    def add_unsent(self, update: Update, now: ModelState, subset: Subset | None) -> None:
+        """Add to an update, in place, what the silo's earlier updates did not carry."""
+        if now.unsent is not None:
+            unsent = now.unsent if subset is None else subset.of(now.unsent)
+            np.add(update.values, unsent, out=update.values)
+            put_away(now.unsent)
+
+    def unsent(self, rest: Vector, now: ModelState, subset: Subset | None) -> Vector | None:
+        """Return what the updates do not carry after one of which that rest was not sent.
+
+        Args:
+            rest: in the order of the update.
+        """
+        if not self.job.encryption.error_feedback:
+            return None
+        if subset is None:
+            return self.room.copy(rest)
+        # A parameter that was not chosen keeps its rest until it is.
+        whole = self.room.zeros(self.values) if now.unsent is None else self.room.copy(now.unsent)
+        for where, at in subset.groups(whole):
+            whole[where] = rest[at]
+        return whole
+
+    @property
+    def frozen(self) -> int:
+        """The number of shared parameters that stay as they begin."""
+        return sum(p.numel() for p in shared_parameters(self.model)) - self.values
 
     def model_state(
-        self, round: int, vector: Vector, average: Averaged, weights: str | None = None
+        self,
+        round: int,
+        vector: Vector,
+        average: Averaged,
+        weights: str | None = None,
+        unsent: Vector | None = None,
     ) -> ModelState:
         """Return the global model after a round, with the present optimizer and course.
 
         Args:
             weights: the digest, before round 1.
+            unsent: as of `ModelState`.
         """
         return ModelState(
             round=round,
@@ -101,13 +184,12 @@ class PreparedSilo:
             digest=weights or digest(vector, average.shared),
             optimizer=self.optimizer.state,
             course=self.policy.course,
+            unsent=unsent,
         )
 
-    def mean_change(
-        self, sent: SentUpdate, summed: Iterable[tuple[slice, Integers]]
-    ) -> npt.NDArray[np.float64]:
-        """Return the mean change of the parameters from a decrypted sum, float64 [parameters]. Its
-        norm is limited to what honest silos can reach.
+    def mean_change(self, sent: SentUpdate, summed: Iterable[tuple[slice, Integers]]) -> MeanChange:
+        """Return the mean change of the parameters from a decrypted sum. Its norm is limited to
+        what honest silos can reach.
 
         Args:
             summed: the sum of all silos' integers, range by range.
@@ -115,15 +197,23 @@ class PreparedSilo:
         exchange, silos = sent.exchange, len(sent.exchange.roster)
         unit = (exchange.range or self.range) / self.parameters.limit
         step, squares = unit * sent.unit / silos, 0
-        mean = np.empty(exchange.values, np.float64)
+        # Of at most 64 silos' integers of 24 bits, unless they are exact.
+        whole = self.room.zeros(exchange.values, np.int64 if self.job.sums_exactly else np.int32)
+        sums: npt.NDArray[np.int32 | np.int64] = whole
         for where, integers in summed:
-            np.multiply(integers, step, out=mean[where])
+            sums[where] = integers
             squares += square_sum(integers)
         reach = honest_reach(
             self.job, self.plan, silos, exchange.values, unit, exchange.clipping, exchange.round
         )
-        held_to(mean, abs(step) * math.sqrt(squares), reach)
-        return mean
+        return MeanChange(sums, step, held_to(abs(step) * math.sqrt(squares), reach))
+
+    def next_model(self, before: Vector, mean: MeanChange, exchange: Exchange) -> Vector:
+        """Return the model after a round from the one before it, float32 [parameters]."""
+        if isinstance(self.optimizer, TreeOptimizer):
+            silos = len(exchange.roster)
+            return self.optimizer.apply(before, mean[:], exchange.round, silos)
+        return self.optimizer.apply(before, mean, self.subset(exchange.round))
 
     def go_to(self, kept: Checkpoint) -> ModelState:
         """Return to the state of a checkpoint, and return it as the model's."""
@@ -136,7 +226,7 @@ class PreparedSilo:
         self.policy.course = replace(course, range=kept.range, clipping=kept.clipping)
         set_parameters(self.model, kept.model)
         average = kept.average if kept.head else replace(kept.average, head=self.head.state)
-        return self.model_state(kept.round, kept.model, average)
+        return self.model_state(kept.round, kept.model, average, unsent=kept.unsent)
 
     def keep(self, now: ModelState) -> None:
         """Write the checkpoint from which this silo can resume after that round.
@@ -152,6 +242,7 @@ class PreparedSilo:
                 average=now.average,
                 optimizer=self.optimizer.state,
                 head=self.head.state,
+                unsent=now.unsent,
                 random=None if self.job.private else state_of(self.random),
                 range=course.range,
                 clipping=course.clipping,
@@ -172,8 +263,8 @@ def _team(
         return None
     from blindsum.actors.workers.processes import RayProcesses
 
-    gpus = spec.job.silo(spec.name).resources.gpus
-    return Team(spec, plan, places.state, RayProcesses(count, admission.by_agent, gpus))
+    processes = RayProcesses(count, admission.by_agent, spec.job.silo(spec.name).resources.gpus)
+    return Team(spec, plan, places.state, processes, admission.approval)
 
 
 def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = False) -> PreparedSilo:
@@ -188,13 +279,11 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
             take part; the message says why.
     """
     job, name = spec.job, spec.name
-    parameters = Parameters.derive(
-        len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
-    )
+    parameters = parameters_of(job)
     # All silos must have received the same job: the key ceremony is bound to its digest.
     terms = f"{parameters.digest}\n{job.model_dump_json()}"
     own_plan = plan(job, name)
-    first_range = update_range(job, own_plan)
+    range = first_range(job, own_plan)
     random = generator_of(job, name)
     digitiser = Digitiser(job, own_plan, parameters, random)
     places, _ = admission.admit()  # notes the inspection, before the table is read
@@ -207,11 +296,28 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     model = model_of(job, own=len(member.own))
     weights = initial_digest(model)
     admission.require_approved(weights, (member.data.fingerprint, *member.data.earlier))
-    loss = record_loss(job.data, member.own)
-    of_run = places.of_run(spec.run)
+    loss = record_loss(job, member.own)
+    of_run, room = places.of_run(spec.run), VectorRoom(places.state)
 
     model.to(CPU if alone or team else device_for(job.silo(name).resources.gpus))
-    trainer = LocalTrainer(model, member.data.train, job.training, own_plan, random, loss, team)
+    trainer: LocalTrainer | TreeTrainer
+    optimizer: ServerOptimizer | TreeOptimizer
+    if isinstance(model, Forest) and isinstance(job.model, Boosted):
+        boosting = Boosting(job, job.model)
+        trainer = TreeTrainer(boosting, model, job, member.data.train, own_plan, random)
+        optimizer = TreeOptimizer(boosting, job)
+    else:
+        trainer = LocalTrainer(
+            model,
+            member.data.train,
+            job.training,
+            own_plan,
+            random,
+            loss,
+            team,
+            augmentation_of(job.data.features),
+        )
+        optimizer = ServerOptimizer(job.server, parameter_count(model), room)
     if team:
         team.build()
 
@@ -223,8 +329,8 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
         parameters=parameters,
         terms=hashlib.sha256(terms.encode()).hexdigest(),
         plan=own_plan,
-        range=first_range,
-        policy=Policy(job, spec.run, name, parameters, first_range),
+        range=range,
+        policy=Policy(job, spec.run, name, parameters, range),
         state=places.state,
         dataset=places.dataset,
         owned=places.owner is not None,
@@ -235,7 +341,8 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
         trainer=trainer,
         digitiser=digitiser,
         counting=Counting(job, own_plan, member.data, random, member.own, team),
-        optimizer=ServerOptimizer(job.server, get_parameters(model).size),
+        optimizer=optimizer,
         head=PrivateHead(model, of_run, release),
-        checkpoints=Checkpoints(of_run),
+        checkpoints=Checkpoints(of_run, room),
+        room=room,
     )

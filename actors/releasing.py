@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from blindsum.actors.answers import value_of
 from blindsum.actors.cluster import Cluster
-from blindsum.actors.codec import decoded_vector
+from blindsum.actors.codec import decoded_models
 from blindsum.actors.handles import SiloHandle
 from blindsum.actors.silo_messages import Release
 from blindsum.platform.errors import BlindsumError, FederationError
@@ -15,13 +15,16 @@ from blindsum.platform.training.vector import digest
 
 
 def released_by(
-    silos: Iterable[SiloHandle], cluster: Cluster, round: int, model_digest: str, timeout_s: float
+    silos: Iterable[SiloHandle], cluster: Cluster, round: int, state_digest: str, timeout_s: float
 ) -> Release:
-    """Return the average on which all silos agreed after that round, from the first silo that
-    returns it.
+    """Return the average and the newest model on which all silos agreed after that round, from the
+    first silo that returns them.
+
+    Args:
+        state_digest: of the newest model and the average, in this order.
 
     Raises:
-        FederationError: no silo returns a model with that digest in time.
+        FederationError: no silo returns models with that digest in time.
     """
     asked = {one.handle: one for one in (silo.release(round) for silo in silos)}
     end, waiting = time.monotonic() + timeout_s, list(asked)
@@ -33,9 +36,9 @@ def released_by(
         for handle, outcome in outcomes.items():
             try:
                 answer = value_of(outcome, asked[handle].peer, "release the model")
-                of, vector = decoded_vector(answer)
+                of, models = decoded_models(answer)
             except BlindsumError:
                 continue  # this silo was lost, or has no such model
-            if of == round and digest(vector) == model_digest:
-                return Release(round, vector)
+            if of == round and len(models) == 2 and digest(models[1], models[0]) == state_digest:
+                return Release(round, *models)
     raise FederationError(f"no silo is left that has the model after round {round}")

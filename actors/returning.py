@@ -31,6 +31,7 @@ def state_for_another(own: PreparedSilo, now: ModelState) -> bytes:
             average=replace(now.average, head=()),
             optimizer=own.optimizer.state,
             head=(),
+            unsent=None,
             random=None,
             range=course.range,
             clipping=course.clipping,
@@ -39,14 +40,14 @@ def state_for_another(own: PreparedSilo, now: ModelState) -> bytes:
 
 
 def take_over(own: PreparedSilo, content: bytes) -> ModelState:
-    """Take over another silo's state, keep it as a checkpoint, and return it. The private head and
-    its average stay as they were in this silo's newest checkpoint.
+    """Take over another silo's state, keep it as a checkpoint, and return it. The private head,
+    its average and what was not sent stay as they were in this silo's newest checkpoint.
 
     Raises:
         FederationError: it is not a state that this run can have.
         DataError: the checkpoint cannot be written.
     """
-    kept = from_bytes(content)
+    kept = from_bytes(content, own.room)
     if kept is None or not _fits(own, kept):
         raise FederationError(
             "received a state that this run cannot have",
@@ -55,7 +56,7 @@ def take_over(own: PreparedSilo, content: bytes) -> ModelState:
     if mine := own.checkpoints.rounds():
         last = own.checkpoints.read(max(mine))
         average = replace(kept.average, head=last.average.head)
-        kept = replace(kept, head=last.head, average=average)
+        kept = replace(kept, head=last.head, average=average, unsent=last.unsent)
     taken = own.go_to(kept)
     own.keep(taken)
     return taken
@@ -67,6 +68,7 @@ def _fits(own: PreparedSilo, kept: Checkpoint) -> bool:
     return (
         not (kept.head or kept.average.head)
         and kept.random is None
+        and kept.unsent is None
         and all(one.dtype == np.float32 and one.shape == (own.values,) for one in models)
         and [(a.shape, a.dtype) for a in kept.optimizer]
         == [(np.shape(a), np.asarray(a).dtype) for a in own.optimizer.state]

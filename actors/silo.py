@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from blindsum.actors.codec import encoded_vector
+from blindsum.actors.codec import encoded_models
+from blindsum.actors.digitiser import noting
 from blindsum.actors.door import checked, checked_round
 from blindsum.actors.joining import JoiningSilo
 from blindsum.actors.messages import ApplyReport, TrainReport
 from blindsum.actors.policy import metrics_exchange
-from blindsum.actors.prepared import PreparedSilo
+from blindsum.actors.prepared import MeanChange, PreparedSilo
 from blindsum.actors.silo_messages import Progress
 from blindsum.actors.silo_state import SentUpdate, SiloState, require_allowed
 from blindsum.he.exchange import Exchange
@@ -29,8 +30,9 @@ from blindsum.platform.errors import FederationError, guarded
 from blindsum.platform.evaluation.figures import Metrics
 from blindsum.platform.evaluation.round_counts import Tally
 from blindsum.platform.training.average import averaged, showing
+from blindsum.platform.training.control_variates import ControlVariates
 from blindsum.platform.training.models import set_parameters
-from blindsum.platform.training.vector import digest
+from blindsum.platform.training.vector import digest, put_away
 
 
 class Silo(JoiningSilo):
@@ -60,17 +62,37 @@ class Silo(JoiningSilo):
         self._state, self._update, self._counts = SiloState.READY, None, None
         own.policy.takes(exchange)
         own.head.at(exchange.round)
+        variates = self._variates(exchange.roster)
         started = time.perf_counter()
         epsilon, metrics_epsilon = self._books.charge(exchange)  # before the data is touched
         charged = time.perf_counter()
-        update = own.trainer.train(self._model.vector, exchange.clipping, exchange.round)
+        subset = own.subset(exchange.round)
+        update = own.trainer.train(
+            self._model.vector,
+            exchange.clipping,
+            exchange.round,
+            subset,
+            variates.correction if variates else None,
+        )
+        own.add_unsent(update, self._model, subset)
         require_finite(update.values)
         trained = time.perf_counter()
         tally = Tally(unclipped=update.unclipped)
-        digits = own.digitiser.digits(update, exchange, exchange.range or own.range, tally)
+        bound, values = exchange.range or own.range, None
+        digits = own.digitiser.digits(update, exchange, bound, tally)
+        if variates:  # they may depend on nothing but what is sent
+            values = np.zeros_like(update.values)
+            digits = noting(digits, values, update.unit * bound / own.parameters.limit)
         self._books.sends(exchange)  # before any part is sent
         upload_bytes = self._keys.send(exchange, digits)
-        self._update = SentUpdate(exchange=exchange, unit=update.unit, tally=tally)
+        self._update = SentUpdate(
+            exchange=exchange,
+            unit=update.unit,
+            tally=tally,
+            unsent=own.unsent(update.values, self._model, subset),
+            variates=variates,
+            values=values,
+        )
         self._state = SiloState.TRAINED
         return TrainReport(
             silo=self.name,
@@ -93,7 +115,7 @@ class Silo(JoiningSilo):
         if exchange.round == self._model.round and exchange.attempt > 1:
             self._undo(own)  # other silos refused the total that this one applied
         now = self._model
-        own.policy.require(exchange, "update", now.vector.size, now.digest)
+        own.policy.require(exchange, "update", own.sent_values(exchange.round), now.digest)
         if exchange.round != now.round + 1:
             raise FederationError(f"round {exchange.round} was announced after {now.round}")
         self._keys.require(exchange)  # before anything is charged
@@ -128,8 +150,8 @@ class Silo(JoiningSilo):
         self._models = (stood,)  # the state to which `_undo` returns
         mean = own.mean_change(sent, self._keys.receive(exchange, totals, uploads))
         decrypted = time.perf_counter()
-        self._move_on(own, exchange.round, mean)
-        with showing(own.model, self._model.average) as shown:
+        self._move_on(own, sent, mean)
+        with showing(own.model, self._model.average, own.room) as shown:
             counted = own.counting.counts(shown, exchange.round, sent.tally, exchange.roster)
             if own.counting.evaluates(exchange.round, exchange.roster):
                 own.head.keep(exchange.round, own.counting.by_task)
@@ -166,7 +188,7 @@ class Silo(JoiningSilo):
             raise FederationError("received a metrics total that this silo took no part in")
         own, self._counts, self._state = self._own, None, SiloState.READY
         counts = [part for _, part in self._keys.receive(exchange, totals, uploads)]
-        values = self._model.vector.size * len(exchange.roster)
+        values = own.sent_values(exchange.round) * len(exchange.roster)
         metrics = own.counting.summarise(
             np.concatenate(counts), exchange.round, values, exchange.roster
         )
@@ -179,9 +201,9 @@ class Silo(JoiningSilo):
 
     @guarded
     def release(self, round: int) -> bytes | None:
-        """Return the average of the models up to that round, if it is one of the two newest, as
-        `encoded_vector` writes it. This is a release under the charged budget. None before this
-        silo joined the run.
+        """Return the average of the models up to that round and the newest of them, if it is one of
+        the two newest rounds, as `encoded_models` writes them. This is a release under the charged
+        budget. None before this silo joined the run.
 
         Answers at any time, in its own thread: an interrupted run must get its last model from
         silos that are busy training.
@@ -189,8 +211,8 @@ class Silo(JoiningSilo):
         wanted, books = checked_round(round), self._admission.books
         if not books or not books.joined:
             return None
-        vectors = [one.average.shared for one in self._models if one.round == wanted]
-        return encoded_vector(wanted, vectors[0]) if vectors else None
+        found = [(one.average.shared, one.vector) for one in self._models if one.round == wanted]
+        return encoded_models(wanted, *found[0]) if found else None
 
     @guarded
     def progress(self) -> Progress:
@@ -202,14 +224,32 @@ class Silo(JoiningSilo):
 
     # -- the model -----------------------------------------------------------------------
 
-    def _move_on(
-        self, own: PreparedSilo, round: int, mean: np.ndarray[Any, np.dtype[np.float64]]
-    ) -> None:
-        before = self._model
-        vector = own.optimizer.apply(before.vector, mean)
+    def _variates(self, roster: tuple[str, ...]) -> ControlVariates | None:
+        """Return the control variates for a round of that roster; None if the job uses none."""
+        if not self._job.training.control_variates:
+            return None
+        kept = self._model.variates
+        if kept is None or kept.roster != roster:
+            return ControlVariates.none(self._model.vector.size, roster)
+        return kept
+
+    def _variates_after(self, sent: SentUpdate, mean: MeanChange) -> ControlVariates | None:
+        if sent.variates is None or sent.values is None or mean.held < 1:
+            return None
+        training = self._job.training
+        length = training.local_steps * training.rate(sent.exchange.round)
+        return sent.variates.after(sent.values, mean[:], length)
+
+    def _move_on(self, own: PreparedSilo, sent: SentUpdate, mean: MeanChange) -> None:
+        before, round = self._model, sent.exchange.round
+        vector = own.next_model(before.vector, mean, sent.exchange)
+        variates = self._variates_after(sent, mean)
+        put_away(mean.sums)
         set_parameters(own.model, vector)
-        average = averaged(self._job.training.average, before.average, own.model, round)
-        self._models = (before, own.model_state(round, vector, average))
+        rule = self._job.training.average
+        average = averaged(rule, before.average, own.model, round, own.room)
+        now = own.model_state(round, vector, average, unsent=sent.unsent)
+        self._models = (before, replace(now, variates=variates))
 
     def _undo(self, own: PreparedSilo) -> None:
         """Return to the model before the last total, for another attempt of its round."""

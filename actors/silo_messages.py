@@ -27,12 +27,16 @@ class Inspection:
     states in its checkpoints, by round, and `charged` is the last round and attempt that it
     charged. `warnings` says what is odd about the silo's data; with an owner's file, only the owner
     learns that. `clipping` says in one sentence how the model's gradients are clipped, which
-    depends only on the model; it is empty without privacy.
+    depends only on the model; it is empty without privacy. `frozen` is the number of the model's
+    parameters that stay as they begin. `sent` has the numbers of values of the first rounds'
+    updates; later rounds repeat them in turn.
     """
 
     silo: str
     plan: PrivacyPlan | None
     parameters: int
+    frozen: int = 0
+    sent: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
     model_digest: str
     ledger: str
     lifetime: Lifetime | None
@@ -57,7 +61,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Release:
-    """A released model, float32 [parameters]: the average of the models up to this round."""
+    """A released model, float32 [parameters]: the average of the models up to this round, and this
+    round's own model."""
 
     round: int
     vector: Vector = field(repr=False)
+    newest: Vector = field(repr=False)

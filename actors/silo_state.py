@@ -14,6 +14,7 @@ from blindsum.he.exchange import Exchange
 from blindsum.platform.errors import FederationError
 from blindsum.platform.evaluation.round_counts import Tally
 from blindsum.platform.training.average import Averaged
+from blindsum.platform.training.control_variates import ControlVariates
 from blindsum.platform.training.vector import Vector
 
 
@@ -82,8 +83,11 @@ class ModelState:
         digest: of the model and its average, on which all silos must agree; before round 1, of the
             initial weights.
         optimizer: the server optimizer's state.
+        unsent: what this silo's updates so far did not carry, float32 [parameters]; private to it,
+            and None without `encryption.error_feedback`.
         course: range and clipping of the next round.
         mark: the vault's mark of what it had accepted by then.
+        variates: the control variates; None if the job uses none, or they begin anew.
     """
 
     round: int
@@ -93,6 +97,8 @@ class ModelState:
     optimizer: tuple[npt.NDArray[np.float64], ...] = field(repr=False)
     course: Course
     mark: tuple[bytes, bytes] = field(default=(b"", b""), repr=False)
+    variates: ControlVariates | None = field(default=None, repr=False)
+    unsent: Vector | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +108,14 @@ class SentUpdate:
     Attributes:
         unit: the change of the parameters that a value of 1 stands for.
         tally: the update's counts, private to the silo.
+        variates: the control variates with which it was computed; None without.
+        values: the values as they were sent, float32 [parameters], if there are control variates.
+        unsent: as of `ModelState`, once this update's total is applied.
     """
 
     exchange: Exchange
     unit: float
     tally: Tally = field(repr=False)
+    variates: ControlVariates | None = field(default=None, repr=False)
+    values: Vector | None = field(default=None, repr=False)
+    unsent: Vector | None = field(default=None, repr=False)

@@ -48,8 +48,9 @@ from blindsum.pipelines.audit.attacks.closeness import class_mean, closeness, su
 from blindsum.pipelines.audit.attacks.gradient_matching import Effort, labels_from_bias, match
 from blindsum.pipelines.audit.attacks.imprint import planted, recovered
 from blindsum.pipelines.audit.attacks.memorisation import Reading, memorised
+from blindsum.pipelines.audit.attacks.shadow_training import Recipe
 from blindsum.pipelines.audit.attacks.sparse_recovery import recover
-from blindsum.pipelines.audit.attacks.stacked import Recipe, Stack
+from blindsum.pipelines.audit.attacks.stacked import Stack
 from blindsum.pipelines.audit.evidence import Defence
 from blindsum.pipelines.audit.labelling import WHOLE, Classes
 from blindsum.pipelines.audit.victim import update_of
@@ -202,7 +203,7 @@ def matching(arm: Defence, iterations: int) -> dict[str, float]:
         # An attacker who expects noise gives smoothness more weight.
         variation = 0.01 if arm == "none" else 0.3
         spent = Effort(
-            iterations=iterations * effort, restarts=2, variation=variation, shape=(8, 8)
+            iterations=iterations * effort, restarts=2, variation=variation, shape=(1, 8, 8)
         )
         for v in range(victims):
             rows = slice(v * batch, (v + 1) * batch)
@@ -232,14 +233,10 @@ def of_members(data: Fold, arm: Defence, rate: float) -> dict[str, Any]:
     members = shadows.memberships(len(y), MODELS)
     job = Job.model_validate(JOB)
     private = arm == "dp"
-    recipe = Recipe(
-        STEPS,
-        RATE,
-        RATE * len(y) / 2,
-        rate,
-        1.0 if private else None,
-        plan(RATE, STEPS).noise_multiplier if private else 0.0,
+    training = job.training.model_copy(
+        update={"learning_rate": rate, "expected_batch_size": RATE * len(y) / 2}
     )
+    recipe = Recipe(training, job.server, STEPS, plan(RATE, STEPS) if private else None)
     said, of_others = [], []
     for first in range(0, MODELS, 16):
         stack = Stack(job, 1024, 16)

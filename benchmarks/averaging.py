@@ -51,7 +51,8 @@ from blindsum.platform.evaluation.figures import TaskFigures
 from blindsum.platform.evaluation.round_counts import Counting, Tally
 from blindsum.platform.job.average_section import Average
 from blindsum.platform.job.file import JobFile, load_job
-from blindsum.platform.job.schema import Job, NoNoise
+from blindsum.platform.job.privacy_section import NoNoise
+from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
 from blindsum.platform.training.average import averaged, of_model, showing
@@ -94,9 +95,7 @@ def curves(setting: Setting) -> dict[str, np.ndarray]:
     models = [model_of(job, own=len(one.own)) for one in owners]
     plans = [plan(job, one.name) for one in owners]
     trainers = [
-        LocalTrainer(
-            model, one.data.train, job.training, of, random, record_loss(job.data, one.own)
-        )
+        LocalTrainer(model, one.data.train, job.training, of, random, record_loss(job, one.own))
         for model, one, of in zip(models, owners, plans, strict=True)
     ]
     combine: Combine = mean_update

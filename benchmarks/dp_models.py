@@ -1,4 +1,5 @@
-"""Models whose private steps `dp_step.py` and `device.py` measure: CNNs, a transformer, adapters.
+"""Models whose private steps `dp_step.py` and `device.py` measure: CNNs, a transformer, adapters,
+messages along bonds.
 
 All take float32 [records, features], as a silo's data are; token numbers are floats of whole
 numbers.
@@ -6,12 +7,18 @@ numbers.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from blindsum.platform.data.graphs import OF_ATOM, OF_BOND, AtomsAndBonds
+from blindsum.platform.job.model_section import ATOM_CODES, BOND_CODES, Dmpnn, GraphSize
+from blindsum.platform.training.graphs import dmpnn
+
 CLASSES, TOKENS, VOCABULARY, WIDTH, HEADS = 12, 64, 1000, 128, 4
 RANK = 8
+SIZE = GraphSize(100, 150)
 
 
 class Cnn(nn.Module):
@@ -143,3 +150,32 @@ class Lora(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.layers(self.tokens(x.long() % VOCABULARY)).mean(1))
+
+
+def messages() -> nn.Module:
+    """Return a D-MPNN with chemprop's defaults."""
+    return dmpnn(Dmpnn(kind="dmpnn", hidden=300, ffn=[300]), SIZE, CLASSES)
+
+
+def molecules(records: int) -> Tensor:
+    """Return made-up graphs of 10 to 45 atoms with three rings, float32 [records, values]."""
+    random = np.random.default_rng(0)
+    counts = random.integers(10, 46, records)
+    bonds = []
+    for count in counts:
+        tree = [(i, random.integers(max(0, i - 3), i)) for i in range(1, count)]
+        rings = [(i, i - 5) for i in random.choice(np.arange(5, count), 3, replace=False)]
+        bonds += tree + rings
+    ends, atoms = np.array(bonds), counts.sum()
+    of_atoms = random.integers(0, np.array(ATOM_CODES), (atoms, OF_ATOM))
+    of_atoms[:, 0] = random.integers(1, ATOM_CODES[0], atoms)
+    of_bonds = random.integers(0, np.array(BOND_CODES), (len(bonds), OF_BOND - 2))
+    of_bonds[:, 0] = random.integers(1, BOND_CODES[0], len(bonds))
+    found = AtomsAndBonds.of(
+        (counts, counts + 2),
+        of_atoms.astype(np.uint8),
+        random.uniform(0, 1, atoms).astype(np.float32),
+        np.concatenate([ends, of_bonds], 1).astype(np.uint8),
+        SIZE,
+    )
+    return torch.from_numpy(found.dense())

@@ -117,7 +117,7 @@ def federated(job: Job, members: Sequence[Member]) -> nn.Module:
         own = plan(job, member.name)
         own = own.in_a_run() if own else None
         random = cryptographic_generator() if own else seeded_generator(job.seed, member.name)
-        loss = record_loss(job.data, {})
+        loss = record_loss(job, {})
         trainers.append(LocalTrainer(model, member.data.train, job.training, own, random, loss))
     federation = Simulation(model, trainers, job.server, average=job.training.average)
     return federation.run(job.training.rounds)

@@ -40,12 +40,15 @@ def quantise(
     values: npt.NDArray[np.floating],
     bound: float,
     parameters: Parameters,
-    random: np.random.Generator,
+    random: np.random.Generator | None,
 ) -> Quantised:
-    """Clip to [-bound, bound] and round stochastically to b-bit signed integers.
+    """Clip to [-bound, bound] and round to b-bit signed integers. One unit is bound / limit.
 
     Stochastic rounding is unbiased, so the mean over silos keeps small values that rounding to
-    nearest would drop. One integer unit is bound / limit.
+    nearest would drop.
+
+    Args:
+        random: draws the stochastic rounding; None rounds to nearest.
 
     Raises:
         EncryptionError: a value is NaN or infinite.
@@ -63,7 +66,7 @@ def _quantise(
     values: npt.NDArray[np.floating],
     bound: float,
     limit: int,
-    random: np.random.Generator,
+    random: np.random.Generator | None,
     out: Integers,
 ) -> tuple[int, int]:
     scaled = np.multiply(values, limit / bound, dtype=np.float64)
@@ -76,7 +79,7 @@ def _quantise(
         large = int(np.count_nonzero(magnitude > limit * LARGE))
         saturated = int(np.count_nonzero(magnitude > limit))
         np.clip(scaled, -limit, limit, out=scaled)
-    scaled += random.random(out=magnitude)
+    scaled += random.random(out=magnitude) if random else 0.5
     np.floor(scaled, out=scaled)
     # In float64, limit plus a draw just below one rounds up.
     np.minimum(scaled, limit, out=out[: scaled.size], casting="unsafe")
@@ -85,8 +88,9 @@ def _quantise(
 
 def require_finite(values: npt.NDArray[np.floating]) -> None:
     """Raise EncryptionError if a value is NaN or infinite. Called before any part is sent."""
-    if not np.isfinite(values).all():
-        raise _not_finite()
+    for start in range(0, values.size, _BLOCK):
+        if not np.isfinite(values[start : start + _BLOCK]).all():
+            raise _not_finite()
 
 
 def _not_finite() -> EncryptionError:
@@ -113,7 +117,8 @@ def adapted_range(range: float, job_range: float, saturated: float, large: float
 
 
 def square_sum(integers: Integers) -> int:
-    """Return the exact sum of the squares of at most 2^17 integers below 2^37 in magnitude.
+    """Return the exact sum of the squares of at most 2^17 integers below 2^37 in magnitude, or of
+    2^19 below 2^30.
 
     It is exact so that silos on different processors compare a total with the bound identically.
     """
@@ -162,7 +167,8 @@ def unpack(packed: Integers, values: int, parameters: Parameters) -> Integers:
     This is the inverse of `pack`. Digits that n honest uploads cannot sum to are refused: at least
     one in 256 of a digit's 2^k values is unreachable, and digits that carry no value must be zero.
     If the masks of the reals do not cancel, the digits are uniform. A chunk of 4,096 digits then
-    passes with probability below 2^-23, one of 12,288 digits with probability below 2^-69.
+    passes with probability below 2^-23, one of 12,288 digits with probability below 2^-69, and one
+    of more digits more rarely.
 
     Raises:
         EncryptionError: the reals are not the sum of one honest upload from each silo.

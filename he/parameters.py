@@ -57,7 +57,7 @@ class Parameters:
     """Checked, immutable parameters. They are public, and equal at every silo and aggregator.
 
     Build them with `derive`. Attributes: `silos` is n, 2 to 64; `bits` is b, 2 to 24 (more in
-    `of_counts`); `digits` is D, 1 to 3; `limit` is the greatest magnitude of a silo's digit;
+    `of_counts`); `digits` is D, 1 to 15; `limit` is the greatest magnitude of a silo's digit;
     `scale` is the scale of CKKS, an integer.
     """
 
@@ -99,7 +99,8 @@ class Parameters:
                 f"encryption.bits is {bits}, but must be 2 to 24",
                 "Use 2 to 24 bits, or leave it out.",
             )
-        fitting = [d for d in (3, 2, 1) if _scale(silos, bits, d) is not None]
+        most = MAX_REAL_BITS // _summed_bits(silos, bits)
+        fitting = [d for d in range(most, 0, -1) if _scale(silos, bits, d) is not None]
         chosen = digits if digits is not None else next(iter(fitting), 0)
         if chosen not in fitting:
             raise EncryptionError(

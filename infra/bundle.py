@@ -1,8 +1,8 @@
 """The folder that is sent to a cluster with a job.
 
 It contains only files that the job names: the job file as it was validated and the source files of
-its `model.factory`; for a simulation also the tables. Other files beside the job file (keys,
-results, `.env`, other people's tables) are never sent.
+its own functions, such as `model.factory`; for a simulation also the tables. Other files beside the
+job file (keys, results, `.env`, other people's tables) are never sent.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from blindsum.platform.errors import JobError
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.own_code import modules_of, own_functions
 
 
 def write_bundle(job_file: JobFile, folder: Path, *, with_tables: bool) -> Path:
@@ -41,16 +42,15 @@ def write_bundle(job_file: JobFile, folder: Path, *, with_tables: bool) -> Path:
 
 
 def factory_sources(job_file: JobFile) -> list[Path]:
-    """Return the files beside the job file that its `model.factory` imports, as relative paths.
+    """Return the files beside the job file that its own functions import, as relative paths.
 
     They are found by parsing the sources, not by running them.
 
     Raises:
         JobError: one of them is not valid Python.
     """
-    factory = getattr(job_file.job.model, "factory", None)
     found: list[Path] = []
-    waiting = [str(factory).partition(":")[0]] if factory else []
+    waiting = modules_of(own_functions(job_file.job).values())
     seen: set[str] = set()
     while waiting:
         name = waiting.pop()
@@ -78,7 +78,8 @@ def _imported(path: Path, relative: Path) -> list[str]:
         tree = ast.parse(path.read_bytes(), str(relative))
     except (SyntaxError, ValueError, OSError):
         raise JobError(
-            f"{relative} of model.factory is not valid Python", "Correct it, then submit again."
+            f"{relative} of the job's own code is not valid Python",
+            "Correct it, then submit again.",
         ) from None
     package = list(relative.parent.parts)
     names: list[str] = []

@@ -23,10 +23,16 @@ if str(ROOT) not in sys.path:  # as a script
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
 from tests.planted_in_clipping import IN_CLIPPING
+from tests.planted_in_graphs import IN_GRAPHS
+from tests.planted_in_large_updates import IN_LARGE_UPDATES
+from tests.planted_in_models import IN_MODELS
+from tests.planted_in_own_code import IN_OWN_CODE
 from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
 from tests.planted_in_tables import IN_TABLES
+from tests.planted_in_the_audit import IN_THE_AUDIT
 from tests.planted_in_the_average import IN_THE_AVERAGE
+from tests.planted_in_trees import IN_TREES
 from tests.planted_in_workers import IN_WORKERS
 
 
@@ -51,7 +57,14 @@ CHARGE = (
 RETURNS = "tests/actors/test_returns.py"
 ACROSS = "tests/actors/separate/test_federation.py"
 TRAIN = (
-    "        update = own.trainer.train(self._model.vector, exchange.clipping, exchange.round)\n"
+    "        subset = own.subset(exchange.round)\n"
+    "        update = own.trainer.train(\n"
+    "            self._model.vector,\n"
+    "            exchange.clipping,\n"
+    "            exchange.round,\n"
+    "            subset,\n"
+    "            variates.correction if variates else None,\n"
+    "        )\n"
 )
 
 MUTANTS = (
@@ -149,8 +162,8 @@ MUTANTS = (
     Mutant(
         "a clip norm dropped where numbers are measured",
         "pipelines/audit/victim.py",
-        "if self.labelling.bounded or not self.job.private:",
-        "if True:",
+        "if not self.labelling.bounded:",
+        "if False:",
         "tests/pipelines/audit/test_labelling.py",
     ),
     Mutant(
@@ -319,7 +332,7 @@ MUTANTS = (
     Mutant(
         "an approval that is not asked",
         "actors/admission.py",
-        "self._approval = books.approved()",
+        "self.approval = books.approved()",
         "pass",
         DRIVER,
     ),
@@ -495,8 +508,8 @@ MUTANTS = (
     Mutant(
         "a size of the model that one silo alone says",
         "actors/agreement.py",
-        "    different = set(parameters)\n    if len(different) != 1:",
-        "    different = set(parameters)\n    if False:",
+        "    different = set(sizes)\n    if len(different) != 1:",
+        "    different = set(sizes)\n    if False:",
         "tests/actors/test_inspection.py",
     ),
     Mutant(
@@ -523,14 +536,14 @@ MUTANTS = (
     Mutant(
         "an approval for any table",
         "actors/admission.py",
-        "            require_dataset(self._approval, fingerprints)\n",
+        "            require_dataset(self.approval, fingerprints)\n",
         "",
         ACROSS,
     ),
     Mutant(
         "an approval for any version",
         "actors/admission.py",
-        "            require_version(self._approval, __version__)\n",
+        "            require_version(self.approval, __version__)\n",
         "",
         ACROSS,
     ),
@@ -610,10 +623,16 @@ MUTANTS = (
             *BETWEEN_CLUSTERS,
             *IN_PREDICTIONS,
             *IN_TABLES,
+            *IN_LARGE_UPDATES,
             *IN_THE_AVERAGE,
             *IN_SIMULATIONS,
+            *IN_THE_AUDIT,
             *IN_CLIPPING,
+            *IN_GRAPHS,
+            *IN_TREES,
+            *IN_MODELS,
             *IN_WORKERS,
+            *IN_OWN_CODE,
         )
     ),
 )

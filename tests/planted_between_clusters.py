@@ -587,7 +587,7 @@ BETWEEN_CLUSTERS = (
             ("a dataset of its own", "if section.data not in file.datasets:"),
             ("no path", "if section.state or section.private_tasks:"),
             ("no code", 'if code and policy.factory == "never":'),
-            ("code with a factory", 'if job.model.kind == "factory" and not code:'),
+            ("code with a factory", "if own_functions(job) and not code:"),
             ("encryption", 'if job.encryption.scheme == "none":'),
             ("no kept uploads", 'if job.encryption.verify == "keep":'),
             ("the greatest epsilon", "if asked > most_epsilon:"),

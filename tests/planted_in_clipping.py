@@ -6,6 +6,8 @@ SUMS = "tests/platform/test_clipping.py"
 FAMILIES = "tests/platform/test_clipping_families.py"
 TRAPS = "tests/platform/test_clipping_traps.py"
 LAYERS = "tests/platform/test_dp_layers.py"
+PRECISION = "tests/platform/test_precision.py"
+COPIES = "tests/platform/test_augmentation.py"
 
 IN_CLIPPING = (
     (
@@ -88,7 +90,7 @@ IN_CLIPPING = (
     (
         "clipping without a way for batches that take another path",
         f"{FOLDER}/choice.py",
-        "            return self.one_by_one(features, labels, clip_norm)",
+        "            return self.one_by_one(features, labels, clip_norm, masks)",
         "            raise",
         TRAPS,
     ),
@@ -154,6 +156,41 @@ IN_CLIPPING = (
         "self._chunk = max(1, min(_MOST_RECORDS, MOST_BYTES // max(bytes_each, 1)))",
         "self._chunk = 2**30",
         TRAPS,
+    ),
+    (
+        "clipping of each copy of a record by itself",
+        f"{FOLDER}/book_keeping.py",
+        "return parts if self._copies == 1 else as_records(parts, self._copies)",
+        "return parts",
+        COPIES,
+    ),
+    (
+        "clipping by norms in bfloat16",
+        f"{FOLDER}/book_keeping.py",
+        "        parts = in_float32(parts)  # exact; layers may compute in bfloat16\n",
+        "",
+        PRECISION,
+    ),
+    (
+        "clipping by the gradient of one copy alone",
+        f"{FOLDER}/copies.py",
+        "return by_copy(found, self.copies).sum(1)",
+        "return by_copy(found, self.copies)[:, 0] * self.copies",
+        COPIES,
+    ),
+    (
+        "copies of a record from another generator",
+        "platform/training/local.py",
+        "features = self._augmentation(features, self._random)",
+        "features = self._augmentation(features, np.random.default_rng(0))",
+        COPIES,
+    ),
+    (
+        "memory that grows with what layers make of a sample",
+        "platform/training/chunks.py",
+        "            found.append(output.numel())",
+        "            pass",
+        "tests/platform/test_training.py",
     ),
     (
         "a layer's name that forges a line",

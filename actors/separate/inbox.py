@@ -3,7 +3,7 @@
 Each proposal has a folder in the silo's state folder, named after its digest:
 
     job.yaml         the job, with every default written out
-    *.py             the code of its `model.factory`, if it has any
+    *.py             the code of its own functions, if it has any
     proposal.json    when it arrived, and the owner's decision
 
 An approval itself is an entry in the silo's signed ledger (`blindsum.platform.state.approval`).
@@ -32,6 +32,7 @@ from blindsum.actors.separate.messages import (
 )
 from blindsum.actors.separate.registry import OPEN, proposal_digest
 from blindsum.platform.errors import ConsentError, FederationError, JobError, LedgerError
+from blindsum.platform.job.own_code import own_functions
 from blindsum.platform.job.owner import Owner
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.yaml_reader import dump
@@ -242,9 +243,11 @@ def against_policy(owner: Owner, job: Job, silo: str, code: Sequence[str]) -> li
         )
     found += _of_privacy(policy.most_epsilon, job, silo)
     if code and policy.factory == "never":
-        found.append("the job brings code of its own (model.factory)")
-    if job.model.kind == "factory" and not code:
-        found.append("the job has a model.factory, but the proposal has no code")
+        named = ", ".join(own_functions(job)) or "unused"
+        found.append(f"the job brings code of its own ({named})")
+    if own_functions(job) and not code:
+        named = " and ".join(own_functions(job))
+        found.append(f"the job has a {named}, but the proposal has no code")
     if job.encryption.scheme == "none":
         found.append("the job does not encrypt updates")
     if job.encryption.verify == "keep":

@@ -38,6 +38,7 @@ from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.paths import held_folders
 from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.state.approval import Approval
 from blindsum.platform.training.vector import Vector
 
 
@@ -70,12 +71,19 @@ class Team:
 
     Args:
         state: the silo's state folder.
+        approval: the owner's; workers import the job's own functions from the code that it covers.
     """
 
     def __init__(
-        self, spec: SiloSpec, plan: PrivacyPlan | None, state: Path, processes: Processes
+        self,
+        spec: SiloSpec,
+        plan: PrivacyPlan | None,
+        state: Path,
+        processes: Processes,
+        approval: Approval | None = None,
     ) -> None:
         self._spec, self._plan, self._state, self._processes = spec, plan, state, processes
+        self._approval = approval
         self._sealed = list[Sealed]()
         self._threads = list[int]()
         self._reports = list[ShareReport]()
@@ -118,6 +126,8 @@ class Team:
             "table": str(self._table),
             "modules": sys.path,
             "files": [str(folder) for folder in held_folders()],
+            "approval": self._approval.id if self._approval else None,
+            "code": dict(self._approval.code) if self._approval else {},
             "records": records,
         }
         pairs = zip(shares, self._threads, strict=True)

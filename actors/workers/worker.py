@@ -33,6 +33,8 @@ from blindsum.platform.job.paths import files_from
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import generator_of
+from blindsum.platform.state.approved_code import import_approved
+from blindsum.platform.training.augmentation import augmentation_of
 from blindsum.platform.training.local import DRAWN_AT_ONCE, LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import model_of, set_trainable
@@ -61,9 +63,12 @@ class _Work:
 
     @cached_property
     def trainer(self) -> LocalTrainer:
-        loss = record_loss(self.job.data, self.own)
+        loss = record_loss(self.job, self.own)
         records, training = self.share.train, self.job.training
-        return LocalTrainer(self.model, records, training, self.plan, self.random, loss)
+        augmentation = augmentation_of(self.job.data.features)
+        return LocalTrainer(
+            self.model, records, training, self.plan, self.random, loss, augmentation=augmentation
+        )
 
 
 class Worker:
@@ -127,6 +132,8 @@ class Worker:
         sys.path[:0] = [entry for entry in said["modules"] if entry not in sys.path]
         for folder in said["files"]:
             files_from(Path(folder))
+        if said["code"]:
+            import_approved(Path(said["state"]), said["approval"], said["code"])
         job = Job.model_validate_json(said["job"])
         own = decoded(said["own"].encode(), Tasks)
         plan = decoded(said["plan"].encode(), PrivacyPlan) if said["plan"] else None

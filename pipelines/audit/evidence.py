@@ -11,6 +11,12 @@ from scipy import stats
 
 Defence = Literal["none", "dp", "encrypted", "both"]
 DEFENCES: tuple[Defence, ...] = ("none", "dp", "encrypted", "both")
+NAMED: dict[Defence, str] = {
+    "none": "no protection",
+    "dp": "privacy only",
+    "encrypted": "encryption only",
+    "both": "both",
+}
 CONFIDENCE = 0.95
 
 
@@ -27,7 +33,7 @@ class Figure:
     """One score, with its 95 % interval where it is an estimate, and its floor.
 
     The floor is the score of an attacker who has only public knowledge. `less` means that a smaller
-    score is a stronger attack.
+    score is a stronger attack; `unit` is that of the score, empty for shares from 0 to 1.
     """
 
     value: float
@@ -35,6 +41,12 @@ class Figure:
     high: float | None = None
     floor: float | None = None
     less: bool = False
+    unit: str = ""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the score is a share from 0 to 1."""
+        return not self.less and not self.unit
 
     @property
     def above_floor(self) -> bool:

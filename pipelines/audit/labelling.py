@@ -21,8 +21,8 @@ from torch import Tensor
 
 from blindsum.platform.data.records import Labels
 from blindsum.platform.evaluation.scores import by_task
-from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
+from blindsum.platform.job.schema import Job
 from blindsum.platform.training.losses import MultiTask, RecordLoss, classification, record_loss
 
 Reals = npt.NDArray[np.float64]
@@ -97,12 +97,21 @@ class Labelling(Protocol):
         """Return a model's score on held-out records; None if too few are labelled."""
 
 
-def labelling(contract: DataSection) -> Labelling:
-    """Return the `Labelling` for a job's data section."""
-    if contract.target:
-        weights = contract.target.weights if contract.target.class_weights else None
-        return Classes(len(contract.target.classes), weights, record_loss(contract, {}))
-    return OfTasks(contract.tasks or {})
+def labelling(job: Job) -> Labelling:
+    """Return the `Labelling` for a job.
+
+    Raises:
+        ModelError: the job's own loss cannot be used.
+    """
+    target, loss = job.data.target, record_loss(job, {})
+    found: Classes | OfTasks
+    if target:
+        weights = target.weights if target.class_weights else None
+        found = Classes(len(target.classes), weights, loss)
+    else:
+        found = OfTasks(job.data.tasks or {}, loss)
+    found.bounded = found.bounded and job.training.loss is None
+    return found
 
 
 def log_odds(losses: Reals) -> Reals:
@@ -118,7 +127,7 @@ def log_odds(losses: Reals) -> Reals:
 class Classes:
     """Labels in one column of classes."""
 
-    bounded, has_classes, score_name, least = True, True, "accuracy", 0.0
+    has_classes, score_name, least = True, "accuracy", 0.0
 
     def __init__(
         self,
@@ -126,7 +135,7 @@ class Classes:
         weights: Sequence[float] | None = None,
         loss: RecordLoss = classification,
     ) -> None:
-        self._outputs = outputs
+        self._outputs, self.bounded = outputs, True
         self._weights = torch.tensor(weights or [1.0] * outputs, dtype=torch.float64)
         self.loss = loss
 
@@ -182,9 +191,9 @@ class OfTasks:
     below the first task's centre, which is public; those are not classes of the job.
     """
 
-    def __init__(self, tasks: Tasks) -> None:
-        self._tasks, self._names = tasks, list(tasks)
-        self.loss: RecordLoss = MultiTask(tasks)
+    def __init__(self, tasks: Tasks, loss: RecordLoss | None = None) -> None:
+        self._tasks, self._names, self._usual = tasks, list(tasks), MultiTask(tasks)
+        self.loss: RecordLoss = loss or self._usual
         binary = [i for i, task in enumerate(tasks.values()) if task.kind == "binary"]
         self.bounded, self.has_classes = len(binary) == len(tasks), bool(binary)
         self._sorted_by = binary[0] if binary else 0
@@ -241,7 +250,7 @@ class OfTasks:
         for view in views:
             if view == WHOLE and len(self._tasks) > 1:
                 weights = (~np.isnan(labels[:, 0]) * self._weights).sum(1)
-                losses = _losses(self.loss, outputs, labels) / np.maximum(weights, SURE)
+                losses = _losses(self._usual, outputs, labels) / np.maximum(weights, SURE)
                 statistics.append(log_odds(losses))
             else:
                 i = 0 if view == WHOLE else self._names.index(view)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from blindsum.pipelines.audit.attacks.canaries import Bound
+from blindsum.pipelines.audit.attacks.drawn import Drawn
 from blindsum.pipelines.audit.attacks.memorisation import Reading
 from blindsum.pipelines.audit.attacks.reconstruction import Example
 from blindsum.pipelines.audit.attacks.tradeoff import Point
@@ -42,6 +43,9 @@ class Depth:
     of matching; `batches`, `matched` and `imprinted` are batch sizes. `shadows` shadow models,
     `canaries`, `federations` with a generator and their `rounds`, `reading` for the language model,
     and `models` for each epsilon.
+
+    Where the job's model is slow to train, `limit_s` seconds bound the shadow models, and the
+    generator, under each defence, and the models for all epsilons: fewer are trained then.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Depth:
     rounds: int
     reading: Reading
     models: int
+    limit_s: float
 
 
 QUICK = Depth(
@@ -73,6 +78,7 @@ QUICK = Depth(
     rounds=100,
     reading=Reading(250, 2000),
     models=5,
+    limit_s=30.0,
 )
 FULL = Depth(
     "full",
@@ -88,6 +94,7 @@ FULL = Depth(
     rounds=300,
     reading=Reading(500, 8000),
     models=10,
+    limit_s=600.0,
 )
 
 
@@ -96,7 +103,8 @@ class Audit:
     """The findings about one silo.
 
     `examples`, `molecules` and `risks` are private to the silo; `score` names the score in
-    `tradeoff`; `planted` is the silo's refusal of planted weights, empty if it accepts them.
+    `tradeoff`; `planted` is the silo's refusal of planted weights, empty if it accepts them;
+    `reference` says what stands for training without privacy; `drawn` are the audit's own pictures.
     """
 
     job: Job
@@ -105,10 +113,12 @@ class Audit:
     plan: PrivacyPlan
     findings: Findings = field(default_factory=Findings)
     bounds: dict[str, dict[str, Bound]] = field(default_factory=dict)
-    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    exposures: dict[str, list[float]] = field(default_factory=dict)
+    curves: dict[Defence, list[tuple[float, float]]] = field(default_factory=dict)
+    exposures: dict[Defence, list[float]] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
     planted: str = ""
+    reference: str = ""
+    drawn: list[Drawn] = field(default_factory=list)
     score: str = "accuracy"
     tradeoff: list[Point] = field(default_factory=list)
     molecules: list[str] = field(default_factory=list)
@@ -162,6 +172,7 @@ class Audit:
             "curves": _rounded(self.curves, 4),
             "refusals": self.refusals,
             "planted_weights": self.planted,
+            "without_privacy": self.reference,
             "not_tested": self.findings.not_tested,
             "gate": self.gate(),
             "seconds": round(self.seconds, 1),

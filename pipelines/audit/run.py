@@ -8,34 +8,42 @@ depend on private data and are not differentially private, so the owner decides 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from blindsum.actors.admission import asks_for_approval
 from blindsum.actors.books import Books
 from blindsum.he.parameters import Parameters
-from blindsum.pipelines.audit import membership_attack
+from blindsum.pipelines.audit import membership_attack, memorisation_attack
 from blindsum.pipelines.audit.attacks import generator, key_recovery, protocol
 from blindsum.pipelines.audit.attacks.canaries import audit as audit_canaries
 from blindsum.pipelines.audit.attacks.candidates import identify
-from blindsum.pipelines.audit.attacks.memorisation import memorised
-from blindsum.pipelines.audit.attacks.reconstruction import Reconstruction
+from blindsum.pipelines.audit.attacks.drawn import attack_drawn
+from blindsum.pipelines.audit.attacks.reconstruction import TEXTS, Reconstruction
 from blindsum.pipelines.audit.attacks.tradeoff import MOST_STEPS, tradeoff
 from blindsum.pipelines.audit.audited import load_audited
 from blindsum.pipelines.audit.evidence import Defence, Evidence, Figure, alike
 from blindsum.pipelines.audit.outcome import Audit, Depth, Watcher
 from blindsum.pipelines.audit.victim import Victim
-from blindsum.platform.errors import ConsentError, JobError, PrivacyError
+from blindsum.platform.errors import ConsentError, JobError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.owner import find_owner
 from blindsum.platform.job.paths import import_from, require_usable, silo_places
-from blindsum.platform.job.schema import Job, LocalNoise
+from blindsum.platform.job.privacy_section import LocalNoise
+from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan
 from blindsum.platform.state.approval import require_weights
+from blindsum.platform.training.models import model_of
 
 ASSUMED = LocalNoise(noise="local", epsilon=8.0, delta=1e-5)
 """The privacy section that the audit assumes for a job without differential privacy."""
 
-PRIVACY: tuple[Defence, ...] = ("none", "dp")
+SMALL = 1_000_000
+"""Parameters below which a model is small."""
+
 OPEN: tuple[Defence, ...] = ("none", "dp")
 SEALED: tuple[Defence, ...] = ("encrypted", "both")
 
@@ -46,12 +54,26 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
     Raises:
         BlindsumError: the silo's data, model or plan cannot be used, or a worker failed.
     """
-    started, job = time.monotonic(), job_file.job
+    if job_file.job.model.kind == "trees":
+        raise JobError(
+            "the audit attacks models that are trained by gradients, not yet trees",
+            "What their sums reveal stands in docs/privacy.md.",
+        )
+    started = time.monotonic()
+    import_from(str(job_file.folder))
+    with few_threads(job_file.job):
+        found = _attacked(job_file, silo, depth, watcher)
+    found.findings.not_tested += NOT_TESTED
+    found.seconds = time.monotonic() - started
+    return found
+
+
+def _attacked(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit:
+    job = job_file.job
     section = job_file.silo(silo)
     places = silo_places(section, str(job_file.folder))
     state = places.state
     require_usable(state)
-    import_from(str(job_file.folder))
     watcher.stage("reading the silo's data")
     audited = load_audited(job, silo, places, watcher.share)
     molecules = audited.molecules
@@ -66,7 +88,7 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
             f"{ASSUMED.epsilon:g} at delta {ASSUMED.delta:g}"
         )
     victim = Victim(job, silo, audited.data, planned)
-    _left_out(found, victim, audited.left_out)
+    _about(found, victim, audited.left_out, watcher)
     found.molecules = molecules[0] if molecules else []
     _implementation(found, watcher)
     _cryptography(found, watcher)
@@ -74,22 +96,33 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
     _reconstruction(found, victim, watcher)
     _candidates(found, victim, watcher)
     _generator(found, victim, watcher)
-    _memorisation(found, [*molecules[0], *molecules[1]] if molecules else None, watcher)
+    memorisation_attack.run(
+        found, victim, [*molecules[0], *molecules[1]] if molecules else None, watcher
+    )
     _tradeoff(found, victim, watcher)
     membership_attack.run(found, victim, str(job_file.folder), state / "audit", watcher)
-    found.findings.not_tested += NOT_TESTED
-    found.seconds = time.monotonic() - started
     return found
 
 
-def _left_out(found: Audit, victim: Victim, of_records: tuple[str, ...]) -> None:
+@contextmanager
+def few_threads(job: Job) -> Iterator[None]:
+    """Use one thread for the steps of a small model: more would wait for each other, and on a busy
+    machine they take many times as long."""
+    before = torch.get_num_threads()
+    model = model_of(job, private=False)
+    if sum(p.numel() for p in model.parameters()) < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _about(found: Audit, victim: Victim, of_records: tuple[str, ...], watcher: Watcher) -> None:
+    """Note what is left out, the score, and what stands for training without privacy."""
+    watcher.stage("training the model that stands for no privacy")
     found.findings.not_tested += of_records
-    found.score = victim.labelling.score_name
-    if victim.without_noise() is not None:
-        found.findings.not_tested.append(
-            "training without clipping: the errors of numeric tasks are unbounded, so figures "
-            "without privacy come from models trained without noise but with the job's clip norm"
-        )
+    found.score, found.reference = victim.labelling.score_name, victim.reference
 
 
 NOT_TESTED = [
@@ -185,13 +218,14 @@ def _reconstruction(found: Audit, victim: Victim, watcher: Watcher) -> None:
     participant = tried.participant(1)
     found.findings.evidence += evidence + participant
     found.examples = tried.examples
+    found.drawn = attack_drawn(victim, depth.iterations)
     found.findings.not_tested += tried.skipped
 
 
 def _candidates(found: Audit, victim: Victim, watcher: Watcher) -> None:
     watcher.stage("identifying the record among candidates", 2)
     started = time.perf_counter()
-    for defence in PRIVACY:
+    for defence in OPEN:
         figure = identify(
             victim.model("fresh"),
             victim.data.train,
@@ -217,6 +251,9 @@ def _candidates(found: Audit, victim: Victim, watcher: Watcher) -> None:
 
 def _generator(found: Audit, victim: Victim, watcher: Watcher) -> None:
     depth = found.depth
+    if not isinstance(victim.features, tuple):
+        found.findings.not_tested.append(f"a participant's generator: {TEXTS}")
+        return
     if not victim.labelling.has_classes:
         found.findings.not_tested.append(
             "a participant's generator: this job has only numeric tasks, so there is no class to "
@@ -224,10 +261,16 @@ def _generator(found: Audit, victim: Victim, watcher: Watcher) -> None:
         )
         return
     watcher.stage("training a generator as a participant", 2)
-    for defence in PRIVACY:
+    for defence in OPEN:
         started = time.perf_counter()
         try:
-            tried = generator.attack(victim, depth.federations, depth.rounds, noise=defence == "dp")
+            tried = generator.attack(
+                victim,
+                depth.federations,
+                depth.rounds,
+                noise=defence == "dp",
+                limit_s=depth.limit_s,
+            )
         except RuntimeError as error:  # a factory's model without gradients in its inputs
             found.findings.not_tested.append(
                 "a participant's generator: this model does not support it "
@@ -260,46 +303,9 @@ def _generator(found: Audit, victim: Victim, watcher: Watcher) -> None:
         ]
 
 
-def _memorisation(found: Audit, molecules: list[str] | None, watcher: Watcher) -> None:
-    if molecules is None:
-        found.findings.not_tested.append("memorisation: this job's records are not text")
-        return
-    watcher.stage("extracting molecules from a language model", 2)
-    reading = found.depth.reading
-    for defence in PRIVACY:
-        started = time.perf_counter()
-        try:
-            memory = memorised(
-                molecules, found.job, found.plan if defence == "dp" else None, reading
-            )
-        except PrivacyError:
-            found.findings.not_tested.append(
-                f"memorisation with privacy: the plan's epsilon does not allow {reading.steps} "
-                "steps"
-            )
-            return
-        watcher.step()
-        if memory is None:
-            found.findings.not_tested.append("memorisation: the silo has too few molecules")
-            return
-        found.findings.evidence += [
-            Evidence(
-                "memorisation",
-                "outsider",
-                same,
-                "language model",
-                memory.figures,
-                f"the audit's own language model after {reading.steps} steps; {reading.samples} "
-                f"sampled texts, of which {memory.readable:.0%} are molecules",
-                time.perf_counter() - started,
-            )
-            for same in alike(defence)
-        ]
-
-
 def _tradeoff(found: Audit, victim: Victim, watcher: Watcher) -> None:
     watcher.stage("measuring the cost of privacy")
-    points = tradeoff(victim, found.depth.models)
+    points = tradeoff(victim, found.depth.models, found.depth.limit_s)
     if points is None:
         found.findings.not_tested.append(
             f"{found.score} against epsilon: training a model takes more than {MOST_STEPS} steps"

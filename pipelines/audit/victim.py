@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -31,7 +32,10 @@ from blindsum.he.parameters import Parameters
 from blindsum.pipelines.audit.attacks.gradient_matching import Local
 from blindsum.pipelines.audit.evidence import Defence
 from blindsum.pipelines.audit.labelling import labelling
+from blindsum.pipelines.audit.pictures import Pictures, pictures_of
+from blindsum.pipelines.audit.scores import is_binary
 from blindsum.platform.data.features import features_of
+from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import calibrate
@@ -41,7 +45,8 @@ from blindsum.platform.privacy.randomness import cryptographic_generator, seeded
 from blindsum.platform.training.clipping.choice import clipped_sum
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import RecordLoss, classification
-from blindsum.platform.training.models import build_model, get_parameters
+from blindsum.platform.training.models import build_model, set_parameters
+from blindsum.platform.training.simulation import Simulation
 
 TRAINED_STEPS = 300
 MOST_LOCAL_STEPS = 20
@@ -54,8 +59,9 @@ class SeenUpdate:
     gradients: list[Tensor]
 
     def of(self, parameter: Tensor, model: nn.Module) -> Tensor:
-        """Return the gradient of one of the model's parameters."""
-        return self.gradients[[id(p) for p in model.parameters()].index(id(parameter))]
+        """Return the gradient of one of the model's parameters that are trained."""
+        trained = [id(p) for p in model.parameters() if p.requires_grad]
+        return self.gradients[trained.index(id(parameter))]
 
 
 class Victim:
@@ -68,48 +74,113 @@ class Victim:
     def __init__(self, job: Job, silo: str, data: SiloData, plan: PrivacyPlan) -> None:
         self.job, self.silo, self.data, self.plan = job, silo, data, plan
         self.features = features_of(job.data.features).shape
-        self.outputs, self.labelling = job.data.outputs, labelling(job.data)
+        self.outputs, self.labelling = job.data.outputs, labelling(job)
         self._models: dict[str, nn.Module] = {}
+        self._reference: list[PrivacyPlan | None] = []
 
     def model(self, checkpoint: str) -> nn.Module:
         """Return the job's model: "fresh", or "trained" on the silo's records without privacy."""
         if checkpoint not in self._models:
-            model = build_model(
-                self.job.model, self.features, self.outputs, seed=self.job.seed, private=False
+            self._models[checkpoint] = (
+                self._trained(self.without_noise()) if checkpoint == "trained" else self._fresh()
             )
-            if checkpoint == "trained":
-                random = seeded_generator(self.job.seed, "audit")
-                trainer = LocalTrainer(
-                    model,
-                    self.data.train,
-                    self.job.training,
-                    self.without_noise(),
-                    random,
-                    self.labelling.loss,
-                )
-                training = self.job.training
-                for round in range(1, min(training.rounds, self._trained_rounds) + 1):
-                    trainer.train(get_parameters(model), round=round)
-            self._models[checkpoint] = model
         return self._models[checkpoint]
 
-    @property
-    def _trained_rounds(self) -> int:
-        return max(1, TRAINED_STEPS // self.job.training.local_steps)
-
     def without_noise(self) -> PrivacyPlan | None:
-        """Return the plan of the arm without privacy: None, which does not clip either.
+        """Return the plan of the arms without privacy: no noise, and no clipping where that works.
 
-        A private job with regression tasks keeps its clip norm: errors of numbers are unbounded,
-        and training would diverge at a learning rate meant for clipped gradients.
+        None does not clip either. A private job's learning rate is meant for clipped gradients, and
+        training without clipping may diverge at it. So of both, the one counts whose model fits the
+        training records better. Jobs with regression tasks keep their clip norm in any case: errors
+        of numbers are unbounded.
         """
-        if self.labelling.bounded or not self.job.private:
+        if not self._reference:
+            self._reference.append(self._clipped_or_not())
+        return self._reference[0]
+
+    @property
+    def reference(self) -> str:
+        """What "without privacy" means for this job, in one sentence for the report."""
+        if self.without_noise() is None:
+            return "models trained at the job's learning rate without noise and without clipping"
+        why = (
+            "they fit the training records worse without it at the job's learning rate, which is "
+            "meant for clipped gradients"
+            if self.labelling.bounded
+            else "the errors of numeric tasks are unbounded"
+        )
+        return f"models trained without noise but with the job's clip norm, because {why}"
+
+    def _clipped_or_not(self) -> PrivacyPlan | None:
+        if not self.job.private:
             return None
-        return self.plan.alone().without_noise()
+        clipped = self.plan.alone().without_noise()
+        if not self.labelling.bounded:
+            return clipped
+        models = {plan: self._trained(plan) for plan in (None, clipped)}
+        better = min(models, key=lambda plan: self._loss(models[plan]))
+        self._models["trained"] = models[better]
+        return better
+
+    def _loss(self, model: nn.Module) -> float:
+        """Return the mean loss on the training records; infinite if it is not a number."""
+        losses = [
+            self.labelling.loss(outputs, labels).double()
+            for outputs, labels in self.data.train.evaluated(model)
+        ]
+        model.train()
+        return float(torch.cat(losses).mean().nan_to_num(torch.inf))
+
+    def _fresh(self) -> nn.Module:
+        return build_model(
+            self.job.model, self.features, self.outputs, seed=self.job.seed, private=False
+        )
+
+    def _trained(self, plan: PrivacyPlan | None) -> nn.Module:
+        """Return a model trained on the silo's records, for some of the job's rounds."""
+        model, training = self._fresh(), self.job.training
+        trainer = LocalTrainer(
+            model,
+            self.data.train,
+            training,
+            plan,
+            seeded_generator(self.job.seed, "audit"),
+            self.labelling.loss,
+        )
+        federation = Simulation(model, [trainer], self.job.server)
+        for _ in range(min(training.rounds, max(1, TRAINED_STEPS // training.local_steps))):
+            before = federation.vector
+            federation.round()
+            if not np.isfinite(federation.vector).all():
+                set_parameters(model, before)
+                break
+        return model
+
+    @cached_property
+    def pictures(self) -> Pictures | None:
+        """The job's pictures; None if its records are something else."""
+        return pictures_of(self.job)
+
+    @cached_property
+    def binary(self) -> bool:
+        """Whether features are bits."""
+        return is_binary(self.data.train.features[:200])
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest value of a feature."""
+        if self.pictures:
+            return self.pictures.low, self.pictures.high
+        return (0.0, 1.0) if self.binary else (-CLIP, CLIP)
 
     def plant(self, model: nn.Module) -> None:
         """Set a malicious server's model as the "planted" checkpoint."""
         self._models["planted"] = model
+
+    def alone(self) -> PrivacyPlan:
+        """Return the plan of this silo with all the noise of the plan in its own sum: the guarantee
+        of one record in it is the plan's, and no other silo's record hides it."""
+        return replace(self.plan.alone(), noise_multiplier=self.plan.update_noise)
 
     def in_the_mean(self, fraction: float = 1.0, epsilon: float | None = None) -> PrivacyPlan:
         """Return the plan of one silo that stands for all (`PrivacyPlan.in_the_mean`).

@@ -35,8 +35,10 @@ from blindsum.pipelines.cli.options import (
     LinesOption,
     SetOption,
     SiloOption,
+    YesOption,
     interruptible,
 )
+from blindsum.pipelines.cli.public_weights import WeightsOption, say_public
 from blindsum.pipelines.show.console import emit, keep_stdout, show_error
 from blindsum.pipelines.show.progress import progress
 from blindsum.platform.errors import (
@@ -209,11 +211,15 @@ def baseline(
     publish: Annotated[
         bool, typer.Option("--publish", help="Also send the exact figures to an MLflow server.")
     ] = False,
+    weights: WeightsOption = None,
+    yes: YesOption = False,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train without a federation, for comparison; reads the silos' tables on this machine."""
     job_file = load_job(job, set_ or [])
+    if weights:
+        say_public(job_file, weights, yes)
     if arm not in ("local", "pooled"):
         raise JobError(f"unknown baseline {arm!r}", "Use local or pooled.")
     keep_stdout()
@@ -229,6 +235,7 @@ def baseline(
             silo,
             done=shown.step,
             publish=publish,
+            weights=weights,
         )
     show_baseline(found, json)
 

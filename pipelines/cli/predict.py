@@ -39,6 +39,10 @@ def predict(
             help="A table with labels too, to which probabilities are calibrated on this machine.",
         ),
     ] = None,
+    newest: Annotated[
+        bool,
+        typer.Option("--newest", help="Use the last round's model, not the average of the rounds."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Apply a released model to a table: a row of predictions for each record."""
@@ -48,7 +52,7 @@ def predict(
 
     if out:
         require_writable(out)
-    found = predict_table(model, table, quiet=json, labelled=calibrate)
+    found = predict_table(model, table, quiet=json, labelled=calibrate, newest=newest)
     rows, without = found.table.num_rows, sum(found.unpredicted.values())
     if out:
         write(found, out, quiet=json)

@@ -7,7 +7,9 @@
 Folds, model, settings and number of steps are those of the job. One process reads every silo's
 table, so baselines suit simulations and pilots on one machine (`local` with one silo runs at that
 silo). The figures cover the same held-out records, summed as in a run, and are exact. Nothing is
-charged: the models are deleted, and the figures are only for the owners of the records.
+charged: the models are deleted, and the figures are only for the owners of the records. Only
+weights of public records are kept, if the user asks for it
+(`blindsum.pipelines.comparison.public_trunk`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -24,6 +27,7 @@ import torch
 from torch import nn
 
 from blindsum.pipelines.comparison.compare import ARMS
+from blindsum.pipelines.comparison.public_trunk import Trunk, require_publishable, write_trunk
 from blindsum.pipelines.show.console import console, emit, show_incomplete, show_result
 from blindsum.platform.data.member import Member, open_member
 from blindsum.platform.data.records import Fold, stacked
@@ -35,7 +39,9 @@ from blindsum.platform.evaluation.round_counts import Counting, Tally
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.paths import import_from, silo_places, state_folder
-from blindsum.platform.job.schema import Job, NoNoise
+from blindsum.platform.job.privacy_section import NoNoise
+from blindsum.platform.job.schema import Job
+from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.prediction.released import released
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
@@ -49,10 +55,13 @@ from blindsum.platform.tracking.names import (
     held_out_tags,
 )
 from blindsum.platform.tracking.run_facts import NOTE
+from blindsum.platform.training.augmentation import augmentation_of
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import model_of
 from blindsum.platform.training.simulation import Simulation
+from blindsum.platform.training.trees.boosting import Boosting, TreeTrainer, grow
+from blindsum.platform.training.trees.forest import Forest
 
 Arm = Literal["local", "pooled"]
 
@@ -61,7 +70,7 @@ Arm = Literal["local", "pooled"]
 class Baseline:
     """The result of a baseline. `held_out` covers all silos' held-out records. `epsilon` is the
     largest of the silos' planned epsilons, None without privacy; `silo` is the only one that
-    trained, None for all."""
+    trained, None for all; `trunk` has the published weights."""
 
     run: str
     arm: Arm
@@ -70,6 +79,7 @@ class Baseline:
     seconds: float
     tracking_failure: str | None = None
     silo: str | None = None
+    trunk: Trunk | None = None
 
     @property
     def who(self) -> str:
@@ -84,6 +94,7 @@ def baseline(
     tags: dict[str, str] | None = None,
     done: Callable[[], None] = lambda: None,
     publish: bool = False,
+    weights: Path | None = None,
 ) -> Baseline:
     """Train and evaluate one arm, and log it in the job's MLflow.
 
@@ -91,11 +102,19 @@ def baseline(
         silo: for `local`, the one silo to train, that of this machine.
         done: called after each round of each model.
         publish: allow an MLflow server, where others may read the figures.
+        weights: for `pooled`, a file for the model's weights without its head. The records must be
+            public: it is trained without privacy, whatever the job says.
 
     Raises:
         BlindsumError: a table cannot be read, or MLflow cannot be used.
+        ConsentError: weights are to be published, and a table is an owner's dataset.
     """
     started, job = time.monotonic(), job_file.job
+    if weights is not None:
+        if arm != "pooled":
+            raise JobError("only the pooled arm makes weights to publish", "Use: baseline pooled.")
+        require_publishable(job_file, weights)
+        job = _exact(job)
     if silo is not None and arm == "pooled":
         raise JobError(
             "the pooled arm uses all silos' records", "Omit --silo, or use the local arm."
@@ -113,8 +132,13 @@ def baseline(
     about = _tags(job, arm, silo) | (tags or {})
     tracker = Tracker(job_file, run, about, command=f"baseline {arm}")
     tracker.ready()
+    trunk = None
     try:
-        counts, epsilon = (_local if arm == "local" else _pooled)(job, members, run, done)
+        if arm == "local":
+            counts, epsilon = _local(job, members, run, done)
+        else:
+            model, counts, epsilon = _pooled(job, members, done)
+            trunk = write_trunk(job, model, weights) if weights is not None else None
         of_all = Counting(_exact(job), None, members[0].data, np.random.default_rng())
         metrics = of_all.summarise(counts, job.training.rounds, 2**62, job.roster)
     except BaseException:
@@ -128,7 +152,7 @@ def baseline(
     tracker.log_round(job.training.rounds, figures)
     closing = {NOTE: f"{arm}: {metrics.held_out.line()}", **held_out_tags(metrics.held_out)}
     failure = tracker.finish("FINISHED", "all rounds completed", closing)
-    return Baseline(run, arm, metrics.held_out, epsilon, seconds, failure, silo)
+    return Baseline(run, arm, metrics.held_out, epsilon, seconds, failure, silo, trunk)
 
 
 def _tags(job: Job, arm: Arm, silo: str | None) -> dict[str, str]:
@@ -182,8 +206,8 @@ def _own_model(job: Job, run: str, model: nn.Module, own: Tasks, round: int) -> 
 
 
 def _pooled(
-    job: Job, members: Sequence[Member], run: str, done: Callable[[], None]
-) -> tuple[Counts, float | None]:
+    job: Job, members: Sequence[Member], done: Callable[[], None]
+) -> tuple[nn.Module, Counts, float | None]:
     plans = [own.alone() for member in members if (own := plan(job, member.name))]
     own = max(plans, key=lambda p: p.noise_multiplier, default=None)
     batch = job.training.expected_batch_size * len(members)
@@ -198,7 +222,7 @@ def _pooled(
         counting = Counting(_exact(job), None, member.data, np.random.default_rng(), member.own)
         counts = counting.counts(_Outputs(model, chosen), job.training.rounds, Tally(), job.roster)
         total = counts if not total.size else total + counts
-    return total, own.epsilon_planned if own else None
+    return model, total, own.epsilon_planned if own else None
 
 
 def trained(
@@ -213,9 +237,22 @@ def trained(
     """
     model = model_of(job, private=own is not None, own=len(member.own))
     random = cryptographic_generator() if job.private else seeded_generator(job.seed, name)
-    loss = record_loss(job.data, member.own)
-    trainer = LocalTrainer(model, member.data.train, job.training, own, random, loss)
     rounds = own.rounds_within_budget if own else job.training.rounds
+    if isinstance(model, Forest) and isinstance(job.model, Boosted):
+        boosting = Boosting(job, job.model)
+        grower = TreeTrainer(boosting, model, job, member.data.train, own, random)
+        grow(job, model, grower, boosting, rounds, done)
+        return model
+    loss = record_loss(job, member.own)
+    trainer = LocalTrainer(
+        model,
+        member.data.train,
+        job.training,
+        own,
+        random,
+        loss,
+        augmentation=augmentation_of(job.data.features),
+    )
     averaging = job.training.average
     return Simulation(model, [trainer], job.server, average=averaging).run(rounds, done)
 
@@ -267,13 +304,24 @@ def show_baseline(found: Baseline, as_json: bool) -> None:
             metrics=found.held_out.as_dict(),
             epsilon=found.epsilon,
             seconds=round(found.seconds, 3),
+            **_published(found.trunk),
         )
         return
     privacy = f"epsilon {found.epsilon:.3g}" if found.epsilon else "no differential privacy"
     show_result(f"{found.who}: {found.held_out.line()}, {privacy} ({found.seconds:.0f} s)")
-    console.print(
-        "exact figures, only for the owners of the records; nothing was charged, and no model was "
-        "kept outside the silos' folders"
-    )
+    if found.trunk:
+        lines = [f"wrote {found.trunk.path}; in the model section of a job:", *found.trunk.lines]
+        show_result("\n  ".join(lines), soft_wrap=True)
+    else:
+        console.print(
+            "exact figures, only for the owners of the records; nothing was charged, and no model "
+            "was kept outside the silos' folders"
+        )
     if found.tracking_failure:
         show_incomplete(found.tracking_failure)
+
+
+def _published(trunk: Trunk | None) -> dict[str, object]:
+    if trunk is None:
+        return {}
+    return {"weights": {"file": str(trunk.path), "sha256": trunk.sha256, "only": [*trunk.only]}}

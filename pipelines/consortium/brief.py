@@ -13,6 +13,7 @@ from blindsum.pipelines.consortium.review_text import (
 )
 from blindsum.pipelines.run.job_words import model_line
 from blindsum.pipelines.show.console import plain
+from blindsum.platform.job.own_code import own_functions
 from blindsum.platform.job.owner import Owner
 from blindsum.platform.privacy.sanity import job_warnings
 
@@ -34,7 +35,7 @@ def _rows(one: JobReview, owner: Owner, runs: int, until: str) -> Iterator[tuple
     yield "job", f"{job.name}, settings {one.job_digest[:_DIGITS]}, as silo {one.silo}"
     yield "table", f"{data}, which is {owner.dataset(data).path}"
     yield "columns read", named(one.columns)
-    yield "model", model_line(job, one.parameters)
+    yield "model", model_line(job, one.parameters, one.frozen)
     yield "rounds", f"{one.rounds}"
     yield "spends", epsilon_line(one) + (f"; {one.budget.line}" if one.budget else "")
     pinned = sum(silo.identity is not None for silo in job.silos)
@@ -43,9 +44,9 @@ def _rows(one: JobReview, owner: Owner, runs: int, until: str) -> Iterator[tuple
     yield "leaves: updates", sent["updates"]
     yield "leaves: model", revealed["model"]
     yield "leaves: figures", revealed["held-out figures"]
-    if job.model.kind == "factory":
+    for setting, function in own_functions(job).items():
         files = named(tuple(one.code)) if one.code else f"what it imports from {one.folder}"
-        yield "runs code", f"{job.model.factory}: {files}"
+        yield "runs code", f"{function} ({setting}): {files}"
     yield "allows", f"{runs} {'run' if runs == 1 else 'runs'}, until {until} (UTC)"
     for text in (*job_warnings(job), *one.concerns):
         yield "warning", text

@@ -21,9 +21,10 @@ def approve_proposal(
 ) -> Approval:
     """Approve a proposed job, and note it in the inbox, from where the agent reports it.
 
-    Building the model runs the code of a `model.factory`. If a proposal brings code, that happens
-    in a process of its own: the code does not stay in this one, it meets no module of the same name
-    from an earlier job, and this process never looks for modules in the proposal's folder.
+    Building the model and trying the loss run the code of the job's own functions. If a proposal
+    brings code, that happens in a process of its own: the code does not stay in this one, it meets
+    no module of the same name from an earlier job, and this process never looks for modules in the
+    proposal's folder.
 
     Args:
         until: end of the approval, seconds since 1970.
@@ -95,5 +96,6 @@ def _apart(*arguments: Any) -> Approval:
         except BrokenProcessPool:
             raise ModelError(
                 "the process that built the model ended before it was done",
-                "Read the code of model.factory: it may end the process, or need more memory.",
+                "Read the code of the job's own functions: it may end the process, or need more "
+                "memory.",
             ) from None

@@ -16,13 +16,14 @@ from blindsum.actors.separate.registry import EnrolledSilo, ProposedJob
 from blindsum.he.identity import fingerprint
 from blindsum.platform.errors import JobError
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.own_code import own_functions
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.section import is_name
 from blindsum.platform.job.yaml_reader import dump
 
 
 def proposal_of(job_file: JobFile) -> tuple[Proposal, dict[str, bytes]]:
-    """Return a job file as a proposal, with the code of its `model.factory`.
+    """Return a job file as a proposal, with the code of its own functions.
 
     Raises:
         JobError: the job cannot be proposed; lists every fault at once.
@@ -57,7 +58,7 @@ def faults_of(job: Job, code: Mapping[str, bytes]) -> list[str]:
     if job.encryption.verify == "keep":
         faults.append("encryption.verify keep needs one cluster: write hash")
     if sum(map(len, code.values())) > MOST_FILES:
-        faults.append(f"the code of model.factory has more than {MOST_FILES >> 20} MB")
+        faults.append(f"the code of the job's own functions has more than {MOST_FILES >> 20} MB")
     return faults
 
 
@@ -81,8 +82,9 @@ def checked_proposal(
     except ValidationError:
         raise JobError("the proposed job is not valid in the coordinator's version") from None
     faults = faults_of(job, code)
-    if (code or job.model.kind == "factory") and not allow_code:
-        faults.append("this coordinator refuses model.factory (coordinator.yaml: factory)")
+    if (code or own_functions(job)) and not allow_code:
+        named = " and ".join(own_functions(job)) or "code"
+        faults.append(f"this coordinator refuses {named} (coordinator.yaml: factory)")
     pinned = []
     for silo in job.silos:
         if silo.name not in silos:
@@ -117,16 +119,16 @@ def job_path(jobs: Path, one: ProposedJob) -> Path:
 
 
 def _code_of(job_file: JobFile) -> dict[str, bytes]:
-    """Return the files of a job's `model.factory`: its module, or its whole package."""
-    factory = getattr(job_file.job.model, "factory", None)
-    if factory is None:
-        return {}
-    module = str(factory).partition(":")[0]
-    top = job_file.folder / module.split(".")[0]
-    files = sorted(top.rglob("*.py")) if top.is_dir() else [top.with_suffix(".py")]
-    if not files or not all(file.is_file() for file in files):
-        raise JobError(
-            f"model.factory: there is no module {module} beside {job_file.path.name}",
-            "In separate clusters its code travels with the job; put it beside the job file.",
-        )
-    return {str(file.relative_to(job_file.folder)): file.read_bytes() for file in files}
+    """Return the files of a job's own functions: of each its module, or its whole package."""
+    code = dict[str, bytes]()
+    for setting, named in own_functions(job_file.job).items():
+        module = named.partition(":")[0]
+        top = job_file.folder / module.split(".")[0]
+        files = sorted(top.rglob("*.py")) if top.is_dir() else [top.with_suffix(".py")]
+        if not files or not all(file.is_file() for file in files):
+            raise JobError(
+                f"{setting}: there is no module {module} beside {job_file.path.name}",
+                "In separate clusters its code travels with the job; put it beside the job file.",
+            )
+        code |= {str(file.relative_to(job_file.folder)): file.read_bytes() for file in files}
+    return code

@@ -65,7 +65,7 @@ def job_page(review: Review, csrf: str) -> str:
     that nothing that is being typed is lost."""
     one = review.received
     facts = (
-        ("Trains", model_line(review.job, review.parameters)),
+        ("Trains", model_line(review.job, review.parameters, review.frozen)),
         ("Spends", epsilon_line(review)),
         ("Left", _left(review.budget)),
         ("With", f"{len(review.job.silos)} silos, {review.rounds} rounds"),
@@ -101,6 +101,7 @@ def _at_a_glance(review: Review) -> str:
     picture = JobPicture(
         job=job,
         parameters=review.parameters,
+        frozen=review.frozen,
         plans={review.silo: review.plan} if review.plan else {},
         rounds=review.rounds,
         messages=messages,

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from blindsum.actors.separate.inbox import Inbox, Received, against_policy
+from blindsum.actors.summing import parameters_of
 from blindsum.actors.vault import open_identity
 from blindsum.he.cipher import chunk_bytes
 from blindsum.he.identity import fingerprint
-from blindsum.he.parameters import Parameters
 from blindsum.pipelines.consortium.budget import Budget, budget, known_dataset, open_ledger
 from blindsum.pipelines.consortium.changes import since_approved
 from blindsum.pipelines.consortium.deciding import code_files, code_folder
 from blindsum.pipelines.consortium.review_text import JobReview, Review, Traffic
-from blindsum.pipelines.run.traffic import parameter_count
+from blindsum.pipelines.run.traffic import frozen_count, parameter_count
 from blindsum.platform.data.checked import used_columns
 from blindsum.platform.data.member import REJECTED_ROWS
 from blindsum.platform.data.table import load_data, table_fingerprints
@@ -30,8 +30,9 @@ from blindsum.platform.errors import BlindsumError, LedgerError
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
+from blindsum.platform.job.own_code import FEATURES, own_functions
 from blindsum.platform.job.owner import Owner
-from blindsum.platform.job.paths import places_under
+from blindsum.platform.job.paths import WEIGHTS, files_from, places_under
 from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan, metrics_plan, plan
@@ -39,6 +40,10 @@ from blindsum.platform.state.approval import job_digest
 from blindsum.platform.state.ledger import Ledger
 
 T = TypeVar("T")
+
+NOT_COMPUTED = (
+    "not looked for: the features are made by the proposal's own code, which a review does not run"
+)
 
 
 def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = False) -> Review:
@@ -52,6 +57,7 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
         JobError, ConsentError: there is no such proposal, or it cannot be read.
         KeyRefused, LedgerError: the silo's ledger or identity cannot be used or trusted.
     """
+    files_from(owner.state / WEIGHTS)
     received = inbox.one(digest)
     job, folder = inbox.job(received.digest), code_folder(inbox, received.digest)
     names = code_files(folder)
@@ -59,7 +65,9 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
     faults, obstacles = against_policy(owner, job, silo, names), list[str]()
     fingerprints, concerns = tuple[str, ...](), tuple[str, ...]()
     own_plan = held_out = own_budget = None
+    files_from(owner.state / WEIGHTS)
     values = _or_noted(obstacles, lambda: parameter_count(job))
+    frozen = (_or_noted(obstacles, lambda: frozen_count(job)) or 0) if values else 0
     traffic = _or_noted(obstacles, lambda: _traffic(job, values))
     with open_ledger(owner, silo) as ledger:
         if silo in job.roster and job.silo(silo).data in owner.file.datasets:
@@ -68,7 +76,9 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
             held_out = _or_noted(obstacles, lambda: metrics_plan(job)) if job.private else None
             found = _or_noted(obstacles, lambda: _fingerprints(owner, inbox, received, job, silo))
             fingerprints = found or ()
-            if found and features:
+            if found and features and FEATURES in own_functions(job):
+                concerns = (NOT_COMPUTED,)
+            elif found and features:
                 look = partial(_concerns, owner, inbox, received, job, silo)
                 concerns = _or_noted(obstacles, look) or ()
             own_budget = budget(ledger, job.silo(silo).data, fingerprints)
@@ -84,6 +94,7 @@ def review(owner: Owner, silo: str, inbox: Inbox, digest: str, features: bool = 
         concerns=concerns,
         columns=tuple(used_columns(job.data)),
         parameters=values,
+        frozen=frozen,
         plan=own_plan,
         held_out=held_out,
         budget=own_budget,
@@ -104,13 +115,15 @@ def review_here(owner: Owner, silo: str, job: Job, folder: Path) -> JobReview:
     Raises:
         KeyRefused, LedgerError: the silo's ledger or identity cannot be used or trusted.
     """
+    for place in (owner.state / WEIGHTS, folder):
+        files_from(place)
     obstacles = list(_of_identity(owner, job, silo))
     own_plan = _or_noted(obstacles, lambda: plan(job, silo)) if job.private else None
     held_out = _or_noted(obstacles, lambda: metrics_plan(job)) if job.private else None
     with open_ledger(owner, silo) as ledger:
         own_budget = budget(ledger, job.silo(silo).data)
         obstacles += _of_budget(ledger, own_budget, (), own_plan, held_out)
-    values = parameter_count(job)
+    values = _or_noted(obstacles, lambda: parameter_count(job))
     return JobReview(
         silo=silo,
         job=job,
@@ -119,6 +132,7 @@ def review_here(owner: Owner, silo: str, job: Job, folder: Path) -> JobReview:
         obstacles=tuple(obstacles),
         columns=tuple(used_columns(job.data)),
         parameters=values,
+        frozen=frozen_count(job) if values else 0,
         plan=own_plan,
         held_out=held_out,
         budget=own_budget,
@@ -136,9 +150,7 @@ def _traffic(job: Job, values: int | None) -> Traffic | None:
     """Return the bytes of one silo's ciphertexts in a round, for that many parameters."""
     if values is None:
         return None
-    parameters = Parameters.derive(
-        len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
-    )
+    parameters = parameters_of(job)
     fresh, summed = chunk_bytes(parameters)
     chunks = parameters.chunks(values) + parameters.of_counts.chunks(count_values(job))
     return Traffic(up=chunks * fresh, down=chunks * summed)

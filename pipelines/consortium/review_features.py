@@ -6,10 +6,16 @@ from collections.abc import Iterator
 
 from blindsum.platform.job.features_section import Columns, FeatureColumn, FeatureSection
 from blindsum.platform.job.labels_section import as_written
+from blindsum.platform.job.own_features_section import OwnFeatures
+from blindsum.platform.job.text_section import Text
 
 
 def feature_lines(features: FeatureSection) -> Iterator[tuple[str, list[str]]]:
     """Yield each kind of setting, and what is said of which columns; nothing if none is used."""
+    if isinstance(features, OwnFeatures):
+        yield "features", [f"{features.function} makes {', '.join(_tensors(features))}"]
+    if isinstance(features, Text) and features.tokenizer:
+        yield "tokenizer", [f"{features.tokenizer.file}, SHA-256 {features.tokenizer.sha256}"]
     columns = features.columns if isinstance(features, Columns) else {}
     said = {
         "categories": [f"{n} ({_categories(c)})" for n, c in columns.items() if c.categories],
@@ -17,6 +23,12 @@ def feature_lines(features: FeatureSection) -> Iterator[tuple[str, list[str]]]:
         "gaps count as": [f"{n} ({_gaps(c)})" for n, c in columns.items() if c.missing],
     }
     yield from ((label, lines) for label, lines in said.items() if lines)
+
+
+def _tensors(features: OwnFeatures) -> list[str]:
+    if not isinstance(features.shape, dict):
+        return [f"a tensor of shape {tuple(features.shape)}"]
+    return [f"{n} ({one.dtype}, shape {tuple(one.shape)})" for n, one in features.shape.items()]
 
 
 def _categories(column: FeatureColumn) -> str:

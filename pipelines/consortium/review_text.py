@@ -15,6 +15,7 @@ from blindsum.pipelines.consortium.review_features import feature_lines
 from blindsum.pipelines.run.job_words import model_line
 from blindsum.pipelines.show.console import plain, size
 from blindsum.platform.errors import PrivacyError
+from blindsum.platform.job.own_code import WHAT_FOR, own_functions
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import UNIT, PrivacyPlan, describe
 from blindsum.platform.privacy.releases import metrics_guarantee
@@ -54,6 +55,7 @@ class JobReview:
         concerns: what is odd about the silo's data; empty if its features were not computed.
         columns: the table's columns that the job names, without private tasks.
         parameters: None if only the code of a `model.factory` knows their number.
+        frozen: the number of parameters that are not trained.
         plan, held_out: None without differential privacy, or if no plan is possible.
         budget: None if this silo has no such dataset.
         code: SHA-256 of each file that comes with the proposal.
@@ -71,6 +73,7 @@ class JobReview:
     concerns: tuple[str, ...]
     columns: tuple[str, ...]
     parameters: int | None
+    frozen: int
     plan: PrivacyPlan | None
     held_out: PrivacyPlan | None
     budget: Budget | None
@@ -187,7 +190,7 @@ def _changes(one: JobReview) -> Iterator[tuple[str, str]]:
 def trains(one: JobReview) -> Iterator[tuple[str, str]]:
     """Yield what would be trained, on what."""
     job, training = one.job, one.job.training
-    yield "model", model_line(job, one.parameters)
+    yield "model", model_line(job, one.parameters, one.frozen)
     if one.silo in job.roster:
         yield "dataset", job.silo(one.silo).data
         if (workers := job.silo(one.silo).workers) > 1:
@@ -214,7 +217,7 @@ def spends(one: JobReview) -> Iterator[tuple[str, str]]:
     yield "this job", epsilon_line(one)
     if one.plan and one.job.privacy.noise != "none":
         yield "for each", UNIT
-        yield "mechanism", describe(one.job.privacy)["mechanism"]
+        yield "mechanism", describe(one.job.privacy, one.job.model.kind)["mechanism"]
         yield "noise multiplier", f"{one.plan.noise_multiplier:.4g}"
     if one.held_out:
         epsilon = f"epsilon {one.held_out.epsilon_planned:.4g}, delta {one.held_out.delta:g}"
@@ -270,6 +273,8 @@ def _roster(one: JobReview) -> Iterator[tuple[str, str]]:
 
 
 def _code(one: JobReview) -> Iterator[tuple[str, str]]:
+    for setting, named in own_functions(one.job).items():
+        yield setting, f"{named} {WHAT_FOR[setting]}"
     for name, digest in one.code.items():
         yield name, f"SHA-256 {digest}"
 

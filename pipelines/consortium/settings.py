@@ -49,8 +49,9 @@ class CoordinatorFile(Section):
     )
     factory: Literal["refuse", "run"] = Field(
         "refuse",
-        description="run: accept jobs that bring code (model.factory). The coordinator imports it "
-        "when it saves the model.",
+        description="run: accept jobs that bring code of their own (model.factory, training.loss, "
+        "data.features.function). "
+        "The coordinator imports the model's when it saves the model.",
     )
     ray: str | None = Field(
         None, description="Address of a Ray cluster for the aggregators; default: start one here."

@@ -24,7 +24,7 @@ from blindsum.platform.errors import DataError, JobError
 from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.features_section import Columns, Fingerprint
 from blindsum.platform.job.images_section import Images
-from blindsum.platform.job.paths import MODEL, import_from
+from blindsum.platform.job.paths import MODEL, NEWEST, import_from
 from blindsum.platform.prediction.calibration import Calibrated
 from blindsum.platform.prediction.labelled import calibrated, label_columns, labels_of
 from blindsum.platform.prediction.predictor import OUTSIDE, REASON, Predictor
@@ -65,12 +65,23 @@ class Predicted:
     calibrated: Calibrated | None = None
 
 
-def model_file(model: Path) -> Path:
+def model_file(model: Path, newest: bool = False) -> Path:
     """Return the file of a released model, given it or its run's folder.
 
+    Args:
+        newest: whether to take the last round's model instead of the average.
+
     Raises:
-        JobError: the folder has no released model.
+        JobError: the folder has no released model, or the newest of a file is asked for.
     """
+    if newest:
+        if not (model / NEWEST).is_file():
+            raise JobError(
+                f"{model} has no {NEWEST}",
+                "Name the folder of a run that released an average: with training.average.kind "
+                "none, its model is the newest.",
+            )
+        return model / NEWEST
     if not model.is_dir():
         return model
     if not (model / MODEL).is_file():
@@ -81,7 +92,9 @@ def model_file(model: Path) -> Path:
     return model / MODEL
 
 
-def predict(model: Path, path: Path, quiet: bool, labelled: Path | None = None) -> Predicted:
+def predict(
+    model: Path, path: Path, quiet: bool, labelled: Path | None = None, newest: bool = False
+) -> Predicted:
     """Apply a model to a table.
 
     The result has the table's own columns, except the numbers and fingerprints that are features,
@@ -92,6 +105,7 @@ def predict(model: Path, path: Path, quiet: bool, labelled: Path | None = None) 
         path: the table, in any kind of file that a silo's table may have.
         quiet: whether to show no progress.
         labelled: a table with labels too, to which probabilities are calibrated.
+        newest: whether to use the last round's model of the run instead of the average.
 
     Raises:
         JobError, ModelError: there is no such model, it is damaged, or it has no probabilities to
@@ -99,12 +113,12 @@ def predict(model: Path, path: Path, quiet: bool, labelled: Path | None = None) 
         DataError: a table cannot be read, lacks a column, or has too few labels.
     """
     with progress("reading the model", quiet) as shown:
-        return _predict(model, path, labelled, shown)
+        return _predict(model_file(model, newest), path, labelled, shown)
 
 
 def _predict(model: Path, path: Path, labelled: Path | None, shown: Shown) -> Predicted:
     import_from(str(Path.cwd()))  # where the code of a model.factory may lie
-    released = read_released(model_file(model))
+    released = read_released(model)
     predictor = Predictor(released)
     if not predictor.model_outputs:
         raise JobError(

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo_messages import Inspection
+from blindsum.actors.summing import first_range, parameters_of
 from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.infra.ray_session import ray_session
 from blindsum.pipelines.run.folders import runs_folder, silo_folder
@@ -24,10 +25,11 @@ from blindsum.platform.data.at_silo import read_at_silo
 from blindsum.platform.data.concerns import shared_records
 from blindsum.platform.errors import BlindsumError, in_one
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.own_code import WHAT_FOR, own_functions
 from blindsum.platform.job.paths import silo_places
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
-from blindsum.platform.privacy.plan import UNIT, describe, plan, update_range
+from blindsum.platform.privacy.plan import UNIT, describe, plan
 from blindsum.platform.privacy.statement import CONSENT, privacy_statement
 
 
@@ -58,9 +60,7 @@ def check(job_file: JobFile, address: str | None, quiet: bool = True) -> Checked
         BlindsumError: the first fault of every silo, in one message.
     """
     job = job_file.job
-    parameters = Parameters.derive(
-        len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
-    )
+    parameters = parameters_of(job)
     runs_folder(job_file)
     with progress("starting", quiet) as shown:
         inspections, concerns = (
@@ -69,7 +69,7 @@ def check(job_file: JobFile, address: str | None, quiet: bool = True) -> Checked
     first = next(iter(inspections.values()))
     plans = [i.plan for i in inspections.values() if i.plan]
     rounds = min([job.training.rounds, *(p.rounds_within_budget for p in plans)])
-    bound = update_range(job, first.plan or plan(job, first.silo))
+    bound = first_range(job, first.plan or plan(job, first.silo))
     sent = traffic(job, parameters, first.parameters, bound, rounds)
     return Checked(inspections, parameters, rounds, tuple(concerns), sent)
 
@@ -139,13 +139,15 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
     show_result(_noise(checked))
     if job.privacy.noise != "none" and job.private:
         show_result(f"per record ({UNIT}); accountant: {ACCOUNTANT}")
-        show_result(f"mechanism: {describe(job.privacy)['mechanism']}")
+        show_result(f"mechanism: {describe(job.privacy, job.model.kind)['mechanism']}")
     for heading in ("Threat model and trust", "What is not covered"):
         show_result(Text(f"\n{heading.lower()}", style="bold"))
         for name, text in stated[heading].items():
             if name == CONSENT:  # the picture shows it for each silo
                 continue
             show_result(f"  {text}" if name.isdigit() else f"  {name}: {text}")
+    for setting, named in own_functions(job).items():
+        show_result(f"\ncode of the job's own, in every silo: {named} {WHAT_FOR[setting]}")
     if checked.first.clipping:
         show_result(f"\nclipping: {checked.first.clipping}")
     if shared := [f"{one.name} {one.workers}" for one in job.silos if one.workers > 1]:
@@ -170,6 +172,7 @@ def _figures(job: Job, checked: Checked) -> dict[str, object]:
     return {
         "rounds": checked.rounds,
         "parameters": checked.first.parameters,
+        "frozen_parameters": checked.first.frozen,
         "up_bytes_per_round": sent.up_a_round,
         "down_bytes_per_round": sent.down_a_round,
         "up_bytes": sent.up,
@@ -177,6 +180,7 @@ def _figures(job: Job, checked: Checked) -> dict[str, object]:
         "bytes_at_most": sent.at_most,
         "encryption": asdict(checked.parameters),
         "clipping": checked.first.clipping,
+        "own_functions": own_functions(job),
         "silos": {
             n: {
                 "plan": plan_figures(i.plan),
@@ -220,6 +224,7 @@ def _picture(job_file: JobFile, checked: Checked) -> JobPicture:
         job=job_file.job,
         text=job_file.text,
         parameters=checked.first.parameters,
+        frozen=checked.first.frozen,
         plans={name: i.plan for name, i in checked.inspections.items() if i.plan},
         rounds=checked.rounds,
         messages=Messages.of(job_file.job, checked.traffic),
@@ -229,7 +234,7 @@ def _picture(job_file: JobFile, checked: Checked) -> JobPicture:
 
 def _limits(job: Job, inspection: Inspection) -> str:
     """Return in words how large a value can be that a silo sends."""
-    bound = update_range(job, inspection.plan or plan(job, inspection.silo))
+    bound = first_range(job, inspection.plan or plan(job, inspection.silo))
     if job.privacy.noise == "shared":  # the sum is clamped before its noise, and the range is both
         return f"values sent lie within ±{bound:.4g}"
     adapts = ", and that range adapts" if job.adapts_range else ""

@@ -19,7 +19,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from blindsum.he.parameters import Parameters
+from blindsum.actors.summing import first_range, parameters_of
 from blindsum.pipelines.run.job_words import (
     MOST_NAMED,
     adds,
@@ -32,13 +32,13 @@ from blindsum.pipelines.run.job_words import (
     releases,
     trains,
 )
-from blindsum.pipelines.run.traffic import Traffic, parameter_count, traffic
+from blindsum.pipelines.run.traffic import Traffic, frozen_count, parameter_count, traffic
 from blindsum.pipelines.show.console import plain, size
 from blindsum.pipelines.show.table import Pairs, Sheet
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.schema import Job
-from blindsum.platform.privacy.plan import Accountant, PrivacyPlan, plan, update_range
+from blindsum.platform.privacy.plan import Accountant, PrivacyPlan, plan
 
 WIDEST = 100
 """Columns. A file has no width, and longer lines are hard to read."""
@@ -86,6 +86,7 @@ class JobPicture:
     Attributes:
         text: the job file, for its patterns of column names; "" if it is not at hand.
         parameters: of the model that the silos share; None if only its code knows their number.
+        frozen: the number of the model's parameters that are not trained.
         plans: the plans of those silos whose plan is known.
         rounds: the number of rounds that the budget covers.
         messages: None if their size is not known.
@@ -96,6 +97,7 @@ class JobPicture:
     job: Job
     text: str = ""
     parameters: int | None = None
+    frozen: int = 0
     plans: Mapping[str, PrivacyPlan] = field(default_factory=dict)
     rounds: int
     messages: Messages | None = None
@@ -109,7 +111,7 @@ class JobPicture:
             _box("at each silo", self._silos(), Text(), _rows(self._training())),
             self._arrows(),
             _box("at the aggregator", self._adding()),
-            _box("released", _rows(releases(self.job, self.parameters, self.hub))),
+            _box("released", _rows(releases(self.job, self.parameters, self.frozen, self.hub))),
             _box("budget", *self._budget()),
         )
         within = options.update_width(min(options.max_width, WIDEST))
@@ -207,7 +209,9 @@ def planned_picture(job_file: JobFile) -> JobPicture:
     What a fault in the job leaves unknown is not drawn: `blindsum check` names the fault.
     """
     job, plans = job_file.job, dict[str, PrivacyPlan]()
-    values, messages = parameter_count(job), None
+    values, frozen, messages = None, 0, None
+    with suppress(BlindsumError):
+        values, frozen = parameter_count(job), frozen_count(job)
     with suppress(BlindsumError):
         plans = {name: own for name in job.roster if (own := plan(job, name))}
     rounds = min([job.training.rounds, *(own.rounds_within_budget for own in plans.values())])
@@ -218,6 +222,7 @@ def planned_picture(job_file: JobFile) -> JobPicture:
         job=job,
         text=job_file.text,
         parameters=values,
+        frozen=frozen,
         plans=plans,
         rounds=rounds,
         messages=messages,
@@ -225,10 +230,8 @@ def planned_picture(job_file: JobFile) -> JobPicture:
 
 
 def _messages(job: Job, plans: Mapping[str, PrivacyPlan], values: int, rounds: int) -> Messages:
-    parameters = Parameters.derive(
-        len(job.silos), job.encryption.bits, scheme=job.encryption.scheme
-    )
-    bound = update_range(job, plans.get(job.roster[0]))
+    parameters = parameters_of(job)
+    bound = first_range(job, plans.get(job.roster[0]))
     return Messages.of(job, traffic(job, parameters, values, bound, rounds))
 
 

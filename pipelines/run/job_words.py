@@ -61,14 +61,25 @@ def inputs(job: Job, text: str) -> str:
             f"a fingerprint (ECFP, {features.bits:,} bits, radius {features.radius}) of the "
             f"molecule in column {shown(features.smiles)}"
         )
+    if features.kind == "graphs":
+        return (
+            f"the graph ({features.featurisation}, at most {features.max_atoms} atoms) of the "
+            f"molecule in column {shown(features.smiles)}"
+        )
     if features.kind == "images":
         colours = "in shades of grey" if features.channels == 1 else "in colour"
         return (
             f"pictures of {features.width} by {features.height} points, {colours}, from column "
             f"{shown(features.column)}"
         )
+    if features.kind == "factory":
+        columns = listed(list(map(shown, features.columns)))
+        return f"{features.width:,} values that {shown(features.function)} makes of {columns}"
     if features.kind == "text":
-        return f"the first {features.length:,} bytes of the text in column {shown(features.column)}"
+        named = features.tokenizer
+        units = f"tokens ({shown(named.file)})" if named else "bytes"
+        text = f"the text in column {shown(features.column)}"
+        return f"the first {features.length:,} {units} of {text}"
     return f"a fingerprint of {features.bits:,} bits, read from column {shown(features.column)}"
 
 
@@ -140,16 +151,39 @@ def trains(job: Job, rounds: int) -> str:
     )
 
 
-def model_line(job: Job, parameters: int | None) -> str:
-    """Return the model in words."""
+def model_line(job: Job, parameters: int | None, frozen: int = 0) -> str:
+    """Return the model in words.
+
+    Args:
+        parameters: those that are trained; None if only its code knows their number.
+        frozen: the number of those that stay as they begin.
+    """
     model = job.model
     count = "as many parameters as its code makes" if parameters is None else f"{parameters:,}"
     unit = "" if parameters is None else " parameters"
+    if frozen and parameters is not None:
+        unit = f" of {parameters + frozen:,} parameters are trained"
+    if model.lora:
+        unit += f", by adapters of rank {model.lora.rank}"
     if model.kind == "factory":
         return f"{model.factory}, {count}{unit}"
+    if model.kind == "trees":
+        return (
+            f"{model.trees} boosted trees of depth {model.max_depth} for each output, "
+            f"{model.split} splits"
+        )
+    if model.kind == "huggingface":
+        named = f"folder {model.folder}" if model.folder else "a configuration"
+        return f"huggingface model of {named}, {count}{unit}"
     if model.kind == "mlp":
         hidden = " x ".join(map(str, model.hidden))
         return f"mlp with hidden layers of {hidden} ({model.activation}), {count}{unit}"
+    if model.kind == "dmpnn":
+        layers = " x ".join(map(str, model.ffn)) or "none"
+        return (
+            f"dmpnn of depth {model.depth} with messages of {model.hidden}, then hidden layers of "
+            f"{layers} ({model.activation}), {count}{unit}"
+        )
     if model.kind == "cnn":
         channels = ", ".join(map(str, model.channels))
         return f"cnn with layers of {channels} channels ({model.activation}), {count}{unit}"
@@ -187,13 +221,14 @@ def adds(job: Job) -> str:
     return "adds ciphertext that it cannot read; it has no key"
 
 
-def releases(job: Job, parameters: int | None, hub: str) -> Iterator[tuple[str, str]]:
+def releases(job: Job, parameters: int | None, frozen: int, hub: str) -> Iterator[tuple[str, str]]:
     """Yield what others than its silo learn, and when.
 
     Args:
+        parameters, frozen: as of `model_line`.
         hub: who besides the silos sees what is released, in a word.
     """
-    yield "model", model_line(job, parameters)
+    yield "model", model_line(job, parameters, frozen)
     yield "silos get", "the model after every round"
     average = described(job.training.average)
     yield f"{hub} gets", f"after every round, and saves at the end: {average}"

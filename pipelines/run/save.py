@@ -19,12 +19,16 @@ if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not be
 
     from blindsum.actors.federation import Federation
     from blindsum.actors.round_report import RoundReport
+    from blindsum.platform.job.schema import Job
+    from blindsum.platform.job.trees_section import Boosted
     from blindsum.platform.privacy.statement import Statement
     from blindsum.platform.tracking.mlflow_run import Tracker
+    from blindsum.platform.training.vector import Vector
 
 
 def save(run: Run, federation: Federation, tracker: Tracker) -> None:
-    """Fetch the averaged model from a silo and write everything into the run's folder and MLflow.
+    """Fetch the averaged and the newest model from a silo, and write everything into the run's
+    folder and MLflow.
 
     Raises:
         BlindsumError: no silo returns the model.
@@ -37,14 +41,14 @@ def save(run: Run, federation: Federation, tracker: Tracker) -> None:
 
 
 def _save_model(run: Run, federation: Federation, tracker: Tracker, stated: Statement) -> None:
-    from blindsum.platform.job.paths import MODEL, import_from
+    from blindsum.platform.job.paths import MODEL, NEWEST, import_from
     from blindsum.platform.prediction.released import released
     from blindsum.platform.training.models import model_of, set_parameters
 
     job, last = run.job_file.job, run.reports[-1]
     # After an interrupt, the user should not wait for silos that are busy training.
     timeout_s = 10.0 if run.status == "KILLED" else 60.0
-    release = federation.release(last.round, last.model_digest, timeout_s)
+    release = federation.release(last.round, last.state_digest, timeout_s)
     import_from(str(run.job_file.folder))
     model = model_of(job, private=False)
     set_parameters(model, release.vector)
@@ -54,8 +58,29 @@ def _save_model(run: Run, federation: Federation, tracker: Tracker, stated: Stat
     run.folder.mkdir(parents=True, exist_ok=True)
     path = write_whole(run.folder / MODEL, content)
     run.saved = SavedModel(path, release.round)
+    if job.training.average.kind != "none":
+        set_parameters(model, release.newest)
+        content = released(job, run.name, release.round, model, stated, newest=True)
+        tracker.log_file(write_whole(run.folder / NEWEST, content))
+    if job.model.kind == "trees":
+        _save_for_xgboost(run, job, job.model, release.newest, tracker)
     text = run.job_file.text.replace(tracker.uri, tracker.shown_uri)
     write_whole(run.folder / "job.yaml", text.encode())
+
+
+def _save_for_xgboost(
+    run: Run, job: Job, section: Boosted, forest: Vector, tracker: Tracker
+) -> None:
+    """Write the forest in XGBoost's format too, where it has one."""
+    from blindsum.platform.errors import ModelError
+    from blindsum.platform.job.paths import XGBOOST
+    from blindsum.platform.training.trees.xgboost_json import of_job
+
+    try:
+        content = of_job(job, section, forest)
+    except ModelError:  # tasks of two kinds
+        return
+    tracker.log_file(write_whole(run.folder / XGBOOST, content))
 
 
 def _save_curves(run: Run, tracker: Tracker) -> None:

@@ -9,6 +9,7 @@ connection adds (HTTP, TLS).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from blindsum.actors.policy import metrics_exchange
 from blindsum.he.exchange import Exchange
@@ -18,6 +19,10 @@ from blindsum.pipelines.run.folders import run_name
 from blindsum.platform.data.features import features_of
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.schema import Job
+from blindsum.platform.training.sent import sent_counts
+
+if TYPE_CHECKING:
+    from blindsum.platform.training.models import Counted
 
 _SHORTEST, _LONGEST = 1.0, 1.2345678901234567e-29
 """Factors with as few and as many characters as one in a header can have."""
@@ -25,7 +30,7 @@ _SHORTEST, _LONGEST = 1.0, 1.2345678901234567e-29
 
 @dataclass(frozen=True)
 class Traffic:
-    """The bytes of the last round and of a whole run, over all silos.
+    """The bytes of the largest of the last rounds and of a whole run, over all silos.
 
     If `at_most`, range or clip norm adapt, and the headers' size depends on their number of digits.
     Heads are padded, so a frame may then be 64 bytes smaller.
@@ -40,13 +45,28 @@ class Traffic:
 
 def parameter_count(job: Job) -> int | None:
     """Return the number of parameters that the silos train together; None for a `model.factory`,
-    which only its code knows. The model is not built: a proposal may name a huge one."""
-    if job.model.kind == "factory":
-        return None
+    which only its code knows. The model is not built: a proposal may name a huge one.
+
+    Raises:
+        ModelError: the model needs a package or a folder that is not here, or names nothing of it.
+    """
+    return None if job.model.kind == "factory" else _counted(job).trained
+
+
+def frozen_count(job: Job) -> int:
+    """Return the number of parameters that stay as they begin; 0 for a `model.factory`. Raises as
+    `parameter_count`."""
+    if job.model.kind == "factory" or not (job.model.freeze or job.model.lora):
+        return 0
+    found = _counted(job)
+    return found.every - found.trained
+
+
+def _counted(job: Job) -> Counted:
     from blindsum.platform.training.models import counted  # imports torch
 
     shape, own = features_of(job.data.features).shape, 0 if job.has_private_tasks else None
-    return counted(job.model, shape, job.data.outputs, own).trained
+    return counted(job.model, shape, job.data.outputs, own)
 
 
 def traffic(
@@ -55,21 +75,23 @@ def traffic(
     """Return the bytes of a run in which all silos take part.
 
     Args:
-        values: the number of the model's parameters.
+        values: the number of the model's parameters that are trained.
         first_range: the range of the first round.
         rounds: the number of rounds within the budget.
     """
     name = run_name(job)
     clips = job.privacy.noise != "none" and job.privacy.clip_quantile is not None
 
-    def round_bytes(number: int, adapted: float) -> tuple[int, int]:
+    sent = sent_counts(job, values)
+
+    def round_bytes(number: int, size: int, adapted: float) -> tuple[int, int]:
         update = Exchange(
             run=name,
             round=number,
             attempt=1,
             purpose="update",
             roster=job.roster,
-            values=values,
+            values=size,
             range=adapted if job.moves_range else first_range,
             parameters=parameters,
             model="0" * 64,
@@ -82,10 +104,13 @@ def traffic(
     at_most, last = False, (0, 0)
     # Headers name the round, so that all rounds with as many digits have frames of the same size.
     for digits in range(1, len(str(rounds)) + 1):
-        first, count = 10 ** (digits - 1), min(10**digits - 1, rounds) - 10 ** (digits - 1) + 1
-        last = round_bytes(first, _LONGEST)
-        at_most = at_most or last != round_bytes(first, _SHORTEST)
-        up, down = up + count * last[0], down + count * last[1]
+        first, end = 10 ** (digits - 1), min(10**digits - 1, rounds) + 1
+        for i, size in enumerate(sent):
+            count = len(range(first + (i + 1 - first) % len(sent), end, len(sent)))
+            longest = round_bytes(first, size, _LONGEST)
+            at_most = at_most or longest != round_bytes(first, size, _SHORTEST)
+            up, down = up + count * longest[0], down + count * longest[1]
+            last = max(last, longest)
     return Traffic(*last, up, down, at_most)
 
 

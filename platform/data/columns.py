@@ -165,10 +165,18 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _is_picture(kind: pa.DataType) -> bool:
-    return _is_text(kind) or bool(
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(
         pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     )
+
+
+def _is_picture(kind: pa.DataType) -> bool:
+    return _is_text(kind) or _is_bytes(kind)
+
+
+def _is_lists_of_numbers(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) and _is_number(kind.value_type))
 
 
 def _or_empty(fits: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
@@ -188,6 +196,8 @@ _KINDS_OF_FEATURES = "Text needs its categories in data.features.columns, and da
 FEATURE = ColumnType(expected="a number", fits=_is_number, mend=_KINDS_OF_FEATURES)
 INTEGER = ColumnType(expected="an integer", fits=_is_integer)
 TEXT = ColumnType(expected="text", fits=_is_text)
+BYTES = ColumnType(expected="bytes", fits=_is_bytes)
+LISTS_OF_NUMBERS = ColumnType(expected="lists of numbers", fits=_is_lists_of_numbers)
 POSITIONS = ColumnType(expected="lists of integers", fits=_is_positions)
 
 INTEGER_KEY = ColumnType(expected="an integer (data.folds.key)", fits=_is_integer)

@@ -45,6 +45,16 @@ class Compact(ABC):
         """Return all values of all records."""
 
     @property
+    def values_at_work(self) -> int:
+        """The numbers of a record that memory must hold while a model works on it."""
+        return self.width
+
+    @property
+    def sizes(self) -> Numbers | None:
+        """How large each record is, if work on a batch grows with its largest record."""
+        return None
+
+    @property
     def shape(self) -> tuple[int, int]:
         """The number of records, and of values of one."""
         return len(self), self.width

@@ -1,5 +1,5 @@
-"""The kinds of features: plain columns, RDKit descriptors, fingerprints computed or
-read, and pictures.
+"""The kinds of features: plain columns, RDKit descriptors, fingerprints computed or read, molecular
+graphs, pictures, texts, and tensors from a function of the job's own.
 
 A new kind of data needs a section in `blindsum.platform.job.features_section`, a class here, and
 its line in `features_of`.
@@ -25,14 +25,22 @@ from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.feature_columns import ColumnFeature, column_feature
 from blindsum.platform.data.feature_kind import FeatureKind, Featurised
 from blindsum.platform.data.image_features import ImageFeatures
-from blindsum.platform.data.molecule_features import DescriptorFeatures, EcfpFeatures
+from blindsum.platform.data.molecule_features import (
+    DescriptorFeatures,
+    EcfpFeatures,
+    GraphFeatures,
+)
+from blindsum.platform.data.own_features import DatasetFeatures
 from blindsum.platform.data.ragged import Bits
 from blindsum.platform.data.rejected_rows import Rejected
 from blindsum.platform.data.text_features import TextFeatures
 from blindsum.platform.errors import DataError
+from blindsum.platform.job.data_section import Features
 from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
 from blindsum.platform.job.folds_section import MoleculeKey
+from blindsum.platform.job.graphs_section import Graphs
 from blindsum.platform.job.images_section import Images
+from blindsum.platform.job.own_features_section import OwnFeatures
 from blindsum.platform.job.text_section import Text
 
 
@@ -144,7 +152,7 @@ class FingerprintFeatures(FeatureKind):
         return bool(rises.all() and inside.all())
 
 
-def features_of(section: Columns | Descriptors | Ecfp | Fingerprint | Images | Text) -> FeatureKind:
+def features_of(section: Features) -> FeatureKind:
     """Return the kind of features that a job's data section asks for."""
     match section:
         case Columns():
@@ -155,8 +163,12 @@ def features_of(section: Columns | Descriptors | Ecfp | Fingerprint | Images | T
             return EcfpFeatures(section=section)
         case Fingerprint():
             return FingerprintFeatures(section=section)
+        case Graphs():
+            return GraphFeatures(section=section)
         case Images():
             return ImageFeatures(section=section)
+        case OwnFeatures():
+            return DatasetFeatures(section=section)
         case Text():
             return TextFeatures(section=section)
         case _:

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from blindsum.platform.data.columns import TEXT, Column
 from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.feature_kind import FeatureKind, Featurised
-from blindsum.platform.data.ragged import Bits
+from blindsum.platform.data.graphs import OF_ATOM, OF_BOND, AtomsAndBonds
+from blindsum.platform.data.ragged import Bits, Positions
 from blindsum.platform.data.reasons import NO_KEY, in_general
 from blindsum.platform.data.records import Stored
 from blindsum.platform.job.features_section import Descriptors, Ecfp
 from blindsum.platform.job.folds_section import MoleculeKey
+from blindsum.platform.job.graphs_section import Graphs
+from blindsum.platform.job.model_section import Input
 
 
 class MoleculeFeatures(FeatureKind):
     """Features that RDKit computes from a column of SMILES, molecule by molecule."""
 
-    section: Descriptors | Ecfp
+    section: Descriptors | Ecfp | Graphs
 
     @property
     def smiles_column(self) -> str:
@@ -99,7 +104,44 @@ class EcfpFeatures(MoleculeFeatures):
         return Bits.at([], self.width)
 
     def _stored(self, kept: pa.Table) -> Stored:
-        lists = kept["positions"].combine_chunks()
-        counts = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
-        positions = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int32)
-        return Bits(counts, [positions], self.width)
+        counts, positions = _lists(kept, "positions")
+        return Bits(counts, [positions.astype(np.int32)], self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphFeatures(MoleculeFeatures):
+    """Atoms and bonds."""
+
+    section: Graphs
+
+    @property
+    def width(self) -> int:
+        """The number of values of the largest molecule."""
+        return self.section.size.values
+
+    @property
+    def shape(self) -> Input:
+        """A graph."""
+        return self.section.size
+
+    def none(self) -> Stored:
+        """Return no graphs."""
+        return AtomsAndBonds.none(self.section.size)
+
+    def _stored(self, kept: pa.Table) -> Stored:
+        (_, atoms), (counts, masses) = _lists(kept, "atoms"), _lists(kept, "masses")
+        of_bonds, bonds = _lists(kept, "bonds")
+        return AtomsAndBonds.of(
+            (counts, of_bonds // OF_BOND),
+            atoms.reshape(-1, OF_ATOM),
+            masses,
+            bonds.reshape(-1, OF_BOND),
+            self.section.size,
+        )
+
+
+def _lists(table: pa.Table, name: str) -> tuple[Positions, npt.NDArray[Any]]:
+    """Return the lengths of a column's lists, and all their values."""
+    lists = table[name].combine_chunks()
+    counts = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+    return counts, lists.flatten().to_numpy(zero_copy_only=False)

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from rdkit import Chem, rdBase
 
 from blindsum.platform.data.descriptors import descriptor_scaling, descriptors, too_large
+from blindsum.platform.data.molecular_graphs import graph_of
 from blindsum.platform.data.molecules import ecfp, read_molecule, scaffold_of, write_molecule
 from blindsum.platform.data.reasons import (
     EMPTY,
@@ -27,10 +28,12 @@ from blindsum.platform.data.reasons import (
     TOO_LARGE,
     UNDEFINED,
     UNREADABLE,
+    too_large_graph,
 )
 from blindsum.platform.data.scaling import scaled
 from blindsum.platform.job.features_section import Descriptors, Ecfp
 from blindsum.platform.job.folds_section import MoleculeKey
+from blindsum.platform.job.graphs_section import Graphs
 
 WORK = 1
 """Raise it with every change in what is computed from the same SMILES under the same settings:
@@ -38,7 +41,8 @@ results that were kept before are then computed again."""
 
 RDKIT = str(rdBase.rdkitVersion)
 
-_SECTION: TypeAdapter[Descriptors | Ecfp] = TypeAdapter(Descriptors | Ecfp)
+OfMolecule = Descriptors | Ecfp | Graphs
+_SECTION: TypeAdapter[OfMolecule] = TypeAdapter(OfMolecule)
 _KEY: TypeAdapter[MoleculeKey] = TypeAdapter(MoleculeKey)
 
 
@@ -143,6 +147,41 @@ class ScaledDescriptors(Part):
 
 
 @dataclass(frozen=True)
+class AtomsAndBondsOf(Part):
+    """Atoms and bonds (`blindsum.platform.data.molecular_graphs`), one after the other; `reason`
+    says why a row has none."""
+
+    section: Graphs
+
+    @property
+    def settings(self) -> str:
+        """The section's."""
+        return self.section.model_dump_json(exclude={"smiles"})
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Codes of atoms and of bonds, a hundredth of each atom's mass."""
+        codes = pa.list_(pa.uint8())
+        columns = [("atoms", codes), ("masses", pa.list_(pa.float32())), ("bonds", codes)]
+        return pa.schema([("reason", pa.string()), *columns])
+
+    def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
+        """A molecule with more atoms or bonds than the section allows has a reason."""
+        size = self.section.size
+
+        def row(molecule: Chem.Mol) -> tuple[Any, ...]:
+            if molecule.GetNumAtoms() > size.atoms or molecule.GetNumBonds() > size.bonds:
+                return self.without(too_large_graph(size.atoms, size.bonds))
+            return (None, *(one.reshape(-1) for one in graph_of(molecule)))
+
+        return row
+
+    def without(self, why: str) -> tuple[Any, ...]:
+        """Return no atoms."""
+        return why, [], [], []
+
+
+@dataclass(frozen=True)
 class FoldKeys(Part):
     """What folds know molecules by: scaffolds (`blindsum.platform.data.molecules.scaffold_of`) or
     canonical SMILES; null if RDKit makes none."""
@@ -176,11 +215,14 @@ class FoldKeys(Part):
         return (None,)
 
 
-MoleculePart = Fingerprints | ScaledDescriptors | FoldKeys
+FeaturesPart = Fingerprints | ScaledDescriptors | AtomsAndBondsOf
+MoleculePart = FeaturesPart | FoldKeys
 
 
-def features_part(section: Descriptors | Ecfp) -> Fingerprints | ScaledDescriptors:
+def features_part(section: OfMolecule) -> FeaturesPart:
     """Return the part that computes a section's features."""
+    if isinstance(section, Graphs):
+        return AtomsAndBondsOf(section)
     return Fingerprints(section) if isinstance(section, Ecfp) else ScaledDescriptors(section)
 
 

@@ -45,16 +45,28 @@ class Ragged(Compact):
     @property
     def arrays(self) -> list[Numbers]:
         """The number of entries of each record, and the entries."""
-        return [np.diff(self._ends), *self._entries]
+        return [self.counts, *self._entries]
 
     def like(self, arrays: Sequence[Numbers]) -> Self:
         """Return other records of the same kind and width, from their `arrays`."""
         return type(self)(arrays[0], arrays[1:], self.width)
 
     @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """The number of entries of each record."""
+        return np.diff(self._ends)
+
+    @property
     def of_records(self) -> npt.NDArray[np.int64]:
         """The number of the record that each entry belongs to."""
-        return np.repeat(np.arange(len(self)), np.diff(self._ends))
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    @property
+    def places(self) -> npt.NDArray[np.int64]:
+        """The place of each entry in its record, from 0."""
+        records = self.of_records
+        found: npt.NDArray[np.int64] = np.arange(len(records)) - self._ends[records]
+        return found
 
 
 class Bits(Ragged):
@@ -86,10 +98,18 @@ class Bytes(Ragged):
     def dense(self) -> npt.NDArray[np.float32]:
         """Return float32 [records, width]: each byte's number from 1, and 0 after the end."""
         found = np.zeros(self.shape, np.float32)
-        records = self.of_records
-        places = np.arange(len(records)) - self._ends[records]
-        found[records, places] = self._entries[0].astype(np.float32) + 1
+        found[self.of_records, self.places] = self._entries[0].astype(np.float32) + 1
         return found
+
+
+class Ids(Bytes):
+    """Texts of at most `width` tokens, by the tokens' ids from 0. Dense, they count from 1."""
+
+    @classmethod
+    def of_each(cls, ids: Sequence[npt.NDArray[np.int32]], length: int) -> Ids:
+        """Return texts of which each has those ids, at most `length`."""
+        counts = np.array([len(one) for one in ids], np.int64)
+        return cls(counts, [np.concatenate([*ids, np.zeros(0, np.int32)])], length)
 
 
 class TaskLabels(Ragged):

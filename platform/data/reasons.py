@@ -19,10 +19,22 @@ UNDEFINED = "undefined descriptors: "
 """Followed by the descriptors' names."""
 TOO_LARGE = f"{UNDEFINED}all, because it has more than {MAX_ATOMS} atoms or branches too often"
 
+LARGE_GRAPH = "its graph is too large: "
+"""Followed by the job's limits."""
+
+_KINDS = {
+    UNREADABLE: "that RDKit cannot read",
+    UNDEFINED: "whose descriptors are undefined",
+    LARGE_GRAPH: "with more atoms or bonds than the job allows (data.features.max_atoms)",
+}
+
+
+def too_large_graph(atoms: int, bonds: int) -> str:
+    """Return the reason of a molecule beyond a job's limits."""
+    return f"{LARGE_GRAPH}more than {atoms} atoms or {bonds} bonds (data.features.max_atoms)"
+
 
 def in_general(reasons: Iterable[str]) -> str:
     """Return what is wrong with molecules, in words that tell nothing about any of them."""
-    undefined = {reason.startswith(UNDEFINED) for reason in reasons}
-    kinds = ["that RDKit cannot read"] if False in undefined else []
-    kinds += ["whose descriptors are undefined"] if True in undefined else []
-    return " or ".join(kinds)
+    found = {next((s for s in _KINDS if reason.startswith(s)), UNREADABLE) for reason in reasons}
+    return " or ".join(said for kind, said in _KINDS.items() if kind in found)

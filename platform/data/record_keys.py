@@ -78,12 +78,15 @@ def _is_number(kind: pa.DataType) -> bool:
 def _encoder(column: pa.ChunkedArray, molecules: bool) -> Callable[[int], bytes]:
     """Return the function from a row to its value's bytes, which tell where they end."""
 
+    kind = column.type
+    of_doubles = pa.types.is_list(kind) and pa.types.is_floating(kind.value_type)
+
     def encode(row: int) -> bytes:
         value = column[row].as_py()
         if value is None:
             return b"\xff" * 8  # no value is so long
         if isinstance(value, list):
-            content = np.array(value, "<i8").tobytes()
+            content = np.array(value, "<f8" if of_doubles else "<i8").tobytes()
         elif isinstance(value, bytes):
             content = value
         else:

@@ -64,12 +64,23 @@ class Fold:
         """The number of records of a batch."""
         # A loss of many tasks has about eight numbers for each of them at a time.
         of_tasks = 8 * self.stored_labels.width if isinstance(self.stored_labels, TaskLabels) else 0
-        return max(1, MAX_BATCH_BYTES // (4 * max(self.width + of_tasks, 1)))
+        return batch_size(self.stored, of_tasks)
 
-    def batches(self, rows: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield dense features and labels of those records (all, by default), in order, in batches
-        of at most MAX_BATCH_BYTES. There is at least one batch, which may be empty."""
-        count, size = len(self) if rows is None else len(rows), self.batch_size
+    def alike(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return those records, ordered so that a batch has records of about the same size."""
+        sizes = self.stored.sizes if isinstance(self.stored, Compact) else None
+        return rows if sizes is None else rows[np.argsort(sizes[rows], kind="stable")]
+
+    def batches(
+        self, rows: npt.NDArray[np.int64] | None = None, size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield dense features and labels of those records (all, by default), in order. There is at
+        least one batch, which may be empty.
+
+        Args:
+            size: most records of a batch; by default as many as MAX_BATCH_BYTES hold.
+        """
+        count, size = len(self) if rows is None else len(rows), size or self.batch_size
         for start in range(0, max(count, 1), size):
             part = slice(start, start + size) if rows is None else rows[start : start + size]
             features, labels = dense(self.stored[part]), dense(self.stored_labels[part])
@@ -88,6 +99,16 @@ class Fold:
             with torch.no_grad(), on(device):
                 outputs = model(features.to(device)).cpu()
             yield outputs, labels
+
+
+def batch_size(stored: Stored, more: int = 0) -> int:
+    """Return the number of records that a batch of features may have.
+
+    Args:
+        more: numbers of each record that memory must hold besides.
+    """
+    own = stored.values_at_work if isinstance(stored, Compact) else stored.shape[1]
+    return max(1, MAX_BATCH_BYTES // (4 * max(own + more, 1)))
 
 
 def dense(stored: Stored | StoredLabels) -> npt.NDArray[Any]:

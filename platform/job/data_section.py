@@ -14,13 +14,16 @@ from blindsum.platform.job.folds_section import (
     RandomFolds,
     ScaffoldFolds,
 )
+from blindsum.platform.job.graphs_section import Graphs
 from blindsum.platform.job.images_section import Images
 from blindsum.platform.job.labels_section import Target, Tasks
+from blindsum.platform.job.own_features_section import OwnFeatures
 from blindsum.platform.job.section import Digest, Section, unless
 from blindsum.platform.job.text_section import Text
 
 Features = Annotated[
-    Columns | Descriptors | Ecfp | Fingerprint | Images | Text, Field(discriminator="kind")
+    Columns | Descriptors | Ecfp | Fingerprint | Graphs | Images | OwnFeatures | Text,
+    Field(discriminator="kind"),
 ]
 
 
@@ -59,7 +62,7 @@ class DataSection(Section):
     )
     unparsable: Literal["refuse", "drop"] = Field(
         "refuse",
-        description="What to do with molecules and pictures that give no features.",
+        description="What to do with molecules, pictures and other records that give no features.",
     )
     unlabelled: Literal["refuse", "drop"] = Field(
         "refuse",

@@ -195,7 +195,7 @@ class Columns(FeatureSection):
         return set(self.columns)
 
 
-class _OfMolecules(FeatureSection):
+class OfMolecules(FeatureSection):
     """Features of a SMILES column."""
 
     kind: str  # stands before smiles in dumps, and so in the job's digest
@@ -212,7 +212,7 @@ class _OfMolecules(FeatureSection):
         return self.smiles
 
 
-class Descriptors(_OfMolecules):
+class Descriptors(OfMolecules):
     """RDKit descriptors of a SMILES column."""
 
     kind: Literal["descriptors"]
@@ -242,7 +242,7 @@ class Descriptors(_OfMolecules):
         return named
 
 
-class Ecfp(_OfMolecules):
+class Ecfp(OfMolecules):
     """Extended-connectivity fingerprints (Rogers and Hahn, 2010) of a SMILES column."""
 
     kind: Literal["ecfp"]

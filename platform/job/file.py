@@ -11,8 +11,9 @@ from typing import Any
 from blindsum.platform.errors import JobError
 from blindsum.platform.job.name_patterns import with_names
 from blindsum.platform.job.python_content import plain_content
-from blindsum.platform.job.schema import Job, SiloSection
+from blindsum.platform.job.schema import Job
 from blindsum.platform.job.section import is_name
+from blindsum.platform.job.silo_section import SiloSection
 from blindsum.platform.job.yaml_reader import Place, check_content, read_section
 
 

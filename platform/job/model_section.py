@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, model_validator
 
-from blindsum.platform.job.section import Section, unless
+from blindsum.platform.job.begun_section import Begun
+from blindsum.platform.job.section import FunctionName
+from blindsum.platform.job.tensors import Tensors
 from blindsum.platform.job.trees_section import Boosted
 
 Shape = tuple[int, ...]
@@ -18,54 +19,59 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True)
 class Tokens:
     """Records that are sequences of whole numbers from 0, which stands for the place after the end,
-    to `vocabulary` - 1. A model gets int64 [records, length]."""
+    to `vocabulary` - 1. A model gets int64 [records, length].
+
+    `shift` is what the numbers are more than the ids of a public tokenizer's file."""
 
     length: int
     vocabulary: int
+    shift: int = 0
+
+    @property
+    def values(self) -> int:
+        """The number of values of a record."""
+        return self.length
 
 
-Input = Shape | Tokens
+ATOM_CODES = (39, 7, 6, 5, 6, 8, 2)
+"""How many values each code of an atom has: atomic number (0 where there is no atom), degree,
+formal charge, chirality, hydrogens, hybridisation, aromaticity. Its mass follows."""
+
+BOND_CODES = (6, 2, 2, 7)
+"""As `ATOM_CODES`, of a bond: its kind (0 where there is no bond), whether it is conjugated and in
+a ring, and its stereochemistry. The numbers of its two atoms, from 0, stand before them."""
+
+
+@dataclass(frozen=True)
+class GraphSize:
+    """Records that are molecular graphs of at most so many atoms and bonds. A model gets
+    `blindsum.platform.training.graphs.MolecularGraphs`.
+
+    A record's values are those of its atoms, and then those of its bonds: the codes of
+    `blindsum.platform.data.graphs`.
+    """
+
+    atoms: int
+    bonds: int
+
+    @property
+    def values(self) -> int:
+        """The number of values of a record."""
+        of_atom, of_bond = len(ATOM_CODES) + 1, 2 + len(BOND_CODES)
+        return self.atoms * of_atom + self.bonds * of_bond
+
+
+Input = Shape | Tokens | GraphSize | Tensors
 """One record as a model gets it."""
 
 
-class Weights(Section):
-    """A file of public weights with which a model begins."""
-
-    file: str = Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.safetensors$",
-        description="Its name; it lies beside the job file, or in a folder `weights` of the silo's "
-        "state or of Blindsum's home.",
-    )
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    only: list[str] | None = Field(
-        None,
-        min_length=1,
-        description="Patterns of the parameters that it has, as trunk.*; default: all.",
-    )
-
-
-class _Begun(Section):
-    """What all models have in common: how they begin, and what is trained."""
-
-    kind: str  # stands before the others in messages
-    weights: Weights | None = Field(
-        None, exclude_if=unless(None), description="Public weights to begin with."
-    )
-    freeze: list[str] = Field(
-        [],
-        max_length=100,
-        exclude_if=unless([]),
-        description="Patterns of parameters that stay as they begin, and are never sent.",
-    )
-
-
-class Linear(_Begun):
+class Linear(Begun):
     """Multinomial logistic regression."""
 
     kind: Literal["linear"]
 
 
-class Mlp(_Begun):
+class Mlp(Begun):
     """Fully connected layers. tanh bounds activations, which suits clipping (Papernot, 2021)."""
 
     kind: Literal["mlp"]
@@ -73,7 +79,7 @@ class Mlp(_Begun):
     activation: Literal["relu", "tanh"] = "tanh"
 
 
-class Cnn(_Begun):
+class Cnn(Begun):
     """Convolutions of 3 by 3 with group normalisation, each followed by a pooling that halves
     height and width; then a linear layer over at most 4 by 4 means of each channel."""
 
@@ -84,7 +90,7 @@ class Cnn(_Begun):
     activation: Literal["relu", "tanh"] = "tanh"
 
 
-class Transformer(_Begun):
+class Transformer(Begun):
     """A transformer's encoder (Vaswani et al., NeurIPS 2017) with normalisation before each part
     and learnt positions; a linear layer gets the mean over a text's places."""
 
@@ -101,19 +107,68 @@ class Transformer(_Begun):
         return self
 
 
-class Factory(_Begun):
+class Dmpnn(Begun):
+    """Messages along directed bonds (D-MPNN: Yang et al., J. Chem. Inf. Model. 2019, 59, 3370),
+    summed at each atom, then over the atoms; fully connected layers follow."""
+
+    kind: Literal["dmpnn"]
+    hidden: int = Field(64, ge=1, le=4096, description="Numbers of a message.")
+    depth: int = Field(3, ge=1, le=16, description="Steps, the first included, as chemprop counts.")
+    aggregation: Literal["mean", "sum", "norm"] = Field(
+        "mean", description="Over the atoms; norm: the sum divided by 100."
+    )
+    normalise: bool = Field(
+        True, description="Whether a layer normalisation follows the aggregation."
+    )
+    ffn: list[Annotated[int, Field(ge=1, le=16384)]] = Field(
+        [64], max_length=8, description="Units of the hidden layers that follow."
+    )
+    activation: Literal["relu", "tanh"] = "relu"
+
+
+class HuggingFace(Begun):
+    """A model of the transformers library that reads tokens, with a new head for the outputs: its
+    class for the classification of sequences. Nothing is downloaded and no code of the model's
+    authors runs: it comes from a folder with its configuration and its weights as safetensors, or
+    from a configuration alone, with weights from the job's seed."""
+
+    kind: Literal["huggingface"]
+    folder: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
+        description="Its name; it lies where files of `weights` may lie.",
+    )
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Of what `sha256sum config.json *.safetensors` prints in the folder.",
+    )
+    config: dict[str, JsonValue] | None = Field(
+        None, description="In place of a folder: what would stand in its config.json."
+    )
+
+    @model_validator(mode="after")
+    def _comes_from_one_place(self) -> HuggingFace:
+        if (self.folder is None) != (self.sha256 is None):
+            raise ValueError("folder and sha256 belong together")
+        if (self.folder is None) == (self.config is None):
+            raise ValueError("give a folder with its sha256, or a config")
+        return self
+
+
+class Factory(Begun):
     """A model of your own: `function(features, outputs) -> torch.nn.Module`. `features` is their
-    number; for images it is (channels, height, width), and for texts `Tokens`."""
+    number; for images and other tensors it is their shape, for texts `Tokens`, for graphs
+    `GraphSize`, and for tensors by name a dict of `TensorSection`."""
 
     kind: Literal["factory"]
-    factory: str
-
-    @field_validator("factory")
-    @classmethod
-    def _names_a_function(cls, factory: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", factory):
-            raise ValueError("write it as module:function")
-        return factory
+    factory: FunctionName
 
 
-Model = Annotated[Linear | Mlp | Cnn | Transformer | Factory | Boosted, Field(discriminator="kind")]
+Model = Annotated[
+    Linear | Mlp | Cnn | Transformer | HuggingFace | Dmpnn | Boosted | Factory,
+    Field(discriminator="kind"),
+]
+
+WITH_HEADS = ("mlp", "dmpnn")
+"""The kinds of models whose hidden layers can be shared by private heads."""

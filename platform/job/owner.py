@@ -79,7 +79,10 @@ class PolicySection(Section):
     )
     least_silos: int = Field(2, ge=2, le=64, description="Smallest roster and quorum.")
     factory: Literal["never", "approved"] = Field(
-        "never", description="Whether jobs may bring code (model.factory), approved by digest."
+        "never",
+        description="Whether jobs may bring code of their own (model.factory, training.loss, "
+        "data.features.function), "
+        "approved by digest.",
     )
 
 

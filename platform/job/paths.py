@@ -16,7 +16,7 @@ from pathlib import Path
 
 from blindsum.platform.errors import ConsentError, LedgerError
 from blindsum.platform.job.owner import Owner, find_owner, owner_home
-from blindsum.platform.job.schema import SiloSection
+from blindsum.platform.job.silo_section import SiloSection
 
 HOME_VARIABLE = "BLINDSUM_HOME"
 RESULTS_VARIABLE = "BLINDSUM_RESULTS"
@@ -26,7 +26,10 @@ WEIGHTS = "weights"
 """The folder of public weights in a silo's state and in Blindsum's home."""
 
 MODEL = "model.blindsum"
+NEWEST = "model-newest.blindsum"
 """The released model in a run's folder, and a silo's own model in its folder of that run."""
+XGBOOST = "model.xgboost.json"
+"""A released forest in a run's folder, as XGBoost reads it."""
 
 
 def resolve(path: str, folder: str) -> Path:
@@ -174,6 +177,31 @@ def public_file(name: str, sha256: str) -> Path | None:
             if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
                 return path
     return None
+
+
+def public_folder(name: str, sha256: str) -> Path | None:
+    """Return a folder of a model that a job names, found as `public_file`; None if there is none
+    with that digest."""
+    for place in (*_HELD, home_folder() / WEIGHTS):
+        folder = place / name
+        with suppress(OSError):
+            if folder.is_dir() and folder_digest(folder) == sha256:
+                return folder
+    return None
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the SHA-256 of what `sha256sum config.json *.safetensors` prints in that folder.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    printed = hashlib.sha256()
+    for name in ("config.json", *sorted(path.name for path in folder.glob("*.safetensors"))):
+        with (folder / name).open("rb") as file:
+            one = hashlib.file_digest(file, "sha256").hexdigest()
+        printed.update(f"{one}  {name}\n".encode())
+    return printed.hexdigest()
 
 
 def import_from(folder: str) -> None:

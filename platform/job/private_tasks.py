@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.labels_section import Task, Tasks
-from blindsum.platform.job.schema import Job, SiloSection
+from blindsum.platform.job.schema import Job
+from blindsum.platform.job.silo_section import SiloSection
 from blindsum.platform.job.yaml_reader import Loader
 
 

@@ -6,147 +6,22 @@ the intended budget.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from blindsum.platform.job.data_section import DataSection
-from blindsum.platform.job.model_section import Model
+from blindsum.platform.job.model_section import WITH_HEADS, Model
+from blindsum.platform.job.privacy_section import Privacy
 from blindsum.platform.job.section import Name, Positive, Section, is_name, unless
+from blindsum.platform.job.silo_section import SiloSection
 from blindsum.platform.job.training_section import ServerSection, TrainingSection
+from blindsum.platform.job.trees_section import Boosted, require_fit
 
 RESERVED = ("aggregator", "driver", "check")
 
-
-class Resources(Section):
-    """What a silo's process asks of its Ray."""
-
-    gpus: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Share of a GPU, for training and evaluation; of a silo with workers, for each "
-        "of them.",
-    )
-
-
-NO_RESOURCES = Resources()
-
-
-class SiloSection(Section):
-    """One silo of the job: a data owner and its table."""
-
-    name: Name = Field(description="Short name; appears in every message about this silo.")
-    data: str = Field(
-        description="File or folder, relative to the job file or absolute; at a silo with an "
-        "owner's file, a dataset's name in it."
-    )
-
-    @field_validator("state")
-    @classmethod
-    def _does_not_depend_on_a_folder(cls, state: str | None) -> str | None:
-        if state is not None and not state.startswith(("/", "~")):
-            raise ValueError(
-                "write an absolute path, or one that starts with ~: the ledger must not move"
-            )
-        return state
-
-    epsilon: Positive | None = Field(None, description="Stricter budget than privacy.epsilon.")
-    identity: str | None = Field(
-        None,
-        pattern="^[0-9a-f]{64}$",
-        description="Fingerprint of this silo's identity, from blindsum identity; any other "
-        "identity is refused.",
-    )
-    state: str | None = Field(
-        None, description="Folder of ledger and identity; default ~/.blindsum/silos/NAME."
-    )
-    private_tasks: str | None = Field(
-        None,
-        description="YAML file of this silo's private tasks, on its node; their heads never leave "
-        "the silo.",
-    )
-    workers: int = Field(
-        1,
-        ge=1,
-        le=64,
-        exclude_if=unless(1),
-        description="Number of processes of the silo's own Ray that share its table.",
-    )
-    resources: Resources = Field(
-        NO_RESOURCES,
-        exclude_if=unless(NO_RESOURCES),
-        description="What each of its processes that trains asks of its Ray.",
-    )
-
-    @property
-    def own_gpus(self) -> float:
-        """The share of a GPU that the silo's own process takes; its workers take theirs."""
-        return self.resources.gpus if self.workers == 1 else 0.0
-
-
-class _Noise(Section):
-    """The settings that local and shared noise have in common."""
-
-    epsilon: Positive
-    delta: float = Field(ge=1e-12, lt=0.5)
-    clip_norm: Positive = Field(
-        1.0,
-        description="Greatest L2 norm of a record's gradient; with clip_quantile, that of round 1.",
-    )
-    clip_quantile: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="Adapt the clip norm so that this share of the gradients is within it.",
-    )
-    metrics_epsilon: Positive | None = Field(
-        None,
-        description="Budget of held-out records, whose counts are then noised; default: exact "
-        "counts.",
-    )
-    metrics_every: int = Field(
-        1,
-        ge=1,
-        description="Number of rounds between evaluations; the last round is always evaluated.",
-    )
-    test_seed: int | None = Field(
-        None,
-        ge=0,
-        description="Draw noise and samples from this publicly known seed: for tests, NOT private.",
-    )
-
-
-class LocalNoise(_Noise):
-    """Record-level DP-SGD inside every silo (Abadi et al., CCS 2016)."""
-
-    noise: Literal["local"]
-    noise_multiplier: float | None = Field(
-        None,
-        ge=0.2,
-        le=1000,
-        description="Fixes the noise multiplier; the run then stops where the budget ends.",
-    )
-
-
-class SharedNoise(_Noise):
-    """Record-level DP-SGD over all silos' records, with one step a round. Each silo adds a share of
-    the noise, in total as much as one trusted server would add
-    (`blindsum.platform.privacy.shared_noise`)."""
-
-    noise: Literal["shared"]
-    colluders: int = Field(
-        1,
-        ge=0,
-        le=63,
-        description="Number of silos that may collude; the other silos' noise alone suffices.",
-    )
-
-
-class NoNoise(Section):
-    """No differential privacy, for comparisons. Every output says so."""
-
-    noise: Literal["none"]
+_READS = {"cnn": "images", "transformer": "text", "huggingface": "text", "dmpnn": "graphs"}
+"""By kind of model, the only kind of features that it reads."""
 
 
 class EncryptionSection(Section):
@@ -158,6 +33,12 @@ class EncryptionSection(Section):
         None,
         description="Greatest magnitude of one value of an update; default 1. Under shared noise "
         "it follows from clipping and noise.",
+    )
+    error_feedback: bool = Field(
+        False,
+        exclude_if=unless(False),
+        description="Round to nearest, and add what rounding and range took from a silo's update "
+        "to its next one; only without differential privacy.",
     )
     adapt_range: bool = Field(
         True,
@@ -211,7 +92,7 @@ class Job(Section):
     model: Model
     training: TrainingSection
     server: ServerSection = ServerSection()
-    privacy: Annotated[LocalNoise | SharedNoise | NoNoise, Field(discriminator="noise")]
+    privacy: Privacy
     encryption: EncryptionSection = EncryptionSection()
     quorum: int | None = Field(
         None,
@@ -247,8 +128,11 @@ class Job(Section):
                 raise ValueError(
                     "private_tasks can be combined with data.tasks, not with data.target's classes"
                 )
-            if self.model.kind != "mlp":
-                raise ValueError("private_tasks need model.kind mlp: its hidden layers are shared")
+            if self.model.kind not in WITH_HEADS:
+                raise ValueError(
+                    f"private_tasks need model.kind {' or '.join(WITH_HEADS)}: its hidden layers "
+                    "are shared"
+                )
         if (
             self.data.target is None
             and self.privacy.noise != "none"
@@ -263,12 +147,37 @@ class Job(Section):
     @model_validator(mode="after")
     def _models_fit_the_records(self) -> Job:
         model, features = self.model.kind, self.data.features.kind
-        if model == "cnn" and features != "images":
-            raise ValueError("model.kind cnn needs data.features.kind images")
-        if model == "transformer" and features != "text":
-            raise ValueError("model.kind transformer needs data.features.kind text")
-        if features == "text" and model not in ("transformer", "factory"):
-            raise ValueError("data.features.kind text needs model.kind transformer or factory")
+        reads = _READS.get(model, features)
+        if features == "factory":
+            shape = self.data.features.shape  # type: ignore[union-attr]
+            if isinstance(shape, dict) and model != "factory":
+                raise ValueError("tensors by name need model.kind factory")
+            if model == "cnn" and len(shape) != 3:
+                raise ValueError("model.kind cnn needs a shape of channels, height and width")
+            reads = features if model == "cnn" else reads
+        if features != reads:
+            raise ValueError(f"model.kind {model} needs data.features.kind {reads}")
+        if features in ("text", "graphs") and model not in (*_READS, "factory"):
+            own = ", ".join(kind for kind, read in _READS.items() if read == features)
+            raise ValueError(f"data.features.kind {features} needs model.kind {own} or factory")
+        return self
+
+    @model_validator(mode="after")
+    def _a_loss_of_its_own_stands_alone(self) -> Job:
+        if self.training.loss is None:
+            return self
+        if self.has_private_tasks:
+            raise ValueError(
+                "training.loss cannot be combined with private_tasks: each silo would call it with "
+                "other tasks"
+            )
+        target, tasks = self.data.target, (self.data.tasks or {}).values()
+        of_tasks = any((t.weight, t.positive_weight, t.focal) != (1.0, 1.0, 0.0) for t in tasks)
+        if of_tasks or (target is not None and (target.class_weights or target.focal)):
+            raise ValueError(
+                "training.loss replaces the usual losses: leave out class_weights, weight, "
+                "positive_weight and focal, and weigh records in the function"
+            )
         return self
 
     @model_validator(mode="after")
@@ -293,6 +202,51 @@ class Job(Section):
             raise ValueError(
                 "leave encryption.range out: under privacy.noise shared it follows from clipping "
                 "and noise"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_kept_of_a_private_update(self) -> Job:
+        if self.encryption.error_feedback and self.privacy.noise != "none":
+            raise ValueError(
+                "encryption.error_feedback needs privacy.noise none: under differential privacy, "
+                "what a silo sends in a round is bounded, noised and charged for that round alone"
+            )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trees_are_not_averaged(cls, content: Any) -> Any:
+        """Let a job of trees release its newest forest: a mean of forests is none."""
+        if not isinstance(content, dict):
+            return content
+        model, training = content.get("model"), content.get("training")
+        if isinstance(model, dict) and model.get("kind") == "trees" and isinstance(training, dict):
+            return content | {"training": {"average": {"kind": "none"}} | training}
+        return content
+
+    @model_validator(mode="after")
+    def _trees_fit(self) -> Job:
+        if isinstance(self.model, Boosted):
+            require_fit(self.model, self)
+        return self
+
+    @model_validator(mode="after")
+    def _control_variates_know_what_is_sent(self) -> Job:
+        fewer = self.training.subset < 1 or self.encryption.error_feedback
+        if self.training.control_variates and fewer:
+            raise ValueError(
+                "training.control_variates cannot be combined with training.subset or "
+                "encryption.error_feedback: they follow whole changes of the model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_subset_is_trained_in_one_process(self) -> Job:
+        if self.training.subset < 1 and any(silo.workers > 1 for silo in self.silos):
+            raise ValueError(
+                "training.subset cannot be combined with silos.workers: the workers do not know "
+                "the round's subset"
             )
         return self
 
@@ -330,7 +284,14 @@ class Job(Section):
     @property
     def adapts_range(self) -> bool:
         """Whether the range changes between rounds."""
-        return self.encryption.adapt_range and self.privacy.noise != "shared"
+        return (
+            self.encryption.adapt_range and self.privacy.noise != "shared" and not self.sums_exactly
+        )
+
+    @property
+    def sums_exactly(self) -> bool:
+        """Whether rounds sum integers that are not rounded: of trees without privacy."""
+        return self.model.kind == "trees" and self.privacy.noise == "none"
 
     @property
     def moves_range(self) -> bool:

@@ -21,6 +21,16 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_us
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
+
+def _named_function(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
+        raise ValueError("write it as module:function")
+    return text
+
+
+FunctionName = Annotated[str, AfterValidator(_named_function)]
+"""A function of the job's own, as `module:function`."""
+
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
 Name = Annotated[str, Field(pattern=_NAME)]
 """The name of a job, a silo or a dataset. It may appear in messages, tags and file names."""

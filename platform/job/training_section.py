@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from blindsum.platform.job.average_section import DEFAULT, Average
 from blindsum.platform.job.schedule_section import CONSTANT, Schedule
-from blindsum.platform.job.section import Positive, Section, unless
+from blindsum.platform.job.section import FunctionName, Positive, Section, unless
 
 MAX_STEPS = 1_000_000
 
@@ -55,6 +55,37 @@ class TrainingSection(Section):
         exclude_if=unless(0.0),
         description="Pull of local steps towards the round's first model (FedProx's mu).",
     )
+    loss: FunctionName | None = Field(
+        None,
+        exclude_if=unless(None),
+        description="A loss of your own: module:function from outputs and labels to one loss for "
+        "each record.",
+    )
+    control_variates: bool = Field(
+        False,
+        exclude_if=unless(False),
+        description="Correct each silo's steps by how they differ from the mean (SCAFFOLD).",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        exclude_if=unless("float32"),
+        description="In which layers compute; weights, norms, sums and noise stay float32.",
+    )
+    chunk: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        exclude_if=unless(None),
+        description="Most records of a sample that are computed at a time; changes no result.",
+    )
+    subset: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        exclude_if=unless(1.0),
+        description="Share of the parameters that train and travel in a round: a public random "
+        "choice, another in every round.",
+    )
     stop: StopSection | None = Field(
         None,
         exclude_if=unless(None),
@@ -73,6 +104,17 @@ class TrainingSection(Section):
             raise ValueError(
                 "training.optimizer and training.proximal begin anew in every round, and with one "
                 "local step they do nothing: leave them out, and use server.optimizer"
+            )
+        if self.control_variates and self.local_steps == 1:
+            raise ValueError(
+                "training.control_variates needs more than one local step: with one they cancel in "
+                "the mean of the silos. So privacy.noise shared, which takes one, has no use for "
+                "them"
+            )
+        if self.control_variates and (self.optimizer, self.proximal) != ("sgd", 0.0):
+            raise ValueError(
+                "training.control_variates belongs to training.optimizer sgd without proximal: a "
+                "silo takes the mean of its gradients from the change that it sends"
             )
         if self.proximal * self.learning_rate > 1:
             raise ValueError(

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from blindsum.platform.job.section import Section
+from blindsum.platform.job.average_section import LAST
+from blindsum.platform.job.begun_section import Begun
+from blindsum.platform.job.training_section import ServerSection, TrainingSection
+
+if TYPE_CHECKING:
+    from blindsum.platform.job.schema import Job
+
+_FEATURES = ("columns", "descriptors", "ecfp", "fingerprint")
 
 
-class Boosted(Section):
+class Boosted(Begun):
     """Histogram gradient boosting: every silo grows the same trees from the same sums."""
 
     kind: Literal["trees"]
     trees: int = Field(100, ge=1, le=10_000, description="Of each output.")
     split: Literal["best", "random", "cyclic"] = Field(
         "random",
-        description="best: by gain, from histograms of every level. random: features and thresholds "
-        "drawn from the job's seed, and only the leaves are summed. cyclic: random thresholds of "
-        "one feature a tree, so that the model is a sum of functions of single features.",
+        description="best: by gain, from histograms of every level. random: features and "
+        "thresholds drawn from the job's seed; only leaves are summed. cyclic: random thresholds "
+        "of one feature a tree, so that the model is a sum of functions of single features.",
     )
     max_depth: int = Field(4, ge=1, le=10)
     max_bin: int = Field(32, ge=2, le=256, description="Public bins of each feature.")
@@ -33,6 +40,8 @@ class Boosted(Section):
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> Boosted:
+        if self.weights or self.freeze or self.lora:
+            raise ValueError("weights, freeze and lora do not belong to trees")
         chosen = (self.gamma, self.min_child_weight) != (0.0, 1.0)
         if self.split != "best" and chosen:
             raise ValueError("gamma and min_child_weight choose splits: they need split: best")
@@ -42,3 +51,42 @@ class Boosted(Section):
     def exchanges(self) -> int:
         """The rounds that a tree takes."""
         return self.max_depth if self.split == "best" else 1
+
+
+def require_fit(section: Boosted, job: Job) -> None:
+    """Raise ValueError if a job of trees has settings that are not for trees, naming all."""
+    training, privacy = job.training, job.privacy
+    rounds = section.trees * section.exchanges
+    focal = [job.data.target.focal] if job.data.target else []
+    focal += [task.focal for task in (job.data.tasks or {}).values()]
+    plain = TrainingSection(
+        rounds=training.rounds,
+        sampling_rate=training.sampling_rate,
+        expected_batch_size=training.expected_batch_size,
+        learning_rate=training.learning_rate,
+        local_steps=training.local_steps,
+        average=LAST,
+    )
+    faults = {
+        f"training.rounds must be {rounds}: {section.exchanges} for each tree": (
+            training.rounds != rounds
+        ),
+        "training.local_steps must be 1": training.local_steps != 1,
+        "training has settings for gradients, beside rounds, local_steps, sampling_rate, "
+        "expected_batch_size and learning_rate": training != plain,
+        "server is for gradients": job.server != ServerSection(),
+        f"data.features.kind must be one of {', '.join(_FEATURES)}": (
+            job.data.features.kind not in _FEATURES
+        ),
+        "focal is for gradients": any(focal),
+        "encryption.range follows from the sums": job.encryption.range is not None,
+        "encryption.error_feedback is for gradients": job.encryption.error_feedback,
+        "privacy.clip_quantile is for gradients": (
+            privacy.noise != "none" and privacy.clip_quantile is not None
+        ),
+        "silos.NAME.workers and resources are for gradients": any(
+            silo.workers > 1 or silo.resources.gpus for silo in job.silos
+        ),
+    }
+    if found := [fault for fault, there in faults.items() if there]:
+        raise ValueError(f"model.kind trees: {'; '.join(found)}")

@@ -20,11 +20,13 @@ from blindsum.platform.data.computing import ALONE, Computing
 from blindsum.platform.data.feature_kind import Featurised
 from blindsum.platform.data.features import ColumnFeatures, features_of
 from blindsum.platform.data.files.arrow_types import plain
-from blindsum.platform.data.records import MAX_BATCH_BYTES, dense
+from blindsum.platform.data.own_features import DatasetFeatures
+from blindsum.platform.data.records import batch_size, dense
 from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.features_section import Columns, Descriptors, FeatureColumn
 from blindsum.platform.job.images_section import Images
 from blindsum.platform.job.labels_section import as_written
+from blindsum.platform.job.own_features_section import OwnFeatures
 from blindsum.platform.job.text_section import Text
 from blindsum.platform.prediction.calibration import Calibration
 from blindsum.platform.prediction.released import Released
@@ -40,6 +42,9 @@ PICTURE = bytes.fromhex(
     "9c636800000082008177cd72b60000000049454e44ae426082"
 )
 """A PNG of one grey pixel."""
+
+_OF_KIND = {"number": 0.0, "integer": 0, "text": "a text", "bytes": PICTURE, "numbers": [0.0]}
+"""Made-up values of the columns of `OwnFeatures`."""
 
 CALIBRATED = "calibrated_"
 """Begins the names of columns with calibrated probabilities."""
@@ -86,7 +91,7 @@ class Predictor:
     @property
     def numbers(self) -> set[str]:
         """The inputs that a CSV does not hold as text."""
-        if not isinstance(self._features, ColumnFeatures):
+        if not isinstance(self._features, ColumnFeatures | DatasetFeatures):
             return set()
         return {one.name for one in self.input_columns if not one.type.text_in_csv}
 
@@ -105,10 +110,24 @@ class Predictor:
         section = self._terms.features
         if isinstance(section, Columns):
             return {name: _example(one) for name, one in section.columns.items()}
+        if isinstance(section, OwnFeatures):
+            return {name: _OF_KIND[kind] for name, kind in section.columns.items()}
         (name,) = self.inputs
         if isinstance(section, Images | Text):
             return {name: PICTURE if isinstance(section, Images) else "a text"}
         return {name: "CCO" if self._features.smiles_column else [0]}
+
+    def predicted_example(self) -> pa.Table:
+        """Return two predictions such as `predict` returns them, for their names and types. What a
+        function of the job's own makes of a made-up record is not known: it is not called."""
+        example = pa.table({name: [one, one] for name, one in self.example().items()})
+        if not isinstance(self._features, DatasetFeatures):
+            return self.predict(example)
+        made = Featurised(
+            features=np.zeros((2, self._features.width), np.float32), usable=np.ones(2, np.bool_)
+        )
+        columns = self._predictions(self._outputs_of(made))
+        return pa.table({**columns, REASON: pa.nulls(2, pa.string())})
 
     def predict(
         self, table: pa.Table, path: Path = Path("the table"), computing: Computing = ALONE
@@ -170,7 +189,7 @@ class Predictor:
     def _outputs_of(self, made: Featurised) -> npt.NDArray[np.float32]:
         """Return the model's outputs, float32 [usable records, outputs]."""
         records = int(made.usable.sum())
-        size = max(1, MAX_BATCH_BYTES // (4 * self._features.width))
+        size = batch_size(made.features)
         parts = [np.zeros((0, self.model_outputs), np.float32)]
         with torch.no_grad():
             for start in range(0, records, size):

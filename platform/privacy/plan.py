@@ -17,7 +17,8 @@ from itertools import pairwise
 from typing import Any
 
 from blindsum.platform.errors import PrivacyError
-from blindsum.platform.job.schema import Job, LocalNoise, SharedNoise
+from blindsum.platform.job.privacy_section import LocalNoise, SharedNoise
+from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import (
     ACCOUNTANT,
     DISCRETISATION,
@@ -338,12 +339,17 @@ def _against(colluders: int) -> str:
     return f"holds even if {colluders} {'silo colludes' if colluders == 1 else 'silos collude'}"
 
 
-def describe(section: LocalNoise | SharedNoise) -> dict[str, str]:
-    """Return what a reader needs to judge an epsilon, for MLflow and the closing summary."""
-    mechanism = "DP-SGD, Gaussian noise added inside each silo"
+def describe(section: LocalNoise | SharedNoise, kind: str = "") -> dict[str, str]:
+    """Return what a reader needs to judge an epsilon, for MLflow and the closing summary.
+
+    Args:
+        kind: of model.
+    """
+    name = "sums of clipped derivatives for boosted trees" if kind == "trees" else "DP-SGD"
+    mechanism = f"{name}, Gaussian noise added inside each silo"
     if section.noise == "shared":
         mechanism = (
-            "DP-SGD over all silos: each adds a share of the Gaussian noise, then rounds; the "
+            f"{name} over all silos: each adds a share of the Gaussian noise, then rounds; the "
             f"guarantee {_against(section.colluders)}"
         )
     return {

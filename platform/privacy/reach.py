@@ -23,9 +23,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
-
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.local_steps import most_of_adam, most_of_momentum
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
@@ -82,13 +79,7 @@ def _greatest_noise(job: Job) -> float:
     return max([one.update_noise for one in found if one], default=0.0)
 
 
-def held_to(mean: npt.NDArray[np.float64], norm: float, reach: float) -> bool:
-    """Scale a mean update down to the reach, in place, and return whether it was beyond it.
-
-    Args:
-        norm: the mean's L2 norm.
-    """
-    if norm <= reach:
-        return False
-    mean *= reach / norm
-    return True
+def held_to(norm: float, reach: float) -> float:
+    """Return the factor that scales a mean update of that L2 norm down to the reach: 1 if it is
+    within it."""
+    return 1.0 if norm <= reach else reach / norm

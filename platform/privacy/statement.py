@@ -75,7 +75,7 @@ def privacy_statement(
         trust = {"simulation": SIMULATED} | trust
     if section.noise == "none" or not job.private:
         return _unprotected(job, trust)
-    described = describe(section)
+    described = describe(section, job.model.kind)
     exact = section.metrics_epsilon is None
     not_covered = ((f"held-out metrics: {EXACT_METRICS}",) if exact else ()) + NOT_COVERED
     parts: Statement = {

@@ -1,8 +1,9 @@
-"""The code of a `model.factory` as a silo's owner approved it.
+"""The code of a job's own functions, such as `model.factory`, as a silo's owner approved it.
 
-Approving a job builds its model on the owner's machine. Every file that this imports from the job's
-folder is copied into the silo's state folder and recorded by its SHA-256. The silo then imports the
-module from that copy, even if the driver sends another module with the same name.
+Approving a job builds its model on the owner's machine and imports every function that the job
+names. Every file that this imports from the job's folder is copied into the silo's state folder and
+recorded by its SHA-256. The silo then imports the modules from that copy, even if the driver sends
+another module with the same name.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -23,12 +24,14 @@ from blindsum.platform.errors import ConsentError, LedgerError
 INSTALLED = "installed:"
 
 
-def imported_from(folder: Path, build: Callable[[], Any], module: str) -> dict[str, str]:
+def imported_from(
+    folder: Path, build: Callable[[], Any], modules: Collection[str]
+) -> dict[str, str]:
     """Call `build`, and return the SHA-256 of every file that it imported from the job's folder.
 
     Args:
-        module: the factory's module. If it lies outside the job's folder, its whole package is
-            recorded as installed.
+        modules: those of the job's own functions. If one lies outside the job's folder, its whole
+            package is recorded as installed.
     """
     before = set(sys.modules)
     build()
@@ -37,10 +40,12 @@ def imported_from(folder: Path, build: Callable[[], Any], module: str) -> dict[s
     for name, one in list(sys.modules.items()):
         path = _source(one)
         mine = path is not None and path.is_relative_to(root) and "site-packages" not in path.parts
-        if path and mine and (name not in before or name == module) and name != "__main__":
+        if path and mine and (name not in before or name in modules) and name != "__main__":
             found[str(path.relative_to(root))] = _digest(path)
-    if not found and (path := _source(sys.modules.get(module))):
-        found[INSTALLED + module] = _package_digest(path, module)
+    for module in modules:
+        path = _source(sys.modules.get(module))
+        if path and not (path.is_relative_to(root) and str(path.relative_to(root)) in found):
+            found[INSTALLED + module] = _package_digest(path, module)
     return found
 
 
@@ -99,8 +104,8 @@ def import_approved(state: Path, approval: str, code: Mapping[str, str]) -> None
         )
         if not intact:
             raise ConsentError(
-                f"the code of model.factory ({module}) is not the code that this silo's owner "
-                "approved",
+                f"the code of the job's own functions ({module}) is not the code that this silo's "
+                "owner approved",
                 "Read it, and approve the job again: blindsum approve JOB --silo NAME.",
             )
     for name in [n for n in sys.modules if n.partition(".")[0] in names]:

@@ -12,16 +12,22 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.model_section import Factory, Model
+from blindsum.platform.job.own_code import modules_of
 from blindsum.platform.job.paths import MODEL
 from blindsum.platform.prediction.predictor import Predictor
-from blindsum.platform.prediction.released import read_released
+from blindsum.platform.prediction.released import Terms, read_released, tokenizer_of
 
 NEEDED = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "scipy")
 """The packages that a prediction needs, beside this package's own code and MLflow."""
 
-MORE = {"descriptors": ("rdkit",), "ecfp": ("rdkit",), "images": ("pillow",)}
+MORE = {
+    **dict.fromkeys(("descriptors", "ecfp", "graphs"), ("rdkit",)),
+    "images": ("pillow",),
+}
 """The packages that some kinds of features need too."""
+
+OF_MODELS = {"huggingface": ("transformers",)}
+"""Those that some kinds of models need. Adapters need none: they are part of the weights."""
 
 
 def log_released(content: bytes, uri: str, run_id: str, round: int) -> None:
@@ -46,19 +52,21 @@ def _log(path: Path, uri: str, run_id: str, round: int) -> None:
     # Two records: with one alone, MLflow would take a list's length for fixed.
     example = pa.table({k: [v, v] for k, v in predictor.example().items()})
     given = example.to_pandas()
-    predicted = predictor.predict(example).to_pandas().assign(reason="")  # a text, not a gap
+    predicted = predictor.predicted_example().to_pandas().assign(reason="")  # a text, not a gap
     with warnings.catch_warnings():
         # The contract says which columns may have gaps; those are floats in the example.
         warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer", UserWarning)
         signature = infer_signature(given, predicted)
-    needed = [*NEEDED, *MORE.get(released.terms.features.kind, ())]
+    terms = released.terms
+    needed = [*NEEDED, *MORE.get(terms.features.kind, ()), *OF_MODELS.get(terms.model.kind, ())]
+    needed += ["tokenizers"] if tokenizer_of(terms.features) else []
     mlflow.set_tracking_uri(uri)
     with mlflow.start_run(run_id=run_id, log_system_metrics=False):
         mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"released": str(path)},
-            code_paths=[_own_code(path.parent), *_of_factory(released.terms.model)],
+            code_paths=[_own_code(path.parent), *_of_own(released.terms)],
             step=round,
             metadata={"blindsum.average": released.terms.average},
             input_example=given,
@@ -91,9 +99,9 @@ def _source(module: str) -> str:
     return str(path.parent if path.name == "__init__.py" else path)
 
 
-def _of_factory(model: Model) -> list[str]:
-    """Return the code that builds the model, unless it is installed where packages are."""
-    if not isinstance(model, Factory):
-        return []
-    found = _source(model.factory.partition(":")[0].partition(".")[0])
-    return [] if "site-packages" in Path(found).parts else [found]
+def _of_own(terms: Terms) -> list[str]:
+    """Return the job's own code that a prediction needs, unless it is installed where packages
+    are."""
+    tops = [module.partition(".")[0] for module in modules_of(terms.own_functions.values())]
+    found = [_source(top) for top in dict.fromkeys(tops)]
+    return [one for one in found if "site-packages" not in Path(one).parts]

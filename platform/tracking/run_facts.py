@@ -31,6 +31,9 @@ NOTE = "mlflow.note.content"
 """The tag that MLflow shows as the description of a run or an experiment."""
 
 _PARAM_LIMIT = 6000
+_OF_KIND = {"number": "double", "integer": "long", "text": "string", "bytes": "binary"}
+"""MLflow's types for the columns of a job's own dataset. It has none for lists."""
+
 _MOST_COLUMNS = 1000
 """The most columns of a dataset's schema. MLflow's page lists them one below the other."""
 
@@ -94,7 +97,9 @@ def run_tags(job: Job) -> dict[str, str]:
         else "unbounded",
     }
     if job.privacy.noise != "none" and private:
-        tags |= {f"privacy.{key}": value for key, value in describe(job.privacy).items()}
+        tags |= {
+            f"privacy.{key}": value for key, value in describe(job.privacy, job.model.kind).items()
+        }
     commit = code_commit()
     return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
@@ -161,11 +166,14 @@ def dataset_of(job: Job) -> DatasetInput:
 
 def _schema(job: Job) -> str | None:
     features, columns = job.data.features, sorted(job.data.inputs)
-    if features.kind == "fingerprint" or len(columns) > _MOST_COLUMNS:
+    lists = features.kind == "factory" and "numbers" in features.columns.values()
+    if features.kind == "fingerprint" or lists or len(columns) > _MOST_COLUMNS:
         return None
     types = dict.fromkeys(columns, "string")
     if features.kind == "columns":
         types = {name: _type(one) for name, one in features.columns.items()}
+    if features.kind == "factory":
+        types = {name: _OF_KIND[kind] for name, kind in features.columns.items()}
     return json.dumps(
         {"mlflow_colspec": [{"name": n, "type": types[n], "required": True} for n in columns]}
     )
@@ -186,6 +194,8 @@ def _features(job: Job) -> str:
 
         count, width = len(features.columns), features_of(features).width
         return f"{count} columns" + (f", {width} features" if width != count else "")
+    if features.kind == "factory":
+        return f"the dataset {features.function}"
     return f"features of kind {features.kind}"
 
 
@@ -205,6 +215,8 @@ def _model(job: Job) -> str:
         "linear": "a linear model",
         "cnn": "a convolutional network",
         "transformer": "a transformer",
+        "trees": "boosted trees",
+        "dmpnn": "a network of messages along bonds",
     }
     return names.get(job.model.kind, "a multilayer perceptron")
 

@@ -34,6 +34,7 @@ from blindsum.platform.training.models import (
     set_private,
 )
 from blindsum.platform.training.vector import Vector
+from blindsum.platform.training.vector_room import IN_MEMORY, VectorRoom, blocks
 
 Head = tuple[npt.NDArray[np.float32], ...]
 
@@ -52,19 +53,25 @@ class Averaged:
     head: Head = field(default=(), repr=False)
 
 
-def averaged(rule: Average, before: Averaged, model: nn.Module, round: int) -> Averaged:
+def averaged(
+    rule: Average,
+    before: Averaged,
+    model: nn.Module,
+    round: int,
+    room: VectorRoom = IN_MEMORY,
+) -> Averaged:
     """Return the average after a round.
 
     Args:
         before: the average after the round before; not used in round 1.
         model: the model with the parameters after that round.
+        room: where the average lies.
     """
     share = newest_share(rule, round)
-    pairs = zip(before.head, get_private(model), strict=True)
-    return Averaged(
-        shared=_moved(before.shared, get_parameters(model), share),
-        head=tuple(_moved(old, new, share) for old, new in pairs),
-    )
+    newest = of_model(model, room)
+    pairs = zip([before.shared, *before.head], [newest.shared, *newest.head], strict=True)
+    shared, *head = (_moved(old, new, share) for old, new in pairs)
+    return Averaged(shared=shared, head=tuple(head))
 
 
 def newest_share(rule: Average, round: int) -> float:
@@ -79,15 +86,21 @@ def newest_share(rule: Average, round: int) -> float:
     return 1.0 / weights
 
 
-def of_model(model: nn.Module) -> Averaged:
+def of_model(model: nn.Module, room: VectorRoom = IN_MEMORY) -> Averaged:
     """Return a model's present parameters as an average of one model."""
-    return Averaged(shared=get_parameters(model), head=get_private(model))
+    return Averaged(shared=get_parameters(model, room), head=get_private(model))
 
 
 @contextmanager
-def showing(model: nn.Module, average: Averaged) -> Iterator[nn.Module]:
-    """Let the model have the average's parameters for a while, to evaluate or save it."""
-    newest = of_model(model)
+def showing(
+    model: nn.Module, average: Averaged, room: VectorRoom = IN_MEMORY
+) -> Iterator[nn.Module]:
+    """Let the model have the average's parameters for a while, to evaluate or save it.
+
+    Args:
+        room: where the model's own parameters lie meanwhile.
+    """
+    newest = of_model(model, room)
     load(model, average)
     try:
         yield model
@@ -104,9 +117,12 @@ def load(model: nn.Module, average: Averaged) -> None:
 def _moved(
     old: npt.NDArray[np.float32], new: npt.NDArray[np.float32], share: float
 ) -> npt.NDArray[np.float32]:
-    """Return the old values moved by that share of the way to the new ones."""
+    """Return the old values moved by that share of the way to the new ones, in the new ones'
+    place."""
     if share == 1.0:
         return new  # exactly, and even if the old values are not finite
-    step = (new.astype(np.float64) - old) * share
-    moved: npt.NDArray[np.float32] = (old + step).astype(np.float32)
-    return moved
+    moved, start = new.reshape(-1), old.reshape(-1)
+    for where in blocks(moved.size, moved, start):
+        step = (moved[where].astype(np.float64) - start[where]) * share
+        moved[where] = start[where] + step
+    return moved.reshape(new.shape)

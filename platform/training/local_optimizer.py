@@ -22,11 +22,18 @@ class LocalOptimizer:
     Args:
         parameters: the model's trainable parameters, changed in place.
         rate: the round's learning rate.
+        corrections: what each step adds to its direction, of each parameter or none
+            (`blindsum.platform.training.control_variates`).
     """
 
     def __init__(
-        self, training: TrainingSection, parameters: Sequence[Tensor], rate: float
+        self,
+        training: TrainingSection,
+        parameters: Sequence[Tensor],
+        rate: float,
+        corrections: Sequence[Tensor | None] = (),
     ) -> None:
+        self._corrections = corrections
         self._training, self._parameters, self._rate = training, parameters, rate
         self._steps = 0
         first, second = training.optimizer != "sgd", training.optimizer == "adam"
@@ -50,6 +57,8 @@ class LocalOptimizer:
                     p.sub_(total, alpha=self._rate / divisor)
                 else:
                     p.sub_(self._direction(i, total / divisor), alpha=self._rate)
+                if self._corrections and (correction := self._corrections[i]) is not None:
+                    p.add_(correction, alpha=self._rate)
 
     def _direction(self, i: int, gradient: Tensor) -> Tensor:
         beta = self._training.momentum

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Target, Tasks
+from blindsum.platform.job.schema import Job
+from blindsum.platform.training.own_loss import own_loss
 
 _LEAST = 1e-12
 """Least share of a focal loss: the slope of a power below 1 has no bound at zero."""
@@ -28,11 +29,17 @@ def classification(outputs: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, labels, reduction="none")
 
 
-def record_loss(contract: DataSection, own: Tasks) -> RecordLoss:
-    """Return the loss of a job's records in a silo with these private tasks."""
-    if contract.target is None:
-        return MultiTask({**(contract.tasks or {}), **own})
-    target = contract.target
+def record_loss(job: Job, own: Tasks) -> RecordLoss:
+    """Return the loss of a job's records in a silo with these private tasks.
+
+    Raises:
+        ModelError: the job's own loss cannot be used (`own_loss`).
+    """
+    if job.training.loss:
+        return own_loss(job, job.training.loss)
+    if job.data.target is None:
+        return MultiTask({**(job.data.tasks or {}), **own})
+    target = job.data.target
     return WeightedClasses(target) if target.class_weights or target.focal else classification
 
 

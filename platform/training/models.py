@@ -7,10 +7,9 @@ parameters of a private head never leave the silo.
 from __future__ import annotations
 
 import copy
-import importlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -22,20 +21,32 @@ from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.model_section import (
     Cnn,
+    Dmpnn,
     Factory,
+    GraphSize,
+    HuggingFace,
     Input,
     Model,
     Shape,
     Tokens,
     Transformer,
 )
+from blindsum.platform.job.own_code import FACTORY, own_function
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.tensors import Tensors
+from blindsum.platform.training.adapters import adapt, head_of, refuse_unused
+from blindsum.platform.training.buffers import digest_with_buffers, refuse_running_state
 from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
 from blindsum.platform.training.dp_layers import refuse_mixing_layers
+from blindsum.platform.training.graphs import Graphs, dmpnn
+from blindsum.platform.training.hugging_face import LanguageModel, language_model
+from blindsum.platform.training.named_tensors import NamedTensors
 from blindsum.platform.training.pretrained import begin_with, freeze
 from blindsum.platform.training.sequences import Encoder, Sequences
 from blindsum.platform.training.torch_random import forked_random
+from blindsum.platform.training.trees.forest import Forest
 from blindsum.platform.training.vector import Vector, digest
+from blindsum.platform.training.vector_room import IN_MEMORY, VectorRoom, blocks
 
 
 def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Module:
@@ -85,21 +96,35 @@ def build_model(
         if section.weights:
             begin_with(model, section.weights)
         model = _assembled(model, section, outputs, own)
-    _refuse_state(model)
-    if private and isinstance(section, Factory):  # the built-in models always pass
-        refuse_mixing_layers(model)
-    if isinstance(section, Factory):
-        _check_output(model, section.factory, _values(record), outputs)
+    _refuse_parameters(model)
+    refuse_running_state(model, dense(_values(record)))
+    if isinstance(section, Factory | HuggingFace):  # Blindsum's own models always pass
+        named = repr(section.factory) if isinstance(section, Factory) else section.kind
+        if private:
+            refuse_mixing_layers(model)
+        _check_output(model, named, _values(record), outputs)
+    if section.lora:
+        refuse_unused(model, dense(_values(record)))
     return model
 
 
 def _values(record: Input) -> int:
-    return record.length if isinstance(record, Tokens) else math.prod(record)
+    return math.prod(record) if isinstance(record, tuple) else record.values
 
 
 def _assembled(model: nn.Module, section: Model, outputs: int, own: int | None) -> nn.Module:
     freeze(model, section.freeze)
+    if section.lora:
+        model = adapt(model, section.lora, head_names(model, max(outputs, 1)))
     return model if own is None else WithHeads(model, outputs, own)
+
+
+def head_names(model: nn.Module, outputs: int) -> list[str]:
+    """Return the names of the modules that turn what a model has found into its outputs; none if
+    they are not known, or are the whole model."""
+    if isinstance(model, Sequences) and isinstance(model.model, LanguageModel):
+        return [f"model.{name}" for name in model.model.head]
+    return head_of(model, outputs)
 
 
 class Counted(NamedTuple):
@@ -164,43 +189,73 @@ def private_parameters(model: nn.Module) -> list[nn.Parameter]:
     return list(model.private.parameters())
 
 
-def get_parameters(model: nn.Module) -> Vector:
-    """Return a copy of all shared trainable parameters, float32 [parameters]."""
-    with torch.no_grad():
-        flat = [p.detach().reshape(-1) for p in shared_parameters(model) if p.requires_grad]
-        return torch.cat(flat).cpu().numpy().astype(np.float32, copy=True)
+def parameter_count(model: nn.Module) -> int:
+    """Return the number of shared trainable parameters."""
+    return sum(p.numel() for p in shared_parameters(model) if p.requires_grad)
+
+
+def get_parameters(model: nn.Module, room: VectorRoom = IN_MEMORY) -> Vector:
+    """Return a copy of all shared trainable parameters, float32 [parameters].
+
+    Args:
+        room: where the copy lies.
+    """
+    return _flat([p for p in shared_parameters(model) if p.requires_grad], room)
 
 
 def initial_digest(model: nn.Module) -> str:
     """Return the SHA-256 of all shared parameters, including frozen ones, in hex. Silos compare it
     before round 1."""
-    with torch.no_grad():
-        flat = [p.detach().reshape(-1) for p in shared_parameters(model)]
-        return digest(torch.cat(flat).cpu().numpy())
+    flat = digest(*(p.detach().cpu().numpy() for p in shared_parameters(model)))
+    return digest_with_buffers(model, flat)
 
 
 def set_parameters(model: nn.Module, vector: Vector) -> None:
     """Load shared trainable parameters, float32 [parameters], into the model."""
-    trainable = [p for p in shared_parameters(model) if p.requires_grad]
-    with torch.no_grad():
-        for p, part in zip(trainable, split_as(trainable, vector), strict=True):
-            p.copy_(part)
+    _load([p for p in shared_parameters(model) if p.requires_grad], vector)
 
 
 def get_trainable(model: nn.Module) -> Vector:
     """Return a copy of all trainable parameters, shared and private, float32 [parameters], in the
     order of `parameters()`."""
-    with torch.no_grad():
-        flat = [p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]
-        return torch.cat(flat).cpu().numpy().astype(np.float32, copy=True)
+    return _flat([p for p in model.parameters() if p.requires_grad], IN_MEMORY)
 
 
 def set_trainable(model: nn.Module, vector: Vector) -> None:
     """Load what `get_trainable` returned into a model of the same kind."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    with torch.no_grad():
-        for p, part in zip(trainable, split_as(trainable, vector), strict=True):
-            p.copy_(part)
+    _load([p for p in model.parameters() if p.requires_grad], vector)
+
+
+def _flat(parameters: Sequence[torch.Tensor], room: VectorRoom) -> Vector:
+    vector = room.zeros(sum(p.numel() for p in parameters))
+    for p, part in _pairs(parameters, vector):
+        values = p.detach().reshape(-1)
+        for where in blocks(part.size, vector):
+            part[where] = values[where].cpu().numpy()
+    return vector
+
+
+def _load(parameters: Sequence[torch.Tensor], vector: Vector) -> None:
+    for p, part in _pairs(parameters, vector):
+        # Copies, because a vector that crossed Ray is read-only.
+        if not p.is_contiguous():
+            p.detach().copy_(torch.from_numpy(part.reshape(p.shape).copy()))
+            continue
+        values = p.detach().view(-1)
+        for where in blocks(part.size, vector):
+            values[where].copy_(torch.from_numpy(part[where].copy()))
+
+
+def _pairs(
+    parameters: Sequence[torch.Tensor], vector: Vector
+) -> Iterator[tuple[torch.Tensor, Vector]]:
+    """Yield each parameter with its part of a flat vector, a view."""
+    sizes = [p.numel() for p in parameters]
+    if vector.shape != (sum(sizes),):
+        raise ValueError(f"a vector of shape {vector.shape} for {sum(sizes)} parameters")
+    stops = list(itertools.accumulate(sizes))
+    for p, size, stop in zip(parameters, sizes, stops, strict=True):
+        yield p, vector[stop - size : stop]
 
 
 def split_as(parameters: Sequence[torch.Tensor], vector: Vector) -> list[torch.Tensor]:
@@ -227,18 +282,34 @@ def _build(section: Model, record: Input, outputs: int) -> nn.Module:
     if isinstance(record, Tokens):
         if isinstance(section, Transformer):
             return Sequences(Encoder(section, record, outputs), record)
+        if isinstance(section, HuggingFace):
+            return Sequences(language_model(section, record, outputs), record)
         if not isinstance(section, Factory):
             raise ModelError(f"model.kind {section.kind} cannot read texts")
         return Sequences(_made(section, record, outputs), record)
+    if isinstance(record, GraphSize):
+        if isinstance(section, Dmpnn):
+            return dmpnn(section, record, outputs)
+        if not isinstance(section, Factory):
+            raise ModelError(f"model.kind {section.kind} cannot read graphs")
+        return nn.Sequential(Graphs(record), _made(section, record, outputs))
+    if isinstance(record, Tensors):
+        if not isinstance(section, Factory):
+            raise ModelError(f"model.kind {section.kind} cannot read tensors by name")
+        return NamedTensors(_made(section, dict(record.of), outputs), record)
     return _of_shape(section, record, outputs)
 
 
 def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
     features = math.prod(shape)
-    if section.kind == "transformer":
-        raise ModelError("model.kind transformer reads texts only")
+    if section.kind == "transformer" or section.kind == "huggingface":
+        raise ModelError(f"model.kind {section.kind} reads texts only")
+    if section.kind == "dmpnn":
+        raise ModelError("model.kind dmpnn reads graphs only")
     if section.kind == "linear":
         return nn.Linear(features, outputs)
+    if section.kind == "trees":
+        return Forest(section.trees, outputs, section.max_depth)
     if section.kind == "cnn":
         return _convolutions(section, shape, outputs)
     if section.kind == "mlp":
@@ -251,20 +322,12 @@ def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
     return model if len(shape) == 1 else nn.Sequential(nn.Unflatten(1, shape), model)
 
 
-def _made(section: Factory, record: int | Input, outputs: int) -> nn.Module:
+def _made(section: Factory, record: object, outputs: int) -> nn.Module:
     """Return what a job's own function makes."""
-    name, _, function = section.factory.partition(":")
-    try:
-        factory = getattr(importlib.import_module(name), function)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
-        raise ModelError(
-            f"model.factory {section.factory!r} cannot be imported ({type(error).__name__}: "
-            f"{error})",
-            "It must be installed or in the working directory on every silo's node.",
-        ) from None
+    factory = own_function(FACTORY, section.factory)
     try:
         model = factory(record, outputs)
-    except (Exception, SystemExit) as error:  # noqa: BLE001
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code
         raise ModelError(
             f"model.factory {section.factory!r} failed with {type(error).__name__}: {error}"
         ) from None
@@ -293,14 +356,14 @@ def _convolutions(section: Cnn, shape: Shape, outputs: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -> None:
+def _check_output(model: nn.Module, named: str, features: int, outputs: int) -> None:
     for records in (3, 1, 0):  # a Poisson sample can be empty
         try:
             with torch.no_grad():
                 output = model(torch.zeros(records, features))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code
             raise ModelError(
-                f"the model of {factory!r} fails on {records} records of {features} features: "
+                f"the model of {named} fails on {records} records of {features} features: "
                 f"{type(error).__name__}: {error}",
                 ""
                 if records
@@ -310,13 +373,13 @@ def _check_output(model: nn.Module, factory: str, features: int, outputs: int) -
         shape = tuple(getattr(output, "shape", ()))
         if shape != (records, outputs) or not output.is_floating_point():
             raise ModelError(
-                f"the model of {factory!r} returns shape {shape}, "
+                f"the model of {named} returns shape {shape}, "
                 f"expected ({records}, {outputs}) of float32"
             )
-    _refuse_mixing(model, factory, features)
+    _refuse_mixing(model, named, features)
 
 
-def _refuse_mixing(model: nn.Module, factory: str, features: int) -> None:
+def _refuse_mixing(model: nn.Module, named: str, features: int) -> None:
     """Raise ModelError if a record's output depends on the other records of its batch."""
     # Random weights, because a last layer that starts at zero would hide the layers below it.
     tried = copy.deepcopy(model)
@@ -325,13 +388,13 @@ def _refuse_mixing(model: nn.Module, factory: str, features: int) -> None:
             p.normal_(0.0, 0.5)
     if mixes(tried, dense(features)):
         raise ModelError(
-            f"the model of {factory!r} mixes the records of a batch: one record's output "
+            f"the model of {named} mixes the records of a batch: one record's output "
             "changes with the others",
             MEND,
         )
 
 
-def _refuse_state(model: nn.Module) -> None:
+def _refuse_parameters(model: nn.Module) -> None:
     if not any(p.requires_grad for p in model.parameters()):
         raise ModelError("the model has no trainable parameters")
     for name, p in model.named_parameters():
@@ -339,10 +402,3 @@ def _refuse_state(model: nn.Module) -> None:
             raise ModelError(f"parameter '{name}' starts with NaN or infinite values")
         if p.dtype != torch.float32:
             raise ModelError(f"parameter '{name}' is {p.dtype}", "Use torch.float32.")
-    for name, module in model.named_modules():
-        if any(True for _ in module.buffers(recurse=False)):
-            raise ModelError(
-                f"layer '{name}' ({type(module).__name__}) keeps running state besides its "
-                "parameters; silos' models would differ, and the state is not protected",
-                "Replace BatchNorm by GroupNorm or LayerNorm.",
-            )

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.model_section import Weights
+from blindsum.platform.job.begun_section import Weights
 from blindsum.platform.job.paths import WEIGHTS, home_folder, public_file
 
 MOST_NAMED = 5

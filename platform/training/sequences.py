@@ -23,11 +23,16 @@ class Sequences(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the model's outputs. Values that are no such numbers, as made-up records have them
         with which a model is tried, count as any."""
-        x = x.detach()
-        allowed = (x == x.round()) & (x >= 0) & (x < self._vocabulary)
-        ids = torch.where(allowed, x, (x * 997).abs() % self._vocabulary).long()
-        found: Tensor = self.model(ids)
+        found: Tensor = self.model(whole_numbers(x, self._vocabulary))
         return found
+
+
+def whole_numbers(x: Tensor, below: int) -> Tensor:
+    """Return whole numbers from 0 to `below` - 1 that are kept as float32, as int64 in the same
+    shape. Other values become any of these."""
+    x = x.detach()
+    allowed = (x == x.round()) & (x >= 0) & (x < below)
+    return torch.where(allowed, x, (x * 997).abs() % below).long()
 
 
 class Encoder(nn.Module):

@@ -8,50 +8,92 @@ processors get the same bits.
 
 from __future__ import annotations
 
+from typing import NamedTuple, Protocol
+
 import numpy as np
 import numpy.typing as npt
 
 from blindsum.platform.job.training_section import ServerSection
+from blindsum.platform.training.subset import Subset
 from blindsum.platform.training.vector import Vector
+from blindsum.platform.training.vector_room import IN_MEMORY, VectorRoom, blocks
+
+Doubles = npt.NDArray[np.float64]
 
 ADAM_BETA2 = 0.99
 ADAM_TAU = 1e-3
 
 
+class MeanUpdate(Protocol):
+    """The silos' mean change of the parameters. An array is one."""
+
+    def __getitem__(self, where: slice, /) -> npt.NDArray[np.float64]:
+        """Return the change of a range of the parameters."""
+
+
 class ServerOptimizer:
-    """The server's optimizer. Its state (momentum) is float64 and the same in every silo."""
+    """The server's optimizer. Its state (momentum) is float64 and the same in every silo.
 
-    def __init__(self, section: ServerSection, parameters: int) -> None:
-        self._section = section
-        self._first = np.zeros(parameters, np.float64)
-        self._second = np.full(parameters, ADAM_TAU**2, np.float64)
+    Args:
+        room: where the state and the models lie.
+    """
 
-    @property
-    def state(self) -> tuple[npt.NDArray[np.float64], ...]:
-        """The state on which the next step depends, besides the model."""
-        return {"sgd": (), "momentum": (self._first,), "adam": (self._first, self._second)}[
-            self._section.optimizer
-        ]
+    def __init__(
+        self, section: ServerSection, parameters: int, room: VectorRoom = IN_MEMORY
+    ) -> None:
+        self._section, self._room = section, room
+        kept = {"sgd": 0, "momentum": 1, "adam": 2}[section.optimizer]
+        self.state: tuple[npt.NDArray[np.float64], ...] = tuple(
+            room.zeros(parameters, np.float64) for _ in range(kept)
+        )
+        """The state on which the next step depends, besides the model. A step replaces it."""
+        if kept == 2:
+            self.state[1][:] = ADAM_TAU**2
 
-    @state.setter
-    def state(self, state: tuple[npt.NDArray[np.float64], ...]) -> None:
-        for name, one in zip(("_first", "_second"), state, strict=False):
-            setattr(self, name, one)
+    def apply(self, model: Vector, mean_update: MeanUpdate, subset: Subset | None = None) -> Vector:
+        """Return the next global model, float32 [parameters].
 
-    def apply(self, model: Vector, mean_update: npt.NDArray[np.float64]) -> Vector:
-        """Return the next global model, float32 [parameters]."""
-        rate, beta = self._section.learning_rate, self._section.momentum
+        Args:
+            subset: the parameters that change, in the order of `mean_update`; all by default. The
+                others keep their values and their part of the state.
+
+        Raises:
+            DataError: there is no room for it.
+        """
+        before, start = self.state, self._room.copy if subset else self._room.like
+        following, after = start(model), tuple(start(one) for one in before)
+        mapped = (model, following, *before, *after)
+        whole = ((where, where) for where in blocks(model.size, *mapped))
+        for where, at in subset.groups(*mapped) if subset else whole:
+            steps = self._step([one[where] for one in before], mean_update[at])
+            for one, new in zip(after, steps.state, strict=True):
+                one[where] = new
+            following[where] = self._moved(model[where], steps.step)
+        self.state = after
+        return following
+
+    def _step(self, state: list[Doubles], mean: Doubles) -> _Step:
+        beta = self._section.momentum
         if self._section.optimizer == "sgd":
-            step = mean_update
-        elif self._section.optimizer == "momentum":
-            self._first = self._first * beta + mean_update
-            step = self._first
-        else:
-            self._first = self._first * beta + mean_update * (1 - beta)
-            self._second = self._second * ADAM_BETA2 + mean_update * mean_update * (1 - ADAM_BETA2)
-            step = self._first / (np.sqrt(self._second) + ADAM_TAU)
+            return _Step(mean, ())
+        if self._section.optimizer == "momentum":
+            first = state[0] * beta + mean
+            return _Step(first, (first,))
+        first = state[0] * beta + mean * (1 - beta)
+        second = state[1] * ADAM_BETA2 + mean * mean * (1 - ADAM_BETA2)
+        return _Step(first / (np.sqrt(second) + ADAM_TAU), (first, second))
+
+    def _moved(self, model: Vector, step: Doubles) -> Doubles:
+        rate = self._section.learning_rate
         kept = model.astype(np.float64)
         if self._section.weight_decay:
             kept = kept * (1 - rate * self._section.weight_decay)
-        following: Vector = (kept + step * rate).astype(np.float32)
-        return following
+        moved: Doubles = kept + step * rate
+        return moved
+
+
+class _Step(NamedTuple):
+    """A step of a range of the parameters, and the optimizer's state there after it."""
+
+    step: Doubles
+    state: tuple[Doubles, ...]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
-from blindsum.platform.training.vector import Vector
+import numpy.typing as npt
 
 
 class Protection(Enum):
@@ -21,7 +22,8 @@ class Update:
     """One silo's contribution to one round.
 
     Attributes:
-        values: float32 [parameters]. A change of the parameters, or a sum of clipped gradients.
+        values: float32 [parameters]. A change of the parameters, or a sum of clipped gradients. Of
+            trees float64 [sent values]: sums, or sums in units of a change.
         unit: the change of the parameters that a value of 1 stands for: 1 for a change, and
             -learning_rate / expected_batch_size for a sum of gradients.
         protected_by: the protection of the values. Values with `SHARES_TO_ADD` leave the silo only
@@ -30,7 +32,7 @@ class Update:
             plan.
     """
 
-    values: Vector = field(repr=False)
+    values: npt.NDArray[Any] = field(repr=False)
     unit: float
     protected_by: Protection
     unclipped: float = field(default=0.0, repr=False)

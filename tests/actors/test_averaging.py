@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from blindsum.actors.codec import decoded_vector
+from blindsum.actors.codec import decoded_models
 from blindsum.actors.federation import Federation
 from blindsum.actors.messages import ApplyReport
 from blindsum.actors.silo import Silo
@@ -44,7 +44,8 @@ def test_what_is_evaluated_and_released_is_the_average_and_training_goes_on_with
     silo = consortium.silos["alder"]
     rule = consortium.silos["alder"]._job.training.average
     expected, losses = direct_weights(rule, 3) @ np.array(seen), []
-    round, released = decoded_vector(silo.release(3))
+    round, (released, newest) = decoded_models(silo.release(3))
+    np.testing.assert_array_equal(newest, seen[-1])
     assert round == 3 and silo.release(1) is None
     np.testing.assert_allclose(released, expected, rtol=1e-5, atol=1e-6)
     assert np.array_equal(released, seen[-1]) == (average == "none")
@@ -118,8 +119,9 @@ class Drifting(Silo):
             return replace(report, model_digest="0" * 64)
         return report
 
-    def _move_on(self, own: Any, round: int, mean: Any) -> None:
-        super()._move_on(own, round, mean)
+    def _move_on(self, own: Any, sent: Any, mean: Any) -> None:
+        super()._move_on(own, sent, mean)
+        round = sent.exchange.round
         if self.name == "birch" and round == 2 and not self.says:
             now = self._model
             moved = Averaged(shared=np.nextafter(now.average.shared, np.float32(9)))

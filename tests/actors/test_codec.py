@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blindsum.actors.codec import decoded, decoded_vector, encoded, encoded_vector
+from blindsum.actors.codec import decoded, decoded_models, encoded, encoded_models
 from blindsum.actors.messages import ApplyReport, SiloSpec, TrainReport
 from blindsum.actors.shell import shell
 from blindsum.actors.silo import Silo
@@ -99,11 +99,13 @@ def test_every_message_comes_back_as_it_was(make_job: MakeJob, tmp_path: Path) -
     identities = {"alder": b"\0\xff" * 9}
     assert decoded(encoded(identities), dict[SiloName, bytes]) == identities
     assert decoded(encoded(7), int) == 7 and decoded(encoded(None), Exchange | None) is None  # type: ignore[arg-type]
-    round, vector = decoded_vector(encoded_vector(3, np.arange(5, dtype=np.float32)))
-    assert round == 3 and vector.tolist() == [0, 1, 2, 3, 4]
-    for bad in (None, b"1234567", b"12345678x", "text"):
-        with pytest.raises(FederationError, match="the bytes of a model"):
-            decoded_vector(bad)
+    one = np.arange(5, dtype=np.float32)
+    round, models = decoded_models(encoded_models(3, one, one + 1))
+    assert round == 3 and models.tolist() == [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]]
+    whole = encoded_models(3, one, one)
+    for bad in (None, b"1234567", whole + b"x", whole[:-4], bytes(8), b"\xff" * 40, "text"):
+        with pytest.raises(FederationError, match="the bytes of models"):
+            decoded_models(bad)
 
 
 def test_what_is_no_such_message_is_refused(make_job: MakeJob, tmp_path: Path) -> None:

@@ -268,9 +268,9 @@ def test_a_late_silo_ends_a_run_at_its_quorum_and_the_model_is_still_there(start
     with pytest.raises(SiloLost, match="silo 'cedar', round 2: no answer within 1 s"):
         one.run_round(2)
     assert time.monotonic() - begun < 20
-    assert digest(one.release(1, last.model_digest).vector) == last.model_digest
+    assert digest(one.release(1, last.state_digest).vector) == last.model_digest
     with pytest.raises(FederationError, match="no silo is left that has the model after round 2"):
-        one.release(2, last.model_digest, timeout_s=1)
+        one.release(2, last.state_digest, timeout_s=1)
     # A KeyboardInterrupt swallowed by some destructor must not leave the run waiting either.
     one._waiting._interrupted.set()
     with pytest.raises(KeyboardInterrupt):
@@ -313,7 +313,7 @@ def test_two_verified_aggregators_adapt_the_range_until_one_adds_to_its_sum(
     one._aggregators[0].kill()
     with pytest.raises(AggregatorLost, match="aggregator 1 of 2's process died"):
         one._attempt(3, 3)
-    assert one.release(2, reports[1].model_digest).round == 2
+    assert one.release(2, reports[1].state_digest).round == 2
     with pytest.raises(FederationError, match="no silo is left"):
         one.release(2, "a digest that the silos did not agree on")
 

@@ -166,7 +166,7 @@ def test_a_run_survives_processes_that_are_killed_and_ends_below_its_quorum(
     one.job = one.job.model_copy(update={"deadlines": deadlines})
     with pytest.raises(SiloLost, match="silo 'cedar', round 3: no answer within 2 s"):
         one.run_round(3)
-    release = one.release(2, last.model_digest)  # the other is not stuck behind it
+    release = one.release(2, last.state_digest)  # the other is not stuck behind it
     assert digest(release.vector) == last.model_digest
     os.close(reader)
 

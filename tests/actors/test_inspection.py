@@ -187,7 +187,7 @@ def test_class_weights_move_the_trained_model(
         one.inspect()
         one.exchange_keys()
         report = one.run_round(1)
-        vector = one.release(1, report.model_digest).vector
+        vector = one.release(1, report.state_digest).vector
         assert report.metrics.held_out.records > 60
         shares.append(share_of_ill(job_file, vector, x))
     assert shares[1] > shares[0] + 0.1

@@ -1,5 +1,6 @@
 """A trunk trained together, and heads that stay where they are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 from blindsum.actors.messages import SiloSpec
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.privacy_section import SharedNoise
 from blindsum.platform.job.private_tasks import load_private_tasks
-from blindsum.platform.job.schema import Job, SharedNoise
+from blindsum.platform.job.schema import Job
 from blindsum.platform.prediction.released import read_released
 from tests.actors.test_silo import Consortium, PostedSilo
 from tests.conftest import SILOS, MakeJob
@@ -125,3 +127,15 @@ def test_a_private_head_moves_under_all_of_the_noise(consortium: JobFile, tmp_pa
     rate = silo._own.trainer._rate / job.training.expected_batch_size
     expected = rate * plan.update_noise * plan.clip_norm
     assert abs(float(drawn.std()) / expected - 1) < 5 / np.sqrt(2 * len(drawn))
+
+
+def test_a_private_head_trains_whatever_the_round_s_subset(consortium: JobFile) -> None:
+    content = consortium.job.model_dump()
+    content["training"]["subset"] = 0.2
+    made = Consortium(replace(consortium, job=Job.model_validate(content)))
+    silo = made.silos["birch"]
+    own, before = silo._own, [one.copy() for one in silo._own.head.state]
+    subset = own.subset(1)
+    assert subset is not None and own.sent_values < own.values
+    own.trainer.train(silo._model.vector, 1.0, 1, subset)
+    assert all((a != b).all() for a, b in zip(before, own.head.state, strict=True))

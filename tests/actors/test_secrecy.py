@@ -152,7 +152,7 @@ def run_and_listen(job_file: Any, monkeypatch: pytest.MonkeyPatch) -> Heard:
         one.inspect()
         one.exchange_keys()
         reports = [one.run_round(number) for number in (1, 2)]
-        assert one.release(2, reports[-1].model_digest).round == 2
+        assert one.release(2, reports[-1].state_digest).round == 2
         one.forget()
         heard.to_aggregator = b"".join(get(one._aggregators[0].peer.tell.remote()))
     finally:

@@ -555,7 +555,7 @@ def test_an_update_that_is_no_number_is_never_sent(
     trained[-1] = np.nan
     protection = Protection.SHARES_TO_ADD if noise == SHARED else Protection.NOTHING
     kept = Update(values=trained, unit=1.0, protected_by=protection)
-    silo._own.trainer.train = lambda start, clipping, round: kept  # type: ignore[method-assign]
+    silo._own.trainer.train = lambda *_: kept  # type: ignore[method-assign]
     with pytest.raises(EncryptionError, match="NaN or infinite"):
         silo.train(consortium.exchange())
     assert silo.taken() == []

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo import Silo
+from blindsum.actors.workers import worker
 from blindsum.he.exchange import Exchange
 from blindsum.pipelines.cli.app import app
 from blindsum.platform.errors import (
@@ -31,8 +32,11 @@ from blindsum.platform.privacy.lifetime_limit import Limit
 from blindsum.platform.state.approval import Approvals
 from blindsum.platform.state.ledger_entries import Dataset
 from tests.actors.test_silo import NO_NOISE, SHARED, Consortium
+from tests.actors.workers.local_processes import LocalProcesses, processes
 from tests.adversary.owners import Machine
 from tests.conftest import MakeJob
+
+__all__ = ["processes"]  # a fixture
 
 PATHS = ["..", ".", "", "/tmp/x", "a/b", "a/../../b", "x" * 200, "a\0b", "a\nb", "~root", "-rf"]
 
@@ -444,6 +448,13 @@ def build(features, outputs):
 """
 
 
+LOSS = """from torch.nn import functional
+
+def loss(outputs, labels):
+    return functional.cross_entropy(outputs, labels, reduction="none")
+"""
+
+
 @pytest.mark.usefixtures("own_imports")
 def test_a_factorys_code_is_the_owners_copy(
     make_job: MakeJob, machine: Machine, tmp_path: Path
@@ -470,6 +481,69 @@ def test_a_factorys_code_is_the_owners_copy(
     last = [e.detail["said"] for e in audit_log(machine) if e.kind == "refused"][-1]
     assert "is not the code that this silo's owner approved" in last
     sys.modules.pop("approved_net", None)
+
+
+DATASET = """import torch
+from torch.utils.data import Dataset
+
+class Rows(Dataset):
+    def __init__(self, table):
+        self.values = table["mean_radius"].to_pylist()
+    def __len__(self):
+        return len(self.values)
+    def __getitem__(self, i):
+        return torch.tensor([self.values[i] - 14])
+
+def made(table):
+    return Rows(table)
+"""
+
+
+@pytest.mark.usefixtures("own_imports")
+def test_a_dataset_s_code_is_the_owners_copy(
+    make_job: MakeJob, machine: Machine, tmp_path: Path
+) -> None:
+    """It gets the table as it is."""
+    module = tmp_path / "approved_rows.py"
+    module.write_text(DATASET)
+    section = "kind: factory, function: 'approved_rows:made', columns: {mean_radius: number}"
+    job_file = owned_job(make_job, f"data.features={{{section}, shape: [1]}}")
+    job_file.path.write_text(job_file.text)
+
+    done = CliRunner().invoke(app, ["approve", str(job_file.path), "--silo", "alder", "--yes"])
+    assert done.exit_code == 0 and "approved_rows.py, SHA-256" in done.stdout, done.exception
+    module.write_text("raise SystemExit('the job folder's code ran')\n")
+    sys.modules.pop("approved_rows", None)
+    assert tried(job_file.job, folder=str(tmp_path)) == "accepted"
+    assert str(sys.modules["approved_rows"].__file__).startswith(str(machine.state))
+    (kept,) = (machine.state / "approved").rglob("approved_rows.py")
+    kept.write_text(DATASET + "# changed\n")
+    assert tried(job_file.job, folder=str(tmp_path)) == "refused"
+    sys.modules.pop("approved_rows", None)
+
+
+@pytest.mark.usefixtures("own_imports")
+def test_workers_import_the_owner_s_copy_too(
+    make_job: MakeJob,
+    machine: Machine,
+    tmp_path: Path,
+    processes: dict[str, LocalProcesses],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "approved_loss.py").write_text(LOSS)
+    settings = ("training.loss=approved_loss:loss", "silos.alder.workers=2")
+    job_file = owned_job(make_job, *settings)
+    job_file.path.write_text(job_file.text)
+    done = CliRunner().invoke(app, ["approve", str(job_file.path), "--silo", "alder", "--yes"])
+    assert done.exit_code == 0 and "approved_loss.py, SHA-256" in done.stdout, done.exception
+    imported = list[Any]()
+    monkeypatch.setattr(worker, "import_approved", lambda *of: imported.append(of))
+    assert tried(job_file.job, folder=str(tmp_path)) == "accepted"
+    ledger = machine.ledger()
+    (approval,) = Approvals(ledger).all()
+    ledger.close()
+    assert imported == [(machine.state, approval.id, approval.code)] * 2
+    sys.modules.pop("approved_loss", None)
 
 
 @pytest.mark.usefixtures("own_imports")

@@ -69,18 +69,18 @@ def test_one_silo_moves_the_model_no_further_than_honest_ones_reach(
 def test_honest_rounds_are_never_held_back(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, noise: tuple[str, ...]
 ) -> None:
-    held: list[bool] = []
+    factors: list[float] = []
     from blindsum.platform.privacy import reach
 
-    def watched(mean: Any, norm: float, most: float) -> bool:
-        held.append(reach.held_to(mean, norm, most))
-        return held[-1]
+    def watched(norm: float, most: float) -> float:
+        factors.append(reach.held_to(norm, most))
+        return factors[-1]
 
     monkeypatch.setattr("blindsum.actors.prepared.held_to", watched)
     consortium = Consortium(make_job(*noise))
     for number in (1, 2, 3):
         consortium.round(number)
-    assert held == [False] * 9
+    assert factors == [1.0] * 9
 
 
 @pytest.mark.parametrize(

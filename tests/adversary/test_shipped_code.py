@@ -68,7 +68,7 @@ def test_an_installed_factory_is_approved_with_its_whole_package(
         (package / name).write_text(text)
     monkeypatch.setattr(sys, "path", [*sys.path, str(package.parent)])
     module = "nets_of_ours.inner.make"
-    code = imported_from(tmp_path / "job", lambda: importlib.import_module(module), module)
+    code = imported_from(tmp_path / "job", lambda: importlib.import_module(module), [module])
     assert list(code) == [f"installed:{module}"]
     import_approved(tmp_path / "state", "1", code)
     (package / "core.py").write_text("layers = 3\n")

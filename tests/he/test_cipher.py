@@ -28,6 +28,8 @@ from tests.he.parties import add_all, bare
         (8, 20, 20_011),
         (64, 16, 20_011),
         (64, 24, 9_001),
+        (3, 4, 60_013),
+        (2, 2, 130_003),
     ],
 )
 def test_encrypted_sums_equal_integer_sums_bit_for_bit(silos: int, bits: int, values: int) -> None:

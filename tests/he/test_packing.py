@@ -44,9 +44,9 @@ def test_sums_of_packed_reals_unpack_to_sums_of_integers(
     np.testing.assert_array_equal(unpack(packed, size, p), vectors.sum(axis=0))
 
 
-@pytest.mark.parametrize(("silos", "bits"), [(2, 22), (3, 19), (8, 12), (64, 24)])
+@pytest.mark.parametrize(("silos", "bits"), [(2, 22), (3, 19), (8, 12), (64, 24), (3, 4), (2, 2)])
 def test_millions_of_values_that_do_not_fill_the_last_chunk(silos: int, bits: int) -> None:
-    """With D = 2, 2, 3 and 1; the first has the most bits that a real may have, 46."""
+    """With D = 2, 2, 3, 1, 7 and 15; the first has the most bits that a real may have, 46."""
     p = Parameters.derive(silos, bits)
     random = np.random.default_rng(0)
     one = random.integers(-p.limit, p.limit + 1, 2_000_003)

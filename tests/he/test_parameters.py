@@ -17,7 +17,8 @@ def test_defaults_leave_two_digits_and_room(silos: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("silos", "bits", "digits"), [(8, 12, 3), (8, 19, 2), (32, 17, 2), (64, 8, 3)]
+    ("silos", "bits", "digits"),
+    [(8, 12, 3), (8, 19, 2), (32, 17, 2), (64, 8, 3), (3, 4, 7), (2, 2, 15)],
 )
 def test_measured_choices_of_the_design(silos: int, bits: int, digits: int) -> None:
     assert Parameters.derive(silos, bits).digits == digits

@@ -142,7 +142,7 @@ def test_tables_are_sent_only_from_the_jobs_own_folder(make_job: MakeJob, tmp_pa
 def test_a_factory_that_cannot_be_read_is_named(make_job: MakeJob, tmp_path: Path) -> None:
     job_file = make_job("privacy={noise: none}", "model={kind: factory, factory: own:make}")
     (job_file.folder / "own.py").write_text("def make(:\n")
-    with pytest.raises(JobError, match=r"own\.py of model\.factory is not valid Python"):
+    with pytest.raises(JobError, match=r"own\.py of the job's own code is not valid Python"):
         write_bundle(job_file, tmp_path / "sent" / "job", with_tables=False)
 
 

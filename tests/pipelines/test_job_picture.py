@@ -107,6 +107,10 @@ FEATURES: dict[str, tuple[dict[str, Any], str]] = {
         {"kind": "images", "width": 28, "height": 32, "channels": 1},
         "pictures of 28 by 32 points, in shades of grey, from column image",
     ),
+    "graphs": (
+        {"kind": "graphs", "smiles": "mol", "max_atoms": 60},
+        "the graph (chemprop-2, at most 60 atoms) of the molecule in column mol",
+    ),
 }
 
 
@@ -114,6 +118,8 @@ FEATURES: dict[str, tuple[dict[str, Any], str]] = {
 def test_it_says_what_goes_in(content: dict[str, Any], kind: str) -> None:
     features, said = FEATURES[kind]
     content["data"]["features"] = features
+    if kind == "graphs":
+        content["model"] = {"kind": "dmpnn"}
     assert f"goes in {said} predicted" in flat(drawn(content))
 
 
@@ -219,6 +225,9 @@ def test_a_run_that_may_end_early_and_its_kind_of_model_are_told(content: dict[s
     picture = flat(drawn(content, model={"kind": "cnn", "channels": [4, 8]}))
     assert "other records; it ends early if the held-out figures stop improving" in picture
     assert "cnn with layers of 4, 8 channels (tanh), 498 parameters" in picture
+    content["data"]["features"] = {"kind": "graphs"}
+    picture = flat(drawn(content, model={"kind": "dmpnn", "hidden": 8, "ffn": [4, 3]}))
+    assert "dmpnn of depth 3 with messages of 8, then hidden layers of 4 x 3 (relu)" in picture
 
 
 def test_bars_rise_to_the_limit(content: dict[str, Any]) -> None:

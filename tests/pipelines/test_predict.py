@@ -65,6 +65,20 @@ def test_every_kind_of_output_holds_the_same(ending: str, run: Path, tmp_path: P
     pd.testing.assert_frame_equal(found.fillna(texts), alone.fillna(texts), check_dtype=False)
 
 
+def test_the_newest_model_predicts_too(run: Path, tmp_path: Path) -> None:
+    refused = predicted(run, tmp_path / "list.csv", "--newest")
+    assert refused.exit_code != 0 and isinstance(refused.exception, JobError)
+    assert "has no model-newest.blindsum" in str(refused.exception)
+    (tmp_path / "other").mkdir()
+    other = written(molecules(ECFP | {"radius": 1}, {"toxic": {}}, tmp_path), tmp_path / "other")
+    other.rename(run / "model-newest.blindsum")
+    newest, average = (
+        predicted(run, tmp_path / "list.csv", *more).stdout for more in (("--newest",), ())
+    )
+    assert newest != average
+    assert newest == predicted(run / "model-newest.blindsum", tmp_path / "list.csv").stdout
+
+
 def test_json_tells_what_was_written(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     said = predicted(run / "model.blindsum", tmp_path / "list.csv", "--out", out, "--json")

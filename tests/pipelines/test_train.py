@@ -121,6 +121,11 @@ def test_a_run_leaves_model_figures_and_ledgers(
     state = read_released(run.saved.path).model.state_dict()
     weights = torch.cat([state["weight"].reshape(-1), state["bias"]]).numpy()
     assert digest(weights) == run.reports[-1].model_digest
+    newest = read_released(run.folder / "model-newest.blindsum")
+    assert newest.terms.average == "the newest model, no average"
+    state = newest.model.state_dict()
+    last = torch.cat([state["weight"].reshape(-1), state["bias"]]).numpy()
+    assert digest(last, weights) == run.reports[-1].state_digest != digest(weights, weights)
     summary = json.loads((run.folder / "summary.json").read_text())
     assert summary["status"] == "FINISHED" and summary["rounds"] == planned
     said = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]

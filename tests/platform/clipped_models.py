@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from blindsum.platform.job.model_section import Dmpnn, GraphSize
+from blindsum.platform.training.graphs import dmpnn
+
 CLASSES, TOKENS, VOCABULARY = 3, 6, 11
+MOLECULES = GraphSize(9, 12)
 
 
 def dense(width: int) -> Callable[[int], Tensor]:
@@ -281,6 +285,11 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any], str]] =
     "translator": (Translator, sentences, "book-keeping"),
     "adapters": (adapters, dense(32), "book-keeping"),
     "messages": (Messages, graphs, "book-keeping"),
+    "d-mpnn": (
+        lambda: dmpnn(Dmpnn(kind="dmpnn", hidden=6, ffn=[5]), MOLECULES, CLASSES),
+        dense(MOLECULES.values),  # any numbers stand for some graph
+        "book-keeping",
+    ),
     "tied mixture": (TiedMixture, sentences, "book-keeping"),
     "scaled": (Scaled, dense(24), "book-keeping"),
     "instance norm": (instances, dense(24), "book-keeping"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from torch.nn import functional
 
 from blindsum.platform.privacy.gaussian_noise import add_gaussian
 from blindsum.platform.privacy.randomness import cryptographic_generator
+from blindsum.platform.training.clipping.by_record import OneByOne, Vectorised
 from blindsum.platform.training.clipping.choice import clipped_sum
+from blindsum.platform.training.clipping.clipped import norms_of
 
 FEATURES, CLASSES = 48, 3
 
@@ -208,3 +211,20 @@ def test_drawn_normals_are_normal() -> None:
     assert np.abs(drawn).max() > 3.9
     assert len(np.unique(drawn)) > 0.98 * drawn.size
     assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 0.012
+
+
+def test_the_norm_of_a_long_gradient_is_right() -> None:
+    """torch adds the squares up in float32: of so many, records kept too long gradients."""
+    values = torch.randn(2, 2**23 + 7)
+    exact = values.double().norm(dim=1)
+    torch.testing.assert_close(norms_of(values).double(), exact, rtol=2e-6, atol=0)
+    assert (values.norm(dim=1).double() / exact - 1).abs().max() > 1e-4
+    model = nn.Linear(2**23 - 1, 1)
+    for way in (OneByOne(model, _square), Vectorised(model, _square)):
+        found = way(torch.randn(1, 2**23 - 1), torch.zeros(1, 1), 1e-3)
+        norm = math.sqrt(sum(float(one.double().norm()) ** 2 for one in found.sums))
+        assert norm == pytest.approx(1e-3, rel=3e-6) and not found.within
+
+
+def _square(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return (outputs - labels - 1).square().sum(1)

@@ -22,6 +22,7 @@ from blindsum.platform.data.split import FoldKind, folds_of, fraction, scaffold_
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.prediction.predictor import PICTURE
+from blindsum.platform.tracking.model_logging import MORE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,9 +30,15 @@ FEATURES: dict[str, dict[str, Any]] = {
     "columns": {"columns": {"dose": {}, "age": {"scale": 10.0}}},
     "descriptors": {"smiles": "structure", "descriptors": ["MolWt", "TPSA", "qed"]},
     "ecfp": {"smiles": "structure", "bits": 128},
+    "graphs": {"smiles": "structure", "max_atoms": 10},
     "fingerprint": {"column": "positions", "bits": 96},
     "text": {"column": "structure", "length": 9},
     "images": {"column": "picture", "height": 4, "width": 5, "channels": 1},
+    "factory": {
+        "function": "tests.platform.own_dataset:lengths",
+        "columns": {"structure": "text", "dose": "number"},
+        "shape": [2],
+    },
 }
 FOLDS: dict[str, dict[str, Any]] = {
     "scaffold": {"salt": "s", "test_fraction": 0.5},
@@ -81,9 +88,11 @@ def stated(columns: list[Column]) -> dict[str, str]:
         ("columns", {"dose": "a number", "age": "a number"}, None, 2),
         ("descriptors", {"structure": "text"}, "structure", 3),
         ("ecfp", {"structure": "text"}, "structure", 128),
+        ("graphs", {"structure": "text"}, "structure", 170),
         ("fingerprint", {"positions": "lists of integers"}, None, 96),
         ("text", {"structure": "text"}, None, 9),
         ("images", {"picture": "pictures: bytes, or the names of their files"}, None, 20),
+        ("factory", {"structure": "text", "dose": "a number"}, None, 2),
     ],
 )
 def test_features_state_their_columns_and_width(
@@ -117,6 +126,11 @@ def test_folds_state_their_columns(
     stated_ = folds(kind, **changed).columns()
     assert stated(stated_) == columns
     assert [column.name for column in stated_ if column.type.text_in_csv] == text_in_csv
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+def test_a_model_that_reads_molecules_needs_rdkit_where_it_is_served(kind: str) -> None:
+    assert ("rdkit" in MORE.get(kind, ())) == (features(kind).smiles_column is not None)
 
 
 def test_folds_hold_out_what_their_rule_says() -> None:

@@ -48,7 +48,11 @@ def edited(tmp_path: Path, keys: str, value: Any) -> Path:
         ("training.epoch", 3, "training.epoch: unknown key. Known keys: rounds, local_steps"),
         ("privacy.epsilom", 3, "privacy.epsilom: unknown key. Did you mean 'epsilon'?"),
         ("silos.1.dat", "x", "silos.1.dat: unknown key. Did you mean 'data'?"),
-        ("model.hidden", [3], "model.hidden: unknown key. Known keys: kind, weights, freeze."),
+        (
+            "model.hidden",
+            [3],
+            "model.hidden: unknown key. Known keys: kind, weights, freeze, lora.",
+        ),
         ("training.rounds", ..., "training.rounds: is missing. Add it."),
         ("privacy.noise", ..., "privacy: the key 'noise' is missing. Add it."),
         (

@@ -244,7 +244,9 @@ def test_the_weight_of_positives_multiplies_their_loss_alone() -> None:
 
 
 @pytest.mark.parametrize("weights", [{}, {0: 0.01}, {1: 30.0, 2: 0.5}])
-def test_an_audit_reads_labels_from_a_weighted_gradient(weights: dict[int, float]) -> None:
+def test_an_audit_reads_labels_from_a_weighted_gradient(
+    weights: dict[int, float], make_job: MakeJob
+) -> None:
     """The attacker knows the weights: they are in the job."""
     contract = DataSection.model_validate(
         {
@@ -253,7 +255,8 @@ def test_an_audit_reads_labels_from_a_weighted_gradient(weights: dict[int, float
             "target": {"column": "y", "classes": [0, 1, 2], "class_weights": weights},
         }
     )
-    found, loss = labelling(contract), record_loss(contract, {})
+    job = make_job().job.model_copy(update={"data": contract})
+    found, loss = labelling(job), record_loss(job, {})
     for labels in itertools.combinations_with_replacement(range(3), 3):
         bias = torch.tensor([0.5, -0.2, 0.1], dtype=torch.float64, requires_grad=True)
         outputs = bias.expand(3, 3)

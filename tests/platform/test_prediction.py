@@ -286,6 +286,13 @@ def test_nothing_is_unpickled(form: str, make_job: MakeJob, tmp_path: Path) -> N
     assert mark.exists(), "the file would have run its code"
 
 
+def test_a_function_of_python_makes_no_features(make_job: MakeJob, tmp_path: Path) -> None:
+    features = {"kind": "factory", "columns": {"x": "text"}, "shape": [4]}
+    path = altered(written(make_job().job, tmp_path), features=features | {"function": "os:system"})
+    with pytest.raises(ModelError, match="data.features.function 'os:system' is a function of Py"):
+        read_released(path)
+
+
 @pytest.mark.parametrize(
     "factory", ["os:kill", "posix:kill", "antigravity:geohash", "os.path:join"]
 )

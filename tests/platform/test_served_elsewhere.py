@@ -161,6 +161,25 @@ def test_molecules_are_predicted_elsewhere(tmp_path: Path) -> None:
     _require_same(path, tmp_path, [{"structure": "CCO"}, {"structure": "nonsense"}])
 
 
+def test_the_tensors_of_a_job_s_own_dataset_are_made_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (Path(__file__).parent / "own_dataset.py").read_text()
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "dataset_of_ours.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    content = job_content(tmp_path)
+    content["data"]["features"] = {
+        "kind": "factory",
+        "function": "dataset_of_ours:lengths",
+        "columns": {"structure": "text", "dose": "number"},
+        "shape": [2],
+    }
+    path = written(Job.model_validate(content), tmp_path)
+    records = [{"structure": "CCO", "dose": 0.5}, {"structure": "CC", "dose": None}]
+    _require_same(path, tmp_path, records)
+
+
 def _require_same(path: Path, folder: Path, records: list[dict[str, Any]]) -> None:
     from blindsum.platform.prediction.frames import predict_frame
 

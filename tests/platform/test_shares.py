@@ -24,6 +24,7 @@ from blindsum.platform.data.at_silo import TABLE_NOTES, TABLE_PROBLEM, write_at_
 from blindsum.platform.data.computing import ALONE, Computing, Told
 from blindsum.platform.data.files import parts
 from blindsum.platform.data.files.parts import of_rows
+from blindsum.platform.data.graphs import AtomsAndBonds
 from blindsum.platform.data.reading import count_records, read_parts
 from blindsum.platform.data.record_digests import Digests
 from blindsum.platform.data.record_sample import RecordSample
@@ -33,7 +34,7 @@ from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Task, Tasks
-from tests.platform import test_images, test_texts
+from tests.platform import test_graphs, test_images, test_texts
 from tests.platform.test_large_tables import (
     CONTRACT,
     FOLDS,
@@ -172,6 +173,13 @@ def test_texts_are_shared(tmp_path: Path) -> None:
     readers = the_same(tmp_path / "t.parquet", test_texts.contract(), 12, tmp_path)
     kinds = {type(share.train.stored) for share in readers.shares}
     assert len(kinds) == 1, "of shares without records too"
+
+
+def test_molecular_graphs_are_shared(tmp_path: Path) -> None:
+    smiles = ["C" * (i + 1) for i in range(8)]
+    pq.write_table(pa.table({"smiles": smiles, "logd": np.arange(8.0)}), tmp_path / "t.parquet")
+    readers = the_same(tmp_path / "t.parquet", test_graphs.contract(), 12, tmp_path)
+    assert {type(share.train.stored) for share in readers.shares} == {AtomsAndBonds}
 
 
 def test_a_list_of_several_shares_is_bounded(

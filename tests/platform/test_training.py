@@ -8,10 +8,11 @@ import torch
 from torch.nn import functional
 
 from blindsum.platform.data.records import Fold
-from blindsum.platform.job.model_section import Linear, Mlp
+from blindsum.platform.job.model_section import Cnn, Linear, Mlp
 from blindsum.platform.job.training_section import TrainingSection
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
+from blindsum.platform.training.chunks import chunk_of
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.models import build_model, get_parameters, set_parameters
 from tests.plans import plan_by_hand
@@ -164,3 +165,33 @@ def test_a_record_that_overflows_counts_as_zero_and_does_not_end_the_run() -> No
     plan = replace(PLAN, noise_multiplier=0.0)
     trainer = LocalTrainer(net, wild, section(), plan, cryptographic_generator())
     assert np.isfinite(trainer.train(start).values).all()
+
+
+@pytest.mark.parametrize("plan", [None, replace(PLAN, noise_multiplier=0.0, clip_norm=0.3)])
+def test_chunks_change_no_sum_beyond_rounding(plan: PrivacyPlan | None) -> None:
+    """A sample that is larger than the memory is worked in chunks."""
+    data = records(40)
+    whole = update(data, section(), plan, seeded_generator(1))
+    for chunk in (1, 7, 40):
+        found = update(data, section(chunk=chunk), plan, seeded_generator(1))
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-7)
+
+
+def test_no_more_records_than_a_chunk_are_computed_at_a_time() -> None:
+    seen = []
+    net = build_model(MLP, 4, 3, seed=0, private=True)
+    net.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    trainer = LocalTrainer(net, records(40), section(chunk=7), None, seeded_generator(1))
+    trainer.train(get_parameters(net))
+    assert seen == [7, 7, 7, 7, 7, 5]
+
+
+def test_the_more_values_layers_make_of_a_record_the_smaller_is_a_chunk() -> None:
+    """Otherwise a sample of pictures would need gigabytes for what convolutions return."""
+    data = Fold(np.zeros((5, 28 * 28), np.float32), np.zeros(5, np.int64))
+    sizes = []
+    for model in (Linear(kind="linear"), Cnn(kind="cnn", channels=[16, 32])):
+        net = build_model(model, (1, 28, 28), 2, seed=0, private=True)
+        sizes.append(chunk_of(net, data, section()))
+    assert sizes[0] == 64 * 2**20 // (4 * (28 * 28 + 2))
+    assert 100 < sizes[1] < 500

@@ -15,7 +15,9 @@ Differential privacy protects records. It is not meant to hide what a class look
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,10 +26,9 @@ from torch import nn
 from blindsum.pipelines.audit.attacks.closeness import Closeness, class_mean, closeness, summary
 from blindsum.pipelines.audit.evidence import Figure
 from blindsum.pipelines.audit.labelling import Labelling
-from blindsum.pipelines.audit.scores import Records, is_binary
+from blindsum.pipelines.audit.scores import Records
 from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.data.records import Fold
-from blindsum.platform.data.scaling import CLIP
 from blindsum.platform.job.training_section import ServerSection
 from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.local import LocalTrainer
@@ -39,6 +40,9 @@ from blindsum.platform.training.vector import Vector
 MADE = 256
 LEAST = 12
 """The fewest records of the class in each part. With fewer, scores mean nothing."""
+
+LEAST_ROUNDS, PILOT = 20, 4
+"""The fewest rounds of a federation, and those run to see how long one takes."""
 
 SHARES = (0.3, 0.6, 0.8)
 """The points at which a silo's records are divided: two sets for training, one for the participant,
@@ -87,7 +91,9 @@ class Attempt:
     rounds: int
 
 
-def attack(victim: Victim, federations: int, rounds: int, *, noise: bool) -> Attempt | None:
+def attack(
+    victim: Victim, federations: int, rounds: int, *, noise: bool, limit_s: float = math.inf
+) -> Attempt | None:
     """Run federations of an attacker with this silo, for the silo's most frequent class.
 
     Each federation runs twice: the silo trains on one set of records, then on another. The result
@@ -95,6 +101,8 @@ def attack(victim: Victim, federations: int, rounds: int, *, noise: bool) -> Att
 
     Args:
         rounds: rounds of each federation; at most those that the plan covers are run.
+        limit_s: seconds for all federations; where they would take more, they have fewer rounds,
+            but at least LEAST_ROUNDS.
         noise: whether the silo trains with privacy. The ratio of noise to signal is then that of
             the job's mean update (`Victim.in_the_mean`).
     """
@@ -104,8 +112,7 @@ def attack(victim: Victim, federations: int, rounds: int, *, noise: bool) -> Att
     y = victim.labelling.classes(labels)
     wanted = int(np.bincount(y[y >= 0]).argmax()) if (y >= 0).any() else 0
     rounds = min(rounds, victim.plan.rounds_within_budget)
-    binary = is_binary(x[:200])
-    low, high = (0.0, 1.0) if binary else (-CLIP, CLIP)
+    binary, (low, high) = victim.binary, victim.range
     runs, prior, real, mean, taken = [], [], [], [], []
     for seed in range(federations):
         order = np.random.default_rng(seed).permutation(len(y))
@@ -125,6 +132,12 @@ def attack(victim: Victim, federations: int, rounds: int, *, noise: bool) -> Att
             binary,
             rounds=rounds,
         )
+        if not seed and math.isfinite(limit_s):
+            model, trainer = _silo(victim, Fold(x[sets[0]], labels[sets[0]]), seed, noise)
+            each = _seconds_of_a_round(model, trainer, participant, victim.job.server)
+            fit = max(int(limit_s / (2 * federations * each)), LEAST_ROUNDS)
+            rounds = min(rounds, fit)
+            participant = replace(participant, rounds=rounds)
         pair = []
         for part, own, twin in zip(sets, (a, b), (b, a), strict=True):
             model, trainer = _silo(victim, Fold(x[part], labels[part]), seed, noise)
@@ -166,6 +179,19 @@ def _taken(model: nn.Module, records: Records, participant: Participant) -> floa
 def _mean(scores: list[Closeness]) -> Closeness:
     found = np.mean([(one.frechet, one.precision, one.nearer) for one in scores], axis=0)
     return Closeness(*(float(value) for value in found))
+
+
+def _seconds_of_a_round(
+    model: nn.Module, victim: LocalTrainer, participant: Participant, section: ServerSection
+) -> float:
+    """Return how long a round takes in which the generator learns, without the first ones."""
+    tried = Poisoner(model, replace(participant, rounds=PILOT), seed=0)
+    federation, taken = Simulation(model, [victim, tried], section), 0.0
+    for _ in range(PILOT):
+        started = time.perf_counter()
+        federation.round()
+        taken = time.perf_counter() - started
+    return taken
 
 
 def made(

@@ -35,14 +35,15 @@ class Local:
 class Effort:
     """The attacker's effort and search range.
 
-    `variation` weighs the total variation of images of `shape` (height, width).
+    `variation` weighs the total variation of pictures of `shape` (channels, height, width), in
+    units of the range.
     """
 
     iterations: int = 1000
     restarts: int = 4
     rate: float = 0.05
     variation: float = 0.0
-    shape: tuple[int, int] | None = None
+    shape: tuple[int, int, int] | None = None
     low: float = 0.0
     high: float = 1.0
 
@@ -86,7 +87,7 @@ def match(
         optimizer.zero_grad()
         cost = away()
         if effort.shape and effort.variation:
-            cost = cost + effort.variation * _variation(x, effort.shape)
+            cost = cost + effort.variation / span * _variation(x, effort.shape)
         (x.grad,) = torch.autograd.grad(cost.sum(), x)
         x.grad.sign_()
         optimizer.step()
@@ -146,9 +147,9 @@ def _explained(
     return update
 
 
-def _variation(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return the mean total variation of each start's images, [restarts]."""
-    images = x.view(*x.shape[:-1], *shape)
-    across = (images[..., 1:, :] - images[..., :-1, :]).abs().mean((-1, -2))
-    along = (images[..., :, 1:] - images[..., :, :-1]).abs().mean((-1, -2))
+def _variation(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Return the mean total variation of each start's pictures, [restarts]."""
+    pictures = x.view(len(x), -1, *shape[1:])  # of each record and channel
+    across = (pictures[..., 1:, :] - pictures[..., :-1, :]).abs().mean((-1, -2))
+    along = (pictures[..., :, 1:] - pictures[..., :, :-1]).abs().mean((-1, -2))
     return (across + along).mean(-1)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from blindsum.pipelines.audit.evidence import Figure
 
@@ -27,6 +28,9 @@ Reals = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 BY_RECORD = 64
 """With more models than this, variances are estimated for each record."""
+MANY = 32
+"""Targets from which on the bootstrap's own quantiles are used."""
+
 LEAST = 1e-2
 TINY = 1e-300
 
@@ -99,10 +103,12 @@ def rates(
 ) -> Figure:
     """Return the TPR at an FPR over all targets together, with a bootstrap interval over targets.
 
+    Few targets do not show the tails of their distribution. With fewer than MANY, and for several
+    rates at once, the interval is Student's, from the bootstrap's standard deviation.
+
     Args:
         among: number of rates whose worst is reported: the interval holds for all of them at once
-            (Bonferroni). Above 1 it uses the bootstrap's standard deviation, because so few
-            resamples do not show the tails.
+            (Bonferroni).
     """
     random = np.random.default_rng(seed)
     drawn = [
@@ -110,10 +116,11 @@ def rates(
         for rows in random.integers(0, len(scores), (resamples, len(scores)))
     ]
     value = tpr_at(scores.ravel(), members.ravel(), fpr)
-    if among == 1:
+    if among == 1 and len(scores) >= MANY:
         low, high = np.quantile(drawn, (0.025, 0.975))
     else:
-        reach = norm.isf(0.025 / among) * np.std(drawn, ddof=1)
+        freedom = max(len(scores) - 1, 1)
+        reach = student.isf(0.025 / among, freedom) * np.std(drawn, ddof=1)
         low, high = max(value - reach, 0.0), min(value + reach, 1.0)
     return Figure(value, float(low), float(high), floor=fpr)
 

@@ -1,10 +1,9 @@
 """Test whether a language model reveals its training molecules, letter by letter.
 
 Carlini, Liu, Erlingsson, Kos and Song, "The secret sharer", USENIX Security 2019. Texts that nobody
-would guess, the canaries, are inserted into the training data once each. A canary's exposure
-compares its likelihood with that of similar texts that were not inserted: log2 of their number
-minus log2 of its rank. For a model that never saw the canaries, the median exposure is 1 bit. For
-extraction, texts are sampled from the model, and those that are training records are counted.
+would guess, the canaries, are inserted into the training data once each, and their exposure is
+measured (`blindsum.pipelines.audit.attacks.exposure`). For extraction, texts are sampled from the
+model, and those that are training records are counted.
 
 The model is the audit's own: a small causal convolution over SMILES letters. The silos' training
 step trains it on half of this silo's molecules, in a federation of as many silos as the job has.
@@ -21,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rdkit import Chem, rdBase
-from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blindsum.pipelines.audit.evidence import CONFIDENCE, Figure, proportion
+from blindsum.pipelines.audit.attacks.exposure import exposures, median_exposure
+from blindsum.pipelines.audit.evidence import Figure, proportion
 from blindsum.platform.data.records import Fold
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.training_section import ServerSection, TrainingSection
@@ -197,13 +196,8 @@ def _exposure(model: LanguageModel, kind: Sequence[str]) -> Figure:
     found = encoded(kind)
     with torch.no_grad():
         losses = of_text(model(torch.from_numpy(found.features)), torch.from_numpy(found.labels))
-    others = losses[CANARIES:].sort().values
-    ranks = 1 + torch.searchsorted(others, losses[:CANARIES])
-    exposures = np.sort(np.log2(len(others) + 1) - np.log2(ranks.numpy()))
-    low, high = (int(q) for q in stats.binom.interval(CONFIDENCE, CANARIES, 0.5))
-    return Figure(
-        float(np.median(exposures)), float(exposures[low - 1]), float(exposures[high]), floor=1.0
-    )
+    known = losses.double().numpy()
+    return median_exposure(exposures(known[:CANARIES], known[CANARIES:]))
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
     closed form       one record, from the first layer's gradient
     sparse recovery   a batch, from the first layer with ReLU
     matching          a batch, from the whole gradient, by optimisation
-    imprint           a large batch, by a server that plants the first layer
+    imprint           a large batch, by a server that plants a layer: the model's first one, or one
+                      in front of the model
     subtraction       a participant subtracts its own part from the total, then does the same
 
 The attacker knows the model and the batch size, and for matching it estimates the labels from the
@@ -26,17 +27,25 @@ from blindsum.he.parameters import Parameters
 from blindsum.pipelines.audit import scores
 from blindsum.pipelines.audit.attacks.closed_form import one_record
 from blindsum.pipelines.audit.attacks.gradient_matching import Effort, labels_from_bias, match
-from blindsum.pipelines.audit.attacks.imprint import planted, recovered
+from blindsum.pipelines.audit.attacks.imprint import InFront, planted, recovered
+from blindsum.pipelines.audit.attacks.layers import Layers, impossible
 from blindsum.pipelines.audit.attacks.sparse_recovery import recover
 from blindsum.pipelines.audit.evidence import DEFENCES, Defence, Evidence, Figure, proportion
 from blindsum.pipelines.audit.scores import Records
 from blindsum.pipelines.audit.victim import SeenUpdate, Victim, decoded, encoded
-from blindsum.platform.data.scaling import CLIP
 
 SHOWN = 4
 CELLS = 8
 """Checkpoints times batch sizes. The report shows the worst; a single lucky hit must not count."""
 CHECKPOINTS = ("fresh", "trained")
+SMOOTH, SMOOTHER = 0.02, 0.3
+"""Weights of pictures' total variation: an attacker who expects noise relies on it more."""
+
+BINS = 8
+"""Bins of a layer in front of the model, for each record of the largest batch."""
+
+MOST_WEIGHTS = 2**25
+TEXTS = "texts and graphs are whole numbers, which no gradient leads to and no layer copies"
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Example:
     """True, recovered and guessed records, float64 [B, features]; private to the silo.
 
     `rows` are positions among the training records: of the true records, and of the nearest to the
-    recovered and to the guessed ones.
+    recovered and to the guessed ones. `figure` tells how close the recovered ones came.
     """
 
     title: str
@@ -52,44 +61,9 @@ class Example:
     recovered: Records
     guessed: Records
     rows: tuple[list[int], list[int], list[int]]
-
-
-@dataclass(frozen=True)
-class Layers:
-    """The layers that these attacks use.
-
-    `first` is the first linear layer, None if the model does not begin with one that has a bias;
-    `relu`: whether ReLU follows it; `last` is the last layer, None if it is not linear;
-    `adjoining`: whether these two are the model's only linear layers.
-    """
-
-    first: nn.Linear | None
-    relu: bool
-    last: nn.Linear | None
-    adjoining: bool
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Layers:
-        """Find these layers in a model."""
-        layers = [m for m in model.modules() if not list(m.children())]
-        linear = [m for m in layers if isinstance(m, nn.Linear)]
-        first = (
-            linear[0] if linear and layers[0] is linear[0] and linear[0].bias is not None else None
-        )
-        relu = first is not None and len(layers) > 1 and isinstance(layers[1], nn.ReLU)
-        last = linear[-1] if linear and layers[-1] is linear[-1] else None
-        return cls(first, relu, last, len(linear) == 2 and linear[-1] is last)
-
-
-def _impossible(layers: Layers, batch: int) -> str:
-    """Return why the first layer does not reveal that many records, or ""."""
-    if layers.first is None:
-        return "the model does not begin with a linear layer with a bias"
-    if batch > 1 and not layers.relu:
-        return "the first layer is not followed by ReLU"
-    if batch > min(layers.first.weight.shape):
-        return "more records than the first layer has neurons or inputs"
-    return ""
+    attack: str = ""
+    defence: Defence = "none"
+    figure: Figure | None = None
 
 
 class Reconstruction:
@@ -99,19 +73,29 @@ class Reconstruction:
         victims: number of batches that each attack is tried on.
         seconds: time limit of the search for one batch.
         iterations: of gradient matching.
+        checkpoints: of the model that the updates are made with.
     """
 
-    def __init__(self, victim: Victim, victims: int, seconds: float, iterations: int) -> None:
+    def __init__(
+        self,
+        victim: Victim,
+        victims: int,
+        seconds: float,
+        iterations: int,
+        checkpoints: Sequence[str] = CHECKPOINTS,
+    ) -> None:
         self._victim, self._victims, self._seconds = victim, victims, seconds
         self._train, self._classes = victim.data.train, victim.labelling.classes
-        binary = scores.is_binary(self._train.features[:200])
+        self._checkpoints = checkpoints
+        self._binary = victim.binary
+        low, high = victim.range
         self._effort = Effort(
             iterations=iterations,
             restarts=2,
-            low=0.0 if binary else -CLIP,
-            high=1.0 if binary else CLIP,
+            low=low,
+            high=high,
+            shape=victim.pictures.shape if victim.pictures else None,
         )
-        self._binary = binary
         self._span = self._effort.high - self._effort.low
         self._pool = self._train.features.astype(np.float64)
         local = victim.local(1).steps
@@ -124,18 +108,23 @@ class Reconstruction:
     ) -> list[Evidence]:
         """Run every attack that the model allows, for each checkpoint, batch size and defence."""
         found = []
-        for checkpoint in CHECKPOINTS:
+        for checkpoint in self._checkpoints:
             layers = Layers.of(self._victim.model(checkpoint))
             for defence in DEFENCES:
                 for batch in batches:
                     attack = "closed form" if batch == 1 else "sparse recovery"
-                    if reason := _impossible(layers, batch):
+                    if reason := impossible(layers, batch):
                         self._skip(f"{attack}, batch of {batch}: {reason}")
                         continue
                     found.append(self._tried(attack, checkpoint, batch, defence, layers))
                 for batch in matched:
-                    if layers.last is None or layers.last.bias is None:
-                        self._skip("matching: the last layer is not linear with a bias")
+                    if not isinstance(self._victim.features, tuple):
+                        self._skip(f"matching: {TEXTS}")
+                        continue
+                    if layers.last is None:
+                        self._skip(
+                            "matching: the last layer is not a trained linear one with a bias"
+                        )
                         continue
                     try:
                         found.append(self._tried("matching", checkpoint, batch, defence, layers))
@@ -146,16 +135,22 @@ class Reconstruction:
         return found + self._imprint(imprinted)
 
     def _imprint(self, batches: Sequence[int]) -> list[Evidence]:
-        fresh = self._victim.model("fresh")
+        fresh, width = self._victim.model("fresh"), self._train.width
         layers = Layers.of(fresh)
-        if layers.first is None or _impossible(layers, 2):
-            self._skip(f"imprint: {_impossible(layers, 2)}")
-            return []
         public = torch.from_numpy(self._victim.data.test.features)
-        self._victim.plant(planted(fresh, layers.first, public))
+        if layers.first is not None and not impossible(layers, 2):
+            self._victim.plant(planted(fresh, layers.first, public))
+            where = "planted in the model's first layer"
+        elif not isinstance(self._victim.features, tuple):
+            self._skip(f"imprint: {TEXTS}")
+            return []
+        else:
+            bins = max(min(BINS * max(batches, default=0), MOST_WEIGHTS // width), 2)
+            self._victim.plant(InFront(fresh, bins, public))
+            where = f"{bins} bins in a layer in front of the model"
         layers = Layers.of(self._victim.model("planted"))
         return [
-            self._tried("imprint", "planted", batch, defence, layers)
+            self._tried("imprint", "planted", batch, defence, layers, where)
             for batch in batches
             if batch <= len(self._train)
             for defence in DEFENCES
@@ -168,7 +163,7 @@ class Reconstruction:
         """
         layers = Layers.of(self._victim.model("fresh"))
         others = len(self._victim.job.silos) - 1
-        if reason := _impossible(layers, batch * others):
+        if reason := impossible(layers, batch * others):
             self._skip(f"subtraction, {others} others: {reason}")
             return []
         return [
@@ -181,14 +176,20 @@ class Reconstruction:
             self.skipped.append(why)
 
     def _tried(
-        self, attack: str, checkpoint: str, batch: int, defence: Defence, layers: Layers
+        self,
+        attack: str,
+        checkpoint: str,
+        batch: int,
+        defence: Defence,
+        layers: Layers,
+        where: str = "",
     ) -> Evidence:
         started = time.perf_counter()
         random = np.random.default_rng([batch, len(attack)])
         many = self._victims * (8 if attack == "closed form" else 1)
         many = max(min(many, len(self._train) // batch), 1)
         chosen = random.permutation(len(self._train))[: many * batch].reshape(many, batch)
-        true, guess, got = [], [], []
+        true, guess, got, by_chance = [], [], [], []
         for rows in chosen:
             one = self._pool[rows]
             guessed = self._guess(self._classes(self._train.labels[rows]))
@@ -196,21 +197,30 @@ class Reconstruction:
             true.append(one)
             guess.append(guessed)
             got.append(guessed if found is None else scores.paired(found, one, guessed))
+            if found is not None:
+                by_chance.append(self._identified_by_chance(found, rows, random))
         truth, guessed, obtained = (np.concatenate(part) for part in (true, guess, got))
-        self._keep(
-            f"{attack}, {checkpoint} model, batch of {batch}, {defence}",
-            chosen,
-            truth,
-            obtained,
-            guessed,
+        chance = float(np.mean(by_chance)) if by_chance else 0.0
+        figures = self._figures(truth, obtained, guessed, chance)
+        self.examples.append(
+            Example(
+                f"{attack}, {checkpoint} model, batch of {batch}, {defence}",
+                truth[:SHOWN],
+                obtained[:SHOWN],
+                guessed[:SHOWN],
+                self._nearby(chosen.ravel()[:SHOWN], obtained, guessed),
+                attack,
+                defence,
+                figures["PSNR (dB)"],
+            )
         )
         return Evidence(
             attack,
             "participant" if attack == "subtraction" else "server",
             defence,
             checkpoint,
-            self._figures(truth, obtained, guessed),
-            f"batch of {batch}{self._steps}",
+            figures,
+            f"batch of {batch}{self._steps}" + (f", {where}" if where else ""),
             time.perf_counter() - started,
         )
 
@@ -225,7 +235,7 @@ class Reconstruction:
         if attack == "subtraction":
             update = self._rounded(update)
         if attack == "matching":
-            return self._matched(model, update, len(rows), layers)
+            return self._matched(model, update, len(rows), layers, seen)
         if layers.first is None:
             return None
         weight, bias = (update.of(p, model) for p in (layers.first.weight, layers.first.bias))
@@ -255,9 +265,9 @@ class Reconstruction:
         return got.clip(self._effort.low, self._effort.high)
 
     def _matched(
-        self, model: nn.Module, update: SeenUpdate, batch: int, layers: Layers
+        self, model: nn.Module, update: SeenUpdate, batch: int, layers: Layers, seen: Defence
     ) -> Records | None:
-        if layers.last is None or layers.last.bias is None:
+        if layers.last is None:
             return None
         features = self._train.width
         bias: Tensor = update.of(layers.last.bias, model)
@@ -266,7 +276,8 @@ class Reconstruction:
         labels = labels_from_bias(model, bias, batch, features, self._effort, labelling)
         # Every iteration runs all local steps forward and backward.
         iterations = max(self._effort.iterations // local.steps, min(300, self._effort.iterations))
-        effort = replace(self._effort, iterations=iterations)
+        variation = SMOOTH if seen == "none" else SMOOTHER
+        effort = replace(self._effort, iterations=iterations, variation=variation)
         found, _ = match(
             model, update.gradients, labels, features, effort, local, loss=labelling.loss
         )
@@ -289,7 +300,25 @@ class Reconstruction:
             means.append((of_class if len(of_class) else held.features).mean(0))
         return np.stack(means).astype(np.float64)
 
-    def _figures(self, true: Records, got: Records, guess: Records) -> dict[str, Figure]:
+    def _identified_by_chance(
+        self, found: Records, rows: np.ndarray, random: np.random.Generator
+    ) -> float:
+        """Return the share of as many other records that would count as identified.
+
+        Each record is scored by the recovered one that fits it best. Where an attack returns many,
+        some fit records that were not in the update.
+        """
+        others = np.setdiff1d(np.arange(len(self._pool)), rows)
+        others = random.permutation(others)[: len(rows)]
+        if not len(others):
+            return 0.0
+        true = self._pool[others]
+        got = scores.paired(found, true, self._guess(self._classes(self._train.labels[others])))
+        return scores.identified(got, true, self._pool) / len(others)
+
+    def _figures(
+        self, true: Records, got: Records, guess: Records, chance: float
+    ) -> dict[str, Figure]:
         exact = scores.exact(got, true, self._span)
         named = scores.identified(got, true, self._pool)
         count, guessed = len(true), scores.identified(guess, true, self._pool)
@@ -300,10 +329,12 @@ class Reconstruction:
             # A guess that knows nothing of the record hits it once in as many times as there are
             # records.
             "identified": proportion(
-                named, count, max(guessed / count, 1 / len(self._pool)), among=CELLS
+                named, count, max(guessed / count, 1 / len(self._pool), chance), among=CELLS
             ),
             "PSNR (dB)": Figure(
-                scores.psnr(got, true, self._span), floor=scores.psnr(guess, true, self._span)
+                scores.psnr(got, true, self._span),
+                floor=scores.psnr(guess, true, self._span),
+                unit="dB",
             ),
         }
         if self._binary:
@@ -312,20 +343,11 @@ class Reconstruction:
             )
         return figures
 
-    def _keep(
-        self, title: str, chosen: np.ndarray, true: Records, got: Records, guess: Records
-    ) -> None:
-        rows = chosen.ravel()[:SHOWN]
-        nearest = [self._nearest(one[:SHOWN], rows) for one in (got, guess)]
-        self.examples.append(
-            Example(
-                title,
-                true[:SHOWN],
-                got[:SHOWN],
-                guess[:SHOWN],
-                (rows.tolist(), nearest[0], nearest[1]),
-            )
-        )
+    def _nearby(
+        self, rows: np.ndarray, got: Records, guess: Records
+    ) -> tuple[list[int], list[int], list[int]]:
+        recovered, guessed = (self._nearest(one[:SHOWN], rows) for one in (got, guess))
+        return rows.tolist(), recovered, guessed
 
     def _nearest(self, records: Records, true: np.ndarray) -> list[int]:
         """Return the positions of the nearest records; the true record wins ties."""

@@ -2,8 +2,10 @@
 
 The steps are those of `blindsum.platform.training.local.LocalTrainer` (Poisson samples, clipped
 sums, Gaussian noise, the public divisor), for K fully connected models at a time: a batched matrix
-product costs little more than a single one. The norm of one record's gradient does not need that
-gradient: for a linear layer it is |d| |a| (Goodfellow, arXiv:1510.01799).
+product costs little more than a single one. The local and the server's optimizer are the product's
+own: they treat every number by itself, so that K models are one long one to them. The norm of one
+record's gradient does not need that gradient: for a linear layer it is |d| |a| (Goodfellow,
+arXiv:1510.01799).
 
 Legend: K models, N records, B the padded length of their samples, I and O a layer's inputs and
 outputs.
@@ -11,36 +13,26 @@ outputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from blindsum.pipelines.audit.attacks.shadow_training import Recipe
 from blindsum.platform.job.model_section import Linear, Mlp
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.training_section import ServerSection
 from blindsum.platform.training.clipping.clipped import STABLE
+from blindsum.platform.training.local_optimizer import LocalOptimizer
 from blindsum.platform.training.losses import RecordLoss, classification
-from blindsum.platform.training.models import build_model
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Training settings of every model.
-
-    `noise` is the noise multiplier; `clip_norm` None means that gradients are not clipped.
-    """
-
-    steps: int
-    sampling_rate: float
-    divisor: float
-    learning_rate: float
-    clip_norm: float | None = None
-    noise: float = 0.0
+from blindsum.platform.training.models import build_model, split_as
+from blindsum.platform.training.server_optimizer import ServerOptimizer
+from blindsum.platform.training.vector import Vector
 
 
 def stackable(job: Job) -> bool:
-    """Return whether the job's model is fully connected, the only kind that `Stack` supports."""
-    return isinstance(job.model, (Linear, Mlp))
+    """Return whether `Stack` supports the job's model: fully connected, and all of it trained."""
+    model = job.model
+    return isinstance(model, (Linear, Mlp)) and not model.freeze and not model.lora
 
 
 class Stack:
@@ -68,22 +60,53 @@ class Stack:
         recipe: Recipe,
         generator: torch.Generator,
     ) -> None:
-        """Take all steps.
+        """Take all steps of all rounds.
 
         Args:
             features: float32 [N, I].
             labels: [N, ...], as the loss takes them.
             members: bool [K, N]: which records each model is trained on.
         """
-        for _ in range(recipe.steps):
-            drawn = torch.rand(members.shape, generator=generator) < recipe.sampling_rate
-            rows, valid = _padded(drawn & members)
-            gradients = self._sums(features[rows], labels[rows], valid, recipe)
-            for one, gradient in zip((*self.weights, *self.biases), gradients, strict=True):
-                if recipe.clip_norm is not None and recipe.noise:
-                    noise = torch.randn(gradient.shape, generator=generator)
-                    gradient.add_(noise, alpha=recipe.noise * recipe.clip_norm)
-                one.sub_(gradient, alpha=recipe.learning_rate / recipe.divisor)
+        server = ServerOptimizer(recipe.server, sum(p.numel() for p in self._parameters))
+        for number in range(1, recipe.rounds + 1):
+            start = self._flat()
+            rate = recipe.training.rate(number)
+            optimizer = LocalOptimizer(recipe.training, self._parameters, rate)
+            for _ in range(recipe.training.local_steps):
+                chances = torch.rand(members.shape, generator=generator)
+                rows, valid = _padded((chances < recipe.training.sampling_rate) & members)
+                optimizer.step(self._noisy(features[rows], labels[rows], valid, recipe, generator))
+            if recipe.server != ServerSection():
+                self._load(server.apply(start, (self._flat() - start).astype(np.float64)))
+
+    @property
+    def _parameters(self) -> list[Tensor]:
+        return [*self.weights, *self.biases]
+
+    def _flat(self) -> Vector:
+        flat: Vector = torch.cat([p.flatten() for p in self._parameters]).numpy()
+        return flat
+
+    def _load(self, vector: Vector) -> None:
+        for p, part in zip(self._parameters, split_as(self._parameters, vector), strict=True):
+            p.copy_(part)
+
+    def _noisy(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        valid: Tensor,
+        recipe: Recipe,
+        generator: torch.Generator,
+    ) -> list[Tensor]:
+        """Return the samples' summed gradients with the plan's noise."""
+        plan = recipe.plan
+        gradients = self._sums(features, labels, valid, plan.clip_norm if plan else None)
+        if plan and plan.update_noise:
+            for one in gradients:
+                noise = torch.randn(one.shape, generator=generator)
+                one.add_(noise, alpha=plan.update_noise * plan.clip_norm)
+        return gradients
 
     def _forward(self, x: Tensor) -> list[Tensor]:
         """Return every layer's inputs, and the logits, [K, B, ...]."""
@@ -96,7 +119,7 @@ class Stack:
         return inputs
 
     def _sums(
-        self, features: Tensor, labels: Tensor, valid: Tensor, recipe: Recipe
+        self, features: Tensor, labels: Tensor, valid: Tensor, clip_norm: float | None
     ) -> list[Tensor]:
         """Return the samples' summed gradients, of all weights and then of all biases."""
         *inputs, logits = self._forward(features)
@@ -109,12 +132,12 @@ class Stack:
             a = inputs[i]
             d = (d @ self.weights[i]) * ((a > 0).float() if self._relu else 1 - a * a)
             outputs.insert(0, d)
-        if recipe.clip_norm is not None:
+        if clip_norm is not None:
             squared = sum(
                 (a.square().sum(-1) + 1) * d.square().sum(-1)
                 for a, d in zip(inputs, outputs, strict=True)
             )
-            factors = (recipe.clip_norm / (squared.sqrt() + STABLE)).clamp(max=1.0)  # type: ignore[union-attr]
+            factors = (clip_norm / (squared.sqrt() + STABLE)).clamp(max=1.0)  # type: ignore[union-attr]
             outputs = [d * factors[..., None] for d in outputs]
         weights = [d.transpose(1, 2) @ a for a, d in zip(inputs, outputs, strict=True)]
         return weights + [d.sum(1) for d in outputs]

@@ -6,6 +6,8 @@ The model is trained on this silo's records only, which stand for those of all s
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,34 +22,48 @@ from blindsum.platform.training.simulation import Simulation
 
 EPSILONS = (1.0, 3.0, 8.0)
 MOST_STEPS = 2000
+LEAST = 3
 
 
 @dataclass(frozen=True)
 class Point:
-    """The mean held-out score at an epsilon (None: without privacy), with Student's interval."""
+    """The mean held-out score of `models` models at an epsilon (None: without privacy), with
+    Student's interval."""
 
     epsilon: float | None
     score: Figure
+    models: int = 0
 
 
 def tradeoff(
-    victim: Victim, repeats: int, done: Callable[[], None] = lambda: None
+    victim: Victim,
+    repeats: int,
+    limit_s: float = math.inf,
+    done: Callable[[], None] = lambda: None,
 ) -> list[Point] | None:
     """Return the score without privacy, at EPSILONS and at the plan's epsilon.
 
     The list is empty if too few held-out records are labelled. The result is None if a model needs
     more than MOST_STEPS steps.
+
+    Args:
+        repeats: models for each point; fewer, but at least LEAST, where they would take more than
+            `limit_s` seconds in all.
     """
     plan = victim.plan
     if plan.rounds_within_budget * plan.steps_per_round > MOST_STEPS:
         return None
-    points = []
-    for epsilon, own in _plans(victim):
+    points, plans = [], list(_plans(victim))
+    started = time.perf_counter()
+    _score(victim, plans[-1][1], 0)
+    each = time.perf_counter() - started
+    repeats = int(min(repeats, max(LEAST, limit_s / (each * len(plans)))))
+    for epsilon, own in plans:
         scores = [_score(victim, own, seed) for seed in range(repeats)]
         known = [score for score in scores if score is not None]
         if len(known) < len(scores):
             return []
-        points.append(Point(epsilon, average(known, least=victim.labelling.least)))
+        points.append(Point(epsilon, average(known, least=victim.labelling.least), repeats))
         done()
     return points
 

@@ -7,26 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure as Picture
-
-from blindsum.pipelines.audit.attacks.tradeoff import Point
-from blindsum.pipelines.audit.evidence import DEFENCES, Evidence, Figure
+from blindsum.pipelines.audit.evidence import DEFENCES, NAMED, Defence, Evidence, Figure
 from blindsum.pipelines.audit.outcome import Audit
+from blindsum.pipelines.audit.report.drawn import drawn_part
+from blindsum.pipelines.audit.report.plots import costs, membership
 from blindsum.pipelines.show.page import PAGE, embedded
 
-BLUE, ORANGE, GREY, RED = "#2c6fbb", "#d1701f", "#8a8a8a", "#b3261e"
-NAMED = {
-    "none": "no protection",
-    "dp": "privacy only",
-    "encrypted": "encryption only",
-    "both": "both",
-}
-
-
-OWN = NAMED | {"both": "privacy and encryption"}
+OWN: dict[Defence, str] = NAMED | {"both": "privacy and encryption"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +39,8 @@ ROWS = (
         "server",
         "imprint",
         "exact records",
-        "a large batch, through first-layer weights that it planted",
+        "a large batch, through a layer that it planted: the first one, or one in front of the "
+        "model",
     ),
     Row(
         "participant",
@@ -89,6 +77,12 @@ ROWS = (
         "training molecules drawn",
         "sampled letter by letter from a language model",
     ),
+    Row(
+        "outsider",
+        "text canaries",
+        "exposure (bits)",
+        "random texts planted once each in a copy of the records; 1 bit is chance",
+    ),
 )
 
 
@@ -102,7 +96,7 @@ def as_page(found: Audit, run: str) -> str:
             f"<p>Silo {html.escape(found.silo)}, {html.escape(run)}, {found.depth.name} audit, "
             f"{found.seconds:.0f} s, blindsum {version('blindsum')}. This job has: "
             f"<b>{OWN[own]}</b>. The columns with privacy use epsilon {plan.epsilon:g} at delta "
-            f"{plan.delta:g}.</p>"
+            f"{plan.delta:g}. Without privacy there are {html.escape(found.reference)}.</p>"
         ),
         (
             "<p class=note>These figures come from private records and are not differentially "
@@ -129,6 +123,8 @@ def as_page(found: Audit, run: str) -> str:
         parts += _membership_part(found)
     if found.tradeoff:
         parts += _costs_part(found)
+    if found.drawn:
+        parts += drawn_part(found.drawn)
     parts += [*_alterations(found), "<h2>All attacks</h2>", _all(found.findings.evidence)]
     untested = "".join(f"<li>{html.escape(one)}</li>" for one in found.findings.not_tested)
     parts.append(f"<h2>What was not tested</h2>\n<ul>{untested}</ul>")
@@ -147,7 +143,11 @@ def _membership_part(found: Audit) -> list[str]:
     )
     return [
         "<h2>Membership: which records were trained on</h2>",
-        embedded(_membership(found)),
+        (
+            f"<p class=legend>{_shadows(found)} The attacker knows the job, can train such models "
+            "on records like these, and can query the attacked one.</p>"
+        ),
+        embedded(membership(found.curves, found.exposures)),
         _table(heads, _membership_rows(found.findings.evidence)),
     ]
 
@@ -155,11 +155,12 @@ def _membership_part(found: Audit) -> list[str]:
 def _costs_part(found: Audit) -> list[str]:
     return [
         "<h2>The cost of privacy</h2>",
-        embedded(_costs(found.tradeoff, found.plan.epsilon, found.score)),
+        embedded(costs(found.tradeoff, found.plan.epsilon, found.score)),
         (
             f"<p class=legend>Held-out {found.score} of models trained only on this silo's "
             f"records, with the same noise-to-signal ratio as the mean of {len(found.job.silos)} "
-            f"such silos' updates; mean and 95 % interval over {found.depth.models} models. "
+            f"such silos' updates; mean and 95 % interval over {found.tradeoff[0].models} models. "
+            f"Without privacy: {html.escape(found.reference)}. "
             "<code>blindsum run</code> trains the real model.</p>"
         ),
     ]
@@ -172,7 +173,7 @@ def _alterations(found: Audit) -> list[str]:
     return [
         "<h2>An aggregator that alters the sum</h2>",
         _table(("attempt", "refusal"), answers),
-        "<h2>A server that plants first-layer weights</h2>",
+        "<h2>A server that plants weights, or a layer in front of the model</h2>",
         f"<p>This silo refuses them: {html.escape(found.planted)}.</p>"
         if found.planted
         else "<p class=bad>This silo would accept them: its machine does not require the owner's "
@@ -222,7 +223,7 @@ def interval_of(figure: Figure) -> str:
 
 def shown(figure: Figure, value: float) -> str:
     """Format a value: shares in per cent, distances as they are."""
-    return f"{value:.3g}" if figure.less else f"{value:.1%}"
+    return f"{value:.1%}" if figure.is_share else f"{value:.3g}"
 
 
 def _bounds(found: Audit) -> str:
@@ -286,74 +287,14 @@ def _named(evidence: Evidence) -> str:
     return f"lira, {evidence.setting}" if by_task else evidence.attack
 
 
-def _membership(found: Audit) -> Picture:
-    picture = Picture(figsize=(9.5, 3.6), layout="constrained")
-    FigureCanvasAgg(picture)
-    curve, risks = picture.subplots(1, 2)
-    colours = {"none": ORANGE, "dp": BLUE}
-    for defence, points in found.curves.items():
-        x, y = zip(*points, strict=True)
-        curve.plot(x, np.maximum(y, 1e-4), color=colours[defence], label=NAMED[defence])
-        counts = np.array(found.exposures[defence])
-        edges = np.linspace(0, 1, len(counts) + 1)
-        risks.stairs(counts, edges, color=colours[defence], label=NAMED[defence], linewidth=1.5)
-    curve.plot([1e-4, 1], [1e-4, 1], color=GREY, linestyle=":", label="guessing")
-    curve.set(
-        xscale="log",
-        yscale="log",
-        xlabel="false positive rate",
-        ylabel="true positive rate",
-        title="likelihood ratios (LiRA), all targets",
-    )
-    risks.set(
-        xlabel="chance that LiRA tells a member from a non-member",
-        ylabel="share of records",
-        title="exposure of each record",
-    )
-    for axes in (curve, risks):
-        _plain(axes)
-    return picture
-
-
-def _costs(points: Sequence[Point], planned: float, score: str) -> Picture:
-    picture = Picture(figsize=(6.0, 3.0), layout="constrained")
-    FigureCanvasAgg(picture)
-    axes = picture.subplots()
-    private = [p for p in points if p.epsilon is not None]
-    epsilons = [p.epsilon or 0.0 for p in private]
-    axes.errorbar(
-        epsilons,
-        [p.score.value for p in private],
-        yerr=_reach([p.score for p in private]),
-        color=BLUE,
-        marker="o",
-        capsize=3,
-        label="with privacy",
-    )
-    for bare in (p.score for p in points if p.epsilon is None):
-        axes.axhline(bare.value, color=ORANGE, label="without privacy")
-        (below,), (above,) = _reach([bare])
-        axes.axhspan(bare.value - below, bare.value + above, color=ORANGE, alpha=0.12, linewidth=0)
-    axes.axvline(planned, color=GREY, linestyle=":", label="planned epsilon")
-    axes.set(xscale="log", xlabel="epsilon", ylabel=f"held-out {score}")
-    axes.set_xticks(epsilons, [f"{e:g}" for e in epsilons])
-    axes.minorticks_off()
-    _plain(axes)
-    return picture
-
-
-def _reach(figures: Sequence[Figure]) -> list[list[float]]:
-    """Return the distances from each value down and up to the ends of its interval."""
-    return [
-        [f.value - (f.value if f.low is None else f.low) for f in figures],
-        [(f.value if f.high is None else f.high) - f.value for f in figures],
-    ]
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
-    axes.title.set_fontsize(9)
+def _shadows(found: Audit) -> str:
+    """Return how many shadow models each defence's figures rest on."""
+    of = {
+        NAMED[e.defence]: e.setting
+        for e in found.findings.evidence
+        if e.attack == "lira" and e.defence in ("none", "dp")
+    }
+    return html.escape("; ".join(f"{name}: {setting}" for name, setting in of.items()) + ".")
 
 
 def _all(evidence: Iterable[Evidence]) -> str:

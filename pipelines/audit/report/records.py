@@ -16,6 +16,8 @@ from rdkit.Chem.Draw import rdMolDraw2D
 
 from blindsum.pipelines.audit.attacks.reconstruction import Example
 from blindsum.pipelines.audit.outcome import Audit
+from blindsum.pipelines.audit.pictures import Pictures, pictures_of
+from blindsum.pipelines.audit.report.drawn import grid
 from blindsum.pipelines.audit.scores import is_binary
 from blindsum.pipelines.show.page import PAGE, embedded
 
@@ -39,10 +41,13 @@ def as_private_page(found: Audit) -> str:
             "features. Below each is how close the recovered or guessed features are to the true "
             "ones: the Tanimoto similarity of bits, or the root mean square difference.</p>"
         )
+    pictures = pictures_of(found.job)
     for example in found.examples:
         parts.append(f"<h2>{html.escape(example.title)}</h2>")
-        drawn = _structures(example, found.molecules) if found.molecules else _features(example)
-        parts.append(drawn)
+        if found.molecules:
+            parts.append(_structures(example, found.molecules))
+        else:
+            parts.append(_pictures(example, pictures) if pictures else _features(example))
     return PAGE.format(title="Recovered records", body="\n".join(parts))
 
 
@@ -78,6 +83,11 @@ def _svg(smiles: str) -> str:
     drawer.FinishDrawing()
     text: str = drawer.GetDrawingText()
     return text[text.index("<svg") :]
+
+
+def _pictures(example: Example, pictures: Pictures) -> str:
+    shown = (("true", example.true), ("recovered", example.recovered), ("guessed", example.guessed))
+    return grid([(name, pictures.pixels(records)) for name, records in shown])
 
 
 def _features(example: Example) -> str:

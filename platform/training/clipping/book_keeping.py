@@ -16,12 +16,15 @@ from blindsum.platform.training.clipping.book import Ambiguous, Book, Parts, Sha
 from blindsum.platform.training.clipping.clipped import (
     Clipped,
     Factors,
+    Masks,
     Records,
     clip_factors,
     count,
     of_no_record,
     rows,
 )
+from blindsum.platform.training.clipping.copies import as_records
+from blindsum.platform.training.clipping.precision import in_float32
 from blindsum.platform.training.clipping.rules import RULES
 from blindsum.platform.training.clipping.terms import Term, term
 from blindsum.platform.training.losses import RecordLoss, classification
@@ -30,31 +33,43 @@ from blindsum.platform.training.losses import RecordLoss, classification
 class BookKeeping:
     """Per-record clipping for models whose parameters are used by operations that have rules.
 
+    Args:
+        copies: of each record, which the model takes as `OfCopies` does.
+
     Raises, when it is called:
         NotCovered: a parameter is used in another way.
     """
 
-    def __init__(self, model: nn.Module, loss: RecordLoss = classification) -> None:
-        self._model, self._loss = model, loss
+    def __init__(
+        self, model: nn.Module, loss: RecordLoss = classification, copies: int = 1
+    ) -> None:
+        self._model, self._loss, self._copies = model, loss, copies
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._settled: dict[tuple[int, str], bool] = {}
 
-    def __call__(self, features: Records, labels: Tensor, clip_norm: float) -> Clipped:
+    def __call__(
+        self, features: Records, labels: Tensor, clip_norm: float, masks: Masks = None
+    ) -> Clipped:
         records = count(features)
         if not records:
             return of_no_record(self._parameters)
         try:
             parts = self._parts(features, labels, records)
         except Ambiguous:
+            if records == 1:
+                raise  # its copies cannot be told apart either
             half = records // 2
             first, second = (
-                self(rows(features, some), labels[some], clip_norm)
+                self(rows(features, some), labels[some], clip_norm, masks)
                 for some in (slice(half), slice(half, None))
             )
             sums = [a + b for a, b in zip(first.sums, second.sums, strict=True)]
             return Clipped(sums, first.within + second.within)
         with torch.no_grad():
-            terms = {share: term(calls, self._shape(share)) for share, calls in parts.items()}
+            terms = {
+                share: term(calls, self._shape(share), _mask(share, masks))
+                for share, calls in parts.items()
+            }
             each = [one.norms().double() for one in terms.values()]
             norms = (
                 torch.linalg.vector_norm(torch.stack(each), dim=0) if each else torch.zeros(records)
@@ -64,12 +79,13 @@ class BookKeeping:
             )
 
     def _parts(self, features: Records, labels: Tensor, records: int) -> Parts:
-        book = Book(self._parameters, records, RULES, self._settled)
+        book = Book(self._parameters, records * self._copies, RULES, self._settled)
         with book:
             outputs = self._model(features)
         parts = book.parts(self._loss(outputs, labels).sum())
         self._settled = book.settled
-        return parts
+        parts = in_float32(parts)  # exact; layers may compute in bfloat16
+        return parts if self._copies == 1 else as_records(parts, self._copies)
 
     def _shape(self, share: Share) -> torch.Size:
         p = self._parameters[share.parameter]
@@ -90,3 +106,11 @@ class BookKeeping:
             torch.zeros_like(p) if total is None else total
             for p, total in zip(self._parameters, sums, strict=True)
         ]
+
+
+def _mask(share: Share, masks: Masks) -> Tensor | None:
+    """Return what counts of the gradients of a part of a parameter."""
+    if masks is None:
+        return None
+    mask = masks[share.parameter]
+    return mask[share.start : share.stop] if mask.dim() else mask

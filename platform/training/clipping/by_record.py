@@ -16,10 +16,12 @@ from torch.utils import _pytree as pytree
 
 from blindsum.platform.training.clipping.clipped import (
     Clipped,
+    Masks,
     Records,
     add_weighted,
     clip_factors,
     count,
+    norms_of,
     of_no_record,
     rows,
 )
@@ -43,7 +45,9 @@ class Vectorised:
         bytes_each = 4 * sum(p.numel() for p in self._named.values())
         self._chunk = max(1, min(_MOST_RECORDS, MOST_BYTES // max(bytes_each, 1)))
 
-    def __call__(self, features: Records, labels: Tensor, clip_norm: float) -> Clipped:
+    def __call__(
+        self, features: Records, labels: Tensor, clip_norm: float, masks: Masks = None
+    ) -> Clipped:
         parameters = list(self._named.values())
         total = of_no_record(parameters)
         gradients = vmap(
@@ -57,7 +61,7 @@ class Vectorised:
             with warnings.catch_warnings():  # torch's advice to its developers
                 warnings.filterwarnings("ignore", message="There is a performance drop")
                 found = gradients(detached, rows(features, some), labels[some])
-            total = _added(total, [found[name] for name in self._named], clip_norm)
+            total = _added(total, [found[name] for name in self._named], clip_norm, masks)
         return total
 
     def _loss_of_one(
@@ -75,13 +79,15 @@ class OneByOne:
         self._model, self._loss = model, loss
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
-    def __call__(self, features: Records, labels: Tensor, clip_norm: float) -> Clipped:
+    def __call__(
+        self, features: Records, labels: Tensor, clip_norm: float, masks: Masks = None
+    ) -> Clipped:
         total = of_no_record(self._parameters)
         for i in range(count(features)):
             alone = slice(i, i + 1)
             loss = self._loss(self._model(rows(features, alone)), labels[alone]).sum()
             found = gradients_of(loss, self._parameters)
-            total = _added(total, [one.unsqueeze(0) for one in found], clip_norm)
+            total = _added(total, [one.unsqueeze(0) for one in found], clip_norm, masks)
         return total
 
 
@@ -99,11 +105,14 @@ def gradients_of(loss: Tensor, parameters: Sequence[Tensor], keep: bool = False)
     return [one.to_dense() if one.is_sparse else one for one in found]
 
 
-def _added(total: Clipped, gradients: Sequence[Tensor], clip_norm: float) -> Clipped:
+def _added(total: Clipped, gradients: Sequence[Tensor], clip_norm: float, masks: Masks) -> Clipped:
     """Add the clipped gradients of some records, [b, ...] for each parameter."""
     with torch.no_grad():
+        if masks is not None:
+            pairs = zip(gradients, masks, strict=True)
+            gradients = [one.masked_fill(~mask, 0.0) for one, mask in pairs]
         flat = [one.reshape(len(one), -1) for one in gradients]
-        squares = [torch.linalg.vector_norm(one, dim=1).double().square() for one in flat]
+        squares = [norms_of(one).double().square() for one in flat]
         norms = torch.stack(squares).sum(0).sqrt()
         factors = clip_factors(norms, clip_norm)
         for one, more in zip(total.sums, gradients, strict=True):

@@ -21,14 +21,19 @@ from blindsum.platform.errors import ModelError
 from blindsum.platform.training.clipping.book import NotCovered
 from blindsum.platform.training.clipping.book_keeping import BookKeeping
 from blindsum.platform.training.clipping.by_record import OneByOne, Vectorised
-from blindsum.platform.training.clipping.clipped import Clipped, ClippedSum, Records
+from blindsum.platform.training.clipping.clipped import Clipped, ClippedSum, Masks, Records
+from blindsum.platform.training.clipping.copies import MeanOverCopies, OfCopies
 from blindsum.platform.training.clipping.mixing import MEND, MakeUp, dense, mixes
+from blindsum.platform.training.clipping.precision import InBfloat16, cannot
 from blindsum.platform.training.clipping.trial import Trial
 from blindsum.platform.training.losses import RecordLoss, classification
 
-_Kind = Callable[[nn.Module, RecordLoss], ClippedSum]
+_Kind = Callable[[nn.Module, RecordLoss, int], ClippedSum]
 
-_METHODS: dict[str, _Kind] = {"book-keeping": BookKeeping, "vectorised": Vectorised}
+_METHODS: dict[str, _Kind] = {
+    "book-keeping": BookKeeping,
+    "vectorised": lambda model, loss, copies: Vectorised(model, loss),
+}
 
 _SAYS = {
     "book-keeping": "gradients are clipped by book-keeping, at nearly the cost of a plain step",
@@ -52,13 +57,15 @@ class Chosen:
     way: ClippedSum
     one_by_one: ClippedSum
 
-    def __call__(self, features: Records, labels: Tensor, clip_norm: float) -> Clipped:
+    def __call__(
+        self, features: Records, labels: Tensor, clip_norm: float, masks: Masks = None
+    ) -> Clipped:
         """As `ClippedSum`. Where a batch takes a path through the model that the trial did not
         take, its records may have to follow one after the other."""
         try:
-            return self.way(features, labels, clip_norm)
+            return self.way(features, labels, clip_norm, masks)
         except Exception:  # noqa: BLE001 - of the user's code
-            return self.one_by_one(features, labels, clip_norm)
+            return self.one_by_one(features, labels, clip_norm, masks)
 
 
 def clipped_sum(
@@ -66,6 +73,8 @@ def clipped_sum(
     records: int | MakeUp,
     loss: RecordLoss = classification,
     labels: Tensor | None = None,
+    copies: int = 1,
+    bfloat16: bool = False,
 ) -> Chosen:
     """Return the cheapest method that clips the model's gradients right, on made-up records.
 
@@ -74,12 +83,20 @@ def clipped_sum(
             that many values.
         labels: any number of labels of the kind that the loss takes; zeros must be valid labels.
             By default they are classes.
+        copies: K. If it is above 1, records come with K copies each, [B, K, ...], and a record's
+            gradient is the mean of theirs.
+        bfloat16: whether layers compute in bfloat16. The method is chosen in float32: the trial
+            compares sums.
 
     Raises:
-        ModelError: the model mixes the records of a batch, or fails on a record alone.
+        ModelError: the model mixes the records of a batch, or fails on a record alone or in
+            bfloat16.
     """
-    made_up = dense(records) if isinstance(records, int) else records
+    made_up = dense(records, copies) if isinstance(records, int) else records
     kind = torch.zeros(0, dtype=torch.long) if labels is None else labels
+    given = model
+    if copies > 1:
+        model, loss = OfCopies(model), MeanOverCopies(loss)
     trial, last = Trial(model, made_up, loss, kind), OneByOne(model, loss)
     with trial.moved():
         if mixes(model, made_up):
@@ -88,22 +105,29 @@ def clipped_sum(
                 "others",
                 MEND,
             )
-        reason = ""
-        for method, make in _METHODS.items():
-            way, why = _tried(trial, model, loss, method, make)
-            if way is not None:
-                return Chosen(method, _sentence(method, reason), way, last)
+        method, found, reason = "one by one", None, ""
+        for name, make in _METHODS.items():
+            found, why = _tried(trial, given, make(model, loss, copies), name)
+            if found is not None:
+                method = name
+                break
             reason = reason or why
-        _refuse_failing(trial, last)
-    return Chosen("one by one", _sentence("one by one", reason), last, last)
+        if found is None:
+            _refuse_failing(trial, last)
+        way = found or last
+        if bfloat16:
+            lower = InBfloat16(model)
+            last = OneByOne(lower, loss)
+            way = _METHODS[method](lower, loss, copies) if found else last
+            _refuse_failing_in_bfloat16(trial, way)
+    return Chosen(method, _sentence(method, reason), way, last)
 
 
 def _tried(
-    trial: Trial, model: nn.Module, loss: RecordLoss, method: str, make: _Kind
+    trial: Trial, model: nn.Module, way: ClippedSum, method: str
 ) -> tuple[ClippedSum | None, str]:
     """Return the method if it is right, and else what it does not cover."""
     try:
-        way = make(model, loss)
         name = _difference(trial, way, method)
     except NotCovered as error:
         return None, f"{_layer(model, error.parameter)} {error.why}"
@@ -133,6 +157,14 @@ def _refuse_failing(trial: Trial, way: ClippedSum) -> None:
             f"{error}",
             "The model must be trainable on a batch of one record.",
         ) from None
+
+
+def _refuse_failing_in_bfloat16(trial: Trial, way: ClippedSum) -> None:
+    """Raise ModelError if the method fails with layers in bfloat16."""
+    try:
+        trial.run(way)
+    except Exception as error:  # noqa: BLE001 - of the user's code
+        raise cannot(error) from None
 
 
 def _sentence(method: str, reason: str) -> str:

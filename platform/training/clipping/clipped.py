@@ -9,11 +9,19 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+_LONGEST_SUM = 1 << 16
+"""Most squares that are added up in float32: the norm of so many is right to 1 in 10^6."""
+
 STABLE = 1e-6  # as in Opacus: a record's gradient is scaled by min(1, C / (norm + 1e-6))
 
 Records: TypeAlias = Any
 """Inputs of a model: a tensor, or tuples, lists and dicts of tensors. The first dimension of each
 tensor counts the records."""
+
+
+Masks: TypeAlias = Sequence[Tensor] | None
+"""The values of each parameter whose gradients count, bool, in the parameters' shapes. Gradients
+outside are dropped before norms are taken. None counts all."""
 
 
 class Clipped(NamedTuple):
@@ -26,13 +34,16 @@ class Clipped(NamedTuple):
 class ClippedSum(Protocol):
     """A method to sum a batch's gradients, each clipped to an L2 norm."""
 
-    def __call__(self, features: Records, labels: Tensor, clip_norm: float) -> Clipped:
+    def __call__(
+        self, features: Records, labels: Tensor, clip_norm: float, masks: Masks = None
+    ) -> Clipped:
         """Return clipped sums, contiguous, in the order of the trainable parameters and with their
         shapes.
 
         Args:
             features: B records, float32 [B, features] or any other `Records`; B may be 0.
             labels: [B, ...], as the loss takes them.
+            masks: what counts of the gradients.
 
         Raises:
             ModelError: the method cannot tell the records' gradients apart.
@@ -53,6 +64,24 @@ def rows(features: Records, which: slice | Tensor) -> Records:
 def of_no_record(parameters: Sequence[Tensor]) -> Clipped:
     """Return the sums of an empty sample. The model is not called: not every layer takes it."""
     return Clipped([torch.zeros_like(p) for p in parameters], 0)
+
+
+def norms_of(rows: Tensor) -> Tensor:
+    """Return the L2 norm of each record's gradient, [B], of gradients [B, values].
+
+    torch adds up the squares of float32 values in float32. Of 10^8 values the norm is then too
+    small by 1 %, and a record would keep a gradient that is so much longer than the clip norm.
+    """
+    long, rest = divmod(rows.shape[1], _LONGEST_SUM)
+    if not long:
+        short: Tensor = torch.linalg.vector_norm(rows, dim=1)
+        return short
+    start = rows[:, : long * _LONGEST_SUM].reshape(len(rows), long, _LONGEST_SUM)
+    parts = [torch.linalg.vector_norm(start, dim=2).double()]
+    if rest:
+        parts.append(torch.linalg.vector_norm(rows[:, -rest:], dim=1, keepdim=True).double())
+    norms: Tensor = torch.linalg.vector_norm(torch.cat(parts, 1), dim=1)
+    return norms
 
 
 class Factors(NamedTuple):

@@ -21,9 +21,10 @@ MakeUp: TypeAlias = Callable[[int], Records]
 MEND = "Normalise over features, not over the batch (LayerNorm, GroupNorm)."
 
 
-def dense(features: int) -> MakeUp:
-    """Return a function that makes up records of that many numbers."""
-    return lambda records: torch.randn(records, features)
+def dense(features: int, copies: int = 1) -> MakeUp:
+    """Return a function that makes up records of that many numbers, with that many copies each."""
+    each = (features,) if copies == 1 else (copies, features)
+    return lambda records: torch.randn(records, *each)
 
 
 def mixes(model: nn.Module, made_up: MakeUp) -> bool:

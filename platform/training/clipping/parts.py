@@ -113,11 +113,16 @@ class Geometry:
 
 @dataclass(frozen=True)
 class ConvolutionWeight:
-    """The weight of a convolution over one to three axes. `a` is [B, channels, ...]."""
+    """The weight of a convolution over one to three axes. `a` is [B, channels, ...].
+
+    If records have copies (`blindsum.platform.training.clipping.copies`), `a` and `d` have them as
+    their second dimension.
+    """
 
     a: Tensor
     shape: torch.Size
     geometry: Geometry
+    copies: int = 1
 
     @property
     def groups(self) -> int:
@@ -128,15 +133,17 @@ class ConvolutionWeight:
         return self.shape[1:].numel()
 
     def positions(self, d: Tensor, where: slice) -> tuple[Tensor, Tensor]:
-        patches, outputs = self._patches(self.a[where].double()), self._outputs(d[where].double())
+        a, d = self._rows(self.a[where].double()), self._rows(d[where].double())
+        patches, outputs = self._of_records(self._patches(a)), self._of_records(self._outputs(d))
         return patches.transpose(2, 3), outputs.transpose(2, 3)
 
     def formed(self, d: Tensor, where: slice) -> Tensor:
-        if d[0, 0].numel() >= _MANY_POSITIONS:
-            a, d = self.a[where], d[where]
+        a, d = self.a[where], d[where]
+        if self._rows(d)[0, 0].numel() >= _MANY_POSITIONS:
             each = [replace(self, a=a[i : i + 1]).summed(d[i : i + 1]) for i in range(len(a))]
             return torch.stack(each)
-        patches, outputs = self._patches(self.a[where]), self._outputs(d[where])
+        patches = self._of_records(self._patches(self._rows(a)))
+        outputs = self._of_records(self._outputs(self._rows(d)))
         found = torch.bmm(outputs.flatten(0, 1), patches.flatten(0, 1).transpose(1, 2))
         return found.view(len(outputs), *self.shape)
 
@@ -146,8 +153,8 @@ class ConvolutionWeight:
     def summed(self, d: Tensor) -> Tensor:
         total: Tensor
         _, total, _ = torch.ops.aten.convolution_backward(
-            d,
-            self.a,
+            self._rows(d),
+            self._rows(self.a),
             d.new_empty(self.shape),
             None,
             self.geometry.stride,
@@ -161,12 +168,23 @@ class ConvolutionWeight:
         return total
 
     def lengths(self, d: Tensor) -> Tensor:
-        squares = self.a.square().sum(1, keepdim=True)
+        squares = self._rows(self.a).square().sum(1, keepdim=True)
         ones = squares.new_ones(1, 1, *self.shape[2:])
         geometry = (self.geometry.stride, self.geometry.padding, self.geometry.dilation)
         add = (functional.conv1d, functional.conv2d, functional.conv3d)[len(self.shape) - 3]
         of_patches: Tensor = add(squares, ones, None, *geometry).clamp(min=0).sqrt()
-        return (of_patches.flatten(1) * _norm(d, 1).flatten(1)).sum(1)
+        products = of_patches.flatten(1) * _norm(self._rows(d), 1).flatten(1)
+        return products.view(len(self.a), -1).sum(1)
+
+    def _rows(self, t: Tensor) -> Tensor:
+        """Return an input or an output's gradient with one row for each copy."""
+        return t if self.copies == 1 else t.flatten(0, 1)
+
+    def _of_records(self, t: Tensor) -> Tensor:
+        """Return [b K, G, ..., T] as [b, G, ..., K T]."""
+        if self.copies == 1:
+            return t
+        return by_copy(t, self.copies).movedim(1, -2).flatten(-2)
 
     def _outputs(self, d: Tensor) -> Tensor:
         """Return an output's gradient as [b, G, O / G, T]."""
@@ -263,6 +281,11 @@ def _over_positions(d: Tensor, dimensions: int, channels: bool) -> Tensor:
 def _norm(t: Tensor, dimension: int) -> Tensor:
     norms: Tensor = torch.linalg.vector_norm(t, dim=dimension)
     return norms
+
+
+def by_copy(t: Tensor, copies: int) -> Tensor:
+    """Return [B K, ...] as [B, K, ...]."""
+    return t.reshape(len(t) // copies, copies, *t.shape[1:])
 
 
 def tokens(t: Tensor) -> Tensor:

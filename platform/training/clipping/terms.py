@@ -17,7 +17,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from blindsum.platform.training.clipping.clipped import Factors, add_weighted
+from blindsum.platform.training.clipping.clipped import Factors, add_weighted, norms_of
 from blindsum.platform.training.clipping.parts import (
     ConvolutionWeight,
     EmbeddingWeight,
@@ -54,9 +54,15 @@ class Term(Protocol):
         shape."""
 
 
-def term(calls: Calls, shape: torch.Size) -> Term:
-    """Return the cheapest term for a parameter of that shape."""
+def term(calls: Calls, shape: torch.Size, mask: Tensor | None = None) -> Term:
+    """Return the cheapest term for a parameter of that shape.
+
+    Args:
+        mask: the values whose gradients count, bool; all by default.
+    """
     parts = [part for part, _ in calls]
+    if mask is not None:
+        return _masked(calls, shape, mask)
     tables = [part for part in parts if isinstance(part, EmbeddingWeight)]
     if len(tables) == len(parts) and len({table.padding for table in tables}) == 1:
         return _Entries(calls, shape)
@@ -90,6 +96,14 @@ def _of_matrix(part: Matrix, d: Tensor, shape: torch.Size) -> Term:
     return _Raised(part, d, norms, positions)
 
 
+def _masked(calls: Calls, shape: torch.Size, mask: Tensor) -> Term:
+    part, d = calls[0]
+    if len(calls) == 1 and isinstance(part, LinearWeight) and part.a.dim() == 2:
+        return _MaskedOuter(part, d, mask)
+    # A mask does not follow rows or positions, so nothing is cheaper than the gradients themselves.
+    return _Formed(calls, shape, shape.numel(), keep=False, mask=mask)
+
+
 class _Outer:
     """A weight used once, at one position: a record's gradient is d a^T, and |d a^T| = |d| |a|."""
 
@@ -101,6 +115,26 @@ class _Outer:
 
     def clipped(self, factors: Factors) -> Tensor:
         return _summed(self._part, self._d, factors)
+
+
+class _MaskedOuter:
+    """As `_Outer`, of which only the values count that a mask has: |d a^T|^2 is then the sum of
+    d^2 a^2 over those, a matrix product. In double precision, so that rounding takes nothing."""
+
+    def __init__(self, part: LinearWeight, d: Tensor, mask: Tensor) -> None:
+        self._part, self._d, self._mask = part, d, mask
+
+    def norms(self) -> Tensor:
+        a, d = self._part.a.double().square(), self._d.double().square()
+        squares = d.new_zeros(len(d))
+        rows = max(1, _FORMED_VALUES // a.shape[1])
+        for start in range(0, d.shape[1], rows):
+            some = slice(start, start + rows)
+            squares += ((a @ self._mask[some].double().T) * d[:, some]).sum(1)
+        return squares.sqrt()
+
+    def clipped(self, factors: Factors) -> Tensor:
+        return _summed(self._part, self._d, factors).masked_fill_(~self._mask, 0.0)
 
 
 class _Pairs:
@@ -171,16 +205,24 @@ class _Formed:
     """Any parameter: its gradients are formed, some records at a time. Without `keep` they are
     formed a second time for the sum, by the same operations and so with the same bits."""
 
-    def __init__(self, calls: Calls, shape: torch.Size, values: int, keep: bool) -> None:
-        """`values` is the number of values that one record takes while it is formed."""
-        self.keep = keep
+    def __init__(
+        self,
+        calls: Calls,
+        shape: torch.Size,
+        values: int,
+        keep: bool,
+        mask: Tensor | None = None,
+    ) -> None:
+        """`values` is the number of values that one record takes while it is formed. Gradients
+        outside of the mask count as zero."""
+        self.keep, self._mask = keep, mask
         self._calls, self._shape, self._values = calls, shape, values
         self._kept: list[tuple[slice, Tensor]] = []
 
     def norms(self) -> Tensor:
         norms = []
         for where, gradients in self._gradients():
-            norms.append(_norm(gradients.reshape(gradients.shape[0], -1)))
+            norms.append(norms_of(gradients.reshape(gradients.shape[0], -1)))
             if self.keep:
                 self._kept.append((where, gradients))
         return norms[0] if len(norms) == 1 else torch.cat(norms)
@@ -197,7 +239,7 @@ class _Formed:
             total = part.formed(d, where)
             for other, gradient in others:
                 total = total + other.formed(gradient, where)
-            yield where, total
+            yield where, total if self._mask is None else total.masked_fill(~self._mask, 0.0)
 
 
 def _summed(part: Matrix, d: Tensor, factors: Factors) -> Tensor:

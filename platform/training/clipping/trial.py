@@ -7,7 +7,7 @@ layers before it gradients of zero, and a wrong method would agree with those.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from blindsum.platform.data.device import device_of, random_state
 from blindsum.platform.training.clipping.by_record import gradients_of
-from blindsum.platform.training.clipping.clipped import ClippedSum, add_weighted, clip_factors
+from blindsum.platform.training.clipping.clipped import ClippedSum, clip_factors, norms_of
 from blindsum.platform.training.clipping.mixing import MakeUp
 from blindsum.platform.training.losses import RecordLoss
 from blindsum.platform.training.torch_random import forked_random
+from blindsum.platform.training.vector_room import BLOCK
 
 _SIZES = (5, 2, 1, 0)
 """Records of the batches. Rows that are not the records equal the number of records in one."""
@@ -90,23 +91,38 @@ class Trial:
         parameters = list(self._named.values())
         torch.manual_seed(_SEED)  # the same dropout both times
         losses = self._loss(self._model(features), labels) if records else torch.zeros(0)
-        each = [gradients_of(one, parameters, keep=True) for one in losses]
-        lengths = [torch.cat([g.flatten() for g in one]).norm() for one in each]
-        norms = torch.stack(lengths) if each else torch.zeros(0)
-        clip = max([1e-3, *(float(one) / 2 for one in lengths)])  # cuts at least the longest
+        # One record's gradients at a time: with a large model, those of all would be too many.
+        lengths = [_norm(gradients_of(one, parameters, keep=True)) for one in losses]
+        norms = torch.tensor(lengths, device="cpu")
+        clip = max([1e-3, *(norms / 2).tolist()])  # cuts at least the longest
+        expected = [torch.zeros_like(p) for p in parameters]
+        factors = clip_factors(norms, clip).values.tolist()
+        for one, factor in zip(losses, factors, strict=True):
+            gradients = gradients_of(one, parameters, keep=True)
+            for total, gradient in zip(expected, gradients, strict=True):
+                if factor:  # a gradient that is not finite counts as none
+                    total.add_(gradient, alpha=factor)
+        del losses
         torch.manual_seed(_SEED)
         found = way(features, labels, clip)
-        factors = clip_factors(norms, clip)
-        for i, (name, p) in enumerate(self._named.items()):
-            gradients = torch.stack([one[i] for one in each]) if each else p.new_zeros(0, *p.shape)
-            expected = torch.zeros_like(p)
-            add_weighted(expected, factors, slice(None), gradients)
-            if not torch.allclose(found.sums[i], expected, rtol=1e-3, atol=1e-4 * clip):
+        for name, one, other in zip(self._named, found.sums, expected, strict=True):
+            if not _close(one, other, rtol=1e-3, atol=1e-4 * clip):
                 return name
         return None
 
     def _zeros(self, records: int) -> Tensor:
         return torch.zeros(records, *self._labels.shape[1:], dtype=self._labels.dtype)
+
+
+def _norm(gradients: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float(norms_of(one.reshape(1, -1))) ** 2 for one in gradients))
+
+
+def _close(one: Tensor, other: Tensor, *, rtol: float, atol: float) -> bool:
+    """As torch.allclose, which needs several times the memory of what it compares."""
+    a, b = one.reshape(-1), other.reshape(-1)
+    pairs = zip(torch.split(a, BLOCK), torch.split(b, BLOCK), strict=True)
+    return all(torch.allclose(x, y, rtol=rtol, atol=atol) for x, y in pairs)
 
 
 def _spread(p: Tensor) -> float:

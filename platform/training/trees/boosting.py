@@ -12,6 +12,9 @@ sums are exact.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -23,7 +26,7 @@ from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import normals
 from blindsum.platform.training.clipping.clipped import STABLE
 from blindsum.platform.training.trees.bins import bins_of
-from blindsum.platform.training.trees.forest import Forest, OneTree, Trees, load
+from blindsum.platform.training.trees.forest import Forest, OneTree, Trees, load, vector_of
 from blindsum.platform.training.trees.gradients import OfClasses, OfTasks
 from blindsum.platform.training.trees.growing import Growth
 from blindsum.platform.training.trees.histograms import by_bin, by_node
@@ -39,6 +42,7 @@ UNIT = 2.0**-20
 """To what g and h are rounded without privacy: sums of a million records are exact integers."""
 
 Reals = npt.NDArray[np.float64]
+_BARE = Protection.SHARES_TO_ADD
 
 
 class Boosting:
@@ -71,6 +75,10 @@ class Boosting:
             columns = len(self.columns(tree))
             return len(self.grown), 2**level, columns, self.bins.most, 2
         return len(self.grown), 2**self.section.max_depth, 2
+
+    def values(self, round: int) -> int:
+        """Return the number of a round's sums."""
+        return math.prod(self.shape(round))
 
     def trees(self, vector: Vector) -> Trees:
         """Return the arrays of a forest's vector."""
@@ -140,9 +148,20 @@ class TreeTrainer:
         self._outputs = np.zeros((len(data), boosting.outputs))
         self._counted: tuple[int, bytes] = 0, b""  # trees in `_outputs`, and their values
 
-    def train(self, start: Vector, clipping: float = 1.0, round: int = 1) -> Update:
-        """Return the silo's sums for one round, from the forest before it."""
-        boosting, training = self._boosting, self._job.training
+    says = ""
+    """As of `LocalTrainer`: how gradients are clipped needs no trial."""
+
+    def train(
+        self,
+        start: Vector,
+        clipping: float = 1.0,
+        round: int = 1,
+        subset: object = None,
+        correction: object = None,
+    ) -> Update:
+        """Return the silo's sums for one round, from the forest before it. Jobs of trees have
+        neither subsets nor corrections."""
+        boosting = self._boosting
         tree, level = boosting.place(round)
         trees, rows = boosting.trees(boosting.begun(start, round)), self._sample()
         margins = boosting.margins(self._before(tree, trees)[rows])
@@ -161,17 +180,19 @@ class TreeTrainer:
             else:
                 nodes = self._nodes(one, boosting.section.max_depth, rows)
                 sums[i] = by_node(nodes, sums.shape[1], *of_output)
-        plan = self._plan
+        return self._update(sums.reshape(-1), clipping, unclipped)
+
+    def _update(self, sums: Reals, clipping: float, unclipped: float) -> Update:
+        """Return sums as an update, with the noise that a silo adds alone."""
+        plan, training = self._plan, self._job.training
+        unit, protected = UNIT, Protection.NOTHING
+        if plan:
+            unit, protected = training.learning_rate / training.expected_batch_size, _BARE
         if plan and plan.share is None:
             noise = plan.update_noise * plan.clip_norm * clipping
-            sums += normals(sums.size, self._random).reshape(sums.shape) * noise
-        protected = Protection.SHARES_TO_ADD if plan and plan.share else Protection.OWN_NOISE
-        return Update(
-            values=sums.reshape(-1),
-            unit=training.learning_rate / training.expected_batch_size if plan else UNIT,
-            protected_by=protected if plan else Protection.NOTHING,
-            unclipped=unclipped,
-        )
+            sums = (sums + noise * normals(sums.size, self._random)) * unit
+            unit, protected = 1.0, Protection.OWN_NOISE
+        return Update(values=sums, unit=unit, protected_by=protected, unclipped=unclipped)
 
     def _bins_of(self, rows: npt.NDArray[np.intp], tree: int) -> npt.NDArray[np.uint8]:
         columns, all_rows = self._boosting.columns(tree), len(rows) == len(self._bins)
@@ -218,7 +239,8 @@ class TreeTrainer:
             stopped |= columns < 0
             right = self._bins[rows, np.maximum(columns, 0)] > after[nodes]
             nodes = 2 * nodes + 1 + (right & (columns >= 0))
-        return np.where(stopped, 2**deep, nodes - (2**deep - 1))
+        found: npt.NDArray[np.intp] = np.where(stopped, 2**deep, nodes - (2**deep - 1))
+        return found
 
 
 class TreeOptimizer:
@@ -243,3 +265,25 @@ class TreeOptimizer:
             sums = sums * (training.expected_batch_size / training.learning_rate)
             sums[1::2] /= HESSIAN_WEIGHT
         return self._boosting.moved_on(forest, sums, round)
+
+
+def grow(
+    job: Job,
+    model: Forest,
+    trainer: TreeTrainer,
+    boosting: Boosting,
+    rounds: int,
+    done: Callable[[], None],
+) -> None:
+    """Grow a forest on the records of one participant, which adds its noise itself, if any.
+
+    Args:
+        model: becomes the forest.
+        done: called after each round.
+    """
+    optimizer, forest = TreeOptimizer(boosting, job), vector_of(model)
+    for round in range(1, rounds + 1):
+        update = trainer.train(forest, 1.0, round)
+        forest = optimizer.apply(forest, update.values * update.unit, round, 1)
+        done()
+    load(model, boosting.trees(forest))

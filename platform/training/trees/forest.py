@@ -119,8 +119,15 @@ def load(forest: Forest, trees: Trees) -> None:
             getattr(forest, name).copy_(torch.from_numpy(getattr(trees, name)))
 
 
+def vector_of(forest: Forest) -> Vector:
+    """Return a copy of a forest's arrays, one after the other."""
+    with torch.no_grad():
+        return torch.cat([p.reshape(-1) for p in forest.parameters()]).numpy().copy()
+
+
 def leftmost_leaf(node: int, level: int, depth: int) -> int:
     """Return the leaf, from 0, to which records of an unsplit node of a level go."""
     for _ in range(depth - level):
         node = 2 * node + 1
-    return node - (2**depth - 1)
+    leaf: int = node - (2**depth - 1)
+    return leaf

@@ -6,15 +6,22 @@ with the nodes in arrays. Margins are the same, up to the rounding of sums in fl
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from blindsum.platform.data.features import ColumnFeatures, features_of
 from blindsum.platform.errors import ModelError
+from blindsum.platform.job.features_section import Descriptors, FeatureColumn
 from blindsum.platform.job.labels_section import Target, Task
+from blindsum.platform.job.schema import Job
+from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.training.trees.forest import NO_SPLIT, OneTree, Trees
+from blindsum.platform.training.vector import Vector
 
 _ROOT = 2**31 - 1
 _VERSION = [3, 2, 0]
@@ -55,7 +62,7 @@ def as_xgboost(
         ModelError: tasks of two kinds, for which XGBoost has no common objective.
     """
     objective, outputs, factor = _objective(target, tasks)
-    found, groups, ends = [], [], [0]
+    found, groups, ends = list[dict[str, Any]](), list[int](), [0]
     for tree in range(len(trees.value)):
         for group, output in enumerate(outputs):
             found.append(_tree(trees.one(tree, output), len(found), len(names), factor, raw))
@@ -89,6 +96,35 @@ def as_xgboost(
         },
         "version": _VERSION,
     }
+
+
+def of_job(job: Job, section: Boosted, forest: Vector) -> bytes:
+    """Return XGBoost's JSON file of a job's forest. Columns of numbers are in their own units, as
+    the silos' tables have them; dates, descriptors, categories and bits are as features have them.
+    XGBoost forbids brackets and `<` in names, which become underscores.
+
+    Raises:
+        ModelError: as `as_xgboost`.
+    """
+    kind = features_of(job.data.features)
+    names = [f"bit {i}" for i in range(kind.width)]
+    scaling: list[FeatureColumn | None] = [None] * kind.width
+    if isinstance(kind, ColumnFeatures):
+        names, scaling = kind.names, []
+        for one in kind.made_of:
+            own = one.section if one.is_scaled and one.section.date is None else None
+            scaling += [own, *[None] * (len(one.features) - 1)]
+    elif isinstance(job.data.features, Descriptors):
+        names = list(job.data.features.descriptors)
+
+    def raw(feature: int, threshold: float) -> float:
+        own = scaling[feature]
+        return threshold if own is None else own.center + own.scale * threshold
+
+    trees = Trees.of(forest, section.trees, job.data.outputs, section.max_depth)
+    names = [re.sub(r"[\[\]<]", "_", name) for name in names]
+    found = as_xgboost(trees, names, job.data.target, job.data.tasks or {}, raw)
+    return json.dumps(found).encode()
 
 
 def _objective(target: Target | None, tasks: Mapping[str, Task]) -> tuple[str, list[int], float]:

@@ -62,6 +62,23 @@ def test_clipped_sums_are_those_of_the_processor(name: str) -> None:
         torch.testing.assert_close(a.cpu(), b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["cnn", "resnet"])
+def test_copies_of_a_record_are_clipped_as_on_the_processor(name: str) -> None:
+    torch.manual_seed(3)
+    make, records, method = FAMILIES[name]
+    model = make()
+    features, labels = records(5), torch.randint(0, CLASSES, (5,))
+    copies = torch.stack([features, features.flip(1)], 1)
+    here = clipped_sum(model, features.shape[1], copies=2)(copies, labels, 0.3)
+    model.to(DEVICE)
+    with on(DEVICE):
+        way = clipped_sum(model, features.shape[1], copies=2)
+        assert way.method == method, way.says
+        there = way.way(copies.to(DEVICE), labels.to(DEVICE), 0.3)
+    for a, b in zip(there.sums, here.sums, strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-5, atol=1e-6)
+
+
 def test_noise_is_that_of_the_same_generator() -> None:
     here, there = torch.ones(40_000), torch.ones(40_000).to(DEVICE)
     for one in (here, there):
@@ -76,6 +93,7 @@ def test_noise_is_that_of_the_same_generator() -> None:
         (NO_NOISE,),
         (NO_NOISE, "training.optimizer=adam"),
         (SEEDED, "training.proximal=0.1"),
+        (SEEDED, "training.control_variates=true"),
         (SEEDED, *SHARED),
         (SEEDED, "data.target.focal=2"),
     ],

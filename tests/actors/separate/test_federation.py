@@ -109,7 +109,7 @@ def test_both_modes_train_the_same_models(world: Any, make_job: MakeJob) -> None
         assert ours.model_digest == theirs.model_digest
         assert ours.metrics == theirs.metrics and ours.up_bytes == theirs.up_bytes
     assert (
-        across.release(3, ours.model_digest).vector == one.release(3, ours.model_digest).vector
+        across.release(3, ours.state_digest).vector == one.release(3, ours.state_digest).vector
     ).all()
     one.close()
 

@@ -32,7 +32,7 @@ def test_a_round_crosses_a_link_that_is_cut_every_4_mb_in_one_attempt(
             one.start(name, f"https://127.0.0.1:{relay.port}")
         with one.federation(job) as federation:
             report = federation.run_round(1)
-            release = federation.release(1, report.model_digest)
+            release = federation.release(1, report.state_digest)
     assert report.attempt == 1 and len(release.vector) > 1_400_000
     assert [one.charges(name) for name in TWO] == [[(1, 1)], [(1, 1)]]
     assert sorted(sessions) == list(TWO)

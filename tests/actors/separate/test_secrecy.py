@@ -45,7 +45,7 @@ def test_what_crosses_between_organisations_holds_no_secret(
     here.connect(TellingSilo)
     one = here.federation(here.propose())
     reports = [one.run_round(number) for number in (1, 2)]
-    assert one.release(2, reports[-1].model_digest).round == 2
+    assert one.release(2, reports[-1].state_digest).round == 2
     one.forget()
     heard = b"".join(bodies)
     heard += opened_base64(heard)

@@ -53,7 +53,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> dict[str, LocalProcesses]:
         if count == 1:
             return None
         found[spec.name] = LocalProcesses(count)
-        return Team(spec, plan, places.state, found[spec.name])
+        return Team(spec, plan, places.state, found[spec.name], admission.approval)
 
     monkeypatch.setattr(prepared, "_team", team)
     return found

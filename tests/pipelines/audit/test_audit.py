@@ -32,6 +32,7 @@ TINY = outcome.Depth(
     rounds=10,
     reading=Reading(2, 20),
     models=1,
+    limit_s=5.0,
 )
 RELU = "model={kind: mlp, hidden: [24], activation: relu}"
 
@@ -174,12 +175,13 @@ def test_what_a_model_does_not_allow_is_said_and_a_planted_layer_refused(
     said = " ".join(found["not_tested"])
     for reason in (
         "closed form, batch of 1: the model does not begin",
-        "imprint: ",
         "subtraction",
-        "shadow models can be trained only for fully connected",
     ):
         assert reason in said
-    assert {e["attack"] for e in found["evidence"]} >= {"matching", "candidates"}
+    settings = {e["attack"]: e["setting"] for e in found["evidence"]}
+    assert settings.keys() >= {"matching", "candidates", "lira"}
+    assert "in front of the model" in settings["imprint"]
+    assert "shadow models, each on half" in settings["lira"]
     assert found["gate"]["server.planted_weights_accepted"] == 1, "no approval is required here"
 
 

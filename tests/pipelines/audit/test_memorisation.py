@@ -21,7 +21,7 @@ from blindsum.pipelines.audit.attacks.memorisation import (
     memorised,
     of_text,
 )
-from blindsum.platform.job.schema import LocalNoise
+from blindsum.platform.job.privacy_section import LocalNoise
 from blindsum.platform.privacy.accounting import spent_epsilon
 from blindsum.platform.privacy.plan import plan
 from tests.conftest import MakeJob

@@ -11,7 +11,11 @@ import types
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from blindsum.actors.books import LEDGER
@@ -21,18 +25,22 @@ from blindsum.pipelines.consortium import deciding
 from blindsum.pipelines.consortium.brief import brief
 from blindsum.pipelines.consortium.changes import Change
 from blindsum.pipelines.consortium.deciding import approve_proposal, refuse_proposal
-from blindsum.pipelines.consortium.review import review
+from blindsum.pipelines.consortium.review import NOT_COMPUTED, review
 from blindsum.pipelines.consortium.review_text import Review
 from blindsum.pipelines.run.traffic import parameter_count
 from blindsum.platform.data.table import load_data
 from blindsum.platform.errors import ConsentError, JobError, ModelError
+from blindsum.platform.job import paths
+from blindsum.platform.job.paths import WEIGHTS
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.lifetime_limit import Limit
 from blindsum.platform.state.approval import Approvals
+from blindsum.platform.state.approved_code import import_approved
 from blindsum.platform.state.ledger import Ledger
-from blindsum.platform.training.models import get_parameters, model_of
+from blindsum.platform.training.models import counted, get_parameters, initial_digest, model_of
 from tests.conftest import COLUMNS, job_content, ledger_of
 from tests.pipelines.consortium.proposals import Desk, proposed
+from tests.platform.test_tokenizer_file import CONTENT as WORDS
 
 FACTORY = b"""import torch
 
@@ -93,6 +101,7 @@ def test_a_review_says_what_would_be_trained_spent_sent_and_revealed(
     [
         {},
         {"model": {"kind": "mlp", "hidden": [8, 4]}},
+        {"model": {"kind": "mlp", "hidden": [8], "lora": {"rank": 2, "targets": ["0"]}}},
         {
             "model": {"kind": "mlp", "hidden": [8]},
             "data": {
@@ -108,6 +117,26 @@ def test_the_number_of_parameters_is_that_of_the_built_model(
 ) -> None:
     job = proposed(content, **changes)
     assert parameter_count(job) == get_parameters(model_of(job)).size
+
+
+def test_a_review_says_how_many_parameters_train_and_finds_the_silos_weights(
+    desk: Desk, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights lie in the silo's state, where an approval finds them too."""
+    monkeypatch.setattr(paths, "_HELD", [])
+    model: dict[str, Any] = {"kind": "mlp", "hidden": [8], "lora": {"rank": 2, "targets": ["0"]}}
+    first = {"0.weight": torch.ones(8, len(COLUMNS))}
+    folder = desk.owner.state / WEIGHTS
+    folder.mkdir()
+    save_file(first, folder / "first.safetensors")
+    digest = hashlib.sha256((folder / "first.safetensors").read_bytes()).hexdigest()
+    model["weights"] = {"file": "first.safetensors", "sha256": digest, "only": ["0.weight"]}
+    job = proposed(content, model=model)
+    proposal = desk.receive(job)
+    every, trained = counted(job.model, (len(COLUMNS),), job.data.outputs)
+    text = " ".join(" ".join(reviewed(desk, proposal).lines()).split())
+    assert f"{trained} of {every} parameters are trained, by adapters of rank 2" in text
+    assert approve(desk, proposal).weights == initial_digest(model_of(job))
 
 
 def test_the_owners_rules_stand_in_the_review_and_prevent_an_approval(
@@ -222,6 +251,108 @@ def test_code_is_approved_by_its_digest_in_a_process_of_its_own(
         other = hashlib.sha256(longer).hexdigest()
         assert earlier is not None
         assert earlier.changes == (Change("code ownnet.py", sha[:16], other[:16]),)
+    finally:
+        desk.close()
+
+
+def test_the_code_of_all_of_a_job_s_functions_is_approved_together(
+    tmp_path: Path, tables: dict[str, Path], content: dict[str, Any]
+) -> None:
+    desk = Desk(tmp_path / "desk", tables["alder"], policy={"factory": "approved"})
+    try:
+        loss = b"""from torch.nn import functional
+
+
+def loss(outputs, labels):
+    return functional.cross_entropy(outputs, labels, reduction="none")
+"""
+        code = {"ownnet.py": FACTORY, "ownloss.py": loss}
+        model = {"kind": "factory", "factory": "ownnet:net"}
+        own = content["training"] | {"loss": "ownloss:loss"}
+        job = proposed(content, model=model, training=own, privacy={"noise": "none"})
+        digest = desk.receive(job, code)
+        text = "\n".join(reviewed(desk, digest).lines())
+        assert "ownnet:net makes the model" in text
+        assert "ownloss:loss computes the loss of each record in training" in text
+        covered = brief(reviewed(desk, digest), desk.owner, 1, "2030-01-01")
+        assert [text.partition(":")[0] for label, text in covered if label == "runs code"] == [
+            "ownnet",
+            "ownloss",
+        ]
+        given = approve(desk, digest)
+        assert given.code == {n: hashlib.sha256(one).hexdigest() for n, one in code.items()}
+        (desk.owner.state / "approved" / given.id / "ownloss.py").write_bytes(loss + b"# more\n")
+        with pytest.raises(ConsentError, match="not the code that this silo's owner approved"):
+            import_approved(desk.owner.state, given.id, given.code)
+        only_a_loss = proposed(content, training=own)
+        (said,) = reviewed(desk, desk.receive(only_a_loss)).policy
+        assert said == "the job has a training.loss, but the proposal has no code"
+    finally:
+        desk.close()
+
+
+def test_a_dataset_of_its_own_is_code_that_needs_an_approval(
+    tmp_path: Path, tables: dict[str, Path], content: dict[str, Any]
+) -> None:
+    """It reads the table as it is. A review runs nothing of it."""
+    features = {
+        "kind": "factory",
+        "function": "owndata:made",
+        "columns": {"mean_radius": "number"},
+        "shape": {"x": {"shape": [2]}},
+    }
+    model = {"kind": "factory", "factory": "ownnet:net"}
+    data = content["data"] | {"features": features}
+    job = proposed(content, data=data, model=model, privacy={"noise": "none"})
+    ran = tmp_path / "ran"
+    net = b"import torch\n\n\nclass net(torch.nn.Linear):\n    def __init__(self, tensors, outputs)"
+    net += b":\n        super().__init__(2, outputs)\n\n    def forward(self, x):\n        "
+    net += b"return super().forward(x['x'])\n"
+    made = f"open({str(ran)!r}, 'w').close()\n\n\ndef made(table):\n    return []\n".encode()
+    strict = Desk(tmp_path / "strict", tables["alder"])
+    desk = Desk(tmp_path / "desk", tables["alder"], policy={"factory": "approved"})
+    try:
+        code = {"owndata.py": made, "ownnet.py": net}
+        (said,) = reviewed(strict, strict.receive(job, code)).policy
+        assert said == "the job brings code of its own (model.factory, data.features.function)"
+        digest = desk.receive(job, code)
+        found = review(desk.owner, "alder", desk.inbox, digest, features=True)
+        text = " ".join("\n".join(found.lines()).split())
+        assert "owndata:made makes the tensors of each record: it reads the columns" in text
+        assert "owndata:made makes x (float32, shape (2,))" in text
+        assert found.concerns == (NOT_COMPUTED,) and not ran.exists()
+        assert approve(desk, digest).code.keys() == code.keys() and ran.exists()
+    finally:
+        desk.close()
+        strict.close()
+
+
+def test_a_tokenizer_is_looked_for_in_the_silo_s_own_folder(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    pq.write_table(pa.table({"note": ["no pain"] * 40, "ill": [0, 1] * 20}), tmp_path / "notes")
+    (tmp_path / "notes").rename(tmp_path / "notes.parquet")
+    desk = Desk(tmp_path / "desk", tmp_path / "notes.parquet")
+    sha256 = hashlib.sha256(WORDS).hexdigest()
+    named = {"file": "of-silo.json", "sha256": sha256}
+    data = {
+        "features": {"kind": "text", "column": "note", "length": 8, "tokenizer": named},
+        "target": {"column": "ill", "classes": [0, 1]},
+        "folds": {"kind": "random", "salt": "s"},
+    }
+    model = {"kind": "transformer", "width": 8, "heads": 2, "layers": 1, "hidden": 8}
+    digest = desk.receive(proposed(content, data=data, model=model))
+    try:
+        assert "there is no file of-silo.json" in " ".join(reviewed(desk, digest).obstacles)
+        with pytest.raises(ModelError, match="there is no file of-silo.json"):
+            approve(desk, digest)
+        (desk.owner.state / "weights").mkdir()
+        (desk.owner.state / "weights" / "of-silo.json").write_bytes(WORDS)
+        found = reviewed(desk, digest)
+        assert not found.obstacles and found.parameters is not None
+        text = " ".join("\n".join(found.lines()).split())
+        assert f"tokenizer of-silo.json, SHA-256 {sha256}" in text
+        assert approve(desk, digest).runs == 1
     finally:
         desk.close()
 

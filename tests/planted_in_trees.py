@@ -1,0 +1,49 @@
+"""Faults planted in boosted trees: each must make a test fail."""
+
+BOOSTING, HERE = "platform/training/trees/boosting.py", "tests/platform/test_trees.py"
+PROTOCOL = "tests/actors/test_trees.py"
+
+IN_TREES = (
+    (
+        "trees: a record counted as one bin although it is in one of each feature",
+        BOOSTING,
+        "norms = np.sqrt(places * (g * g + h * h).sum(1))",
+        "norms = np.sqrt((g * g + h * h).sum(1))",
+        HERE,
+    ),
+    (
+        "trees: outputs clipped each by itself",
+        BOOSTING,
+        "norms = np.sqrt(places * (g * g + h * h).sum(1))",
+        "norms = np.sqrt(places * (g * g + h * h).max(1))",
+        HERE,
+    ),
+    (
+        "trees: second derivatives without a norm",
+        BOOSTING,
+        "norms = np.sqrt(places * (g * g + h * h).sum(1))",
+        "norms = np.sqrt(places * (g * g).sum(1))",
+        HERE,
+    ),
+    (
+        "trees: sums without the noise that a silo adds alone",
+        BOOSTING,
+        "sums = (sums + noise * normals(sums.size, self._random)) * unit",
+        "sums = sums * unit",
+        PROTOCOL,
+    ),
+    (
+        "trees: sums without shares said to have noise",
+        BOOSTING,
+        "_BARE = Protection.SHARES_TO_ADD",
+        "_BARE = Protection.OWN_NOISE",
+        PROTOCOL,
+    ),
+    (
+        "trees: splits drawn anew from the system",
+        "platform/training/trees/structures.py",
+        'random = seeded_generator(seed, "splits of a tree", tree, output)',
+        "random = np.random.default_rng()",
+        HERE,
+    ),
+)
