@@ -67,6 +67,8 @@ ASKED: dict[str, tuple[tuple[str, ...], str]] = {
     "ledger limit": (("ledger", "limit", *OF_ALDER, "--epsilon", "5"), "from none to epsilon 5"),
     "audit-log show": (("audit-log", "show", *OF_ALDER), "joined"),
     "audit-log verify": (("audit-log", "verify", *OF_ALDER), "signatures are valid"),
+    "cache show": (("cache", "show", *OF_ALDER), "kept: 1 entry"),
+    "cache clear": (("cache", "clear", *OF_ALDER), "removed: 1 entry"),
     "coordinator status": (("coordinator", "status", *HUB), "no silo is enrolled"),
     "invite": (("invite", "alder", *HUB), ""),
     "silo show": (("silo", "show"), "no owner's file"),

@@ -33,6 +33,7 @@ class OfCopies(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs of every copy."""
         outputs: Tensor = self.model(x.flatten(0, 1))
         return outputs.reshape(*x.shape[:2], *outputs.shape[1:])
 

@@ -28,6 +28,7 @@ class InBfloat16(nn.Module):
         self.model = model
 
     def forward(self, x: Any) -> Tensor:
+        """Return the model's outputs, computed in bfloat16."""
         # Without a cache: clipping gives each operation a copy of its weight.
         kind = device_of(self.model).type
         with torch.autocast(kind, torch.bfloat16, cache_enabled=False):

@@ -106,7 +106,9 @@ class _Way(BookKeeping):
         super().__init__(model)
         self._call = call
 
-    def __call__(self, x: torch.Tensor, y: torch.Tensor, clip_norm: float) -> Clipped:
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor, clip_norm: float, masks: Any = None
+    ) -> Clipped:
         return self._call(self, x, y, clip_norm)  # type: ignore[no-any-return]
 
 
