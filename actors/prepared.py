@@ -304,7 +304,7 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     optimizer: ServerOptimizer | TreeOptimizer
     if isinstance(model, Forest) and isinstance(job.model, Boosted):
         boosting = Boosting(job, job.model)
-        trainer = TreeTrainer(boosting, model, job, member.data.train, own_plan, random)
+        trainer = TreeTrainer(boosting, job, member.data.train, own_plan, random)
         optimizer = TreeOptimizer(boosting, job)
     else:
         trainer = LocalTrainer(

@@ -25,7 +25,7 @@ from blindsum.actors.prepared import MeanChange, PreparedSilo
 from blindsum.actors.silo_messages import Progress
 from blindsum.actors.silo_state import SentUpdate, SiloState, require_allowed
 from blindsum.he.exchange import Exchange
-from blindsum.he.packing import require_finite
+from blindsum.he.packing import require_exact, require_finite
 from blindsum.platform.errors import FederationError, guarded
 from blindsum.platform.evaluation.figures import Metrics
 from blindsum.platform.evaluation.round_counts import Tally
@@ -79,6 +79,8 @@ class Silo(JoiningSilo):
         trained = time.perf_counter()
         tally = Tally(unclipped=update.unclipped)
         bound, values = exchange.range or own.range, None
+        if self._job.sums_exactly:
+            require_exact(update.values, bound)
         digits = own.digitiser.digits(update, exchange, bound, tally)
         if variates:  # they may depend on nothing but what is sent
             values = np.zeros_like(update.values)

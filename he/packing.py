@@ -93,6 +93,16 @@ def require_finite(values: npt.NDArray[np.floating]) -> None:
             raise _not_finite()
 
 
+def require_exact(values: npt.NDArray[np.floating], bound: float) -> None:
+    """Raise EncryptionError if a value is above the bound: it would be cut, and a sum that has to
+    be exact would not be. Called before any part is sent."""
+    if values.size and float(np.abs(values).max()) > bound:
+        raise EncryptionError(
+            "a sum of this silo is too large to be added exactly",
+            "Lower class weights, or scale the numbers that are predicted.",
+        )
+
+
 def _not_finite() -> EncryptionError:
     return EncryptionError(
         "the update has NaN or infinite values, which cannot be encrypted",

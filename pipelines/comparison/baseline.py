@@ -240,7 +240,7 @@ def trained(
     rounds = own.rounds_within_budget if own else job.training.rounds
     if isinstance(model, Forest) and isinstance(job.model, Boosted):
         boosting = Boosting(job, job.model)
-        grower = TreeTrainer(boosting, model, job, member.data.train, own, random)
+        grower = TreeTrainer(boosting, job, member.data.train, own, random)
         grow(job, model, grower, boosting, rounds, done)
         return model
     loss = record_loss(job, member.own)

@@ -17,7 +17,7 @@ from blindsum.pipelines.run.check import check
 from blindsum.pipelines.run.output import Quiet
 from blindsum.pipelines.run.train import train
 from blindsum.platform.data.records import dense
-from blindsum.platform.errors import BlindsumError
+from blindsum.platform.errors import BlindsumError, EncryptionError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.privacy.plan import greatest_sum, plan
 from blindsum.platform.training.trees.boosting import TreeOptimizer
@@ -185,3 +185,12 @@ def test_check_says_what_trees_send(make_job: MakeJob) -> None:
     bins = 32 * len(COLUMNS) * 2
     assert first.sent == (bins, 2 * bins) and checked.parameters.bits > 24
     assert checked.traffic.up_a_round > 0
+
+
+def test_a_sum_that_would_be_cut_is_never_sent(make_job: MakeJob) -> None:
+    heavy = "data.target.class_weights={malignant: 1.0e8, benign: 1.0e8}"
+    made = SentByRound(make_job(*EXACT, heavy))
+    silo = made.silos["alder"]
+    with pytest.raises(EncryptionError, match="too large to be added exactly"):
+        silo.train(made.exchange())
+    assert not silo.taken()

@@ -80,7 +80,7 @@ def grown(job: Job, folds: list[Fold], noise: bool = True) -> tuple[Boosting, Ve
     plans = [plan(job, name) for name in job.roster][: len(folds)]
     random = np.random.default_rng(5)
     trainers = [
-        TreeTrainer(boosting, model, job, fold, own, np.random.default_rng(i))
+        TreeTrainer(boosting, job, fold, own, np.random.default_rng(i))
         for i, (fold, own) in enumerate(zip(folds, plans, strict=False))
     ]
     optimizer, forest = TreeOptimizer(boosting, job), get_parameters(model)
@@ -205,7 +205,7 @@ def test_no_record_adds_more_than_the_clip_norm(
     model = Forest(4, 3, 3)
     fold = Fold(np.array([row], np.float32), np.array([label]))
     own = plan(one, one.roster[0])
-    trainer = TreeTrainer(boosting, model, one, fold, own, np.random.default_rng(0))
+    trainer = TreeTrainer(boosting, one, fold, own, np.random.default_rng(0))
     for round in (1, min(3, one.training.rounds)):
         update = trainer.train(get_parameters(model), 1.0, round)
         assert np.linalg.norm(update.values) <= own.clip_norm * (1 + 1e-9)  # type: ignore[union-attr]
@@ -249,12 +249,12 @@ def test_what_was_learnt_is_recomputed_after_a_step_back(tmp_path: Path) -> None
     boosting = Boosting(one, one.model)  # type: ignore[arg-type]
     model = Forest(4, 2, 3)
     fold = Fold(x, y)
-    trainer = TreeTrainer(boosting, model, one, fold, None, np.random.default_rng(0))
+    trainer = TreeTrainer(boosting, one, fold, None, np.random.default_rng(0))
     optimizer, start = TreeOptimizer(boosting, one), get_parameters(model)
     first = trainer.train(start, 1.0, 1)
     moved = optimizer.apply(start, first.values * first.unit, 1, 1)
     second = trainer.train(moved, 1.0, 2).values
     np.testing.assert_array_equal(trainer.train(start, 1.0, 1).values, first.values)
-    fresh = TreeTrainer(boosting, model, one, fold, None, np.random.default_rng(0))
+    fresh = TreeTrainer(boosting, one, fold, None, np.random.default_rng(0))
     np.testing.assert_array_equal(fresh.train(moved, 1.0, 2).values, second)
     assert HESSIAN_WEIGHT > 0

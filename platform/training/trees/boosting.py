@@ -12,12 +12,12 @@ sums are exact.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.schema import Job
@@ -133,16 +133,15 @@ class TreeTrainer:
     def __init__(
         self,
         boosting: Boosting,
-        model: Forest,
         job: Job,
         data: Fold,
         plan: PrivacyPlan | None,
         random: np.random.Generator,
     ) -> None:
-        self._boosting, self._model, self._job, self._plan = boosting, model, job, plan
-        self._random = random
-        self._features, self._labels = dense(data.stored), dense(data.stored_labels)
-        self._bins = boosting.bins.of(self._features)
+        self._boosting, self._job, self._plan, self._random = boosting, job, plan, random
+        # Bins take a byte each: features are made dense batch by batch, and not kept.
+        parts = [boosting.bins.of(features.numpy()) for features, _ in data.batches()]
+        self._bins, self._labels = np.concatenate(parts), dense(data.stored_labels)
         target = job.data.target
         self._derivatives = OfClasses(target) if target else OfTasks(job.data.tasks or {})
         self._outputs = np.zeros((len(data), boosting.outputs))
@@ -211,11 +210,11 @@ class TreeTrainer:
         count, values = self._counted
         if count > tree or trees.value[:count].tobytes() != values:
             count, self._outputs = 0, np.zeros_like(self._outputs)
-        if count < tree:
-            load(self._model, trees)
-            with torch.no_grad():
-                found = self._model.of_trees(torch.from_numpy(self._features), count, tree)
-            self._outputs = self._outputs + found.double().numpy()
+        every = np.arange(len(self._bins))
+        for done, output in itertools.product(range(count, tree), range(trees.value.shape[1])):
+            one = trees.one(done, output)
+            nodes, _ = self._ends(one, self._boosting.section.max_depth, every)
+            self._outputs[:, output] += one.value[nodes]
         self._counted = tree, trees.value[:tree].tobytes()
         return self._outputs
 
@@ -232,6 +231,15 @@ class TreeTrainer:
 
     def _nodes(self, one: OneTree, deep: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Return each record's node of a level, from 0; 2^deep for records that stopped above."""
+        nodes, stopped = self._ends(one, deep, rows)
+        found: npt.NDArray[np.intp] = np.where(stopped, 2**deep, nodes)
+        return found
+
+    def _ends(
+        self, one: OneTree, deep: int, rows: npt.NDArray[np.intp]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Return the node of a level at which each record arrives, from 0, and whether a node above
+        was not split: such records went left, to the leaf that has that node's value."""
         after = self._boosting.bins.after(one.feature, one.threshold)
         nodes, stopped = np.zeros(len(rows), np.intp), np.zeros(len(rows), np.bool_)
         for _ in range(deep):
@@ -239,8 +247,7 @@ class TreeTrainer:
             stopped |= columns < 0
             right = self._bins[rows, np.maximum(columns, 0)] > after[nodes]
             nodes = 2 * nodes + 1 + (right & (columns >= 0))
-        found: npt.NDArray[np.intp] = np.where(stopped, 2**deep, nodes - (2**deep - 1))
-        return found
+        return nodes - (2**deep - 1), stopped
 
 
 class TreeOptimizer:
@@ -260,7 +267,9 @@ class TreeOptimizer:
             silos: the number of silos that were summed.
         """
         sums = mean * silos
-        if self._job.privacy.noise != "none":
+        if self._job.privacy.noise == "none":
+            sums = np.rint(sums / UNIT) * UNIT
+        else:
             training = self._job.training
             sums = sums * (training.expected_batch_size / training.learning_rate)
             sums[1::2] /= HESSIAN_WEIGHT
