@@ -113,8 +113,9 @@ async def request(
         raise Silent(f"no answer within {wait_s:g} s") from None
     except aiohttp.ClientConnectorError as error:
         raise LinkLost(why(error)) from None
-    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError):
-        # A server that ends a connection while something still arrives resets it.
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError, RuntimeError):
+        # A server that ends a connection while something still arrives resets it. aiohttp raises
+        # RuntimeError if another task closed the connection, with its session, in the meantime.
         raise Closed("the connection was closed without an answer") from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise LinkLost(why(error)) from None

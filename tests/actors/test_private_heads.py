@@ -136,6 +136,6 @@ def test_a_private_head_trains_whatever_the_round_s_subset(consortium: JobFile) 
     silo = made.silos["birch"]
     own, before = silo._own, [one.copy() for one in silo._own.head.state]
     subset = own.subset(1)
-    assert subset is not None and own.sent_values < own.values
+    assert subset is not None and own.sent_values(1) < own.values
     own.trainer.train(silo._model.vector, 1.0, 1, subset)
     assert all((a != b).all() for a, b in zip(before, own.head.state, strict=True))

@@ -113,7 +113,9 @@ def test_bits_that_a_proxy_flips_change_no_message(
     proxy.alter = flipping(0.08, seed=21)
     for name in TWO:
         one.start(name)
-    with one.federation(shared_job(tmp_path), RUN) as federation:
+    # Each bit that is flipped costs a session, and several at once some patience.
+    job = shared_job(tmp_path, TWO, "deadlines.round_s=240", "deadlines.silent_s=240")
+    with one.federation(job, RUN) as federation:
         reports = [federation.run_round(number) for number in (1, 2)]
     assert [report.attempt for report in reports] == [1, 1] and proxy.altered > 5
     assert sealed.all_were_sent() and sealed.none_was_opened_twice()
