@@ -53,7 +53,6 @@ from blindsum.platform.training.sent import sent_counts
 from blindsum.platform.training.server_optimizer import ServerOptimizer
 from blindsum.platform.training.subset import Subset
 from blindsum.platform.training.trees.boosting import Boosting, TreeOptimizer, TreeTrainer
-from blindsum.platform.training.trees.forest import Forest
 from blindsum.platform.training.update import Update
 from blindsum.platform.training.vector import Vector, digest, put_away
 from blindsum.platform.training.vector_room import VectorRoom
@@ -202,7 +201,8 @@ class PreparedSilo:
         sums: npt.NDArray[np.int32 | np.int64] = whole
         for where, integers in summed:
             sums[where] = integers
-            squares += square_sum(integers)
+            if self.plan:  # integers that are exact would be too large, and have no bound
+                squares += square_sum(integers)
         reach = honest_reach(
             self.job, self.plan, silos, exchange.values, unit, exchange.clipping, exchange.round
         )
@@ -302,21 +302,14 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     model.to(CPU if alone or team else device_for(job.silo(name).resources.gpus))
     trainer: LocalTrainer | TreeTrainer
     optimizer: ServerOptimizer | TreeOptimizer
-    if isinstance(model, Forest) and isinstance(job.model, Boosted):
+    train = member.data.train
+    if isinstance(job.model, Boosted):
         boosting = Boosting(job, job.model)
-        trainer = TreeTrainer(boosting, job, member.data.train, own_plan, random)
+        trainer = TreeTrainer(boosting, job, train, own_plan, random)
         optimizer = TreeOptimizer(boosting, job)
     else:
-        trainer = LocalTrainer(
-            model,
-            member.data.train,
-            job.training,
-            own_plan,
-            random,
-            loss,
-            team,
-            augmentation_of(job.data.features),
-        )
+        changed = augmentation_of(job.data.features)
+        trainer = LocalTrainer(model, train, job.training, own_plan, random, loss, team, changed)
         optimizer = ServerOptimizer(job.server, parameter_count(model), room)
     if team:
         team.build()

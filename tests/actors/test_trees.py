@@ -20,7 +20,7 @@ from blindsum.platform.data.records import dense
 from blindsum.platform.errors import BlindsumError, EncryptionError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.privacy.plan import greatest_sum, plan
-from blindsum.platform.training.trees.boosting import TreeOptimizer
+from blindsum.platform.training.trees.boosting import UNIT, TreeOptimizer
 from tests.actors.test_silo import Consortium
 from tests.conftest import COLUMNS, MakeJob
 
@@ -194,3 +194,15 @@ def test_a_sum_that_would_be_cut_is_never_sent(make_job: MakeJob) -> None:
     with pytest.raises(EncryptionError, match="too large to be added exactly"):
         silo.train(made.exchange())
     assert not silo.taken()
+
+
+def test_sums_of_a_large_consortium_are_applied(make_job: MakeJob) -> None:
+    """Their squares would not fit into 64 bits."""
+    made = SentByRound(make_job(*EXACT))
+    silo, exchange = made.silos["alder"], made.exchange()
+    silo.train(exchange)
+    sums = np.zeros(exchange.values, np.int64)
+    sums[:40] = 2**44
+    assert silo._update is not None
+    found = silo._own.mean_change(silo._update, [(slice(None), sums)])
+    np.testing.assert_allclose(found[:], sums * UNIT / 3)
