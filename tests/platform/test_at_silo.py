@@ -120,6 +120,7 @@ def test_ragged_rows_and_marks_between_thousands_are_found_by_row_at_the_silo(
     lines[17] += ",superfluous"
     lines[20] = "3.5"
     leaves, _ = refused(written(tmp_path / "r.csv", "\n".join(lines)), "17 (5), 20 (1)")
+    leaves = leaves.replace(str(tmp_path), "")  # pytest numbers its folders
     assert "superfluous" not in leaves and "17" not in leaves
     table = rows().assign(bp=lambda t: t["bp"].astype(str))
     table.loc[4, "bp"] = "1,234"

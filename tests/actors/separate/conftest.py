@@ -33,7 +33,7 @@ def status(silo: Organisation) -> dict[str, Any]:
     """What the agent notes for `blindsum silo status`."""
     try:
         found: dict[str, Any] = json.loads(status_file(silo.state).read_text())
-    except ValueError:  # it is just being written
+    except (FileNotFoundError, ValueError):  # it is just being written
         return {}
     return found
 
