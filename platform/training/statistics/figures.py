@@ -298,8 +298,8 @@ class _Reading:
                 count, _, _ = _of_column(found, at)
                 mean, variance = _mean(found, at), _variance(found, at)
             else:
-                count = records
-                mean = float(np.clip(found.sums["levels"][at - places] / count, 0.0, 1.0))
+                share = found.sums["levels"][at - places] / records
+                count, mean = records, float(np.clip(share, 0.0, 1.0))
                 variance = mean * (1 - mean)
             there = min(count / records, 1.0)  # of the values of each silo, if silos are alike
             for row in signed:
