@@ -34,6 +34,7 @@ from blindsum.platform.errors import (
     guarded,
 )
 from blindsum.platform.training.average import of_model
+from blindsum.platform.training.sums import SumsOptimizer
 
 
 class JoiningSilo:
@@ -242,6 +243,8 @@ class JoiningSilo:
         self._keys.connect(self._channel(aggregators))
         self._books.join(self._keys.identities)
         self._own.policy.regroups(tuple(self._keys.identities))
+        if isinstance(self._own.optimizer, SumsOptimizer):
+            self._own.optimizer.agree_on(self._keys.of_identifiers())
         # Whoever returns to the run has lost its control variates: everybody's begin anew.
         self._models = tuple(replace(one, variates=None) for one in self._models)
         self._state = SiloState.READY

@@ -25,7 +25,7 @@ from blindsum.he.packing import Integers, square_sum
 from blindsum.he.parameters import Parameters
 from blindsum.platform.data.computing import Told, computing_in
 from blindsum.platform.data.device import CPU, device_for
-from blindsum.platform.data.member import open_member
+from blindsum.platform.data.member import identified, open_member
 from blindsum.platform.data.reading import require_shareable
 from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.evaluation.round_counts import Counting
@@ -303,6 +303,7 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     trainer: LocalTrainer | SumsTrainer
     optimizer: ServerOptimizer | SumsOptimizer
     if summed := summed_of(job):
+        member = identified(member, job, places, spec.run, means)
         trainer = summed.trainer(member.data, own_plan, random)
         optimizer = SumsOptimizer(summed, job)
     else:

@@ -137,6 +137,16 @@ class Vault:
         """The public identities of the silos in the newest ceremony."""
         return dict(self._identities)
 
+    def of_identifiers(self) -> bytes:
+        """Return the key of what records are known by, once the ceremony is over.
+
+        Raises:
+            KeyRefused: this silo has no keys.
+        """
+        if self._keys is None:
+            raise KeyRefused("this silo has no keys", "Hold a key ceremony first.")
+        return self._keys.identifiers
+
     # -- exchanges -----------------------------------------------------------------------
 
     def connect(self, channel: Channel) -> None:

@@ -102,13 +102,15 @@ class Keys:
     """A silo's keys after the ceremony.
 
     `hashing` is the key of the totals' hash. `verifiers` is the HMAC key that selects the silo to
-    find out who cheated. `ceremony` is the digest that all silos signed.
+    find out who cheated. `identifiers` is the HMAC key of what records are known by. `ceremony` is
+    the digest that all silos signed.
     """
 
     secret: SecretKey
     seeds: PairSeeds
     hashing: HashKey
     verifiers: bytes = field(repr=False)
+    identifiers: bytes = field(repr=False)
     ceremony: bytes
 
     def verifier(self, roster: tuple[str, ...], exchange: bytes) -> str:
@@ -224,11 +226,18 @@ class KeyCeremony:
             )
         # Handed out once only: each of two copies of the seeds could open the same masks.
         self._secret = self._seeds = None
-        hashing, verifiers = (
+        hashing, verifiers, identifiers = (
             hashlib.sha256(b"blindsum " + of + secret.content).digest()
-            for of in (b"hashing", b"verifiers")
+            for of in (b"hashing", b"verifiers", b"identifiers")
         )
-        return Keys(secret, PairSeeds(self._silo, seeds), HashKey(hashing), verifiers, self._digest)
+        return Keys(
+            secret=secret,
+            seeds=PairSeeds(self._silo, seeds),
+            hashing=HashKey(hashing),
+            verifiers=verifiers,
+            identifiers=identifiers,
+            ceremony=self._digest,
+        )
 
     def _check(self, introductions: tuple[Introduction, ...]) -> None:
         if self.introduction not in introductions:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blindsum.platform.data.at_silo import remove_at_silo, write_at_silo
 from blindsum.platform.data.computing import Computing, computing_in
+from blindsum.platform.data.identifiers import identified_by, load_identifiers
 from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.paths import SiloPlaces
 from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.statistics_section import Statistics
 
 REJECTED_ROWS = "rejected_rows.csv"
 """In the folder of one run at the silo: the rows that were refused or dropped, and why."""
@@ -65,3 +67,17 @@ def open_member(
     if data.concerns and places.owner:
         write_at_silo(told, "".join(f"{text}\n" for text in data.concerns))
     return Member(name, data, own)
+
+
+def identified(member: Member, job: Job, places: SiloPlaces, run: str, means: Computing) -> Member:
+    """Return the silo with its records' identifiers, if the job asks for overlaps.
+
+    Raises:
+        DataError: as `open_member`.
+    """
+    if not isinstance(job.model, Statistics) or job.model.overlap is None:
+        return member
+    by = job.model.overlap.by or identified_by(job.data)
+    rejects = places.of_run(run) / REJECTED_ROWS
+    found = load_identifiers(places.table, job.data, rejects, by, member.own, means)
+    return replace(member, data=replace(member.data, identifiers=found.digests))

@@ -40,6 +40,7 @@ class SiloData:
     the digests that earlier versions computed for the same records. `dropped` counts records that
     the job says to train without, and labels that were left out of the others. `concerns` says what
     is odd about the records (`blindsum.platform.data.concerns`), `records` has digests of them.
+    `identifiers` are what records are known by in other silos too, if the job asks for overlaps.
     Both folds are empty if other processes hold the records (`blindsum.platform.data.shares`).
     """
 
@@ -50,6 +51,7 @@ class SiloData:
     earlier: tuple[str, ...] = ()
     concerns: tuple[str, ...] = ()
     records: SampledDigests = field(default_factory=SampledDigests)
+    identifiers: Digests | None = None
 
     def __repr__(self) -> str:
         return "SiloData(private)"
@@ -90,7 +92,8 @@ def load_data(
     outline = outline_of(folds["train"], len(folds["test"]), contract)
     odd = concerns(sample, contract, outline)
     return SiloData(
-        **folds,
+        train=folds["train"],
+        test=folds["test"],
         fingerprint=fingerprint,
         dropped=dropped,
         earlier=tuple(earlier),

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from blindsum.platform.job.begun_section import Begun
-from blindsum.platform.job.section import Section
+from blindsum.platform.job.folds_section import HashFolds
+from blindsum.platform.job.section import Section, unless
 from blindsum.platform.job.summed import gradient_settings
 
 if TYPE_CHECKING:
     from blindsum.platform.job.schema import Job
 
+_Time = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -26,6 +28,46 @@ class Bounds(Section):
     def _ascends(self) -> Bounds:
         if not self.low < self.high:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        return self
+
+
+class Overlap(Section):
+    """Whether and by what silos count how many records they have in common."""
+
+    by: Literal["molecule", "key", "record"] | None = Field(
+        None,
+        description="What two records in common have: the molecule, the fold key, or all values; "
+        "default: the first of these that the job has.",
+    )
+
+
+class Survival(Section):
+    """Times to an event, in public bins."""
+
+    time: str = Field(description="A column of numbers: the time to the event, or to censoring.")
+    event: str = Field(
+        description="A column of two categories, classes or a binary task: the second, or "
+        "positive, one is the event."
+    )
+    groups: str | None = Field(None, description="A column of categories, to be compared.")
+    edges: list[_Time] = Field(
+        min_length=2,
+        max_length=512,
+        description="Ends of the bins, ascending, in the unit of the time; the first begins at 0.",
+    )
+
+    @field_validator("edges")
+    @classmethod
+    def _ascend(cls, edges: list[float]) -> list[float]:
+        if sorted(set(edges)) != edges:
+            raise ValueError("write each end once, in ascending order")
+        return edges
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Survival:
+        named = [one for one in (self.time, self.event, self.groups) if one is not None]
+        if len(set(named)) < len(named):
+            raise ValueError("time, event and groups must be different columns")
         return self
 
 
@@ -47,6 +89,15 @@ class Statistics(Begun):
     correlations: bool = True
     differences: bool = Field(
         True, description="Whether to test which columns differ between silos."
+    )
+    overlap: Overlap | None = Field(
+        None,
+        exclude_if=unless(None),
+        description="Estimate how many records silos have in common; only under differential "
+        "privacy.",
+    )
+    survival: Survival | None = Field(
+        None, exclude_if=unless(None), description="Estimate survival over time."
     )
 
     @field_validator("quantiles")
@@ -101,5 +152,22 @@ def require_fit(section: Statistics, job: Job) -> None:
         }
     if unknown := sorted(set(section.bounds) - job.data.inputs - set(job.data.tasks or ())):
         faults[f"bounds names {unknown[0]!r}, which is no column of the job"] = True
+    if section.overlap:
+        faults |= _overlap_faults(section.overlap, job)
     if found := [fault for fault, there in faults.items() if there]:
         raise ValueError(f"model.kind statistics: {'; '.join(found)}")
+
+
+def _overlap_faults(overlap: Overlap, job: Job) -> dict[str, bool]:
+    smiles = job.data.features.smiles_column is not None
+    return {
+        "overlap needs differential privacy (privacy.noise shared or local): without noise the "
+        "sum would tell every silo which of the records that it can guess others have; where one "
+        "machine may read all tables, blindsum check compares them": (job.privacy.noise == "none"),
+        "overlap.by molecule needs features of molecules": (
+            overlap.by == "molecule" and not smiles
+        ),
+        "overlap.by key needs data.folds.kind hash, whose column has the keys": (
+            overlap.by == "key" and not isinstance(job.data.folds, HashFolds)
+        ),
+    }

@@ -25,7 +25,15 @@ Reals = npt.NDArray[np.float64]
 
 
 class Summed(ABC):
-    """A kind of model that follows from sums: the size of a round's sums, and the next model."""
+    """A kind of model that follows from sums: the size of a round's sums, and the next model.
+
+    Attributes:
+        secret: 32 bytes from the newest key ceremony, that all silos have and nobody else.
+        state: what all silos keep beside the model, as of `SumsOptimizer`.
+    """
+
+    secret: bytes | None = None
+    state: tuple[Reals, ...] = ()
 
     @abstractmethod
     def values(self, round: int) -> int:
@@ -115,12 +123,23 @@ class SumsTrainer(ABC):
 
 class SumsOptimizer:
     """The step from the mean of silos' sums to the next model, as `ServerOptimizer` for gradients.
-    It has no state: the model is all."""
-
-    state: tuple[npt.NDArray[np.float64], ...] = ()
+    Its state is what the silos keep beside the model, if anything."""
 
     def __init__(self, summed: Summed, job: Job) -> None:
         self._summed, self._job = summed, job
+
+    @property
+    def state(self) -> tuple[Reals, ...]:
+        """The same at every silo; of checkpoints, and of what a silo that returns takes over."""
+        return self._summed.state
+
+    @state.setter
+    def state(self, state: tuple[Reals, ...]) -> None:
+        self._summed.state = state
+
+    def agree_on(self, secret: bytes) -> None:
+        """Take what all silos have from a new key ceremony, and nobody else."""
+        self._summed.secret = secret
 
     def apply(self, model: Vector, mean: Reals, round: int, silos: int) -> Vector:
         """Return the next model.

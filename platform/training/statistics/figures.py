@@ -18,36 +18,26 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from blindsum.platform.data.identifiers import identified_by
 from blindsum.platform.training.statistics.describing import Describing
 from blindsum.platform.training.statistics.histograms import (
     Histogram,
     covariance,
     reconciled,
 )
+from blindsum.platform.training.statistics.interval import LEVEL, Figure
 from blindsum.platform.training.statistics.moments import CUT, SIGNS
 from blindsum.platform.training.statistics.parts import Found
+from blindsum.platform.training.statistics.survival_figures import (
+    SurvivalFigures,
+    survival_figures,
+)
 from blindsum.platform.training.vector import Vector
 
 Reals = npt.NDArray[np.float64]
-LEVEL = 0.95
 DRAWS = 200
 SURE = 0.01
 """The chance, over all columns, that one is said to differ between silos if none does."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure with its interval of LEVEL. Both ends are the value if it is exact; NaN if the noise
-    hides it."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether there is no noise."""
-        return self.low == self.high
 
 
 @dataclass(frozen=True)
@@ -108,14 +98,32 @@ class Correlations:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """What silos have in common.
+
+    Attributes:
+        by: what tells that it is the same: molecule, key or record.
+        identifiers: the distinct ones of each silo, summed.
+        pairs: pairs of silos that have an identifier in common, over all identifiers: one that k
+            silos have counts k (k - 1) / 2 times.
+    """
+
+    by: str
+    identifiers: Figure
+    pairs: Figure
+
+
+@dataclass(frozen=True)
 class Figures:
-    """What the silos of a consortium hold together."""
+    """What the silos of a consortium hold together; None for what the job does not ask for."""
 
     exact: bool
     records: Figure
     numbers: tuple[NumberFigures, ...]
     categories: tuple[CategoryFigures, ...]
     correlations: Correlations | None
+    overlap: Overlap | None = None
+    survival: SurvivalFigures | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return all, as JSON holds it: without NaN."""
@@ -162,6 +170,8 @@ class _Reading:
             numbers=tuple(map(self._number, range(len(variables.numbers)))),
             categories=tuple(map(self._category, range(len(variables.categories)))),
             correlations=self._correlations(),
+            overlap=self._overlap(),
+            survival=self._survival(),
         )
 
     # -- figures -----------------------------------------------------------------------------
@@ -237,6 +247,34 @@ class _Reading:
                 for level, place in zip(column.levels, places, strict=True)
             },
             differs=self._difference([len(self._of.standard.names) + one for one in places]),
+        )
+
+    # -- overlaps and survival ---------------------------------------------------------------
+
+    def _overlap(self) -> Overlap | None:
+        lookup, section = self._of.lookup, self._of.section.overlap
+        if lookup is None or section is None:
+            return None
+        pairs, deviation, times = lookup.pairs(self._found, len(self._of.job.silos))
+        low, high = pairs - self._z * deviation, (pairs + self._z * deviation) * times
+        return Overlap(
+            by=section.by or identified_by(self._of.job.data),
+            identifiers=self._count("identifiers", 0),
+            pairs=Figure(*(max(one, 0.0) for one in (pairs, low, high))),
+        )
+
+    def _survival(self) -> SurvivalFigures | None:
+        events = self._of.survival
+        if events is None:
+            return None
+        return survival_figures(
+            events.counts(self._found),
+            self._found.deviations[events.name],
+            events.ends,
+            events.groups,
+            np.random.default_rng(0),
+            events.section.time,
+            events.event,
         )
 
     # -- correlations ------------------------------------------------------------------------

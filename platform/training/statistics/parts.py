@@ -85,6 +85,11 @@ class Part(ABC):
         """The number of its sums."""
         return int(np.prod(self.shape))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it sums nothing."""
+        return self.size == 0
+
 
 class Records(Part):
     """The number of records."""

@@ -1,0 +1,22 @@
+"""A figure with its interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its interval of LEVEL. Both ends are the value if it is exact; NaN if the noise
+    hides it."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether there is no noise."""
+        return self.low == self.high
