@@ -317,14 +317,15 @@ class _Reading:
             whole, filled = counts.sum(), counts > 0
             squares = between[columns][filled] / counts[filled]
             degrees = (silos - 1) * (int(filled.sum()) - 1)
-            return float(stats.chi2.sf(whole * (squares.sum() - 1), degrees)) if degrees else 1.0
+            chi2 = whole * (squares.sum() - 1)
+            return float(stats.chi2.sf(chi2, degrees)) if degrees else 1.0
         (at,) = columns
         count, sums, squares_of = _of_column(self._found, at)
         inside, outside = squares_of - between[at], between[at] - sums**2 / max(count, 1.0)
-        degrees = count - silos
-        if inside <= 0 or degrees <= 0:
+        left = count - silos
+        if inside <= 0 or left <= 0:
             return 1.0
-        return float(stats.f.sf(outside / (silos - 1) / (inside / degrees), silos - 1, degrees))
+        return float(stats.f.sf(outside / (silos - 1) / (inside / left), silos - 1, left))
 
     def _p_noised(self, columns: list[int]) -> float:
         found, places = self._found, len(self._of.standard.names)

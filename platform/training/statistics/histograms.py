@@ -30,8 +30,9 @@ COARSE = 8
 """Fine bins in a coarse one."""
 _UNRESOLVED = (-4.0, 4.0)
 """Where values are looked for if the noise hides them all."""
-_CERTAIN = 0.05
-"""The chance that the noise alone fills any bin of a column's first histogram."""
+_CERTAIN = 0.005
+"""The chance that the noise alone fills any bin of any column's first histogram: a single one far
+away would make all later figures of its column useless."""
 
 
 class Powers(Part):
@@ -64,8 +65,7 @@ class Powers(Part):
         """Return each column's bounds, float64 [numbers, 2]: the public ones, or those of the bins
         that hold more than the noise would put there."""
         counts = found.sums[self.name].reshape(self.shape)
-        bins = len(POWER_EDGES) - 1
-        least = found.deviations[self.name] * norm.ppf(1 - _CERTAIN / bins)
+        least = found.deviations[self.name] * norm.ppf(1 - _CERTAIN / max(1, self.size))
         ranges = np.empty((len(self.variables.numbers), 2))
         for i, one in enumerate(self.variables.numbers):
             if one.name in section.bounds:
