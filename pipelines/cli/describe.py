@@ -35,6 +35,21 @@ def describe(
             help="Public bounds of a column, in its unit; may repeat. Default: they are found.",
         ),
     ] = None,
+    overlap: Annotated[
+        bool,
+        typer.Option(
+            "--overlap",
+            help="Also estimate how many molecules, fold keys or records silos have in common.",
+        ),
+    ] = False,
+    survival: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME:EVENT[:GROUPS]=END,END,...",
+            help="Also estimate survival: a column of times, one of two categories of which the "
+            "second is the event, one of groups to compare; and the ends of the time bins.",
+        ),
+    ] = None,
     propose: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the job with constants that fit the figures."),
@@ -56,4 +71,4 @@ def describe(
         from blindsum.pipelines.description.command import describe as describe_job
 
     keep_stdout()
-    describe_job(job_file, address, epsilon, bounds or [], propose, write, json)
+    describe_job(job_file, address, epsilon, bounds or [], overlap, survival, propose, write, json)

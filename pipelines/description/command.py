@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blindsum.pipelines.description.derived import derived
 from blindsum.pipelines.description.propose import proposed
@@ -42,11 +42,37 @@ def bounds_of(texts: Sequence[str]) -> Mapping[str, tuple[float, float]]:
     return found
 
 
+def survival_of(text: str) -> Mapping[str, Any]:
+    """Return the content of `Survival`.
+
+    Args:
+        text: TIME:EVENT[:GROUPS]=END,END,...
+
+    Raises:
+        JobError: it is not of that form.
+    """
+    named, _, ends = text.rpartition("=")
+    columns = named.split(":")
+    try:
+        edges = [float(one) for one in ends.split(",")]
+    except ValueError:
+        edges = []
+    if not edges or len(columns) not in (2, 3) or not all(columns):
+        raise JobError(
+            f"{text!r} does not say what survival is to be estimated",
+            "Write TIME:EVENT=END,END,... or TIME:EVENT:GROUPS=END,END,..., as "
+            "months:died:arm=12,24,36.",
+        )
+    return dict(zip(("time", "event", "groups"), columns, strict=False)) | {"edges": edges}
+
+
 def describe(
     job_file: JobFile,
     address: str | None,
     epsilon: float | None,
     bounds: Sequence[str],
+    overlap: bool,
+    survival: str | None,
     propose: Path | None,
     write: Path | None,
     as_json: bool,
@@ -54,13 +80,18 @@ def describe(
     """Run the statistics of a job, and print them; or only write their job.
 
     Args:
+        overlap: whether to estimate what silos have in common.
+        survival: as of `survival_of`.
         propose: where to write the job with constants from the figures.
         write: where to write the job of statistics, instead of running it.
 
     Raises:
         BlindsumError: the run failed, or a file cannot be written.
     """
-    statistics = derived(job_file, epsilon, bounds_of(bounds))
+    more: dict[str, Any] = {"overlap": {}} if overlap else {}
+    if survival:
+        more["survival"] = survival_of(survival)
+    statistics = derived(job_file, epsilon, bounds_of(bounds), more)
     for path in (propose, write):
         if path and path.exists():
             raise JobError(f"{path} already exists", "Name another file.")

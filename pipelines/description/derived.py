@@ -23,6 +23,7 @@ def derived(
     job_file: JobFile,
     epsilon: float | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> JobFile:
     """Return the job of statistics.
 
@@ -32,6 +33,7 @@ def derived(
     Args:
         epsilon: the budget; default: the job's `privacy.describe_epsilon`.
         bounds: public bounds by column.
+        more: further settings of `Statistics`.
 
     Raises:
         JobError: there is no budget, or the job's labels are its silos' own.
@@ -46,7 +48,7 @@ def derived(
         "name": job.name[: _LONGEST - len(ENDING)] + ENDING,
         "silos": [_silo(one.model_dump(mode="json", exclude_none=True)) for one in job.silos],
         "data": _data(job),
-        "model": {"kind": "statistics", "bounds": _bounds(bounds or {})},
+        "model": {"kind": "statistics", "bounds": _bounds(bounds or {}), **(more or {})},
         "training": {
             "rounds": 3,
             "local_steps": 1,

@@ -24,10 +24,10 @@ from blindsum.platform.job.labels_section import as_written
 from blindsum.platform.job.yaml_reader import Loader, dump
 from blindsum.platform.training.statistics.figures import (
     CategoryFigures,
-    Figure,
     Figures,
     NumberFigures,
 )
+from blindsum.platform.training.statistics.interval import Figure
 
 FEWEST = 10.0
 BATCH = 256

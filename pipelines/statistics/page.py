@@ -14,8 +14,11 @@ from blindsum.pipelines.statistics.table import (
     about,
     count,
     differences,
+    median,
     number,
+    overlaps,
     share,
+    survival_notes,
     value,
 )
 from blindsum.platform.training.statistics.figures import (
@@ -24,6 +27,7 @@ from blindsum.platform.training.statistics.figures import (
     Figures,
     NumberFigures,
 )
+from blindsum.platform.training.statistics.survival_figures import SurvivalFigures
 
 BLUE, BAND = "#2c6fbb", "#b7cfe8"
 _PER_PICTURE = 12
@@ -48,6 +52,11 @@ def as_page(found: Figures, run: str, privacy: str) -> str:
         parts += ["<h2>Numbers</h2>", _numbers(found), *_histograms(found.numbers)]
     if found.categories:
         parts += ["<h2>Categories and classes</h2>", *map(_category, found.categories)]
+    if found.survival:
+        parts += _survival(found.survival)
+    if found.overlap:
+        parts += ["<h2>What silos have in common</h2>"]
+        parts += [f"<p>{html.escape(one.capitalize())}.</p>" for one in overlaps(found.overlap)]
     if found.correlations and len(found.correlations.names) > 1:
         parts += _correlations(found.correlations)
     return PAGE.format(title=f"Statistics: {html.escape(run)}", body="\n".join(parts))
@@ -198,3 +207,40 @@ def _correlations(found: Correlations) -> Iterator[str]:
                 text = f"{matrix[i, j]:.2f}" if np.isfinite(matrix[i, j]) else "-"
                 axes.text(j, i, text, ha="center", va="center", fontsize=6)
     yield embedded(picture)
+
+
+def _survival(found: SurvivalFigures) -> Iterator[str]:
+    yield "<h2>Survival</h2>"
+    yield (
+        f"<p class=legend>Kaplan-Meier estimate of {html.escape(found.time)} to "
+        f"{html.escape(found.event)}, with intervals of 95 % for sampling and noise; "
+        f"{html.escape(survival_notes(found))}.</p>"
+    )
+    picture = Picture(figsize=(7.5, 4.0), layout="constrained")
+    FigureCanvasAgg(picture)
+    axes = picture.add_subplot()
+    ends = np.array([0.0, *found.ends])
+    for one in found.curves:
+        middle, low, high = (np.array([1.0, *x]) for x in (one.survival, one.low, one.high))
+        (line,) = axes.step(ends, middle, where="post", label=one.group[:40] or "all")
+        color = line.get_color()
+        axes.fill_between(ends, low, high, step="post", color=color, alpha=0.2, linewidth=0)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(0, ends[-1])
+    axes.set_xlabel(found.time)
+    axes.set_ylabel("survival")
+    if len(found.curves) > 1:
+        axes.legend(fontsize=7)
+    yield embedded(picture)
+    heads = ["group", "records", "events", "median", f"mean up to {found.ends[-1]:g}"]
+    rows = [
+        [
+            one.group or "all",
+            count(one.records),
+            count(one.events),
+            median(one.median),
+            number(one.mean),
+        ]
+        for one in found.curves
+    ]
+    yield _table(heads, rows)

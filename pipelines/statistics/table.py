@@ -13,14 +13,15 @@ from rich.text import Text
 from blindsum.pipelines.show.console import plain
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.training.statistics.figures import (
-    LEVEL,
     CategoryFigures,
     Correlations,
     Difference,
-    Figure,
     Figures,
     NumberFigures,
+    Overlap,
 )
+from blindsum.platform.training.statistics.interval import LEVEL, Figure
+from blindsum.platform.training.statistics.survival_figures import SurvivalFigures
 
 MOST_ROWS = 60
 MOST_PAIRS = 10
@@ -41,6 +42,12 @@ def tables(found: Figures) -> Iterator[RenderableType]:
     if found.correlations and len(found.correlations.names) > 1:
         yield ""
         yield from _correlations(found.correlations)
+    if found.survival:
+        yield ""
+        yield from _survival(found.survival)
+    if found.overlap:
+        yield ""
+        yield from map(Text, overlaps(found.overlap))
     if lines := list(differences(found)):
         yield ""
         yield from map(Text, lines)
@@ -116,6 +123,64 @@ def _correlations(found: Correlations) -> Iterator[RenderableType]:
     yield table
     if len(order) > MOST_PAIRS:
         yield Text(f"and {len(order) - MOST_PAIRS} more pairs, in statistics.json")
+
+
+_BY = {
+    "molecule": "molecules (by canonical SMILES)",
+    "key": "fold keys, such as patients",
+    "record": "records (by all their values)",
+}
+
+
+def overlaps(found: Overlap) -> Iterator[str]:
+    """Yield what silos have in common, in words."""
+    of_all, pairs = count(found.identifiers), count(found.pairs)
+    yield (
+        f"in common: {pairs} pairs of silos share one of their {_BY[found.by]}; counted in each "
+        f"silo, there are {of_all}"
+    )
+    if found.pairs.low > 0:
+        yield (
+            "what stands in k silos is protected k times worse than epsilon says (docs/privacy.md, "
+            "overlaps), and flatters held-out figures unless data.folds puts it into one fold at "
+            "every silo (kind scaffold, random or hash)"
+        )
+
+
+def _survival(found: SurvivalFigures) -> Iterator[RenderableType]:
+    title = f"survival: {plain(found.time)} to {plain(found.event)}, with 95 % intervals"
+    heads = ["group", "records", "events", "median", f"mean up to {found.ends[-1]:g}"]
+    shown = sorted({len(found.ends) // 4, len(found.ends) // 2, len(found.ends) - 1})
+    table = Sheet(*heads, *(f"S({found.ends[at]:g})" for at in shown), title=title)
+    for one in found.curves:
+        table.add(
+            plain(one.group) or "all",
+            count(one.records),
+            count(one.events),
+            median(one.median),
+            number(one.mean),
+            *(number(Figure(one.survival[at], one.low[at], one.high[at])) for at in shown),
+        )
+    yield table
+    yield Text(survival_notes(found))
+
+
+def survival_notes(found: SurvivalFigures) -> str:
+    """Return the test between groups, and how times were counted."""
+    said = "a time counts at the end of its bin"
+    if test := found.log_rank:
+        said += f"; log-rank test of {len(found.curves)} groups: chi2 {test.chi2:.3g}, "
+        said += f"degrees of freedom {test.degrees}, p {test.p:.2g}"
+    return said
+
+
+def median(found: Figure) -> str:
+    """Return a median time with its interval; ends beyond the last bin are open."""
+    low, middle, high = (
+        f"{one:g}" if math.isfinite(one) else "beyond"
+        for one in (found.low, found.value, found.high)
+    )
+    return f"{middle} ({low} to {high})"
 
 
 def differences(found: Figures) -> Iterator[str]:

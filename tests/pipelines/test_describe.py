@@ -24,7 +24,7 @@ from blindsum.pipelines.statistics.table import count, number, share, tables
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job.file import load_job
 from blindsum.platform.privacy.statement import privacy_statement
-from blindsum.platform.training.statistics.figures import Figure
+from blindsum.platform.training.statistics.interval import Figure
 from tests.conftest import MakeJob
 
 SHARED = ("privacy={noise: shared, epsilon: 3, delta: 1.0e-4}", "training.local_steps=1")

@@ -19,13 +19,14 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan
 from blindsum.platform.training.models import get_parameters, model_of
 from blindsum.platform.training.statistics.describing import Describer, Describing
-from blindsum.platform.training.statistics.figures import Figure, Figures, figures_of
+from blindsum.platform.training.statistics.figures import Figures, figures_of
 from blindsum.platform.training.statistics.histograms import (
     COARSE,
     Histogram,
     covariance,
     reconciled,
 )
+from blindsum.platform.training.statistics.interval import Figure
 from blindsum.platform.training.statistics.pairs import as_pairs, of_pairs
 from blindsum.platform.training.sums import SumsOptimizer
 from blindsum.platform.training.vector import Vector
@@ -97,7 +98,7 @@ def trainers(one: Job, tables: list[pd.DataFrame]) -> tuple[Describing, list[Des
     made = []
     for i, (name, records) in enumerate(zip(one.roster, tables, strict=True)):
         train, test = folds(records)
-        data: Any = SimpleNamespace(train=train, test=test)
+        data: Any = SimpleNamespace(train=train, test=test, identifiers=None)
         made.append(describing.trainer(data, plan(one, name), np.random.default_rng(i)))
     return describing, made
 

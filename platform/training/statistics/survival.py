@@ -1,8 +1,8 @@
 """Survival on public time bins: counts of events and of censored records, by bin and group.
 
 A time counts at the end of its bin, the first end that is not below it. What lies beyond the last
-end is censored there. A record without a time, an event or a group counts nowhere; every other one
-counts once.
+end is censored there. A record without a time, an event or a group that the job names counts
+nowhere; every other one counts once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from blindsum.platform.job.statistics_section import Survival
 from blindsum.platform.training.statistics.parts import Found, Part
 from blindsum.platform.training.statistics.variables import (
     MISSING,
+    OTHER,
     Categories,
     Number,
     Values,
@@ -53,7 +54,8 @@ class Events(Part):
                 "Name a column of the time between two dates, as a number.",
             )
         self._event = _named(variables.categories, section.event, "event", "two categories")
-        if len(levels := variables.categories[self._event].levels) != 2:
+        levels = _levels(variables.categories[self._event])
+        if len(levels) != 2:
             raise JobError(
                 f"model.survival.event {section.event!r} has {len(levels)} categories, not two",
                 "Name a column of two, of which the second is the event.",
@@ -63,7 +65,7 @@ class Events(Part):
         if section.groups is not None:
             what = "a column of categories"
             self._group = _named(variables.categories, section.groups, "groups", what)
-            self.groups = variables.categories[self._group].levels
+            self.groups = _levels(variables.categories[self._group])
         of_time = variables.numbers[self._time].scaling
         self._limits = self.ends + _ROUNDING * (self.ends + abs(of_time.center))
 
@@ -76,7 +78,8 @@ class Events(Part):
         """Count."""
         times, codes = values.numbers[:, self._time], values.codes[:, self._event]
         groups = values.codes[:, self._group] if self._group >= 0 else np.zeros_like(codes)
-        there = ~np.isnan(times) & (codes != MISSING) & (groups != MISSING)
+        there = ~np.isnan(times) & (codes != MISSING) & (codes <= 1)
+        there &= (groups != MISSING) & (groups < len(self.groups))
         times, codes, groups = times[there], codes[there], groups[there]
         bins = np.searchsorted(self._limits, times)
         kind = np.where((codes == 1) & (bins < len(self.ends)), EVENT, CENSORED)
@@ -87,6 +90,11 @@ class Events(Part):
     def counts(self, found: Found) -> Reals:
         """Return what was found, float64 [groups, 2, bins]."""
         return found.sums[self.name].reshape(self.shape)
+
+
+def _levels(column: Categories) -> tuple[str, ...]:
+    """Return the categories that the job names."""
+    return tuple(one for one in column.levels if one != OTHER)
 
 
 def _named(columns: Sequence[Number | Categories], name: str, what: str, kind: str) -> int:

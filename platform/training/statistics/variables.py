@@ -17,6 +17,8 @@ from blindsum.platform.job.labels_section import as_written
 Reals = npt.NDArray[np.float64]
 MISSING = -1
 """The code of a gap in a column of categories."""
+OTHER = "(other)"
+"""The category of values that the job does not name."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,6 @@ def _of_columns(features: ColumnFeatures) -> Iterator[Number | Categories]:
             yield Number(made.name, start, scaling, gaps, since=since)
         else:
             levels = tuple(map(as_written, section.categories))
-            levels += ("(other)",) if section.other else ()
+            levels += (OTHER,) if section.other else ()
             yield Categories(made.name, levels, start, gaps)
         start += width
