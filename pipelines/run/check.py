@@ -22,13 +22,18 @@ from blindsum.pipelines.show.console import console, emit, show_result, show_war
 from blindsum.pipelines.show.progress import Shown, progress
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.data.at_silo import read_at_silo
-from blindsum.platform.data.concerns import shared_records
+from blindsum.platform.data.concerns import shared_identifiers, shared_records
+from blindsum.platform.data.identifiers import Identifiers, identified_by
+from blindsum.platform.data.member import identifiers_of
+from blindsum.platform.data.record_sample import SampledDigests
 from blindsum.platform.errors import BlindsumError, in_one
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.own_code import WHAT_FOR, own_functions
 from blindsum.platform.job.paths import silo_places
+from blindsum.platform.job.private_tasks import load_private_tasks
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.accounting import ACCOUNTANT
+from blindsum.platform.privacy.overlapping import protection_in_two
 from blindsum.platform.privacy.plan import UNIT, describe, plan
 from blindsum.platform.privacy.statement import CONSENT, privacy_statement
 
@@ -95,7 +100,23 @@ def _here(job_file: JobFile, shown: Shown) -> tuple[dict[str, Inspection], list[
         shown.step()
     if faults:
         raise in_one(faults, of_all=not inspections)
-    return inspections, shared_records(records)
+    return inspections, _in_common(job_file, records)
+
+
+def _in_common(job_file: JobFile, records: Mapping[str, SampledDigests]) -> list[str]:
+    """Return a sentence for each two silos that have records, molecules or fold keys in common."""
+    job, by, known = job_file.job, identified_by(job_file.job.data), dict[str, Identifiers]()
+    if by != "record":
+        for name in job.roster:
+            places = silo_places(job.silo(name), str(job_file.folder))
+            own = load_private_tasks(job.silo(name), job, places.private_tasks)
+            known[name] = identifiers_of(own, job, places, "check", by)
+
+    def sentences(protection: str) -> dict[str, str]:
+        return shared_records(records, protection) | shared_identifiers(known, by, protection)
+
+    # The accountant takes a second, and is seldom needed.
+    return [*sentences(protection_in_two(job)).values()] if sentences("") else []
 
 
 def _show_told(job_file: JobFile, name: str) -> None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from blindsum.platform.data.feature_columns import Number
 from blindsum.platform.data.feature_kind import FeatureKind
 from blindsum.platform.data.features import ColumnFeatures, features_of
+from blindsum.platform.data.identifiers import By, Identifiers
 from blindsum.platform.data.outline import Outline
 from blindsum.platform.data.record_digests import Digests
 from blindsum.platform.data.record_sample import RecordSample, SampledDigests
@@ -70,21 +71,58 @@ def concerns(sample: RecordSample, contract: DataSection, outline: Outline) -> t
     return (*found, *(said + text for text in of_sample))
 
 
-def shared_records(silos: Mapping[str, SampledDigests]) -> list[str]:
-    """Return a sentence for each two silos that have more records in common than chance would give.
+def shared_records(silos: Mapping[str, SampledDigests], protection: str = "") -> dict[str, str]:
+    """Return a sentence for each two silos that have more records in common than chance would give,
+    by both names.
 
     Args:
         silos: digests of each silo's records.
+        protection: how what stands in both is protected, in words.
     """
     most = min((one.most for one in silos.values()), default=0)
     records = {name: one.at_most(most) for name, one in silos.items()}
-    return [
-        f"{a} and {b} have {_counted(both)} in common: whoever stands in both silos is protected "
-        "by the sum of both epsilons, not by one; and records that one silo trains on while the "
-        "other holds them out make held-out figures too good"
+    protected = f"{protection}; and " if protection else ""
+    return {
+        f"{a} and {b}": f"{a} and {b} have {_counted(both)} in common: {protected}records that one "
+        "silo trains on while the other holds them out make held-out figures too good. Leave them "
+        "out of one of the tables, or let data.folds.kind random keep equal records in one fold"
         for a, b in combinations(silos, 2)
         if (both := len(records[a] & records[b])) > COMMON * min(len(records[a]), len(records[b]))
-    ]
+    }
+
+
+def shared_identifiers(
+    silos: Mapping[str, Identifiers], by: By, protection: str = ""
+) -> dict[str, str]:
+    """Return a sentence for each two silos that have more molecules or fold keys in common than
+    chance would give, by both names; arguments as of `shared_records`."""
+    known = {name: (set(one.digests.tolist()), one) for name, one in silos.items()}
+    what = {"molecule": "molecule", "key": "fold key", "record": "record"}[by]
+    found = {}
+    for (a, (in_a, of_a)), (b, (in_b, of_b)) in combinations(known.items(), 2):
+        both = in_a & in_b
+        if len(both) <= COMMON * min(len(in_a), len(in_b)):
+            continue
+        text = f"{a} and {b} have {len(both)} {what}{'' if len(both) == 1 else 's'} in common"
+        text += f": {protection}" if protection else ""
+        apart = len(_trained(of_a) & _held_out(of_b) | _held_out(of_a) & _trained(of_b))
+        if apart:
+            text += (
+                f"; {apart} of them one silo trains on while the other holds them out, which makes "
+                "held-out figures too good: data.folds.kind "
+                + ("scaffold or random" if by == "molecule" else "hash")
+                + f" keeps a {what} in one fold at every silo"
+            )
+        found[f"{a} and {b}"] = text
+    return found
+
+
+def _trained(one: Identifiers) -> set[bytes]:
+    return set(one.digests[~one.held_out].tolist())
+
+
+def _held_out(one: Identifiers) -> set[bytes]:
+    return set(one.digests[one.held_out].tolist())
 
 
 def _sizes(outline: Outline) -> Iterator[str]:

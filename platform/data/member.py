@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blindsum.platform.data.at_silo import remove_at_silo, write_at_silo
 from blindsum.platform.data.computing import Computing, computing_in
-from blindsum.platform.data.identifiers import identified_by, load_identifiers
+from blindsum.platform.data.identifiers import By, Identifiers, identified_by, load_identifiers
 from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.labels_section import Tasks
@@ -78,6 +78,13 @@ def identified(member: Member, job: Job, places: SiloPlaces, run: str, means: Co
     if not isinstance(job.model, Statistics) or job.model.overlap is None:
         return member
     by = job.model.overlap.by or identified_by(job.data)
-    rejects = places.of_run(run) / REJECTED_ROWS
-    found = load_identifiers(places.table, job.data, rejects, by, member.own, means)
+    found = identifiers_of(member.own, job, places, run, by, means)
     return replace(member, data=replace(member.data, identifiers=found.digests))
+
+
+def identifiers_of(
+    own: Tasks, job: Job, places: SiloPlaces, run: str, by: By, means: Computing | None = None
+) -> Identifiers:
+    """Read the identifiers of a silo's table; arguments and errors as of `open_member`."""
+    rejects, means = places.of_run(run) / REJECTED_ROWS, means or computing_in(places.state)
+    return load_identifiers(places.table, job.data, rejects, by, own, means)

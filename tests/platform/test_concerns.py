@@ -178,7 +178,7 @@ def test_two_silos_share_what_both_contain(a: list[int], b: list[int]) -> None:
     def digests(values: list[int]) -> SampledDigests:
         return SampledDigests(record_digests(pa.table({"x": pa.array(values, pa.int64())}))[0])
 
-    found = shared_records({"a": digests(a), "b": digests(b)})
+    found = shared_records({"a": digests(a), "b": digests(b)}).values()
     both = len(set(a) & set(b))
     assert [f"have {both} record" in text for text in found] == ([True] if both else [])
 
