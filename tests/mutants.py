@@ -26,6 +26,7 @@ from tests.planted_in_clipping import IN_CLIPPING
 from tests.planted_in_graphs import IN_GRAPHS
 from tests.planted_in_large_updates import IN_LARGE_UPDATES
 from tests.planted_in_models import IN_MODELS
+from tests.planted_in_overlaps import IN_OVERLAPS
 from tests.planted_in_own_code import IN_OWN_CODE
 from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
@@ -630,6 +631,7 @@ MUTANTS = (
             *IN_THE_AUDIT,
             *IN_CLIPPING,
             *IN_GRAPHS,
+            *IN_OVERLAPS,
             *IN_STATISTICS,
             *IN_TREES,
             *IN_MODELS,

@@ -27,6 +27,7 @@ from blindsum.platform.training.statistics.histograms import (
 )
 from blindsum.platform.training.statistics.interval import LEVEL, Figure
 from blindsum.platform.training.statistics.moments import CUT, SIGNS
+from blindsum.platform.training.statistics.overlap import Sketch
 from blindsum.platform.training.statistics.parts import Found
 from blindsum.platform.training.statistics.survival_figures import (
     SurvivalFigures,
@@ -159,6 +160,7 @@ class _Reading:
         sums = {
             name: values + random.normal(0, self._found.deviations[name], values.shape)
             for name, values in self._found.sums.items()
+            if name != Sketch.name  # it is long, and nothing is drawn for it
         }
         return replace(self._found, sums=sums)
 
