@@ -59,6 +59,8 @@ bench: setup
 	$(BIN)/python benchmarks/utility.py --json build/utility.json --plot build/utility.svg
 	$(BIN)/python benchmarks/dp_settings.py --json build/dp_settings.json
 	$(BIN)/python benchmarks/averaging.py --json build/averaging.json
+	$(BIN)/python benchmarks/overlap.py --json build/overlap.json
+	$(BIN)/python benchmarks/survival.py --json build/survival.json
 	$(BIN)/python benchmarks/calibration.py --json build/calibration.json
 	$(BIN)/python benchmarks/audit.py --json build/audit.json
 	$(BIN)/python benchmarks/recovery.py --json build/recovery.json

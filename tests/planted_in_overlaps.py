@@ -25,8 +25,8 @@ IN_OVERLAPS = (
     (
         "overlap: a sketch without noise",
         SECTION,
-        'job.privacy.noise == "none"\n        ),\n        "overlap.by molecule',
-        'False\n        ),\n        "overlap.by molecule',
+        'blindsum check compares them": (job.privacy.noise == "none"),',
+        'blindsum check compares them": False,',
         HERE,
     ),
     (

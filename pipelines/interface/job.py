@@ -77,19 +77,25 @@ class Job:
         self,
         epsilon: float | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
+        overlap: bool = False,
+        survival: Mapping[str, Any] | None = None,
     ) -> Job:
         """Return the job of statistics that `blindsum describe` runs.
 
         Args:
             epsilon: its budget; default: the job's `privacy.describe_epsilon`.
             bounds: public bounds of columns, in their units.
+            overlap: whether to estimate what silos have in common.
+            survival: content of `model.survival`: time, event, edges, and groups if any.
 
         Raises:
             JobError: there is no budget, or it is above a silo's.
         """
         from blindsum.pipelines.statistics.derived import derived
 
-        return Job._of(derived(self._file, epsilon, bounds))
+        more: dict[str, Any] = {"overlap": {}} if overlap else {}
+        more |= {"survival": dict(survival)} if survival else {}
+        return Job._of(derived(self._file, epsilon, bounds, more))
 
     @property
     def name(self) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from blindsum.pipelines.description.derived import derived
 from blindsum.pipelines.run.check import check
+from blindsum.pipelines.statistics.derived import derived
 from blindsum.platform.training.statistics.describing import Describing
 from blindsum.platform.training.statistics.figures import Figures, figures_of
 from tests.actors.test_trees import SentByRound

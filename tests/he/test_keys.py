@@ -59,11 +59,14 @@ def test_every_silo_ends_with_one_secret_and_masks_that_cancel(tmp_path: Path) -
     drawn = {keys[0].verifier(names, bytes([i])) for i in range(60)}
     assert drawn == set(names)
     assert [k.verifier(names, b"x") for k in keys] == [keys[0].verifier(names, b"x")] * 3
+    assert len({one.identifiers for one in keys}) == 1
+    assert keys[0].identifiers not in (keys[0].verifiers, keys[0].secret.content)
 
 
 def test_a_second_ceremony_shares_nothing_with_the_first(tmp_path: Path) -> None:
     first, second = (whole(ceremonies(tmp_path, "a", "b")) for _ in range(2))
     assert first[0].secret.content != second[0].secret.content
+    assert first[0].identifiers != second[0].identifiers
     assert first[0].seeds._seeds["b"] != second[0].seeds._seeds["b"]
     assert first[0].seeds._seeds["b"] == first[1].seeds._seeds["a"]
 
