@@ -1,7 +1,7 @@
 """How often the intervals of survival under differential privacy cover the truth.
 
-Three silos' whole-month times, exponential with a mean of 8 months, censored evenly between 2 and 30,
-in two groups that do not differ and 20 bins; the only column of a job of statistics.
+Three silos' whole-month times, exponential with a mean of 8 months, censored evenly between 2 and
+30, in two groups that do not differ and 20 bins; the only columns of a job of statistics.
 
     python benchmarks/survival.py --json build/survival.json
 """

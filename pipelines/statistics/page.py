@@ -14,6 +14,7 @@ from blindsum.pipelines.statistics.table import (
     about,
     count,
     differences,
+    left_out,
     median,
     number,
     overlaps,
@@ -48,6 +49,8 @@ def as_page(found: Figures, run: str, privacy: str) -> str:
         f"<p>Records: <b>{html.escape(count(found.records))}</b></p>",
         *(f"<p>{html.escape(_sentence(line))}</p>" for line in differences(found)),
     ]
+    if found.undescribed:
+        parts.append(f"<p>{html.escape(left_out(found.undescribed).capitalize())}.</p>")
     if found.numbers:
         parts += ["<h2>Numbers</h2>", _numbers(found), *_histograms(found.numbers)]
     if found.categories:

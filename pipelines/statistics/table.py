@@ -33,6 +33,8 @@ def tables(found: Figures) -> Iterator[RenderableType]:
     """Yield what is shown of all figures."""
     yield Text.assemble(("records", "bold"), f"  {count(found.records)}")
     yield Text(about(found), style="italic")
+    if found.undescribed:
+        yield Text(left_out(found.undescribed))
     if found.numbers:
         yield ""
         yield _numbers(found)
@@ -51,6 +53,11 @@ def tables(found: Figures) -> Iterator[RenderableType]:
     if lines := list(differences(found)):
         yield ""
         yield from map(Text, lines)
+
+
+def left_out(kind: str) -> str:
+    """Return what is not described of features that are no columns."""
+    return f"features of kind {kind} have no columns to describe: only records and labels are"
 
 
 def about(found: Figures) -> str:

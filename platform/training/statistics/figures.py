@@ -33,6 +33,7 @@ from blindsum.platform.training.statistics.survival_figures import (
     SurvivalFigures,
     survival_figures,
 )
+from blindsum.platform.training.statistics.variables import undescribed_kind
 from blindsum.platform.training.vector import Vector
 
 Reals = npt.NDArray[np.float64]
@@ -116,7 +117,11 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the silos of a consortium hold together; None for what the job does not ask for."""
+    """What the silos of a consortium hold together; None for what the job does not ask for.
+
+    `undescribed` is the kind of the features if these are no columns: of their records only labels
+    are counted.
+    """
 
     exact: bool
     records: Figure
@@ -125,6 +130,7 @@ class Figures:
     correlations: Correlations | None
     overlap: Overlap | None = None
     survival: SurvivalFigures | None = None
+    undescribed: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return all, as JSON holds it: without NaN."""
@@ -174,6 +180,7 @@ class _Reading:
             correlations=self._correlations(),
             overlap=self._overlap(),
             survival=self._survival(),
+            undescribed=undescribed_kind(self._of.job.data),
         )
 
     # -- figures -----------------------------------------------------------------------------

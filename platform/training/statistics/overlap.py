@@ -37,8 +37,9 @@ from blindsum.platform.training.statistics.variables import Values, Variables
 Reals = npt.NDArray[np.float64]
 KEY_BYTES = 32
 _LEAST_BUCKETS, _MOST_BUCKETS = 2**10, 2**18
-_PER_IDENTIFIER = 10.0
-"""Buckets for each identifier, over the noise's variance: collisions then add a fifth of it."""
+_PER_IDENTIFIER, _MOST_PER_IDENTIFIER = 10.0, 2.0
+"""Buckets for each identifier, over the noise's variance: collisions then add a fifth of it. More
+are not needed, however little noise there is."""
 _OF_THREE = 2.0
 """What an identifier of three silos finds without noise."""
 
@@ -129,7 +130,7 @@ class Sketch(OfIdentifiers):
     @cached_property
     def buckets(self) -> int:
         """Their number, a power of two."""
-        wanted = _PER_IDENTIFIER * self._most / self.noise**2
+        wanted = self._most * min(_PER_IDENTIFIER / self.noise**2, _MOST_PER_IDENTIFIER)
         return 1 << math.ceil(math.log2(min(max(wanted, _LEAST_BUCKETS), _MOST_BUCKETS)))
 
     @property

@@ -146,6 +146,12 @@ def variables_of(data: DataSection) -> Variables:
     return Variables(tuple(numbers), tuple(categories))
 
 
+def undescribed_kind(data: DataSection) -> str | None:
+    """Return the kind of a job's features if these are no variables."""
+    described = isinstance(features_of(data.features), ColumnFeatures | DescriptorFeatures)
+    return None if described else data.features.kind
+
+
 def _of_columns(features: ColumnFeatures) -> Iterator[Number | Categories]:
     start = 0
     for made in features.made_of:
