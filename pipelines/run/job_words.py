@@ -170,7 +170,8 @@ def model_line(job: Job, parameters: int | None, frozen: int = 0) -> str:
     if model.kind == "factory":
         return f"{model.factory}, {count}{unit}"
     if model.kind == "statistics":
-        return f"statistics: {count} numbers that follow from sums over all records"
+        more = "; among them a noised sketch of what records are known by" if model.overlap else ""
+        return f"statistics: {count} numbers that follow from sums over all records{more}"
     if model.kind == "trees":
         return (
             f"{model.trees} boosted trees of depth {model.max_depth} for each output, "

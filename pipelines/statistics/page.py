@@ -216,7 +216,7 @@ def _survival(found: SurvivalFigures) -> Iterator[str]:
     yield "<h2>Survival</h2>"
     yield (
         f"<p class=legend>Kaplan-Meier estimate of {html.escape(found.time)} to "
-        f"{html.escape(found.event)}, with intervals of 95 % for sampling and noise; "
+        f"{html.escape(found.event)}, with intervals of 95 %; "
         f"{html.escape(survival_notes(found))}.</p>"
     )
     picture = Picture(figsize=(7.5, 4.0), layout="constrained")

@@ -148,9 +148,10 @@ def overlaps(found: Overlap) -> Iterator[str]:
     )
     if found.pairs.low > 0:
         yield (
-            "what stands in k silos is protected k times worse than epsilon says (docs/privacy.md, "
-            "overlaps), and flatters held-out figures unless data.folds puts it into one fold at "
-            "every silo (kind scaffold, random or hash)"
+            "what stands in k silos is protected less than epsilon says, under shared noise at "
+            "least k times (docs/privacy.md, records in several silos); and it flatters held-out "
+            "figures, unless data.folds puts it into one fold at every silo (kind scaffold, random "
+            "or hash)"
         )
 
 
@@ -174,7 +175,7 @@ def _survival(found: SurvivalFigures) -> Iterator[RenderableType]:
 
 def survival_notes(found: SurvivalFigures) -> str:
     """Return the test between groups, and how times were counted."""
-    said = "a time counts at the end of its bin"
+    said = "intervals cover sampling as well as noise; a time counts at the end of its bin"
     if test := found.log_rank:
         said += f"; log-rank test of {len(found.curves)} groups: chi2 {test.chi2:.3g}, "
         said += f"degrees of freedom {test.degrees}, p {test.p:.2g}"

@@ -7,7 +7,9 @@
 
 A file is complete or absent. The two newest are kept, and all are removed once the run has
 completed. The state of a cryptographic generator is never written: a resumed run draws fresh noise.
-Keys are not written either: a resumed run holds a new key ceremony, under the same identities.
+Keys are not written either: a resumed run holds a new key ceremony, under the same identities. The
+one exception is the key of identifiers of a job of overlaps, part of what it has for an optimizer:
+its look-up needs the sketch's key.
 """
 
 from __future__ import annotations

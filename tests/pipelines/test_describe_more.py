@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from blindsum.actors.thread_cluster import ThreadCluster
 from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.description.command import survival_of
+from blindsum.pipelines.run.job_words import model_line
 from blindsum.pipelines.run.output import Quiet
 from blindsum.pipelines.run.run import Run
 from blindsum.pipelines.run.train import train
@@ -73,6 +74,7 @@ def test_the_command_takes_overlaps_and_survival(make_job: MakeJob, tmp_path: Pa
     model = load_job(out).job.model
     assert model.kind == "statistics" and model.overlap is not None and model.overlap.by is None
     assert model.survival is not None and model.survival.edges == [10.0, 20.0]
+    assert "sketch of what records are known by" in model_line(load_job(out).job, 1)
 
 
 @given(st.text(max_size=30))
@@ -94,9 +96,9 @@ def test_an_overlap_that_is_sure_is_said_with_what_it_means() -> None:
     sure = Overlap("molecule", Figure(900, 880, 920), Figure(90, 50, 130))
     said = " ".join(overlaps(sure))
     assert "90 (50 to 130) pairs of silos share one of their molecules" in said
-    assert "k times worse" in said and "scaffold" in said
+    assert "at least k times" in said and "scaffold" in said
     hidden = Overlap("molecule", Figure(900, 880, 920), Figure(30, 0, 130))
-    assert "k times" not in " ".join(overlaps(hidden))
+    assert "protected less" not in " ".join(overlaps(hidden))
     assert median(Figure(6.0, 5.0, float("inf"))) == "6 (5 to beyond)"
 
 
