@@ -58,7 +58,8 @@ def test_overlaps_and_survival_stand_in_the_output_the_page_and_the_file(
     assert "<h2>Survival</h2>" in page and "<h2>What silos have in common</h2>" in page
     written = json.loads((done.folder / "statistics.json").read_text())
     (curve,) = written["survival"]["curves"]
-    assert len(curve["survival"]) == 4 and curve["low"] <= curve["survival"] <= curve["high"]
+    ends = zip(curve["low"], curve["survival"], curve["high"], strict=True)
+    assert [low <= one <= high for low, one, high in ends] == [True] * 4
     assert written["survival"]["log_rank"] is None
     assert written["overlap"]["by"] == "key"
     assert "sketch" not in json.dumps(written)
@@ -102,13 +103,18 @@ def test_an_overlap_that_is_sure_is_said_with_what_it_means() -> None:
     assert median(Figure(6.0, 5.0, float("inf"))) == "6 (5 to beyond)"
 
 
-def _molecules(tmp_path: Path) -> dict[str, Any]:
+def near(figure: Figure, truth: float) -> bool:
+    """Whether a figure is as near as three times its interval: the noise of a run has no seed."""
+    width = max(figure.high - figure.value, figure.value - figure.low)
+    return abs(figure.value - truth) <= 3 * width
+
+
+def _molecules(tmp_path: Path) -> None:
     chains = ["C" * i + end for i in range(1, 30) for end in ("O", "N", "Cl", "c1ccccc1")]
     for i, silo in enumerate(SILOS):
         smiles = chains[i * 20 : i * 20 + 60]  # two neighbours share forty
         path = tmp_path / f"{silo}.parquet"
         pq.write_table(pa.table({"smiles": smiles, "active": [0, 1] * 30}), path)
-    return {"target": {"column": "active", "classes": [0, 1]}}
 
 
 @pytest.mark.parametrize("kind", ["{kind: ecfp, bits: 64}", "{kind: graphs}"])
@@ -121,8 +127,8 @@ def test_fingerprints_and_graphs_have_records_labels_and_overlaps(
     job_file = make_job(*SHARED, data + f"features: {kind}}}", *graphs)
     done = run(derived(job_file, 20.0, more={"overlap": {}}))
     found = done.statistics
-    assert found is not None and found.numbers == () and found.records.low <= 180
+    assert found is not None and found.numbers == () and near(found.records, 180)
     assert [one.name for one in found.categories] == ["active"]
     assert found.overlap is not None and found.overlap.by == "molecule"
-    assert found.overlap.pairs.low <= 100 <= found.overlap.pairs.high  # 40, 40 and 20
+    assert near(found.overlap.pairs, 100)  # 40, 40 and 20
     assert "have no columns to describe" in shown(done)
