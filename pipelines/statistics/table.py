@@ -18,9 +18,9 @@ from blindsum.platform.training.statistics.figures import (
     Difference,
     Figures,
     NumberFigures,
-    Overlap,
 )
 from blindsum.platform.training.statistics.interval import LEVEL, Figure
+from blindsum.platform.training.statistics.overlap_figures import Overlap
 from blindsum.platform.training.statistics.survival_figures import SurvivalFigures
 
 MOST_ROWS = 60

@@ -25,8 +25,8 @@ from blindsum.pipelines.statistics.derived import derived
 from blindsum.pipelines.statistics.table import median, overlaps, tables
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job.file import load_job
-from blindsum.platform.training.statistics.figures import Overlap
 from blindsum.platform.training.statistics.interval import Figure
+from blindsum.platform.training.statistics.overlap_figures import Overlap
 from tests.conftest import SILOS, MakeJob
 
 SHARED = ("privacy={noise: shared, epsilon: 3, delta: 1.0e-4}", "training.local_steps=1")
