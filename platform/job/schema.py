@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from blindsum.platform.job.data_section import DataSection
+from blindsum.platform.job.features_section import Columns
 from blindsum.platform.job.model_section import WITH_HEADS, Model
 from blindsum.platform.job.privacy_section import Privacy
 from blindsum.platform.job.section import Name, Positive, Section, is_name, unless
@@ -229,6 +230,13 @@ class Job(Section):
     def _trees_fit(self) -> Job:
         if isinstance(self.model, Boosted):
             require_fit(self.model, self)
+            return self
+        features = self.data.features
+        if isinstance(features, Columns) and (kept := features.keeps_gaps):
+            raise ValueError(
+                f"missing.keep of {', '.join(kept)} is for model.kind trees: other models need a "
+                "number for a gap, missing.value"
+            )
         return self
 
     @model_validator(mode="after")

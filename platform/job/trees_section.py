@@ -13,6 +13,7 @@ from blindsum.platform.job.training_section import ServerSection, TrainingSectio
 if TYPE_CHECKING:
     from blindsum.platform.job.schema import Job
 
+MOST_BINS = 256
 _FEATURES = ("columns", "descriptors", "ecfp", "fingerprint")
 
 
@@ -53,6 +54,16 @@ class Boosted(Begun):
         return self.max_depth if self.split == "best" else 1
 
 
+def _too_many_bins(section: Boosted, job: Job) -> bool:
+    """Return whether the bin of gaps would be one more than a byte can tell apart."""
+    features = job.data.features
+    if features.kind != "columns" or not features.keeps_gaps:
+        return False
+    return section.max_bin > MOST_BINS - 1 or any(
+        len(edges) > MOST_BINS - 2 for edges in section.edges.values()
+    )
+
+
 def require_fit(section: Boosted, job: Job) -> None:
     """Raise ValueError if a job of trees has settings that are not for trees, naming all."""
     training, privacy = job.training, job.privacy
@@ -78,6 +89,8 @@ def require_fit(section: Boosted, job: Job) -> None:
         f"data.features.kind must be one of {', '.join(_FEATURES)}": (
             job.data.features.kind not in _FEATURES
         ),
+        "columns that keep their gaps take a bin for them: max_bin at most 255, and at most 254 "
+        "edges": _too_many_bins(section, job),
         "focal is for gradients": any(focal),
         "encryption.range follows from the sums": job.encryption.range is not None,
         "encryption.error_feedback is for gradients": job.encryption.error_feedback,

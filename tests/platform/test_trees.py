@@ -17,7 +17,7 @@ from blindsum.platform.data.records import Fold
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan
-from blindsum.platform.training.models import get_parameters, set_parameters
+from blindsum.platform.training.models import get_parameters, model_of, set_parameters
 from blindsum.platform.training.trees.boosting import (
     HESSIAN_WEIGHT,
     Boosting,
@@ -38,10 +38,11 @@ def job(
     model: dict[str, Any],
     labels: dict[str, Any],
     privacy: dict[str, Any] | None = None,
+    columns: dict[str, Any] | None = None,
     **training: Any,
 ) -> Job:
     content = job_content(tmp_path)
-    columns = {f"f{i}": {} for i in range(FEATURES)}
+    columns = {f"f{i}": {} for i in range(FEATURES)} | (columns or {})
     data = content["data"]
     data["features"] = {"kind": "columns", "columns": columns}
     data.pop("target", None)
@@ -75,8 +76,7 @@ def records(count: int, kinds: int, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 
 def grown(job: Job, folds: list[Fold], noise: bool = True) -> tuple[Boosting, Vector]:
     boosting = Boosting(job, job.model)  # type: ignore[arg-type]
-    section = boosting.section
-    model = Forest(section.trees, boosting.outputs, section.max_depth)
+    model = model_of(job)
     plans = [plan(job, name) for name in job.roster][: len(folds)]
     random = np.random.default_rng(5)
     trainers = [
@@ -94,7 +94,9 @@ def grown(job: Job, folds: list[Fold], noise: bool = True) -> tuple[Boosting, Ve
 
 
 def outputs(boosting: Boosting, forest: Vector, x: np.ndarray) -> np.ndarray:
-    model = Forest(boosting.section.trees, boosting.outputs, boosting.section.max_depth)
+    section = boosting.section
+    gaps = boosting.bins.have_gaps
+    model = Forest(section.trees, boosting.outputs, section.max_depth, gaps)
     set_parameters(model, forest)
     with torch.no_grad():
         return model(torch.from_numpy(x)).numpy()

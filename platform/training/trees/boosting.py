@@ -114,6 +114,7 @@ class Boosting:
         first, second = trees.one(tree, 0), trees.one(tree, 1)
         second.value[new] /= 2
         first.feature[:], first.threshold[:] = second.feature, second.threshold
+        first.default_left[:] = second.default_left
         first.value[:], first.cover[:] = -second.value, second.cover
 
     def margins(self, outputs: Reals) -> Reals:
@@ -241,11 +242,15 @@ class TreeTrainer:
         """Return the node of a level at which each record arrives, from 0, and whether a node above
         was not split: such records went left, to the leaf that has that node's value."""
         after = self._boosting.bins.after(one.feature, one.threshold)
+        gaps = self._boosting.bins.have_gaps
         nodes, stopped = np.zeros(len(rows), np.intp), np.zeros(len(rows), np.bool_)
         for _ in range(deep):
             columns = one.feature[nodes].astype(np.intp)
             stopped |= columns < 0
-            right = self._bins[rows, np.maximum(columns, 0)] > after[nodes]
+            bins = self._bins[rows, np.maximum(columns, 0)]
+            right = bins > after[nodes]
+            if gaps:
+                right &= (bins < self._boosting.bins.most - 1) | (one.default_left[nodes] == 0)
             nodes = 2 * nodes + 1 + (right & (columns >= 0))
         return nodes - (2**deep - 1), stopped
 

@@ -20,7 +20,7 @@ from blindsum.platform.job.features_section import Descriptors, FeatureColumn
 from blindsum.platform.job.labels_section import Target, Task
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
-from blindsum.platform.training.trees.forest import NO_SPLIT, OneTree, Trees
+from blindsum.platform.training.trees.forest import BEYOND, NO_SPLIT, OneTree, Trees
 from blindsum.platform.training.vector import Vector
 
 _ROOT = 2**31 - 1
@@ -42,6 +42,7 @@ class _Node:
     condition: float = 0.0
     value: float = 0.0
     cover: float = 0.0
+    default_left: int = 0
 
 
 def as_xgboost(
@@ -119,7 +120,9 @@ def of_job(job: Job, section: Boosted, forest: Vector) -> bytes:
 
     def raw(feature: int, threshold: float) -> float:
         own = scaling[feature]
-        return threshold if own is None else own.center + own.scale * threshold
+        if own is None or threshold == BEYOND:
+            return threshold
+        return own.center + own.scale * threshold
 
     trees = Trees.of(forest, section.trees, job.data.outputs, section.max_depth)
     names = [re.sub(r"[\[\]<]", "_", name) for name in names]
@@ -158,6 +161,8 @@ def _tree(one: OneTree, number: int, features: int, factor: float, raw: Raw) -> 
         if at.node < inner and one.feature[at.node] != NO_SPLIT:
             at.feature = int(one.feature[at.node])
             at.condition = raw(at.feature, float(one.threshold[at.node]))
+            if one.default_left.size:
+                at.default_left = int(one.default_left[at.node])
             at.left = len(nodes)
             nodes += [_Node(2 * at.node + 1, own), _Node(2 * at.node + 2, own)]
             continue
@@ -178,7 +183,7 @@ def _tree(one: OneTree, number: int, features: int, factor: float, raw: Raw) -> 
         "categories_nodes": [],
         "categories_segments": [],
         "categories_sizes": [],
-        "default_left": [0] * count,
+        "default_left": [at.default_left for at in nodes],
         "id": number,
         "left_children": [at.left for at in nodes],
         "loss_changes": [0.0] * count,
