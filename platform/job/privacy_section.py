@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from blindsum.platform.job.section import Positive, Section
+from blindsum.platform.job.section import Positive, Section, unless
 
 
 class _Noise(Section):
@@ -71,6 +71,12 @@ class NoNoise(Section):
     """No differential privacy, for comparisons. Every output says so."""
 
     noise: Literal["none"]
+    metrics_every: int = Field(
+        1,
+        ge=1,
+        exclude_if=unless(1),
+        description="As with noise: the evaluations of a long run cost time.",
+    )
 
 
 Privacy = Annotated[LocalNoise | SharedNoise | NoNoise, Field(discriminator="noise")]

@@ -310,8 +310,7 @@ class Job(Section):
 
     def evaluates(self, round: int) -> bool:
         """Return whether held-out records are evaluated after that round."""
-        every = 1 if self.privacy.noise == "none" else self.privacy.metrics_every
-        return round % every == 0 or round == self.training.rounds
+        return round % self.privacy.metrics_every == 0 or round == self.training.rounds
 
     @property
     def has_private_tasks(self) -> bool:

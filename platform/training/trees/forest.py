@@ -101,11 +101,23 @@ class Forest(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return outputs [B, K] of features [B, F]."""
-        return self.of_trees(x, 0, len(self.value))
+        return self.of_trees(x, 0, len(self.value)).to(x.dtype)
+
+    @property
+    def deciding(self) -> list[Tensor]:
+        """The arrays on which outputs depend: all but the covers."""
+        return [one for name, one in self.named_parameters() if name != "cover"]
+
+    @property
+    def grown(self) -> int:
+        """The number of trees up to the last one that adds something to an output."""
+        there = torch.nonzero(self.value.detach().flatten(1).any(1))
+        return int(there[-1]) + 1 if len(there) else 0
 
     def of_trees(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Return the sums of the leaves of some trees only, [B, K]."""
-        total = x.new_zeros(len(x), self.value.shape[1])
+        """Return the sums of the leaves of some trees only, float64 [B, K]: sums of parts of a
+        forest add up to that of all, whichever the parts."""
+        total = x.new_zeros(len(x), self.value.shape[1], dtype=torch.float64)
         for start in range(first, last, _AT_A_TIME):
             total += self._sums(x, slice(start, min(start + _AT_A_TIME, last)))
         return total
@@ -117,7 +129,7 @@ class Forest(nn.Module):
         leaves = nodes - (2**self.depth - 1)
         value = self.value[trees]
         found = value.reshape(-1, 2**self.depth).gather(1, leaves.T).T
-        return found.reshape(len(x), *value.shape[:2]).sum(1)
+        return found.reshape(len(x), *value.shape[:2]).sum(1, dtype=torch.float64)
 
     def _next(self, x: Tensor, nodes: Tensor, trees: slice) -> Tensor:
         """Return the nodes to which records go from those nodes, [B, trees]."""
