@@ -145,6 +145,10 @@ def test_a_run_leaves_a_forest_that_xgboost_reads_in_the_columns_own_units(
     job_file = make_job(*EXACT, "tracking.uri=null", *more)
     run = train(job_file, None, Quiet(), cluster=ThreadCluster())
     assert run.status == "FINISHED" and run.saved is not None
+    features = json.loads((run.folder / "features.json").read_text())
+    assert {one["feature"] for one in features["importance"]} <= set(COLUMNS)
+    assert features["importance"][0]["gain"] > 0 and features["run"] == run.name
+    assert "Importance" in (run.folder / "features.html").read_text()
     content = json.loads((run.folder / "model.xgboost.json").read_text())
     assert content["learner"]["feature_names"] == list(COLUMNS)
     from blindsum.pipelines.prediction.predict import predict

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
-from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.privacy.randomness import normals
 from blindsum.platform.training.clipping.clipped import STABLE
 from blindsum.platform.training.trees.bins import bins_of
@@ -30,6 +30,7 @@ from blindsum.platform.training.trees.forest import Forest, OneTree, Trees, load
 from blindsum.platform.training.trees.gradients import OfClasses, OfTasks
 from blindsum.platform.training.trees.growing import Growth
 from blindsum.platform.training.trees.histograms import by_bin, by_node
+from blindsum.platform.training.trees.importance import LeafSums
 from blindsum.platform.training.trees.structures import columns_of, draw_splits
 from blindsum.platform.training.update import Protection, Update
 from blindsum.platform.training.vector import Vector
@@ -116,6 +117,27 @@ class Boosting:
         first.feature[:], first.threshold[:] = second.feature, second.threshold
         first.default_left[:] = second.default_left
         first.value[:], first.cover[:] = -second.value, second.cover
+
+    @property
+    def unit(self) -> float:
+        """What the margin of a grown output is, divided by the values of its trees."""
+        return 2.0 if self._two else 1.0
+
+    def leaf_sums(self, trees: Trees) -> LeafSums:
+        """Return the sums of the leaves of all grown outputs' trees, one tree after the other, from
+        their values and covers. With `reg_alpha`, g is not known."""
+        rate, reg_lambda = self._growth.rate, self.section.reg_lambda
+        outputs = list(self.grown)
+        value, h, feature = (
+            one[:, outputs].reshape(-1, one.shape[2]).astype(np.float64)
+            for one in (trees.value, trees.cover, trees.feature)
+        )
+        return LeafSums(feature, -self.unit * value * (h + reg_lambda) / rate, h, reg_lambda)
+
+    def noise(self) -> float:
+        """Return the deviation of the noise in a sum of g over all silos; 0 without noise."""
+        plans = [plan(self._job, name) for name in self._job.roster]
+        return math.hypot(*(one.own_noise for one in plans if one))
 
     def margins(self, outputs: Reals) -> Reals:
         """Return the margins of grown outputs, [B, grown], from a forest's outputs [B, K]."""

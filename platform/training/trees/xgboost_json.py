@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from blindsum.platform.data.features import ColumnFeatures, features_of
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.features_section import Descriptors, FeatureColumn
 from blindsum.platform.job.labels_section import Target, Task
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
-from blindsum.platform.training.trees.forest import BEYOND, NO_SPLIT, OneTree, Trees
+from blindsum.platform.training.trees.boosting import Boosting
+from blindsum.platform.training.trees.forest import NO_SPLIT, OneTree, Trees
+from blindsum.platform.training.trees.units import units_of
 from blindsum.platform.training.vector import Vector
 
 _ROOT = 2**31 - 1
@@ -51,6 +52,7 @@ def as_xgboost(
     target: Target | None,
     tasks: Mapping[str, Task],
     raw: Raw = lambda feature, threshold: threshold,
+    gains: npt.NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Return the content of XGBoost's JSON file.
 
@@ -58,6 +60,7 @@ def as_xgboost(
         names: of the features.
         target, tasks: what the outputs are.
         raw: lets the model take columns in their own units.
+        gains: of the splits, [T, K, I]; by default 0.
 
     Raises:
         ModelError: tasks of two kinds, for which XGBoost has no common objective.
@@ -66,7 +69,10 @@ def as_xgboost(
     found, groups, ends = list[dict[str, Any]](), list[int](), [0]
     for tree in range(len(trees.value)):
         for group, output in enumerate(outputs):
-            found.append(_tree(trees.one(tree, output), len(found), len(names), factor, raw))
+            one = trees.one(tree, output)
+            found.append(_tree(one, len(found), len(names), factor, raw))
+            if gains is not None:
+                found[-1]["loss_changes"] = _by_node(one, gains[tree, output])
             groups.append(group)
         ends.append(len(found))
     classes = len(outputs) if target and len(outputs) > 1 else 0
@@ -107,26 +113,19 @@ def of_job(job: Job, section: Boosted, forest: Vector) -> bytes:
     Raises:
         ModelError: as `as_xgboost`.
     """
-    kind = features_of(job.data.features)
-    names = [f"bit {i}" for i in range(kind.width)]
-    scaling: list[FeatureColumn | None] = [None] * kind.width
-    if isinstance(kind, ColumnFeatures):
-        names, scaling = kind.names, []
-        for one in kind.made_of:
-            own = one.section if one.is_scaled and one.section.date is None else None
-            scaling += [own, *[None] * (len(one.features) - 1)]
-    elif isinstance(job.data.features, Descriptors):
-        names = list(job.data.features.descriptors)
+    units = units_of(job.data.features)
 
     def raw(feature: int, threshold: float) -> float:
-        own = scaling[feature]
-        if own is None or threshold == BEYOND:
-            return threshold
-        return own.center + own.scale * threshold
+        return threshold if units[feature].since else units[feature](threshold)
 
-    trees = Trees.of(forest, section.trees, job.data.outputs, section.max_depth)
-    names = [re.sub(r"[\[\]<]", "_", name) for name in names]
-    found = as_xgboost(trees, names, job.data.target, job.data.tasks or {}, raw)
+    boosting = Boosting(job, section)
+    trees = boosting.trees(forest)
+    names = [re.sub(r"[\[\]<]", "_", one.name) for one in units]
+    gains = np.zeros(trees.feature.shape)
+    if not section.reg_alpha:
+        of_grown = len(trees.value), len(boosting.grown), -1
+        gains[:, list(boosting.grown)] = boosting.leaf_sums(trees).gains.reshape(of_grown)
+    found = as_xgboost(trees, names, job.data.target, job.data.tasks or {}, raw, gains)
     return json.dumps(found).encode()
 
 
@@ -151,6 +150,16 @@ def _parameters_of(objective: str, classes: int) -> dict[str, Any]:
     if classes:
         return {"name": objective, "softmax_multiclass_param": {"num_class": str(classes)}}
     return {"name": objective, "reg_loss_param": {"scale_pos_weight": "1"}}
+
+
+def _by_node(one: OneTree, gains: npt.NDArray[np.float64]) -> list[float]:
+    """Return the gains of a tree's nodes in XGBoost's order, 0 for leaves."""
+    found, nodes = list[float](), [0]
+    for node in nodes:  # grows, as in `_tree`
+        splits = node < len(one.feature) and one.feature[node] != NO_SPLIT
+        found.append(float(gains[node]) if splits else 0.0)
+        nodes += [2 * node + 1, 2 * node + 2] if splits else []
+    return found
 
 
 def _tree(one: OneTree, number: int, features: int, factor: float, raw: Raw) -> dict[str, Any]:
