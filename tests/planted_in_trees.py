@@ -2,6 +2,7 @@
 
 BOOSTING, HERE = "platform/training/trees/boosting.py", "tests/platform/test_trees.py"
 GAPS = "tests/platform/test_trees_gaps.py"
+SUMS = "platform/training/sums.py"
 PROTOCOL = "tests/actors/test_trees.py"
 
 IN_TREES = (
@@ -28,14 +29,14 @@ IN_TREES = (
     ),
     (
         "trees: sums without the noise that a silo adds alone",
-        BOOSTING,
+        SUMS,
         "sums = (sums + noise * normals(sums.size, self._random)) * unit",
         "sums = sums * unit",
         PROTOCOL,
     ),
     (
         "trees: sums without shares said to have noise",
-        BOOSTING,
+        SUMS,
         "_BARE = Protection.SHARES_TO_ADD",
         "_BARE = Protection.OWN_NOISE",
         PROTOCOL,

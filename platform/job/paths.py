@@ -32,6 +32,8 @@ XGBOOST = "model.xgboost.json"
 FEATURES, FEATURES_PAGE = "features.json", "features.html"
 """A released forest in a run's folder: as XGBoost reads it, and what it learned from which
 feature."""
+STATISTICS, STATISTICS_PAGE = "statistics.json", "statistics.html"
+"""A consortium's statistics in a run's folder."""
 
 
 def resolve(path: str, folder: str) -> Path:

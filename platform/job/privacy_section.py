@@ -34,6 +34,12 @@ class _Noise(Section):
         ge=1,
         description="Number of rounds between evaluations; the last round is always evaluated.",
     )
+    describe_epsilon: Positive | None = Field(
+        None,
+        exclude_if=unless(None),
+        description="Budget of `blindsum describe`, on top of epsilon: its run is a job of its "
+        "own.",
+    )
     test_seed: int | None = Field(
         None,
         ge=0,

@@ -16,7 +16,8 @@ from blindsum.platform.data.features import features_of
 from blindsum.platform.data.records import Fold
 from blindsum.platform.job.schema import Job
 from blindsum.platform.training.models import get_parameters, model_of
-from blindsum.platform.training.trees.boosting import Boosting, TreeOptimizer, TreeTrainer
+from blindsum.platform.training.sums import SumsOptimizer
+from blindsum.platform.training.trees.boosting import Boosting, TreeTrainer
 from blindsum.platform.training.trees.importance import LeafSums
 from blindsum.platform.training.trees.units import units_of
 from blindsum.platform.training.trees.xgboost_json import of_job
@@ -98,7 +99,7 @@ def test_the_noise_band_is_the_deviation_between_draws_of_the_noise(tmp_path: Pa
     boosting = Boosting(one, one.model)  # type: ignore[arg-type]
     fold, random = Fold(*records(300, 2)), np.random.default_rng(1)
     trainer = TreeTrainer(boosting, one, fold, None, np.random.default_rng(0))
-    optimizer, values, bands = TreeOptimizer(boosting, one), [], []
+    optimizer, values, bands = SumsOptimizer(boosting, one), [], []
     start, training = get_parameters(model_of(one)), one.training
     for _ in range(40):
         forest = start

@@ -13,7 +13,8 @@ from torch import nn
 from blindsum.platform.data.records import Fold
 from blindsum.platform.evaluation.kept_outputs import KeptOutputs
 from blindsum.platform.training.models import get_parameters, model_of, set_parameters
-from blindsum.platform.training.trees.boosting import Boosting, TreeOptimizer, TreeTrainer
+from blindsum.platform.training.sums import SumsOptimizer
+from blindsum.platform.training.trees.boosting import Boosting, TreeTrainer
 from blindsum.platform.training.trees.forest import Forest
 from blindsum.platform.training.vector import Vector
 from tests.platform.test_trees import classes, job, records
@@ -30,7 +31,7 @@ def forests(split: str, tmp_path: Path) -> tuple[list[Vector], Forest]:
     for round in range(1, one.training.rounds + 1):
         update = trainer.train(found[-1], 1.0, round)
         change = update.values * update.unit
-        found.append(TreeOptimizer(boosting, one).apply(found[-1], change, round, 1))
+        found.append(SumsOptimizer(boosting, one).apply(found[-1], change, round, 1))
     return found, model
 
 
