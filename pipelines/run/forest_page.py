@@ -71,18 +71,21 @@ class Explained:
 
     Attributes:
         noise: the deviation of the noise in each sum of first derivatives, over all silos.
+        reg_lambda: of the job, or by default.
         chosen: whether splits were chosen by their gains.
     """
 
     importances: Sequence[Importance]
     curves: Sequence[Curve]
     noise: float
+    reg_lambda: float
     chosen: bool
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything by name, for a JSON file."""
         return {
             "noise_deviation_of_sums": self.noise,
+            "reg_lambda": self.reg_lambda,
             "importance": [asdict(one) for one in self.importances],
             "shapes": [curve.as_dict() for curve in self.curves],
         }
@@ -91,7 +94,7 @@ class Explained:
 def explained(job: Job, section: Boosted, forest: Vector) -> Explained:
     """Return what a job's forest learned from which feature."""
     boosting = Boosting(job, section)
-    trees, units, noise = boosting.trees(forest), units_of(job.data.features), boosting.noise()
+    trees, units, noise = boosting.trees(forest), units_of(job.data.features), boosting.noise
     chosen = section.split == "best"
     found = importances(
         boosting.leaf_sums(trees),
@@ -107,11 +110,11 @@ def explained(job: Job, section: Boosted, forest: Vector) -> Explained:
             boosting.bins,
             unit=unit * boosting.unit,
             step=unit * job.training.learning_rate,
-            reg_lambda=section.reg_lambda,
+            reg_lambda=boosting.reg_lambda,
             deviation=noise,
         )
         curves += [Curve(units[shape.feature], name, shape) for shape in of_output]
-    return Explained(found, curves, noise, chosen)
+    return Explained(found, curves, noise, boosting.reg_lambda, chosen)
 
 
 def _output(job: Job, output: int) -> tuple[str, float]:

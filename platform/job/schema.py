@@ -233,6 +233,20 @@ class Job(Section):
             return content | {"training": {"average": {"kind": "none"}} | training}
         return content
 
+    @model_validator(mode="before")
+    @classmethod
+    def _trees_without_noise_have_the_lambda_of_xgboost(cls, content: Any) -> Any:
+        """Write XGBoost's default into a job of trees without privacy; with privacy it follows from
+        the noise."""
+        if not isinstance(content, dict):
+            return content
+        model, privacy = content.get("model"), content.get("privacy")
+        if not isinstance(model, dict) or not isinstance(privacy, dict):
+            return content
+        if model.get("kind") == "trees" and privacy.get("noise") == "none":
+            return content | {"model": {"reg_lambda": 1.0} | model}
+        return content
+
     @model_validator(mode="after")
     def _sums_fit(self) -> Job:
         if isinstance(self.model, Boosted):

@@ -29,7 +29,9 @@ class Boosted(Begun):
     )
     max_depth: int = Field(4, ge=1, le=10)
     max_bin: int = Field(32, ge=2, le=256, description="Public bins of each feature.")
-    reg_lambda: float = Field(1.0, ge=0, le=1e9)
+    reg_lambda: float | None = Field(
+        None, ge=0, le=1e9, description="Default: 1, or twice the deviation of the sums' noise."
+    )
     reg_alpha: float = Field(0.0, ge=0, le=1e9)
     gamma: float = Field(0.0, ge=0, le=1e9, description="Least gain of a split.")
     min_child_weight: float = Field(1.0, ge=0, le=1e9)

@@ -106,7 +106,7 @@ def test_the_noise_band_is_the_deviation_between_draws_of_the_noise(tmp_path: Pa
         for round in range(1, training.rounds + 1):
             sums = trainer.train(forest, 1.0, round).values * 2.0**-20
             sums[1::2] *= 2  # the weight of h
-            sums += random.normal(0, boosting.noise(), sums.size)
+            sums += random.normal(0, boosting.noise, sums.size)
             mean = sums * training.learning_rate / training.expected_batch_size
             forest = optimizer.apply(forest, mean, round, 1)
         curves = told(one, forest).curves

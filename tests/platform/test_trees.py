@@ -245,6 +245,28 @@ def test_noise_on_the_sums_costs_accuracy_but_less_than_all(tmp_path: Path) -> N
     assert 0.7 < right[0] and right[1] > 0.75 and abs(noised - exact).max() > 0.01
 
 
+def test_lambda_follows_from_the_noise_unless_the_job_says_it(tmp_path: Path) -> None:
+    exact = job(tmp_path, {}, classes(2))
+    assert json.loads(exact.model_dump_json())["model"]["reg_lambda"] == 1.0
+    private = job(tmp_path, {}, classes(2), SHARED)
+    found = Boosting(private, private.model)  # type: ignore[arg-type]
+    own = plan(private, private.roster[0])
+    assert own is not None and own.share is not None
+    assert found.noise == pytest.approx(own.share * np.sqrt(3))
+    assert found.reg_lambda == pytest.approx(2 * found.noise, rel=0.05)
+    local = job(tmp_path, {}, classes(2), {"noise": "local", "epsilon": 8, "delta": 1e-4})
+    own = plan(local, local.roster[0])
+    assert own is not None
+    alone = Boosting(local, local.model, own.own_noise)  # type: ignore[arg-type]
+    whole = Boosting(local, local.model)  # type: ignore[arg-type]
+    assert whole.noise == pytest.approx(alone.noise * np.sqrt(3))
+    said = job(tmp_path, {"reg_lambda": 0.0}, classes(2), SHARED)
+    assert Boosting(said, said.model).reg_lambda == 0.0  # type: ignore[arg-type]
+    # Plans of two processors may differ in the last bits: forests may not.
+    noises = (10.1, 10.1 * (1 + 1e-12))
+    assert len({Boosting(private, private.model, one).reg_lambda for one in noises}) == 1  # type: ignore[arg-type]
+
+
 def test_what_was_learnt_is_recomputed_after_a_step_back(tmp_path: Path) -> None:
     x, y = records(60, 2)
     one = job(tmp_path, {"split": "random"}, classes(2))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,9 @@ HESSIAN_WEIGHT = 2.0
 """h of a logistic loss is at most a quarter of the greatest g; a larger weight spends more of the
 clip norm on it."""
 
+LAMBDA_OF_NOISE = 2.0
+"""The default lambda, in deviations of the sums' noise: docs/measurements.md compares others."""
+
 UNIT = 2.0**-20
 """To what g and h are rounded without privacy: sums of a million records are exact integers."""
 
@@ -48,12 +52,14 @@ class Boosting(Summed):
 
     Of two classes, only the second has trees of its own: a margin m stands for outputs -m/2 and
     m/2, whose softmax is the logistic function of m.
+
+    Args:
+        noise: the deviation of the noise in a sum; by default that of all silos together.
     """
 
-    def __init__(self, job: Job, section: Boosted) -> None:
-        self._job, self.section = job, section
+    def __init__(self, job: Job, section: Boosted, noise: float | None = None) -> None:
+        self._job, self.section, self._noise = job, section, noise
         self.bins = bins_of(job.data.features, section.max_bin, section.edges)
-        self._growth = Growth(section, self.bins, job.training.learning_rate)
         self.outputs = job.data.outputs
         self._two = job.data.target is not None and self.outputs == 2
         self.grown = range(1, 2) if self._two else range(self.outputs)
@@ -142,7 +148,7 @@ class Boosting(Summed):
     def leaf_sums(self, trees: Trees) -> LeafSums:
         """Return the sums of the leaves of all grown outputs' trees, one tree after the other, from
         their values and covers. With `reg_alpha`, g is not known."""
-        rate, reg_lambda = self._growth.rate, self.section.reg_lambda
+        rate, reg_lambda = self._growth.rate, self.reg_lambda
         outputs = list(self.grown)
         value, h, feature = (
             one[:, outputs].reshape(-1, one.shape[2]).astype(np.float64)
@@ -150,10 +156,26 @@ class Boosting(Summed):
         )
         return LeafSums(feature, -self.unit * value * (h + reg_lambda) / rate, h, reg_lambda)
 
+    @cached_property
     def noise(self) -> float:
-        """Return the deviation of the noise in a sum of g over all silos; 0 without noise."""
+        """The deviation of the noise in a sum of g over all silos; 0 without noise."""
+        if self._noise is not None:
+            return self._noise
         plans = [plan(self._job, name) for name in self._job.roster]
         return math.hypot(*(one.own_noise for one in plans if one))
+
+    @cached_property
+    def reg_lambda(self) -> float:
+        """The job's lambda; by default LAMBDA_OF_NOISE times the noise, at least XGBoost's 1. It is
+        rounded, because silos' processors may compute their plans with other last bits."""
+        if self.section.reg_lambda is not None:
+            return self.section.reg_lambda
+        return max(1.0, float(f"{LAMBDA_OF_NOISE * self.noise:.2g}"))
+
+    @cached_property
+    def _growth(self) -> Growth:
+        rate = self._job.training.learning_rate
+        return Growth(self.section, self.bins, rate, self.reg_lambda)
 
     def margins(self, outputs: Reals) -> Reals:
         """Return the margins of grown outputs, [B, grown], from a forest's outputs [B, K]."""

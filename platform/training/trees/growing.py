@@ -32,17 +32,18 @@ LEAST_GAIN = 1e-6
 
 @dataclass(frozen=True)
 class Growth:
-    """The settings of growth, the public edges of bins, and the learning rate, by which values are
-    multiplied."""
+    """The settings of growth, the public edges of bins, the learning rate, by which values are
+    multiplied, and lambda."""
 
     section: Boosted
     bins: Bins
     rate: float
+    reg_lambda: float
 
     def leaf(self, sums: Reals) -> Reals:
         """Return the values of leaves from sums of g and h, [..., 2]."""
         g, h = sums[..., 0], sums[..., 1]
-        value = -self._shrunk(g) / (np.maximum(h, 0.0) + self.section.reg_lambda)
+        value = -self._shrunk(g) / (np.maximum(h, 0.0) + self.reg_lambda)
         return np.where(np.isfinite(value), value, 0.0)
 
     def _shrunk(self, g: Reals) -> Reals:
@@ -51,7 +52,7 @@ class Growth:
 
     def _score(self, g: Reals, h: Reals) -> Reals:
         shrunk = self._shrunk(g)
-        bottom = h + self.section.reg_lambda
+        bottom = h + self.reg_lambda
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(bottom > 0, shrunk * shrunk / bottom, 0.0)
 
