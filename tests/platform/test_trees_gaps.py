@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import mlflow.pyfunc
+import mlflow.xgboost
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import xgboost
@@ -114,6 +117,28 @@ def test_xgboost_predicts_and_explains_records_with_gaps_the_same(
     np.testing.assert_allclose(margins, expected, atol=1e-6)
     explained = booster.predict(matrix, pred_contribs=True)
     np.testing.assert_allclose(explained.sum(-1), expected, atol=1e-5)
+
+
+def test_mlflows_xgboost_flavour_takes_the_forest_as_it_is(tmp_path: Path) -> None:
+    x, y = with_gaps(200, 2)
+    one = job(tmp_path, {"split": "random"}, classes(2), SHARED, KEPT)
+    boosting, forest = grown(one, shared_out(x, y))
+    path = tmp_path / "forest.json"
+    path.write_bytes(of_job(one, boosting.section, forest))
+    booster = xgboost.Booster(model_file=path)
+    # Named, so that MLflow does not look for the packages in a process of its own.
+    needed = [f"xgboost=={xgboost.__version__}"]
+    mlflow.xgboost.save_model(booster, tmp_path / "model", pip_requirements=needed)
+    matrix = xgboost.DMatrix(x, feature_names=NAMES)
+    loaded = mlflow.xgboost.load_model(str(tmp_path / "model"))
+    found = outputs(boosting, forest, x)
+    margins = loaded.predict(matrix, output_margin=True)
+    np.testing.assert_allclose(margins, found[:, 1] - found[:, 0], atol=1e-6)
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(
+        pd.DataFrame(x, columns=NAMES)
+    )
+    chances = 1 / (1 + np.exp(found[:, 0] - found[:, 1]))
+    np.testing.assert_allclose(served, chances, atol=1e-6)
 
 
 @pytest.mark.parametrize("split", ["random", "cyclic"])
