@@ -100,8 +100,8 @@ def test_gaps_and_rare_categories_are_proposed_for(make_job: MakeJob, tmp_path: 
     assert run(load_job(path, ("training.rounds=1",))).status == "FINISHED"
     trees = (
         "model={kind: trees, trees: 2}",
-        "training={rounds: 2, local_steps: 1, learning_rate: 0.3, sampling_rate: 1, "
-        "expected_batch_size: 100}",
+        "training={rounds: 2, local_steps: 1, learning_rate: 0.3, expected_batch_size: 100, "
+        + "sampling_rate: 1}",
         "data.features.columns.mean_texture.missing={keep: true}",
     )
     job_file = make_job("privacy={noise: none}", *more, *trees)
