@@ -29,7 +29,7 @@ from blindsum.pipelines.audit.evidence import Defence, Evidence, Figure, alike
 from blindsum.pipelines.audit.outcome import Audit, Depth, Watcher
 from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.errors import ConsentError, JobError
-from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.file import JobFile, require_scored
 from blindsum.platform.job.owner import find_owner
 from blindsum.platform.job.paths import import_from, require_usable, silo_places
 from blindsum.platform.job.privacy_section import LocalNoise
@@ -54,6 +54,7 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
     Raises:
         BlindsumError: the silo's data, model or plan cannot be used, or a worker failed.
     """
+    require_scored(job_file.job, "an audit")
     if job_file.job.model.kind == "trees":
         raise JobError(
             "the audit attacks models that are trained by gradients, not yet trees",
