@@ -50,6 +50,18 @@ ROWS = (
     ),
     Row(
         "participant",
+        "histograms",
+        "exact records",
+        "label and bins of all features of another silo's record, from the sums by bin",
+    ),
+    Row(
+        "participant",
+        "leaves",
+        "told apart",
+        "another silo's record, its label, and intervals of its features, from the sums of leaves",
+    ),
+    Row(
+        "participant",
         "generator",
         "nearer to training records",
         "share of the records it generates; 50 % if it has learnt the class but no record",
