@@ -10,8 +10,8 @@ From the others' sums of g and h, by node, feature and bin (`tree_sums`), four f
     peeling         a record that is known is subtracted from the sums of every round, because every
                     forest is known. What remains has fewer records
 
-A record counts as found only if the forest gives it exactly the g and h that were read. Records that
-no tree tells apart, and so share g and h, stay mixed up.
+A record counts as found only if the forest gives it exactly the g and h that were read. Records
+that no tree tells apart share g and h, and stay mixed up.
 
 That sums of gradients by bin may reveal records is known (Cheng et al., "SecureBoost", IEEE
 Intelligent Systems 2021); peeling is from erasure codes (Luby, Mitzenmacher, Shokrollahi and
@@ -87,8 +87,8 @@ def _of_node(
     found = Counter[Found]()
     for value, of_features in places.items():
         if len(of_features) == len(keys):
-            for bins in _linked(of_features):
-                if record := _checked(seen, singles, output, round, bins, value):
+            for linked in _linked(of_features):
+                if record := _checked(seen, singles, output, round, linked, value):
                     found[record] += 1
     return found
 

@@ -1,18 +1,22 @@
 """Follow records through leaves, as a participant of a job of trees whose splits are public.
 
-The sums of leaves hold no bins, but each tree says of every record on which side of some thresholds
-it is. The first tree's sums give the number of records of each label in each leaf. From then on the
-attacker holds groups: records with the same leaves so far and the same label, hence with known g and
-h. The sums of the next tree's leaves say how many of each group are in which leaf: the only small
-set of records with those sums, among those whose region meets the leaf's. What remains after many
-trees is a label, and for each feature an interval of bins.
+Sums of leaves hold no bins, but each tree says of every record on which side of some thresholds it
+is. The first tree's sums give the number of records of each label in each leaf. From then on the
+attacker holds groups: records with the same leaves so far and the same label, hence with known g
+and h. The next tree's sums say how many of each group are in each leaf: the only set of records
+with those sums, among those whose region meets the leaf's. After many trees, what is left of a
+record is its label, and for each feature an interval of bins.
 
-Legend: F features.
+It ends at the first tree for which several sets fit. So it does early if leaves hold many records
+of both labels: exchanging one of each label between two groups changes neither sum.
+
+Legend: F features, L leaves.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +41,10 @@ class Group:
     output: int
     label: float
     count: int = 1
+
+    def has(self, bins: Sequence[int]) -> bool:
+        """Return whether a record with those bins, [F], may belong to it."""
+        return all(a <= b <= c for a, b, c in zip(self.low, bins, self.high, strict=True))
 
 
 def follow_records(seen: Seen) -> list[Group]:
@@ -63,7 +71,8 @@ def _of_output(seen: Seen, output: int) -> list[Group]:
         if round == 1:
             groups = _first(seen, singles, output, of_leaves, regions)
             continue
-        following = _next(seen, singles, output, round, groups, of_leaves, regions)
+        keys = [_key(seen, singles, output, round, one) for one in groups]
+        following = _Tree(groups, keys, of_leaves, regions).divided()
         if following is None:
             break
         groups = following
@@ -102,8 +111,7 @@ def _first(
     seen: Seen, singles: Singles, output: int, sums: Keys, regions: list[Group]
 ) -> list[Group]:
     """Return the groups of the first tree, from its leaves' sums int64 [leaves, 2]."""
-    whole = replace(regions[0], low=(0,) * len(regions[0].low), output=singles.output)
-    kinds = [replace(whole, label=label) for label in (0.0, 1.0)]
+    kinds = [replace(regions[0], output=singles.output, label=label) for label in (0.0, 1.0)]
     each = [divmod(_key(seen, singles, output, 1, one), SHIFT) for one in kinds]
     groups = list[Group]()
     for of_leaf, region in zip(sums, regions, strict=True):
@@ -112,66 +120,74 @@ def _first(
             return []
         for kind, count in zip(kinds, np.rint(counts).astype(int).tolist(), strict=True):
             if count:
-                group = _met(replace(kind, low=region.low, high=region.high), region)
-                groups.append(replace(group, count=count))
+                groups.append(replace(kind, low=region.low, high=region.high, count=count))
     return groups
 
 
-def _next(
-    seen: Seen,
-    singles: Singles,
-    output: int,
-    round: int,
-    groups: list[Group],
-    sums: Keys,
-    regions: list[Group],
-) -> list[Group] | None:
-    """Return the groups after one more tree; None if its sums cannot be taken apart."""
-    keys = [_key(seen, singles, output, round, one) for one in groups]
-    parts = [[_met(group, region) for region in regions] for group in groups]
-    left = {leaf: int(g * SHIFT + h) for leaf, (g, h) in enumerate(sums.tolist())}
-    rest, found = [one.count for one in groups], Counter[tuple[int, int]]()
+class _Tree:
+    """One more tree, whose leaves are to be divided among the groups.
 
-    def put(group: int, leaf: int, count: int) -> None:
-        found[group, leaf] += count
-        rest[group] -= count
-        left[leaf] -= keys[group] * count
+    Args:
+        sums: of its leaves, int64 [L, 2].
+        keys: g and h of a record of each group.
+        regions: of its leaves.
+    """
 
-    for group, of_group in enumerate(parts):
-        places = [leaf for leaf, part in enumerate(of_group) if part]
-        if len(places) == 1:
-            put(group, places[0], rest[group])
-    done = {leaf for leaf, total in left.items() if not total}
-    progress = True
-    while progress and len(done) < len(left):
-        progress = False
-        for leaf in sorted(set(left) - done, key=lambda leaf: left[leaf] % SHIFT):
-            within = [i for i, of_group in enumerate(parts) if of_group[leaf] and rest[i]]
-            if len(done) == len(left) - 1:
-                chosen: Counter[int] | None = Counter({i: rest[i] for i in within})
-                if sum(keys[i] * n for i, n in (chosen or {}).items()) != left[leaf]:
-                    return None
-            else:
-                chosen = _only([keys[i] for i in within], [rest[i] for i in within], left[leaf])
-                chosen = chosen and Counter({within[i]: n for i, n in chosen.items()})
-            if chosen is None:
-                continue
-            for group, count in chosen.items():
-                put(group, leaf, count)
-            done.add(leaf)
-            progress = True
-    if len(done) < len(left) or any(rest):
-        return None
-    return [
-        replace(part, count=count)
-        for (group, leaf), count in found.items()
-        if count and (part := parts[group][leaf])
-    ]
+    def __init__(
+        self, groups: list[Group], keys: list[int], sums: Keys, regions: list[Group]
+    ) -> None:
+        self._keys, self._rest = keys, [one.count for one in groups]
+        self._parts = [[_met(group, region) for region in regions] for group in groups]
+        self._left = dict(enumerate((sums[:, 0] * SHIFT + sums[:, 1]).tolist()))
+        self._found: Counter[tuple[int, int]] = Counter()
+
+    def divided(self) -> list[Group] | None:
+        """Return the parts of groups in leaves; None if several sets of records fit."""
+        for group, parts in enumerate(self._parts):
+            places = [leaf for leaf, part in enumerate(parts) if part]
+            if len(places) == 1:
+                self._put(group, places[0], self._rest[group])
+        open_leaves = [leaf for leaf, total in self._left.items() if total]
+        while open_leaves:
+            closed = [leaf for leaf in open_leaves if self._close(leaf, len(open_leaves) == 1)]
+            if not closed:
+                return None
+            open_leaves = [leaf for leaf in open_leaves if leaf not in closed]
+        if any(self._rest) or any(self._left.values()):
+            return None
+        return [
+            replace(part, count=count)
+            for (group, leaf), count in self._found.items()
+            if (part := self._parts[group][leaf])
+        ]
+
+    def _put(self, group: int, leaf: int, count: int) -> None:
+        self._found[group, leaf] += count
+        self._rest[group] -= count
+        self._left[leaf] -= self._keys[group] * count
+
+    def _close(self, leaf: int, last: bool) -> bool:
+        """Give a leaf its records, if only one set fits: all that are left, if it is the last."""
+        may = [i for i, parts in enumerate(self._parts) if parts[leaf] and self._rest[i]]
+        counts = [self._rest[i] for i in may]
+        if not last:
+            found = _only([self._keys[i] for i in may], counts, self._left[leaf])
+            if found is None:
+                return False
+            counts = found
+        for group, count in zip(may, counts, strict=True):
+            if count:
+                self._put(group, leaf, count)
+        return True
 
 
-def _only(keys: list[int], counts: list[int], total: int) -> Counter[int] | None:
-    """Return how many of each group add up to a total, if there is only one such set. Sets are
-    found as two halves, each of some of the groups."""
+def _only(keys: list[int], counts: list[int], total: int) -> list[int] | None:
+    """Return how many of each group add up to a total, if only one set does. Sets are found as two
+    halves, each of some of the groups.
+
+    Args:
+        counts: how many of each group there are.
+    """
     halves: tuple[list[int], list[int]] = ([], [])
     sizes = [1, 1]
     for i in sorted(range(len(keys)), key=lambda i: -counts[i]):
@@ -192,8 +208,9 @@ def _only(keys: list[int], counts: list[int], total: int) -> Counter[int] | None
     if (last - first).sum() != 1:
         return None
     one = int((last - first).argmax())
-    found = Counter[int]()
+    found = [0] * len(keys)
     for half, place in zip(halves, (one, int(order[first[one]])), strict=True):
         of_each = np.unravel_index(place, [counts[i] + 1 for i in half]) if half else ()
-        found |= Counter({i: int(n) for i, n in zip(half, of_each, strict=True)})
+        for i, count in zip(half, of_each, strict=True):
+            found[i] = int(count)
     return found

@@ -26,7 +26,6 @@ Found = tuple[tuple[int, ...], int, float]
 """A record: its bin of every feature, and its label for one of the outputs."""
 
 Bools = npt.NDArray[np.bool_]
-Reals = npt.NDArray[np.float64]
 ROUNDING = 2.0
 """Units by which a single record's sums may differ from what their ratio says: all are rounded."""
 
@@ -62,17 +61,21 @@ class Singles:
         found = np.zeros(g.shape, np.bool_)
         for one, weights in ((True, [self._of_one]), (False, self._of_zero)):
             for weight in weights:
-                found |= self._of_label(g * UNIT, h * UNIT, weight, one) & ((g < 0) == one)
+                found |= self._of_weight(g, h, weight) & ((g < 0) == one)
         return found & (h > 0)
 
-    def _of_label(self, g: Reals, h: Reals, weight: float, one: bool) -> Bools:
-        """Return where sums are those of one record of label 1, or of label 0."""
+    def _of_weight(
+        self, units_of_g: npt.NDArray[np.int64], units_of_h: npt.NDArray[np.int64], weight: float
+    ) -> Bools:
+        """Return where sums are those of one record of that weight."""
+        g, h = units_of_g.astype(np.float64) * UNIT, units_of_h.astype(np.float64) * UNIT
         away = np.abs(g) / weight  # of the probability from the label
         if self._plan is None:
             expected, given = self._factor * weight * away * (1 - away), h
         else:
             with np.errstate(divide="ignore", invalid="ignore"):
                 away = 1 - h / np.abs(g) / (HESSIAN_WEIGHT * self._factor)
+            away = np.nan_to_num(away, nan=-1.0, posinf=-1.0, neginf=-1.0)
             weighted = HESSIAN_WEIGHT * self._factor * away * (1 - away)
             norms = weight * np.sqrt(self._places * (away * away + weighted * weighted))
             expected = weight * away * np.minimum(1.0, self._plan.clip_norm / (norms + STABLE))

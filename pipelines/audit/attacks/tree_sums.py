@@ -1,26 +1,26 @@
 """A participant's view of a job of trees: the other silos' sums of every round.
 
-A participant knows the job, hence the bins, and every forest. It decrypts the total of all silos and
-subtracts what it sent itself. Encryption and masks change nothing here: the total is the result.
-Without privacy totals are exact integers. With it, the others' clipped sums carry noise: the plan's
-whole noise if it is shared, and every other silo's if each adds its own.
-
-Legend: F features, B bins, U the sums' unit.
+A participant knows the job, hence the bins, and every forest. It decrypts the total of all silos
+and subtracts what it sent itself. Encryption and masks change nothing here: the total is the
+result. Without privacy totals are exact integers. With it, the others' clipped sums carry noise:
+the plan's whole noise if it is shared, and every other silo's if each adds its own.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from blindsum.platform.data.records import Fold
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.training.trees.boosting import UNIT, Boosting, TreeOptimizer, TreeTrainer
 from blindsum.platform.training.trees.forest import Forest, vector_of
 from blindsum.platform.training.vector import Vector
@@ -57,7 +57,13 @@ class Seen:
 
 
 def watch(
-    job: Job, others: Fold, own: Fold, plan: PrivacyPlan | None, rounds: int, silos: int
+    job: Job,
+    section: Boosted,
+    others: Fold,
+    own: Fold,
+    plan: PrivacyPlan | None,
+    rounds: int,
+    silos: int,
 ) -> Seen:
     """Grow a forest from the records of a participant and of the others; return what it sees.
 
@@ -65,15 +71,16 @@ def watch(
         plan: of a silo; None without privacy.
         silos: of the job, the participant included.
     """
-    section: Any = job.model
-    boosting, optimizer = Boosting(job, section), None
-    random = np.random.default_rng()
-    theirs = None if plan is None else _noise_of_others(plan, silos)
+    boosting, random = Boosting(job, section), cryptographic_generator()
+    optimizer, bare, noised = TreeOptimizer(boosting, job), None, None
+    if plan:
+        bare = plan.alone().without_noise()
+        noise = noise_of_others(plan, silos) * UNIT / plan.clip_norm
+        noised = replace(bare, noise_multiplier=noise)
     trainers = [
         TreeTrainer(boosting, job, fold, one, random)
-        for fold, one in ((others, theirs), (own, plan and plan.alone().without_noise()))
+        for fold, one in ((others, noised), (own, bare))
     ]
-    optimizer = TreeOptimizer(boosting, job)
     forest = vector_of(Forest(section.trees, boosting.outputs, section.max_depth))
     seen = Seen(job, boosting, plan)
     for round in range(1, rounds + 1):
@@ -93,7 +100,7 @@ def unit_of(job: Job, plan: PrivacyPlan | None) -> float:
     return UNIT * job.training.learning_rate / job.training.expected_batch_size
 
 
-def _noise_of_others(plan: PrivacyPlan, silos: int) -> PrivacyPlan:
-    """Return a plan that adds the noise which remains on the others' sums."""
-    times = 1.0 if plan.share is not None else np.sqrt(silos - 1)
-    return replace(plan.alone(), noise_multiplier=float(plan.update_noise * times))
+def noise_of_others(plan: PrivacyPlan, silos: int) -> float:
+    """Return the deviation of the noise on the others' sums, in units of UNIT."""
+    times = 1.0 if plan.share is not None else math.sqrt(silos - 1)
+    return plan.update_noise * plan.clip_norm * times / UNIT
