@@ -20,18 +20,18 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsum.platform.data.records import Fold, dense
+from blindsum.platform.data.table import SiloData
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.privacy.plan import PrivacyPlan
-from blindsum.platform.privacy.randomness import normals
 from blindsum.platform.training.clipping.clipped import STABLE
+from blindsum.platform.training.sums import Reals, Summed, SumsOptimizer, SumsTrainer
 from blindsum.platform.training.trees.bins import bins_of
 from blindsum.platform.training.trees.forest import Forest, OneTree, Trees, load, vector_of
 from blindsum.platform.training.trees.gradients import OfClasses, OfTasks
 from blindsum.platform.training.trees.growing import Growth
 from blindsum.platform.training.trees.histograms import by_bin, by_node
 from blindsum.platform.training.trees.structures import columns_of, draw_splits
-from blindsum.platform.training.update import Protection, Update
 from blindsum.platform.training.vector import Vector
 
 HESSIAN_WEIGHT = 2.0
@@ -41,11 +41,8 @@ clip norm on it."""
 UNIT = 2.0**-20
 """To what g and h are rounded without privacy: sums of a million records are exact integers."""
 
-Reals = npt.NDArray[np.float64]
-_BARE = Protection.SHARES_TO_ADD
 
-
-class Boosting:
+class Boosting(Summed):
     """A job's boosting: how rounds make trees, the size of a round's sums, and the next forest.
 
     Of two classes, only the second has trees of its own: a margin m stands for outputs -m/2 and
@@ -79,6 +76,25 @@ class Boosting:
     def values(self, round: int) -> int:
         """Return the number of a round's sums."""
         return math.prod(self.shape(round))
+
+    @property
+    def different_rounds(self) -> int:
+        """The rounds of a tree."""
+        return self.section.exchanges
+
+    def weights(self, round: int) -> Reals:
+        """Return 1 for each g, HESSIAN_WEIGHT for each h."""
+        return np.tile([1.0, HESSIAN_WEIGHT], self.values(round) // 2)
+
+    def units(self, model: Vector, round: int) -> float:
+        """Return UNIT."""
+        return UNIT
+
+    def trainer(
+        self, data: SiloData, plan: PrivacyPlan | None, random: np.random.Generator
+    ) -> TreeTrainer:
+        """Return one silo's part, on its training records."""
+        return TreeTrainer(self, self._job, data.train, plan, random)
 
     def trees(self, vector: Vector) -> Trees:
         """Return the arrays of a forest's vector."""
@@ -121,7 +137,7 @@ class Boosting:
         return outputs[:, 1:] - outputs[:, :1] if self._two else outputs
 
 
-class TreeTrainer:
+class TreeTrainer(SumsTrainer):
     """One silo's part of boosting.
 
     Args:
@@ -138,7 +154,8 @@ class TreeTrainer:
         plan: PrivacyPlan | None,
         random: np.random.Generator,
     ) -> None:
-        self._boosting, self._job, self._plan, self._random = boosting, job, plan, random
+        super().__init__(job, plan, random)
+        self._boosting = boosting
         # Bins take a byte each: features are made dense batch by batch, and not kept.
         parts = [boosting.bins.of(features.numpy()) for features, _ in data.batches()]
         self._bins, self._labels = np.concatenate(parts), dense(data.stored_labels)
@@ -147,29 +164,19 @@ class TreeTrainer:
         self._outputs = np.zeros((len(data), boosting.outputs))
         self._counted: tuple[int, bytes] = 0, b""  # trees in `_outputs`, and their values
 
-    says = ""
-    """As of `LocalTrainer`: how gradients are clipped needs no trial."""
-
-    def train(
-        self,
-        start: Vector,
-        clipping: float = 1.0,
-        round: int = 1,
-        subset: object = None,
-        correction: object = None,
-    ) -> Update:
-        """Return the silo's sums for one round, from the forest before it. Jobs of trees have
-        neither subsets nor corrections."""
+    def sums(self, start: Vector, clip: float | None, round: int) -> tuple[Reals, float]:
+        """Return the silo's sums for one round, from the forest before it."""
         boosting = self._boosting
         tree, level = boosting.place(round)
-        trees, rows = boosting.trees(boosting.begun(start, round)), self._sample()
+        trees = boosting.trees(boosting.begun(start, round))
+        rows = self.sample(len(self._bins))
         margins = boosting.margins(self._before(tree, trees)[rows])
         g, h = self._derivatives(margins, self._labels[rows])
         unclipped = 0.0
-        if self._plan:
-            g, h, unclipped = self._clipped(g, h, self._plan.clip_norm * clipping, tree)
-        else:
+        if clip is None:
             g, h = np.rint(g / UNIT), np.rint(h / UNIT)
+        else:
+            g, h, unclipped = self._clipped(g, h, clip, tree)
         sums = np.zeros(boosting.shape(round))
         for i, output in enumerate(boosting.grown):
             one, of_output = trees.one(tree, output), (g[:, i], h[:, i])
@@ -179,30 +186,12 @@ class TreeTrainer:
             else:
                 nodes = self._nodes(one, boosting.section.max_depth, rows)
                 sums[i] = by_node(nodes, sums.shape[1], *of_output)
-        return self._update(sums.reshape(-1), clipping, unclipped)
-
-    def _update(self, sums: Reals, clipping: float, unclipped: float) -> Update:
-        """Return sums as an update, with the noise that a silo adds alone."""
-        plan, training = self._plan, self._job.training
-        unit, protected = UNIT, Protection.NOTHING
-        if plan:
-            unit, protected = training.learning_rate / training.expected_batch_size, _BARE
-        if plan and plan.share is None:
-            noise = plan.update_noise * plan.clip_norm * clipping
-            sums = (sums + noise * normals(sums.size, self._random)) * unit
-            unit, protected = 1.0, Protection.OWN_NOISE
-        return Update(values=sums, unit=unit, protected_by=protected, unclipped=unclipped)
+        return sums.reshape(-1), unclipped
 
     def _bins_of(self, rows: npt.NDArray[np.intp], tree: int) -> npt.NDArray[np.uint8]:
         columns, all_rows = self._boosting.columns(tree), len(rows) == len(self._bins)
         found = self._bins if all_rows else self._bins[rows]
         return found if len(columns) == found.shape[1] else found[:, columns]
-
-    def _sample(self) -> npt.NDArray[np.intp]:
-        rate = self._job.training.sampling_rate
-        if rate == 1.0:
-            return np.arange(len(self._bins))
-        return np.flatnonzero(self._random.random(len(self._bins)) < rate)
 
     def _before(self, tree: int, trees: Trees) -> Reals:
         """Return the outputs of the trees before one, [records, K]. Those of earlier rounds are
@@ -250,32 +239,6 @@ class TreeTrainer:
         return nodes - (2**deep - 1), stopped
 
 
-class TreeOptimizer:
-    """The step from the mean of silos' sums to the next forest, as `ServerOptimizer` for gradients.
-    It has no state: the forest is all."""
-
-    state: tuple[npt.NDArray[np.float64], ...] = ()
-
-    def __init__(self, boosting: Boosting, job: Job) -> None:
-        self._boosting, self._job = boosting, job
-
-    def apply(self, forest: Vector, mean: Reals, round: int, silos: int) -> Vector:
-        """Return the next forest.
-
-        Args:
-            mean: of the silos' sums times their unit, [values].
-            silos: the number of silos that were summed.
-        """
-        sums = mean * silos
-        if self._job.privacy.noise == "none":
-            sums = np.rint(sums / UNIT) * UNIT
-        else:
-            training = self._job.training
-            sums = sums * (training.expected_batch_size / training.learning_rate)
-            sums[1::2] /= HESSIAN_WEIGHT
-        return self._boosting.moved_on(forest, sums, round)
-
-
 def grow(
     job: Job,
     model: Forest,
@@ -292,7 +255,7 @@ def grow(
         done: called after each round.
         silos: how many such participants this one stands for.
     """
-    optimizer, forest = TreeOptimizer(boosting, job), vector_of(model)
+    optimizer, forest = SumsOptimizer(boosting, job), vector_of(model)
     for round in range(1, rounds + 1):
         update = trainer.train(forest, 1.0, round)
         forest = optimizer.apply(forest, update.values * update.unit, round, silos)
