@@ -63,7 +63,7 @@ IN_THE_AUDIT = (
     ),
     (
         "trees: sums that silos send without noise, for the audit's canaries to find",
-        "platform/training/trees/boosting.py",
+        "platform/training/sums.py",
         "noise = plan.update_noise * plan.clip_norm * clipping",
         "noise = plan.update_noise * plan.clip_norm * clipping / 8",
         TREES,

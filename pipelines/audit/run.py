@@ -54,6 +54,11 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
     Raises:
         BlindsumError: the silo's data, model or plan cannot be used, or a worker failed.
     """
+    if not job_file.job.model.is_scored:
+        raise JobError(
+            "the audit attacks models, and this job describes tables",
+            "Audit a job that trains a model on them.",
+        )
     started = time.monotonic()
     import_from(str(job_file.folder))
     with few_threads(job_file.job):

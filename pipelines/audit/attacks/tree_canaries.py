@@ -3,7 +3,7 @@
 There is one feature with 256 bins, of which every tree of depth 8 makes a leaf each, and a task for
 every 256 canaries. A canary is labelled in one task only, so that no other record adds to its leaf.
 It adds more than the clip norm before clipping. Sampling, clipping, noise and leaves are those of
-the product (`TreeTrainer`, `TreeOptimizer`). Splits are public, also where the job chooses them: a
+the product (`TreeTrainer`, `SumsOptimizer`). Splits are public, also where the job chooses them: a
 level of histograms is the same mechanism as leaves.
 """
 
@@ -22,7 +22,8 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator
-from blindsum.platform.training.trees.boosting import Boosting, TreeOptimizer, TreeTrainer
+from blindsum.platform.training.sums import SumsOptimizer
+from blindsum.platform.training.trees.boosting import Boosting, TreeTrainer
 from blindsum.platform.training.trees.forest import Forest, vector_of
 from blindsum.platform.training.update import Update
 
@@ -55,7 +56,7 @@ def train_on_canaries(
     features = leaf[:, None].astype(np.float32)
     fold = Fold(features[coins], labels[coins])
     trainer = TreeTrainer(boosting, changed, fold, plan, cryptographic_generator())
-    optimizer = TreeOptimizer(boosting, changed)
+    optimizer = SumsOptimizer(boosting, changed)
     forest = vector_of(Forest(section.trees, boosting.outputs, DEPTH))
     white = np.zeros(len(coins))
     for round in range(1, plan.rounds_within_budget + 1):

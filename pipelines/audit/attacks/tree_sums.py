@@ -21,7 +21,8 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.privacy.randomness import cryptographic_generator
-from blindsum.platform.training.trees.boosting import UNIT, Boosting, TreeOptimizer, TreeTrainer
+from blindsum.platform.training.sums import SumsOptimizer
+from blindsum.platform.training.trees.boosting import UNIT, Boosting, TreeTrainer
 from blindsum.platform.training.trees.forest import Forest, vector_of
 from blindsum.platform.training.vector import Vector
 
@@ -72,7 +73,7 @@ def watch(
         silos: of the job, the participant included.
     """
     boosting, random = Boosting(job, section), cryptographic_generator()
-    optimizer, bare, noised = TreeOptimizer(boosting, job), None, None
+    optimizer, bare, noised = SumsOptimizer(boosting, job), None, None
     if plan:
         bare = plan.alone().without_noise()
         noise = noise_of_others(plan, silos) * UNIT / plan.clip_norm
@@ -96,7 +97,7 @@ def watch(
 def unit_of(job: Job, plan: PrivacyPlan | None) -> float:
     """Return what a sum of UNIT is in an update."""
     if plan is None:
-        return UNIT
+        return 1.0
     return UNIT * job.training.learning_rate / job.training.expected_batch_size
 
 

@@ -25,13 +25,15 @@ from blindsum.pipelines.audit.attacks.tree_reading import read_once, settings
 from blindsum.pipelines.audit.attacks.tree_sums import Seen, noise_of_others, watch
 from blindsum.pipelines.audit.labelling import WHOLE, labelling
 from blindsum.pipelines.audit.victim import Victim
+from blindsum.pipelines.description.derived import derived
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData
+from blindsum.platform.errors import JobError
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.training.models import get_parameters
-from blindsum.platform.training.trees.boosting import UNIT
+from blindsum.platform.training.trees.boosting import UNIT, Boosting
 from tests.actors.test_trees import EXACT, LOCAL, PRIVATE, SentByRound
 from tests.conftest import MakeJob
 from tests.pipelines.audit.test_audit import TINY
@@ -140,12 +142,12 @@ def test_the_view_is_that_of_a_participant_in_a_real_run(
 
     def look(own: PreparedSilo, sent: Any, summed: Any) -> Any:
         found = change(own, sent, summed)
-        totals.append((own, sent, np.asarray(found[:]) * 3 / UNIT))
+        totals.append((own, sent, np.asarray(found[:]) * 3))
         return found
 
     monkeypatch.setattr(PreparedSilo, "mean_change", look)
     alder = made.silos["alder"]._own
-    seen = Seen(job_file.job, alder.optimizer._boosting, None)  # type: ignore[union-attr]
+    seen = Seen(job_file.job, Boosting(job_file.job, section_of(job_file.job)), None)
     for number in range(1, 9):
         seen.forests.append(get_parameters(alder.model))
         sent = alder.trainer.train(seen.forests[-1], 1.0, number).values
@@ -223,6 +225,12 @@ def test_members_are_found_without_noise_and_not_with_it(make_job: MakeJob) -> N
         made = membership.Shadows(seen.statistics[0], seen.losses[0], members, others.losses[0])
         risk = membership.exposure(membership.scores(made)["lira"], members).mean()
         assert low < risk < high
+
+
+def test_statistics_are_no_model_to_attack(make_job: MakeJob) -> None:
+    statistics = derived(make_job("privacy={noise: none}"), None)
+    with pytest.raises(JobError, match="attacks models, and this job describes tables"):
+        command.run_audit(statistics, "birch", True, [], True)
 
 
 @pytest.mark.filterwarnings("ignore")
