@@ -20,9 +20,9 @@ STOPS = {
     "histograms": "Without noise neither encryption nor more silos stop it: the total is the "
     "result. With more silos the attacker only does not know whose record it is. Records that no "
     "tree tells apart stay mixed up.",
-    "leaves": "Without noise, encryption does not stop it: the total is the result. Many records "
-    "do: several sets of them then have the same sums, and the attacker gets through a few trees "
-    "only.",
+    "leaves": "Without noise, encryption does not stop it: the total is the result. With many "
+    "records several sets have the same sums, and the attacker gets through a few trees only; a "
+    "better one may get further.",
 }
 NOISE = (
     "The plan's noise is far larger than what one record adds, so no sum is that of a record any "
