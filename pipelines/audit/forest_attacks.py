@@ -30,7 +30,8 @@ def run(found: Audit, victim: Victim, watcher: Watcher) -> bool:
         )
     else:
         watcher.stage("reading records out of sums", 2 * len(settings(victim)))
-        evidence, examples = reading(victim, section, found.depth.victims, watcher.step)
+        depth = found.depth
+        evidence, examples = reading(victim, section, depth.victims, depth.limit_s, watcher.step)
         found.findings.evidence += evidence
         found.examples += examples
     watcher.stage("identifying the record among candidates", 2)

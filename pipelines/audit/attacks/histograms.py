@@ -105,7 +105,7 @@ def _checked(
         return g_h
 
     g, h = divmod(value, SHIFT)
-    label = singles.label(g, of(0.0)[0])
+    label = singles.label(g, of(0.0)[0] if singles.numeric else 0.0)
     return (bins, singles.output, label) if of(label) == [g, h] else None
 
 
@@ -120,14 +120,15 @@ def _values(keys: Keys, singles: Singles) -> Counter[int]:
         return singles.there(*np.divmod(values, SHIFT))
 
     single, values = alone(keys), Counter[int]()
-    for of_feature, one in zip(keys, single, strict=True):
-        values |= Counter(of_feature[one].tolist())
-    while values and values.total() <= MOST:
-        known, agreed = np.array(list(values), np.int64), Counter[int]()
-        for of_feature, one in zip(keys, single, strict=True):
-            rest = (of_feature[~one & (of_feature != 0), None] - known).ravel()
-            agreed += Counter(set(rest[alone(rest)].tolist()) - values.keys())
-        new = [value for value, features in agreed.items() if features > 1]
+    for (_, value), times in _by_feature(np.nonzero(single)[0], keys[single]).items():
+        values[value] = max(values[value], times)
+    features, bins = np.nonzero(~single & (keys != 0))
+    while 0 < values.total() <= MOST:
+        rest = keys[features, bins, None] - np.array(list(values), np.int64)
+        places, which = np.nonzero(alone(rest))
+        seen_in = _by_feature(features[places], rest[places, which])
+        agreed = Counter(value for _, value in seen_in if value not in values)
+        new = [value for value, times in agreed.items() if times > 1]
         if not new:
             break
         values += Counter(new)
@@ -141,6 +142,11 @@ def _values(keys: Keys, singles: Singles) -> Counter[int]:
         found = next((one for one in sizes if one), ())
         values, hidden = values + Counter(found), hidden - sum(found)
     return Counter() if hidden else values
+
+
+def _by_feature(features: Keys, values: Keys) -> dict[tuple[int, int], int]:
+    """Return how often each value is in each feature."""
+    return Counter(zip(features.tolist(), values.tolist(), strict=True))
 
 
 def _linked(of_features: list[list[int]]) -> list[tuple[int, ...]]:

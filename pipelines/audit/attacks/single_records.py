@@ -88,7 +88,7 @@ class Singles:
         """Return the label of a record with g.
 
         Args:
-            of_zero: g of the same record, were its label 0.
+            of_zero: g of the same record, were its label 0; only a number needs it.
         """
         if self.numeric:
             return float(np.float32((of_zero - g) * UNIT / self._of_one))

@@ -11,6 +11,7 @@ stand, is the floor. It is told the label, which favours it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,24 +99,32 @@ def settings(victim: Victim) -> list[tuple[int, int]]:
 
 
 def reading(
-    victim: Victim, section: Boosted, draws: int, done: Callable[[], None] = lambda: None
+    victim: Victim,
+    section: Boosted,
+    draws: int,
+    limit_s: float = math.inf,
+    done: Callable[[], None] = lambda: None,
 ) -> tuple[list[Evidence], list[Example]]:
     """Return the evidence under each defence, with two silos and with more; and examples, which
     are private to the silo.
 
     Args:
-        draws: of the others' records, for each setting; more if they are few.
+        draws: of the others' records, for each setting; more if they are few, and fewer where all
+            would take more than `limit_s` seconds.
     """
     evidence, examples = list[Evidence](), list[Example]()
     attack = "histograms" if section.split == "best" else "leaves"
     plans: tuple[tuple[Defence, PrivacyPlan | None], ...] = (("none", None), ("dp", victim.plan))
+    each_s = limit_s / (len(plans) * len(settings(victim)))
     for defence, plan in plans:
         for silos, size in settings(victim):
             started = time.perf_counter()
             times = max(draws, -(-MOST * draws // ((silos - 1) * size)))
-            read = Read.joined(
-                [read_once(victim, section, plan, silos, size, seed) for seed in range(times)]
-            )
+            reads = list[Read]()
+            while len(reads) < times and (not reads or time.perf_counter() < started + each_s):
+                seed = len(reads)
+                reads.append(read_once(victim, section, plan, silos, size, seed))
+            read = Read.joined(reads)
             setting = f"{silos} silos of {size} records, {_trees(section)} trees"
             seconds, figures = time.perf_counter() - started, read.figures()
             evidence += [
