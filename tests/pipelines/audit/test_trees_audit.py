@@ -25,7 +25,7 @@ from blindsum.pipelines.audit.attacks.tree_reading import read_once, settings
 from blindsum.pipelines.audit.attacks.tree_sums import Seen, noise_of_others, watch
 from blindsum.pipelines.audit.labelling import WHOLE, labelling
 from blindsum.pipelines.audit.victim import Victim
-from blindsum.pipelines.description.derived import derived
+from blindsum.pipelines.statistics.derived import derived
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import JobError
