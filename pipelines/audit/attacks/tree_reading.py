@@ -41,6 +41,9 @@ MOST_TREES = 20
 FEW, MOST = 16, 64
 """Records of each silo, if they are few and if they are many."""
 
+PILOT = 1_000_000
+"""The seed of a draw that does not count."""
+
 CELLS = 4
 """Numbers of silos times numbers of records. The report shows the worst."""
 
@@ -110,21 +113,16 @@ def reading(
 
     Args:
         draws: of the others' records, for each setting; more if they are few, and fewer where all
-            would take more than `limit_s` seconds.
+            would take more than `limit_s` seconds under a defence.
     """
     evidence, examples = list[Evidence](), list[Example]()
     attack = "histograms" if section.split == "best" else "leaves"
     plans: tuple[tuple[Defence, PrivacyPlan | None], ...] = (("none", None), ("dp", victim.plan))
-    each_s = limit_s / (len(plans) * len(settings(victim)))
+    each_s = limit_s / len(settings(victim))
     for defence, plan in plans:
         for silos, size in settings(victim):
             started = time.perf_counter()
-            times = max(draws, -(-MOST * draws // ((silos - 1) * size)))
-            reads = list[Read]()
-            while len(reads) < times and (not reads or time.perf_counter() < started + each_s):
-                seed = len(reads)
-                reads.append(read_once(victim, section, plan, silos, size, seed))
-            read = Read.joined(reads)
+            read = _read(victim, section, plan, silos, size, draws, each_s)
             setting = f"{silos} silos of {size} records, {_trees(section)} trees"
             seconds, figures = time.perf_counter() - started, read.figures()
             evidence += [
@@ -134,6 +132,28 @@ def reading(
             examples.append(read.example(f"{attack}, {setting}, {defence}"))
             done()
     return evidence, examples
+
+
+def _read(
+    victim: Victim,
+    section: Boosted,
+    plan: PrivacyPlan | None,
+    silos: int,
+    size: int,
+    draws: int,
+    limit_s: float,
+) -> Read:
+    """Return what is read in several draws.
+
+    Draws in which more is read take longer. To end when the time is over would leave them out or
+    favour them. So one that does not count is timed, and says how many there will be.
+    """
+    started = time.perf_counter()
+    read_once(victim, section, plan, silos, size, PILOT)
+    fit = limit_s / (time.perf_counter() - started)
+    wanted = max(draws, -(-MOST * draws // ((silos - 1) * size)))
+    seeds = range(int(max(1, min(wanted, fit))))
+    return Read.joined([read_once(victim, section, plan, silos, size, seed) for seed in seeds])
 
 
 def _trees(section: Boosted) -> int:
