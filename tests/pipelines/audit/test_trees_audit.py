@@ -229,7 +229,7 @@ def test_members_are_found_without_noise_and_not_with_it(make_job: MakeJob) -> N
 
 def test_statistics_are_no_model_to_attack(make_job: MakeJob) -> None:
     statistics = derived(make_job("privacy={noise: none}"), None)
-    with pytest.raises(JobError, match="attacks models, and this job describes tables"):
+    with pytest.raises(JobError, match="trains no model, and an audit needs one"):
         command.run_audit(statistics, "birch", True, [], True)
 
 
