@@ -98,6 +98,17 @@ def test_gaps_and_rare_categories_are_proposed_for(make_job: MakeJob, tmp_path: 
     )
     assert columns["since"].missing.value.startswith("2020-03")
     assert run(load_job(path, ("training.rounds=1",))).status == "FINISHED"
+    trees = (
+        "model={kind: trees, trees: 2}",
+        "training={rounds: 2, local_steps: 1, learning_rate: 0.3, expected_batch_size: 100, "
+        + "sampling_rate: 1}",
+        "data.features.columns.mean_texture.missing={keep: true}",
+    )
+    job_file = make_job("privacy={noise: none}", *more, *trees)
+    assert derived(job_file).job.model.kind == "statistics"
+    path.write_text(proposed(job_file, done.statistics, done.name))
+    columns = load_job(path).job.data.features.columns  # type: ignore[union-attr]
+    assert columns["mean_texture"].missing.keep and columns["mean_texture"].scale > 1
 
 
 def test_what_is_said_of_the_job_holds(make_job: MakeJob) -> None:
@@ -180,3 +191,18 @@ def test_statistics_from_python(make_job: MakeJob) -> None:
     other = finished(make_job("training.rounds=1"), None, Quiet(), cluster=ThreadCluster())
     with pytest.raises(BlindsumError, match="has no statistics"):
         _ = other.statistics
+
+
+def test_what_needs_a_model_says_that_statistics_are_none(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    path, out = make_job(*SHARED).path, str(tmp_path / "st.yaml")
+    options = ["--set", "privacy.noise=shared", "--set", "training.local_steps=1"]
+    CliRunner().invoke(app, ["describe", str(path), *options, "--epsilon", "2", "--write", out])
+    for command in (
+        ["baseline", "pooled", out],
+        ["audit", out],
+        ["sweep", out, "--epsilon", "1"],
+    ):
+        told = CliRunner().invoke(app, command)
+        assert told.exit_code and "trains no model" in str(told.exception), command
