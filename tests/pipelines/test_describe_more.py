@@ -53,7 +53,7 @@ def test_overlaps_and_survival_stand_in_the_output_the_page_and_the_file(
     done = run(derived(make_job(*SHARED), 20.0, more=more))
     text, page = shown(done), (done.folder / "statistics.html").read_text()
     assert "in common: " in text and "fold keys, such as patients" in text
-    assert "survival: mean_radius to benign" in text and "S(12.5)" in text
+    assert "survival: mean_radius to diagnosis = benign" in text and "S(12.5)" in text
     assert "a time counts at the end of its bin" in text
     assert "<h2>Survival</h2>" in page and "<h2>What silos have in common</h2>" in page
     written = json.loads((done.folder / "statistics.json").read_text())

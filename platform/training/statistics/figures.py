@@ -265,7 +265,7 @@ class _Reading:
             events.groups,
             np.random.default_rng(0),
             events.section.time,
-            events.event,
+            f"{events.section.event} = {events.event}",
         )
 
     # -- correlations ------------------------------------------------------------------------

@@ -12,9 +12,9 @@ share an identifier, with g = E[cut(1 + noise)] known in advance. That is one fu
 noise: an identifier adds at most C to it.
 
 The noise of the estimate grows with the square root of the number of identifiers, as it must
-without another party that computes on them: McGregor et al., FOCS 2010, theorem 3.2. The squared
+without another party that computes on them (McGregor et al., FOCS 2010). The squared
 norm of T alone, with the variance of Alon, Matias and Szegedy (STOC 1996), needs no second round
-but has about three times the deviation.
+but has two to three times the deviation.
 """
 
 from __future__ import annotations

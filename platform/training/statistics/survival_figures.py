@@ -1,7 +1,7 @@
 """Kaplan-Meier curves and the log-rank test, from counts by time bin.
 
 Kaplan and Meier (JASA 1958); Greenwood's variance (1926) on the scale of log(-log S), Kalbfleisch
-and Prentice, The Statistical Analysis of Failure Time Data (2002), section 1.4; the median after
+and Prentice, The Statistical Analysis of Failure Time Data (2002); the median after
 Brookmeyer and Crowley (Biometrics 1982); the log-rank test of Mantel (1966) and Peto (1972).
 
 Intervals tell how other such records might come out. Under differential privacy the noise adds to
@@ -63,7 +63,7 @@ class SurvivalFigures:
     """Survival of the consortium's records.
 
     Attributes:
-        event: the category that is the event.
+        event: its column, and the category that it is.
         ends: of the time bins.
         log_rank: None without groups to compare.
     """
