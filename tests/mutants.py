@@ -28,6 +28,7 @@ from tests.planted_in_large_updates import IN_LARGE_UPDATES
 from tests.planted_in_models import IN_MODELS
 from tests.planted_in_own_code import IN_OWN_CODE
 from tests.planted_in_predictions import IN_PREDICTIONS
+from tests.planted_in_regressions import IN_REGRESSIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
 from tests.planted_in_tables import IN_TABLES
 from tests.planted_in_the_audit import IN_THE_AUDIT
@@ -629,6 +630,7 @@ MUTANTS = (
             *IN_THE_AUDIT,
             *IN_CLIPPING,
             *IN_GRAPHS,
+            *IN_REGRESSIONS,
             *IN_TREES,
             *IN_MODELS,
             *IN_WORKERS,

@@ -54,9 +54,9 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
     Raises:
         BlindsumError: the silo's data, model or plan cannot be used, or a worker failed.
     """
-    if job_file.job.model.kind == "trees":
+    if (kind := job_file.job.model.kind) in ("trees", "regression"):
         raise JobError(
-            "the audit attacks models that are trained by gradients, not yet trees",
+            f"the audit attacks models that are trained by gradients, not yet model.kind {kind}",
             "What their sums reveal stands in docs/privacy.md.",
         )
     started = time.monotonic()

@@ -41,7 +41,6 @@ from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.paths import import_from, silo_places, state_folder
 from blindsum.platform.job.privacy_section import NoNoise
 from blindsum.platform.job.schema import Job
-from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.prediction.released import released
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
@@ -58,10 +57,10 @@ from blindsum.platform.tracking.run_facts import NOTE
 from blindsum.platform.training.augmentation import augmentation_of
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
-from blindsum.platform.training.models import model_of
+from blindsum.platform.training.models import get_parameters, model_of, set_parameters
 from blindsum.platform.training.simulation import Simulation
-from blindsum.platform.training.trees.boosting import Boosting, TreeTrainer, grow
-from blindsum.platform.training.trees.forest import Forest
+from blindsum.platform.training.summed_models import summed_of
+from blindsum.platform.training.sums import followed
 
 Arm = Literal["local", "pooled"]
 
@@ -238,10 +237,9 @@ def trained(
     model = model_of(job, private=own is not None, own=len(member.own))
     random = cryptographic_generator() if job.private else seeded_generator(job.seed, name)
     rounds = own.rounds_within_budget if own else job.training.rounds
-    if isinstance(model, Forest) and isinstance(job.model, Boosted):
-        boosting = Boosting(job, job.model)
-        grower = TreeTrainer(boosting, job, member.data.train, own, random)
-        grow(job, model, grower, boosting, rounds, done)
+    if summed := summed_of(job):
+        part, start = summed.trainer(member.data, own, random), get_parameters(model)
+        set_parameters(model, followed(summed, job, part, start, rounds, done))
         return model
     loss = record_loss(job, member.own)
     trainer = LocalTrainer(

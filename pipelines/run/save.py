@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blindsum.pipelines.run.coefficients import files_of, inferred
 from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.run.run import Run, SavedModel
 from blindsum.platform.job.average_section import described
@@ -64,6 +65,10 @@ def _save_model(run: Run, federation: Federation, tracker: Tracker, stated: Stat
         tracker.log_file(write_whole(run.folder / NEWEST, content))
     if job.model.kind == "trees":
         _save_for_xgboost(run, job, job.model, release.newest, tracker)
+    if job.model.kind == "regression":
+        run.inference = inferred(job, job.model, release.newest)
+        for name, content in files_of(run.inference):
+            tracker.log_file(write_whole(run.folder / name, content))
     text = run.job_file.text.replace(tracker.uri, tracker.shown_uri)
     write_whole(run.folder / "job.yaml", text.encode())
 

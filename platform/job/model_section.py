@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from blindsum.platform.job.begun_section import Begun
+from blindsum.platform.job.regression_section import Regression
 from blindsum.platform.job.section import FunctionName
 from blindsum.platform.job.tensors import Tensors
 from blindsum.platform.job.trees_section import Boosted
@@ -166,7 +167,7 @@ class Factory(Begun):
 
 
 Model = Annotated[
-    Linear | Mlp | Cnn | Transformer | HuggingFace | Dmpnn | Boosted | Factory,
+    Linear | Mlp | Cnn | Transformer | HuggingFace | Dmpnn | Boosted | Regression | Factory,
     Field(discriminator="kind"),
 ]
 

@@ -13,6 +13,11 @@ from pydantic import Field, model_validator
 from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.model_section import WITH_HEADS, Model
 from blindsum.platform.job.privacy_section import Privacy
+from blindsum.platform.job.regression_section import (
+    Regression,
+    as_newton_steps,
+    require_regression,
+)
 from blindsum.platform.job.section import Name, Positive, Section, is_name, unless
 from blindsum.platform.job.silo_section import SiloSection
 from blindsum.platform.job.training_section import ServerSection, TrainingSection
@@ -216,19 +221,22 @@ class Job(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _trees_are_not_averaged(cls, content: Any) -> Any:
-        """Let a job of trees release its newest forest: a mean of forests is none."""
+    def _sums_are_not_averaged(cls, content: Any) -> Any:
+        """Let a job of trees release its newest forest: a mean of forests is none. So it is with
+        regressions."""
         if not isinstance(content, dict):
             return content
         model, training = content.get("model"), content.get("training")
         if isinstance(model, dict) and model.get("kind") == "trees" and isinstance(training, dict):
             return content | {"training": {"average": {"kind": "none"}} | training}
-        return content
+        return as_newton_steps(content)
 
     @model_validator(mode="after")
-    def _trees_fit(self) -> Job:
+    def _models_of_sums_fit(self) -> Job:
         if isinstance(self.model, Boosted):
             require_fit(self.model, self)
+        if isinstance(self.model, Regression):
+            require_regression(self.model, self)
         return self
 
     @model_validator(mode="after")

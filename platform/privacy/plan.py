@@ -345,7 +345,11 @@ def describe(section: LocalNoise | SharedNoise, kind: str = "") -> dict[str, str
     Args:
         kind: of model.
     """
-    name = "sums of clipped derivatives for boosted trees" if kind == "trees" else "DP-SGD"
+    names = {
+        "trees": "sums of clipped derivatives for boosted trees",
+        "regression": "sums of clipped scores and information for a regression",
+    }
+    name = names.get(kind, "DP-SGD")
     mechanism = f"{name}, Gaussian noise added inside each silo"
     if section.noise == "shared":
         mechanism = (

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +24,9 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.privacy.plan import PrivacyPlan
 from blindsum.platform.training.clipping.clipped import STABLE
-from blindsum.platform.training.sums import Reals, Summed, SumsOptimizer, SumsTrainer
+from blindsum.platform.training.sums import Reals, Summed, SumsTrainer
 from blindsum.platform.training.trees.bins import bins_of
-from blindsum.platform.training.trees.forest import Forest, OneTree, Trees, load, vector_of
+from blindsum.platform.training.trees.forest import OneTree, Trees
 from blindsum.platform.training.trees.gradients import OfClasses, OfTasks
 from blindsum.platform.training.trees.growing import Growth
 from blindsum.platform.training.trees.histograms import by_bin, by_node
@@ -237,25 +236,3 @@ class TreeTrainer(SumsTrainer):
             right = self._bins[rows, np.maximum(columns, 0)] > after[nodes]
             nodes = 2 * nodes + 1 + (right & (columns >= 0))
         return nodes - (2**deep - 1), stopped
-
-
-def grow(
-    job: Job,
-    model: Forest,
-    trainer: TreeTrainer,
-    boosting: Boosting,
-    rounds: int,
-    done: Callable[[], None],
-) -> None:
-    """Grow a forest on the records of one participant, which adds its noise itself, if any.
-
-    Args:
-        model: becomes the forest.
-        done: called after each round.
-    """
-    optimizer, forest = SumsOptimizer(boosting, job), vector_of(model)
-    for round in range(1, rounds + 1):
-        update = trainer.train(forest, 1.0, round)
-        forest = optimizer.apply(forest, update.values * update.unit, round, 1)
-        done()
-    load(model, boosting.trees(forest))
