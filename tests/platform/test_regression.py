@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blindsum.platform.data.records import Fold
+from blindsum.platform.data.scaling import public_scaling
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan
@@ -328,3 +329,25 @@ def test_linear_algebra_is_that_of_numpy(size: int) -> None:
 def test_too_many_features_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="201 features, but at most 200"):
         regressing(job(tmp_path, features=201))
+
+
+def test_descriptors_have_their_public_constants(tmp_path: Path) -> None:
+    content = job(tmp_path).model_dump()
+    content["data"]["features"] = {"kind": "descriptors", "descriptors": ["MolLogP", "TPSA"]}
+    design = regressing(Job.model_validate(content)).design
+    assert design.names == ("(intercept)", "MolLogP", "TPSA")
+    constants = public_scaling("esol-1")
+    assert design.scale.tolist()[1:] == [constants[one].scale for one in design.names[1:]]
+
+
+def test_a_binary_task_with_gaps_is_a_logistic_regression(tmp_path: Path) -> None:
+    x, y, _ = records(90, 2, 0, "binomial")
+    labels = y.astype(np.float32)
+    labels[::3] = np.nan
+    _, found = fitted(job(tmp_path, {"tasks": {"hit": {}}}), x, labels)
+    known = ~np.isnan(labels)
+    _, expected = fitted(job(tmp_path), x[known], y[known])
+    assert found.records == 60 and found.family == "binomial"
+    for own, other in zip(found.rows, expected.rows, strict=True):
+        assert own.estimate and other.estimate
+        assert own.estimate.coefficient == pytest.approx(other.estimate.coefficient, rel=1e-8)
