@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue, model_validator
 from blindsum.platform.job.begun_section import Begun
 from blindsum.platform.job.regression_section import Regression
 from blindsum.platform.job.section import FunctionName
+from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.job.tensors import Tensors
 from blindsum.platform.job.trees_section import Boosted
 
@@ -167,7 +168,16 @@ class Factory(Begun):
 
 
 Model = Annotated[
-    Linear | Mlp | Cnn | Transformer | HuggingFace | Dmpnn | Boosted | Regression | Factory,
+    Linear
+    | Mlp
+    | Cnn
+    | Transformer
+    | HuggingFace
+    | Dmpnn
+    | Boosted
+    | Regression
+    | Statistics
+    | Factory,
     Field(discriminator="kind"),
 ]
 

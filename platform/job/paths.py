@@ -33,6 +33,8 @@ XGBOOST = "model.xgboost.json"
 COEFFICIENTS = "coefficients.json"
 COEFFICIENT_TABLE = "coefficients.csv"
 """The coefficients of a regression in a run's folder."""
+STATISTICS, STATISTICS_PAGE = "statistics.json", "statistics.html"
+"""A consortium's statistics in a run's folder."""
 
 
 def resolve(path: str, folder: str) -> Path:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from blindsum.platform.job.average_section import LAST
 from blindsum.platform.job.begun_section import Begun
 from blindsum.platform.job.section import Positive
-from blindsum.platform.job.training_section import ServerSection, TrainingSection
+from blindsum.platform.job.summed import gradient_settings
 
 if TYPE_CHECKING:
     from blindsum.platform.job.schema import Job
@@ -77,17 +76,11 @@ def family_of(job: Job) -> Literal["binomial", "gaussian"] | None:
 
 def require_regression(section: Regression, job: Job) -> None:
     """Raise ValueError if a job has settings that are not for a regression, naming all."""
-    training, privacy, family = job.training, job.privacy, family_of(job)
-    private = privacy.noise != "none"
-    plain = TrainingSection(
-        rounds=training.rounds,
-        sampling_rate=training.sampling_rate,
-        expected_batch_size=training.expected_batch_size,
-        learning_rate=training.learning_rate,
-        local_steps=training.local_steps,
-        average=LAST,
-    )
-    faults = {
+    training, family = job.training, family_of(job)
+    private = job.privacy.noise != "none"
+    at_once = family == "gaussian" and not private
+    faults = gradient_settings(job, 1 if at_once else training.rounds)
+    faults |= {
         "it needs one label: two classes, or a number": family is None,
         f"model.family {section.family} does not fit the label, which is for {family}": (
             None not in (family, section.family) and section.family != family
@@ -99,29 +92,13 @@ def require_regression(section: Regression, job: Job) -> None:
         "model.label_bound is for a number under differential privacy": (
             section.label_bound != 3.0 and not (private and family == "gaussian")
         ),
-        "training.rounds must be 1: without noise one exchange gives the whole fit": (
-            family == "gaussian" and not private and training.rounds != 1
+        "training.sampling_rate and learning_rate must be 1, or left out": (
+            (training.sampling_rate, training.learning_rate) != (1, 1)
         ),
-        "training.local_steps, sampling_rate and learning_rate must be 1, or left out": (
-            (training.local_steps, training.sampling_rate, training.learning_rate) != (1, 1, 1)
-        ),
-        "training has settings for gradients, beside rounds and expected_batch_size": (
-            training != plain
-        ),
-        "server is for gradients": job.server != ServerSection(),
         f"data.features.kind must be {' or '.join(_FEATURES)}": (
             job.data.features.kind not in _FEATURES
         ),
-        "encryption.range and bits follow from the sums": (
-            (job.encryption.range, job.encryption.bits) != (None, None)
-        ),
-        "encryption.error_feedback is for gradients": job.encryption.error_feedback,
-        "privacy.clip_quantile is for gradients": (
-            privacy.noise != "none" and privacy.clip_quantile is not None
-        ),
-        "silos.NAME.workers and resources are for gradients": any(
-            silo.workers > 1 or silo.resources.gpus for silo in job.silos
-        ),
+        "encryption.bits follows from the sums": job.encryption.bits is not None,
     }
     if found := [fault for fault, there in faults.items() if there]:
         raise ValueError(f"model.kind regression: {'; '.join(found)}")

@@ -217,6 +217,7 @@ def _model(job: Job) -> str:
         "transformer": "a transformer",
         "trees": "boosted trees",
         "regression": "a regression",
+        "statistics": "statistics",
         "dmpnn": "a network of messages along bonds",
     }
     return names.get(job.model.kind, "a multilayer perceptron")

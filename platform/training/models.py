@@ -20,7 +20,6 @@ from torch import nn
 from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.model_section import (
-    Cnn,
     Dmpnn,
     Factory,
     GraphSize,
@@ -33,10 +32,12 @@ from blindsum.platform.job.model_section import (
 )
 from blindsum.platform.job.own_code import FACTORY, own_function
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.job.tensors import Tensors
 from blindsum.platform.training.adapters import adapt, head_of, refuse_unused
 from blindsum.platform.training.buffers import digest_with_buffers, refuse_running_state
 from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
+from blindsum.platform.training.convolutions import convolutions
 from blindsum.platform.training.dp_layers import refuse_mixing_layers
 from blindsum.platform.training.graphs import Graphs, dmpnn
 from blindsum.platform.training.hugging_face import LanguageModel, language_model
@@ -60,6 +61,10 @@ def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Modul
     Raises:
         ModelError: as `build_model`.
     """
+    if isinstance(job.model, Statistics):
+        from blindsum.platform.training.statistics.describing import Describing, Table
+
+        return Table(Describing(job, job.model).size)
     return build_model(
         job.model,
         features_of(job.data.features).shape,
@@ -309,12 +314,14 @@ def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
         raise ModelError("model.kind dmpnn reads graphs only")
     if section.kind == "linear":
         return nn.Linear(features, outputs)
+    if section.kind == "statistics":
+        raise ModelError("statistics predict nothing")
     if section.kind == "trees":
         return Forest(section.trees, outputs, section.max_depth)
     if section.kind == "regression":
         return GeneralisedLinear(features, outputs)
     if section.kind == "cnn":
-        return _convolutions(section, shape, outputs)
+        return convolutions(section, shape, outputs)
     if section.kind == "mlp":
         activation = nn.ReLU if section.activation == "relu" else nn.Tanh
         layers: list[nn.Module] = []
@@ -340,23 +347,6 @@ def _made(section: Factory, record: object, outputs: int) -> nn.Module:
             "Return a torch.nn.Module.",
         )
     return model
-
-
-def _convolutions(section: Cnn, shape: Shape, outputs: int) -> nn.Module:
-    activation = nn.ReLU if section.activation == "relu" else nn.Tanh
-    layers: list[nn.Module] = [nn.Unflatten(1, shape)]
-    size = min(shape[1:])
-    for before, after in itertools.pairwise([shape[0], *section.channels]):
-        # Groups of at most 16 channels: normalisation over records would mix them.
-        groups = next(g for g in range(-(-after // 16), after + 1) if after % g == 0)
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(groups, after)]
-        layers += [activation()]
-        layers += [nn.AvgPool2d(2)] if size >= 2 else []
-        size = max(1, size // 2)
-    pooled = tuple(max(1, min(4, size >> len(section.channels))) for size in shape[1:])
-    features = section.channels[-1] * math.prod(pooled)
-    layers += [nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(features, outputs)]
-    return nn.Sequential(*layers)
 
 
 def _check_output(model: nn.Module, named: str, features: int, outputs: int) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from blindsum.platform.job.regression_section import Regression
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.training.regression.fitting import Regressing
+from blindsum.platform.training.statistics.describing import Describing
 from blindsum.platform.training.sums import Summed
 from blindsum.platform.training.trees.boosting import Boosting
 
@@ -20,4 +22,6 @@ def summed_of(job: Job) -> Summed | None:
         return Boosting(job, job.model)
     if isinstance(job.model, Regression):
         return Regressing(job, job.model)
+    if isinstance(job.model, Statistics):
+        return Describing(job, job.model)
     return None

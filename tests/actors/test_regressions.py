@@ -175,28 +175,29 @@ def test_the_noise_of_a_round_is_the_noise_that_errors_count(
         return moved_on(regressing, vector, total, round)
 
     monkeypatch.setattr(Regressing, "moved_on", look)
-    for run in range(12):
+    for run in range(8):
         Exact(job_file, f"run-{run}").round(1)
     regressing = Regressing(job_file.job, job_file.job.model)  # type: ignore[arg-type]
     spread = np.sqrt(np.array(sums[::3]).var(0, ddof=1).mean())
-    assert spread == pytest.approx(regressing.noise, rel=0.15)
+    assert spread == pytest.approx(regressing.noise, rel=0.3)
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (("training.learning_rate=0.5",), "learning_rate must be 1, or left out"),
-        (("training.local_steps=2",), "local_steps, sampling_rate and learning_rate must be 1"),
+        (("training.local_steps=2",), "training.local_steps must be 1"),
+        (("training.sampling_rate=0.5",), "sampling_rate and learning_rate must be 1"),
         (("training.schedule={kind: cosine}",), "training has settings for gradients"),
         (("training.average={kind: polynomial}",), "training has settings for gradients"),
         (("server.optimizer=momentum",), "server is for gradients"),
         (("silos.alder.workers=2",), "workers and resources are for gradients"),
-        (("encryption.range=1.0",), "encryption.range and bits follow from the sums"),
+        (("encryption.range=1.0",), "encryption.range follows from the sums"),
         (("data.target.focal=2",), "leave no likelihood"),
         (("model={kind: regression, family: gaussian}",), "family gaussian does not fit"),
         (("model={kind: regression, label_bound: 2}",), "label_bound is for a number"),
         (("model={kind: regression, lora: {targets: [x]}}",), "do not belong to a regression"),
-        ((*NUMBER[3:], "training.rounds=2"), "rounds must be 1: without noise one exchange"),
+        ((*NUMBER[3:], "training.rounds=2"), "training.rounds must be 1"),
         ((*NUMBER[3:], "training.rounds=1", "data.target.qualifier=q"), "with a qualifier"),
     ],
 )
@@ -216,7 +217,7 @@ def test_all_faults_of_a_job_are_named_at_once(make_job: MakeJob) -> None:
             "privacy.clip_quantile=0.5",
             "encryption.bits=8",
         )
-    for said in ("one label", "class_weights", "server is", "clip_quantile", "bits follow"):
+    for said in ("one label", "class_weights", "server is", "clip_quantile", "bits follows"):
         assert said in str(refused.value)
 
 

@@ -96,7 +96,7 @@ class Regressing(Summed):
         squares = [self.scaling.of_squares] * (self.values(round) - len(score) - len(information))
         return np.concatenate([score, information, squares])
 
-    def units(self, round: int) -> Reals:
+    def units(self, model: Vector, round: int) -> Reals:
         """Return HIGH for the first half of the values and LOW for the second."""
         return np.repeat([HIGH, LOW], self.values(round) // 2)
 
