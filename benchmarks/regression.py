@@ -22,7 +22,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,7 +54,8 @@ from blindsum.platform.training.simulation import Simulation
 from blindsum.platform.training.sums import SumsOptimizer
 
 SILOS = ("a", "b", "c")
-LEARNING_RATES, ROUNDS, DIVISIONS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0), (20, 60), 10
+EPSILONS, DIVISIONS = (1.0, 3.0), 10
+LEARNING_RATES, ROUNDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0), (20, 60)
 CLASSES = {"target": {"column": "y", "classes": [0, 1]}}
 NUMBER = {"target": {"column": "y", "center": 0, "scale": 1}}
 console = Console(width=120)
@@ -260,6 +263,7 @@ def figures(scores: list[float]) -> dict[str, float]:
 
 def accuracy(epsilon: float) -> dict[str, Any]:
     """Return the AUROC of each arm."""
+    torch.set_num_threads(1)
     seeds = range(DIVISIONS)
     found = {
         f"regression, {rounds} rounds": figures(
@@ -291,20 +295,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seeds", type=int, default=200)
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    started = time.monotonic()
-    rows = [
-        coverage(case, family, given.seeds)
-        for family, case in itertools.product(("binomial", "gaussian"), CASES)
-    ]
-    show(rows)
-    settings = [
-        setting(family, weight, clip, rounds, given.seeds)
-        for family in ("binomial", "gaussian")
-        for weight, clip, rounds in SETTINGS
-    ]
-    show(settings)
-    of_epsilon = {f"{epsilon:g}": accuracy(epsilon) for epsilon in (1.0, 3.0)}
+    started, families = time.monotonic(), ("binomial", "gaussian")
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(accuracy, EPSILONS)
+        cases = [(case, family, given.seeds) for family in families for case in CASES]
+        rows = list(pool.map(coverage, *zip(*cases, strict=True)))
+        show(rows)
+        tried = [(family, *one, given.seeds) for family in families for one in SETTINGS]
+        settings = list(pool.map(setting, *zip(*tried, strict=True)))
+        show(settings)
+        of_epsilon = {f"{e:g}": arms for e, arms in zip(EPSILONS, found, strict=True)}
     for epsilon, arms in of_epsilon.items():
         for arm, one in arms.items():
             console.print(f"epsilon {epsilon}  {arm}: {one['mean']:.3f} ({one['se']:.3f})")

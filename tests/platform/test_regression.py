@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blindsum.platform.data.records import Fold
@@ -131,6 +131,8 @@ def test_intervals_cover_the_truth_although_most_of_the_error_is_noise(
     of_classes=st.booleans(),
     start=st.lists(st.floats(-100, 100), min_size=3, max_size=3),
 )
+@example(row=[2.0, 2.0], label=1.0, of_classes=True, start=[0.0, 0.0, 0.0])
+@example(row=[2.0, 2.0], label=9.0, of_classes=False, start=[0.0, 0.0, 0.0])
 def test_no_record_adds_more_than_the_clip_norm(
     row: list[float],
     label: float,
