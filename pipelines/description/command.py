@@ -7,10 +7,10 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from blindsum.pipelines.description.derived import derived
 from blindsum.pipelines.description.propose import proposed
 from blindsum.pipelines.run.files import write_whole
 from blindsum.pipelines.show.console import console, emit
+from blindsum.pipelines.statistics.derived import derived
 from blindsum.platform.errors import JobError
 from blindsum.platform.job.file import JobFile
 

@@ -79,7 +79,8 @@ def require_regression(section: Regression, job: Job) -> None:
     training, family = job.training, family_of(job)
     private = job.privacy.noise != "none"
     at_once = family == "gaussian" and not private
-    faults = gradient_settings(job, 1 if at_once else training.rounds)
+    rounds = 1 if at_once else training.rounds
+    faults = gradient_settings(job, rounds, ": without noise one exchange gives the whole fit")
     faults |= {
         "it needs one label: two classes, or a number": family is None,
         f"model.family {section.family} does not fit the label, which is for {family}": (

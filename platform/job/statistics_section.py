@@ -87,6 +87,9 @@ def require_fit(section: Statistics, job: Job) -> None:
             job.training.sampling_rate != 1
         ),
         "training.learning_rate must be 1": job.training.learning_rate != 1,
+        "quorum must be all silos: rounds of different silos do not fit together": (
+            job.least_silos < len(job.silos)
+        ),
     }
     if privacy.noise != "none":
         faults |= {

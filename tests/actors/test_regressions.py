@@ -197,7 +197,7 @@ def test_the_noise_of_a_round_is_the_noise_that_errors_count(
         (("model={kind: regression, family: gaussian}",), "family gaussian does not fit"),
         (("model={kind: regression, label_bound: 2}",), "label_bound is for a number"),
         (("model={kind: regression, lora: {targets: [x]}}",), "do not belong to a regression"),
-        ((*NUMBER[3:], "training.rounds=2"), "training.rounds must be 1"),
+        ((*NUMBER[3:], "training.rounds=2"), "must be 1: without noise one exchange"),
         ((*NUMBER[3:], "training.rounds=1", "data.target.qualifier=q"), "with a qualifier"),
     ],
 )

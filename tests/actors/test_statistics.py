@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blindsum.pipelines.description.derived import derived
+from blindsum.pipelines.statistics.derived import derived
 from blindsum.platform.data.records import dense
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job.file import JobFile
@@ -70,6 +70,7 @@ def test_a_run_under_shared_noise_is_charged_and_noised_as_planned(make_job: Mak
 def test_a_budget_is_needed_and_labels_that_all_know(make_job: MakeJob) -> None:
     with pytest.raises(BlindsumError, match="statistics need a budget of their own"):
         statistics_of(make_job(*SHARED))
-    assert (
-        statistics_of(make_job(*SHARED, "privacy.describe_epsilon=0.5")).job.privacy.epsilon == 0.5
-    )  # type: ignore[union-attr]
+    with pytest.raises(BlindsumError, match="above the budget of silos .birch 1."):
+        statistics_of(make_job(*SHARED, "silos.birch.epsilon=1"), 2.0)
+    found: Any = statistics_of(make_job(*SHARED, "privacy.describe_epsilon=0.5")).job
+    assert found.privacy.epsilon == 0.5

@@ -14,12 +14,15 @@ from typer.testing import CliRunner
 from blindsum.actors.thread_cluster import ThreadCluster
 from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.description.command import bounds_of
-from blindsum.pipelines.description.derived import derived
 from blindsum.pipelines.description.propose import proposed
+from blindsum.pipelines.interface.job import Job
+from blindsum.pipelines.interface.run import Run as Opened
+from blindsum.pipelines.interface.training import finished
 from blindsum.pipelines.run.job_picture import planned_picture
 from blindsum.pipelines.run.output import Quiet
 from blindsum.pipelines.run.run import Run
 from blindsum.pipelines.run.train import train
+from blindsum.pipelines.statistics.derived import derived
 from blindsum.pipelines.statistics.table import count, number, share, tables
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job.file import load_job
@@ -165,3 +168,15 @@ def test_tables_name_what_they_leave_out(make_job: MakeJob) -> None:
     text = shown.get()
     assert "exact, without differential privacy" in text and "mean_radius" in text
     assert "diagnosis (label)" in text and "malignant" in text
+
+
+def test_statistics_from_python(make_job: MakeJob) -> None:
+    job = Job.read(make_job(*SHARED).path, SHARED)
+    found = finished(job.statistics(5.0).job_file, None, Quiet(), cluster=ThreadCluster())
+    assert found.status == "FINISHED" and found.statistics["exact"] is False
+    assert Opened.open(found.folder or "").statistics == found.statistics
+    with pytest.raises(BlindsumError, match="released no model"):
+        _ = found.model
+    other = finished(make_job("training.rounds=1"), None, Quiet(), cluster=ThreadCluster())
+    with pytest.raises(BlindsumError, match="has no statistics"):
+        _ = other.statistics

@@ -65,8 +65,6 @@ def derived(
         | {"experiment": job.tracking.experiment or job.name},
         "runs": job.runs,
     }
-    if job.quorum is not None:
-        content["quorum"] = job.quorum
     found = check_content(content, Job, (), lambda content, place: False)
     path = job_file.path.with_name(f"{job_file.path.stem}{ENDING}.yaml")
     return JobFile(found.section, path, dump(content))
@@ -90,6 +88,13 @@ def _privacy(job: Job, epsilon: float | None) -> dict[str, Any]:
     if section.noise == "none":
         return {"noise": "none"}
     budget = epsilon or section.describe_epsilon
+    strict = [one for one in job.silos if one.epsilon is not None and one.epsilon < (budget or 0)]
+    if strict:
+        named = ", ".join(f"{one.name} {one.epsilon:g}" for one in strict)
+        raise JobError(
+            f"statistics with epsilon {budget:g} are above the budget of silos ({named})",
+            "Lower privacy.describe_epsilon, or --epsilon.",
+        )
     if budget is None:
         raise JobError(
             "statistics need a budget of their own",
