@@ -45,8 +45,8 @@ from blindsum.platform.training.vector import Vector
 
 HIGH, LOW = 2.0**-8, 2.0**-44
 """A sum without privacy is a multiple of HIGH plus one of LOW. Together they hold a float64 of up
-to 2^29 even between 64 silos. That the sums of both are known tells at most how often LOW carried
-over, which is less than the rounding of a float32."""
+to 2^29 even between 64 silos. Beside the total, the two sums tell only how often LOW carried over:
+a few bits of all silos together."""
 
 TOLERANCE = 1e-11
 """In standard errors. The next step would be about its square."""
