@@ -11,9 +11,9 @@ is below TOLERANCE standard errors, or is seen to have no end, nothing moves any
 Under differential privacy a record adds one vector, (s g, d A, and of numbers r^2), which is scaled
 down by a factor that depends on its features and on the round's coefficients, never on its label.
 So clipping is a weight, as in Mallows' estimators (Cantoni and Ronchetti, JASA 2001, 3), and
-introduces no bias. The first half of the rounds finds the place. In the second half the normal
-equations of all rounds are averaged: A and A b are means of Gaussian mechanisms that together cost
-what one with less noise would.
+introduces no bias. The first half of the rounds finds the place (of numbers, the first round). In
+the others the normal equations are averaged: A and A b are means of Gaussian mechanisms that
+together cost what one with less noise would.
 """
 
 from __future__ import annotations
@@ -164,9 +164,11 @@ class Regressing(Summed):
         return float(step <= TOLERANCE and shrinks <= QUADRATIC)
 
     def first_counted(self) -> int:
-        """Return the first round that counts under differential privacy."""
+        """Return the first round that counts under differential privacy: of numbers the second,
+        because a step of theirs arrives; of classes the second half's first."""
         rounds = self._job.training.rounds
-        return min((rounds + 1) // 2, rounds - 1) + 1
+        place = 1 if self.family.name == "gaussian" else (rounds + 1) // 2
+        return min(place, rounds - 1) + 1
 
     def _noised(self, fit: Fit, sums: Reals, round: int) -> Fit:
         columns, used = self.design.columns, self.design.used
