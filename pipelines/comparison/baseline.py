@@ -41,6 +41,7 @@ from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.paths import import_from, silo_places, state_folder
 from blindsum.platform.job.privacy_section import NoNoise
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.prediction.released import released
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.privacy.randomness import cryptographic_generator, seeded_generator
@@ -61,6 +62,7 @@ from blindsum.platform.training.models import get_parameters, model_of, set_para
 from blindsum.platform.training.simulation import Simulation
 from blindsum.platform.training.summed_models import summed_of
 from blindsum.platform.training.sums import followed
+from blindsum.platform.training.trees.boosting import Boosting
 
 Arm = Literal["local", "pooled"]
 
@@ -237,7 +239,10 @@ def trained(
     model = model_of(job, private=own is not None, own=len(member.own))
     random = cryptographic_generator() if job.private else seeded_generator(job.seed, name)
     rounds = own.rounds_within_budget if own else job.training.rounds
-    if summed := summed_of(job):
+    summed = summed_of(job)
+    if isinstance(job.model, Boosted):  # which shrinks leaves by the noise that they have here
+        summed = Boosting(job, job.model, own.own_noise if own else None)
+    if summed:
         part, start = summed.trainer(member.data, own, random), get_parameters(model)
         set_parameters(model, followed(summed, job, part, start, rounds, done))
         return model

@@ -1,4 +1,4 @@
-"""The convolutional network of `model.kind: cnn`."""
+"""A convolutional network for pictures, as a job's `cnn` describes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blindsum.platform.job.model_section import Cnn, Shape
 
 
 def convolutions(section: Cnn, shape: Shape, outputs: int) -> nn.Module:
-    """Return the model for pictures of that shape: channels, height and width."""
+    """Return the network of a job for pictures [B, channels * height * width]."""
     activation = nn.ReLU if section.activation == "relu" else nn.Tanh
     layers: list[nn.Module] = [nn.Unflatten(1, shape)]
     size = min(shape[1:])

@@ -22,6 +22,7 @@ from blindsum.platform.errors import ModelError
 from blindsum.platform.job.model_section import (
     Dmpnn,
     Factory,
+    Gapped,
     GraphSize,
     HuggingFace,
     Input,
@@ -34,6 +35,7 @@ from blindsum.platform.job.own_code import FACTORY, own_function
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.job.tensors import Tensors
+from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.training.adapters import adapt, head_of, refuse_unused
 from blindsum.platform.training.buffers import digest_with_buffers, refuse_running_state
 from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
@@ -303,6 +305,10 @@ def _build(section: Model, record: Input, outputs: int) -> nn.Module:
         if not isinstance(section, Factory):
             raise ModelError(f"model.kind {section.kind} cannot read tensors by name")
         return NamedTensors(_made(section, dict(record.of), outputs), record)
+    if isinstance(record, Gapped):
+        if not isinstance(section, Boosted):
+            raise ModelError(f"model.kind {section.kind} cannot read missing values")
+        return Forest(section.trees, outputs, section.max_depth, gaps=True)
     return _of_shape(section, record, outputs)
 
 

@@ -211,12 +211,8 @@ class Regressing(Summed):
 
         It is rounded to three digits: silos plan each on its own processor.
         """
-        own = [plan(self._job, name) for name in self._job.roster]
-        each = [
-            one.update_noise * one.clip_norm if one.share is None else one.share
-            for one in own
-            if one
-        ]
+        plans = [plan(self._job, name) for name in self._job.roster]
+        each = [one.own_noise for one in plans if one]
         return float(f"{math.hypot(*each):.3g}")
 
     @property
