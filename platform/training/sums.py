@@ -147,17 +147,19 @@ def followed(
     start: Vector,
     rounds: int,
     done: Callable[[], None],
+    silos: int = 1,
 ) -> Vector:
     """Return the model of one participant alone, which adds its noise itself, if any.
 
     Args:
         start: the model before round 1.
         done: called after each round.
+        silos: how many such participants this one stands for.
     """
     optimizer, model = SumsOptimizer(summed, job), start
     for round in range(1, rounds + 1):
         update = trainer.train(model, 1.0, round)
-        model = optimizer.apply(model, update.values * update.unit, round, 1)
+        model = optimizer.apply(model, update.values * update.unit, round, silos)
         done()
     return model
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -25,9 +26,9 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.training.clipping.clipped import STABLE
-from blindsum.platform.training.sums import Reals, Summed, SumsTrainer
+from blindsum.platform.training.sums import Reals, Summed, SumsTrainer, followed
 from blindsum.platform.training.trees.bins import bins_of
-from blindsum.platform.training.trees.forest import OneTree, Trees
+from blindsum.platform.training.trees.forest import Forest, OneTree, Trees, load, vector_of
 from blindsum.platform.training.trees.gradients import OfClasses, OfTasks
 from blindsum.platform.training.trees.growing import Growth
 from blindsum.platform.training.trees.histograms import by_bin, by_node
@@ -285,3 +286,23 @@ class TreeTrainer(SumsTrainer):
                 right &= (bins < self._boosting.bins.most - 1) | (one.default_left[nodes] == 0)
             nodes = 2 * nodes + 1 + (right & (columns >= 0))
         return nodes - (2**deep - 1), stopped
+
+
+def grow(
+    job: Job,
+    model: Forest,
+    trainer: TreeTrainer,
+    boosting: Boosting,
+    rounds: int,
+    done: Callable[[], None],
+    silos: int = 1,
+) -> None:
+    """Grow a forest on the records of one participant, which adds its noise itself, if any.
+
+    Args:
+        model: becomes the forest.
+        done: called after each round.
+        silos: how many such participants this one stands for.
+    """
+    forest = followed(boosting, job, trainer, vector_of(model), rounds, done, silos)
+    load(model, boosting.trees(forest))

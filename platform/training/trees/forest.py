@@ -146,6 +146,19 @@ class Forest(nn.Module):
         return 2 * nodes + 1 + ((features >= 0) & right).long()
 
 
+def load(forest: Forest, trees: Trees) -> None:
+    """Give a forest the arrays of trees."""
+    with torch.no_grad():
+        for name, parameter in forest.named_parameters():
+            parameter.copy_(torch.from_numpy(getattr(trees, name)))
+
+
+def vector_of(forest: Forest) -> Vector:
+    """Return a copy of a forest's arrays, one after the other."""
+    with torch.no_grad():
+        return torch.cat([p.reshape(-1) for p in forest.parameters()]).numpy().copy()
+
+
 def leftmost_leaf(node: int, level: int, depth: int) -> int:
     """Return the leaf, from 0, to which records of an unsplit node of a level go."""
     for _ in range(depth - level):
