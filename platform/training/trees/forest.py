@@ -69,6 +69,11 @@ class OneTree:
     value: npt.NDArray[np.float32]
     cover: npt.NDArray[np.float32]
 
+    def above(self, level: int) -> bytes:
+        """Return all that decides at which node of a level a record arrives."""
+        nodes = slice(2**level - 1)
+        return self.feature[nodes].tobytes() + self.threshold[nodes].tobytes()
+
 
 class Forest(nn.Module):
     """T trees of depth D for each of K outputs; an output is the sum of its trees' leaves."""
