@@ -31,7 +31,6 @@ from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.evaluation.round_counts import Counting
 from blindsum.platform.job.paths import SiloPlaces
 from blindsum.platform.job.schema import Job
-from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.prediction.released import released
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.privacy.randomness import generator_of
@@ -52,7 +51,8 @@ from blindsum.platform.training.models import (
 from blindsum.platform.training.sent import sent_counts
 from blindsum.platform.training.server_optimizer import ServerOptimizer
 from blindsum.platform.training.subset import Subset
-from blindsum.platform.training.trees.boosting import Boosting, TreeOptimizer, TreeTrainer
+from blindsum.platform.training.summed_models import summed_of
+from blindsum.platform.training.sums import SumsOptimizer, SumsTrainer
 from blindsum.platform.training.update import Update
 from blindsum.platform.training.vector import Vector, digest, put_away
 from blindsum.platform.training.vector_room import VectorRoom
@@ -107,10 +107,10 @@ class PreparedSilo:
     model: nn.Module = field(repr=False)
     weights: str
     random: np.random.Generator = field(repr=False)
-    trainer: LocalTrainer | TreeTrainer = field(repr=False)
+    trainer: LocalTrainer | SumsTrainer = field(repr=False)
     digitiser: Digitiser = field(repr=False)
     counting: Counting = field(repr=False)
-    optimizer: ServerOptimizer | TreeOptimizer = field(repr=False)
+    optimizer: ServerOptimizer | SumsOptimizer = field(repr=False)
     head: PrivateHead = field(repr=False)
     checkpoints: Checkpoints = field(repr=False)
     room: VectorRoom = field(repr=False)
@@ -210,7 +210,7 @@ class PreparedSilo:
 
     def next_model(self, before: Vector, mean: MeanChange, exchange: Exchange) -> Vector:
         """Return the model after a round from the one before it, float32 [parameters]."""
-        if isinstance(self.optimizer, TreeOptimizer):
+        if isinstance(self.optimizer, SumsOptimizer):
             silos = len(exchange.roster)
             return self.optimizer.apply(before, mean[:], exchange.round, silos)
         return self.optimizer.apply(before, mean, self.subset(exchange.round))
@@ -300,15 +300,13 @@ def prepare(spec: SiloSpec, admission: Admission, told: Told, alone: bool = Fals
     of_run, room = places.of_run(spec.run), VectorRoom(places.state)
 
     model.to(CPU if alone or team else device_for(job.silo(name).resources.gpus))
-    trainer: LocalTrainer | TreeTrainer
-    optimizer: ServerOptimizer | TreeOptimizer
-    train = member.data.train
-    if isinstance(job.model, Boosted):
-        boosting = Boosting(job, job.model)
-        trainer = TreeTrainer(boosting, job, train, own_plan, random)
-        optimizer = TreeOptimizer(boosting, job)
+    trainer: LocalTrainer | SumsTrainer
+    optimizer: ServerOptimizer | SumsOptimizer
+    if summed := summed_of(job):
+        trainer = summed.trainer(member.data, own_plan, random)
+        optimizer = SumsOptimizer(summed, job)
     else:
-        changed = augmentation_of(job.data.features)
+        changed, train = augmentation_of(job.data.features), member.data.train
         trainer = LocalTrainer(model, train, job.training, own_plan, random, loss, team, changed)
         optimizer = ServerOptimizer(job.server, parameter_count(model), room)
     if team:

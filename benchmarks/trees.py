@@ -49,7 +49,8 @@ from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import get_parameters, model_of, set_parameters
 from blindsum.platform.training.simulation import Simulation
-from blindsum.platform.training.trees.boosting import Boosting, TreeOptimizer, TreeTrainer
+from blindsum.platform.training.sums import SumsOptimizer
+from blindsum.platform.training.trees.boosting import Boosting, TreeTrainer
 from blindsum.platform.training.trees.forest import Forest
 
 EPSILONS, TUNING = (1, 3), 0
@@ -127,7 +128,7 @@ def grown(job: Job, folds: Sequence[Fold]) -> Forest:
         own = plan(job, name)
         random = cryptographic_generator() if own else seeded_generator(job.seed, name)
         trainers.append(TreeTrainer(boosting, job, fold, own and own.in_a_run(), random))
-    optimizer, forest = TreeOptimizer(boosting, job), get_parameters(model)
+    optimizer, forest = SumsOptimizer(boosting, job), get_parameters(model)
     for round in range(1, job.training.rounds + 1):
         updates = [trainer.train(forest, 1.0, round) for trainer in trainers]
         mean = np.mean([update.values * update.unit for update in updates], 0)

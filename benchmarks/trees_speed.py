@@ -31,7 +31,8 @@ from blindsum.pipelines.comparison.baseline import member_of
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.schema import Job
 from blindsum.platform.training.models import get_parameters, model_of
-from blindsum.platform.training.trees.boosting import Boosting, TreeOptimizer, TreeTrainer
+from blindsum.platform.training.sums import SumsOptimizer
+from blindsum.platform.training.trees.boosting import Boosting, TreeTrainer
 
 SILOS, DEPTH, BINS, HELD_OUT = ("alder", "birch", "cedar"), 6, 64, 20_000
 
@@ -79,7 +80,7 @@ class PlainSilo:
         self._forest = get_parameters(model_of(job))
         random = np.random.default_rng(0)
         self._trainer = TreeTrainer(self._boosting, job, data.train, None, random)
-        self._optimizer = TreeOptimizer(self._boosting, job)
+        self._optimizer = SumsOptimizer(self._boosting, job)
 
     def ready(self) -> None:
         """Return as soon as the table has been read."""
@@ -88,7 +89,7 @@ class PlainSilo:
         return self._trainer.train(self._forest, 1.0, round).values
 
     def grow(self, total: np.ndarray, round: int) -> float:
-        mean = total * 2.0**-20 / len(SILOS)
+        mean = total / len(SILOS)
         self._forest = self._optimizer.apply(self._forest, mean, round, len(SILOS))
         return float(self._forest.sum())
 

@@ -646,4 +646,11 @@ BETWEEN_CLUSTERS = (
         "            with suppress(KeyError):  # a terminal",
         COORDINATOR,
     ),
+    (
+        "a request left to wait when another closes its connection",
+        S + "link.py",
+        "await self._unless_closed(request(http, method, url, body, headers, wait_s))",
+        "await request(http, method, url, body, headers, wait_s)",
+        T + "test_requests.py",
+    ),
 )

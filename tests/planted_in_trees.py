@@ -1,6 +1,7 @@
 """Faults planted in boosted trees: each must make a test fail."""
 
 BOOSTING, HERE = "platform/training/trees/boosting.py", "tests/platform/test_trees.py"
+SUMS = "platform/training/sums.py"
 PROTOCOL = "tests/actors/test_trees.py"
 
 IN_TREES = (
@@ -27,14 +28,14 @@ IN_TREES = (
     ),
     (
         "trees: sums without the noise that a silo adds alone",
-        BOOSTING,
+        SUMS,
         "sums = (sums + noise * normals(sums.size, self._random)) * unit",
         "sums = sums * unit",
         PROTOCOL,
     ),
     (
         "trees: sums without shares said to have noise",
-        BOOSTING,
+        SUMS,
         "_BARE = Protection.SHARES_TO_ADD",
         "_BARE = Protection.OWN_NOISE",
         PROTOCOL,

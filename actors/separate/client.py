@@ -5,11 +5,13 @@ TCP itself notices a cut within about SILENT_CUT_S.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import socket
 import ssl
 import urllib.request
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +26,8 @@ from blindsum.platform.errors import ClusterError, KeyRefused
 SILENT_CUT_S = 15
 CONNECT_S = 30.0
 """How long a connection may take to begin, through a proxy too."""
+SLOWEST = 2**13
+"""Bytes a second of the slowest link over which a body is still sent."""
 _MOST_ANSWER = max(one.most_bytes for one in TABLE if one.sender == "coordinator") + 2**10
 _MOST_PROBLEM = 4096
 
@@ -96,15 +100,16 @@ async def request(
     timeout = aiohttp.ClientTimeout(connect=CONNECT_S, sock_read=wait_s)
     # A proxy may compress an answer for a client that would accept it.
     own = {"Content-Type": "application/octet-stream", "Accept-Encoding": "identity"}
+    asked = http.request(
+        method,
+        url,
+        data=body,
+        headers={**headers, **own},
+        timeout=timeout,
+        allow_redirects=False,
+    )
     try:
-        async with http.request(
-            method,
-            url,
-            data=body,
-            headers={**headers, **own},
-            timeout=timeout,
-            allow_redirects=False,
-        ) as answer:
+        async with await _begun(asked, CONNECT_S + len(body) / SLOWEST + wait_s) as answer:
             if answer.status == 200:
                 return await _content(answer)
             problem = await answer.content.read(_MOST_PROBLEM)
@@ -119,6 +124,25 @@ async def request(
         raise Closed("the connection was closed without an answer") from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise LinkLost(why(error)) from None
+
+
+async def _begun(
+    asked: Awaitable[aiohttp.ClientResponse], within_s: float
+) -> aiohttp.ClientResponse:
+    """Return an answer once it begins. aiohttp itself has no limit for a body that the other side
+    does not take.
+
+    Raises:
+        Silent: it does not begin within that time.
+    """
+    limit = asyncio.timeout(within_s)
+    try:
+        async with limit:
+            return await asked
+    except TimeoutError:
+        if limit.expired():
+            raise Silent(f"no answer within {within_s:g} s") from None
+        raise
 
 
 async def _content(answer: aiohttp.ClientResponse) -> bytes:

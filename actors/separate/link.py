@@ -9,9 +9,10 @@ silence shows it: the coordinator answers a poll within PARK_S, and anything els
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -112,6 +113,7 @@ class Link:
         self._settings, self._silo, self._identity = settings, silo, identity
         self._version, self._instance = version, instance
         self._http: aiohttp.ClientSession | None = None
+        self._closed = asyncio.Event()  # set when `_http` is closed or replaced
         self._session: Session | None = None
         self.coordinator_instance: str | None = None
         self.answered = 0
@@ -124,9 +126,8 @@ class Link:
 
     async def close(self) -> None:
         """End the session and all connections; requests that are under way raise SessionEnded."""
-        http, self._http, self._session = self._http, None, None
-        if http:
-            await http.close()
+        self._session = None
+        await self._replace(None)
 
     async def begin(self) -> None:
         """Begin a session, with fresh connections and the newest certificate.
@@ -136,7 +137,7 @@ class Link:
             BlindsumError: it refuses this agent, or is not the pinned one.
         """
         await self.close()
-        self._http = self._open()
+        await self._replace(self._open())
         asking = Asking(
             self._silo,
             self._identity,
@@ -211,13 +212,34 @@ class Link:
             raise SessionEnded
         url, wait_s = self._settings.url + path, PARK_S + self._patience.seconds
         try:
-            return await request(http, method, url, body, headers, wait_s)
+            return await self._unless_closed(request(http, method, url, body, headers, wait_s))
         except Silent:
             if http is self._http:
                 self._patience.double()
-                self._http = self._open()
-                await http.close()
+                await self._replace(self._open())
             raise
+
+    async def _unless_closed(self, asking: Coroutine[Any, Any, bytes]) -> bytes:
+        """Return what a request returns. If another task closes the connections it ends with
+        `Closed`: aiohttp lets whoever reads an answer wait for ever then, without a timeout."""
+        made, closed = asyncio.create_task(asking), asyncio.create_task(self._closed.wait())
+        try:
+            await asyncio.wait({made, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if not made.done():
+                raise Closed("the connection was closed without an answer")
+            return made.result()
+        finally:
+            for one in (made, closed):
+                one.cancel()
+            await asyncio.gather(made, closed, return_exceptions=True)
+
+    async def _replace(self, http: aiohttp.ClientSession | None) -> None:
+        """End all requests and connections, and use those from now on."""
+        self._closed.set()
+        self._closed = asyncio.Event()
+        before, self._http = self._http, http
+        if before:
+            await before.close()
 
     def _open(self) -> aiohttp.ClientSession:
         return open_http(self._settings.tls(), self._settings.url, self._settings.proxy)

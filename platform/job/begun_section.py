@@ -40,3 +40,8 @@ class Begun(Section):
     lora: Lora | None = Field(
         None, exclude_if=unless(None), description="Adapters that are trained in their place."
     )
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether the model follows from sums over records, and not from gradients."""
+        return False

@@ -290,8 +290,8 @@ class Job(Section):
 
     @property
     def sums_exactly(self) -> bool:
-        """Whether rounds sum integers that are not rounded: of trees without privacy."""
-        return self.model.kind == "trees" and self.privacy.noise == "none"
+        """Whether rounds sum integers that are not rounded: of sums without privacy."""
+        return self.model.is_summed and self.privacy.noise == "none"
 
     @property
     def moves_range(self) -> bool:

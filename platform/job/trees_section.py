@@ -48,6 +48,11 @@ class Boosted(Begun):
         return self
 
     @property
+    def is_summed(self) -> bool:
+        """True: of derivatives."""
+        return True
+
+    @property
     def exchanges(self) -> int:
         """The rounds that a tree takes."""
         return self.max_depth if self.split == "best" else 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from blindsum.platform.job.schema import Job
-from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.training.subset import chosen_count
 
 
@@ -13,9 +12,9 @@ def sent_counts(job: Job, parameters: int) -> tuple[int, ...]:
     Args:
         parameters: the number of the model's parameters that the silos share.
     """
-    if not isinstance(job.model, Boosted):
+    if not job.model.is_summed:
         return (chosen_count(parameters, job.training.subset),)
-    from blindsum.platform.training.trees.boosting import Boosting  # imports torch
+    from blindsum.platform.training.summed_models import summed_of  # imports torch
 
-    boosting = Boosting(job, job.model)
-    return tuple(map(boosting.values, range(1, job.model.exchanges + 1)))
+    summed = summed_of(job)
+    return tuple(map(summed.values, range(1, summed.different_rounds + 1))) if summed else ()

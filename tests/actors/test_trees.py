@@ -20,7 +20,8 @@ from blindsum.platform.data.records import dense
 from blindsum.platform.errors import BlindsumError, EncryptionError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.privacy.plan import greatest_sum, plan
-from blindsum.platform.training.trees.boosting import UNIT, TreeOptimizer
+from blindsum.platform.training.sums import SumsOptimizer
+from blindsum.platform.training.trees.boosting import Boosting
 from tests.actors.test_silo import Consortium
 from tests.conftest import COLUMNS, MakeJob
 
@@ -56,8 +57,9 @@ def test_encrypted_sums_give_xgboosts_trees(make_job: MakeJob) -> None:
     made = SentByRound(make_job(*EXACT))
     rounds(made)
     own = made.silos["alder"]._own
-    assert isinstance(own.optimizer, TreeOptimizer)
-    boosting = own.optimizer._boosting
+    assert isinstance(own.optimizer, SumsOptimizer)
+    boosting = own.optimizer._summed
+    assert isinstance(boosting, Boosting)
     x, y = pooled(made)
     bins = boosting.bins.of(x).astype(np.float32)
     settings = {"objective": "binary:logistic", "max_depth": 2, "eta": 0.3, "tree_method": "hist"}
@@ -205,4 +207,4 @@ def test_sums_of_a_large_consortium_are_applied(make_job: MakeJob) -> None:
     sums[:40] = 2**44
     assert silo._update is not None
     found = silo._own.mean_change(silo._update, [(slice(None), sums)])
-    np.testing.assert_allclose(found[:], sums * UNIT / 3)
+    np.testing.assert_allclose(found[:], sums / 3)

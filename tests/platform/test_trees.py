@@ -18,10 +18,10 @@ from blindsum.platform.errors import ModelError
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan
 from blindsum.platform.training.models import get_parameters, set_parameters
+from blindsum.platform.training.sums import SumsOptimizer
 from blindsum.platform.training.trees.boosting import (
     HESSIAN_WEIGHT,
     Boosting,
-    TreeOptimizer,
     TreeTrainer,
 )
 from blindsum.platform.training.trees.forest import Forest
@@ -84,7 +84,7 @@ def grown(job: Job, folds: list[Fold], noise: bool = True) -> tuple[Boosting, Ve
         TreeTrainer(boosting, job, fold, own, np.random.default_rng(i))
         for i, (fold, own) in enumerate(zip(folds, plans, strict=False))
     ]
-    optimizer, forest = TreeOptimizer(boosting, job), get_parameters(model)
+    optimizer, forest = SumsOptimizer(boosting, job), get_parameters(model)
     for round in range(1, job.training.rounds + 1):
         updates = [trainer.train(forest, 1.0, round) for trainer in trainers]
         total = sum(update.values for update in updates)
@@ -251,7 +251,7 @@ def test_what_was_learnt_is_recomputed_after_a_step_back(tmp_path: Path) -> None
     model = Forest(4, 2, 3)
     fold = Fold(x, y)
     trainer = TreeTrainer(boosting, one, fold, None, np.random.default_rng(0))
-    optimizer, start = TreeOptimizer(boosting, one), get_parameters(model)
+    optimizer, start = SumsOptimizer(boosting, one), get_parameters(model)
     first = trainer.train(start, 1.0, 1)
     moved = optimizer.apply(start, first.values * first.unit, 1, 1)
     second = trainer.train(moved, 1.0, 2).values
@@ -273,7 +273,7 @@ def test_levels_go_on_from_the_one_before_only_in_the_same_forest(
     def trainer(seed: int) -> TreeTrainer:
         return TreeTrainer(boosting, one, Fold(x, y), None, np.random.default_rng(seed))
 
-    optimizer, forest = TreeOptimizer(boosting, one), get_parameters(Forest(4, 3, 3))
+    optimizer, forest = SumsOptimizer(boosting, one), get_parameters(Forest(4, 3, 3))
     forests, used = [forest], trainer(0)
     for round in range(1, 7):
         update = trainer(round).train(forests[-1], 1.0, round)

@@ -21,18 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsum.platform.data.records import Fold, dense
+from blindsum.platform.data.table import SiloData
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.privacy.plan import PrivacyPlan
-from blindsum.platform.privacy.randomness import normals
 from blindsum.platform.training.clipping.clipped import STABLE
+from blindsum.platform.training.sums import Reals, Summed, SumsOptimizer, SumsTrainer
 from blindsum.platform.training.trees.bins import bins_of
 from blindsum.platform.training.trees.forest import Forest, OneTree, Trees, load, vector_of
 from blindsum.platform.training.trees.gradients import OfClasses, OfTasks
 from blindsum.platform.training.trees.growing import Growth
 from blindsum.platform.training.trees.histograms import by_bin, by_node
 from blindsum.platform.training.trees.structures import columns_of, draw_splits
-from blindsum.platform.training.update import Protection, Update
 from blindsum.platform.training.vector import Vector
 
 HESSIAN_WEIGHT = 2.0
@@ -42,11 +42,8 @@ clip norm on it."""
 UNIT = 2.0**-20
 """To what g and h are rounded without privacy: sums of a million records are exact integers."""
 
-Reals = npt.NDArray[np.float64]
-_BARE = Protection.SHARES_TO_ADD
 
-
-class Boosting:
+class Boosting(Summed):
     """A job's boosting: how rounds make trees, the size of a round's sums, and the next forest.
 
     Of two classes, only the second has trees of its own: a margin m stands for outputs -m/2 and
@@ -80,6 +77,25 @@ class Boosting:
     def values(self, round: int) -> int:
         """Return the number of a round's sums."""
         return math.prod(self.shape(round))
+
+    @property
+    def different_rounds(self) -> int:
+        """The rounds of a tree."""
+        return self.section.exchanges
+
+    def weights(self, round: int) -> Reals:
+        """Return 1 for each g, HESSIAN_WEIGHT for each h."""
+        return np.tile([1.0, HESSIAN_WEIGHT], self.values(round) // 2)
+
+    def units(self, round: int) -> float:
+        """Return UNIT."""
+        return UNIT
+
+    def trainer(
+        self, data: SiloData, plan: PrivacyPlan | None, random: np.random.Generator
+    ) -> TreeTrainer:
+        """Return one silo's part, on its training records."""
+        return TreeTrainer(self, self._job, data.train, plan, random)
 
     def trees(self, vector: Vector) -> Trees:
         """Return the arrays of a forest's vector."""
@@ -133,7 +149,7 @@ class _Standing:
     stopped: npt.NDArray[np.bool_]
 
 
-class TreeTrainer:
+class TreeTrainer(SumsTrainer):
     """One silo's part of boosting.
 
     Args:
@@ -150,7 +166,8 @@ class TreeTrainer:
         plan: PrivacyPlan | None,
         random: np.random.Generator,
     ) -> None:
-        self._boosting, self._job, self._plan, self._random = boosting, job, plan, random
+        super().__init__(job, plan, random)
+        self._boosting = boosting
         # Bins take a byte each: features are made dense batch by batch, and not kept. Those of a
         # feature lie side by side, as histograms read them.
         self._bins, read = np.empty((len(data), len(boosting.bins)), np.uint8, order="F"), 0
@@ -165,23 +182,13 @@ class TreeTrainer:
         self._standing: dict[int, _Standing] = {}  # by output, of its newest tree
         self._kept: tuple[object, tuple[Reals, Reals, float]] | None = None
 
-    says = ""
-    """As of `LocalTrainer`: how gradients are clipped needs no trial."""
-
-    def train(
-        self,
-        start: Vector,
-        clipping: float = 1.0,
-        round: int = 1,
-        subset: object = None,
-        correction: object = None,
-    ) -> Update:
-        """Return the silo's sums for one round, from the forest before it. Jobs of trees have
-        neither subsets nor corrections."""
+    def sums(self, start: Vector, clip: float | None, round: int) -> tuple[Reals, float]:
+        """Return the silo's sums for one round, from the forest before it."""
         boosting = self._boosting
         tree, level = boosting.place(round)
-        trees, rows = boosting.trees(boosting.begun(start, round)), self._sample()
-        g, h, unclipped = self._summands(tree, trees, rows, clipping)
+        trees = boosting.trees(boosting.begun(start, round))
+        rows = self.sample(len(self._bins))
+        g, h, unclipped = self._summands(tree, trees, rows, clip)
         sums = np.zeros(boosting.shape(round))
         for i, output in enumerate(boosting.grown):
             one, of_output = trees.one(tree, output), (g[:, i], h[:, i])
@@ -191,48 +198,30 @@ class TreeTrainer:
             else:
                 nodes = self._nodes(one, output, boosting.section.max_depth, rows)
                 sums[i] = by_node(nodes, sums.shape[1], *of_output)
-        return self._update(sums.reshape(-1), clipping, unclipped)
+        return sums.reshape(-1), unclipped
 
     def _summands(
-        self, tree: int, trees: Trees, rows: npt.NDArray[np.intp], clipping: float
+        self, tree: int, trees: Trees, rows: npt.NDArray[np.intp], clip: float | None
     ) -> tuple[Reals, Reals, float]:
         """Return what records add to the sums, g and h, [rows, grown], and the records within the
         clip norm minus half of all. All levels of a tree add the same, unless they sample."""
         outputs, kept = self._before(tree, trees), self._kept
-        key = (*self._counted, clipping)
+        key = (*self._counted, clip)
         if kept and kept[0] == key and len(kept[1][0]) == len(rows) == len(self._bins):
             return kept[1]
         margins = self._boosting.margins(outputs[rows])
         g, h = self._derivatives(margins, self._labels[rows])
-        if self._plan:
-            found = self._clipped(g, h, self._plan.clip_norm * clipping, tree)
-        else:
+        if clip is None:
             found = np.rint(g / UNIT), np.rint(h / UNIT), 0.0
+        else:
+            found = self._clipped(g, h, clip, tree)
         self._kept = (key, found) if self._boosting.section.exchanges > 1 else None
         return found
-
-    def _update(self, sums: Reals, clipping: float, unclipped: float) -> Update:
-        """Return sums as an update, with the noise that a silo adds alone."""
-        plan, training = self._plan, self._job.training
-        unit, protected = UNIT, Protection.NOTHING
-        if plan:
-            unit, protected = training.learning_rate / training.expected_batch_size, _BARE
-        if plan and plan.share is None:
-            noise = plan.update_noise * plan.clip_norm * clipping
-            sums = (sums + noise * normals(sums.size, self._random)) * unit
-            unit, protected = 1.0, Protection.OWN_NOISE
-        return Update(values=sums, unit=unit, protected_by=protected, unclipped=unclipped)
 
     def _bins_of(self, rows: npt.NDArray[np.intp], tree: int) -> npt.NDArray[np.uint8]:
         columns, found = self._boosting.columns(tree), self._bins.T
         found = found if len(columns) == len(found) else found[columns]
         return (found if len(rows) == len(self._bins) else found[:, rows]).T
-
-    def _sample(self) -> npt.NDArray[np.intp]:
-        rate = self._job.training.sampling_rate
-        if rate == 1.0:
-            return np.arange(len(self._bins))
-        return np.flatnonzero(self._random.random(len(self._bins)) < rate)
 
     def _before(self, tree: int, trees: Trees) -> Reals:
         """Return the outputs of the trees before one, [records, K]. Those of earlier rounds are
@@ -295,32 +284,6 @@ class TreeTrainer:
         return 0, np.zeros(len(rows), np.intp), np.zeros(len(rows), np.bool_)
 
 
-class TreeOptimizer:
-    """The step from the mean of silos' sums to the next forest, as `ServerOptimizer` for gradients.
-    It has no state: the forest is all."""
-
-    state: tuple[npt.NDArray[np.float64], ...] = ()
-
-    def __init__(self, boosting: Boosting, job: Job) -> None:
-        self._boosting, self._job = boosting, job
-
-    def apply(self, forest: Vector, mean: Reals, round: int, silos: int) -> Vector:
-        """Return the next forest.
-
-        Args:
-            mean: of the silos' sums times their unit, [values].
-            silos: the number of silos that were summed.
-        """
-        sums = mean * silos
-        if self._job.privacy.noise == "none":
-            sums = np.rint(sums / UNIT) * UNIT
-        else:
-            training = self._job.training
-            sums = sums * (training.expected_batch_size / training.learning_rate)
-            sums[1::2] /= HESSIAN_WEIGHT
-        return self._boosting.moved_on(forest, sums, round)
-
-
 def grow(
     job: Job,
     model: Forest,
@@ -335,7 +298,7 @@ def grow(
         model: becomes the forest.
         done: called after each round.
     """
-    optimizer, forest = TreeOptimizer(boosting, job), vector_of(model)
+    optimizer, forest = SumsOptimizer(boosting, job), vector_of(model)
     for round in range(1, rounds + 1):
         update = trainer.train(forest, 1.0, round)
         forest = optimizer.apply(forest, update.values * update.unit, round, 1)

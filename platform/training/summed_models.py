@@ -1,0 +1,15 @@
+"""The kinds of models that follow from sums."""
+
+from __future__ import annotations
+
+from blindsum.platform.job.schema import Job
+from blindsum.platform.job.trees_section import Boosted
+from blindsum.platform.training.sums import Summed
+from blindsum.platform.training.trees.boosting import Boosting
+
+
+def summed_of(job: Job) -> Summed | None:
+    """Return how a job's model follows from sums; None if it is trained by gradients."""
+    if isinstance(job.model, Boosted):
+        return Boosting(job, job.model)
+    return None

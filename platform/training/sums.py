@@ -1,0 +1,138 @@
+"""Models that follow from sums over the silos' records, in place of gradients.
+
+In a round every silo sums what its records contribute, the silos add their sums as they add
+updates, and all compute the next model from the total. Under differential privacy a record's
+contribution is bounded in L2 by the clip norm, so that noise and accounting are those of DP-SGD
+(`blindsum.platform.privacy.plan`). Without privacy, contributions are rounded to multiples of a
+unit and added as integers: sums are exact.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+
+from blindsum.platform.data.table import SiloData
+from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.randomness import normals
+from blindsum.platform.training.update import Protection, Update
+from blindsum.platform.training.vector import Vector
+
+Reals = npt.NDArray[np.float64]
+
+
+class Summed(ABC):
+    """A kind of model that follows from sums: the size of a round's sums, and the next model."""
+
+    @abstractmethod
+    def values(self, round: int) -> int:
+        """Return the number of a round's sums."""
+
+    @property
+    @abstractmethod
+    def different_rounds(self) -> int:
+        """The number of rounds after which the numbers of sums repeat."""
+
+    def weights(self, round: int) -> float | Reals:
+        """Return by what sums are multiplied before they are clipped and noised, [values]. A larger
+        weight spends more of the clip norm on a sum, and its noise is smaller."""
+        return 1.0
+
+    @abstractmethod
+    def units(self, round: int) -> float | Reals:
+        """Return the multiples to which contributions are rounded without privacy, [values]."""
+
+    @abstractmethod
+    def trainer(
+        self, data: SiloData, plan: PrivacyPlan | None, random: np.random.Generator
+    ) -> SumsTrainer:
+        """Return one silo's part, as of `SumsTrainer`."""
+
+    @abstractmethod
+    def moved_on(self, vector: Vector, sums: Reals, round: int) -> Vector:
+        """Return the next model from the one before it and all silos' sums, [values]."""
+
+
+class SumsTrainer(ABC):
+    """One silo's part: its sums in each round.
+
+    Args:
+        plan: its privacy plan; None without.
+        random: draws samples, and with a plan the noise that the silo adds alone.
+    """
+
+    says = ""
+    """As of `LocalTrainer`: how contributions are clipped needs no trial."""
+
+    def __init__(self, job: Job, plan: PrivacyPlan | None, random: np.random.Generator) -> None:
+        self._job, self._plan, self._random = job, plan, random
+
+    @abstractmethod
+    def sums(self, start: Vector, clip: float | None, round: int) -> tuple[Reals, float]:
+        """Return the silo's sums, and the records within the clip norm minus half of all.
+
+        Args:
+            clip: the greatest L2 norm of what a record contributes, in units of `weights`. None
+                without privacy: sums are then in `units`, and are integers.
+        """
+
+    def train(
+        self,
+        start: Vector,
+        clipping: float = 1.0,
+        round: int = 1,
+        subset: object = None,
+        correction: object = None,
+    ) -> Update:
+        """Return the silo's sums for one round, from the model before it. Jobs of such models have
+        neither subsets nor corrections."""
+        plan, training = self._plan, self._job.training
+        if plan is None:
+            sums, _ = self.sums(start, None, round)
+            return Update(values=sums, unit=1.0, protected_by=Protection.NOTHING)
+        sums, unclipped = self.sums(start, plan.clip_norm * clipping, round)
+        unit, protected = training.learning_rate / training.expected_batch_size, _BARE
+        if plan.share is None:
+            noise = plan.update_noise * plan.clip_norm * clipping
+            sums = (sums + noise * normals(sums.size, self._random)) * unit
+            unit, protected = 1.0, Protection.OWN_NOISE
+        return Update(values=sums, unit=unit, protected_by=protected, unclipped=unclipped)
+
+    def sample(self, records: int) -> npt.NDArray[np.intp]:
+        """Return the rows of a Poisson sample, ascending."""
+        rate = self._job.training.sampling_rate
+        if rate == 1.0:
+            return np.arange(records)
+        return np.flatnonzero(self._random.random(records) < rate)
+
+
+class SumsOptimizer:
+    """The step from the mean of silos' sums to the next model, as `ServerOptimizer` for gradients.
+    It has no state: the model is all."""
+
+    state: tuple[npt.NDArray[np.float64], ...] = ()
+
+    def __init__(self, summed: Summed, job: Job) -> None:
+        self._summed, self._job = summed, job
+
+    def apply(self, model: Vector, mean: Reals, round: int, silos: int) -> Vector:
+        """Return the next model.
+
+        Args:
+            mean: of the silos' sums times their updates' unit, [values].
+            silos: the number of silos that were summed.
+        """
+        sums = mean * silos
+        if self._job.privacy.noise == "none":
+            sums = np.rint(sums) * self._summed.units(round)
+        else:
+            training = self._job.training
+            sums = sums * (training.expected_batch_size / training.learning_rate)
+            sums = sums / self._summed.weights(round)
+        return self._summed.moved_on(model, sums, round)
+
+
+_BARE = Protection.SHARES_TO_ADD
