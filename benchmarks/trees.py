@@ -225,15 +225,15 @@ def without_privacy(records: Records, size: Size, seed: int) -> dict[str, float]
     bins = Boosting(job, job.model).bins  # type: ignore[arg-type]
     theirs = margins(boosters, bins.of(held.features))
     ours = as_margins(held.outputs(model).numpy(), held.labels)
-    if ours.shape[1] == 1:
-        theirs = np.concatenate([-theirs / 2, theirs / 2], 1)
+    two = held.labels.ndim == 1 and theirs.shape[1] == 1
+    scored = np.concatenate([-theirs, theirs], 1) if two else theirs
     first = Fold(folds[0].features[:20_000], folds[0].labels[:20_000])
     return {
-        "pooled": records.auroc(theirs, held.labels),
+        "pooled": records.auroc(scored, held.labels),
         "federated": score(records, model, held),
         "alone": float(np.mean([score(records, grown(job, [f]), held) for f in folds])),
         "same_trees": same_trees(boosters, model, first, bins.of(first.features)),
-        "margins_differ": float(abs(as_margins(theirs, held.labels) - ours).max()),
+        "margins_differ": float(abs(theirs - ours).max()),
     }
 
 
