@@ -9,8 +9,9 @@ histograms and growth:
     encrypted   Blindsum's own federation: charges, signatures, ciphertext, digests, checkpoints,
                 and the encrypted evaluation of held-out records after every round
 
-The first tree of an arm does not count. With no records left out of a round, what remains is
-`fixed`: the same arms on 300 records.
+The first tree of an arm does not count. `fixed` has the same arms on 300 records: what rounds cost
+by themselves. `processor_s` are the seconds of all cores for a tree, of all processes of an arm: on
+a machine that others use too they say more than the clock.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 from transactions import COLUMNS, write_silos
 
@@ -100,44 +104,72 @@ class PlainAggregator:
         return np.sum(sums, axis=0)
 
 
-def plaintext(job: Job, folder: Path, trees: int) -> list[float]:
-    """Return the seconds of each tree of plaintext sums."""
+def processor_s() -> float:
+    """Return the seconds that this process and those that it started have computed for."""
+    found = 0.0
+    for one in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            found += times.user + times.system
+    return found
+
+
+class Clock:
+    """The seconds and processor seconds of each tree."""
+
+    def __init__(self) -> None:
+        self.seconds, self.processor = list[float](), list[float]()
+
+    @contextmanager
+    def tree(self) -> Iterator[None]:
+        """Time a tree."""
+        started, used = time.perf_counter(), processor_s()
+        yield
+        self.seconds.append(time.perf_counter() - started)
+        self.processor.append(processor_s() - used)
+
+    def figures(self) -> dict[str, float]:
+        """Return medians, without the first tree."""
+        return {
+            "seconds_per_tree": statistics.median(self.seconds[1:]),
+            "processor_s": statistics.median(self.processor[1:]),
+        }
+
+
+def plaintext(job: Job, folder: Path, trees: int, clock: Clock) -> None:
+    """Time trees of plaintext sums."""
     silos = [PlainSilo.remote(job, name, str(folder)) for name in SILOS]
-    aggregator, seconds = PlainAggregator.remote(), []
+    aggregator = PlainAggregator.remote()
     ray.get([silo.ready.remote() for silo in silos])
     for tree in range(trees):
-        started = time.perf_counter()
-        for round in range(tree * DEPTH + 1, (tree + 1) * DEPTH + 1):
-            total = aggregator.add.remote(*[silo.sums.remote(round) for silo in silos])
-            ray.get([silo.grow.remote(total, round) for silo in silos])
-        seconds.append(time.perf_counter() - started)
+        with clock.tree():
+            for round in range(tree * DEPTH + 1, (tree + 1) * DEPTH + 1):
+                total = aggregator.add.remote(*[silo.sums.remote(round) for silo in silos])
+                ray.get([silo.grow.remote(total, round) for silo in silos])
     for actor in (*silos, aggregator):
         ray.kill(actor)
-    return seconds
 
 
-def encrypted(job: Job, folder: Path, trees: int) -> dict[str, Any]:
-    """Return the seconds of each tree of a federation, a silo's bytes, and the phases' seconds."""
+def encrypted(job: Job, folder: Path, trees: int, clock: Clock) -> dict[str, Any]:
+    """Time trees of a federation; return a silo's bytes for a tree and the phases' seconds."""
     started = time.perf_counter()
     federation = Federation(job, "trees", str(folder))
     federation.inspect()
     federation.exchange_keys()
-    start_s, seconds, phases, up = time.perf_counter() - started, [], [], 0
+    start_s, phases = time.perf_counter() - started, []
     try:
         for tree in range(trees):
-            started = time.perf_counter()
-            numbers = range(tree * DEPTH + 1, (tree + 1) * DEPTH + 1)
-            reports = [federation.run_round(number) for number in numbers]
-            seconds.append(time.perf_counter() - started)
+            with clock.tree():
+                numbers = range(tree * DEPTH + 1, (tree + 1) * DEPTH + 1)
+                reports = [federation.run_round(number) for number in numbers]
             phases.append({k: sum(r.phases[k] for r in reports) for k in reports[0].phases})
-            up = sum(r.up_bytes for r in reports) // len(SILOS)
-            score = reports[-1].metrics.held_out
     finally:
         federation.close()
+    score = reports[-1].metrics.held_out
     return {
-        "seconds": seconds,
         "start_s": start_s,
-        "up_bytes": up,
+        "up_bytes": sum(r.up_bytes for r in reports) // len(SILOS),
+        "down_bytes": sum(r.down_bytes for r in reports) // len(SILOS),
         "phases_s": {k: statistics.median(p[k] for p in phases[1:]) for k in phases[0]},
         "held_out": score.line() if score else "",
     }
@@ -151,7 +183,7 @@ def speed(records: int, trees: int) -> dict[str, Any]:
     """
     few = _measured(300, 4, 100)
     found = _measured(records, trees, min(HELD_OUT, records // 10))
-    keys = ("seconds_per_tree", "plaintext_seconds_per_tree", "phases_s")
+    keys = ("seconds_per_tree", "processor_s", "plaintext", "ratio", "phases_s")
     return {**found, "fixed": {key: few[key] for key in keys}}
 
 
@@ -160,18 +192,21 @@ def _measured(records: int, trees: int, held_out: int) -> dict[str, Any]:
         folder, each = Path(temporary), records // len(SILOS)
         write_silos(folder, SILOS, each, held_out)
         job = job_of(folder, each, trees)
+        clocks = Clock(), Clock(), Clock()
         # The plaintext arm before and after: others may use the machine too.
-        plain = plaintext(job, folder, 4)[1:]
-        found = encrypted(job, folder, trees)
-        plain += plaintext(job, folder, 4)[1:]
-    seconds = found.pop("seconds")
-    median, reference = statistics.median(seconds[1:]), statistics.median(plain)
+        plaintext(job, folder, 4, clocks[0])
+        found = encrypted(job, folder, trees, clocks[1])
+        plaintext(job, folder, 4, clocks[2])
+    before, own, after = (clock.figures() for clock in clocks)
+    reference = {key: (before[key] + after[key]) / 2 for key in before}
     return {
         "records": each * len(SILOS),
-        "seconds_per_tree": median,
-        "plaintext_seconds_per_tree": reference,
-        "ratio": median / reference,
-        "trees": len(seconds),
-        "seconds": sum(seconds),
+        **own,
+        "plaintext": reference,
+        "ratio": own["seconds_per_tree"] / reference["seconds_per_tree"],
+        "processor_ratio": own["processor_s"] / reference["processor_s"],
+        "trees": trees,
+        "seconds": sum(clocks[1].seconds),
+        "processor_s_of_all": sum(clocks[1].processor),
         **found,
     }
