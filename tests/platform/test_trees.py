@@ -286,6 +286,17 @@ def test_levels_go_on_from_the_one_before_only_in_the_same_forest(
         np.testing.assert_array_equal(found, trainer(round).train(other, 1.0, round).values)
 
 
+def test_a_smaller_clip_norm_holds_from_its_round_on(tmp_path: Path) -> None:
+    x, y = records(40, 2)
+    one = job(tmp_path, {"split": "best"}, classes(2), SHARED)
+    boosting = Boosting(one, one.model)  # type: ignore[arg-type]
+    own, forest = plan(one, one.roster[0]), get_parameters(Forest(4, 2, 3))
+    trainer = TreeTrainer(boosting, one, Fold(x[:1], y[:1]), own, np.random.default_rng(0))
+    for clipping in (1.0, 0.25):
+        norm = np.linalg.norm(trainer.train(forest, clipping, 1).values)
+        assert norm <= own.clip_norm * clipping * (1 + 1e-9)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_sums_by_bin_are_those_of_a_loop(order: str) -> None:
     random = np.random.default_rng(1)
