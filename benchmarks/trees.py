@@ -68,18 +68,15 @@ class Size:
     delta: float = 1e-4
     sampling: float = 0.2
     steps: int = 60
+    rates: tuple[float, ...] = (0.3, 1.0, 4.0)
 
 
-LARGE = Size(trees=100, depth=6, delta=1e-6, sampling=0.01, steps=100)
-PRIVATE: dict[str, Sequence[dict[str, Any]]] = {
-    "dp": [
-        {"split": "random", "max_depth": 3, "trees": 100, "rate": 0.1, "reg_lambda": 20},
-        {"split": "random", "max_depth": 2, "trees": 50, "rate": 0.3, "reg_lambda": 10},
-        {"split": "cyclic", "max_depth": 1, "trees": 60, "rate": 0.3, "reg_lambda": 10},
-    ],
-    "linear": [{"rate": rate} for rate in (0.3, 1.0, 4.0)],
-    "mlp": [{"rate": rate} for rate in (0.3, 1.0, 4.0)],
-}
+LARGE = Size(100, 6, delta=1e-6, sampling=0.01, steps=300, rates=(4.0, 16.0, 64.0))
+PRIVATE_TREES: list[dict[str, Any]] = [
+    {"split": "random", "max_depth": 3, "trees": 100, "rate": 0.1, "reg_lambda": 20},
+    {"split": "random", "max_depth": 2, "trees": 50, "rate": 0.3, "reg_lambda": 10},
+    {"split": "cyclic", "max_depth": 1, "trees": 60, "rate": 0.3, "reg_lambda": 10},
+]
 
 
 def job_of(
@@ -284,8 +281,9 @@ def measured(records: Records, size: Size, divisions: int) -> dict[str, Any]:
     tree["difference"], tree["difference_se"] = apart["auroc"], apart["se"]
     tree["same_trees"] = float(np.mean([one["same_trees"] for one in exact]))
     tree["margins_differ"] = max(one["margins_differ"] for one in exact)
+    rates = [{"rate": rate} for rate in size.rates]
     for epsilon in EPSILONS:
-        for kind, choices in PRIVATE.items():
+        for kind, choices in {"dp": PRIVATE_TREES, "linear": rates, "mlp": rates}.items():
             of: Callable[..., float] = partial(private, records, size, kind)
             tried = [of(choice, epsilon, TUNING) for choice in choices]
             best = choices[int(np.argmax(tried))]
