@@ -29,6 +29,7 @@ from tests.planted_in_models import IN_MODELS
 from tests.planted_in_own_code import IN_OWN_CODE
 from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
+from tests.planted_in_statistics import IN_STATISTICS
 from tests.planted_in_tables import IN_TABLES
 from tests.planted_in_the_audit import IN_THE_AUDIT
 from tests.planted_in_the_average import IN_THE_AVERAGE
@@ -629,6 +630,7 @@ MUTANTS = (
             *IN_THE_AUDIT,
             *IN_CLIPPING,
             *IN_GRAPHS,
+            *IN_STATISTICS,
             *IN_TREES,
             *IN_MODELS,
             *IN_WORKERS,

@@ -19,6 +19,7 @@ from blindsum.pipelines.cli import (
     cache,
     certificates,
     coordinator,
+    describe,
     doctor,
     ledger,
     predict,
@@ -340,6 +341,7 @@ def secret(path: Annotated[Path, typer.Argument(help="File to write.", metavar="
 # In the order of --help: what everyone uses first, then what owners and operators use.
 app.add_typer(runs.app, name="runs")
 app.command("predict")(predict.predict)
+app.command("describe")(describe.describe)
 app.command("doctor")(doctor.doctor)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(audit_log.app, name="audit-log")

@@ -18,7 +18,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import nn
 
-from blindsum.pipelines.run.save import write_whole
+from blindsum.pipelines.run.files import write_whole
 from blindsum.platform.errors import ConsentError, JobError, ModelError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.owner import find_owner

@@ -207,6 +207,9 @@ def trains(one: JobReview) -> Iterator[tuple[str, str]]:
         yield "target", f"{job.data.target.column}: {classes}"
     elif job.data.tasks:
         yield "tasks", named([f"{name} ({task.kind})" for name, task in job.data.tasks.items()])
+    if not job.model.is_scored:
+        yield "rounds", f"{one.rounds}, of sums over all records, held-out ones too"
+        return
     steps = "step" if training.local_steps == 1 else "steps"
     each = f"{training.local_steps} {steps} on a sample of {training.sampling_rate:.4g}"
     yield "rounds", f"{one.rounds} of {training.rounds}, each with {each} of the records"
@@ -254,6 +257,8 @@ def reveals(one: JobReview) -> Iterator[tuple[str, str]]:
         else "AUROC, average precision, calibration, R2, RMSE and loss, as means over tasks with "
         "their variances, and the numbers of records, of positive and of negative labels"
     )
+    if not job.model.is_scored:
+        figures = "no figures of held-out records alone"
     yield (
         "held-out figures",
         f"{figures}, in clear to all silos and {one.hub}; {metrics_guarantee(job)}",

@@ -73,6 +73,24 @@ class Job:
         content = yaml.load(self._file.text, Loader=Loader)
         return Job._of(make_job(content, self.folder, settings))
 
+    def statistics(
+        self,
+        epsilon: float | None = None,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+    ) -> Job:
+        """Return the job of statistics that `blindsum describe` runs.
+
+        Args:
+            epsilon: its budget; default: the job's `privacy.describe_epsilon`.
+            bounds: public bounds of columns, in their units.
+
+        Raises:
+            JobError: there is no budget, or it is above a silo's.
+        """
+        from blindsum.pipelines.statistics.derived import derived
+
+        return Job._of(derived(self._file, epsilon, bounds))
+
     @property
     def name(self) -> str:
         """The job's name."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindsum.pipelines.prediction.predict import model_file
-from blindsum.pipelines.run.save import write_whole
+from blindsum.pipelines.run.files import write_whole
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.paths import import_from
 from blindsum.platform.prediction.calibration import Calibrated

@@ -165,6 +165,19 @@ class Run:
             self._model = Model(self.folder / MODEL)
         return self._model
 
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """The figures of a run of statistics, as `statistics.json` has them.
+
+        Raises:
+            JobError: it is a run of another kind, or did not complete.
+        """
+        if "statistics" not in self.summary:
+            raise JobError(
+                f"{self.name} has no statistics", "Run the job that Job.statistics returns."
+            )
+        return dict(self.summary["statistics"])
+
     def plot(self) -> Figure:
         """Return a figure: the held-out score with its 95 % interval, and each silo's epsilon with
         its budget, by round.

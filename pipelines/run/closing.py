@@ -41,10 +41,18 @@ def show_end(run: Run) -> None:
         console.print(f"To resume: {command}", soft_wrap=True)
     if not run.reports:
         return  # there is no result, and the error explains why
+    if run.statistics:
+        from blindsum.pipelines.statistics.table import tables
+
+        for one in tables(run.statistics):
+            show_result(one)
+        show_result("")
     table = Pairs()
     _add_rounds(table, run)
     table.add("time", f"{run.seconds:.1f} s, including {run.startup_s:.1f} s of start-up")
-    if run.saved:
+    if run.saved and run.statistics:
+        table.add("statistics", f"{run.saved.path}, and as a page beside it")
+    elif run.saved:
         which = described(run.job_file.job.training.average)
         table.add("model", f"{run.saved.path} (after round {run.saved.round}; {which})")
     if run.link:
@@ -67,8 +75,9 @@ def _add_rounds(table: Pairs, run: Run) -> None:
     m, found = last.metrics, run.held_out()
     completed = f"{len(run.reports)} of {job.training.rounds} completed"
     table.add("rounds", f"{completed}; {run.ended}" if run.ended else completed)
-    table.add("held out", _score_line(run))
-    table.add("", f"these figures are {metrics_guarantee(job)}")
+    if job.model.is_scored:
+        table.add("held out", _score_line(run))
+        table.add("", f"these figures are {metrics_guarantee(job)}")
     if run.still_moving:
         table.add("", ADVICE)
     table.add("privacy", _privacy_line(run))

@@ -105,7 +105,9 @@ class JobPicture:
     hub: str = "driver"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        together = f": {len(self.job.silos)} silos train one model together"
+        scored = self.job.model.is_scored
+        what = "train one model together" if scored else "count what they hold together"
+        together = f": {len(self.job.silos)} silos {what}"
         drawn = Group(
             Text.assemble((self.job.name, "bold"), together),
             _box("at each silo", self._silos(), Text(), _rows(self._training())),
@@ -152,6 +154,10 @@ class JobPicture:
         needed = f"all {count}" if least == count else f"at least {least} of {count}"
         yield "take part", f"{needed} silos in every round"
         yield "goes in", inputs(job, self.text)
+        if not job.model.is_scored:
+            yield "labels", predicted(job.data)
+            yield "counted", trains(job, self.rounds)
+            return
         yield "predicted", predicted(job.data)
         yield "held out", f"{held_out(job.data)}: they test the model and never train it"
         yield "training", trains(job, self.rounds)
@@ -178,8 +184,11 @@ class JobPicture:
         if section.noise == "none" or not self.job.private:
             yield Text("NO differential privacy: epsilon is unbounded")
             return
+        of, record = "models reveal", "training record"
+        if not self.job.model.is_scored:
+            of, record = "figures reveal", "record"
         yield Text(
-            "epsilon bounds what the models reveal of any one training record: less is better "
+            f"epsilon bounds what the {of} of any one {record}: less is better "
             f"(delta {section.delta:g}). The bars' full height is the limit."
         )
         if self.plans:

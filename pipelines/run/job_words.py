@@ -142,6 +142,8 @@ def trains(job: Job, rounds: int) -> str:
     """Return how a silo trains."""
     asked, steps = job.training.rounds, job.training.local_steps
     covered = f"{rounds:,} rounds"
+    if not job.model.is_scored:
+        return f"{covered} of sums over all records, those of the held-out fold too"
     if rounds < asked:
         covered = f"{rounds:,} of {asked:,} rounds, which is as far as the budget goes"
     early = "; it ends early if the held-out figures stop improving" if job.training.stop else ""
@@ -167,6 +169,8 @@ def model_line(job: Job, parameters: int | None, frozen: int = 0) -> str:
         unit += f", by adapters of rank {model.lora.rank}"
     if model.kind == "factory":
         return f"{model.factory}, {count}{unit}"
+    if model.kind == "statistics":
+        return f"statistics: {count} numbers that follow from sums over all records"
     if model.kind == "trees":
         return (
             f"{model.trees} boosted trees of depth {model.max_depth} for each output, "
@@ -202,10 +206,11 @@ def leaves(job: Job) -> str:
     sealed = "masked and encrypted (CKKS)"
     if job.encryption.scheme == "none":
         sealed = "NOT encrypted: the aggregator sees each silo's update"
-    return (
-        f"its update of the model, {noise}, and counts of held-out records and of cut values; all "
-        f"as integers, {sealed}"
-    )
+    counts = "counts of held-out records and of cut values"
+    update = "its update of the model"
+    if not job.model.is_scored:
+        update, counts = "its sums", "counts of cut values"
+    return f"{update}, {noise}, and {counts}; all as integers, {sealed}"
 
 
 def comes_back(job: Job) -> str:
@@ -229,6 +234,12 @@ def releases(job: Job, parameters: int | None, frozen: int, hub: str) -> Iterato
         hub: who besides the silos sees what is released, in a word.
     """
     yield "model", model_line(job, parameters, frozen)
+    if not job.model.is_scored:
+        yield (
+            "all get",
+            f"the sums after every round, and the figures that follow; {hub} saves them",
+        )
+        return
     yield "silos get", "the model after every round"
     average = described(job.training.average)
     yield f"{hub} gets", f"after every round, and saves at the end: {average}"

@@ -64,10 +64,14 @@ def warnings(
         inspections: the silos' inspections. A warning names the silos without an owner's file.
         simulated: whether all silos are threads of one process, where no owner could consent.
     """
+    trained = job.model.is_scored  # what is odd for training is what statistics are to show
     found = [
-        f"{name}: {text}" for name, one in (inspections or {}).items() for text in one.warnings
+        f"{name}: {text}"
+        for name, one in (inspections or {}).items()
+        for text in one.warnings
+        if trained
     ]
-    if inspections and _nothing_to_score(inspections):
+    if trained and inspections and _nothing_to_score(inspections):
         found.append(
             "no silo can score any shared task: this run would spend its whole budget, and nobody "
             "would learn how good its model is"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not be
     from blindsum.platform.evaluation.figures import HeldOut, TaskFigures
     from blindsum.platform.privacy.plan import PrivacyPlan
     from blindsum.platform.tracking.mlflow_run import RunLink, Status
+    from blindsum.platform.training.statistics.figures import Figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class Run:
         announced: the last round that was announced to the silos.
         ended: why the run ended before its last round, or None.
         unsaved: why results could not be saved, or None.
+        statistics: the figures of a run of statistics that ended.
         unkept: why the run cannot be resumed from its last rounds, or None.
     """
 
@@ -72,6 +74,7 @@ class Run:
     startup_s: float = 0.0
     link: RunLink | None = None
     saved: SavedModel | None = None
+    statistics: Figures | None = None
     tracking_failure: str | None = None
     unsaved: str | None = None
     unkept: str | None = None
@@ -143,6 +146,8 @@ class Run:
         """Summarise the result and its spend in one line."""
         found = self.held_out()
         reached = found[1].line() if found else "no round was evaluated"
+        if not self.job_file.job.model.is_scored:
+            reached = f"statistics of {', '.join(self.job_file.job.roster)}"
         if found and found[0] < len(self.reports):
             reached += (
                 f" after round {found[0]} of {len(self.reports)}, the last that was evaluated"
@@ -189,7 +194,8 @@ class Run:
         """Return everything about the run, as `--json` prints it at the end."""
         link = self.link
         last = self.reports[-1] if self.reports else None
-        return {
+        found = {"statistics": self.statistics.as_dict()} if self.statistics else {}
+        return found | {
             "run": self.name,
             "status": self.status,
             "ended": self.ended,

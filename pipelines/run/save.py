@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blindsum.pipelines.run.files import write_whole
 from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.run.run import Run, SavedModel
+from blindsum.pipelines.run.save_statistics import save_statistics
 from blindsum.platform.job.average_section import described
 from blindsum.platform.privacy.releases import SIMULATED
 from blindsum.platform.tracking.names import EVALUATED, ROUNDS, held_out_tags
@@ -34,10 +35,15 @@ def save(run: Run, federation: Federation, tracker: Tracker) -> None:
         BlindsumError: no silo returns the model.
         OSError: the folder cannot be written.
     """
-    stated = _statement(run)
-    _save_model(run, federation, tracker, stated)
-    _save_curves(run, tracker)
+    stated, model = _statement(run), run.job_file.job.model
+    if model.kind == "statistics":
+        save_statistics(run, model, federation, tracker)
+    else:
+        _save_model(run, federation, tracker, stated)
+        _save_curves(run, tracker)
     _save_statement(run, tracker, stated)
+    text = run.job_file.text.replace(tracker.uri, tracker.shown_uri)
+    write_whole(run.folder / "job.yaml", text.encode())
 
 
 def _save_model(run: Run, federation: Federation, tracker: Tracker, stated: Statement) -> None:
@@ -64,8 +70,6 @@ def _save_model(run: Run, federation: Federation, tracker: Tracker, stated: Stat
         tracker.log_file(write_whole(run.folder / NEWEST, content))
     if job.model.kind == "trees":
         _save_for_xgboost(run, job, job.model, release.newest, tracker)
-    text = run.job_file.text.replace(tracker.uri, tracker.shown_uri)
-    write_whole(run.folder / "job.yaml", text.encode())
 
 
 def _save_for_xgboost(
@@ -156,18 +160,3 @@ def closing_tags(run: Run) -> dict[str, str]:
         tags |= {f"blindsum.ledger.{silo}": h for silo, h in heads.items()}
         tags[NOTE] = f"{run.headline()}\n\n{run_note(run.job_file.job)}"
     return tags
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file completely or not at all; returns its path.
-
-    Raises:
-        OSError: the file cannot be written; no part of it remains.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        return partial.rename(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise

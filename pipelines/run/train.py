@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blindsum.infra.ray_session import ray_session
+from blindsum.pipelines.run.files import write_whole
 from blindsum.pipelines.run.folders import run_name, runs_folder, silo_folder
 from blindsum.pipelines.run.listeners import (
     KeepsRounds,
@@ -25,7 +26,7 @@ from blindsum.pipelines.run.listeners import (
 )
 from blindsum.pipelines.run.run import Run, RunSpec
 from blindsum.pipelines.run.run_log import Kept, RunLog
-from blindsum.pipelines.run.save import closing_tags, save, write_whole
+from blindsum.pipelines.run.save import closing_tags, save
 from blindsum.pipelines.run.stopping import stopped_early
 from blindsum.platform.errors import BlindsumError, BudgetExceeded, without_values
 from blindsum.platform.events import Log

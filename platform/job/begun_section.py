@@ -45,3 +45,8 @@ class Begun(Section):
     def is_summed(self) -> bool:
         """Whether the model follows from sums over records, and not from gradients."""
         return False
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether it predicts, and is scored on held-out records."""
+        return True

@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from blindsum.platform.job.begun_section import Begun
 from blindsum.platform.job.section import FunctionName
+from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.job.tensors import Tensors
 from blindsum.platform.job.trees_section import Boosted
 
@@ -166,7 +167,7 @@ class Factory(Begun):
 
 
 Model = Annotated[
-    Linear | Mlp | Cnn | Transformer | HuggingFace | Dmpnn | Boosted | Factory,
+    Linear | Mlp | Cnn | Transformer | HuggingFace | Dmpnn | Boosted | Statistics | Factory,
     Field(discriminator="kind"),
 ]
 

@@ -30,6 +30,8 @@ NEWEST = "model-newest.blindsum"
 """The released model in a run's folder, and a silo's own model in its folder of that run."""
 XGBOOST = "model.xgboost.json"
 """A released forest in a run's folder, as XGBoost reads it."""
+STATISTICS, STATISTICS_PAGE = "statistics.json", "statistics.html"
+"""A consortium's statistics in a run's folder."""
 
 
 def resolve(path: str, folder: str) -> Path:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from blindsum.platform.job.section import Positive, Section
+from blindsum.platform.job.section import Positive, Section, unless
 
 
 class _Noise(Section):
@@ -33,6 +33,12 @@ class _Noise(Section):
         1,
         ge=1,
         description="Number of rounds between evaluations; the last round is always evaluated.",
+    )
+    describe_epsilon: Positive | None = Field(
+        None,
+        exclude_if=unless(None),
+        description="Budget of `blindsum describe`, on top of epsilon: its run is a job of its "
+        "own.",
     )
     test_seed: int | None = Field(
         None,

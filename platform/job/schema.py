@@ -15,10 +15,15 @@ from blindsum.platform.job.model_section import WITH_HEADS, Model
 from blindsum.platform.job.privacy_section import Privacy
 from blindsum.platform.job.section import Name, Positive, Section, is_name, unless
 from blindsum.platform.job.silo_section import SiloSection
+from blindsum.platform.job.statistics_section import Statistics
+from blindsum.platform.job.statistics_section import require_fit as require_statistics
 from blindsum.platform.job.training_section import ServerSection, TrainingSection
 from blindsum.platform.job.trees_section import Boosted, require_fit
 
 RESERVED = ("aggregator", "driver", "check")
+
+_SUMMED = ("trees", "statistics")
+"""The kinds of models that follow from sums."""
 
 _READS = {"cnn": "images", "transformer": "text", "huggingface": "text", "dmpnn": "graphs"}
 """By kind of model, the only kind of features that it reads."""
@@ -157,6 +162,8 @@ class Job(Section):
             reads = features if model == "cnn" else reads
         if features != reads:
             raise ValueError(f"model.kind {model} needs data.features.kind {reads}")
+        if not self.model.is_scored:
+            return self
         if features in ("text", "graphs") and model not in (*_READS, "factory"):
             own = ", ".join(kind for kind, read in _READS.items() if read == features)
             raise ValueError(f"data.features.kind {features} needs model.kind {own} or factory")
@@ -216,19 +223,21 @@ class Job(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _trees_are_not_averaged(cls, content: Any) -> Any:
-        """Let a job of trees release its newest forest: a mean of forests is none."""
+    def _sums_are_not_averaged(cls, content: Any) -> Any:
+        """Let a job whose model follows from sums release its newest: a mean of them is none."""
         if not isinstance(content, dict):
             return content
         model, training = content.get("model"), content.get("training")
-        if isinstance(model, dict) and model.get("kind") == "trees" and isinstance(training, dict):
+        if isinstance(model, dict) and model.get("kind") in _SUMMED and isinstance(training, dict):
             return content | {"training": {"average": {"kind": "none"}} | training}
         return content
 
     @model_validator(mode="after")
-    def _trees_fit(self) -> Job:
+    def _sums_fit(self) -> Job:
         if isinstance(self.model, Boosted):
             require_fit(self.model, self)
+        if isinstance(self.model, Statistics):
+            require_statistics(self.model, self)
         return self
 
     @model_validator(mode="after")
@@ -303,6 +312,8 @@ class Job(Section):
     def evaluates(self, round: int) -> bool:
         """Return whether held-out records are evaluated after that round."""
         every = 1 if self.privacy.noise == "none" else self.privacy.metrics_every
+        if not self.model.is_scored:
+            return False
         return round % every == 0 or round == self.training.rounds
 
     @property

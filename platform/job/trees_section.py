@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from blindsum.platform.job.average_section import LAST
 from blindsum.platform.job.begun_section import Begun
-from blindsum.platform.job.training_section import ServerSection, TrainingSection
+from blindsum.platform.job.summed import gradient_settings
 
 if TYPE_CHECKING:
     from blindsum.platform.job.schema import Job
@@ -60,38 +59,14 @@ class Boosted(Begun):
 
 def require_fit(section: Boosted, job: Job) -> None:
     """Raise ValueError if a job of trees has settings that are not for trees, naming all."""
-    training, privacy = job.training, job.privacy
-    rounds = section.trees * section.exchanges
     focal = [job.data.target.focal] if job.data.target else []
     focal += [task.focal for task in (job.data.tasks or {}).values()]
-    plain = TrainingSection(
-        rounds=training.rounds,
-        sampling_rate=training.sampling_rate,
-        expected_batch_size=training.expected_batch_size,
-        learning_rate=training.learning_rate,
-        local_steps=training.local_steps,
-        average=LAST,
-    )
-    faults = {
-        f"training.rounds must be {rounds}: {section.exchanges} for each tree": (
-            training.rounds != rounds
-        ),
-        "training.local_steps must be 1": training.local_steps != 1,
-        "training has settings for gradients, beside rounds, local_steps, sampling_rate, "
-        "expected_batch_size and learning_rate": training != plain,
-        "server is for gradients": job.server != ServerSection(),
+    faults = gradient_settings(job, section.trees * section.exchanges)
+    faults |= {
         f"data.features.kind must be one of {', '.join(_FEATURES)}": (
             job.data.features.kind not in _FEATURES
         ),
         "focal is for gradients": any(focal),
-        "encryption.range follows from the sums": job.encryption.range is not None,
-        "encryption.error_feedback is for gradients": job.encryption.error_feedback,
-        "privacy.clip_quantile is for gradients": (
-            privacy.noise != "none" and privacy.clip_quantile is not None
-        ),
-        "silos.NAME.workers and resources are for gradients": any(
-            silo.workers > 1 or silo.resources.gpus for silo in job.silos
-        ),
     }
     if found := [fault for fault, there in faults.items() if there]:
         raise ValueError(f"model.kind trees: {'; '.join(found)}")

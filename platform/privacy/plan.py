@@ -339,13 +339,19 @@ def _against(colluders: int) -> str:
     return f"holds even if {colluders} {'silo colludes' if colluders == 1 else 'silos collude'}"
 
 
+_NAMES = {
+    "trees": "sums of clipped derivatives for boosted trees",
+    "statistics": "sums of what records contribute, bounded for each record",
+}
+
+
 def describe(section: LocalNoise | SharedNoise, kind: str = "") -> dict[str, str]:
     """Return what a reader needs to judge an epsilon, for MLflow and the closing summary.
 
     Args:
         kind: of model.
     """
-    name = "sums of clipped derivatives for boosted trees" if kind == "trees" else "DP-SGD"
+    name = _NAMES.get(kind, "DP-SGD")
     mechanism = f"{name}, Gaussian noise added inside each silo"
     if section.noise == "shared":
         mechanism = (

@@ -4,6 +4,8 @@ from blindsum.platform.job.schema import Job
 
 EXACT_METRICS = "exact sums over all silos' held-out records, not differentially private"
 
+NOT_SCORED = "none: statistics count all records alike, those of the held-out fold too"
+
 SIMULATED = (
     "all silos, their keys and their records were in one process: nobody was protected from "
     "anyone. Figures and epsilon are those of a run on the same records"
@@ -14,6 +16,8 @@ SIMULATED = (
 def metrics_guarantee(job: Job) -> str:
     """Return the guarantee under which this job releases its held-out figures."""
     section = job.privacy
+    if not job.model.is_scored:
+        return NOT_SCORED
     if section.noise == "none" or section.metrics_epsilon is None or not job.private:
         return EXACT_METRICS
     return (

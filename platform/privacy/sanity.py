@@ -39,6 +39,8 @@ def doubtful_epsilon(epsilon: float, what: str) -> str | None:
 
 def job_warnings(job: Job) -> list[str]:
     """Return one sentence for each doubtful setting of a job."""
+    if not job.model.is_scored:  # expected_batch_size is then a bound, and nothing is sampled
+        return [*_of_epsilon(job)]
     return [*_of_epsilon(job), *_of_delta(job), *_of_sampling(job), *_of_learning_rates(job)]
 
 

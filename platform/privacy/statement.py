@@ -76,7 +76,7 @@ def privacy_statement(
     if section.noise == "none" or not job.private:
         return _unprotected(job, trust)
     described = describe(section, job.model.kind)
-    exact = section.metrics_epsilon is None
+    exact = section.metrics_epsilon is None and job.model.is_scored
     not_covered = ((f"held-out metrics: {EXACT_METRICS}",) if exact else ()) + NOT_COVERED
     parts: Statement = {
         "Privacy parameters": {

@@ -216,6 +216,7 @@ def _model(job: Job) -> str:
         "cnn": "a convolutional network",
         "transformer": "a transformer",
         "trees": "boosted trees",
+        "statistics": "statistics",
         "dmpnn": "a network of messages along bonds",
     }
     return names.get(job.model.kind, "a multilayer perceptron")

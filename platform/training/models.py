@@ -33,6 +33,7 @@ from blindsum.platform.job.model_section import (
 )
 from blindsum.platform.job.own_code import FACTORY, own_function
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.job.tensors import Tensors
 from blindsum.platform.training.adapters import adapt, head_of, refuse_unused
 from blindsum.platform.training.buffers import digest_with_buffers, refuse_running_state
@@ -59,6 +60,10 @@ def model_of(job: Job, *, private: bool | None = None, own: int = 0) -> nn.Modul
     Raises:
         ModelError: as `build_model`.
     """
+    if isinstance(job.model, Statistics):
+        from blindsum.platform.training.statistics.describing import Describing, Table
+
+        return Table(Describing(job, job.model).size)
     return build_model(
         job.model,
         features_of(job.data.features).shape,
@@ -308,6 +313,8 @@ def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
         raise ModelError("model.kind dmpnn reads graphs only")
     if section.kind == "linear":
         return nn.Linear(features, outputs)
+    if section.kind == "statistics":
+        raise ModelError("statistics predict nothing")
     if section.kind == "trees":
         return Forest(section.trees, outputs, section.max_depth)
     if section.kind == "cnn":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.job.trees_section import Boosted
+from blindsum.platform.training.statistics.describing import Describing
 from blindsum.platform.training.sums import Summed
 from blindsum.platform.training.trees.boosting import Boosting
 
@@ -12,4 +14,6 @@ def summed_of(job: Job) -> Summed | None:
     """Return how a job's model follows from sums; None if it is trained by gradients."""
     if isinstance(job.model, Boosted):
         return Boosting(job, job.model)
+    if isinstance(job.model, Statistics):
+        return Describing(job, job.model)
     return None

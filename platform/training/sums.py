@@ -42,8 +42,12 @@ class Summed(ABC):
         return 1.0
 
     @abstractmethod
-    def units(self, round: int) -> float | Reals:
-        """Return the multiples to which contributions are rounded without privacy, [values]."""
+    def units(self, model: Vector, round: int) -> float | Reals:
+        """Return the multiples to which sums are rounded without privacy, [values].
+
+        Args:
+            model: the one before the round.
+        """
 
     @abstractmethod
     def trainer(
@@ -127,7 +131,7 @@ class SumsOptimizer:
         """
         sums = mean * silos
         if self._job.privacy.noise == "none":
-            sums = np.rint(sums) * self._summed.units(round)
+            sums = np.rint(sums) * self._summed.units(model, round)
         else:
             training = self._job.training
             sums = sums * (training.expected_batch_size / training.learning_rate)

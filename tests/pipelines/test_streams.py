@@ -95,6 +95,7 @@ WRITES = {
     "init": ("init", "{folder}/new.yaml"),
     "secret": ("secret", "{folder}/secret"),
     "ledger export": ("ledger", "export", *OF_ALDER, "--to", "{folder}/ledger.json"),
+    "describe": ("describe", "{job}", "--epsilon", "1", "--write", "{folder}/statistics.yaml"),
     "audit-log export": ("audit-log", "export", *OF_ALDER, "--to", "{folder}/audit.json"),
     "certificates": ("certificates", "authority", "{folder}/authority"),
 }

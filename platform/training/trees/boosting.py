@@ -87,7 +87,7 @@ class Boosting(Summed):
         """Return 1 for each g, HESSIAN_WEIGHT for each h."""
         return np.tile([1.0, HESSIAN_WEIGHT], self.values(round) // 2)
 
-    def units(self, round: int) -> float:
+    def units(self, model: Vector, round: int) -> float:
         """Return UNIT."""
         return UNIT
 

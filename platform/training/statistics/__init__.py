@@ -1,0 +1,1 @@
+"""Statistics of all silos' records, from sums."""
