@@ -166,7 +166,7 @@ def test_baselines_grow_forests_too(make_job: MakeJob) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("training.rounds=7", "training.rounds must be 6: 2 for each tree"),
+        ("training.rounds=7", "training.rounds must be 6"),
         ("training.schedule={kind: cosine}", "training has settings for gradients"),
         ("server.optimizer=momentum", "server is for gradients"),
         ("silos.alder.workers=2", "workers and resources are for gradients"),
