@@ -7,7 +7,7 @@ histograms and growth:
     plaintext   silos return their histograms, an aggregator adds them, silos grow the level.
                 Nothing is evaluated
     encrypted   Blindsum's own federation: charges, signatures, ciphertext, digests, checkpoints,
-                and the encrypted evaluation of held-out records after every round
+                and the encrypted evaluation of held-out records after every tree
 
 The first tree of an arm does not count. `fixed` has the same arms on 300 records: what rounds cost
 by themselves. `processor_s` are the seconds of all cores for a tree, of all processes of an arm: on
@@ -66,7 +66,7 @@ def job_of(folder: Path, train: int, trees: int) -> Job:
                 "expected_batch_size": train,
                 "learning_rate": 0.1,
             },
-            "privacy": {"noise": "none"},
+            "privacy": {"noise": "none", "metrics_every": DEPTH},
         }
     )
 

@@ -1,6 +1,7 @@
 """Faults planted in boosted trees: each must make a test fail."""
 
 BOOSTING, HERE = "platform/training/trees/boosting.py", "tests/platform/test_trees.py"
+GAPS = "tests/platform/test_trees_gaps.py"
 SUMS = "platform/training/sums.py"
 PROTOCOL = "tests/actors/test_trees.py"
 
@@ -60,5 +61,19 @@ IN_TREES = (
         'random = seeded_generator(seed, "splits of a tree", tree, output)',
         "random = np.random.default_rng()",
         HERE,
+    ),
+    (
+        "trees: sides of gaps drawn anew from the system",
+        "platform/training/trees/structures.py",
+        'sides = seeded_generator(seed, "sides of gaps in a tree", tree, output)',
+        "sides = np.random.default_rng()",
+        GAPS,
+    ),
+    (
+        "trees: a gap counted in the last bin of values, to which any value may belong",
+        "platform/training/trees/bins.py",
+        "found[np.isnan(features)] = self.most - 1",
+        "found[np.isnan(features)] = self.most - 2",
+        GAPS,
     ),
 )

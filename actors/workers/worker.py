@@ -177,13 +177,14 @@ class Worker:
             raise FederationError("this job has no classes")
         set_trainable(own.model, question.arrays["parameters"])
         most = greatest_loss(own.job, target)
-        sums = class_sums(own.share.test, own.model, len(target.classes), most)
+        sums = class_sums(own.share.test.evaluated(own.model), len(target.classes), most)
         return Parcel({}, {"sums": sums})
 
     def _answers(self, question: Parcel) -> Parcel:
         own = self._own
         set_trainable(own.model, question.arrays["parameters"])
-        answers, loss = answers_of(own.share.test, own.model, own.job.data.tasks or {})
+        evaluated = own.share.test.evaluated(own.model)
+        answers, loss = answers_of(evaluated, own.job.data.tasks or {})
         return Parcel({"loss": loss}, {"outputs": answers.outputs})
 
     @property

@@ -239,7 +239,7 @@ def trained(
     random = cryptographic_generator() if job.private else seeded_generator(job.seed, name)
     rounds = own.rounds_within_budget if own else job.training.rounds
     if isinstance(model, Forest) and isinstance(job.model, Boosted):
-        boosting = Boosting(job, job.model)
+        boosting = Boosting(job, job.model, own.own_noise if own else None)
         grower = TreeTrainer(boosting, job, member.data.train, own, random)
         grow(job, model, grower, boosting, rounds, done)
         return model

@@ -42,5 +42,6 @@ def _gaps(column: FeatureColumn) -> str:
         return ""
     said = [] if missing.value is None else [as_written(missing.value)]
     said += ["a feature of its own"] if missing.indicator else []
+    said += ["gaps, for which trees have a side"] if missing.keep else []
     codes = f"; also {', '.join(map(as_written, missing.codes))}" if missing.codes else ""
     return " and ".join(said) + codes

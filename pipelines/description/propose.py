@@ -87,6 +87,8 @@ def _training(job_file: JobFile, content: dict[str, Any], records: Figure) -> No
 
 def _number(section: dict[str, Any], found: NumberFigures) -> dict[str, Any]:
     section = section | _scaling(found)
+    if section.get("missing", {}).get("keep"):
+        return section
     median = found.quantiles.get(0.5)
     if median is None or not math.isfinite(median.value) or found.missing.low <= 0:
         return section

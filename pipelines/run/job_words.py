@@ -247,7 +247,7 @@ def releases(job: Job, parameters: int | None, frozen: int, hub: str) -> Iterato
     if not job.data.outputs:
         yield "both get", of_updates
         return
-    every = 1 if job.privacy.noise == "none" else job.privacy.metrics_every
+    every = job.privacy.metrics_every
     when = "after every round" if every == 1 else f"after every {every} rounds"
     found = metrics_guarantee(job)
     sums = "exact sums over all silos, without noise" if found == EXACT_METRICS else found

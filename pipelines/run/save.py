@@ -70,6 +70,7 @@ def _save_model(run: Run, federation: Federation, tracker: Tracker, stated: Stat
         tracker.log_file(write_whole(run.folder / NEWEST, content))
     if job.model.kind == "trees":
         _save_for_xgboost(run, job, job.model, release.newest, tracker)
+        _save_features(run, job, job.model, release.newest, tracker)
 
 
 def _save_for_xgboost(
@@ -85,6 +86,18 @@ def _save_for_xgboost(
     except ModelError:  # tasks of two kinds
         return
     tracker.log_file(write_whole(run.folder / XGBOOST, content))
+
+
+def _save_features(run: Run, job: Job, section: Boosted, forest: Vector, tracker: Tracker) -> None:
+    """Write what the forest learned from which feature, as JSON and as a page."""
+    from blindsum.pipelines.run.forest_page import as_page, explained
+    from blindsum.platform.job.paths import FEATURES, FEATURES_PAGE
+
+    found = explained(job, section, forest)
+    content = json.dumps({"run": run.name, **found.as_dict()}, indent=1).encode()
+    tracker.log_file(write_whole(run.folder / FEATURES, content))
+    page = as_page(found, run.name).encode()
+    tracker.log_file(write_whole(run.folder / FEATURES_PAGE, page))
 
 
 def _save_curves(run: Run, tracker: Tracker) -> None:

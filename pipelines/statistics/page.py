@@ -91,8 +91,9 @@ def _cut(numbers: Sequence[NumberFigures]) -> str:
         if one.cut
     )
     return (
-        "<p class=legend>Means and deviations count values beyond these bounds as the bounds, "
-        f"which limits what one record can add: {bounds}.</p>"
+        "<p class=legend>Values beyond these bounds are cut before they are summed, which limits "
+        "what one record can add; what lies beyond is added to means and deviations by the "
+        f"histogram: {bounds}.</p>"
     )
 
 

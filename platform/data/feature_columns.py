@@ -6,6 +6,7 @@ the same for every silo: nothing is computed from data.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -57,6 +58,11 @@ class ColumnFeature(ABC):
         return True
 
     @property
+    def keeps_gaps(self) -> bool:
+        """Whether a gap stays one, NaN. The column then has one feature."""
+        return self.section.missing is not None and self.section.missing.keep
+
+    @property
     def features(self) -> tuple[str, ...]:
         """The features' names, the indicator of gaps last."""
         has_indicator = self.section.missing is not None and self.section.missing.indicator
@@ -82,6 +88,7 @@ class ColumnFeature(ABC):
     def _fill_scaled(
         self, out: npt.NDArray[np.float32], values: npt.NDArray[np.float64], gaps: Rows, fill: float
     ) -> None:
+        fill = math.nan if self.keeps_gaps else fill
         out[:, 0] = scaled(np.where(gaps, fill, values), self.section)
         self._fill_indicator(out, gaps)
 
@@ -194,7 +201,9 @@ class Date(ColumnFeature):
             return
         codes = [float(_days_since(since, code)) for code in self.section.missing.codes]
         gaps |= np.isin(days, codes)
-        self._fill_scaled(out, days, gaps, _days_since(since, self.section.missing.value))
+        value = self.section.missing.value
+        fill = 0.0 if value is None else _days_since(since, value)
+        self._fill_scaled(out, days, gaps, fill)
 
 
 def _is_empty(text: str | None) -> bool:

@@ -40,6 +40,7 @@ from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, F
 from blindsum.platform.job.folds_section import MoleculeKey
 from blindsum.platform.job.graphs_section import Graphs
 from blindsum.platform.job.images_section import Images
+from blindsum.platform.job.model_section import Gapped, Input
 from blindsum.platform.job.own_features_section import OwnFeatures
 from blindsum.platform.job.text_section import Text
 
@@ -72,6 +73,16 @@ class ColumnFeatures(FeatureKind):
     def width(self) -> int:
         """One feature for each number, date and category, and for each indicator of gaps."""
         return sum(len(one.features) for one in self.made_of)
+
+    @property
+    def may_miss(self) -> tuple[bool, ...]:
+        """Which features may be missing, NaN: those whose column keeps its gaps."""
+        return tuple(one.keeps_gaps for one in self.made_of for _ in one.features)
+
+    @property
+    def shape(self) -> Input:
+        """The features' number; of records with gaps, `Gapped`."""
+        return Gapped(self.width) if any(self.may_miss) else (self.width,)
 
     def columns(self) -> list[Column]:
         """Return the columns."""

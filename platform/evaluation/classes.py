@@ -9,15 +9,16 @@ are exact, and outputs say so.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 
-from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.evaluation.elsewhere import HeldOutElsewhere
 from blindsum.platform.evaluation.figures import OF_CLASSES, HeldOut
+from blindsum.platform.evaluation.kept_outputs import KeptOutputs
 from blindsum.platform.job.labels_section import Target
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import HELD_OUT_WEIGHT, metrics_plan
@@ -44,22 +45,23 @@ def greatest_loss(job: Job, target: Target) -> float:
     return 2 * math.log(len(target.classes)) if metrics_plan(job) else MAX_LOSS
 
 
-def class_sums(fold: Fold, model: nn.Module, classes: int, max_loss: float) -> Reals:
+def class_sums(evaluated: Iterable[tuple[Tensor, Tensor]], classes: int, max_loss: float) -> Reals:
     """Return sums over held-out records, float64 [3 + classes]: of those predicted right and wrong,
     of losses in nats, and of the records of each class.
 
     Args:
+        evaluated: a model's outputs and the labels, as of `Fold.evaluated`.
         max_loss: a record's loss is cut there.
     """
-    correct, loss = 0.0, 0.0
-    for outputs, labels in fold.evaluated(model):
+    correct, loss, per_class = 0.0, 0.0, np.zeros(classes, np.int64)
+    for outputs, labels in evaluated:
         # A model that overflowed to NaN counts as wrong with the greatest loss.
         losses = classification(outputs, labels).double()
         losses = losses.nan_to_num(max_loss, posinf=max_loss)
         loss += float(losses.clamp(0.0, max_loss).sum())
         correct += float((outputs.argmax(dim=1) == labels).sum())
-    per_class = np.bincount(dense(fold.stored_labels), minlength=classes)
-    return np.concatenate([[correct, len(fold) - correct, loss], per_class])
+        per_class += np.bincount(labels.numpy(), minlength=classes)
+    return np.concatenate([[correct, per_class.sum() - correct, loss], per_class])
 
 
 class ClassCounting:
@@ -75,7 +77,7 @@ class ClassCounting:
         elsewhere: HeldOutElsewhere | None = None,
     ) -> None:
         self._job, self._data, self._random = job, data, random
-        self._elsewhere = elsewhere
+        self._elsewhere, self._outputs = elsewhere, KeptOutputs(data.test)
         self.plan = metrics_plan(job)
         self._classes = len(target.classes)
         self._share = (self.plan.share or 0.0) if self.plan else 0.0
@@ -99,7 +101,8 @@ class ClassCounting:
         if self._elsewhere:
             found = self._elsewhere.class_sums(get_trainable(model))
         else:
-            found = class_sums(self._data.test, model, self._classes, self._max_loss)
+            evaluated = self._outputs.evaluated(model)
+            found = class_sums(evaluated, self._classes, self._max_loss)
         correct, wrong, loss = found[:3].tolist()
         loss = loss / self._max_loss * self._weight
         sums = [correct, wrong, loss, float(self._data.dropped)]

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 
 from blindsum.platform.data.enough import LEAST
-from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.evaluation.elsewhere import HeldOutElsewhere
 from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED, TASK_COUNTS, TaskFigures
 from blindsum.platform.evaluation.influence import WORST_R2, Reals
+from blindsum.platform.evaluation.kept_outputs import KeptOutputs
 from blindsum.platform.evaluation.scores import MOST, Answers, Figures, Scored, scores
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.training.losses import MultiTask
@@ -36,12 +37,16 @@ MOST_VARIANCE = 2**36
 five records of a class, stay below it."""
 
 
-def answers_of(fold: Fold, model: nn.Module, shared: Tasks) -> tuple[Answers, float]:
+def answers_of(evaluated: Iterable[tuple[Tensor, Tensor]], shared: Tasks) -> tuple[Answers, float]:
     """Return a model's answers for held-out records, and the sum of their losses in the shared
-    tasks, each cut at the greatest that counts."""
+    tasks, each cut at the greatest that counts.
+
+    Args:
+        evaluated: the model's outputs and the labels, as of `Fold.evaluated`.
+    """
     many, most = len(shared), _greatest_loss(shared)
     answers, total, loss = Answers(), 0.0, MultiTask(shared)
-    for outputs, labels in fold.evaluated(model):
+    for outputs, labels in evaluated:
         answers.add(outputs.numpy(), labels.numpy())
         losses = loss(outputs[:, :many], labels[:, :, :many]).double()
         total += float(losses.nan_to_num(most, posinf=most).clamp(0.0, most).sum())
@@ -70,6 +75,7 @@ class TaskCounting:
         elsewhere: HeldOutElsewhere | None = None,
     ) -> None:
         self._shared, self._data, self._elsewhere = shared, data, elsewhere
+        self._outputs = KeptOutputs(data.test)
         self._tasks = {**shared, **(own or {})}
         self.latest: dict[str, Figures] = {}
 
@@ -79,7 +85,7 @@ class TaskCounting:
         if self._elsewhere:
             answers, loss = self._elsewhere.answers(get_trainable(model))
         else:
-            answers, loss = answers_of(self._data.test, model, self._shared)
+            answers, loss = answers_of(self._outputs.evaluated(model), self._shared)
         self.latest, sums = {}, _Sums(len(answers), self._data.dropped)
         for name, records, one in scores(answers, self._tasks):
             self.latest[name] = one.reported

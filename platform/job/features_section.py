@@ -46,11 +46,20 @@ class Missing(Section):
     codes: list[Value] = Field(
         [], max_length=1000, description="Values that stand for a gap too, as -9 or 999."
     )
+    keep: bool = Field(
+        False,
+        exclude_if=unless(False),
+        description="For trees: a gap counts as nothing, and each split has a side for gaps.",
+    )
 
     @model_validator(mode="after")
     def _counts_as_something(self) -> Missing:
-        if self.value is None and not self.indicator:
-            raise ValueError("give value, or indicator: true, or both")
+        if self.keep and (self.value is not None or self.indicator):
+            raise ValueError("keep: true goes without value and indicator: a gap stays a gap")
+        if self.value is None and not self.indicator and not self.keep:
+            raise ValueError(
+                "give value, or indicator: true, or both; or for trees of numbers, keep: true"
+            )
         return self
 
 
@@ -99,12 +108,13 @@ class FeatureColumn(Scaling):
         elif self.other:
             raise ValueError("other goes with categories")
         elif self.missing:
-            if self.missing.value is None:
+            if self.missing.value is None and not self.missing.keep:
                 raise ValueError(
                     "missing.value is required for numbers and dates: a public constant, such as "
-                    "the center"
+                    "the center; only trees can do with keep: true instead"
                 )
-            for value in (self.missing.value, *self.missing.codes):
+            given = [] if self.missing.value is None else [self.missing.value]
+            for value in (*given, *self.missing.codes):
                 _require_date(value) if self.date else _require_number(value)
         return self
 
@@ -122,6 +132,8 @@ class FeatureColumn(Scaling):
             raise ValueError("a category is an integer beyond 2^53")
         if self.missing is None:
             return
+        if self.missing.keep:
+            raise ValueError("missing.keep is for numbers and dates: categories have indicator")
         if self.missing.value is not None and self.missing.value not in categories:
             raise ValueError(
                 "missing.value must be one of the categories; to tell gaps apart, leave it out and "
@@ -193,6 +205,11 @@ class Columns(FeatureSection):
     def inputs(self) -> set[str]:
         """The columns."""
         return set(self.columns)
+
+    @property
+    def keeps_gaps(self) -> list[str]:
+        """The columns whose gaps stay gaps, for trees."""
+        return [name for name, one in self.columns.items() if one.missing and one.missing.keep]
 
 
 class OfMolecules(FeatureSection):

@@ -62,7 +62,14 @@ class GraphSize:
         return self.atoms * of_atom + self.bonds * of_bond
 
 
-Input = Shape | Tokens | GraphSize | Tensors
+@dataclass(frozen=True)
+class Gapped:
+    """Records of numbers, float32 [features], of which some may be missing: NaN."""
+
+    values: int
+
+
+Input = Shape | Tokens | GraphSize | Tensors | Gapped
 """One record as a model gets it."""
 
 

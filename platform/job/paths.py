@@ -29,7 +29,9 @@ MODEL = "model.blindsum"
 NEWEST = "model-newest.blindsum"
 """The released model in a run's folder, and a silo's own model in its folder of that run."""
 XGBOOST = "model.xgboost.json"
-"""A released forest in a run's folder, as XGBoost reads it."""
+FEATURES, FEATURES_PAGE = "features.json", "features.html"
+"""A released forest in a run's folder: as XGBoost reads it, and what it learned from which
+feature."""
 STATISTICS, STATISTICS_PAGE = "statistics.json", "statistics.html"
 """A consortium's statistics in a run's folder."""
 

@@ -77,6 +77,12 @@ class NoNoise(Section):
     """No differential privacy, for comparisons. Every output says so."""
 
     noise: Literal["none"]
+    metrics_every: int = Field(
+        1,
+        ge=1,
+        exclude_if=unless(1),
+        description="As with noise: the evaluations of a long run cost time.",
+    )
 
 
 Privacy = Annotated[LocalNoise | SharedNoise | NoNoise, Field(discriminator="noise")]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from blindsum.platform.job.data_section import DataSection
+from blindsum.platform.job.features_section import Columns
 from blindsum.platform.job.model_section import WITH_HEADS, Model
 from blindsum.platform.job.privacy_section import Privacy
 from blindsum.platform.job.section import Name, Positive, Section, is_name, unless
@@ -232,12 +233,37 @@ class Job(Section):
             return content | {"training": {"average": {"kind": "none"}} | training}
         return content
 
+    @model_validator(mode="before")
+    @classmethod
+    def _trees_without_noise_have_the_lambda_of_xgboost(cls, content: Any) -> Any:
+        """Write XGBoost's default into a job of trees without privacy; with privacy it follows from
+        the noise."""
+        if not isinstance(content, dict):
+            return content
+        model, privacy = content.get("model"), content.get("privacy")
+        if not isinstance(model, dict) or not isinstance(privacy, dict):
+            return content
+        if model.get("kind") == "trees" and privacy.get("noise") == "none":
+            return content | {"model": {"reg_lambda": 1.0} | model}
+        return content
+
     @model_validator(mode="after")
     def _sums_fit(self) -> Job:
         if isinstance(self.model, Boosted):
             require_fit(self.model, self)
         if isinstance(self.model, Statistics):
             require_statistics(self.model, self)
+        return self
+
+    @model_validator(mode="after")
+    def _gaps_are_kept_for_trees(self) -> Job:
+        features = self.data.features
+        kept = features.keeps_gaps if isinstance(features, Columns) else []
+        if kept and not isinstance(self.model, Boosted):
+            raise ValueError(
+                f"missing.keep of {', '.join(kept)} is for model.kind trees: other models need a "
+                "number for a gap, missing.value"
+            )
         return self
 
     @model_validator(mode="after")
@@ -311,10 +337,9 @@ class Job(Section):
 
     def evaluates(self, round: int) -> bool:
         """Return whether held-out records are evaluated after that round."""
-        every = 1 if self.privacy.noise == "none" else self.privacy.metrics_every
         if not self.model.is_scored:
             return False
-        return round % every == 0 or round == self.training.rounds
+        return round % self.privacy.metrics_every == 0 or round == self.training.rounds
 
     @property
     def has_private_tasks(self) -> bool:

@@ -12,6 +12,7 @@ from blindsum.platform.job.summed import gradient_settings
 if TYPE_CHECKING:
     from blindsum.platform.job.schema import Job
 
+MOST_BINS = 256
 _FEATURES = ("columns", "descriptors", "ecfp", "fingerprint")
 
 
@@ -28,7 +29,9 @@ class Boosted(Begun):
     )
     max_depth: int = Field(4, ge=1, le=10)
     max_bin: int = Field(32, ge=2, le=256, description="Public bins of each feature.")
-    reg_lambda: float = Field(1.0, ge=0, le=1e9)
+    reg_lambda: float | None = Field(
+        None, ge=0, le=1e9, description="Default: 1, or twice the deviation of the sums' noise."
+    )
     reg_alpha: float = Field(0.0, ge=0, le=1e9)
     gamma: float = Field(0.0, ge=0, le=1e9, description="Least gain of a split.")
     min_child_weight: float = Field(1.0, ge=0, le=1e9)
@@ -57,6 +60,16 @@ class Boosted(Begun):
         return self.max_depth if self.split == "best" else 1
 
 
+def _too_many_bins(section: Boosted, job: Job) -> bool:
+    """Return whether the bin of gaps would be one more than a byte can tell apart."""
+    features = job.data.features
+    if features.kind != "columns" or not features.keeps_gaps:
+        return False
+    return section.max_bin > MOST_BINS - 1 or any(
+        len(edges) > MOST_BINS - 2 for edges in section.edges.values()
+    )
+
+
 def require_fit(section: Boosted, job: Job) -> None:
     """Raise ValueError if a job of trees has settings that are not for trees, naming all."""
     focal = [job.data.target.focal] if job.data.target else []
@@ -66,6 +79,8 @@ def require_fit(section: Boosted, job: Job) -> None:
         f"data.features.kind must be one of {', '.join(_FEATURES)}": (
             job.data.features.kind not in _FEATURES
         ),
+        "columns that keep their gaps take a bin for them: max_bin at most 255, and at most 254 "
+        "edges": _too_many_bins(section, job),
         "focal is for gradients": any(focal),
     }
     if found := [fault for fault, there in faults.items() if there]:

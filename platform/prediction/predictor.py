@@ -237,6 +237,7 @@ class Predictor:
             features = features[:, self._features.is_scaled]
             if not features.shape[1]:
                 return {}
+            features = np.nan_to_num(features)  # a gap is no reason to lie outside
         leverage = np.mean(np.square(features, dtype=np.float64), axis=1)
         cut = (np.abs(features) >= CLIP).any(axis=1)
         outside = cut | (leverage > MOST_LEVERAGE)

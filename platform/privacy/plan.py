@@ -76,6 +76,11 @@ class PrivacyPlan:
             return self.noise_multiplier
         return 1 / math.sqrt(self.noise_multiplier**-2 - (2 * self.count_noise) ** -2)
 
+    @property
+    def own_noise(self) -> float:
+        """The standard deviation of the noise that the silo adds to its clipped sum."""
+        return self.update_noise * self.clip_norm if self.share is None else self.share
+
     def alone(self) -> PrivacyPlan:
         """Return the plan of a silo that trains alone: the whole sigma in its own sum, no count."""
         return replace(self, share=None, count_noise=0.0)

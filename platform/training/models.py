@@ -20,9 +20,9 @@ from torch import nn
 from blindsum.platform.data.features import features_of
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.model_section import (
-    Cnn,
     Dmpnn,
     Factory,
+    Gapped,
     GraphSize,
     HuggingFace,
     Input,
@@ -35,9 +35,11 @@ from blindsum.platform.job.own_code import FACTORY, own_function
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.job.tensors import Tensors
+from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.training.adapters import adapt, head_of, refuse_unused
 from blindsum.platform.training.buffers import digest_with_buffers, refuse_running_state
 from blindsum.platform.training.clipping.mixing import MEND, dense, mixes
+from blindsum.platform.training.convolutions import convolutions
 from blindsum.platform.training.dp_layers import refuse_mixing_layers
 from blindsum.platform.training.graphs import Graphs, dmpnn
 from blindsum.platform.training.hugging_face import LanguageModel, language_model
@@ -302,6 +304,10 @@ def _build(section: Model, record: Input, outputs: int) -> nn.Module:
         if not isinstance(section, Factory):
             raise ModelError(f"model.kind {section.kind} cannot read tensors by name")
         return NamedTensors(_made(section, dict(record.of), outputs), record)
+    if isinstance(record, Gapped):
+        if not isinstance(section, Boosted):
+            raise ModelError(f"model.kind {section.kind} cannot read missing values")
+        return Forest(section.trees, outputs, section.max_depth, gaps=True)
     return _of_shape(section, record, outputs)
 
 
@@ -318,7 +324,7 @@ def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
     if section.kind == "trees":
         return Forest(section.trees, outputs, section.max_depth)
     if section.kind == "cnn":
-        return _convolutions(section, shape, outputs)
+        return convolutions(section, shape, outputs)
     if section.kind == "mlp":
         activation = nn.ReLU if section.activation == "relu" else nn.Tanh
         layers: list[nn.Module] = []
@@ -344,23 +350,6 @@ def _made(section: Factory, record: object, outputs: int) -> nn.Module:
             "Return a torch.nn.Module.",
         )
     return model
-
-
-def _convolutions(section: Cnn, shape: Shape, outputs: int) -> nn.Module:
-    activation = nn.ReLU if section.activation == "relu" else nn.Tanh
-    layers: list[nn.Module] = [nn.Unflatten(1, shape)]
-    size = min(shape[1:])
-    for before, after in itertools.pairwise([shape[0], *section.channels]):
-        # Groups of at most 16 channels: normalisation over records would mix them.
-        groups = next(g for g in range(-(-after // 16), after + 1) if after % g == 0)
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(groups, after)]
-        layers += [activation()]
-        layers += [nn.AvgPool2d(2)] if size >= 2 else []
-        size = max(1, size // 2)
-    pooled = tuple(max(1, min(4, size >> len(section.channels))) for size in shape[1:])
-    features = section.channels[-1] * math.prod(pooled)
-    layers += [nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(features, outputs)]
-    return nn.Sequential(*layers)
 
 
 def _check_output(model: nn.Module, named: str, features: int, outputs: int) -> None:

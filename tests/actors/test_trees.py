@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xgboost
 
@@ -20,6 +21,7 @@ from blindsum.platform.data.records import dense
 from blindsum.platform.errors import BlindsumError, EncryptionError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.privacy.plan import greatest_sum, plan
+from blindsum.platform.tracking.mlflow_uri import open_client
 from blindsum.platform.training.sums import SumsOptimizer
 from blindsum.platform.training.trees.boosting import Boosting
 from tests.actors.test_silo import Consortium
@@ -131,20 +133,36 @@ def test_what_leaves_a_silo_is_noised_as_its_plan_says(
     assert greatest_sum(job) == 100
 
 
+@pytest.mark.parametrize("gaps", [False, True])
 def test_a_run_leaves_a_forest_that_xgboost_reads_in_the_columns_own_units(
-    make_job: MakeJob, tmp_path: Path
+    gaps: bool, make_job: MakeJob, tmp_path: Path
 ) -> None:
-    job_file = make_job(*EXACT, "tracking.uri=null")
+    more = ()
+    if gaps:
+        of = next(iter(COLUMNS))
+        for path in tmp_path.glob("*.parquet"):
+            read = pd.read_parquet(path)
+            read.loc[::3, of] = np.nan
+            read.to_parquet(path)
+        more = (f"data.features.columns.{of}.missing={{keep: true}}",)
+    job_file = make_job(*EXACT, *(() if gaps else ("tracking.uri=null",)), *more)
     run = train(job_file, None, Quiet(), cluster=ThreadCluster())
     assert run.status == "FINISHED" and run.saved is not None
+    features = json.loads((run.folder / "features.json").read_text())
+    assert {one["feature"] for one in features["importance"]} <= set(COLUMNS)
+    assert features["importance"][0]["gain"] > 0 and features["run"] == run.name
+    assert "Importance" in (run.folder / "features.html").read_text()
+    if run.link:
+        logged = open_client(run.link.uri).list_artifacts(run.link.run_id)
+        kept = {"features.json", "features.html", "model.xgboost.json"}
+        assert kept <= {one.path for one in logged}
     content = json.loads((run.folder / "model.xgboost.json").read_text())
     assert content["learner"]["feature_names"] == list(COLUMNS)
     from blindsum.pipelines.prediction.predict import predict
 
     table = tmp_path / "alder.parquet"
     found = predict(run.folder, table, quiet=True).table.to_pandas()
-    import pandas as pd
-
+    assert found["outside_domain"].mean() < 0.5
     raw = pd.read_parquet(table)[list(COLUMNS)].astype(np.float32)
     booster = xgboost.Booster(model_file=str(run.folder / "model.xgboost.json"))
     chances = booster.predict(xgboost.DMatrix(raw))

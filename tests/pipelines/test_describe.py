@@ -98,6 +98,17 @@ def test_gaps_and_rare_categories_are_proposed_for(make_job: MakeJob, tmp_path: 
     )
     assert columns["since"].missing.value.startswith("2020-03")
     assert run(load_job(path, ("training.rounds=1",))).status == "FINISHED"
+    trees = (
+        "model={kind: trees, trees: 2}",
+        "training={rounds: 2, local_steps: 1, learning_rate: 0.3, expected_batch_size: 100, "
+        + "sampling_rate: 1}",
+        "data.features.columns.mean_texture.missing={keep: true}",
+    )
+    job_file = make_job("privacy={noise: none}", *more, *trees)
+    assert derived(job_file).job.model.kind == "statistics"
+    path.write_text(proposed(job_file, done.statistics, done.name))
+    columns = load_job(path).job.data.features.columns  # type: ignore[union-attr]
+    assert columns["mean_texture"].missing.keep and columns["mean_texture"].scale > 1
 
 
 def test_what_is_said_of_the_job_holds(make_job: MakeJob) -> None:

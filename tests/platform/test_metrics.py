@@ -74,8 +74,11 @@ def test_a_model_that_overflowed_counts_as_lost_not_as_an_error(make_job: MakeJo
     assert found.tracked()["accuracy_diverged"] == 1.0
 
 
-def test_held_out_records_are_evaluated_in_the_rounds_that_the_job_sets(make_job: MakeJob) -> None:
-    job = make_job("training.rounds=5", "privacy.metrics_every=2").job
+@pytest.mark.parametrize("privacy", [(), ("privacy={noise: none}",)])
+def test_held_out_records_are_evaluated_in_the_rounds_that_the_job_sets(
+    privacy: tuple[str, ...], make_job: MakeJob
+) -> None:
+    job = make_job(*privacy, "training.rounds=5", "privacy.metrics_every=2").job
     assert [r for r in range(1, 6) if job.evaluates(r)] == [2, 4, 5]
     one = counting(job, fold(20, 1))
     assert not one.counts(linear(), 1, Tally(), job.roster).any()

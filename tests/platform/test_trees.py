@@ -17,7 +17,7 @@ from blindsum.platform.data.records import Fold
 from blindsum.platform.errors import ModelError
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan
-from blindsum.platform.training.models import get_parameters, set_parameters
+from blindsum.platform.training.models import get_parameters, model_of, set_parameters
 from blindsum.platform.training.sums import SumsOptimizer
 from blindsum.platform.training.trees.boosting import (
     HESSIAN_WEIGHT,
@@ -39,10 +39,11 @@ def job(
     model: dict[str, Any],
     labels: dict[str, Any],
     privacy: dict[str, Any] | None = None,
+    columns: dict[str, Any] | None = None,
     **training: Any,
 ) -> Job:
     content = job_content(tmp_path)
-    columns = {f"f{i}": {} for i in range(FEATURES)}
+    columns = {f"f{i}": {} for i in range(FEATURES)} | (columns or {})
     data = content["data"]
     data["features"] = {"kind": "columns", "columns": columns}
     data.pop("target", None)
@@ -76,8 +77,7 @@ def records(count: int, kinds: int, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 
 def grown(job: Job, folds: list[Fold], noise: bool = True) -> tuple[Boosting, Vector]:
     boosting = Boosting(job, job.model)  # type: ignore[arg-type]
-    section = boosting.section
-    model = Forest(section.trees, boosting.outputs, section.max_depth)
+    model = model_of(job)
     plans = [plan(job, name) for name in job.roster][: len(folds)]
     random = np.random.default_rng(5)
     trainers = [
@@ -95,7 +95,9 @@ def grown(job: Job, folds: list[Fold], noise: bool = True) -> tuple[Boosting, Ve
 
 
 def outputs(boosting: Boosting, forest: Vector, x: np.ndarray) -> np.ndarray:
-    model = Forest(boosting.section.trees, boosting.outputs, boosting.section.max_depth)
+    section = boosting.section
+    gaps = boosting.bins.have_gaps
+    model = Forest(section.trees, boosting.outputs, section.max_depth, gaps)
     set_parameters(model, forest)
     with torch.no_grad():
         return model(torch.from_numpy(x)).numpy()
@@ -242,6 +244,28 @@ def test_noise_on_the_sums_costs_accuracy_but_less_than_all(tmp_path: Path) -> N
     noised, exact = (outputs(*grown(one, folds, noise), x) for noise in (True, False))
     right = [(found.argmax(1) == y).mean() for found in (noised, exact)]
     assert 0.7 < right[0] and right[1] > 0.75 and abs(noised - exact).max() > 0.01
+
+
+def test_lambda_follows_from_the_noise_unless_the_job_says_it(tmp_path: Path) -> None:
+    exact = job(tmp_path, {}, classes(2))
+    assert json.loads(exact.model_dump_json())["model"]["reg_lambda"] == 1.0
+    private = job(tmp_path, {}, classes(2), SHARED)
+    found = Boosting(private, private.model)  # type: ignore[arg-type]
+    own = plan(private, private.roster[0])
+    assert own is not None and own.share is not None
+    assert found.noise == pytest.approx(own.share * np.sqrt(3))
+    assert found.reg_lambda == pytest.approx(2 * found.noise, rel=0.05)
+    local = job(tmp_path, {}, classes(2), {"noise": "local", "epsilon": 8, "delta": 1e-4})
+    own = plan(local, local.roster[0])
+    assert own is not None
+    alone = Boosting(local, local.model, own.own_noise)  # type: ignore[arg-type]
+    whole = Boosting(local, local.model)  # type: ignore[arg-type]
+    assert whole.noise == pytest.approx(alone.noise * np.sqrt(3))
+    said = job(tmp_path, {"reg_lambda": 0.0}, classes(2), SHARED)
+    assert Boosting(said, said.model).reg_lambda == 0.0  # type: ignore[arg-type]
+    # Plans of two processors may differ in the last bits: forests may not.
+    noises = (10.1, 10.1 * (1 + 1e-12))
+    assert len({Boosting(private, private.model, one).reg_lambda for one in noises}) == 1  # type: ignore[arg-type]
 
 
 def test_what_was_learnt_is_recomputed_after_a_step_back(tmp_path: Path) -> None:

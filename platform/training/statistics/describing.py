@@ -64,7 +64,7 @@ class Describing(Summed):
         self.fine, self.coarse = (
             Bins(variables, self.exact, section, self.powers, width) for width in (1, COARSE)
         )
-        self.standard = standard = Standard(variables, self.fine, self.exact)
+        self.standard = standard = Standard(variables, self.fine, self.coarse, self.exact)
         levels = () if self.exact else (self.coarse,)
         counted = (Records(variables, self.exact), Gaps(variables, self.exact))
         categories = Levels(variables, self.exact)

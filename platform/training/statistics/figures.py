@@ -19,11 +19,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from blindsum.platform.training.statistics.describing import Describing
-from blindsum.platform.training.statistics.histograms import (
-    Histogram,
-    covariance,
-    reconciled,
-)
+from blindsum.platform.training.statistics.histograms import counts_of
 from blindsum.platform.training.statistics.moments import CUT, SIGNS
 from blindsum.platform.training.statistics.parts import Found
 from blindsum.platform.training.vector import Vector
@@ -31,6 +27,8 @@ from blindsum.platform.training.vector import Vector
 Reals = npt.NDArray[np.float64]
 LEVEL = 0.95
 DRAWS = 200
+MOST_NOISE = 0.3
+"""The greatest deviation of a correlation's noise with which it is shown."""
 SURE = 0.01
 """The chance, over all columns, that one is said to differ between silos if none does."""
 
@@ -65,7 +63,8 @@ class NumberFigures:
 
     Attributes:
         missing: share of the records.
-        cut: outside of which mean and deviation count values as these bounds; None if exact.
+        cut: between which values count as they are; what lies beyond is added to mean and deviation
+            by the histogram. None if exact.
         quantiles: by share.
         edges, counts, noise: of the histogram: its bins, their counts, the noise's deviation on
             each.
@@ -188,7 +187,7 @@ class _Reading:
 
     def _number(self, at: int) -> NumberFigures:
         column, (center, scale) = self._of.variables.numbers[at], self._standard.scales[at]
-        histogram, exact = self._histogram(at), self._found.is_exact
+        histogram, exact = self._standard.histograms[at], self._found.is_exact
         noise = np.zeros_like(histogram.counts)
         if histogram.covariance is not None:
             noise = np.sqrt(np.diag(histogram.covariance))
@@ -198,8 +197,8 @@ class _Reading:
             is_label=column.is_label,
             since=column.since,
             missing=self._share(lambda one: float(one.sums["gaps"][at])),
-            mean=self._figure(lambda one: center + scale * _mean(one, at)),
-            deviation=self._figure(lambda one: scale * math.sqrt(_variance(one, at))),
+            mean=self._figure(lambda one: center + scale * self._mean_of(one, at)),
+            deviation=_unless_hidden(self._figure(lambda one: scale * self._deviation_of(one, at))),
             cut=None if exact else (float(center - CUT * scale), float(center + CUT * scale)),
             quantiles={q: Figure(*found) for q, found in quantiles.items()},
             edges=tuple(map(float, histogram.edges)),
@@ -208,17 +207,23 @@ class _Reading:
             differs=self._difference([at]),
         )
 
-    def _histogram(self, at: int) -> Histogram:
-        fine, found = self._of.fine, self._found
-        counts = found.sums[fine.name].reshape(fine.shape)[at]
-        edges = fine.edges(found)[at]
-        if found.is_exact:
-            return Histogram(edges, counts)
-        coarse = self._of.coarse
-        deviations = found.deviations[fine.name], found.deviations[coarse.name]
-        of_coarse = found.sums[coarse.name].reshape(coarse.shape)[at]
-        better = reconciled(counts, of_coarse, deviations)
-        return Histogram(edges, better, covariance(len(counts), deviations))
+    def _beyond(self, one: Found, at: int, power: int) -> float:
+        """Return the sum of u^power that was cut off a column's values, by the histogram."""
+        if one.is_exact:
+            return 0.0
+        edges, (center, scale) = self._standard.histograms[at].edges, self._standard.scales[at]
+        middles = ((edges[1:] + edges[:-1]) / 2 - center) / scale
+        counts = counts_of(one, self._of.fine, self._of.coarse, at)
+        return float(counts @ (middles**power - np.clip(middles, -CUT, CUT) ** power))
+
+    def _mean_of(self, one: Found, at: int) -> float:
+        count, sums, _ = _of_column(one, at)
+        return (sums + self._beyond(one, at, 1)) / count
+
+    def _deviation_of(self, one: Found, at: int) -> float:
+        count, _, squares = _of_column(one, at)
+        square = (squares + self._beyond(one, at, 2)) / count
+        return math.sqrt(max(square - self._mean_of(one, at) ** 2, 0.0))
 
     def _category(self, at: int) -> CategoryFigures:
         column = self._of.variables.categories[at]
@@ -248,7 +253,9 @@ class _Reading:
         names = tuple(self._of.standard.names[i] for i in chosen)
         matrix = _correlated(self._found, chosen)
         drawn = np.array([_correlated(one, chosen) for one in self._draws])
-        deviations = np.zeros_like(matrix) if self._found.is_exact else np.nanstd(drawn, axis=0)
+        deviations = np.zeros_like(matrix) if self._found.is_exact else drawn.std(axis=0)
+        # Of what the noise moves further, the interval would not hold: no correlation is beyond 1.
+        matrix = np.where(deviations <= MOST_NOISE, matrix, np.nan)
         return Correlations(
             names,
             self._count("complete records", 0),
@@ -309,6 +316,12 @@ class _Reading:
                 spread += noise * (1 + (mean * there) ** 2)
                 least = min(least, 2 * float(stats.norm.sf(abs(apart) / math.sqrt(spread))))
         return least * SIGNS * len(columns)
+
+
+def _unless_hidden(figure: Figure) -> Figure:
+    """Return a figure that cannot be negative, unless its interval reaches below 0."""
+    hidden = not figure.is_exact and figure.low < 0
+    return Figure(math.nan, math.nan, math.nan) if hidden else figure
 
 
 def _of_column(found: Found, at: int) -> tuple[float, float, float]:

@@ -72,15 +72,31 @@ class Powers(Part):
                 bounds = section.bounds[one.name]
                 ranges[i] = bounds.low, bounds.high
                 continue
-            filled = np.flatnonzero(counts[self._open.index(i)] > max(least, 0.5))
-            ranges[i] = _UNRESOLVED
-            if len(filled):
-                ranges[i] = POWER_EDGES[filled[0]], POWER_EDGES[filled[-1] + 1]
+            ranges[i] = self._range(counts[self._open.index(i)], max(least, 0.5), found)
         return ranges
+
+    def _range(self, counts: Reals, least: float, found: Found) -> tuple[float, float]:
+        """Return the bounds of the bins that surely hold values, and of those next to them that
+        seem to."""
+        filled = np.flatnonzero(counts > least)
+        around_zero = len(POWERS) - 1
+        if not set(filled.tolist()) - ({around_zero} if least > 1 else set()):
+            return _UNRESOLVED  # nothing, or only zeros, beside which there may be few others
+        first, last = int(filled[0]), int(filled[-1])
+        seems = max(found.deviations[self.name], 0.5)
+        while first > 0 and counts[first - 1] > seems:
+            first -= 1
+        while last + 1 < len(counts) and counts[last + 1] > seems:
+            last += 1
+        return float(POWER_EDGES[first]), float(POWER_EDGES[last + 1])
 
 
 class Bins(Part):
-    """For each column of numbers, counts in bins of equal width between its bounds."""
+    """For each column of numbers, counts in bins of equal width between its bounds.
+
+    Args:
+        width: 1 for the bins themselves, COARSE for those that are so many times wider.
+    """
 
     def __init__(
         self, variables: Variables, exact: bool, section: Statistics, powers: Powers, width: int
@@ -146,10 +162,26 @@ class Histogram:
         return value, min(low, value), max(high, value)
 
 
-def reconciled(fine: Reals, coarse: Reals | None, deviations: tuple[float, float]) -> Reals:
+def histogram_of(found: Found, fine: Bins, coarse: Bins, column: int) -> Histogram:
+    """Return a column's histogram from both levels of bins."""
+    counts, edges = counts_of(found, fine, coarse, column), fine.edges(found)[column]
+    if found.is_exact:
+        return Histogram(edges, counts)
+    deviations = found.deviations[fine.name], found.deviations[coarse.name]
+    return Histogram(edges, counts, covariance(len(counts), deviations))
+
+
+def counts_of(found: Found, fine: Bins, coarse: Bins, column: int) -> Reals:
+    """Return a column's counts from both levels of bins, [bins]."""
+    counts = found.sums[fine.name].reshape(fine.shape)[column]
+    if found.is_exact:
+        return np.asarray(counts)
+    deviations = found.deviations[fine.name], found.deviations[coarse.name]
+    return reconciled(counts, found.sums[coarse.name].reshape(coarse.shape)[column], deviations)
+
+
+def reconciled(fine: Reals, coarse: Reals, deviations: tuple[float, float]) -> Reals:
     """Return the least-squares counts, [bins], from noisy counts on both levels."""
-    if coarse is None or not deviations[0]:
-        return fine
     sums = fine.reshape(-1, COARSE).sum(1)
     of_fine, of_coarse = COARSE * deviations[0] ** 2, deviations[1] ** 2
     better = (sums / of_fine + coarse / of_coarse) / (1 / of_fine + 1 / of_coarse)

@@ -1,8 +1,9 @@
 """Means, deviations, correlations and differences between silos, of standardised values.
 
 A column of numbers x is standardised by what the histograms of the round before it found:
-u = (x - c) / s, with c the median and s half the distance between the quantiles 0.16 and 0.84. A
-column of two categories is 1 at the second, less its share p, in units of sqrt(p (1 - p)). Under
+u = (x - c) / s, with c the median and s half the distance between the quantiles 0.16 and 0.84, or
+between the ends that the noise allows for: an s that is too small would cut most values. A column
+of two categories is 1 at the second, less its share p, in units of sqrt(p (1 - p)). Under
 differential privacy u is cut to [-CUT, CUT], and a record's whole u to the L2 norm
 R = REACH sqrt(columns) + 1. Gaps count as 0.
 
@@ -18,7 +19,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from blindsum.platform.training.statistics.histograms import Bins, Histogram
+from blindsum.platform.training.statistics.histograms import Bins, histogram_of
 from blindsum.platform.training.statistics.parts import EXACT_BITS, Found, Part, indicators
 from blindsum.platform.training.statistics.variables import MISSING, Values, Variables
 
@@ -42,8 +43,8 @@ class Standard:
         reach: R.
     """
 
-    def __init__(self, variables: Variables, bins: Bins, exact: bool) -> None:
-        self.variables, self.bins, self.exact = variables, bins, exact
+    def __init__(self, variables: Variables, fine: Bins, coarse: Bins, exact: bool) -> None:
+        self.variables, self.fine, self.coarse, self.exact = variables, fine, coarse, exact
         starts = zip(variables.categories, _starts(variables), strict=True)
         self.pairs = [
             (i, start + 1) for i, (one, start) in enumerate(starts) if len(one.levels) == 2
@@ -65,18 +66,20 @@ class Standardised:
 
     def __init__(self, standard: Standard, found: Found) -> None:
         self._standard, self.found = standard, found
-        bins = standard.bins
-        self._counts, self._edges = found.sums[bins.name].reshape(bins.shape), bins.edges(found)
+        self.histograms = [
+            histogram_of(found, standard.fine, standard.coarse, i)
+            for i in range(len(standard.variables.numbers))
+        ]
         self._records = max(float(found.sums["records"][0]), 1.0)
         self.scales = self._scales()
 
     def _scales(self) -> Reals:
         scales = np.empty((len(self._standard.names), 2))
-        for i, (counts, edges) in enumerate(zip(self._counts, self._edges, strict=True)):
-            histogram = Histogram(edges, counts)
-            low, middle, high = (histogram.quantile(q, 0.0)[0] for q in (0.16, 0.5, 0.84))
-            scales[i] = middle, max((high - low) / 2, (edges[1] - edges[0]) / 4)
-        for i, (_, place) in enumerate(self._standard.pairs, start=len(self._edges)):
+        for i, one in enumerate(self.histograms):
+            low, middle, high = (one.quantile(q, 1.0) for q in (0.16, 0.5, 0.84))
+            width = high[0] - low[0] if self._standard.exact else high[2] - low[1]
+            scales[i] = middle[0], max(width / 2, (one.edges[1] - one.edges[0]) / 4)
+        for i, (_, place) in enumerate(self._standard.pairs, start=len(self.histograms)):
             share = float(np.clip(self.found.sums["levels"][place] / self._records, 0.01, 0.99))
             scales[i] = share, math.sqrt(share * (1 - share))
         return scales
@@ -94,10 +97,10 @@ class Standardised:
         """Bounds of the mean square of each standardised column, from its histogram, without
         privacy: they fix the units of exact sums. float64 [columns]."""
         bounds = np.ones(len(self._standard.names))
-        for i, (counts, edges) in enumerate(zip(self._counts, self._edges, strict=True)):
-            ends = np.abs(edges - self.scales[i, 0]) / self.scales[i, 1]
+        for i, one in enumerate(self.histograms):
+            ends = np.abs(one.edges - self.scales[i, 0]) / self.scales[i, 1]
             far = np.maximum(ends[1:], ends[:-1]) ** 2
-            bounds[i] = max(1.0, float(counts @ far) / max(counts.sum(), 1.0))
+            bounds[i] = max(1.0, float(one.counts @ far) / max(one.counts.sum(), 1.0))
         return bounds
 
     def of(self, values: Values) -> Reals:

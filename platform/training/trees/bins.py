@@ -2,13 +2,14 @@
 
 All silos have the same edges, from the job alone. A feature that is 0 or 1 has one edge. Others are
 scaled by public constants, so that their edges need not come from data: by default they lie at the
-quantiles of a standard normal. The job may give a column its own edges, in the column's unit.
+quantiles of a standard normal. The job may give a column its own edges, in the column's unit. If
+the job keeps gaps, they have a bin of their own, after all others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -26,9 +27,14 @@ HALF = np.array([0.5], np.float32)
 @dataclass(frozen=True)
 class Bins:
     """The edges of every feature's bins, ascending, float32. A value belongs to the bin after the
-    last edge that it reaches."""
+    last edge that it reaches.
+
+    Attributes:
+        may_miss: which features may be missing, NaN, bool [features]; empty if none may.
+    """
 
     edges: Sequence[Edges]
+    may_miss: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def __len__(self) -> int:
         """The number of features."""
@@ -36,14 +42,21 @@ class Bins:
 
     @cached_property
     def most(self) -> int:
-        """The greatest number of bins of a feature."""
-        return max(len(one) for one in self.edges) + 1
+        """The greatest number of bins of a feature, with the one of gaps."""
+        return max(len(one) for one in self.edges) + 1 + self.have_gaps
+
+    @property
+    def have_gaps(self) -> bool:
+        """Whether the last of `most` bins holds the records in which a feature is missing."""
+        return bool(self.may_miss.size)
 
     def of(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         """Return each value's bin, uint8 [records, features]."""
         found = np.empty(features.shape, np.uint8)
         for column, edges in enumerate(self.edges):
             found[:, column] = np.searchsorted(edges, features[:, column], side="right")
+        if self.have_gaps:
+            found[np.isnan(features)] = self.most - 1
         return found
 
     def after(
@@ -78,7 +91,8 @@ def bins_of(features: Features, most: int, own: Mapping[str, Sequence[float]]) -
                 normal if given is None else _scaled(given, one.section.center, one.section.scale)
             )
         found += [first, *[HALF] * (len(one.features) - 1)]
-    return Bins(found)
+    may_miss = np.array(kind.may_miss)
+    return Bins(found, may_miss) if may_miss.any() else Bins(found)
 
 
 def _scaled(edges: Sequence[float], center: float, scale: float) -> Edges:

@@ -16,6 +16,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
-from blindsum.platform.privacy.plan import PrivacyPlan
+from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.training.clipping.clipped import STABLE
 from blindsum.platform.training.sums import Reals, Summed, SumsOptimizer, SumsTrainer
 from blindsum.platform.training.trees.bins import bins_of
@@ -32,12 +33,16 @@ from blindsum.platform.training.trees.forest import Forest, OneTree, Trees, load
 from blindsum.platform.training.trees.gradients import OfClasses, OfTasks
 from blindsum.platform.training.trees.growing import Growth
 from blindsum.platform.training.trees.histograms import by_bin, by_node
+from blindsum.platform.training.trees.importance import LeafSums
 from blindsum.platform.training.trees.structures import columns_of, draw_splits
 from blindsum.platform.training.vector import Vector
 
 HESSIAN_WEIGHT = 2.0
 """h of a logistic loss is at most a quarter of the greatest g; a larger weight spends more of the
 clip norm on it."""
+
+LAMBDA_OF_NOISE = 2.0
+"""The default lambda, in deviations of the sums' noise: docs/measurements.md compares others."""
 
 UNIT = 2.0**-20
 """To what g and h are rounded without privacy: sums of a million records are exact integers."""
@@ -48,12 +53,14 @@ class Boosting(Summed):
 
     Of two classes, only the second has trees of its own: a margin m stands for outputs -m/2 and
     m/2, whose softmax is the logistic function of m.
+
+    Args:
+        noise: the deviation of the noise in a sum; by default that of all silos together.
     """
 
-    def __init__(self, job: Job, section: Boosted) -> None:
-        self._job, self.section = job, section
+    def __init__(self, job: Job, section: Boosted, noise: float | None = None) -> None:
+        self._job, self.section, self._noise = job, section, noise
         self.bins = bins_of(job.data.features, section.max_bin, section.edges)
-        self._growth = Growth(section, self.bins, job.training.learning_rate)
         self.outputs = job.data.outputs
         self._two = job.data.target is not None and self.outputs == 2
         self.grown = range(1, 2) if self._two else range(self.outputs)
@@ -131,7 +138,45 @@ class Boosting(Summed):
         first, second = trees.one(tree, 0), trees.one(tree, 1)
         second.value[new] /= 2
         first.feature[:], first.threshold[:] = second.feature, second.threshold
+        first.default_left[:] = second.default_left
         first.value[:], first.cover[:] = -second.value, second.cover
+
+    @property
+    def unit(self) -> float:
+        """What the margin of a grown output is, divided by the values of its trees."""
+        return 2.0 if self._two else 1.0
+
+    def leaf_sums(self, trees: Trees) -> LeafSums:
+        """Return the sums of the leaves of all grown outputs' trees, one tree after the other, from
+        their values and covers. With `reg_alpha`, g is not known."""
+        rate, reg_lambda = self._growth.rate, self.reg_lambda
+        outputs = list(self.grown)
+        value, h, feature = (
+            one[:, outputs].reshape(-1, one.shape[2]).astype(np.float64)
+            for one in (trees.value, trees.cover, trees.feature)
+        )
+        return LeafSums(feature, -self.unit * value * (h + reg_lambda) / rate, h, reg_lambda)
+
+    @cached_property
+    def noise(self) -> float:
+        """The deviation of the noise in a sum of g over all silos; 0 without noise."""
+        if self._noise is not None:
+            return self._noise
+        plans = [plan(self._job, name) for name in self._job.roster]
+        return math.hypot(*(one.own_noise for one in plans if one))
+
+    @cached_property
+    def reg_lambda(self) -> float:
+        """The job's lambda; by default LAMBDA_OF_NOISE times the noise, at least XGBoost's 1. It is
+        rounded, because silos' processors may compute their plans with other last bits."""
+        if self.section.reg_lambda is not None:
+            return self.section.reg_lambda
+        return max(1.0, float(f"{LAMBDA_OF_NOISE * self.noise:.2g}"))
+
+    @cached_property
+    def _growth(self) -> Growth:
+        rate = self._job.training.learning_rate
+        return Growth(self.section, self.bins, rate, self.reg_lambda)
 
     def margins(self, outputs: Reals) -> Reals:
         """Return the margins of grown outputs, [B, grown], from a forest's outputs [B, K]."""
@@ -262,11 +307,15 @@ class TreeTrainer(SumsTrainer):
         """Return the node of a level at which each record arrives, from 0, and whether a node above
         was not split: such records went left, to the leaf that has that node's value."""
         after = self._boosting.bins.after(one.feature, one.threshold)
+        gaps = self._boosting.bins.have_gaps
         first, nodes, stopped = self._begun(one, output, deep, rows)
         for _ in range(first, deep):
             columns = one.feature[nodes].astype(np.intp)
             stopped |= columns < 0
-            right = self._bins[rows, np.maximum(columns, 0)] > after[nodes]
+            bins = self._bins[rows, np.maximum(columns, 0)]
+            right = bins > after[nodes]
+            if gaps:
+                right &= (bins < self._boosting.bins.most - 1) | (one.default_left[nodes] == 0)
             nodes = 2 * nodes + 1 + (right & (columns >= 0))
         if len(rows) == len(self._bins):
             kept = nodes.astype(np.int16)

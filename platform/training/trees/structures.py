@@ -5,6 +5,9 @@ Maple and Jha (CCS 2022, "Federated boosted decision trees with differential pri
 splits at random and all of the budget in the leaves, forests are better at small budgets. With one
 feature a tree, in turn, the model is additive, as in explainable boosting (Nori, Caruana, Bu, Shen
 and Kulkarni, ICML 2021).
+
+To which side the gaps of a feature go is drawn too. A tree of one feature that may be missing gives
+its gaps a leaf of their own, the last one, if it has more than two leaves.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import numpy.typing as npt
 from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.privacy.randomness import seeded_generator
 from blindsum.platform.training.trees.bins import Bins, Edges
-from blindsum.platform.training.trees.forest import OneTree
+from blindsum.platform.training.trees.forest import BEYOND, OneTree
 
 
 def columns_of(section: Boosted, features: int, seed: int, tree: int) -> npt.NDArray[np.intp]:
@@ -34,21 +37,32 @@ def draw_splits(
     """Draw the splits of a tree, in place. They are public."""
     random = seeded_generator(seed, "splits of a tree", tree, output)
     columns = columns_of(section, len(bins), seed, tree)
+    if bins.have_gaps:
+        sides = seeded_generator(seed, "sides of gaps in a tree", tree, output)
+        one.default_left[:] = sides.integers(0, 2, len(one.default_left))
     if section.split == "cyclic":
-        feature = int(columns[tree % len(columns)])
-        one.feature[:], one.threshold[:] = (
-            feature,
-            _balanced(len(one.feature), bins.edges[feature], random),
-        )
+        feature, inner = int(columns[tree % len(columns)]), len(one.feature)
+        one.feature[:] = feature
+        if bins.have_gaps and bins.may_miss[feature] and inner > 1:
+            drawn = _drawn(inner - 1, bins.edges[feature], random)
+            one.threshold[:] = _balanced(np.append(drawn, BEYOND))
+            one.default_left[:] = 0
+        else:
+            one.threshold[:] = _balanced(_drawn(inner, bins.edges[feature], random))
         return
     one.feature[:] = random.choice(columns, len(one.feature))
     one.threshold[:] = [random.choice(bins.edges[int(feature)]) for feature in one.feature]
 
 
-def _balanced(inner: int, edges: Edges, random: np.random.Generator) -> Edges:
-    """Return thresholds of a tree of one feature: different ones as far as there are, in the order
-    in which every leaf can be reached."""
-    drawn = np.sort(random.choice(edges, inner, replace=inner > len(edges)))
+def _drawn(count: int, edges: Edges, random: np.random.Generator) -> Edges:
+    """Return thresholds, ascending: different ones as far as there are."""
+    return np.sort(random.choice(edges, count, replace=count > len(edges)))
+
+
+def _balanced(drawn: Edges) -> Edges:
+    """Return ascending thresholds in the order of a tree's nodes in which every leaf can be
+    reached."""
+    inner = len(drawn)
     found = np.empty(inner, np.float32)
 
     def place(node: int, first: int, last: int) -> None:

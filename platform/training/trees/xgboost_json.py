@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from blindsum.platform.data.features import ColumnFeatures, features_of
 from blindsum.platform.errors import ModelError
-from blindsum.platform.job.features_section import Descriptors, FeatureColumn
 from blindsum.platform.job.labels_section import Target, Task
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
+from blindsum.platform.training.trees.boosting import Boosting
 from blindsum.platform.training.trees.forest import NO_SPLIT, OneTree, Trees
+from blindsum.platform.training.trees.units import units_of
 from blindsum.platform.training.vector import Vector
 
 _ROOT = 2**31 - 1
@@ -42,6 +43,7 @@ class _Node:
     condition: float = 0.0
     value: float = 0.0
     cover: float = 0.0
+    default_left: int = 0
 
 
 def as_xgboost(
@@ -50,6 +52,7 @@ def as_xgboost(
     target: Target | None,
     tasks: Mapping[str, Task],
     raw: Raw = lambda feature, threshold: threshold,
+    gains: npt.NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Return the content of XGBoost's JSON file.
 
@@ -57,6 +60,7 @@ def as_xgboost(
         names: of the features.
         target, tasks: what the outputs are.
         raw: lets the model take columns in their own units.
+        gains: of the splits, [T, K, I]; by default 0.
 
     Raises:
         ModelError: tasks of two kinds, for which XGBoost has no common objective.
@@ -65,7 +69,10 @@ def as_xgboost(
     found, groups, ends = list[dict[str, Any]](), list[int](), [0]
     for tree in range(len(trees.value)):
         for group, output in enumerate(outputs):
-            found.append(_tree(trees.one(tree, output), len(found), len(names), factor, raw))
+            one = trees.one(tree, output)
+            found.append(_tree(one, len(found), len(names), factor, raw))
+            if gains is not None:
+                found[-1]["loss_changes"] = _by_node(one, gains[tree, output])
             groups.append(group)
         ends.append(len(found))
     classes = len(outputs) if target and len(outputs) > 1 else 0
@@ -106,24 +113,19 @@ def of_job(job: Job, section: Boosted, forest: Vector) -> bytes:
     Raises:
         ModelError: as `as_xgboost`.
     """
-    kind = features_of(job.data.features)
-    names = [f"bit {i}" for i in range(kind.width)]
-    scaling: list[FeatureColumn | None] = [None] * kind.width
-    if isinstance(kind, ColumnFeatures):
-        names, scaling = kind.names, []
-        for one in kind.made_of:
-            own = one.section if one.is_scaled and one.section.date is None else None
-            scaling += [own, *[None] * (len(one.features) - 1)]
-    elif isinstance(job.data.features, Descriptors):
-        names = list(job.data.features.descriptors)
+    units = units_of(job.data.features)
 
     def raw(feature: int, threshold: float) -> float:
-        own = scaling[feature]
-        return threshold if own is None else own.center + own.scale * threshold
+        return threshold if units[feature].since else units[feature](threshold)
 
-    trees = Trees.of(forest, section.trees, job.data.outputs, section.max_depth)
-    names = [re.sub(r"[\[\]<]", "_", name) for name in names]
-    found = as_xgboost(trees, names, job.data.target, job.data.tasks or {}, raw)
+    boosting = Boosting(job, section)
+    trees = boosting.trees(forest)
+    names = [re.sub(r"[\[\]<]", "_", one.name) for one in units]
+    gains = np.zeros(trees.feature.shape)
+    if not section.reg_alpha:
+        of_grown = len(trees.value), len(boosting.grown), -1
+        gains[:, list(boosting.grown)] = boosting.leaf_sums(trees).gains.reshape(of_grown)
+    found = as_xgboost(trees, names, job.data.target, job.data.tasks or {}, raw, gains)
     return json.dumps(found).encode()
 
 
@@ -150,6 +152,16 @@ def _parameters_of(objective: str, classes: int) -> dict[str, Any]:
     return {"name": objective, "reg_loss_param": {"scale_pos_weight": "1"}}
 
 
+def _by_node(one: OneTree, gains: npt.NDArray[np.float64]) -> list[float]:
+    """Return the gains of a tree's nodes in XGBoost's order, 0 for leaves."""
+    found, nodes = list[float](), [0]
+    for node in nodes:  # grows, as in `_tree`
+        splits = node < len(one.feature) and one.feature[node] != NO_SPLIT
+        found.append(float(gains[node]) if splits else 0.0)
+        nodes += [2 * node + 1, 2 * node + 2] if splits else []
+    return found
+
+
 def _tree(one: OneTree, number: int, features: int, factor: float, raw: Raw) -> dict[str, Any]:
     """Return one tree; nodes that are not split become leaves."""
     inner = len(one.feature)
@@ -158,6 +170,8 @@ def _tree(one: OneTree, number: int, features: int, factor: float, raw: Raw) -> 
         if at.node < inner and one.feature[at.node] != NO_SPLIT:
             at.feature = int(one.feature[at.node])
             at.condition = raw(at.feature, float(one.threshold[at.node]))
+            if one.default_left.size:
+                at.default_left = int(one.default_left[at.node])
             at.left = len(nodes)
             nodes += [_Node(2 * at.node + 1, own), _Node(2 * at.node + 2, own)]
             continue
@@ -178,7 +192,7 @@ def _tree(one: OneTree, number: int, features: int, factor: float, raw: Raw) -> 
         "categories_nodes": [],
         "categories_segments": [],
         "categories_sizes": [],
-        "default_left": [0] * count,
+        "default_left": [at.default_left for at in nodes],
         "id": number,
         "left_children": [at.left for at in nodes],
         "loss_changes": [0.0] * count,
