@@ -2,6 +2,7 @@
 
 PICTURES = "tests/pipelines/audit/test_pictures.py"
 ANY_MODEL = "tests/pipelines/audit/test_any_model.py"
+TREES = "tests/pipelines/audit/test_trees_audit.py"
 
 IN_THE_AUDIT = (
     (
@@ -45,5 +46,40 @@ IN_THE_AUDIT = (
         "if among == 1 and len(scores) >= MANY:",
         "if among == 1:",
         ANY_MODEL,
+    ),
+    (
+        "trees: noise left out of the sums that are attacked",
+        "pipelines/audit/attacks/tree_sums.py",
+        "noised = replace(bare, noise_multiplier=noise)",
+        "noised = bare",
+        TREES,
+    ),
+    (
+        "trees: the noise of one silo where each of several adds its own",
+        "pipelines/audit/attacks/tree_sums.py",
+        "times = 1.0 if plan.share is not None else math.sqrt(silos - 1)",
+        "times = 1.0",
+        TREES,
+    ),
+    (
+        "trees: sums that silos send without noise, for the audit's canaries to find",
+        "platform/training/sums.py",
+        "noise = plan.update_noise * plan.clip_norm * clipping",
+        "noise = plan.update_noise * plan.clip_norm * clipping / 8",
+        TREES,
+    ),
+    (
+        "trees: records that were mixed up said to be read",
+        "pipelines/audit/attacks/histograms.py",
+        "return Counter() if hidden else values",
+        "return values",
+        TREES,
+    ),
+    (
+        "trees: labels of a leaf that several sets of records fit",
+        "pipelines/audit/attacks/leaves.py",
+        "if (last - first).sum() != 1:",
+        "if (last - first).sum() < 1:",
+        TREES,
     ),
 )

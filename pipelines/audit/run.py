@@ -17,7 +17,7 @@ import torch
 from blindsum.actors.admission import asks_for_approval
 from blindsum.actors.books import Books
 from blindsum.he.parameters import Parameters
-from blindsum.pipelines.audit import membership_attack, memorisation_attack
+from blindsum.pipelines.audit import forest_attacks, membership_attack, memorisation_attack
 from blindsum.pipelines.audit.attacks import generator, key_recovery, protocol
 from blindsum.pipelines.audit.attacks.canaries import audit as audit_canaries
 from blindsum.pipelines.audit.attacks.candidates import identify
@@ -29,7 +29,7 @@ from blindsum.pipelines.audit.evidence import Defence, Evidence, Figure, alike
 from blindsum.pipelines.audit.outcome import Audit, Depth, Watcher
 from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.errors import ConsentError, JobError
-from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.file import JobFile, require_scored
 from blindsum.platform.job.owner import find_owner
 from blindsum.platform.job.paths import import_from, require_usable, silo_places
 from blindsum.platform.job.privacy_section import LocalNoise
@@ -54,11 +54,7 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
     Raises:
         BlindsumError: the silo's data, model or plan cannot be used, or a worker failed.
     """
-    if job_file.job.model.kind == "trees":
-        raise JobError(
-            "the audit attacks models that are trained by gradients, not yet trees",
-            "What their sums reveal stands in docs/privacy.md.",
-        )
+    require_scored(job_file.job, "an audit")
     started = time.monotonic()
     import_from(str(job_file.folder))
     with few_threads(job_file.job):
@@ -93,9 +89,10 @@ def _attacked(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> A
     _implementation(found, watcher)
     _cryptography(found, watcher)
     found.planted = _planted_is_refused(state, job, silo)
-    _reconstruction(found, victim, watcher)
-    _candidates(found, victim, watcher)
-    _generator(found, victim, watcher)
+    if not forest_attacks.run(found, victim, watcher):
+        _reconstruction(found, victim, watcher)
+        _candidates(found, victim, watcher)
+        _generator(found, victim, watcher)
     memorisation_attack.run(
         found, victim, [*molecules[0], *molecules[1]] if molecules else None, watcher
     )

@@ -29,6 +29,7 @@ from blindsum.he.exchange import Exchange
 from blindsum.he.masks import PairSeeds
 from blindsum.he.packing import Integers, pack, quantise
 from blindsum.he.parameters import Parameters
+from blindsum.pipelines.audit.attacks.forests import forest_section, grown
 from blindsum.pipelines.audit.attacks.gradient_matching import Local
 from blindsum.pipelines.audit.evidence import Defence
 from blindsum.pipelines.audit.labelling import labelling
@@ -92,7 +93,7 @@ class Victim:
         None does not clip either. A private job's learning rate is meant for clipped gradients, and
         training without clipping may diverge at it. So of both, the one counts whose model fits the
         training records better. Jobs with regression tasks keep their clip norm in any case: errors
-        of numbers are unbounded.
+        of numbers are unbounded. Jobs of trees sum exactly then.
         """
         if not self._reference:
             self._reference.append(self._clipped_or_not())
@@ -101,6 +102,8 @@ class Victim:
     @property
     def reference(self) -> str:
         """What "without privacy" means for this job, in one sentence for the report."""
+        if forest_section(self.job):
+            return "forests grown from exact sums, without noise and without clipping"
         if self.without_noise() is None:
             return "models trained at the job's learning rate without noise and without clipping"
         why = (
@@ -112,7 +115,7 @@ class Victim:
         return f"models trained without noise but with the job's clip norm, because {why}"
 
     def _clipped_or_not(self) -> PrivacyPlan | None:
-        if not self.job.private:
+        if not self.job.private or forest_section(self.job):
             return None
         clipped = self.plan.alone().without_noise()
         if not self.labelling.bounded:
@@ -139,6 +142,9 @@ class Victim:
     def _trained(self, plan: PrivacyPlan | None) -> nn.Module:
         """Return a model trained on the silo's records, for some of the job's rounds."""
         model, training = self._fresh(), self.job.training
+        if section := forest_section(self.job):
+            random = seeded_generator(self.job.seed, "audit")
+            return grown(self.job, section, self.data.train, plan, training.rounds, random)
         trainer = LocalTrainer(
             model,
             self.data.train,

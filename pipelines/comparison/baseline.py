@@ -36,7 +36,7 @@ from blindsum.platform.errors import BlindsumError, JobError
 from blindsum.platform.evaluation.classes import Counts
 from blindsum.platform.evaluation.figures import HeldOut, TaskFigures
 from blindsum.platform.evaluation.round_counts import Counting, Tally
-from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.file import JobFile, require_scored
 from blindsum.platform.job.labels_section import Tasks
 from blindsum.platform.job.paths import import_from, silo_places, state_folder
 from blindsum.platform.job.privacy_section import NoNoise
@@ -110,6 +110,7 @@ def baseline(
         ConsentError: weights are to be published, and a table is an owner's dataset.
     """
     started, job = time.monotonic(), job_file.job
+    require_scored(job, "a baseline")
     if weights is not None:
         if arm != "pooled":
             raise JobError("only the pooled arm makes weights to publish", "Use: baseline pooled.")

@@ -25,7 +25,7 @@ from blindsum.pipelines.run.train import train
 from blindsum.pipelines.show.console import console
 from blindsum.pipelines.show.progress import Shown, progress
 from blindsum.platform.errors import BlindsumError, JobError
-from blindsum.platform.job.file import JobFile, load_job
+from blindsum.platform.job.file import JobFile, load_job, require_scored
 from blindsum.platform.tracking.mlflow_run import tracking_uri
 from blindsum.platform.tracking.mlflow_uri import open_client
 
@@ -57,6 +57,7 @@ def run_sweep(
     Raises:
         BlindsumError: an option is wrong, or a run failed.
     """
+    require_scored(job_file.job, "a sweep")
     chosen = [arm.strip() for arm in arms.split(",")]
     if unknown := [arm for arm in chosen if arm not in ARMS]:
         raise JobError(f"unknown arm {unknown[0]!r}", f"Use {', '.join(ARMS)}.")

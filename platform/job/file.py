@@ -47,6 +47,19 @@ class JobFile:
         return self.job.silo(name)
 
 
+def require_scored(job: Job, what: str) -> None:
+    """Raise JobError if a job trains no model, for what needs one.
+
+    Args:
+        what: that, as "an audit".
+    """
+    if not job.model.is_scored:
+        raise JobError(
+            f"a job of {job.model.kind} trains no model, and {what} needs one",
+            "Give the job whose silos it describes.",
+        )
+
+
 def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     """Read a YAML job file, apply `key.key=value` overrides, and validate.
 

@@ -191,3 +191,18 @@ def test_statistics_from_python(make_job: MakeJob) -> None:
     other = finished(make_job("training.rounds=1"), None, Quiet(), cluster=ThreadCluster())
     with pytest.raises(BlindsumError, match="has no statistics"):
         _ = other.statistics
+
+
+def test_what_needs_a_model_says_that_statistics_are_none(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    path, out = make_job(*SHARED).path, str(tmp_path / "st.yaml")
+    options = ["--set", "privacy.noise=shared", "--set", "training.local_steps=1"]
+    CliRunner().invoke(app, ["describe", str(path), *options, "--epsilon", "2", "--write", out])
+    for command in (
+        ["baseline", "pooled", out],
+        ["audit", out],
+        ["sweep", out, "--epsilon", "1"],
+    ):
+        told = CliRunner().invoke(app, command)
+        assert told.exit_code and "trains no model" in str(told.exception), command

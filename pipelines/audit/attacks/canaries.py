@@ -29,6 +29,8 @@ from scipy import optimize, stats
 from scipy.special import ndtr, ndtri
 from torch import nn
 
+from blindsum.pipelines.audit.attacks.forests import forest_section
+from blindsum.pipelines.audit.attacks.tree_canaries import train_on_canaries
 from blindsum.platform.data.records import Fold
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan
@@ -36,7 +38,7 @@ from blindsum.platform.privacy.randomness import cryptographic_generator
 from blindsum.platform.privacy.shared_noise import noised_integers
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.models import get_parameters, set_parameters
-from blindsum.platform.training.update import Protection
+from blindsum.platform.training.update import Protection, Update
 
 Scores = npt.NDArray[np.float64]
 GUESSES = (20, 50, 100, 200, 400, 800)
@@ -73,8 +75,7 @@ def audit(
         canaries: number of canaries, each included with probability one half.
         noise: False removes the noise, to show what the audit can find.
     """
-    random = np.random.default_rng()
-    coins = random.random(canaries) < 0.5
+    coins = np.random.default_rng().random(canaries) < 0.5
     white, black = _train(
         job,
         plan if noise else plan.without_noise(),
@@ -91,6 +92,8 @@ def _train(
     job: Job, plan: PrivacyPlan, canaries: int, coins: npt.NDArray[np.bool_]
 ) -> tuple[Scores, Scores]:
     """Train on the included canaries; return both auditors' scores: a higher score says member."""
+    if forest_section(job):
+        return train_on_canaries(job, plan, coins, lambda made: _opened(job, plan, made))
     features = np.zeros((int(coins.sum()), canaries), np.float32)
     length = LENGTH * max(1.0, plan.clip_norm)
     features[np.arange(len(features)), np.flatnonzero(coins)] = length
@@ -101,14 +104,10 @@ def _train(
     rate = 1e-4 / length * job.training.expected_batch_size
     training = job.training.model_copy(update={"learning_rate": rate})
     trainer = LocalTrainer(model, fold, training, plan, cryptographic_generator())
-    honest = len(job.silos) - job.privacy.colluders if job.privacy.noise == "shared" else 0
     vector, scores = get_parameters(model), np.zeros(canaries)
     for _ in range(plan.rounds_within_budget):
         made = trainer.train(vector)
-        update = made.values.astype(np.float64)
-        if made.protected_by is Protection.SHARES_TO_ADD:
-            update = _with_shares(update, plan.share or 0.0, honest)
-        update *= made.unit
+        update = _opened(job, plan, made) * made.unit
         vector = (vector + update).astype(np.float32)
         # The direction of class 0's gradient: negative in its own row, positive in the other.
         scores += update.reshape(2, canaries)[0] - update.reshape(2, canaries)[1]
@@ -116,6 +115,15 @@ def _train(
     with torch.no_grad():
         logits = model(torch.eye(canaries) * length).double().numpy()
     return scores, logits[:, 0] - logits[:, 1]
+
+
+def _opened(job: Job, plan: PrivacyPlan, made: Update) -> Scores:
+    """Return what an auditor sees of an update."""
+    sums: Scores = made.values.astype(np.float64)
+    if made.protected_by is not Protection.SHARES_TO_ADD:
+        return sums
+    honest = len(job.silos) - job.privacy.colluders if job.privacy.noise == "shared" else 0
+    return _with_shares(sums, plan.share or 0.0, honest)
 
 
 def _with_shares(sums: Scores, share: float, honest: int) -> Scores:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
+from blindsum.pipelines.audit.attacks.forests import forest_section, grown
 from blindsum.platform.data.features import features_of
 from blindsum.platform.data.records import Fold
 from blindsum.platform.job.schema import Job
@@ -50,6 +51,10 @@ def trained(
     Args:
         random: draws samples and noise. A seeded one will do: nothing of these models is released.
     """
+    if section := forest_section(job):
+        return grown(
+            job, section, fold, recipe.plan, recipe.rounds, random, training=recipe.training
+        )
     shape, outputs = features_of(job.data.features).shape, job.data.outputs
     model = build_model(job.model, shape, outputs, seed=job.seed, private=False)
     trainer = LocalTrainer(model, fold, recipe.training, recipe.plan, random, loss)

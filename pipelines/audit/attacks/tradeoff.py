@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from blindsum.pipelines.audit.attacks.forests import forest_section, grown
 from blindsum.pipelines.audit.evidence import Figure, average
 from blindsum.pipelines.audit.victim import Victim
 from blindsum.platform.errors import PrivacyError
@@ -78,10 +79,13 @@ def _plans(victim: Victim) -> Iterator[tuple[float | None, PrivacyPlan | None]]:
 
 
 def _score(victim: Victim, plan: PrivacyPlan | None, seed: int) -> float | None:
-    job = victim.job
-    model = build_model(
-        job.model, victim.features, victim.outputs, seed=job.seed + seed, private=False
-    )
+    job = victim.job.model_copy(update={"seed": victim.job.seed + seed})
+    rounds, held_out = victim.plan.rounds_within_budget, victim.data.test
+    if section := forest_section(job):
+        random, silos = cryptographic_generator(), len(job.silos)
+        forest = grown(job, section, victim.data.train, plan, rounds, random, silos=silos)
+        return victim.labelling.score(held_out.outputs(forest), held_out.labels)
+    model = build_model(job.model, victim.features, victim.outputs, seed=job.seed, private=False)
     trainer = LocalTrainer(
         model,
         victim.data.train,
@@ -91,6 +95,5 @@ def _score(victim: Victim, plan: PrivacyPlan | None, seed: int) -> float | None:
         victim.labelling.loss,
     )
     federation = Simulation(model, [trainer], job.server, average=job.training.average)
-    federation.run(victim.plan.rounds_within_budget)
-    held_out = victim.data.test
+    federation.run(rounds)
     return victim.labelling.score(held_out.outputs(model), held_out.labels)

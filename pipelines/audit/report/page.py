@@ -11,6 +11,7 @@ from blindsum.pipelines.audit.evidence import DEFENCES, NAMED, Defence, Evidence
 from blindsum.pipelines.audit.outcome import Audit
 from blindsum.pipelines.audit.report.drawn import drawn_part
 from blindsum.pipelines.audit.report.plots import costs, membership
+from blindsum.pipelines.audit.report.sums import sums_part
 from blindsum.pipelines.show.page import PAGE, embedded
 
 OWN: dict[Defence, str] = NAMED | {"both": "privacy and encryption"}
@@ -47,6 +48,18 @@ ROWS = (
         "subtraction",
         "exact records",
         "the total minus the participant's own update",
+    ),
+    Row(
+        "participant",
+        "histograms",
+        "exact records",
+        "label and bins of all features of another silo's record, from the sums by bin",
+    ),
+    Row(
+        "participant",
+        "leaves",
+        "told apart",
+        "another silo's record, its label, and intervals of its features, from the sums of leaves",
     ),
     Row(
         "participant",
@@ -119,6 +132,7 @@ def as_page(found: Audit, run: str) -> str:
         "<h2>Does training stay within its epsilon?</h2>",
         _bounds(found),
     ]
+    parts += sums_part(found.findings.evidence, _cell, _table)
     if found.curves:
         parts += _membership_part(found)
     if found.tradeoff:

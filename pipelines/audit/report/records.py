@@ -44,7 +44,7 @@ def as_private_page(found: Audit) -> str:
     pictures = pictures_of(found.job)
     for example in found.examples:
         parts.append(f"<h2>{html.escape(example.title)}</h2>")
-        if found.molecules:
+        if found.molecules and example.rows[0]:
             parts.append(_structures(example, found.molecules))
         else:
             parts.append(_pictures(example, pictures) if pictures else _features(example))

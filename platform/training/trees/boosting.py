@@ -340,16 +340,18 @@ def grow(
     boosting: Boosting,
     rounds: int,
     done: Callable[[], None],
+    silos: int = 1,
 ) -> None:
     """Grow a forest on the records of one participant, which adds its noise itself, if any.
 
     Args:
         model: becomes the forest.
         done: called after each round.
+        silos: how many such participants this one stands for.
     """
     optimizer, forest = SumsOptimizer(boosting, job), vector_of(model)
     for round in range(1, rounds + 1):
         update = trainer.train(forest, 1.0, round)
-        forest = optimizer.apply(forest, update.values * update.unit, round, 1)
+        forest = optimizer.apply(forest, update.values * update.unit, round, silos)
         done()
     load(model, boosting.trees(forest))
