@@ -70,6 +70,7 @@ bench: setup
 	$(BIN)/python benchmarks/ready.py --json build/ready.json
 	$(BIN)/python benchmarks/tables.py --json build/tables.json
 	$(BIN)/python benchmarks/workers.py --json build/workers.json
+	$(BIN)/python benchmarks/trees.py --json build/trees.json
 	$(BIN)/python benchmarks/encryption.py --json build/encryption.json
 	$(BIN)/python benchmarks/encryption.py --scale --json build/scale.json --plot build/scale.svg
 

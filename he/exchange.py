@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
-from functools import lru_cache
+from dataclasses import fields
+from functools import cached_property, lru_cache
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -98,10 +98,11 @@ class Exchange:
         each = self.parameters.values_per_chunk
         return slice(first * each, min(stop * each, self.values))
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """The SHA-256 over every field, 32 bytes. Masks and verifiers are derived from it."""
-        content = asdict(self) | {"parameters": self.parameters.digest}
+        content = {one.name: getattr(self, one.name) for one in fields(self)}
+        content["parameters"] = self.parameters.digest
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
 

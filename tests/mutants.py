@@ -29,6 +29,7 @@ from tests.planted_in_models import IN_MODELS
 from tests.planted_in_overlaps import IN_OVERLAPS
 from tests.planted_in_own_code import IN_OWN_CODE
 from tests.planted_in_predictions import IN_PREDICTIONS
+from tests.planted_in_regressions import IN_REGRESSIONS
 from tests.planted_in_simulations import IN_SIMULATIONS
 from tests.planted_in_statistics import IN_STATISTICS
 from tests.planted_in_tables import IN_TABLES
@@ -632,6 +633,7 @@ MUTANTS = (
             *IN_CLIPPING,
             *IN_GRAPHS,
             *IN_OVERLAPS,
+            *IN_REGRESSIONS,
             *IN_STATISTICS,
             *IN_TREES,
             *IN_MODELS,

@@ -28,6 +28,20 @@ IN_TREES = (
         HERE,
     ),
     (
+        "trees: gradients clipped at an earlier round's norm",
+        BOOSTING,
+        "key = (*self._counted, clip)",
+        "key = self._counted",
+        HERE,
+    ),
+    (
+        "trees: records descend from where they stood in another forest",
+        BOOSTING,
+        "if last and last.level <= deep and last.above == one.above(last.level):",
+        "if last and last.level <= deep:",
+        HERE,
+    ),
+    (
         "trees: sums without the noise that a silo adds alone",
         SUMS,
         "sums = (sums + noise * normals(sums.size, self._random)) * unit",

@@ -55,6 +55,11 @@ def audit(job_file: JobFile, silo: str, depth: Depth, watcher: Watcher) -> Audit
         BlindsumError: the silo's data, model or plan cannot be used, or a worker failed.
     """
     require_scored(job_file.job, "an audit")
+    if job_file.job.model.kind == "regression":
+        raise JobError(
+            "the audit attacks gradients and sums of trees, not yet regressions",
+            "What their sums reveal stands in docs/privacy.md.",
+        )
     started = time.monotonic()
     import_from(str(job_file.folder))
     with few_threads(job_file.job):

@@ -58,10 +58,11 @@ from blindsum.platform.tracking.run_facts import NOTE
 from blindsum.platform.training.augmentation import augmentation_of
 from blindsum.platform.training.local import LocalTrainer
 from blindsum.platform.training.losses import record_loss
-from blindsum.platform.training.models import model_of
+from blindsum.platform.training.models import get_parameters, model_of, set_parameters
 from blindsum.platform.training.simulation import Simulation
-from blindsum.platform.training.trees.boosting import Boosting, TreeTrainer, grow
-from blindsum.platform.training.trees.forest import Forest
+from blindsum.platform.training.summed_models import summed_of
+from blindsum.platform.training.sums import followed
+from blindsum.platform.training.trees.boosting import Boosting
 
 Arm = Literal["local", "pooled"]
 
@@ -239,10 +240,12 @@ def trained(
     model = model_of(job, private=own is not None, own=len(member.own))
     random = cryptographic_generator() if job.private else seeded_generator(job.seed, name)
     rounds = own.rounds_within_budget if own else job.training.rounds
-    if isinstance(model, Forest) and isinstance(job.model, Boosted):
-        boosting = Boosting(job, job.model, own.own_noise if own else None)
-        grower = TreeTrainer(boosting, job, member.data.train, own, random)
-        grow(job, model, grower, boosting, rounds, done)
+    summed = summed_of(job)
+    if isinstance(job.model, Boosted):  # which shrinks leaves by the noise that they have here
+        summed = Boosting(job, job.model, own.own_noise if own else None)
+    if summed:
+        part, start = summed.trainer(member.data, own, random), get_parameters(model)
+        set_parameters(model, followed(summed, job, part, start, rounds, done))
         return model
     loss = record_loss(job, member.own)
     trainer = LocalTrainer(

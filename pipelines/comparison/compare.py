@@ -1,17 +1,16 @@
 """`blindsum compare`: compare the finished runs of one experiment, read from MLflow.
 
-Runs are grouped by arm (federated, local, pooled), budget, mechanism and encryption; within a group
-only their seeds differ. `blindsum.pipelines.comparison.estimates` says what intervals of scores,
-gains and differences cover.
+Runs are grouped by arm (federated, local, pooled), budget, mechanism, encryption and, if there are
+several, the kind of model; within a group only their seeds differ.
+`blindsum.pipelines.comparison.estimates` says what intervals of scores, gains and differences
+cover.
 """
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from blindsum.platform.errors import JobError, TrackingError
 from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED
 from blindsum.platform.evaluation.intervals import Interval
 from blindsum.platform.job.file import JobFile
-from blindsum.platform.job.paths import state_folder
 from blindsum.platform.tracking.mlflow_run import tracking_uri
 from blindsum.platform.tracking.mlflow_uri import open_client, sqlite_file
 from blindsum.platform.tracking.names import EVALUATED, ROUNDS, figures_of
@@ -43,7 +41,10 @@ OF_KIND = {
 """Figures that a diverged model does not have either. MLflow still shows those of an earlier
 round."""
 
-Key = tuple[str, float | None, bool, str]
+Key = tuple[str, float | None, bool, str, str]
+
+OF_MODELS = ("model.", "training.", "server.")
+"""Settings in which models of different kinds may differ: each has its own."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Trial:
     `score` comes from the last evaluation; `epsilon` is None without privacy; `mechanism` is the
     kind of noise and delta; `silo` is the silo of a baseline that covers only one. `stopped` says
     after which round evaluation stopped, if the model is of a much later one; else it is empty.
+    `model` is its kind, if the runs that are compared have models of several kinds.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Trial:
     mechanism: str = ""
     silo: str = ""
     stopped: str = ""
+    model: str = ""
 
     @property
     def score(self) -> float:
@@ -74,8 +77,8 @@ class Trial:
 
     @property
     def group(self) -> Key:
-        """Arm, budget, encryption and mechanism: runs are grouped by them."""
-        return self.arm, self.epsilon, self.encrypted, self.mechanism
+        """Arm, budget, encryption, mechanism and model: runs are grouped by them."""
+        return self.arm, self.epsilon, self.encrypted, self.mechanism, self.model
 
     @property
     def scored(self) -> Scored:
@@ -97,6 +100,7 @@ class Group:
     epsilon: float | None
     encrypted: bool
     mechanism: str
+    model: str
     score: Estimate
     figures: dict[str, float]
     gain: Estimate | None
@@ -106,8 +110,8 @@ class Group:
 
     @property
     def key(self) -> Key:
-        """Arm, budget, encryption and mechanism."""
-        return self.arm, self.epsilon, self.encrypted, self.mechanism
+        """Arm, budget, encryption, mechanism and model."""
+        return self.arm, self.epsilon, self.encrypted, self.mechanism, self.model
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,7 @@ def compare(job_file: JobFile, experiment: str | None, names: Sequence[str]) -> 
             "Evaluation stops when a silo is lost: run the job again.",
         )
     metric = next(name for name in SCORES if any(t.metric == name for t in trials))
+    trials = _by_model(trials)
     alone = [trial for trial in trials if trial.metric == metric and trial.silo]
     trials = [trial for trial in trials if trial.metric == metric and not trial.silo]
     grouped: dict[Key, list[Trial]] = defaultdict(list)
@@ -183,6 +188,14 @@ def compare(job_file: JobFile, experiment: str | None, names: Sequence[str]) -> 
     return Comparison(
         experiment, metric, trials, groups, _differing(trials), alone, diverged, stopped
     )
+
+
+def _by_model(trials: list[Trial]) -> list[Trial]:
+    """Return the trials with the kinds of their models, if there are several."""
+    kinds = [dict(trial.settings).get("model.kind", "") for trial in trials]
+    if len(set(kinds)) == 1:
+        return trials
+    return [replace(one, model=kind) for one, kind in zip(trials, kinds, strict=True)]
 
 
 def _trials(job_file: JobFile, experiment: str) -> list[Trial]:
@@ -261,14 +274,15 @@ def _stopped(tags: Mapping[str, str], params: Mapping[str, str]) -> str:
     return f"round {evaluated} of {rounds}" if rounds - evaluated >= every else ""
 
 
-def _order(group: Key) -> tuple[int, float, bool, str]:
+def _order(group: Key) -> tuple[int, float, bool, str, str]:
     arms = tuple(ARMS)
-    arm, epsilon, encrypted, mechanism = group
+    arm, epsilon, encrypted, mechanism, model = group
     return (
         arms.index(arm) if arm in arms else len(arms),
         np.inf if epsilon is None else epsilon,
         encrypted,
         mechanism,
+        model,
     )
 
 
@@ -299,7 +313,7 @@ def _group(of: Sequence[Trial], trials: Sequence[Trial]) -> Group:
     first, own = of[0], list(_newest(of).values())
     names = set.intersection(*(set(trial.figures) for trial in own))
     figures = {name: float(np.mean([t.figures[name] for t in own])) for name in names}
-    bases = _bases(trials, first.epsilon)
+    bases = bases_of([t for t in trials if t.model == first.model], first.epsilon)
     paired = [t for t in own if t.seed in bases]
     gain = relative = of_gap = None
     if paired and first.arm != "local":
@@ -321,7 +335,7 @@ def _newest(of: Sequence[Trial]) -> dict[str, Trial]:
     return {trial.seed: trial for trial in reversed(of)}
 
 
-def _bases(trials: Sequence[Trial], epsilon: float | None) -> dict[str, Trial]:
+def bases_of(trials: Sequence[Trial], epsilon: float | None) -> dict[str, Trial]:
     """Return, by seed, the local runs from which gains are measured.
 
     These are the runs without privacy, which a silo training alone does not need; if there are
@@ -333,63 +347,20 @@ def _bases(trials: Sequence[Trial], epsilon: float | None) -> dict[str, Trial]:
 
 def _differing(trials: Sequence[Trial]) -> list[str]:
     """Return the settings, besides seed, privacy and encryption, that differ between runs."""
-    values: dict[str, set[str | None]] = defaultdict(set)
+    values: dict[tuple[str, str], set[str | None]] = defaultdict(set)
     known = {name for trial in trials for name, _ in trial.settings}
     for trial in trials:
         own = dict(trial.settings)
         for name in known:
             if trial.epsilon is not None or not name.startswith("privacy."):
-                values[name].add(own.get(name))
-    return sorted(name for name, found in values.items() if len(found) > 1)
-
-
-def gains_by_task(
-    job_file: JobFile, silo: str, comparison: Comparison
-) -> dict[str, dict[str, float]]:
-    """Return each task's mean gain over local training, by group, from the silo's own folder.
-
-    Private to the silo: figures by task never leave it.
-
-    Raises:
-        JobError: the silo lacks figures by task of a local run and another run with the same seed.
-    """
-    folder = state_folder(job_file.silo(silo)) / "runs"
-    trials = [*comparison.trials, *(t for t in comparison.alone if t.silo == silo)]
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for trial in trials:
-        base = _bases([t for t in trials if (folder / t.name).exists()], trial.epsilon).get(
-            trial.seed
-        )
-        if trial.arm == "local" or base is None:
-            continue
-        before = _by_task(folder / base.name, comparison.metric)
-        for task, score in _by_task(folder / trial.name, comparison.metric).items():
-            if task in before:
-                found[label(trial.group)][task].append(score - before[task])
-    if not found:
-        raise JobError(
-            f"silo {silo!r} lacks figures by task of a local run and another run with the same "
-            "seed",
-            "Jobs with tasks leave them on the silo's machine: run blindsum baseline local there.",
-        )
-    return {
-        group: {task: float(np.mean(values)) for task, values in tasks.items()}
-        for group, tasks in found.items()
-    }
-
-
-def _by_task(folder: Path, metric: str) -> dict[str, float]:
-    try:
-        with (folder / "tasks.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError:
-        return {}
-    return {row["task"]: float(row[metric]) for row in rows if row.get(metric)}
+                within = trial.model if name.startswith(OF_MODELS) else ""
+                values[name, within].add(own.get(name))
+    return sorted({name for (name, _), found in values.items() if len(found) > 1})
 
 
 def label(group: Key) -> str:
     """Return a group's description."""
-    _, epsilon, _, mechanism = group
+    _, epsilon, _, mechanism, _ = group
     return (
         f"{arm_of(group)}, no privacy"
         if epsilon is None
@@ -398,7 +369,7 @@ def label(group: Key) -> str:
 
 
 def arm_of(group: Key) -> str:
-    """Return who trained a group's runs, in words."""
-    arm, _, encrypted, _ = group
+    """Return who trained a group's runs, in words, and of several kinds of models, which."""
+    arm, _, encrypted, _, model = group
     plain = "" if encrypted or arm != "federated" else ", NOT encrypted"
-    return f"{ARMS.get(arm, arm)}{plain}"
+    return f"{ARMS.get(arm, arm)}{f', {model}' if model else ''}{plain}"

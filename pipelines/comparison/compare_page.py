@@ -20,9 +20,9 @@ from blindsum.pipelines.comparison.compare import (
     Group,
     arm_of,
     compare,
-    gains_by_task,
     label,
 )
+from blindsum.pipelines.comparison.own_gains import gains_by_task
 from blindsum.pipelines.comparison.own_mlflow import keep_by_task
 from blindsum.pipelines.comparison.verdicts import notes
 from blindsum.pipelines.show.console import (

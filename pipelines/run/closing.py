@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from blindsum.pipelines.run.coefficients import about, table_of
 from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.run.output import run_warnings
 from blindsum.pipelines.show.console import (
@@ -61,6 +62,8 @@ def show_end(run: Run) -> None:
         if inspection.plan and inspection.ledger:
             table.add(f"ledger {name}", inspection.ledger)
     show_result(table)
+    if run.inference:
+        show_result("", table_of(run.inference), about(run.inference))
     show_warnings(run_warnings(run))
     if run.tracking_failure:
         show_incomplete(run.tracking_failure)

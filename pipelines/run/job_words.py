@@ -17,6 +17,7 @@ from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.features_section import Columns
 from blindsum.platform.job.labels_section import Task, as_written
 from blindsum.platform.job.name_patterns import expanded
+from blindsum.platform.job.regression_section import family_of
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.yaml_reader import Loader
 from blindsum.platform.privacy.releases import EXACT_METRICS, metrics_guarantee
@@ -177,6 +178,9 @@ def model_line(job: Job, parameters: int | None, frozen: int = 0) -> str:
             f"{model.trees} boosted trees of depth {model.max_depth} for each output, "
             f"{model.split} splits"
         )
+    if model.kind == "regression":
+        name = "logistic" if family_of(job) == "binomial" else "linear"
+        return f"{name} regression with standard errors"
     if model.kind == "huggingface":
         named = f"folder {model.folder}" if model.folder else "a configuration"
         return f"huggingface model of {named}, {count}{unit}"

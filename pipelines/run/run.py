@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not be
     from blindsum.platform.evaluation.figures import HeldOut, TaskFigures
     from blindsum.platform.privacy.plan import PrivacyPlan
     from blindsum.platform.tracking.mlflow_run import RunLink, Status
+    from blindsum.platform.training.regression.inference import Inference
     from blindsum.platform.training.statistics.figures import Figures
 
 
@@ -58,6 +59,7 @@ class Run:
         announced: the last round that was announced to the silos.
         ended: why the run ended before its last round, or None.
         unsaved: why results could not be saved, or None.
+        inference: the coefficients of a regression, once it is saved.
         statistics: the figures of a run of statistics that ended.
         unkept: why the run cannot be resumed from its last rounds, or None.
     """
@@ -78,6 +80,7 @@ class Run:
     tracking_failure: str | None = None
     unsaved: str | None = None
     unkept: str | None = None
+    inference: Inference | None = None
     interrupted: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -223,4 +226,5 @@ class Run:
             "tracking_failure": self.tracking_failure,
             "ledgers": {name: i.ledger for name, i in self.inspections.items() if i.ledger},
             "consent_enforced": {name: i.owned for name, i in self.inspections.items()},
+            **({"regression": self.inference.as_dict()} if self.inference else {}),
         }

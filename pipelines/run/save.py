@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from blindsum.pipelines.run.coefficients import files_of, inferred
 from blindsum.pipelines.run.files import write_whole
 from blindsum.pipelines.run.moving import ADVICE
 from blindsum.pipelines.run.run import Run, SavedModel
@@ -71,6 +72,10 @@ def _save_model(run: Run, federation: Federation, tracker: Tracker, stated: Stat
     if job.model.kind == "trees":
         _save_for_xgboost(run, job, job.model, release.newest, tracker)
         _save_features(run, job, job.model, release.newest, tracker)
+    if job.model.kind == "regression":
+        run.inference = inferred(job, job.model, release.newest)
+        for name, content in files_of(run.inference):
+            tracker.log_file(write_whole(run.folder / name, content))
 
 
 def _save_for_xgboost(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from blindsum.platform.job.schema import Job
 from blindsum.platform.job.training_section import TrainingSection
 
 if TYPE_CHECKING:
@@ -33,3 +34,17 @@ def stopped_early(training: TrainingSection, reports: Sequence[RoundReport]) -> 
         f"{rule.patience} evaluated rounds (training.stop). Held-out figures that decide when a "
         "run ends are a little too good"
     )
+
+
+def converged(job: Job, reports: Sequence[RoundReport]) -> str:
+    """Return why a regression without noise ends after its last round; empty if it goes on.
+
+    Its silos keep a fit that has converged, or never will, as it is: the model has the same digest
+    again.
+    """
+    if job.model.kind != "regression" or len(reports) < 2 or job.privacy.noise != "none":
+        return ""
+    last, before = reports[-1], reports[-2]
+    if last.model_digest != before.model_digest or last.round >= job.training.rounds:
+        return ""
+    return f"the fit stands: round {last.round} changed nothing"

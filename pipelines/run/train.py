@@ -27,7 +27,7 @@ from blindsum.pipelines.run.listeners import (
 from blindsum.pipelines.run.run import Run, RunSpec
 from blindsum.pipelines.run.run_log import Kept, RunLog
 from blindsum.pipelines.run.save import closing_tags, save
-from blindsum.pipelines.run.stopping import stopped_early
+from blindsum.pipelines.run.stopping import converged, stopped_early
 from blindsum.platform.errors import BlindsumError, BudgetExceeded, without_values
 from blindsum.platform.events import Log
 from blindsum.platform.job.file import JobFile
@@ -198,7 +198,8 @@ class _Session:
                 self._note_standing(federation)
             run.reports.append(report)
             self.listeners.round(run, report)
-            if why := stopped_early(run.job_file.job.training, run.reports):
+            job = run.job_file.job
+            if why := stopped_early(job.training, run.reports) or converged(job, run.reports):
                 run.ended = why
                 return
         if run.rounds_planned < planned:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from blindsum.platform.job.begun_section import Begun
+from blindsum.platform.job.regression_section import Regression
 from blindsum.platform.job.section import FunctionName
 from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.job.tensors import Tensors
@@ -174,7 +175,16 @@ class Factory(Begun):
 
 
 Model = Annotated[
-    Linear | Mlp | Cnn | Transformer | HuggingFace | Dmpnn | Boosted | Statistics | Factory,
+    Linear
+    | Mlp
+    | Cnn
+    | Transformer
+    | HuggingFace
+    | Dmpnn
+    | Boosted
+    | Regression
+    | Statistics
+    | Factory,
     Field(discriminator="kind"),
 ]
 

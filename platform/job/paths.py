@@ -32,6 +32,9 @@ XGBOOST = "model.xgboost.json"
 FEATURES, FEATURES_PAGE = "features.json", "features.html"
 """A released forest in a run's folder: as XGBoost reads it, and what it learned from which
 feature."""
+COEFFICIENTS = "coefficients.json"
+COEFFICIENT_TABLE = "coefficients.csv"
+"""The coefficients of a regression in a run's folder."""
 STATISTICS, STATISTICS_PAGE = "statistics.json", "statistics.html"
 """A consortium's statistics in a run's folder."""
 

@@ -14,6 +14,11 @@ from blindsum.platform.job.data_section import DataSection
 from blindsum.platform.job.features_section import Columns
 from blindsum.platform.job.model_section import WITH_HEADS, Model
 from blindsum.platform.job.privacy_section import Privacy
+from blindsum.platform.job.regression_section import (
+    Regression,
+    as_newton_steps,
+    require_regression,
+)
 from blindsum.platform.job.section import Name, Positive, Section, is_name, unless
 from blindsum.platform.job.silo_section import SiloSection
 from blindsum.platform.job.statistics_section import Statistics
@@ -231,7 +236,7 @@ class Job(Section):
         model, training = content.get("model"), content.get("training")
         if isinstance(model, dict) and model.get("kind") in _SUMMED and isinstance(training, dict):
             return content | {"training": {"average": {"kind": "none"}} | training}
-        return content
+        return as_newton_steps(content)
 
     @model_validator(mode="before")
     @classmethod
@@ -253,6 +258,8 @@ class Job(Section):
             require_fit(self.model, self)
         if isinstance(self.model, Statistics):
             require_statistics(self.model, self)
+        if isinstance(self.model, Regression):
+            require_regression(self.model, self)
         return self
 
     @model_validator(mode="after")

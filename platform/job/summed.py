@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from blindsum.platform.job.schema import Job
 
 
-def gradient_settings(job: Job, rounds: int) -> dict[str, bool]:
+def gradient_settings(job: Job, rounds: int, why: str = "") -> dict[str, bool]:
     """Return the faults that such a job can have, and whether it has them.
 
     Args:
         rounds: how many it needs.
+        why: why so many.
     """
     training, privacy = job.training, job.privacy
     plain = TrainingSection(
@@ -27,7 +28,7 @@ def gradient_settings(job: Job, rounds: int) -> dict[str, bool]:
         average=LAST,
     )
     return {
-        f"training.rounds must be {rounds}": training.rounds != rounds,
+        f"training.rounds must be {rounds}{why}": training.rounds != rounds,
         "training.local_steps must be 1": training.local_steps != 1,
         "training has settings for gradients, beside rounds, local_steps, sampling_rate, "
         "expected_batch_size and learning_rate": training != plain,

@@ -74,7 +74,8 @@ def require_fit(section: Boosted, job: Job) -> None:
     """Raise ValueError if a job of trees has settings that are not for trees, naming all."""
     focal = [job.data.target.focal] if job.data.target else []
     focal += [task.focal for task in (job.data.tasks or {}).values()]
-    faults = gradient_settings(job, section.trees * section.exchanges)
+    rounds, each = section.trees * section.exchanges, f": {section.exchanges} for each tree"
+    faults = gradient_settings(job, rounds, each)
     faults |= {
         f"data.features.kind must be one of {', '.join(_FEATURES)}": (
             job.data.features.kind not in _FEATURES

@@ -15,7 +15,7 @@ def epsilon_in(of_silo: PrivacyPlan, silos: int) -> float:
     With noise of each silo's own, the silos' rounds compose: as many times the steps. With shared
     noise k copies move one sum. Each is sampled by itself, so that the sum moves by j clip norms
     with the chance of j successes in k trials; moving by k whenever any is sampled leaks at least
-    as much (Choquette-Choo, Ganesh, Steinke and Thakurta, ICLR 2024, lemma 4.5): one Gaussian
+    as much (Choquette-Choo, Ganesh, Steinke and Thakurta, ICLR 2024): one Gaussian
     of sigma / k, sampled with probability 1 - (1 - q)^k.
 
     Args:

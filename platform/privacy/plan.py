@@ -346,6 +346,7 @@ def _against(colluders: int) -> str:
 
 _NAMES = {
     "trees": "sums of clipped derivatives for boosted trees",
+    "regression": "sums of clipped scores and information for a regression",
     "statistics": "sums of what records contribute, bounded for each record",
 }
 

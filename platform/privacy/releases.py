@@ -30,6 +30,10 @@ RELEASES = {
     "model after every round": (
         "record-level, with the job's (epsilon, delta); no guarantee under privacy.noise: none"
     ),
+    "coefficients of a regression, their standard errors and p-values": (
+        "computed from the model, under the same guarantee; under privacy.noise: none with the "
+        "exact number of training records"
+    ),
     "held-out accuracy, loss, class counts": (
         f"{EXACT_METRICS}; with privacy.metrics_epsilon: noised, with that epsilon for each "
         "held-out record"

@@ -216,6 +216,7 @@ def _model(job: Job) -> str:
         "cnn": "a convolutional network",
         "transformer": "a transformer",
         "trees": "boosted trees",
+        "regression": "a regression",
         "statistics": "statistics",
         "dmpnn": "a network of messages along bonds",
     }

@@ -45,6 +45,7 @@ from blindsum.platform.training.graphs import Graphs, dmpnn
 from blindsum.platform.training.hugging_face import LanguageModel, language_model
 from blindsum.platform.training.named_tensors import NamedTensors
 from blindsum.platform.training.pretrained import begin_with, freeze
+from blindsum.platform.training.regression.fit import GeneralisedLinear
 from blindsum.platform.training.sequences import Encoder, Sequences
 from blindsum.platform.training.torch_random import forked_random
 from blindsum.platform.training.trees.forest import Forest
@@ -323,6 +324,8 @@ def _of_shape(section: Model, shape: Shape, outputs: int) -> nn.Module:
         raise ModelError("statistics predict nothing")
     if section.kind == "trees":
         return Forest(section.trees, outputs, section.max_depth)
+    if section.kind == "regression":
+        return GeneralisedLinear(features, outputs)
     if section.kind == "cnn":
         return convolutions(section, shape, outputs)
     if section.kind == "mlp":

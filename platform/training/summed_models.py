@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from blindsum.platform.job.regression_section import Regression
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.job.trees_section import Boosted
+from blindsum.platform.training.regression.fitting import Regressing
 from blindsum.platform.training.statistics.describing import Describing
 from blindsum.platform.training.sums import Summed
 from blindsum.platform.training.trees.boosting import Boosting
 
 
 def summed_of(job: Job) -> Summed | None:
-    """Return how a job's model follows from sums; None if it is trained by gradients."""
+    """Return how a job's model follows from sums; None if it is trained by gradients.
+
+    Raises:
+        ModelError: as `Regressing`.
+    """
     if isinstance(job.model, Boosted):
         return Boosting(job, job.model)
+    if isinstance(job.model, Regression):
+        return Regressing(job, job.model)
     if isinstance(job.model, Statistics):
         return Describing(job, job.model)
     return None

@@ -10,6 +10,7 @@ unit and added as integers: sums are exact.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -156,6 +157,30 @@ class SumsOptimizer:
             sums = sums * (training.expected_batch_size / training.learning_rate)
             sums = sums / self._summed.weights(round)
         return self._summed.moved_on(model, sums, round)
+
+
+def followed(
+    summed: Summed,
+    job: Job,
+    trainer: SumsTrainer,
+    start: Vector,
+    rounds: int,
+    done: Callable[[], None],
+    silos: int = 1,
+) -> Vector:
+    """Return the model of one participant alone, which adds its noise itself, if any.
+
+    Args:
+        start: the model before round 1.
+        done: called after each round.
+        silos: how many such participants this one stands for.
+    """
+    optimizer, model = SumsOptimizer(summed, job), start
+    for round in range(1, rounds + 1):
+        update = trainer.train(model, 1.0, round)
+        model = optimizer.apply(model, update.values * update.unit, round, silos)
+        done()
+    return model
 
 
 _BARE = Protection.SHARES_TO_ADD

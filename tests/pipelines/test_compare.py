@@ -12,11 +12,13 @@ import pytest
 from scipy import stats
 
 from blindsum.pipelines.comparison import compare as comparing
+from blindsum.pipelines.comparison import own_gains
 from blindsum.pipelines.comparison import sweep as sweeping
 from blindsum.pipelines.comparison.baseline import _Outputs, baseline, member_of, together, trained
-from blindsum.pipelines.comparison.compare import Comparison, Trial, compare, gains_by_task
+from blindsum.pipelines.comparison.compare import Comparison, Trial, compare
 from blindsum.pipelines.comparison.compare_page import as_page, run_compare
 from blindsum.pipelines.comparison.estimates import Estimate, Scored, difference, mean
+from blindsum.pipelines.comparison.own_gains import gains_by_task
 from blindsum.pipelines.comparison.sweep import Point, cost, points, run_sweep
 from blindsum.pipelines.comparison.verdicts import notes
 from blindsum.platform.errors import BlindsumError, JobError, TrackingError
@@ -123,6 +125,28 @@ def test_settings_that_differ_are_named() -> None:
     assert comparing._differing([one, absent]) == ["a"]
 
 
+def test_models_of_several_kinds_have_groups_and_settings_of_their_own() -> None:
+    def run(arm: str, kind: str, score: float, rate: str, salt: str = "s") -> Trial:
+        settings = (("data.folds.salt", salt), ("model.kind", kind), ("training.rate", rate))
+        return replace(trial(arm, score, 1), settings=settings)
+
+    found = comparing._by_model(
+        [run("federated", "mlp", 0.7, "3"), run("federated", "trees", 0.8, "0.3")]
+    )
+    assert [comparing.arm_of(one.group) for one in found] == ["federated, mlp", "federated, trees"]
+    assert comparing._differing(found) == []
+    alike = [run("federated", "mlp", 0.7, "3"), run("federated", "mlp", 0.8, "0.3")]
+    assert comparing._by_model(alike) == alike
+    assert comparing._differing(alike) == ["training.rate"]
+    other = comparing._by_model([run("federated", "mlp", 0.7, "3", "t"), alike[0], *found[1:]])
+    assert comparing._differing(other) == ["data.folds.salt"]
+    # A gain is over the same kind of model.
+    alone = [run("local", "mlp", 0.6, "3"), run("local", "trees", 0.5, "0.3")]
+    trials = comparing._by_model([*found, *alone])
+    gains = [comparing._group([one], trials).gain for one in trials[:2]]
+    assert [round(gain.mean, 9) for gain in gains if gain] == [0.1, 0.3]
+
+
 @pytest.fixture
 def assays(make_job: MakeJob, tmp_path: Path) -> JobFile:
     """One shared task, and one of birch's own."""
@@ -203,7 +227,7 @@ def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_pa
     (own / pooled.run / "tasks.csv").write_text("round,task,auroc\n6,hit,0.9\n6,own,0.8\n")
     gains = gains_by_task(assays, "birch", found)
     assert set(gains["federated, no privacy"]) == {"hit", "own"}
-    before = comparing._by_task(own / local.run, "auroc")
+    before = own_gains._by_task(own / local.run, "auroc")
     assert gains["federated, no privacy"]["own"] == pytest.approx(0.8 - before["own"])
     assert "Gains by task" in as_page(found, gains) and "own" in as_page(found, gains)
     for _ in range(2):  # again adds nothing

@@ -25,6 +25,7 @@ from blindsum.platform.training.trees.boosting import (
     TreeTrainer,
 )
 from blindsum.platform.training.trees.forest import Forest
+from blindsum.platform.training.trees.histograms import by_bin
 from blindsum.platform.training.trees.xgboost_json import as_xgboost
 from blindsum.platform.training.vector import Vector
 from tests.conftest import job_content
@@ -282,3 +283,53 @@ def test_what_was_learnt_is_recomputed_after_a_step_back(tmp_path: Path) -> None
     fresh = TreeTrainer(boosting, one, fold, None, np.random.default_rng(0))
     np.testing.assert_array_equal(fresh.train(moved, 1.0, 2).values, second)
     assert HESSIAN_WEIGHT > 0
+
+
+@pytest.mark.parametrize("sampling", [1.0, 0.5])
+def test_levels_go_on_from_the_one_before_only_in_the_same_forest(
+    sampling: float, tmp_path: Path
+) -> None:
+    """A trainer that has seen other forests sums what a fresh one does."""
+    x, y = records(90, 3)
+    one = job(tmp_path, {"split": "best"}, classes(3), sampling_rate=sampling)
+    boosting = Boosting(one, one.model)  # type: ignore[arg-type]
+
+    def trainer(seed: int) -> TreeTrainer:
+        return TreeTrainer(boosting, one, Fold(x, y), None, np.random.default_rng(seed))
+
+    optimizer, forest = SumsOptimizer(boosting, one), get_parameters(Forest(4, 3, 3))
+    forests, used = [forest], trainer(0)
+    for round in range(1, 7):
+        update = trainer(round).train(forests[-1], 1.0, round)
+        forests.append(optimizer.apply(forests[-1], update.values * update.unit, round, 1))
+    for round in (1, 2, 3, 4, 5, 2, 3, 5, 6):
+        other = forests[round - 1].copy()
+        boosting.trees(other).threshold[...] += 0.5 * (round == 3)  # another root, once
+        used._random = np.random.default_rng(round)
+        found = used.train(other, 1.0, round).values
+        np.testing.assert_array_equal(found, trainer(round).train(other, 1.0, round).values)
+
+
+def test_a_smaller_clip_norm_holds_from_its_round_on(tmp_path: Path) -> None:
+    x, y = records(40, 2)
+    one = job(tmp_path, {"split": "best"}, classes(2), SHARED)
+    boosting = Boosting(one, one.model)  # type: ignore[arg-type]
+    own, forest = plan(one, one.roster[0]), get_parameters(Forest(4, 2, 3))
+    trainer = TreeTrainer(boosting, one, Fold(x[:1], y[:1]), own, np.random.default_rng(0))
+    for clipping in (1.0, 0.25):
+        norm = np.linalg.norm(trainer.train(forest, clipping, 1).values)
+        assert norm <= own.clip_norm * clipping * (1 + 1e-9)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_sums_by_bin_are_those_of_a_loop(order: str) -> None:
+    random = np.random.default_rng(1)
+    bins = np.asarray(random.integers(0, 5, (40_000, 3)), np.uint8, order=order)  # type: ignore[call-overload]
+    nodes, g = random.integers(0, 3, len(bins)), np.rint(random.normal(0, 2**20, len(bins)))
+    h = np.rint(random.random(len(bins)) * 2**18)
+    expected = np.zeros((3, 3, 5, 2))  # the third node is that of records in none
+    for feature in range(3):
+        np.add.at(expected[:, feature, :, 0], (nodes, bins[:, feature]), g)
+        np.add.at(expected[:, feature, :, 1], (nodes, bins[:, feature]), h)
+    np.testing.assert_array_equal(by_bin(bins, nodes, 2, g, h, 5), expected[:2])
+    assert not by_bin(bins[:0], nodes[:0], 2, g[:0], h[:0], 5).any()

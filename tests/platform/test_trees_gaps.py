@@ -26,7 +26,7 @@ from blindsum.platform.training.models import (
     model_of,
 )
 from blindsum.platform.training.trees.boosting import Boosting, TreeTrainer
-from blindsum.platform.training.trees.forest import BEYOND
+from blindsum.platform.training.trees.forest import BEYOND, Forest, Trees, vector_of
 from blindsum.platform.training.trees.xgboost_json import of_job
 from tests.conftest import job_content
 from tests.platform.test_trees import (
@@ -264,3 +264,12 @@ def test_no_other_model_is_built_for_records_with_gaps(tmp_path: Path) -> None:
     linear = Job.model_validate(other | {"model": {"kind": "linear"}}).model
     with pytest.raises(ModelError, match="linear cannot read missing values"):
         build_model(linear, features_of(one.data.features).shape, 2, seed=0, private=False)
+
+
+def test_where_records_stand_depends_on_the_sides_of_gaps() -> None:
+    """What a trainer keeps of a level must not outlive another side of a split above."""
+    forest = Forest(1, 1, 2, gaps=True)
+    trees = Trees.of(vector_of(forest), 1, 1, 2)
+    one, before = trees.one(0, 0), [trees.one(0, 0).above(level) for level in (0, 1, 2)]
+    one.default_left[0] = 1
+    assert [one.above(level) == before[level] for level in (0, 1, 2)] == [True, False, False]

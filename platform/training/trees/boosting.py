@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -26,7 +27,7 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
 from blindsum.platform.privacy.plan import PrivacyPlan, plan
 from blindsum.platform.training.clipping.clipped import STABLE
-from blindsum.platform.training.sums import Reals, Summed, SumsOptimizer, SumsTrainer
+from blindsum.platform.training.sums import Reals, Summed, SumsTrainer, followed
 from blindsum.platform.training.trees.bins import bins_of
 from blindsum.platform.training.trees.forest import Forest, OneTree, Trees, load, vector_of
 from blindsum.platform.training.trees.gradients import OfClasses, OfTasks
@@ -182,6 +183,17 @@ class Boosting(Summed):
         return outputs[:, 1:] - outputs[:, :1] if self._two else outputs
 
 
+@dataclass(frozen=True)
+class _Standing:
+    """At which nodes of a level all records stand, int16 [records], numbered from the root, and
+    whether a node above was not split. It holds for all trees with the same splits `above`."""
+
+    level: int
+    above: bytes
+    nodes: npt.NDArray[np.int16]
+    stopped: npt.NDArray[np.bool_]
+
+
 class TreeTrainer(SumsTrainer):
     """One silo's part of boosting.
 
@@ -201,13 +213,19 @@ class TreeTrainer(SumsTrainer):
     ) -> None:
         super().__init__(job, plan, random)
         self._boosting = boosting
-        # Bins take a byte each: features are made dense batch by batch, and not kept.
-        parts = [boosting.bins.of(features.numpy()) for features, _ in data.batches()]
-        self._bins, self._labels = np.concatenate(parts), dense(data.stored_labels)
+        # Bins take a byte each: features are made dense batch by batch, and not kept. Those of a
+        # feature lie side by side, as histograms read them.
+        self._bins, read = np.empty((len(data), len(boosting.bins)), np.uint8, order="F"), 0
+        for features, _ in data.batches():
+            self._bins[read : read + len(features)] = boosting.bins.of(features.numpy())
+            read += len(features)
+        self._labels = dense(data.stored_labels)
         target = job.data.target
         self._derivatives = OfClasses(target) if target else OfTasks(job.data.tasks or {})
         self._outputs = np.zeros((len(data), boosting.outputs))
         self._counted: tuple[int, bytes] = 0, b""  # trees in `_outputs`, and their values
+        self._standing: dict[int, _Standing] = {}  # by output, of its newest tree
+        self._kept: tuple[object, tuple[Reals, Reals, float]] | None = None
 
     def sums(self, start: Vector, clip: float | None, round: int) -> tuple[Reals, float]:
         """Return the silo's sums for one round, from the forest before it."""
@@ -215,28 +233,40 @@ class TreeTrainer(SumsTrainer):
         tree, level = boosting.place(round)
         trees = boosting.trees(boosting.begun(start, round))
         rows = self.sample(len(self._bins))
-        margins = boosting.margins(self._before(tree, trees)[rows])
-        g, h = self._derivatives(margins, self._labels[rows])
-        unclipped = 0.0
-        if clip is None:
-            g, h = np.rint(g / UNIT), np.rint(h / UNIT)
-        else:
-            g, h, unclipped = self._clipped(g, h, clip, tree)
+        g, h, unclipped = self._summands(tree, trees, rows, clip)
         sums = np.zeros(boosting.shape(round))
         for i, output in enumerate(boosting.grown):
             one, of_output = trees.one(tree, output), (g[:, i], h[:, i])
             if boosting.section.split == "best":
-                nodes, bins = self._nodes(one, level, rows), self._bins_of(rows, tree)
+                nodes, bins = self._nodes(one, output, level, rows), self._bins_of(rows, tree)
                 sums[i] = by_bin(bins, nodes, 2**level, *of_output, boosting.bins.most)
             else:
-                nodes = self._nodes(one, boosting.section.max_depth, rows)
+                nodes = self._nodes(one, output, boosting.section.max_depth, rows)
                 sums[i] = by_node(nodes, sums.shape[1], *of_output)
         return sums.reshape(-1), unclipped
 
+    def _summands(
+        self, tree: int, trees: Trees, rows: npt.NDArray[np.intp], clip: float | None
+    ) -> tuple[Reals, Reals, float]:
+        """Return what records add to the sums, g and h, [rows, grown], and the records within the
+        clip norm minus half of all. All levels of a tree add the same, unless they sample."""
+        outputs, kept = self._before(tree, trees), self._kept
+        key = (*self._counted, clip)
+        if kept and kept[0] == key and len(kept[1][0]) == len(rows) == len(self._bins):
+            return kept[1]
+        margins = self._boosting.margins(outputs[rows])
+        g, h = self._derivatives(margins, self._labels[rows])
+        if clip is None:
+            found = np.rint(g / UNIT), np.rint(h / UNIT), 0.0
+        else:
+            found = self._clipped(g, h, clip, tree)
+        self._kept = (key, found) if self._boosting.section.exchanges > 1 else None
+        return found
+
     def _bins_of(self, rows: npt.NDArray[np.intp], tree: int) -> npt.NDArray[np.uint8]:
-        columns, all_rows = self._boosting.columns(tree), len(rows) == len(self._bins)
-        found = self._bins if all_rows else self._bins[rows]
-        return found if len(columns) == found.shape[1] else found[:, columns]
+        columns, found = self._boosting.columns(tree), self._bins.T
+        found = found if len(columns) == len(found) else found[columns]
+        return (found if len(rows) == len(self._bins) else found[:, rows]).T
 
     def _before(self, tree: int, trees: Trees) -> Reals:
         """Return the outputs of the trees before one, [records, K]. Those of earlier rounds are
@@ -247,7 +277,7 @@ class TreeTrainer(SumsTrainer):
         every = np.arange(len(self._bins))
         for done, output in itertools.product(range(count, tree), range(trees.value.shape[1])):
             one = trees.one(done, output)
-            nodes, _ = self._ends(one, self._boosting.section.max_depth, every)
+            nodes, _ = self._ends(one, output, self._boosting.section.max_depth, every)
             self._outputs[:, output] += one.value[nodes]
         self._counted = tree, trees.value[:tree].tobytes()
         return self._outputs
@@ -263,21 +293,23 @@ class TreeTrainer(SumsTrainer):
         within = float((norms <= clip).sum() - len(norms) / 2)
         return np.nan_to_num(g * factors), np.nan_to_num(h * factors), within
 
-    def _nodes(self, one: OneTree, deep: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    def _nodes(
+        self, one: OneTree, output: int, deep: int, rows: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.intp]:
         """Return each record's node of a level, from 0; 2^deep for records that stopped above."""
-        nodes, stopped = self._ends(one, deep, rows)
+        nodes, stopped = self._ends(one, output, deep, rows)
         found: npt.NDArray[np.intp] = np.where(stopped, 2**deep, nodes)
         return found
 
     def _ends(
-        self, one: OneTree, deep: int, rows: npt.NDArray[np.intp]
+        self, one: OneTree, output: int, deep: int, rows: npt.NDArray[np.intp]
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
         """Return the node of a level at which each record arrives, from 0, and whether a node above
         was not split: such records went left, to the leaf that has that node's value."""
         after = self._boosting.bins.after(one.feature, one.threshold)
         gaps = self._boosting.bins.have_gaps
-        nodes, stopped = np.zeros(len(rows), np.intp), np.zeros(len(rows), np.bool_)
-        for _ in range(deep):
+        first, nodes, stopped = self._begun(one, output, deep, rows)
+        for _ in range(first, deep):
             columns = one.feature[nodes].astype(np.intp)
             stopped |= columns < 0
             bins = self._bins[rows, np.maximum(columns, 0)]
@@ -285,7 +317,20 @@ class TreeTrainer(SumsTrainer):
             if gaps:
                 right &= (bins < self._boosting.bins.most - 1) | (one.default_left[nodes] == 0)
             nodes = 2 * nodes + 1 + (right & (columns >= 0))
+        if len(rows) == len(self._bins):
+            kept = nodes.astype(np.int16)
+            self._standing[output] = _Standing(deep, one.above(deep), kept, stopped)
         return nodes - (2**deep - 1), stopped
+
+    def _begun(
+        self, one: OneTree, output: int, deep: int, rows: npt.NDArray[np.intp]
+    ) -> tuple[int, npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Return the level from which records descend to another, and where they stand: all of them
+        where they arrived in an earlier round, otherwise at the root."""
+        last = self._standing.get(output) if len(rows) == len(self._bins) else None
+        if last and last.level <= deep and last.above == one.above(last.level):
+            return last.level, last.nodes.astype(np.intp), last.stopped.copy()
+        return 0, np.zeros(len(rows), np.intp), np.zeros(len(rows), np.bool_)
 
 
 def grow(
@@ -304,9 +349,5 @@ def grow(
         done: called after each round.
         silos: how many such participants this one stands for.
     """
-    optimizer, forest = SumsOptimizer(boosting, job), vector_of(model)
-    for round in range(1, rounds + 1):
-        update = trainer.train(forest, 1.0, round)
-        forest = optimizer.apply(forest, update.values * update.unit, round, silos)
-        done()
+    forest = followed(boosting, job, trainer, vector_of(model), rounds, done, silos)
     load(model, boosting.trees(forest))

@@ -79,6 +79,12 @@ class OneTree:
     cover: npt.NDArray[np.float32]
     default_left: npt.NDArray[np.float32]
 
+    def above(self, level: int) -> bytes:
+        """Return all that decides at which node of a level a record arrives."""
+        nodes = slice(2**level - 1)
+        arrays = (self.feature, self.threshold, self.default_left)
+        return b"".join(one[nodes].tobytes() for one in arrays)
+
 
 class Forest(nn.Module):
     """T trees of depth D for each of K outputs; an output is the sum of its trees' leaves.
