@@ -83,7 +83,7 @@ class Powers(Part):
         if not set(filled.tolist()) - ({around_zero} if least > 1 else set()):
             return _UNRESOLVED  # nothing, or only zeros, beside which there may be few others
         first, last = int(filled[0]), int(filled[-1])
-        seems = max(found.deviations[self.name], 0.5)
+        seems = max(2 * found.deviations[self.name], 0.5)
         while first > 0 and counts[first - 1] > seems:
             first -= 1
         while last + 1 < len(counts) and counts[last + 1] > seems:
