@@ -26,13 +26,13 @@ def save_statistics(
     """
     from blindsum.pipelines.statistics.page import as_page
     from blindsum.platform.training.statistics.describing import Describing
-    from blindsum.platform.training.statistics.figures import figures_of
+    from blindsum.platform.training.statistics.figures import COUNTING, figures_of
 
     describing, last = Describing(run.job_file.job, section), run.reports[-1]
-    if last.round < describing.different_rounds:
-        return  # nothing follows from the first rounds alone
+    if last.round < COUNTING:
+        return  # nothing follows from the first round alone
     release = federation.release(last.round, last.state_digest, 60.0)
-    found = run.statistics = figures_of(describing, release.newest)
+    found = run.statistics = figures_of(describing, release.newest, last.round)
     content = {"run": run.name, "privacy": run.headline(), **found.as_dict()}
     run.folder.mkdir(parents=True, exist_ok=True)
     path = write_whole(run.folder / STATISTICS, json.dumps(content, indent=1).encode())

@@ -11,11 +11,13 @@ from matplotlib.figure import Figure as Picture
 
 from blindsum.pipelines.show.page import PAGE, embedded
 from blindsum.pipelines.statistics.table import (
+    MOMENTS,
     about,
     count,
     differences,
     left_out,
     median,
+    moments,
     number,
     overlaps,
     share,
@@ -79,20 +81,20 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _numbers(found: Figures) -> str:
     shares = list(found.numbers[0].quantiles)
-    head = ["column", "missing", "mean", "deviation", *(f"{100 * q:g} %" for q in shares)]
+    head = ["column", "missing", *MOMENTS[: 2 * found.complete]]
+    head += [f"{100 * q:g} %" for q in shares]
     head += ["silos differ"] if found.numbers[0].differs else []
     rows = [
         [
             one.name + (" (label)" if one.is_label else ""),
             share(one.missing),
-            value(one, one.mean),
-            number(one.deviation),
+            *moments(found, one),
             *(value(one, one.quantiles[q], bin=found.exact) for q in shares),
             *([_verdict(one)] if one.differs else []),
         ]
         for one in found.numbers
     ]
-    cut = "" if found.exact else _cut(found.numbers)
+    cut = "" if found.exact or not found.complete else _cut(found.numbers)
     return _table(head, rows) + cut
 
 

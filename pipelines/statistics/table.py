@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -24,6 +25,7 @@ from blindsum.platform.training.statistics.overlap_figures import Overlap
 from blindsum.platform.training.statistics.survival_figures import SurvivalFigures
 
 MOST_ROWS = 60
+MOMENTS = ("mean", "deviation")
 MOST_PAIRS = 10
 STRONG = 0.2
 """Correlations below it are not listed."""
@@ -61,7 +63,11 @@ def left_out(kind: str) -> str:
 
 
 def about(found: Figures) -> str:
-    """Return what the figures' intervals are."""
+    """Return what the figures' intervals are, and what is missing."""
+    if not found.complete:
+        whole = about(replace(found, complete=True))
+        missing = "means, deviations, correlations and differences are missing"
+        return f"{whole}. The last round was not completed: {missing}"
     if found.exact:
         return (
             "exact, without differential privacy: figures of few records tell about single ones. "
@@ -75,17 +81,22 @@ def about(found: Figures) -> str:
 
 def _numbers(found: Figures) -> Sheet:
     shares = list(found.numbers[0].quantiles)
-    heads = ["column", "missing", "mean", "deviation", *(f"{100 * q:g} %" for q in shares)]
+    heads = ["column", "missing", *MOMENTS[: 2 * found.complete]]
+    heads += [f"{100 * q:g} %" for q in shares]
     table = Sheet(*heads, title=_title("numbers", len(found.numbers)))
     for one in found.numbers[:MOST_ROWS]:
         table.add(
             _named(one.name, one.is_label, one.differs),
             share(one.missing),
-            value(one, one.mean),
-            number(one.deviation),
+            *moments(found, one),
             *(value(one, one.quantiles[q], bin=found.exact) for q in shares),
         )
     return table
+
+
+def moments(found: Figures, one: NumberFigures) -> tuple[str, ...]:
+    """Return a column's mean and deviation; nothing if they were not computed."""
+    return (value(one, one.mean), number(one.deviation)) if found.complete else ()
 
 
 def _categories(found: Figures) -> Sheet:

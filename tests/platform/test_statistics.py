@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy import stats
 
+from blindsum.pipelines.statistics.page import as_page
+from blindsum.pipelines.statistics.table import tables as tables_of
 from blindsum.platform.data.records import Fold
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.schema import Job
@@ -325,3 +328,20 @@ def test_a_silo_with_a_stricter_budget_is_refused_for_it_would_count_less(tmp_pa
     content["silos"][0]["epsilon"] = 1.0
     with pytest.raises(ValueError, match="a silo that clips harder than the others would count"):
         Job.model_validate(content)
+
+
+def test_a_run_that_ends_before_its_last_round_still_has_its_counts(tmp_path: Path) -> None:
+    one, tables = job(tmp_path, SHARED), three(2000)
+    describing, _ = trainers(one, tables)
+    whole, vector = described(one, tables)
+    found = figures_of(describing, vector, 2)
+    assert whole.complete and not found.complete and found.records == whole.records
+    assert found.correlations is None and all(n.differs is None for n in found.numbers)
+    for early, late in zip(found.numbers, whole.numbers, strict=True):
+        assert early.quantiles == late.quantiles and np.isnan(early.mean.value)
+    shown = Console(width=250)
+    with shown.capture() as text:
+        for part in tables_of(found):
+            shown.print(part)
+    assert "The last round was not completed" in text.get() and "hidden" not in text.get()
+    assert "What the silos hold" in as_page(found, "run-1", "epsilon 3")

@@ -103,7 +103,8 @@ class Figures:
     """What the silos of a consortium hold together; None for what the job does not ask for.
 
     `undescribed` is the kind of the features if these are no columns: of their records only labels
-    are counted.
+    are counted. `complete` is false if the last round is missing: then there are no means,
+    deviations, correlations and differences.
     """
 
     exact: bool
@@ -114,6 +115,7 @@ class Figures:
     overlap: Overlap | None = None
     survival: SurvivalFigures | None = None
     undescribed: str | None = None
+    complete: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """Return all, as JSON holds it: without NaN."""
@@ -129,14 +131,23 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def figures_of(describing: Describing, table: Vector) -> Figures:
-    """Return the figures of a run that ended, from its model."""
-    return _Reading(describing, describing.found(table)).figures()
+COUNTING = 2
+"""The rounds after which there are figures."""
+
+
+def figures_of(describing: Describing, table: Vector, rounds: int | None = None) -> Figures:
+    """Return the figures of a run that ended, from its model.
+
+    Args:
+        rounds: how many it completed, at least COUNTING; default: all.
+    """
+    return _Reading(describing, describing.found(table, rounds)).figures()
 
 
 class _Reading:
     def __init__(self, describing: Describing, found: Found) -> None:
         self._of, self._found = describing, found
+        self._complete = "sums" in found.sums or not describing.standard.names
         self._z = float(stats.norm.ppf((1 + LEVEL) / 2))
         self._standard = describing.standard.at(found)
         # The noise is public, so are further draws of it: any seed will do.
@@ -164,6 +175,7 @@ class _Reading:
             overlap=self._overlap(),
             survival=self._survival(),
             undescribed=undescribed_kind(self._of.job.data),
+            complete=self._complete,
         )
 
     # -- figures -----------------------------------------------------------------------------
@@ -195,13 +207,18 @@ class _Reading:
         if histogram.covariance is not None:
             noise = np.sqrt(np.diag(histogram.covariance))
         quantiles = {q: histogram.quantile(q, self._z) for q in self._of.section.quantiles}
+        mean = deviation = Figure(math.nan, math.nan, math.nan)
+        if self._complete:
+            mean = self._figure(lambda one: center + scale * self._mean_of(one, at))
+            spread = self._figure(lambda one: scale * self._deviation_of(one, at))
+            deviation = _unless_hidden(spread)
         return NumberFigures(
             name=column.name,
             is_label=column.is_label,
             since=column.since,
             missing=self._share(lambda one: float(one.sums["gaps"][at])),
-            mean=self._figure(lambda one: center + scale * self._mean_of(one, at)),
-            deviation=_unless_hidden(self._figure(lambda one: scale * self._deviation_of(one, at))),
+            mean=mean,
+            deviation=deviation,
             cut=None if exact else (float(center - CUT * scale), float(center + CUT * scale)),
             quantiles={q: Figure(*found) for q, found in quantiles.items()},
             edges=tuple(map(float, histogram.edges)),
@@ -271,7 +288,7 @@ class _Reading:
     # -- correlations ------------------------------------------------------------------------
 
     def _correlations(self) -> Correlations | None:
-        if not self._of.section.correlations or not self._of.standard.names:
+        if not self._complete or not self._of.section.correlations or not self._of.standard.names:
             return None
         chosen = np.flatnonzero(self._standard.complete)
         names = tuple(self._of.standard.names[i] for i in chosen)
@@ -296,7 +313,7 @@ class _Reading:
         for categories. Under it: the signed sums, of which each has a known variance if all silos'
         records are alike; the least p-value of all signs and columns counts, times their number.
         """
-        if not self._of.section.differences:
+        if not self._complete or not self._of.section.differences:
             return None
         of_test = self._p_exact if self._found.is_exact else self._p_noised
         p = min(1.0, of_test(columns))
