@@ -38,6 +38,7 @@ from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import PrivacyPlan, metrics_plan, plan
 from blindsum.platform.state.approval import job_digest
 from blindsum.platform.state.ledger import Ledger
+from blindsum.platform.training.sent import sent_counts
 
 T = TypeVar("T")
 
@@ -147,9 +148,10 @@ def review_here(owner: Owner, silo: str, job: Job, folder: Path) -> JobReview:
 
 
 def _traffic(job: Job, values: int | None) -> Traffic | None:
-    """Return the bytes of one silo's ciphertexts in a round, for that many parameters."""
+    """Return the bytes of one silo's ciphertexts in the largest round, for that many parameters."""
     if values is None:
         return None
+    values = max(sent_counts(job, values))
     parameters = parameters_of(job)
     fresh, summed = chunk_bytes(parameters)
     chunks = parameters.chunks(values) + parameters.of_counts.chunks(count_values(job))

@@ -19,6 +19,7 @@ from blindsum.pipelines.run.folders import run_name
 from blindsum.platform.data.features import features_of
 from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.schema import Job
+from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.training.sent import sent_counts
 
 if TYPE_CHECKING:
@@ -63,8 +64,13 @@ def frozen_count(job: Job) -> int:
 
 
 def _counted(job: Job) -> Counted:
-    from blindsum.platform.training.models import counted  # imports torch
+    from blindsum.platform.training.models import Counted, counted  # imports torch
 
+    if isinstance(job.model, Statistics):
+        from blindsum.platform.training.statistics.describing import Describing
+
+        sums = 2 * Describing(job, job.model).size  # each is a pair of parameters
+        return Counted(sums, sums)
     shape, own = features_of(job.data.features).shape, 0 if job.has_private_tasks else None
     return counted(job.model, shape, job.data.outputs, own)
 

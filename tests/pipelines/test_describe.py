@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from blindsum.actors.thread_cluster import ThreadCluster
 from blindsum.pipelines.cli.app import app
+from blindsum.pipelines.consortium.review import _traffic as of_a_round
 from blindsum.pipelines.description.command import bounds_of
 from blindsum.pipelines.description.propose import proposed
 from blindsum.pipelines.interface.job import Job
@@ -21,15 +22,19 @@ from blindsum.pipelines.interface.training import finished
 from blindsum.pipelines.run.job_picture import planned_picture
 from blindsum.pipelines.run.output import Quiet
 from blindsum.pipelines.run.run import Run
+from blindsum.pipelines.run.traffic import parameter_count
 from blindsum.pipelines.run.train import train
 from blindsum.pipelines.statistics.derived import derived
 from blindsum.pipelines.statistics.table import count, number, share, tables
 from blindsum.platform.errors import BlindsumError
 from blindsum.platform.job.file import load_job
 from blindsum.platform.privacy.statement import privacy_statement
+from blindsum.platform.training.models import model_of
+from blindsum.platform.training.sent import sent_counts
 from blindsum.platform.training.statistics.interval import Figure
 from tests.conftest import MakeJob
 
+FOR_TREES = ("training.sampling_rate=1.0", "training.expected_batch_size=100")
 SHARED = ("privacy={noise: shared, epsilon: 3, delta: 1.0e-4}", "training.local_steps=1")
 
 
@@ -207,3 +212,15 @@ def test_what_needs_a_model_says_that_statistics_are_none(
     ):
         told = CliRunner().invoke(app, command)
         assert told.exit_code and "trains no model" in str(told.exception), command
+
+
+def test_an_owner_reads_what_statistics_would_send(make_job: MakeJob) -> None:
+    job = derived(make_job(*SHARED), 1.0).job
+    whole = sum(one.numel() for one in model_of(job).parameters())
+    assert parameter_count(job) == whole
+    sent = max(sent_counts(job, whole))
+    assert sent < whole
+    traffic = of_a_round(job, whole)
+    assert traffic is not None and traffic == of_a_round(job, whole * 100)
+    trees = make_job(*SHARED, "model={kind: trees, trees: 3}", "training.rounds=3", *FOR_TREES).job
+    assert of_a_round(trees, 100_000) == of_a_round(trees, 100)
