@@ -8,7 +8,7 @@ match its pattern, and every number must lie in its range. `SiloSpec` comes from
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -34,7 +34,7 @@ def checked(message: Any, kind: type[T]) -> T:
         )
     try:
         names = [one.name for one in fields(kind)]  # type: ignore[arg-type]
-        values = {name: getattr(message, name) for name in names}
+        values = {name: _rebuilt(getattr(message, name)) for name in names}
         return kind(**values)
     except (ValidationError, AttributeError, TypeError) as error:
         where = error.errors()[0]["loc"][:1] if isinstance(error, ValidationError) else ()
@@ -43,6 +43,12 @@ def checked(message: Any, kind: type[T]) -> T:
             f"received a malformed {kind.__name__}{field}",
             "A name, a number or a digest in it does not have the form that this silo accepts.",
         ) from None
+
+
+def _rebuilt(value: Any) -> Any:
+    """Return a dataclass made of its fields alone: what it has computed before, such as its digest,
+    came from its sender too."""
+    return replace(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def checked_all(messages: Any, kind: type[T]) -> tuple[T, ...]:

@@ -551,6 +551,13 @@ MUTANTS = (
         ACROSS,
     ),
     Mutant(
+        "the digest believed that an announcement brings",
+        "actors/door.py",
+        "values = {name: _rebuilt(getattr(message, name)) for name in names}",
+        "values = {name: getattr(message, name) for name in names}",
+        DRIVER,
+    ),
+    Mutant(
         "a silo of an agent without an approval",
         "actors/separate/agent.py",
         'if received is None or received.verdict != "approved":',

@@ -13,10 +13,12 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
+from blindsum.actors.door import checked
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.silo import Silo
 from blindsum.actors.workers import worker
 from blindsum.he.exchange import Exchange
+from blindsum.he.parameters import Parameters
 from blindsum.pipelines.cli.app import app
 from blindsum.platform.errors import (
     BlindsumError,
@@ -92,6 +94,23 @@ def test_every_field_of_an_announcement_is_checked(
         consortium.silos["alder"].train(unchecked(Exchange, **(fields | {field: value})))
     with pytest.raises(FederationError, match="expected a message of kind Exchange"):
         consortium.silos["alder"].train({"round": 1})  # type: ignore[arg-type]
+
+
+def test_an_announcement_brings_no_digest_of_its_own(make_job: MakeJob) -> None:
+    """Masks follow from it: a second exchange with the digest of the first would repeat them."""
+    consortium = Consortium(make_job())
+    exchange = consortium.exchange()
+    fields = {name: getattr(exchange, name) for name in Exchange.__dataclass_fields__}
+    forged_parameters = unchecked(Parameters, **(vars(exchange.parameters) | {"digest": "0" * 64}))
+    for forged in (
+        unchecked(Exchange, **fields, digest=b"0" * 32),
+        unchecked(Exchange, **(fields | {"parameters": forged_parameters})),
+    ):
+        assert forged == exchange and forged.digest != exchange.digest
+        assert checked(forged, Exchange).digest == exchange.digest
+    consortium.silos["alder"].train(unchecked(Exchange, **fields, digest=b"0" * 32))
+    assert consortium.silos["alder"]._update is not None
+    assert consortium.silos["alder"]._update.exchange.digest == exchange.digest
 
 
 def test_what_a_run_left_is_removed_by_that_run_alone(make_job: MakeJob, tmp_path: Path) -> None:
