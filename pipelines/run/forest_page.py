@@ -142,7 +142,8 @@ def as_page(found: Explained, run: str) -> str:
 def _legend(found: Explained) -> str:
     said = (
         "Splits: their number. Cover: the mean sum of second derivatives at them. Gain: the total "
-        "by which they lower the loss, by the forest's own sums."
+        "by which they lower the loss, by the forest's own sums; less than nothing where a split "
+        "costs more by lambda, which counts on both its sides, than it tells."
     )
     if not found.noise:
         return said
