@@ -42,18 +42,12 @@ SHARED = {"noise": "shared", "epsilon": 5, "delta": 1e-5}
 RECORDS = 600
 
 
-def job(tmp_path: Path, privacy: dict[str, Any] | None = None, **more: Any) -> Job:
-    content = job_content(tmp_path)
-    columns: dict[str, Any] = {
-        name: {"scale": WIDE, "missing": {"value": 0.0, "indicator": True}} for name in NUMBERS
-    }
-    columns["sex"] = {"categories": ["f", "m"], "other": True, "missing": {"indicator": True}}
-    content["data"] |= {
-        "features": {"kind": "columns", "columns": columns},
-        "target": {"column": "ill", "classes": ["no", "yes"]},
-    }
+def of_statistics(
+    content: dict[str, Any], privacy: dict[str, Any] | None = None, **model: Any
+) -> Job:
+    """Return the job of statistics of a content with its data."""
     content["data"].pop("tasks", None)
-    content["model"] = {"kind": "statistics", **more}
+    content["model"] = {"kind": "statistics", **model}
     content["training"] = {
         "rounds": 3,
         "local_steps": 1,
@@ -64,6 +58,19 @@ def job(tmp_path: Path, privacy: dict[str, Any] | None = None, **more: Any) -> J
     content["privacy"] = privacy or {"noise": "none"}
     content["encryption"] = {"bits": 24}
     return Job.model_validate(content)
+
+
+def job(tmp_path: Path, privacy: dict[str, Any] | None = None, **more: Any) -> Job:
+    content = job_content(tmp_path)
+    columns: dict[str, Any] = {
+        name: {"scale": WIDE, "missing": {"value": 0.0, "indicator": True}} for name in NUMBERS
+    }
+    columns["sex"] = {"categories": ["f", "m"], "other": True, "missing": {"indicator": True}}
+    content["data"] |= {
+        "features": {"kind": "columns", "columns": columns},
+        "target": {"column": "ill", "classes": ["no", "yes"]},
+    }
+    return of_statistics(content, privacy, **more)
 
 
 def table(count: int, seed: int, shift: float = 0.0) -> pd.DataFrame:

@@ -27,6 +27,7 @@ from blindsum.platform.training.statistics.survival_figures import (
 )
 from blindsum.platform.training.sums import SumsOptimizer
 from tests.conftest import job_content
+from tests.platform.test_statistics import of_statistics
 
 END = 20
 SHARED = {"noise": "shared", "epsilon": 3, "delta": 1e-5}
@@ -44,22 +45,9 @@ def job(tmp_path: Path, privacy: dict[str, Any] | None = None, **more: Any) -> J
         "features": {"kind": "columns", "columns": columns},
         "target": {"column": "died", "classes": ["no", "yes"]},
     }
-    content["data"].pop("tasks", None)
     survival = {"time": "months", "event": "died", "groups": "arm"} | more
-    content["model"] = {
-        "kind": "statistics",
-        "survival": survival | {"edges": more.get("edges", [float(i + 1) for i in range(END)])},
-    }
-    content["training"] = {
-        "rounds": 3,
-        "local_steps": 1,
-        "sampling_rate": 1.0,
-        "expected_batch_size": 5000,
-        "learning_rate": 1.0,
-    }
-    content["privacy"] = privacy or {"noise": "none"}
-    content["encryption"] = {"bits": 24}
-    return Job.model_validate(content)
+    edges = more.get("edges", [float(i + 1) for i in range(END)])
+    return of_statistics(content, privacy, survival=survival | {"edges": edges})
 
 
 def records(count: int, random: np.random.Generator, ratio: float = 1.0) -> Records:
