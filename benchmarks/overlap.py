@@ -13,48 +13,20 @@ import argparse
 import json
 import math
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
+from statistics_jobs import SILOS, statistics_job
 
 from blindsum.platform.job.schema import Job
 from blindsum.platform.training.statistics.describing import Describing
 from blindsum.platform.training.statistics.overlap import Distinct, Hashed, Lookup, Sketch
 from blindsum.platform.training.statistics.parts import Found
 
-SILOS = ("alder", "birch", "cedar")
-
 
 def job(epsilon: float, records: int) -> Job:
     """Return a job of one column, with bounds, and of overlaps."""
-    state = Path(mkdtemp())
-    return Job.model_validate(
-        {
-            "name": "overlap",
-            "silos": [
-                {"name": one, "data": f"{one}.csv", "state": str(state / one)} for one in SILOS
-            ],
-            "data": {
-                "features": {"kind": "columns", "columns": {"x": {}}},
-                "target": {"column": "y", "classes": ["no", "yes"]},
-                "folds": {"kind": "random", "salt": "s"},
-            },
-            "model": {
-                "kind": "statistics",
-                "bounds": {"x": {"low": 0.0, "high": 1.0}},
-                "overlap": {},
-            },
-            "training": {
-                "rounds": 3,
-                "local_steps": 1,
-                "sampling_rate": 1.0,
-                "learning_rate": 1.0,
-                "expected_batch_size": records,
-            },
-            "privacy": {"noise": "shared", "epsilon": epsilon, "delta": 1e-5},
-            "encryption": {"bits": 24},
-        }
-    )
+    model = {"bounds": {"x": {"low": 0.0, "high": 1.0}}, "overlap": {}}
+    return statistics_job("overlap", {"x": {}}, model, epsilon, records)
 
 
 def identifiers(

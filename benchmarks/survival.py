@@ -11,56 +11,24 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
+from statistics_jobs import statistics_job
 
 from blindsum.platform.job.schema import Job
 from blindsum.platform.training.statistics.describing import Describing
 from blindsum.platform.training.statistics.survival import CENSORED, EVENT
 from blindsum.platform.training.statistics.survival_figures import survival_figures
 
-SILOS = ("alder", "birch", "cedar")
 END, MEAN = 20, 8.0
 
 
 def job(epsilon: float, records: int) -> Job:
     """Return a job of survival."""
-    state = Path(mkdtemp())
-    return Job.model_validate(
-        {
-            "name": "survival",
-            "silos": [
-                {"name": one, "data": f"{one}.csv", "state": str(state / one)} for one in SILOS
-            ],
-            "data": {
-                "features": {
-                    "kind": "columns",
-                    "columns": {"months": {}, "arm": {"categories": ["a", "b"]}},
-                },
-                "target": {"column": "died", "classes": ["no", "yes"]},
-                "folds": {"kind": "random", "salt": "s"},
-            },
-            "model": {
-                "kind": "statistics",
-                "survival": {
-                    "time": "months",
-                    "event": "died",
-                    "groups": "arm",
-                    "edges": [float(i + 1) for i in range(END)],
-                },
-            },
-            "training": {
-                "rounds": 3,
-                "local_steps": 1,
-                "sampling_rate": 1.0,
-                "learning_rate": 1.0,
-                "expected_batch_size": records,
-            },
-            "privacy": {"noise": "shared", "epsilon": epsilon, "delta": 1e-5},
-            "encryption": {"bits": 24},
-        }
-    )
+    columns = {"months": {}, "arm": {"categories": ["a", "b"]}}
+    edges = [float(i + 1) for i in range(END)]
+    survival = {"time": "months", "event": "y", "groups": "arm", "edges": edges}
+    return statistics_job("survival", columns, {"survival": survival}, epsilon, records)
 
 
 def counts(records: int, random: np.random.Generator) -> np.ndarray:
