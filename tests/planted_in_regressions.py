@@ -49,9 +49,9 @@ IN_REGRESSIONS = (
     ),
     (
         "regression: errors as if one silo had added its share",
-        FITTING,
-        "math.hypot(*each)",
-        "math.hypot(each[0])",
+        "platform/privacy/plan.py",
+        "return math.hypot(*(own.own_noise for name in job.roster if (own := plan(job, name))))",
+        "return max(own.own_noise for name in job.roster if (own := plan(job, name)))",
         PROTOCOL,
     ),
     (

@@ -155,6 +155,12 @@ def plan(job: Job, silo: str) -> PrivacyPlan | None:
         raise error.located(silo=silo) from None
 
 
+def noise_of_total(job: Job) -> float:
+    """Return the standard deviation of the noise on a round's total if all silos take part; 0
+    without differential privacy. Raises as `plan`."""
+    return math.hypot(*(own.own_noise for name in job.roster if (own := plan(job, name))))
+
+
 def _budget(job: Job, section: LocalNoise | SharedNoise, silo: str) -> float:
     return min(section.epsilon, job.silo(silo).epsilon or section.epsilon)
 

@@ -27,7 +27,7 @@ import numpy as np
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.job.regression_section import Regression, family_of
 from blindsum.platform.job.schema import Job
-from blindsum.platform.privacy.plan import PrivacyPlan, plan
+from blindsum.platform.privacy.plan import PrivacyPlan, noise_of_total
 from blindsum.platform.training.regression.design import Design
 from blindsum.platform.training.regression.families import Binomial, Family, Gaussian
 from blindsum.platform.training.regression.fit import SEPARATED, Fit
@@ -211,9 +211,7 @@ class Regressing(Summed):
 
         It is rounded to three digits: silos plan each on its own processor.
         """
-        plans = [plan(self._job, name) for name in self._job.roster]
-        each = [one.own_noise for one in plans if one]
-        return float(f"{math.hypot(*each):.3g}")
+        return float(f"{noise_of_total(self._job):.3g}")
 
     @property
     def noise_of_score(self) -> float:

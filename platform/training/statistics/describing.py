@@ -25,7 +25,7 @@ from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import DataError, FederationError
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.statistics_section import Statistics
-from blindsum.platform.privacy.plan import PrivacyPlan, plan
+from blindsum.platform.privacy.plan import PrivacyPlan, noise_of_total
 from blindsum.platform.training.statistics.histograms import COARSE, Bins, Powers
 from blindsum.platform.training.statistics.moments import (
     Complete,
@@ -184,8 +184,8 @@ class Describing(Summed):
 
     @cached_property
     def noise(self) -> float:
-        """The noise on each total, as of `noise_deviation`."""
-        return noise_deviation(self.job)
+        """The deviation of the noise on each total. The clip norm is 1."""
+        return noise_of_total(self.job)
 
     @property
     def size(self) -> int:
@@ -271,15 +271,3 @@ def _as_numbers(key: bytes) -> Reals:
 
 def _as_bytes(numbers: Reals) -> bytes:
     return numbers.astype(np.uint8).tobytes()
-
-
-def noise_deviation(job: Job) -> float:
-    """Return the standard deviation of the noise on a total, in units of the clip norm, if all
-    silos take part; 0 without differential privacy."""
-    plans = [plan(job, name) for name in job.roster]
-    own = [
-        (one.update_noise if one.share is None else one.share / one.clip_norm)
-        for one in plans
-        if one
-    ]
-    return math.sqrt(sum(one * one for one in own))

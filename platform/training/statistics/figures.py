@@ -20,7 +20,7 @@ from scipy import stats
 
 from blindsum.platform.training.statistics.describing import Describing
 from blindsum.platform.training.statistics.histograms import counts_of
-from blindsum.platform.training.statistics.interval import LEVEL, Figure
+from blindsum.platform.training.statistics.interval import DEVIATIONS, LEVEL, Figure
 from blindsum.platform.training.statistics.moments import CUT, SIGNS
 from blindsum.platform.training.statistics.overlap import Sketch
 from blindsum.platform.training.statistics.overlap_figures import Overlap, overlap_figures
@@ -148,7 +148,7 @@ class _Reading:
     def __init__(self, describing: Describing, found: Found) -> None:
         self._of, self._found = describing, found
         self._complete = "sums" in found.sums or not describing.standard.names
-        self._z = float(stats.norm.ppf((1 + LEVEL) / 2))
+        self._z = DEVIATIONS
         self._standard = describing.standard.at(found)
         # The noise is public, so are further draws of it: any seed will do.
         random = np.random.default_rng(0)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 LEVEL = 0.95
+DEVIATIONS = NormalDist().inv_cdf((1 + LEVEL) / 2)
+"""How far an interval of LEVEL reaches, for a normal error. `evaluation`, which has it too, stands
+above this room."""
 
 
 @dataclass(frozen=True)

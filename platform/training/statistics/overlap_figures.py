@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy import stats
-
 from blindsum.platform.data.identifiers import identified_by
 from blindsum.platform.training.statistics.describing import Describing
-from blindsum.platform.training.statistics.interval import LEVEL, Figure
+from blindsum.platform.training.statistics.interval import DEVIATIONS, Figure
 from blindsum.platform.training.statistics.parts import Found
 
 
@@ -38,7 +36,7 @@ def overlap_figures(of: Describing, found: Found, identifiers: Figure) -> Overla
     if of.lookup is None or section is None:
         return None
     pairs, deviation, times = of.lookup.pairs(found, len(of.job.silos))
-    spread = float(stats.norm.ppf((1 + LEVEL) / 2)) * deviation
+    spread = DEVIATIONS * deviation
     ends = pairs, pairs - spread, (pairs + spread) * times
     return Overlap(
         by=section.by or identified_by(of.job.data),

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from blindsum.platform.training.statistics.interval import LEVEL, Figure
+from blindsum.platform.training.statistics.interval import DEVIATIONS, Figure
 from blindsum.platform.training.statistics.survival import CENSORED, EVENT
 
 Reals = npt.NDArray[np.float64]
@@ -109,7 +109,7 @@ def survival_figures(
         deviation: of the noise on each count; 0 without privacy.
         random: draws more of the noise. It is public, so any seed will do.
     """
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    z = DEVIATIONS
     draws = counts[None] + random.normal(0, deviation, (DRAWS if deviation else 1, *counts.shape))
     drawn = _estimates(_projected(draws), ends)
     whole = _projected(counts) if deviation else counts

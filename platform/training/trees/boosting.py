@@ -25,7 +25,7 @@ from blindsum.platform.data.records import Fold, dense
 from blindsum.platform.data.table import SiloData
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.trees_section import Boosted
-from blindsum.platform.privacy.plan import PrivacyPlan, plan
+from blindsum.platform.privacy.plan import PrivacyPlan, noise_of_total
 from blindsum.platform.training.clipping.clipped import STABLE
 from blindsum.platform.training.sums import Reals, Summed, SumsTrainer, followed
 from blindsum.platform.training.trees.bins import bins_of
@@ -160,10 +160,7 @@ class Boosting(Summed):
     @cached_property
     def noise(self) -> float:
         """The deviation of the noise in a sum of g over all silos; 0 without noise."""
-        if self._noise is not None:
-            return self._noise
-        plans = [plan(self._job, name) for name in self._job.roster]
-        return math.hypot(*(one.own_noise for one in plans if one))
+        return noise_of_total(self._job) if self._noise is None else self._noise
 
     @cached_property
     def reg_lambda(self) -> float:
