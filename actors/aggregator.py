@@ -37,8 +37,9 @@ class Aggregator:
         self._index, self._of, self._keep = index, of, keep
         self._log = Log(who=f"aggregator {index + 1} of {of}")
         self._identities: dict[str, bytes] = {}
-        self._exchange: Exchange | None = None
-        self._last = (0, 0, "")
+        self._sum: Sum | None = None
+        self._before: Sum | None = None
+        self._last = (0, 0)
         self._frames: list[pa.Buffer] = []
         self._closed: list[pa.Buffer] = []
         self._proofs: list[Receipt] = []
@@ -65,18 +66,13 @@ class Aggregator:
         Raises:
             FederationError: this sum or a later one was opened before.
         """
-        self._begin(exchange)
-
-    def _begin(self, exchange: Exchange) -> None:
-        # "update" comes after "metrics" in the alphabet, and before it in a round
-        now = (exchange.round, exchange.attempt, "" if exchange.purpose == "update" else "m")
+        now = (exchange.round, exchange.attempt)
         if now <= self._last:
             raise FederationError(
                 f"the {exchange.purpose} sum of round {exchange.round} was opened before"
             )
         self._last = now
-        self._exchange = exchange
-        self._sum = Sum(exchange)
+        self._sum = Sum(exchange, self._sum or self._before)
         self._receipts: dict[tuple[str, int], Receipt] = {}
         self._frames = []
         self._add_s = 0.0
@@ -89,7 +85,7 @@ class Aggregator:
             UploadRefused: the upload is not valid here; the sum so far is unchanged.
         """
         started = time.perf_counter()
-        exchange = self._open_exchange()
+        exchange = self._open_sum().exchange
         upload = read_upload(frame, exchange, self._identities)
         if upload.part not in self._parts(exchange):
             raise UploadRefused(f"part {upload.part.index} belongs to another aggregator")
@@ -98,7 +94,7 @@ class Aggregator:
             raise UploadRefused(
                 f"silo '{upload.silo}' already sent part {upload.part.index} to this sum"
             )
-        self._sum.add(upload)
+        self._open_sum().add(upload)
         self._receipts[key] = upload.receipt
         if self._keep:
             self._frames.append(frame)
@@ -108,21 +104,17 @@ class Aggregator:
 
     @guarded
     @ray.method(num_returns=2)
-    def total(
-        self, exchange: Exchange, following: Exchange | None, *sent: object
-    ) -> tuple[TotalReport, list[pa.Buffer]]:
+    def total(self, exchange: Exchange, *sent: object) -> tuple[TotalReport, list[pa.Buffer]]:
         """Close the sum and publish its frames, in the order of the parts.
 
         Args:
-            following: a sum to open in the same step, because silos may send to it as soon as
-                they have this total.
             sent: the silos' reports. Ray starts this call once all of them have arrived.
 
         Raises:
             UploadRefused: an upload is missing.
         """
         started = time.perf_counter()
-        if exchange != self._open_exchange():
+        if exchange != self._open_sum().exchange:
             raise FederationError(
                 f"the {exchange.purpose} total of round {exchange.round} was requested, but "
                 "another sum is open"
@@ -135,7 +127,7 @@ class Aggregator:
         ]
         if missing:
             raise UploadRefused(f"no complete valid upload arrived from {', '.join(missing)}")
-        frames = [self._sum.frame(part) for part in parts]
+        frames = [self._open_sum().frame(part) for part in parts]
         size = sum(frame.size for frame in frames)
         report = TotalReport(
             roster=exchange.roster,
@@ -144,10 +136,8 @@ class Aggregator:
             total_s=time.perf_counter() - started,
         )
         self._say("added", bytes_down=size)
-        self._exchange, self._closed = None, self._frames
+        self._sum, self._before, self._closed = None, self._sum, self._frames
         self._proofs = list(self._receipts.values())
-        if following:
-            self._begin(following)
         return report, frames
 
     @guarded
@@ -166,7 +156,8 @@ class Aggregator:
         self._say("refused", error=type(error).__name__, said=error.what)
 
     def _say(self, event: str, **public: object) -> None:
-        if e := self._exchange:
+        if self._sum:
+            e = self._sum.exchange
             public |= {"run": e.run, "round": e.round, "attempt": e.attempt, "purpose": e.purpose}
         self._log.say(event, **public)
 
@@ -174,17 +165,17 @@ class Aggregator:
         count = len(exchange.parts)
         return [p for p in exchange.parts if shard(p.index, count, self._of) == self._index]
 
-    def _open_exchange(self) -> Exchange:
-        if self._exchange is None:
+    def _open_sum(self) -> Sum:
+        if self._sum is None:
             raise FederationError("the aggregator has no open sum")
-        return self._exchange
+        return self._sum
 
 
 CALLS = {
     "meet": Call((dict[SiloName, bytes],), answers=False),
     "open": Call((Exchange,), answers=False),
     "add": Call(),
-    "total": Call((Exchange, Exchange | None), frames=True),
+    "total": Call((Exchange,), frames=True),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from blindsum.actors.vault import open_identity
 from blindsum.he.exchange import Exchange
@@ -16,6 +17,7 @@ from blindsum.platform.state.approval import Approval, Approvals, job_digest
 from blindsum.platform.state.audit_log import AuditLog
 from blindsum.platform.state.ledger import Ledger
 from blindsum.platform.state.ledger_entries import Attempt, Dataset, Lifetime
+from blindsum.platform.state.signed_log import signed_together
 
 LEDGER, AUDIT_LOG = "ledger.sqlite", "audit.sqlite"
 
@@ -111,45 +113,41 @@ class Books:
             Approvals(self.ledger).use(self._run, self._job)
 
     def charge(self, exchange: Exchange) -> tuple[float | None, float | None]:
-        """Charge an attempt. Returns epsilon so far, for training records and for held-out records;
-        None for records without a budget.
+        """Charge an attempt, and note in the audit log that its upload may leave, before anything
+        is computed for it. Returns epsilon so far, for training records and for held-out records;
+        None for records that the attempt does not charge.
 
         Raises:
             BudgetExceeded: the charge would exceed the budget.
-            LedgerError: the charge cannot be committed, or this silo has not joined the run.
+            LedgerError: the charge or the note cannot be committed, or this silo has not joined the
+                run.
         """
         if not self.joined:
             raise LedgerError("training was requested before this silo joined the run")
         attempt = self._run, exchange.round, exchange.attempt
         epsilon = held_out = None
-        if self._of_records is None:
-            self.ledger.attempt(*attempt, exchange.roster)
-        else:
-            epsilon = self.ledger.charge(
-                *attempt, self._of_records, "", exchange.roster, self._dataset
-            )
-        try:
-            if self._of_held_out is not None and self._job.evaluates(exchange.round):
+        # One transaction each, and one signature: all of it is written, or nothing is computed.
+        with signed_together(self.ledger.chain, self._audit.chain):
+            if exchange.purpose == "update" and self._of_records:
+                epsilon = self.ledger.charge(
+                    *attempt, self._of_records, "", exchange.roster, self._dataset
+                )
+            elif exchange.purpose == "update":
+                self.ledger.attempt(*attempt, exchange.roster)
+            if self._of_held_out is not None and self._job.evaluates(exchange.round - 1):
                 held_out = self.ledger.charge(
                     *attempt, self._of_held_out, "held-out", exchange.roster, self._dataset
                 )
-        finally:
-            self._note("charged", exchange, epsilon=epsilon, held_out=held_out, ledger=self.head)
+            charged = {"epsilon": epsilon, "held_out": held_out, "ledger": self.head}
+            sent = {
+                "purpose": exchange.purpose,
+                "digest": exchange.digest.hex(),
+                "roster": list(exchange.roster),
+            }
+            self._audit.note_all(*attempt, {"charged": charged, "sent": sent})
+        for kind, detail in (("charged", charged), ("sent", sent)):
+            self._log.say(kind, round=exchange.round, attempt=exchange.attempt, **detail)
         return epsilon, held_out
-
-    def sends(self, exchange: Exchange) -> None:
-        """Note an upload in the audit log, before any part of it is sent.
-
-        Raises:
-            LedgerError: the note cannot be written; nothing is sent.
-        """
-        self._note(
-            "sent",
-            exchange,
-            purpose=exchange.purpose,
-            digest=exchange.digest.hex(),
-            roster=list(exchange.roster),
-        )
 
     def refuses(self, error: BlindsumError, round: int, attempt: int, logged: bool) -> None:
         """Note why this silo refused a request. A failure to note it must not hide the reason.
@@ -173,7 +171,6 @@ class Books:
         """The ledger's head: number and hash of its newest entry."""
         return self.ledger.chain.head()
 
-    def _note(self, kind: str, exchange: Exchange | None = None, **detail: object) -> None:
-        round, attempt = (exchange.round, exchange.attempt) if exchange else (0, 0)
-        self._audit.note(kind, self._run, round, attempt, **detail)  # type: ignore[arg-type]
-        self._log.say(kind, round=round, attempt=attempt, **detail)
+    def _note(self, kind: Literal["inspected", "joined"], **detail: object) -> None:
+        self._audit.note_all(self._run, 0, 0, {kind: detail})
+        self._log.say(kind, round=0, attempt=0, **detail)

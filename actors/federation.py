@@ -9,7 +9,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -25,19 +25,20 @@ from blindsum.actors.handles import (
     is_aggregator,
 )
 from blindsum.actors.heartbeat import Heartbeats, Told
-from blindsum.actors.messages import SiloSpec, Standing
-from blindsum.actors.policy import Course, metrics_exchange, next_course
+from blindsum.actors.messages import SiloSpec, Standing, TrainReport
+from blindsum.actors.policy import Course, next_course
 from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.recovery import Recovery, recovery
 from blindsum.actors.releasing import released_by
 from blindsum.actors.returns import Returns
-from blindsum.actors.round_report import RoundReport, phases_of
+from blindsum.actors.round_report import Evaluation, RoundReport, phases_of
 from blindsum.actors.silo_messages import Inspection, Release
 from blindsum.actors.summing import first_range, parameters_of
 from blindsum.actors.waiting import Waiting
 from blindsum.he.exchange import Exchange
+from blindsum.he.parameters import RING_DEGREE
 from blindsum.platform.errors import BlindsumError, FederationError, SiloLost
-from blindsum.platform.evaluation.figures import count_values
+from blindsum.platform.evaluation.figures import count_values, evaluates
 from blindsum.platform.events import Log
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan
@@ -97,7 +98,7 @@ class Federation:
         self._aggregators: list[AggregatorHandle] = []
         self._values, self._first_range = 0, 0.0
         self._sent: tuple[int, ...] = (1,)
-        self._charged: dict[int, int] = {}  # attempts that an interrupted run has charged, by round
+        self._charged: dict[int, int] = {}  # the newest attempts that may be charged, by round
         self._pending: list[Reply[Any]] = []
         self._keys_due = False
         self._keeps = job.encryption.verify == "keep"
@@ -212,7 +213,7 @@ class Federation:
         hold_ceremony(self._waiting, self._silos.values(), self._aggregators, within_s)
 
     def _aggregators_needed(self) -> int:
-        chunks = self.parameters.chunks(max(self._sent))
+        chunks = -(-self.parameters.reals(max(self._sent)) // RING_DEGREE)
         return self.job.encryption.aggregators or -(-chunks // CHUNKS_PER_AGGREGATOR)
 
     def _start_aggregators(self, count: int) -> None:
@@ -227,17 +228,34 @@ class Federation:
         total the next attempt has new keys. Lost silos are dropped as long as the job's quorum
         remains. Each attempt is charged.
 
+        The model from which the round starts is evaluated in the same exchange
+        (`RoundReport.before`), and the model after the round in the next one or in `evaluate`.
+
         Raises:
             SiloLost: too few silos are left. `release` still returns the last model.
             BlindsumError: a silo or an aggregator refused; the error says which and why.
         """
         self._readmit()
+        report = self._retried(number, self._attempt)
+        self._move_on(report)
+        return report
+
+    def evaluate(self) -> Evaluation | None:
+        """Evaluate the newest model, after the last round; None if these silos do not evaluate it.
+
+        Raises:
+            SiloLost, BlindsumError: as `run_round`.
+        """
+        return self._retried(self.standing.round + 1, self._evaluation)
+
+    def _retried(self, number: int, step: Callable[[int, int], T]) -> T:
+        """Take a step with the next attempt's number, until it succeeds or may not be repeated."""
         failures: Counter[str] = Counter()
         for attempt in itertools.count(self._charged.get(number, 0) + 1):
             try:
                 self._make_ready()
-                report = self._attempt(number, attempt)
-                break
+                self._charged[number] = attempt
+                return step(number, attempt)
             except BlindsumError as error:
                 how = recovery(error, self.roster, self.job.least_silos, failures)
                 self._log.say(
@@ -251,8 +269,7 @@ class Federation:
                 if how is None:
                     raise error.located(round=number) from None
                 self._recover(how, number)
-        self._move_on(report)
-        return report
+        raise AssertionError("unreachable")  # itertools.count does not end
 
     def _readmit(self) -> None:
         """Take silos that were lost and have come back into the next round, with new keys. If that
@@ -321,59 +338,87 @@ class Federation:
             metrics_epsilon=report.metrics_epsilon,
         )
 
+    def _exchange(self, number: int, attempt: int, values: int) -> Exchange:
+        at = self.standing
+        return Exchange(
+            run=self.run,
+            round=number,
+            attempt=attempt,
+            purpose="update" if values else "metrics",
+            roster=self.roster,
+            values=values,
+            counts=count_values(self.job),
+            range=at.range if values else None,
+            parameters=self.parameters,
+            model=at.model or "",
+            clipping=at.clipping if values else 1.0,
+        )
+
     def _attempt(self, number: int, attempt: int) -> RoundReport:
         """Submit all calls at once; each starts as soon as its inputs have arrived. Then read the
         answers in the order in which failures can occur."""
         started, at = time.perf_counter(), self.standing
         silos, aggregators = self._silos.values(), self._aggregators
-        update = Exchange(
-            run=self.run,
-            round=number,
-            attempt=attempt,
-            purpose="update",
-            roster=self.roster,
-            values=self._sent[(number - 1) % len(self._sent)],
-            range=at.range,
-            parameters=self.parameters,
-            model=at.model or "",
-            clipping=at.clipping,
-        )
-        counts = metrics_exchange(update, count_values(self.job))
+        update = self._exchange(number, attempt, self._sent[(number - 1) % len(self._sent)])
         opening = [one.open(update) for one in aggregators]
         training = [silo.train(update, opening) for silo in silos]
-        total = close_sum(aggregators, update, counts, training, self._keeps)
-        applying = [silo.apply(update, counts, total) for silo in silos]
-        counted = close_sum(aggregators, counts, None, applying, self._keeps)
-        reading = [silo.read_metrics(counts, counted) for silo in silos]
+        total = close_sum(aggregators, update, training, self._keeps)
+        applying = [silo.apply(update, total) for silo in silos]
         self._pending = [*opening, *training, *total.reports, *applying]
-        self._pending += [*counted.reports, *reading]
         gather, within = self._waiting.gather, self.job.deadlines.round_s
         gather(opening, "expect uploads", self.job.deadlines.start_s)
         trained = [*gather(training, "train", within).values()]
         closed = [*gather(total.reports, "add", within).values()]
         applied = [*gather(applying, "apply the total", within).values()]
-        counts_closed = [*gather(counted.reports, "add metrics", within).values()]
-        metrics = same_metrics(gather(reading, "read the metrics", within).values())
+        metrics = same_metrics(a.metrics for a in applied)
         state = same_digest((a.state_digest for a in applied), "model", number)
         model = same_digest((a.model_digest for a in applied), "averaged model", number)
-        held_out = [t.metrics_epsilon for t in trained if t.metrics_epsilon is not None]
+        before = Evaluation(
+            held_out=metrics.held_out, epsilon=_most_spent(trained, at.metrics_epsilon)
+        )
         privacy = self.job.privacy
         return RoundReport(
             round=number,
             attempt=attempt,
             range=update.range or self._first_range,
-            metrics=metrics,
+            metrics=replace(metrics, held_out=None),
             model_digest=model,
             state_digest=state,
             epsilon={t.silo: t.epsilon for t in trained if t.epsilon is not None},
-            up_bytes=sum(t.upload_bytes for t in trained) + sum(a.upload_bytes for a in applied),
-            down_bytes=len(self._silos) * sum(t.total_bytes for t in [*closed, *counts_closed]),
+            up_bytes=sum(t.upload_bytes for t in trained),
+            down_bytes=len(self._silos) * sum(t.total_bytes for t in closed),
             seconds=time.perf_counter() - started,
-            phases=phases_of(trained, closed, applied, counts_closed),
+            phases=phases_of(trained, closed, applied),
             roster=self.roster,
             ledgers={t.silo: t.ledger for t in trained},
             clip_norm=None if privacy.noise == "none" else privacy.clip_norm * update.clipping,
-            metrics_epsilon=max(held_out, default=at.metrics_epsilon),
+            metrics_epsilon=before.epsilon,
+            before=before,
+        )
+
+    def _evaluation(self, number: int, attempt: int) -> Evaluation | None:
+        at = self.standing
+        if not at.round or not evaluates(self.job, at.round, self.roster):
+            return None
+        silos, aggregators = self._silos.values(), self._aggregators
+        counts = self._exchange(number, attempt, 0)
+        opening = [one.open(counts) for one in aggregators]
+        counting = [silo.evaluate(counts, opening) for silo in silos]
+        total = close_sum(aggregators, counts, counting, self._keeps)
+        reading = [silo.read_metrics(counts, total) for silo in silos]
+        self._pending = [*opening, *counting, *total.reports, *reading]
+        gather, within = self._waiting.gather, self.job.deadlines.round_s
+        gather(opening, "expect counts", self.job.deadlines.start_s)
+        counted = [*gather(counting, "evaluate", within).values()]
+        closed = [*gather(total.reports, "add counts", within).values()]
+        metrics = same_metrics(gather(reading, "read the metrics", within).values())
+        spent = _most_spent(counted, at.metrics_epsilon)
+        self.standing = replace(self.standing, metrics_epsilon=spent)
+        return Evaluation(
+            held_out=metrics.held_out,
+            epsilon=spent,
+            up_bytes=sum(c.upload_bytes for c in counted),
+            down_bytes=len(silos) * sum(t.total_bytes for t in closed),
         )
 
     def release(self, round: int, state_digest: str, timeout_s: float = 60.0) -> Release:
@@ -392,3 +437,9 @@ class Federation:
         for one in self._aggregators:
             one.kill()
         self._aggregators = []
+
+
+def _most_spent(reports: Iterable[TrainReport], before: float | None) -> float | None:
+    """Return the greatest spend on held-out records so far."""
+    spent = [one.metrics_epsilon for one in reports if one.metrics_epsilon is not None]
+    return max(spent, default=before)

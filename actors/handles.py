@@ -88,13 +88,16 @@ class SiloHandle:
         """Request an update, once the aggregators expect it."""
         return self._ask("train", TrainReport, encoded(update), *(one.handle for one in opened))
 
-    def apply(self, update: Exchange, counts: Exchange, total: Total) -> Reply[ApplyReport]:
-        """Request that the silo applies a total and sends the counts that follow it."""
-        messages = encoded(update), encoded(counts)
-        return self._ask("apply", ApplyReport, *messages, total.uploads, *total.frames)
+    def apply(self, update: Exchange, total: Total) -> Reply[ApplyReport]:
+        """Request that the silo applies a total."""
+        return self._ask("apply", ApplyReport, encoded(update), total.uploads, *total.frames)
+
+    def evaluate(self, counts: Exchange, opened: Sequence[Reply[None]]) -> Reply[TrainReport]:
+        """Request the counts of the newest model, once the aggregators expect them."""
+        return self._ask("evaluate", TrainReport, encoded(counts), *(one.handle for one in opened))
 
     def read_metrics(self, counts: Exchange, total: Total) -> Reply[Metrics]:
-        """Ask it to open the metrics' total."""
+        """Ask it to open the total of those counts."""
         return self._ask("read_metrics", Metrics, encoded(counts), total.uploads, *total.frames)
 
     def release(self, round: int) -> Reply[bytes]:
@@ -135,12 +138,11 @@ class AggregatorHandle:
         return self._ask("open", encoded(exchange))
 
     def total(
-        self, exchange: Exchange, following: Exchange | None, sent: Sequence[Reply[Any]]
+        self, exchange: Exchange, sent: Sequence[Reply[Any]]
     ) -> tuple[Reply[TotalReport], Handle]:
         """Request the closing of a sum once all silos have sent; returns its report and frames."""
-        messages = encoded(exchange), encoded(following)
         report, frames = self.cluster.call(
-            self.peer, "total", *messages, *(one.handle for one in sent), answers=2
+            self.peer, "total", encoded(exchange), *(one.handle for one in sent), answers=2
         )
         return Reply(self.name, report, TotalReport), frames
 
@@ -171,18 +173,16 @@ class Total:
 def close_sum(
     aggregators: Sequence[AggregatorHandle],
     exchange: Exchange,
-    following: Exchange | None,
     sent: Sequence[Reply[Any]],
     keeps: bool,
 ) -> Total:
     """Have every aggregator close its range of a sum once all silos have sent.
 
     Args:
-        following: the sum to open in the same step.
         sent: the silos' replies.
         keeps: whether the aggregators keep the uploads.
     """
-    pairs = [one.total(exchange, following, sent) for one in aggregators]
+    pairs = [one.total(exchange, sent) for one in aggregators]
     reports = [report for report, _ in pairs]
     uploads = [one.uploads(reports) for one in aggregators] if keeps else []
     return Total(reports, [frames for _, frames in pairs], uploads)

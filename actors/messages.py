@@ -14,6 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from blindsum.he.exchange import STRICT, Digest, RunName, SiloName
+from blindsum.platform.evaluation.figures import Metrics
 from blindsum.platform.job.schema import Job
 
 Bytes = Annotated[int, Field(ge=0, le=2**60)]
@@ -59,10 +60,11 @@ class Standing:
 
 @checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class TrainReport:
-    """A silo charged its ledger, trained and sent. `epsilon` is the run's spend so far,
-    `metrics_epsilon` its spend on held-out records, `ledger` the ledger's head (number and hash of
-    its newest entry), `send_s` the time to mask, encrypt, sign and send, including the aggregators'
-    additions."""
+    """A silo charged its ledger, evaluated the model, trained and sent. `epsilon` is the run's
+    spend so far, `metrics_epsilon` its spend on held-out records, `ledger` the ledger's head
+    (number and hash of its newest entry), `train_s` the time to evaluate and train, `send_s` the
+    time to mask, encrypt, sign and send, including the aggregators' additions. If it only
+    evaluated, `epsilon` is None."""
 
     silo: SiloName
     epsilon: Epsilon
@@ -96,12 +98,12 @@ class TotalReport:
 @checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class ApplyReport:
     """A silo decrypted the total and moved to the next model. `model_digest` is that of the model
-    that it would release, `state_digest` that of the newest model and its average together."""
+    that it would release, `state_digest` that of the newest model and its average together.
+    `metrics` are what it decrypted: of the round's update, and of the model before it."""
 
     silo: SiloName
     state_digest: Digest
     model_digest: Digest
-    upload_bytes: Bytes
+    metrics: Metrics
     decrypt_s: Seconds
     apply_s: Seconds
-    send_s: Seconds

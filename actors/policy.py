@@ -45,16 +45,21 @@ class Policy:
         self.course = Course(range, roster=job.roster)
         self._in_round = False
 
-    def require(self, exchange: Exchange, purpose: str, values: int, model: str) -> None:
+    def require(
+        self, exchange: Exchange, purpose: str, values: int, counts: int, model: str
+    ) -> None:
         """Raise FederationError unless this silo expects that exchange now.
 
         Args:
+            values: how many digits it expects.
+            counts: how many counts it expects.
             model: digest of the model from which this silo starts.
         """
         at, own = exchange, self._parameters
         course, least = self.course, self._job.least_silos
         rosters = f"at least {least} of {', '.join(course.roster)} in this order, with itself"
-        in_range = at.range is not None and _same(at.range, course.range)
+        range, clipping = (course.range, course.clipping) if values else (None, 1.0)
+        in_range = at.range == range or (at.range and range and _same(at.range, range))
         # Everything here is public: the driver knows it, or computes it as every silo does.
         for name, allowed, announced, expected in (
             ("run", at.run == self._run, at.run, self._run),
@@ -62,8 +67,9 @@ class Policy:
             ("parameters", at.parameters == own, at.parameters.digest, own.digest),
             ("purpose", at.purpose == purpose, at.purpose, purpose),
             ("size", at.values == values, at.values, values),
-            ("clipping", _same(at.clipping, course.clipping), at.clipping, course.clipping),
-            ("range", in_range, at.range, course.range),
+            ("number of counts", at.counts == counts, at.counts, counts),
+            ("clipping", _same(at.clipping, clipping), at.clipping, clipping),
+            ("range", in_range, at.range, range),
             ("model", at.model == model, at.model, model),
         ):
             if not allowed:
@@ -131,21 +137,6 @@ def next_course(course: Course, job: Job, first_range: float, metrics: Metrics) 
     if job.adapts_range:
         range = adapted_range(range, first_range, metrics.saturated, metrics.large)
     return replace(course, range=range, clipping=clipping)
-
-
-def metrics_exchange(update: Exchange, values: int) -> Exchange:
-    """Return the metrics exchange that follows an update exchange."""
-    return Exchange(
-        run=update.run,
-        round=update.round,
-        attempt=update.attempt,
-        purpose="metrics",
-        roster=update.roster,
-        values=values,
-        range=None,
-        parameters=update.parameters.of_counts,
-        model=update.model,
-    )
 
 
 def _same(announced: float, computed: float) -> bool:

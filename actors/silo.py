@@ -20,14 +20,13 @@ from blindsum.actors.digitiser import noting
 from blindsum.actors.door import checked, checked_round
 from blindsum.actors.joining import JoiningSilo
 from blindsum.actors.messages import ApplyReport, TrainReport
-from blindsum.actors.policy import metrics_exchange
 from blindsum.actors.prepared import MeanChange, PreparedSilo
 from blindsum.actors.silo_messages import Progress
 from blindsum.actors.silo_state import SentUpdate, SiloState, require_allowed
 from blindsum.he.exchange import Exchange
-from blindsum.he.packing import require_exact, require_finite
+from blindsum.he.packing import Integers, require_exact, require_finite
 from blindsum.platform.errors import FederationError, guarded
-from blindsum.platform.evaluation.figures import Metrics
+from blindsum.platform.evaluation.figures import Metrics, count_values
 from blindsum.platform.evaluation.round_counts import Tally
 from blindsum.platform.training.average import averaged, showing
 from blindsum.platform.training.control_variates import ControlVariates
@@ -42,7 +41,8 @@ class Silo(JoiningSilo):
 
     @guarded
     def train(self, exchange: Exchange, *opened: object) -> TrainReport:
-        """Charge the ledger, train, and send the masked, encrypted, signed update.
+        """Charge the ledger, evaluate the newest model, train, and send the masked, encrypted,
+        signed update together with the counts of both.
 
         Args:
             opened: the aggregators' answers that they expect the update.
@@ -54,18 +54,13 @@ class Silo(JoiningSilo):
             SiloRefused: an aggregator refused the upload.
         """
         exchange = checked(exchange, Exchange)
-        self._announced = (exchange.round, exchange.attempt)
-        require_allowed("train", self._state)
-        own = self._own
-        self._require_next(own, exchange)
-        self._last_attempt = (exchange.round, exchange.attempt)
-        self._state, self._update, self._counts = SiloState.READY, None, None
-        own.policy.takes(exchange)
-        own.head.at(exchange.round)
+        own = self._begin("train", exchange)
         variates = self._variates(exchange.roster)
         started = time.perf_counter()
         epsilon, metrics_epsilon = self._books.charge(exchange)  # before the data is touched
         charged = time.perf_counter()
+        held_out = self._held_out(own, exchange)
+        own.head.at(exchange.round)
         subset = own.subset(exchange.round)
         update = own.trainer.train(
             self._model.vector,
@@ -85,12 +80,13 @@ class Silo(JoiningSilo):
         if variates:  # they may depend on nothing but what is sent
             values = np.zeros_like(update.values)
             digits = noting(digits, values, update.unit * bound / own.parameters.limit)
-        self._books.sends(exchange)  # before any part is sent
-        upload_bytes = self._keys.send(exchange, digits)
+        upload_bytes = self._keys.send(
+            exchange, digits, lambda: own.counting.counts(tally, held_out)
+        )
         self._update = SentUpdate(
             exchange=exchange,
             unit=update.unit,
-            tally=tally,
+            evaluated=held_out is not None,
             unsent=own.unsent(update.values, self._model, subset),
             variates=variates,
             values=values,
@@ -101,13 +97,26 @@ class Silo(JoiningSilo):
             epsilon=epsilon,
             upload_bytes=upload_bytes,
             charge_s=charged - started,
+            # One time covers evaluating and training: that of evaluation would reveal the fold's
+            # size.
             train_s=trained - charged,
             send_s=time.perf_counter() - trained,
             ledger=self._books.head,
             metrics_epsilon=metrics_epsilon,
         )
 
-    def _require_next(self, own: PreparedSilo, exchange: Exchange) -> None:
+    def _begin(self, method: str, exchange: Exchange) -> PreparedSilo:
+        """Begin an attempt that this silo expects, or raise FederationError."""
+        self._announced = (exchange.round, exchange.attempt)
+        require_allowed(method, self._state)
+        own = self._own
+        self._require_next(own, exchange, "update" if method == "train" else "metrics")
+        self._last_attempt = (exchange.round, exchange.attempt)
+        self._state, self._update, self._counts = SiloState.READY, None, None
+        own.policy.takes(exchange)
+        return own
+
+    def _require_next(self, own: PreparedSilo, exchange: Exchange, purpose: str) -> None:
         """Raise FederationError unless the exchange is the next attempt that this silo expects."""
         if self._announced <= self._last_attempt:
             raise FederationError(
@@ -116,24 +125,29 @@ class Silo(JoiningSilo):
             )
         if exchange.round == self._model.round and exchange.attempt > 1:
             self._undo(own)  # other silos refused the total that this one applied
-        now = self._model
-        own.policy.require(exchange, "update", own.sent_values(exchange.round), now.digest)
+        now, values = self._model, own.sent_values(exchange.round) if purpose == "update" else 0
+        own.policy.require(exchange, purpose, values, count_values(self._job), now.digest)
         if exchange.round != now.round + 1:
             raise FederationError(f"round {exchange.round} was announced after {now.round}")
         self._keys.require(exchange)  # before anything is charged
 
+    def _held_out(self, own: PreparedSilo, exchange: Exchange) -> Integers | None:
+        """Return the counts of the newest model on held-out records, if it is to be evaluated."""
+        round = exchange.round - 1
+        if not own.counting.evaluates(round, exchange.roster):
+            return None
+        with showing(own.model, self._model.average, own.room) as shown:
+            counted = own.counting.of_held_out(shown)
+            own.head.keep(round, own.counting.by_task)
+        return counted
+
     @guarded
     def apply(
-        self,
-        exchange: Exchange,
-        counts: Exchange,
-        uploads: Sequence[Any],
-        *totals: Sequence[pa.Buffer],
+        self, exchange: Exchange, uploads: Sequence[Any], *totals: Sequence[pa.Buffer]
     ) -> ApplyReport:
-        """Decrypt the total, move to the next model, and send its encrypted metrics.
+        """Decrypt the total, and move to the next model.
 
         Args:
-            counts: the metrics exchange that follows.
             uploads: references to each aggregator's frames, if they are kept; empty otherwise.
             totals: the total's frames, from each aggregator.
 
@@ -141,7 +155,7 @@ class Silo(JoiningSilo):
             TotalRefused: the total is not the sum of one upload of each silo. This silo then gives
                 up its keys.
         """
-        exchange, counts = checked(exchange, Exchange), checked(counts, Exchange)
+        exchange = checked(exchange, Exchange)
         require_allowed("apply", self._state)
         own, sent = self._own, self._update
         if sent is None or exchange != sent.exchange:
@@ -150,38 +164,67 @@ class Silo(JoiningSilo):
         started = time.perf_counter()
         stood = replace(self._model, mark=self._keys.mark(), course=own.policy.course)
         self._models = (stood,)  # the state to which `_undo` returns
-        mean = own.mean_change(sent, self._keys.receive(exchange, totals, uploads))
+        counts = np.zeros(exchange.counts, np.int64)
+        mean = own.mean_change(sent, self._keys.receive(exchange, totals, uploads, counts))
+        silos = len(exchange.roster)
+        metrics = own.counting.summarise(counts, exchange.values * silos, silos, sent.evaluated)
         decrypted = time.perf_counter()
+        # Every silo decrypts them and computes range and clip norm itself; no announcement decides.
+        own.policy.follow(metrics)
         self._move_on(own, sent, mean)
-        with showing(own.model, self._model.average, own.room) as shown:
-            counted = own.counting.counts(shown, exchange.round, sent.tally, exchange.roster)
-            if own.counting.evaluates(exchange.round, exchange.roster):
-                own.head.keep(exchange.round, own.counting.by_task)
-        # One time covers applying and evaluating: that of evaluation would reveal the fold's size.
-        applied = time.perf_counter()
-        if counts != metrics_exchange(exchange, counted.size):
-            raise FederationError("the announced metrics exchange does not belong to the update")
-        self._books.sends(counts)
-        upload_bytes = self._keys.send(counts, lambda where: counted[where])
-        self._counts, self._state = counts, SiloState.APPLIED
+        own.keep(self._model)
         return ApplyReport(
             silo=self.name,
             state_digest=self._model.digest,
             model_digest=digest(self._model.average.shared),
-            upload_bytes=upload_bytes,
+            metrics=metrics,
             decrypt_s=decrypted - started,
-            apply_s=applied - decrypted,
-            send_s=time.perf_counter() - applied,
+            apply_s=time.perf_counter() - decrypted,
+        )
+
+    @guarded
+    def evaluate(self, exchange: Exchange, *opened: object) -> TrainReport:
+        """Charge the ledger, and send the counts of the newest model on held-out records alone: no
+        update follows the last round's model.
+
+        Args:
+            opened: the aggregators' answers that they expect the counts.
+
+        Raises:
+            BudgetExceeded, LedgerError, FederationError, SiloRefused: as `train`.
+        """
+        exchange = checked(exchange, Exchange)
+        own = self._begin("evaluate", exchange)
+        if not own.counting.evaluates(exchange.round - 1, exchange.roster):
+            raise FederationError("the newest model is not to be evaluated by these silos")
+        started = time.perf_counter()
+        epsilon, metrics_epsilon = self._books.charge(exchange)
+        charged = time.perf_counter()
+        held_out = self._held_out(own, exchange)
+        counted = time.perf_counter()
+        upload_bytes = self._keys.send(
+            exchange, _no_digits, lambda: own.counting.counts(Tally(), held_out)
+        )
+        self._counts, self._state = exchange, SiloState.COUNTED
+        return TrainReport(
+            silo=self.name,
+            epsilon=epsilon,
+            upload_bytes=upload_bytes,
+            charge_s=charged - started,
+            train_s=counted - charged,
+            send_s=time.perf_counter() - counted,
+            ledger=self._books.head,
+            metrics_epsilon=metrics_epsilon,
         )
 
     @guarded
     def read_metrics(
         self, exchange: Exchange, uploads: Sequence[Any], *totals: Sequence[pa.Buffer]
     ) -> Metrics:
-        """Decrypt the consortium's metrics, once for each round that was applied.
+        """Decrypt the total of what `evaluate` sent, once.
 
         Raises:
-            FederationError: this silo did not send to that metrics total.
+            FederationError: this silo did not send to that total.
             TotalRefused: as in `apply`.
         """
         exchange = checked(exchange, Exchange)
@@ -189,15 +232,10 @@ class Silo(JoiningSilo):
         if exchange != self._counts:
             raise FederationError("received a metrics total that this silo took no part in")
         own, self._counts, self._state = self._own, None, SiloState.READY
-        counts = [part for _, part in self._keys.receive(exchange, totals, uploads)]
-        values = own.sent_values(exchange.round) * len(exchange.roster)
-        metrics = own.counting.summarise(
-            np.concatenate(counts), exchange.round, values, exchange.roster
-        )
-        # Every silo decrypts them and computes range and clip norm itself; no announcement decides.
-        own.policy.follow(metrics)
-        own.keep(self._model)
-        return metrics
+        counts = np.zeros(exchange.counts, np.int64)
+        for _ in self._keys.receive(exchange, totals, uploads, counts):
+            raise FederationError("the metrics total carries an update")
+        return own.counting.summarise(counts, 0, len(exchange.roster), evaluated=True)
 
     # -- at any time ---------------------------------------------------------------------
 
@@ -263,3 +301,7 @@ class Silo(JoiningSilo):
         course = before.course
         own.policy.course = replace(own.policy.course, range=course.range, clipping=course.clipping)
         set_parameters(own.model, before.vector)
+
+
+def _no_digits(where: slice) -> Integers:
+    return np.zeros(0, np.int64)

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from blindsum.actors.policy import Course
 from blindsum.he.exchange import Exchange
 from blindsum.platform.errors import FederationError
-from blindsum.platform.evaluation.round_counts import Tally
 from blindsum.platform.training.average import Averaged
 from blindsum.platform.training.control_variates import ControlVariates
 from blindsum.platform.training.vector import Vector
@@ -21,9 +20,10 @@ from blindsum.platform.training.vector import Vector
 class SiloState(Enum):
     """The state of a silo in one run.
 
-        STARTED -> PREPARED -> AGREEING -> READY -> TRAINED -> APPLIED -> READY -> ...
+        STARTED -> PREPARED -> AGREEING -> READY -> TRAINED -> READY -> ...
+                                           READY -> COUNTED -> READY
 
-    A new attempt of a round goes from TRAINED, APPLIED or READY to TRAINED, and a new key ceremony
+    A new attempt of a round goes from TRAINED, COUNTED or READY to TRAINED, and a new key ceremony
     from PREPARED or any later state to AGREEING. A method that fails leaves the state unchanged,
     but ends an exchange that it began: a second answer to that exchange is refused.
     """
@@ -38,11 +38,11 @@ class SiloState(Enum):
     """It holds keys, its plan is reserved, and no exchange of its own is open."""
     TRAINED = "it waits for the total of its update"
     """It has charged its ledger and sent its update."""
-    APPLIED = "it waits for the metrics of its round"
-    """It has applied the total and sent its counts."""
+    COUNTED = "it waits for the metrics of its model"
+    """It has charged its ledger and sent the counts of its newest model."""
 
 
-_KEYED = frozenset({SiloState.READY, SiloState.TRAINED, SiloState.APPLIED})
+_KEYED = frozenset({SiloState.READY, SiloState.TRAINED, SiloState.COUNTED})
 _RUNNING = _KEYED | {SiloState.AGREEING}
 
 ALLOWED: Mapping[str, frozenset[SiloState]] = {
@@ -57,7 +57,8 @@ ALLOWED: Mapping[str, frozenset[SiloState]] = {
     "finish": frozenset({SiloState.AGREEING}),
     "train": _KEYED,
     "apply": frozenset({SiloState.TRAINED}),
-    "read_metrics": frozenset({SiloState.APPLIED}),
+    "evaluate": _KEYED,
+    "read_metrics": frozenset({SiloState.COUNTED}),
     "forget": _RUNNING | {SiloState.PREPARED},
 }
 """The states in which each method may be called. `release`, `progress` and `ping` answer in all of
@@ -107,7 +108,7 @@ class SentUpdate:
 
     Attributes:
         unit: the change of the parameters that a value of 1 stands for.
-        tally: the update's counts, private to the silo.
+        evaluated: whether the counts of the model before it went along.
         variates: the control variates with which it was computed; None without.
         values: the values as they were sent, float32 [parameters], if there are control variates.
         unsent: as of `ModelState`, once this update's total is applied.
@@ -115,7 +116,7 @@ class SentUpdate:
 
     exchange: Exchange
     unit: float
-    tally: Tally = field(repr=False)
+    evaluated: bool
     variates: ControlVariates | None = field(default=None, repr=False)
     values: Vector | None = field(default=None, repr=False)
     unsent: Vector | None = field(default=None, repr=False)

@@ -1,7 +1,7 @@
 """What a job's rounds sum: with which parameters, within which range.
 
 Sums of gradients are rounded to a few bits. Sums that have to be exact, as those of trees without
-privacy, are integers with the parameters of counts.
+privacy, are integers, each a real of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def parameters_of(job: Job) -> Parameters:
         EncryptionError: they cannot be exact; the message says what would fit.
     """
     found = Parameters.derive(len(job.silos), job.encryption.bits, scheme=job.encryption.scheme)
-    return found.of_counts if job.sums_exactly else found
+    return found.exact if job.sums_exactly else found
 
 
 def first_range(job: Job, plan: PrivacyPlan | None) -> float:

@@ -75,7 +75,7 @@ class Vault:
         self._identities: dict[str, bytes] = {}
         self._met: dict[str, bytes] = {}
         self._keys: Keys | None = None
-        self._ciphers: dict[str, Cipher] = {}
+        self._cipher: Cipher | None = None
         self._channel: Channel | None = None
 
     # -- the key ceremony ----------------------------------------------------------------
@@ -120,10 +120,7 @@ class Vault:
         """Derive the job's keys, once all silos have signed the same digest."""
         keys = self._ceremony.finish(agreements)
         encrypted = self._parameters.scheme == "ckks"
-        self._ciphers = {
-            of.digest: CkksCipher(of, keys.secret) if encrypted else PlainCipher()
-            for of in (self._parameters, self._parameters.of_counts)
-        }
+        self._cipher = CkksCipher(self._parameters, keys.secret) if encrypted else PlainCipher()
         self._keys, self._view = keys, keys.ceremony
         del self._ceremony  # and with it the keys that opened the sealed parts
 
@@ -153,8 +150,17 @@ class Vault:
         """Set the channel to the aggregators."""
         self._channel = channel
 
-    def send(self, exchange: Exchange, digits: Callable[[slice], Integers]) -> int:
+    def send(
+        self,
+        exchange: Exchange,
+        digits: Callable[[slice], Integers],
+        counts: Callable[[], Integers],
+    ) -> int:
         """Mask, encrypt, sign and send this silo's upload; returns its bytes.
+
+        Args:
+            digits: as `blindsum.he.upload.encrypt_parts` takes them.
+            counts: likewise.
 
         Raises:
             SiloRefused: an aggregator refused the upload.
@@ -162,7 +168,7 @@ class Vault:
         keys, cipher, channel = self._ready(exchange)
         masks = keys.seeds.open(exchange, keys.hashing, self._view)
         sent = 0
-        frames = encrypt_parts(exchange, self._silo, digits, cipher, masks, self._identity)
+        frames = encrypt_parts(exchange, self._silo, digits, counts, cipher, masks, self._identity)
         try:
             for part, frame in zip(exchange.parts, frames, strict=True):
                 channel.send(shard(part.index, len(exchange.parts), channel.aggregators), frame)
@@ -174,14 +180,20 @@ class Vault:
                 "It was corrupted in transit, or this silo encodes uploads incorrectly (check that "
                 "all silos run the same version).",
             ) from None
+        cipher.prepare(exchange.chunks)  # for the next upload, while others still send
         return sent
 
     def receive(
-        self, exchange: Exchange, totals: Sequence[Sequence[pa.Buffer]], uploads: Sequence[Any]
+        self,
+        exchange: Exchange,
+        totals: Sequence[Sequence[pa.Buffer]],
+        uploads: Sequence[Any],
+        counts: Integers,
     ) -> Iterator[tuple[slice, Integers]]:
         """Yield the summed integers, range by range.
 
         Args:
+            counts: where the summed counts are written, int64 [exchange.counts].
             totals: frames from each aggregator, in the aggregators' order.
             uploads: references to the uploads that each aggregator received, if they are kept.
 
@@ -193,7 +205,7 @@ class Vault:
         frames = [frame for one in totals for frame in one]
         hashing = hash_of(exchange, keys.hashing, self._view)
         try:
-            yield from decrypt_parts(exchange, frames, cipher, hashing)
+            yield from decrypt_parts(exchange, frames, cipher, hashing, counts)
         except EncryptionError as error:
             self._forget()
             drawn = keys.verifier(exchange.roster, exchange.digest) == self._silo
@@ -226,13 +238,13 @@ class Vault:
             self._view = mark[1]
 
     def _forget(self) -> None:
-        self._keys, self._ciphers = None, {}
+        self._keys = self._cipher = None
 
     def _ready(self, exchange: Exchange) -> tuple[Keys, Cipher, Channel]:
-        if self._keys is None or self._channel is None:
+        if self._keys is None or self._cipher is None or self._channel is None:
             raise KeyRefused(
                 "this silo holds no key: no key ceremony was completed, or a refused total ended "
                 "the keys",
                 "Start the job again.",
             )
-        return self._keys, self._ciphers[exchange.parameters.digest], self._channel
+        return self._keys, self._cipher, self._channel

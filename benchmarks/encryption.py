@@ -97,6 +97,10 @@ class Timed:
         return getattr(self._inner, name)
 
 
+def no_counts() -> Integers:
+    return np.zeros(0, np.int64)
+
+
 def seeds(roster: tuple[str, ...]) -> list[PairSeeds]:
     """Return all silos' mask seeds, as a key ceremony would make them."""
     pairs = {frozenset((a, b)): os.urandom(32) for a in roster for b in roster if a < b}
@@ -146,7 +150,7 @@ def blindsum(values: int, silos: int, bits: int, identity: Identity) -> dict[str
         masks: Any = Timed(opened, "apply", clock, "mask")
         sealing: Any = Timed(cipher, "encrypt", clock, "encrypt")
         up_bytes = 0
-        frames = encrypt_parts(exchange, name, digits, sealing, masks, identity)
+        frames = encrypt_parts(exchange, name, digits, no_counts, sealing, masks, identity)
         for frame in frames:
             up_bytes += frame.size
             with clock("aside"), clock("load"):
@@ -189,7 +193,7 @@ def _totals(
         started = time.process_time()
         with clock("verify"):
             hashing: Any = Timed(hash_of(exchange, key), "add", clock, "verify")
-        for where, digits in decrypt_parts(exchange, frames, opening, hashing):
+        for where, digits in decrypt_parts(exchange, frames, opening, hashing, no_counts()):
             np.multiply(digits, unit, out=result[where], casting="unsafe")
             with clock("aside"):
                 if (digits != expected[where]).any():

@@ -22,8 +22,7 @@ import pyarrow as pa
 from randomgen import AESCounter
 from rich.console import Console
 
-from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
-from blindsum.he.coefficients import SUM_BYTES
+from blindsum.he.cipher import CkksAdder, CkksCipher, body_bytes, generate_secret_key
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
 from blindsum.he.keys import KeyCeremony, Keys
@@ -110,7 +109,8 @@ def streamed(values: int) -> dict[str, Any]:
     )
     if not exact:
         raise SystemExit("the streamed sum differs from the sum of the integers")
-    encrypted, vector = exchange.chunks * SUM_BYTES / 2**20, 4 * values / 2**20
+    encrypted = body_bytes(parameters, exchange.reals)[1] / 2**20
+    vector = 4 * values / 2**20
     peak = max(one["peak_mb"] for one in silos)
     return {
         "values": values,
@@ -157,13 +157,13 @@ def silo(
 
     cipher = CkksCipher(parameters, keys.secret)
     masks = keys.seeds.open(exchange, keys.hashing)
-    for frame in encrypt_parts(exchange, name, digits, cipher, masks, identity):
+    for frame in encrypt_parts(exchange, name, digits, no_counts, cipher, masks, identity):
         up.send_bytes(frame)
     frames = (pa.py_buffer(up.recv_bytes()) for _ in exchange.parts)
     mean = np.empty(exchange.values, np.float32)
     unit = BOUND / parameters.limit / len(exchange.roster)
     hashing = hash_of(exchange, keys.hashing)
-    for where, summed in decrypt_parts(exchange, frames, cipher, hashing):
+    for where, summed in decrypt_parts(exchange, frames, cipher, hashing, no_counts()):
         np.multiply(summed, unit, out=mean[where], casting="unsafe")
     digest = hashlib.sha256(mean).hexdigest()
     report.send({"digits": shown, "mean": mean[:CHECKED], "digest": digest, "peak_mb": peak()})
@@ -184,6 +184,10 @@ def aggregator(
         for end in ends:
             end.send_bytes(frame)
     report.send({"peak_mb": peak()})
+
+
+def no_counts() -> np.ndarray[Any, Any]:
+    return np.zeros(0, np.int64)
 
 
 def peak() -> float:
@@ -243,6 +247,7 @@ def cost(values: int, silos: int, identity: Identity) -> dict[str, float]:
             exchange,
             roster[0],
             lambda where: quantise(update[where], BOUND, parameters, random).integers,
+            no_counts,
             cipher,
             masks,
             identity,
@@ -257,10 +262,10 @@ def cost(values: int, silos: int, identity: Identity) -> dict[str, float]:
     added = time.process_time() - started
     adder = CkksAdder(parameters)
     add(frames, exchange, public, adder)
-    sums = [adder.total(part.first, part.chunks) for part in exchange.parts]
+    sums = [(adder.total(part.first, part.reals), part.reals) for part in exchange.parts]
     started = time.process_time()
-    for chunks in sums:
-        cipher.decrypt(chunks)
+    for body, reals in sums:
+        cipher.decrypt(body, reals)
     return {"silo": sent + time.process_time() - started, "aggregator": added}
 
 
@@ -269,7 +274,7 @@ def add(
 ) -> None:
     for frame in frames:
         upload = read_upload(frame, exchange, public)
-        adder.add(upload.part.first, upload.chunks)
+        adder.add(upload.part.first, upload.body, upload.part.reals)
 
 
 def line(x: tuple[int, ...], y: list[float]) -> dict[str, Any]:

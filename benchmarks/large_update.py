@@ -33,7 +33,6 @@ import yaml
 
 from blindsum.actors.aggregator import Aggregator
 from blindsum.actors.messages import SiloSpec
-from blindsum.actors.policy import metrics_exchange
 from blindsum.actors.silo import Silo
 from blindsum.he.exchange import Exchange
 from blindsum.platform.evaluation.figures import count_values
@@ -152,7 +151,7 @@ def silo_process(spec: SiloSpec, end: Any, now: Any) -> None:
             end.send(("answer", dict(spent)))
             spent.clear()
             continue
-        if name in ("apply", "read_metrics"):  # the total's frames lie in a file, as in the store
+        if name == "apply":  # the total's frames lie in a file, as in the store
             path, sizes, *given = given
             buffer = pa.memory_map(path).read_buffer()
             starts = np.cumsum([0, *sizes])
@@ -165,14 +164,14 @@ def silo_process(spec: SiloSpec, end: Any, now: Any) -> None:
             now.value = 0
             own = silo._own
             timed(own.trainer, "train", "train", now, spent)
-            timed(own.counting, "counts", "evaluate", now, spent)
+            timed(own.counting, "of_held_out", "evaluate", now, spent)
             timed(own.checkpoints, "write", "checkpoint", now, spent)
             timed(own, "mean_change", "decrypt", now, spent)
             timed(silo, "_move_on", "apply", now, spent)
             answer = answer.parameters, answer.model_digest
         elif name == "finish":
             timed(silo._keys, "send", "send", now, spent)
-        elif name == "read_metrics":
+        elif name == "apply":
             answer = silo._model.digest, silo._own.policy.course
         end.send(("answer", answer))
 
@@ -239,8 +238,8 @@ class Silos:
                     found[name] = answer
         return [found[name] for name in only]
 
-    def total(self, exchange: Exchange, following: Exchange | None) -> tuple[str, list[int]]:
-        _, frames = self.aggregator.total(exchange, following)
+    def total(self, exchange: Exchange) -> tuple[str, list[int]]:
+        _, frames = self.aggregator.total(exchange)
         path = self.folder / f"total-{exchange.purpose}"
         path.unlink(missing_ok=True)
         with path.open("wb") as file:
@@ -277,20 +276,18 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
             purpose="update",
             roster=SILOS,
             values=values,
+            counts=count_values(job),
             range=range,
             parameters=parameters,
             model=model,
             clipping=clipping,
         )
-        counts = metrics_exchange(exchange, count_values(job))
         started, silos.bytes_up = time.perf_counter(), 0
         silos.aggregator.open(exchange)
         silos.ask("train", exchange)
         up = silos.bytes_up / len(SILOS)
-        path, sizes = silos.total(exchange, counts)
-        silos.ask("apply", path, sizes, exchange, counts)
-        path, sizes_of_counts = silos.total(counts, None)
-        answers = silos.ask("read_metrics", path, sizes_of_counts, counts)
+        path, sizes = silos.total(exchange)
+        answers = silos.ask("apply", path, sizes, exchange)
         (model, course), *_ = answers
         assert len({one[0] for one in answers}) == 1, "the silos' models differ"
         range, clipping = course.range, course.clipping

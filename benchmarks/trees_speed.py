@@ -163,9 +163,10 @@ def encrypted(job: Job, folder: Path, trees: int, clock: Clock) -> dict[str, Any
                 numbers = range(tree * DEPTH + 1, (tree + 1) * DEPTH + 1)
                 reports = [federation.run_round(number) for number in numbers]
             phases.append({k: sum(r.phases[k] for r in reports) for k in reports[0].phases})
+        found = federation.evaluate()
     finally:
         federation.close()
-    score = reports[-1].metrics.held_out
+    score = found.held_out if found else None
     return {
         "start_s": start_s,
         "up_bytes": sum(r.up_bytes for r in reports) // len(SILOS),

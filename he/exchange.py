@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from blindsum.he.parameters import MAX_SILOS, Parameters
+from blindsum.he.parameters import MAX_SILOS, RING_DEGREE, Parameters
 
 Purpose = Literal["update", "metrics"]
 STRICT = ConfigDict(
@@ -42,30 +42,39 @@ in the cache."""
 
 
 @plain_dataclass(frozen=True)
+class Group:
+    """A range of an exchange's reals, from the start of a chunk on, with the digits and the counts
+    that they carry."""
+
+    reals: slice
+    values: slice
+    counts: slice
+
+
+@plain_dataclass(frozen=True)
 class Part:
-    """A range of an exchange's chunks: `chunks` of them from chunk `first` on."""
+    """A range of an exchange's chunks: `chunks` of them from chunk `first` on, which hold `reals`
+    reals."""
 
     index: int
     first: int
     chunks: int
+    reals: int
 
-    def values(self, exchange: Exchange) -> slice:
-        """Return the range of values that this part carries."""
-        return exchange.slice(self.first, self.first + self.chunks)
-
-    def groups(self, exchange: Exchange) -> Iterator[tuple[slice, slice]]:
-        """Yield the part's rows and the range of their values, GROUP_CHUNKS at a time."""
-        for start in range(0, self.chunks, GROUP_CHUNKS):
-            stop = min(start + GROUP_CHUNKS, self.chunks)
-            yield slice(start, stop), exchange.slice(self.first + start, self.first + stop)
+    def groups(self, exchange: Exchange) -> Iterator[Group]:
+        """Yield the part's reals, GROUP_CHUNKS chunks at a time."""
+        start, stop = self.first * RING_DEGREE, self.first * RING_DEGREE + self.reals
+        for at in range(start, stop, GROUP_CHUNKS * RING_DEGREE):
+            yield exchange.group(at, min(at + GROUP_CHUNKS * RING_DEGREE, stop))
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Exchange:
     """One sum over one roster. Every upload and total of the exchange must match it.
 
-    `run` is the name of the run. `values` is the length of the vector. `range` is the greatest
-    magnitude of a real value that becomes a digit; it is None where the values are counts. `model`
+    `run` is the name of the run. `values` is the number of digits, and `counts` the number of
+    counts, which travel behind them. `range` is the greatest magnitude of a real value that becomes
+    a digit; it is None without digits. `model`
     is the digest of the model that the silos start from. A silo takes part only if it is the digest
     of its own model: if silos received different totals, the next sum reveals it, whatever the
     driver says. `clipping` is the round's clip norm in units of the job's. If silos receive
@@ -77,26 +86,37 @@ class Exchange:
     attempt: Number
     purpose: Purpose
     roster: Annotated[tuple[SiloName, ...], Field(min_length=2, max_length=MAX_SILOS)]
-    values: Annotated[int, Field(ge=1, lt=2**40)]
+    values: Annotated[int, Field(ge=0, lt=2**40)]
+    counts: Annotated[int, Field(ge=0, lt=2**20)] = 0
     range: Factor | None
     parameters: Parameters
     model: Digest = ""
     clipping: Factor = 1.0
 
+    @cached_property
+    def reals(self) -> int:
+        """The number of reals of one silo's upload: those of the digits, then one for each
+        count."""
+        return self.parameters.reals(self.values, self.counts)
+
     @property
     def chunks(self) -> int:
         """The number of ciphertexts of one silo's upload."""
-        return self.parameters.chunks(self.values)
+        return -(-self.reals // RING_DEGREE)
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """All chunks in order, divided into parts of PART_CHUNKS."""
-        return _parts(self.chunks, PART_CHUNKS)
+        return _parts(self.reals, PART_CHUNKS)
 
-    def slice(self, first: int, stop: int) -> slice:
-        """Return the range of values of a range of chunks."""
-        each = self.parameters.values_per_chunk
-        return slice(first * each, min(stop * each, self.values))
+    def group(self, start: int, stop: int) -> Group:
+        """Return a range of reals, which starts with a chunk, with what they carry."""
+        each, digits = self.parameters.digits, self.parameters.reals(self.values)
+        return Group(
+            reals=slice(start, stop),
+            values=slice(min(start * each, self.values), min(stop * each, self.values)),
+            counts=slice(max(start - digits, 0), max(stop - digits, 0)),
+        )
 
     @cached_property
     def digest(self) -> bytes:
@@ -107,8 +127,10 @@ class Exchange:
 
 
 @lru_cache(maxsize=16)
-def _parts(chunks: int, each: int) -> tuple[Part, ...]:
-    return tuple(
-        Part(index, first, min(each, chunks - first))
-        for index, first in enumerate(range(0, chunks, each))
-    )
+def _parts(reals: int, chunks: int) -> tuple[Part, ...]:
+    each = chunks * RING_DEGREE
+    parts = []
+    for index, start in enumerate(range(0, reals, each)):
+        held = min(each, reals - start)
+        parts.append(Part(index, index * chunks, -(-held // RING_DEGREE), held))
+    return tuple(parts)

@@ -141,30 +141,36 @@ class HashKey:
 
 
 class LinearHash:
-    """The hash of one exchange's packed reals, taken from the first chunk to the last.
+    """The hash of one exchange's packed reals, taken from the first to the last. The last chunk's
+    missing reals are zero.
 
     Args:
         salt: a value for this exchange only, 32 bytes.
-        chunks: the number of chunks of the exchange.
+        reals: the number of reals of the exchange.
     """
 
-    def __init__(self, key: HashKey, salt: bytes, chunks: int) -> None:
+    def __init__(self, key: HashKey, salt: bytes, reals: int) -> None:
         self.offset = key.offset(salt)
-        self._multipliers, self._of_chunks = key.of_reals, key.of_chunks(chunks)
-        self._chunks, self._done, self._words = chunks, 0, NO_WORDS
-        self._limbs = np.empty((0, _REAL_LIMBS, RING_DEGREE))  # a buffer reused between calls
+        self._multipliers = key.of_reals
+        self._of_chunks = key.of_chunks(-(-reals // RING_DEGREE))
+        self._left, self._done, self._words = reals, 0, NO_WORDS
+        self._limbs = np.empty((_REAL_LIMBS, RING_DEGREE))  # a buffer reused between calls
         self._part = np.empty(RING_DEGREE, np.int64)
 
-    def add(self, packed: Integers) -> None:
-        """Add the next chunks' packed reals, int64 [rows, N], each below 2^53 in magnitude.
+    def add(self, reals: Integers) -> None:
+        """Add the next packed reals, int64 [reals], each below 2^53 in magnitude: whole chunks,
+        except at the end.
 
         Raises:
-            EncryptionError: there are more chunks than the exchange has.
+            EncryptionError: there are more reals than the exchange has.
         """
-        rows = len(packed)
-        if self._done + rows > self._chunks:
-            raise EncryptionError("more chunks were to be hashed than the exchange has")
-        for products in self._products(packed):
+        self._left -= len(reals)
+        if self._left < 0:
+            raise EncryptionError("more reals were to be hashed than the exchange has")
+        if missing := -len(reals) % RING_DEGREE:
+            reals = np.concatenate([reals, np.zeros(missing, np.int64)])
+        for row in reals.reshape(-1, RING_DEGREE):
+            products = self._products(row)
             of_chunk = self._of_chunks[self._done]
             self._words = tuple(
                 (self._words[fold] + of_chunk[fold] * _joined(products[:, :, fold])) % PRIME
@@ -172,34 +178,29 @@ class LinearHash:
             )
             self._done += 1
 
-    def _products(self, packed: Integers) -> Integers:
-        """Return the products of each row's limbs with the multipliers' limbs, summed over the row,
-        int64 [rows, real limbs, limbs, FOLDS]."""
-        if len(self._limbs) < len(packed):
-            self._limbs = np.empty((len(packed), _REAL_LIMBS, RING_DEGREE))
-        limbs, part, last = self._limbs[: len(packed)], self._part, _REAL_LIMBS - 1
-        for row, of_row in zip(packed, limbs, strict=True):  # a row stays in the cache
-            for i in range(last):
-                np.right_shift(row, _REAL_LIMB * i, out=part)
-                np.bitwise_and(part, (1 << _REAL_LIMB) - 1, out=part)
-                of_row[i] = part
-            np.right_shift(row, _REAL_LIMB * last, out=part)  # with the sign
-            of_row[last] = part
-        products = limbs.reshape(-1, RING_DEGREE) @ self._multipliers
-        return products.astype(np.int64).reshape(len(packed), _REAL_LIMBS, _LIMBS, FOLDS)
+    def _products(self, row: Integers) -> Integers:
+        """Return the products of a chunk's limbs with the multipliers' limbs, summed over the
+        chunk, int64 [real limbs, limbs, FOLDS]. The matrices are so small that numpy starts no
+        threads, which cost more than they save where silos share a machine's cores."""
+        limbs, part, last = self._limbs, self._part, _REAL_LIMBS - 1
+        for i in range(last):
+            np.right_shift(row, _REAL_LIMB * i, out=part)
+            np.bitwise_and(part, (1 << _REAL_LIMB) - 1, out=part)
+            limbs[i] = part
+        np.right_shift(row, _REAL_LIMB * last, out=part)  # with the sign
+        limbs[last] = part
+        products = limbs @ self._multipliers
+        return products.astype(np.int64).reshape(_REAL_LIMBS, _LIMBS, FOLDS)
 
     @property
     def words(self) -> Words:
-        """The hash of all chunks.
+        """The hash of all reals.
 
         Raises:
-            EncryptionError: chunks are missing.
+            EncryptionError: reals are missing.
         """
-        if self._done != self._chunks:
-            raise EncryptionError(
-                f"the hash was requested after {self._done} of {self._chunks} chunks, before all "
-                "chunks were added"
-            )
+        if self._left:
+            raise EncryptionError(f"the hash was requested while {self._left} reals were missing")
         return self._words
 
     def holds(self, words: Words) -> bool:

@@ -88,17 +88,17 @@ class PairSeeds:
             pads = next_words(stream)  # the rest of the stream masks the reals
             words = added(words, tuple(pad if first else PRIME - pad for pad in pads))
             (plus if first else minus).append(stream)
-        return MaskStream(exchange.parameters, exchange.chunks, plus, minus, hashing, words)
+        return MaskStream(exchange.parameters, exchange.reals, plus, minus, hashing, words)
 
     def __reduce__(self) -> str:
         raise KeyRefused("mask seeds were about to be pickled", "They never leave their silo.")
 
 
 class MaskStream:
-    """The masks of one upload's packed reals, from the first chunk to the last. Every word is used
-    once.
+    """The masks of one upload's packed reals, from the first to the last. Every word is used once.
 
     Args:
+        reals: the number of the upload's reals.
         hashing: the hash of the masked reals, if they are hashed.
         words: the words that hide the hash.
     """
@@ -106,34 +106,35 @@ class MaskStream:
     def __init__(
         self,
         parameters: Parameters,
-        chunks: int,
+        reals: int,
         added: list[Any],
         subtracted: list[Any],
         hashing: LinearHash | None = None,
         words: Words = NO_WORDS,
     ) -> None:
-        self._parameters, self._left = parameters, chunks
+        self._parameters, self._left = parameters, reals
         self._hashing, self._offset = hashing, words
         self._added, self._subtracted = added, subtracted
-        self._zeros = bytes(_WORD * RING_DEGREE)
+        self._zeros = memoryview(bytes(_WORD * RING_DEGREE))
         self._bytes = bytearray(_WORD * RING_DEGREE)
         self._words = np.frombuffer(self._bytes, "<u8")
 
-    def apply(self, packed: Integers) -> Integers:
-        """Mask the next rows; returns them mod 2^K and centred, int64 [chunks, N].
+    def apply(self, reals: Integers) -> Integers:
+        """Mask the next reals; returns them mod 2^K and centred, int64 [reals].
 
         Raises:
-            EncryptionError: there are more rows than the exchange has.
+            EncryptionError: there are more reals than the exchange has.
         """
-        self._left -= len(packed)
+        self._left -= len(reals)
         if self._left < 0:
-            raise EncryptionError("more chunks were to be masked than the exchange has")
-        masked = packed.astype(np.int64)
-        for row in masked.view(np.uint64):  # one row at a time, so that buffers stay in the cache
+            raise EncryptionError("more reals were to be masked than the exchange has")
+        masked = reals.astype(np.int64)
+        for start in range(0, len(masked), RING_DEGREE):  # so that buffers stay in the cache
+            row = masked[start : start + RING_DEGREE].view(np.uint64)
             for stream in self._added:
-                row += self._next(stream)
+                row += self._next(stream, len(row))
             for stream in self._subtracted:
-                row -= self._next(stream)
+                row -= self._next(stream, len(row))
         found = centred(masked, self._parameters)
         self.hash(found)
         return found
@@ -145,12 +146,12 @@ class MaskStream:
 
     @property
     def words(self) -> Words:
-        """The hidden hash of the whole upload. Raises EncryptionError while chunks are missing."""
+        """The hidden hash of the whole upload. Raises EncryptionError while reals are missing."""
         return added(self._hashing.words, self._offset) if self._hashing else self._offset
 
-    def _next(self, stream: Any) -> np.ndarray[Any, Any]:
-        stream.update_into(self._zeros, self._bytes)
-        return self._words
+    def _next(self, stream: Any, count: int) -> np.ndarray[Any, Any]:
+        stream.update_into(self._zeros[: _WORD * count], self._bytes)
+        return self._words[:count]
 
 
 def salt_of(exchange: Exchange, view: bytes) -> bytes:
@@ -160,4 +161,4 @@ def salt_of(exchange: Exchange, view: bytes) -> bytes:
 
 def hash_of(exchange: Exchange, key: HashKey, view: bytes = b"") -> LinearHash:
     """Return a fresh hash of that exchange's total, for a silo with the secret and that view."""
-    return LinearHash(key, salt_of(exchange, view), exchange.chunks)
+    return LinearHash(key, salt_of(exchange, view), exchange.reals)

@@ -1,13 +1,14 @@
 """Quantises reals to signed integers, and packs integers into reals that CKKS adds exactly.
 
-A vector of v values becomes `chunks` rows of N packed reals, int64. Row c packs its D * N
-integers as D digits: real j of the row is the sum over d of x[c, d, j] * 2^(k d). Adding packed
-reals adds their digits, since no sum of digits exceeds its k bits.
+A vector of v values becomes ceil(v / D) packed reals, int64, N to a chunk; the last chunk may hold
+fewer, m. A chunk's integers are D rows of m digits: its real j is the sum over d of x[d, j] times
+2^(k d). Adding packed reals adds their digits, since no sum of digits exceeds its k bits.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,29 +138,56 @@ def square_sum(integers: Integers) -> int:
 
 
 def pack(integers: Integers, parameters: Parameters) -> Integers:
-    """Pack signed integers [values] within `limit` into reals, int64 [chunks, N].
+    """Pack signed integers [values] within `limit`, from the start of a chunk on, into reals, int64
+    [ceil(values / D)].
 
     Raises:
         EncryptionError: an integer exceeds the limit, or the vector is empty.
     """
     if integers.ndim != 1 or integers.size == 0:
         raise EncryptionError(f"a vector of shape {integers.shape} cannot be packed")
-    if max(int(integers.max()), -int(integers.min())) > parameters.limit:
-        raise EncryptionError(
-            f"an integer exceeds the limit of {parameters.limit} ({parameters.bits} bits)"
-        )
-    chunks = parameters.chunks(integers.size)
-    if integers.size == chunks * parameters.values_per_chunk:
-        digits = integers
-    else:
-        digits = np.zeros(chunks * parameters.values_per_chunk, np.int64)
-        digits[: integers.size] = integers
-    rows = digits.reshape(chunks, parameters.digits, RING_DEGREE)
-    packed = rows[:, -1].copy()
-    for d in range(parameters.digits - 2, -1, -1):  # Horner's scheme, in base 2^k
-        packed <<= parameters.summed_bits
-        packed += rows[:, d]
+    _require_within(integers, parameters.limit, f"{parameters.bits} bits")
+    packed = np.empty(parameters.reals(integers.size), np.int64)
+    for digits, rows in _chunks(integers, packed, parameters):
+        rows[:] = digits[:, -1]
+        for d in range(parameters.digits - 2, -1, -1):  # Horner's scheme, in base 2^k
+            rows <<= parameters.summed_bits
+            rows += digits[:, d]
     return packed
+
+
+def require_counts(counts: Integers, parameters: Parameters) -> Integers:
+    """Return counts, int64 [counts]: each is a real of its own.
+
+    Raises:
+        EncryptionError: a count exceeds the limit.
+    """
+    if counts.size:
+        _require_within(counts, parameters.count_limit, "a count")
+    return counts
+
+
+def _require_within(integers: Integers, limit: int, what: str) -> None:
+    if max(int(integers.max()), -int(integers.min())) > limit:
+        raise EncryptionError(f"an integer exceeds the limit of {limit} ({what})")
+
+
+def _chunks(
+    integers: Integers, packed: Integers, parameters: Parameters
+) -> Iterator[tuple[Integers, Integers]]:
+    """Yield a vector's digits [chunks, D, reals] and its reals [chunks, reals]: the full chunks,
+    then the last. Digits that carry no value are zero, and are not written back."""
+    each, digits = parameters.values_per_chunk, parameters.digits
+    full = integers.size // each
+    if full:
+        yield (
+            integers[: full * each].reshape(full, digits, RING_DEGREE),
+            packed[: full * RING_DEGREE].reshape(full, RING_DEGREE),
+        )
+    if rest := integers.size - full * each:
+        last = np.zeros(digits * -(-rest // digits), np.int64)
+        last[:rest] = integers[full * each :]
+        yield last.reshape(1, digits, -1), packed[full * RING_DEGREE :].reshape(1, -1)
 
 
 def centred(packed: Integers, parameters: Parameters) -> Integers:
@@ -172,20 +200,32 @@ def centred(packed: Integers, parameters: Parameters) -> Integers:
 
 
 def unpack(packed: Integers, values: int, parameters: Parameters) -> Integers:
-    """Return the summed integers, int64 [values], of packed reals [chunks, N] mod 2^K.
+    """Return the summed integers, int64 [values], of packed reals [ceil(values / D)] mod 2^K.
 
     This is the inverse of `pack`. Digits that n honest uploads cannot sum to are refused: at least
     one in 256 of a digit's 2^k values is unreachable, and digits that carry no value must be zero.
-    If the masks of the reals do not cancel, the digits are uniform. A chunk of 4,096 digits then
-    passes with probability below 2^-23, one of 12,288 digits with probability below 2^-69, and one
-    of more digits more rarely.
+    If the masks of the reals do not cancel, the digits are uniform. 4,096 digits then pass with
+    probability below 2^-23, 12,288 digits with probability below 2^-69, and fewer digits more
+    often: a short vector relies on the linear hash alone.
 
     Raises:
         EncryptionError: the reals are not the sum of one honest upload from each silo.
     """
+    found = np.empty(values, np.int64)
+    reals = centred(packed.copy(), parameters)
+    full = values // parameters.values_per_chunk
+    held, at = full * parameters.values_per_chunk, full * RING_DEGREE
+    if full:
+        _unpack(reals[:at].reshape(full, RING_DEGREE), found[:held], parameters)
+    if held < values:
+        _unpack(reals[at:].reshape(1, -1), found[held:], parameters)
+    return found
+
+
+def _unpack(rest: Integers, out: Integers, parameters: Parameters) -> None:
+    """Unpack chunks of reals [chunks, reals], which are used up, into integers [values]."""
     k = parameters.summed_bits
-    rest = centred(packed.copy(), parameters)
-    rows = np.empty((packed.shape[0], parameters.digits, RING_DEGREE), np.int64)
+    rows = np.empty((len(rest), parameters.digits, rest.shape[1]), np.int64)
     for d in range(parameters.digits - 1):
         digit = rows[:, d]
         np.left_shift(rest, 64 - k, out=digit)  # the digit's sign becomes the word's
@@ -195,9 +235,26 @@ def unpack(packed: Integers, values: int, parameters: Parameters) -> Integers:
     rows[:, -1] = rest
     digits = rows.reshape(-1)
     reach = parameters.silos * parameters.limit
-    if int(digits.max()) > reach or int(digits.min()) < -reach or digits[values:].any():
-        raise EncryptionError(
-            "the total is not the sum of one upload from each silo; nothing was released",
-            "An upload was left out, duplicated or altered in transit.",
-        )
-    return digits[:values]
+    if int(digits.max()) > reach or int(digits.min()) < -reach or digits[out.size :].any():
+        raise _not_a_sum()
+    out[:] = digits[: out.size]
+
+
+def unpack_counts(reals: Integers, parameters: Parameters) -> Integers:
+    """Return summed counts, int64 [counts], from as many reals mod 2^K.
+
+    Raises:
+        EncryptionError: the reals are not the sum of one honest upload from each silo.
+    """
+    counts = centred(reals.copy(), parameters)
+    reach = parameters.silos * parameters.count_limit
+    if counts.size and (int(counts.max()) > reach or int(counts.min()) < -reach):
+        raise _not_a_sum()
+    return counts
+
+
+def _not_a_sum() -> EncryptionError:
+    return EncryptionError(
+        "the total is not the sum of one upload from each silo; nothing was released",
+        "An upload was left out, duplicated or altered in transit.",
+    )

@@ -4,24 +4,26 @@ Legend, used in all of `he`:
 
     n  silos in the sum            N  ring degree            q  the only coefficient prime
     b  bits of a signed digit      k  bits of a summed digit, b + ceil(log2 n)
-    D  digits packed in one real   K  bits of a packed real, D * k
+    D  digits packed in one real   K  bits of a packed real, at least D * k
+    S  the scale of CKKS           t  sqrt(2 * 81 * ln 2) = 10.6
+
+A real is one coefficient of a CKKS plaintext, not one of its slots: slots multiply, and sums need
+no products. The coefficient is the real times S (Cheon, Kim, Kim and Song, ASIACRYPT 2017,
+section 3.2, without the canonical embedding, whose rounding errors this avoids).
 
 `Parameters.derive` returns only parameters whose probability of a wrong integer is negligible:
 
-* A fresh SEAL error is centred binomial with variance 10.5; encoding rounds with variance
-  about 1/12. A real slot of the sum of n ciphertexts therefore has noise of variance
-  V = n (10.5 + 1/12) N / 2, sub-Gaussian with that proxy (canonical embedding; Cheon, Kim,
-  Kim and Song, ASIACRYPT 2017, section 2 and 3.4).
-* The double-precision FFT adds about f = 0.48 * 2^(K - 52) * sqrt(n) integer units (measured
-  standard deviation, slots uniform in K bits).
-* A real is decoded wrongly if its noise exceeds half a unit. If scale >= sqrt(V / ((0.5 / t)^2 -
-  f^2)), the probability of that is at most 2 exp(-t^2 / 2) = 2^-80 per real, with
-  t = sqrt(2 * 81 * ln 2).
-* Coefficients must stay below q / 2. Every upload is masked (`blindsum.he.masks`), so its reals
-  are uniform in K bits: those of n - 1 uploads are independent, and determine those of the last.
-  A uniform variable is sub-Gaussian with its own variance as proxy. A coefficient of a sum is
-  therefore sub-Gaussian with (sqrt(n - 1) + 1) * 2^K * scale / sqrt(6 N), and t times that must
-  fit.
+* Every upload is masked (`blindsum.he.masks`), so its reals lie in [-2^(K-1), 2^(K-1)). S is the
+  greatest integer for which n of them, times S, stay below q / 2. Nothing wraps.
+* A fresh SEAL error is centred binomial with 42 coins: at most 21, and sub-Gaussian with variance
+  10.5. n of them add up to at most min(21 n, t sqrt(10.5 n)), except with probability
+  2 exp(-t^2 / 2) = 2^-80.
+* Coefficients travel without their lowest bits (`Words`). Rounding off w bits of a first polynomial
+  adds at most 2^(w-1). Rounding off w bits of the second, which is uniform, adds the product of the
+  secret with errors uniform in w bits. The secret is ternary, so that is sub-Gaussian with variance
+  2^(2w) N / 12 at most; t deviations of it are counted.
+* All of that together is at most RESIDUAL_LIMIT of S, so that rounding to multiples of S is exact.
+  As many bits are left out as that allows.
 * `limit` leaves at least one in 256 of a digit's 2^k values unreachable by honest sums, so that a
   total whose masks do not cancel is detected: see `blindsum.he.packing.unpack`.
 
@@ -37,7 +39,8 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal
+from itertools import product
+from typing import Literal, NamedTuple
 
 from blindsum.platform.errors import EncryptionError
 
@@ -45,11 +48,35 @@ Scheme = Literal["ckks", "none"]
 
 RING_DEGREE = 4096
 PRIME_BITS = 60
+PRIME = (1 << PRIME_BITS) - (1 << 14) + 1
+"""SEAL's prime of 60 bits for this ring degree. `blindsum.he.coefficients` checks that it is."""
+
 MAX_SILOS = 64
-MAX_REAL_BITS = 46  # beyond it the error of the double-precision FFT alone can change a digit
+MAX_REAL_BITS = 51  # so that sums stay below 2^53 (`blindsum.he.linear_hash`)
+COUNT_BITS = 40
+"""The bits of a count, if as many are exact: with 64 silos 38 are."""
+
+DEFAULT_BITS, MOST_DEFAULT_BITS = 12, 19
 FAILURE_LOG2 = -80
-RESIDUAL_LIMIT = 0.42  # in units; an honest real exceeds it with probability below 2^-56
+RESIDUAL_LIMIT = 0.42  # in units; an honest real exceeds it with probability below 2^-80
 _DEVIATIONS = math.sqrt(2 * (1 - FAILURE_LOG2) * math.log(2))  # t above: 10.6
+_COINS, _VARIANCE = 21, 10.5  # of a fresh error: its greatest magnitude, and its variance
+_WIDTHS = (6, 7, 8)
+
+
+class Words(NamedTuple):
+    """Bytes of a coefficient on the wire: of an upload's first polynomial, whose second is a seed,
+    and of a sum's first and second. Eight bytes are the whole coefficient; fewer are its highest
+    bits of 60."""
+
+    upload: int
+    first: int
+    second: int
+
+
+def dropped(width: int) -> int:
+    """Return the number of low bits that a coefficient of that many bytes lacks."""
+    return max(PRIME_BITS - 8 * width, 0)
 
 
 @dataclass(frozen=True, slots=False)
@@ -57,8 +84,7 @@ class Parameters:
     """Checked, immutable parameters. They are public, and equal at every silo and aggregator.
 
     Build them with `derive`. Attributes: `silos` is n, 2 to 64; `bits` is b, 2 to 24 (more in
-    `of_counts`); `digits` is D, 1 to 15; `limit` is the greatest magnitude of a silo's digit;
-    `scale` is the scale of CKKS, an integer.
+    `exact`); `digits` is D, 1 to 17; `scale` is S, an integer.
     """
 
     scheme: Scheme
@@ -80,7 +106,8 @@ class Parameters:
 
         Args:
             silos: n, the greatest number of ciphertexts that will ever be added, 2 to 64.
-            bits: b, or None for the most bits, up to 19, that allow two digits per real.
+            bits: b, or None for 12 if three such digits fit, and otherwise the most, up to 19, of
+                which two fit. Fewer bits cost no accuracy until 4 (docs/measurements.md).
             digits: D, or None for the most digits that fit.
             scheme: "ckks", or "none" for the same integers without encryption.
 
@@ -92,89 +119,115 @@ class Parameters:
                 f"an encrypted sum over {silos} silos is not possible",
                 f"Use 2 to {MAX_SILOS} silos.",
             )
+        most_bits = _most_real_bits(silos)
         if bits is None:
-            bits = next(b for b in range(19, 1, -1) if _scale(silos, b, 2) is not None)
+            two = min(MOST_DEFAULT_BITS, most_bits // 2 - _carry_bits(silos))
+            bits = DEFAULT_BITS if most_bits >= 3 * (DEFAULT_BITS + _carry_bits(silos)) else two
         if not 2 <= bits <= 24:
             raise EncryptionError(
                 f"encryption.bits is {bits}, but must be 2 to 24",
                 "Use 2 to 24 bits, or leave it out.",
             )
-        most = MAX_REAL_BITS // _summed_bits(silos, bits)
-        fitting = [d for d in range(most, 0, -1) if _scale(silos, bits, d) is not None]
-        chosen = digits if digits is not None else next(iter(fitting), 0)
-        if chosen not in fitting:
+        most = most_bits // (bits + _carry_bits(silos))
+        chosen = most if digits is None else digits
+        if not 1 <= chosen <= most:
             raise EncryptionError(
-                f"with {bits} bits and {chosen or 'any number of'} digits per real, sums over "
-                f"{silos} silos are not exact",
-                f"At {bits} bits, at most {max(fitting, default=0)} digits fit.",
+                f"with {bits} bits and {chosen} digits per real, sums over {silos} silos are not "
+                "exact",
+                f"At {bits} bits, at most {most} digits fit.",
             )
-        return cls(scheme, silos, bits, chosen, _scale(silos, bits, chosen) or 1)
+        return cls(scheme, silos, bits, chosen, _scale(silos, _real_bits(silos, bits, chosen)))
 
-    @property
+    @cached_property
+    def exact(self) -> Parameters:
+        """The parameters for sums that have to be exact: each real is one integer, of as many bits
+        as there is room for."""
+        bits = _most_real_bits(self.silos) - _carry_bits(self.silos)
+        scale = _scale(self.silos, _real_bits(self.silos, bits, 1))
+        return Parameters(self.scheme, self.silos, bits, 1, scale)
+
+    @cached_property
     def limit(self) -> int:
         """Greatest magnitude of one silo's digit: 2^(b-1) - 1, or up to 1/256 less."""
         return _limit(self.silos, self.bits)
 
+    @cached_property
+    def count_limit(self) -> int:
+        """Greatest magnitude of one silo's count. Each count is a real of its own: if it were split
+        into digits, their sums would reveal more than its sum, namely how often they carried."""
+        return _limit(self.silos, self.real_bits - _carry_bits(self.silos))
+
     @property
     def summed_bits(self) -> int:
         """k, the bits of a digit of the total, including the sign."""
-        return _summed_bits(self.silos, self.bits)
+        return self.bits + _carry_bits(self.silos)
 
-    @property
+    @cached_property
     def real_bits(self) -> int:
         """K, the bits of a packed real. Masks and sums are taken mod 2^K."""
-        return self.digits * self.summed_bits
+        return _real_bits(self.silos, self.bits, self.digits)
 
     @property
     def values_per_chunk(self) -> int:
-        """The number of integers in one ciphertext: N/2 complex slots of two reals of D digits."""
+        """The number of digits in one ciphertext: N coefficients of D digits."""
         return RING_DEGREE * self.digits
 
     @cached_property
-    def of_counts(self) -> Parameters:
-        """The parameters for sums of counts: each real holds one integer, of as many bits as are
-        exact.
+    def words(self) -> Words:
+        """The fewest bytes per coefficient with which sums are exact: first of a sum's second
+        polynomial, which travels whole whatever the vector's length, then of uploads."""
+        if self.scheme == "none":
+            return Words(8, 8, 0)
+        room = RESIDUAL_LIMIT * self.scale - _fresh_error(self.silos)
+        for second, upload, first in product(_WIDTHS, repeat=3):
+            cut = self.silos * _rounding(upload) + _rounding(first)
+            spread = 2.0 ** dropped(second) * math.sqrt(RING_DEGREE / 12) if second < 8 else 0.0
+            if cut + _DEVIATIONS * spread <= room:
+                return Words(upload, first, second)
+        return Words(8, 8, 8)
 
-        The sum of such integers reveals nothing but their total. If counts were split into several
-        digits, the sums of the digits would reveal more: how often they carried.
-        """
-        bits = next(b for b in range(MAX_REAL_BITS, 1, -1) if _scale(self.silos, b, 1) is not None)
-        return Parameters(self.scheme, self.silos, bits, 1, _scale(self.silos, bits, 1) or 1)
-
-    def chunks(self, values: int) -> int:
-        """Return the number of ciphertexts needed for that many integers."""
-        return -(-values // self.values_per_chunk)
+    def reals(self, values: int, counts: int = 0) -> int:
+        """Return the number of reals for that many digits and counts."""
+        return -(-values // self.digits) + counts
 
     @cached_property
     def digest(self) -> str:
         """The SHA-256 over all parameters, in hex. Uploads under other parameters are refused."""
-        content = asdict(self) | {"ring_degree": RING_DEGREE, "prime_bits": PRIME_BITS}
+        content = asdict(self) | {"ring_degree": RING_DEGREE, "prime": PRIME}
+        content |= {"real_bits": self.real_bits, "words": self.words}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _summed_bits(silos: int, bits: int) -> int:
-    return bits + math.ceil(math.log2(silos))
+def _carry_bits(silos: int) -> int:
+    return math.ceil(math.log2(silos))
 
 
 def _limit(silos: int, bits: int) -> int:
-    reachable = 255 * (1 << _summed_bits(silos, bits)) // 256  # values -n limit to n limit
+    reachable = 255 * (1 << (bits + _carry_bits(silos))) // 256  # values -n limit to n limit
     return min((1 << (bits - 1)) - 1, (reachable - 1) // 2 // silos)
 
 
-def _scale(silos: int, bits: int, digits: int) -> int | None:
-    """Return the smallest scale that keeps sums exact, or None if there is none."""
-    k = _summed_bits(silos, bits)
-    real_bits = digits * k
-    if real_bits > MAX_REAL_BITS:
-        return None
-    variance = silos * (10.5 + 1 / 12) * RING_DEGREE / 2
-    fft = 0.48 * 2.0 ** (real_bits - 52) * math.sqrt(silos)
-    room = (0.5 / _DEVIATIONS) ** 2 - fft**2
-    if room <= 0:
-        return None
-    scale = math.ceil(math.sqrt(variance / room))
-    fresh_error = 21.0 * silos  # a centred binomial of 42 coins never exceeds 21
-    deviation = (math.sqrt(silos - 1) + 1) * 2.0**real_bits * scale / math.sqrt(6 * RING_DEGREE)
-    if _DEVIATIONS * deviation + fresh_error >= 2.0 ** (PRIME_BITS - 1) * 0.99:
-        return None
-    return scale
+def _real_bits(silos: int, bits: int, digits: int) -> int:
+    """Return K: as many bits as the digits need, and enough for a count."""
+    counted = min(COUNT_BITS + _carry_bits(silos), _most_real_bits(silos))
+    return max(digits * (bits + _carry_bits(silos)), counted)
+
+
+def _most_real_bits(silos: int) -> int:
+    fitting = range(MAX_REAL_BITS, 0, -1)
+    return next(k for k in fitting if RESIDUAL_LIMIT * _scale(silos, k) >= _fresh_error(silos))
+
+
+def _scale(silos: int, real_bits: int) -> int:
+    """Return the greatest scale with which n masked reals, and half a unit of error, stay below
+    half the prime."""
+    return (PRIME // 2) // ((silos << (real_bits - 1)) + 1)
+
+
+def _fresh_error(silos: int) -> float:
+    return min(_COINS * silos, _DEVIATIONS * math.sqrt(_VARIANCE * silos))
+
+
+def _rounding(width: int) -> float:
+    bits = dropped(width)
+    return 2.0 ** (bits - 1) if bits else 0.0

@@ -5,10 +5,11 @@ A frame is one part of an upload or of a total:
     8 bytes    "blindsum"
     4 bytes    format, uint32, little-endian
     4 bytes    length of the head, uint32, little-endian
-    head       JSON (UTF-8), padded with blanks so that the chunks begin at a multiple of 64
-    chunks     the ciphertexts of the part, in order
+    head       JSON (UTF-8), padded with blanks so that the body begins at a multiple of 64
+    body       the ciphertexts of the part (`blindsum.he.cipher`)
+    signature  of an upload only, 3,373 bytes
 
-The silo signs the header of its upload, which includes the digest of the chunks. A frame is
+The silo signs the header of its upload, which includes the digest of the body. A frame is
 therefore checked as a whole before any of it is added, and a `Receipt` (header and signature)
 proves to anyone what a silo sent. Frames were once Arrow streams, but Arrow 25 ends the process on
 some malformed ones, so that any sender could have ended an aggregator (tests/fuzz).
@@ -23,27 +24,28 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from blindsum.he.cipher import chunk_bytes
-from blindsum.he.coefficients import Chunks
+from blindsum.he.cipher import body_bytes
+from blindsum.he.coefficients import Body
 from blindsum.he.exchange import PART_CHUNKS, Exchange, Part
 from blindsum.he.identity import SIGNATURE_BYTES, Identity, verify
 from blindsum.he.linear_hash import NO_WORDS, Words, read, written
+from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.platform.errors import KeyRefused, UploadRefused
 
-_FORMAT = 6
+_FORMAT = 7
 _TOTAL = "total"
 _PREFIX = struct.Struct("<8sII")
 _MAGIC = b"blindsum"
 _ALIGNED = 64
 
 _MAX_HEAD = 1 << 16
-"""The greatest size of a head in bytes: roster, signature and padding."""
+"""The greatest size of a head in bytes: roster and padding."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,18 @@ class Header:
     purpose: str
     roster: tuple[str, ...]
     values: int
+    counts: int
     range: float | None
     parameters: str
     model: str
     clipping: float
     part: int
     silo: str
-    chunks: str  # SHA-256 over the chunks' own SHA-256 digests, hex
+    body: str  # SHA-256, hex
     check: str  # only in the last part: the whole upload's words of `blindsum.he.linear_hash`, hex
 
     @classmethod
-    def of(cls, exchange: Exchange, part: int, silo: str, chunks: str, check: str) -> Header:
+    def of(cls, exchange: Exchange, part: int, silo: str, body: str, check: str) -> Header:
         """Return the header of one part of a silo's upload to an exchange."""
         return cls(
             _FORMAT,
@@ -77,19 +80,20 @@ class Header:
             exchange.purpose,
             exchange.roster,
             exchange.values,
+            exchange.counts,
             exchange.range,
             exchange.parameters.digest,
             exchange.model,
             exchange.clipping,
             part,
             silo,
-            chunks,
+            body,
             check,
         )
 
     def signed_content(self) -> bytes:
         """Return the bytes that the silo signs."""
-        return json.dumps(asdict(self), sort_keys=True).encode()
+        return json.dumps(vars(self), sort_keys=True).encode()
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,11 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Upload:
-    """A part that passed every check. `chunks` is a view into the received buffer."""
+    """A part that passed every check. `body` is a view into the received buffer."""
 
     receipt: Receipt
     part: Part
-    chunks: Chunks
+    body: Body
 
     @property
     def silo(self) -> str:
@@ -118,19 +122,18 @@ def write_upload(
     exchange: Exchange,
     part: Part,
     silo: str,
-    chunks: Chunks,
+    body: Body,
     identity: Identity,
     words: Words = NO_WORDS,
 ) -> pa.Buffer:
-    """Frame and sign one part of a silo's upload, uint8 [part.chunks, bytes].
+    """Frame and sign one part of a silo's upload, uint8 [bytes].
 
     Args:
         words: the words of the whole upload; they travel with its last part.
     """
     check = _check(exchange, part.index, words)
-    header = Header.of(exchange, part.index, silo, _digest(chunks), check)
-    signature = identity.sign(header.signed_content())
-    return _write({"header": asdict(header), "signature": signature.hex()}, chunks)
+    header = Header.of(exchange, part.index, silo, hashlib.sha256(body.data).hexdigest(), check)
+    return _write({"header": vars(header)}, body, identity.sign(header.signed_content()))
 
 
 def read_upload(frame: pa.Buffer, exchange: Exchange, identities: Mapping[str, bytes]) -> Upload:
@@ -140,27 +143,27 @@ def read_upload(frame: pa.Buffer, exchange: Exchange, identities: Mapping[str, b
         UploadRefused: it is malformed, for another exchange, from a silo outside the roster,
             altered, or of the wrong size. The message names the first difference.
     """
-    content = _Frame(frame, chunk_bytes(exchange.parameters)[0])
-    receipt = _receipt(content.metadata)
+    content = _Frame(frame, _largest_body(exchange.parameters, 0), SIGNATURE_BYTES)
+    receipt = Receipt(_header(content.metadata), content.signature)
     part = check_receipt(receipt, exchange, identities)
-    silo = receipt.header.silo
-    chunks = content.chunks(part, f"part {part.index} of silo '{silo}'")
-    if _digest(chunks) != receipt.header.chunks:
-        raise UploadRefused(f"part {part.index} of silo '{silo}' was altered in transit")
-    return Upload(receipt, part, chunks)
+    what = f"part {part.index} of silo '{receipt.header.silo}'"
+    body = content.body(body_bytes(exchange.parameters, part.reals)[0], what)
+    if hashlib.sha256(body.data).hexdigest() != receipt.header.body:
+        raise UploadRefused(f"{what} was altered in transit")
+    return Upload(receipt, part, body)
 
 
 def upload_bytes(exchange: Exchange, part: Part, silo: str) -> int:
     """Return the size of the frame in which a silo sends that part."""
     header = Header.of(exchange, part.index, silo, "0" * 64, _check(exchange, part.index, NO_WORDS))
-    signed = {"header": asdict(header), "signature": "0" * (2 * SIGNATURE_BYTES)}
-    return _framed_bytes(signed, part.chunks * chunk_bytes(exchange.parameters)[0])
+    body = body_bytes(exchange.parameters, part.reals)[0]
+    return _framed_bytes({"header": vars(header)}, body + SIGNATURE_BYTES)
 
 
 def total_bytes(exchange: Exchange, part: Part) -> int:
     """Return the size of the frame in which a silo receives that part of the sum."""
     named = _named(exchange, part, _check(exchange, part.index, NO_WORDS))
-    return _framed_bytes(named, part.chunks * chunk_bytes(exchange.parameters)[1])
+    return _framed_bytes(named, body_bytes(exchange.parameters, part.reals)[1])
 
 
 def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str, bytes]) -> Part:
@@ -170,8 +173,8 @@ def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str,
         UploadRefused: no such silo did. The message names the first difference.
     """
     header = receipt.header
-    expected = Header.of(exchange, header.part, header.silo, header.chunks, header.check)
-    for name, value in asdict(expected).items():
+    expected = Header.of(exchange, header.part, header.silo, header.body, header.check)
+    for name, value in vars(expected).items():
         got = getattr(header, name)
         if got != value or type(got) is not type(value):
             raise UploadRefused(
@@ -203,32 +206,35 @@ def check_receipt(receipt: Receipt, exchange: Exchange, identities: Mapping[str,
     return exchange.parts[header.part]
 
 
-def write_total(
-    exchange: Exchange, part: Part, chunks: Chunks, words: Words = NO_WORDS
-) -> pa.Buffer:
-    """Frame one part of the sum, uint8 [part.chunks, bytes].
+def write_total(exchange: Exchange, part: Part, body: Body, words: Words = NO_WORDS) -> pa.Buffer:
+    """Frame one part of the sum, uint8 [bytes].
 
     Args:
         words: the sum of the uploads' words; they travel with the last part.
     """
     check = _check(exchange, part.index, words)
-    return _write(_named(exchange, part, check), chunks)
+    return _write(_named(exchange, part, check), body)
 
 
-def read_total(frame: pa.Buffer, exchange: Exchange, part: Part) -> tuple[Chunks, Words]:
-    """Read one part of the sum: its chunks, a view into the received buffer, and its words.
+def read_total(frame: pa.Buffer, exchange: Exchange, part: Part) -> tuple[Body, Words]:
+    """Read one part of the sum: its body, a view into the received buffer, and its words.
 
     Raises:
         UploadRefused: it is malformed, or belongs to another exchange or part.
     """
-    content = _Frame(frame, chunk_bytes(exchange.parameters)[1])
+    content = _Frame(frame, _largest_body(exchange.parameters, 1))
     check = content.metadata.pop("check", "")
     if content.metadata != {_TOTAL: exchange.digest.hex(), "part": part.index}:
         raise UploadRefused("received a frame that is not this part of this exchange's total")
     words = read(check) if check or part.index == len(exchange.parts) - 1 else NO_WORDS
     if check != _check(exchange, part.index, words):
         raise UploadRefused("received check words with a part that is not the last")
-    return content.chunks(part, f"part {part.index} of the total"), words
+    size = body_bytes(exchange.parameters, part.reals)[1]
+    return content.body(size, f"part {part.index} of the total"), words
+
+
+def _largest_body(parameters: Parameters, kind: int) -> int:
+    return body_bytes(parameters, PART_CHUNKS * RING_DEGREE)[kind]
 
 
 def _named(exchange: Exchange, part: Part, check: str) -> dict[str, Any]:
@@ -239,14 +245,16 @@ def _check(exchange: Exchange, part: int, words: Words) -> str:
     return written(words) if part == len(exchange.parts) - 1 else ""
 
 
-def _receipt(metadata: Mapping[str, Any]) -> Receipt:
+def _header(metadata: Mapping[str, Any]) -> Header:
     try:
+        if metadata.keys() != {"header"}:
+            raise ValueError
         fields = dict(metadata["header"])
         header = Header(**(fields | {"roster": tuple(fields["roster"])}))
         hash(header)  # only plain values can be hashed: this refuses lists early
-        return Receipt(header, bytes.fromhex(metadata["signature"]))
+        return header
     except (KeyError, TypeError, ValueError):
-        raise UploadRefused("received an upload without a complete signed header") from None
+        raise UploadRefused("received an upload without a complete header") from None
 
 
 def _head(metadata: Mapping[str, Any]) -> bytes:
@@ -254,16 +262,18 @@ def _head(metadata: Mapping[str, Any]) -> bytes:
     return text + b" " * (-(_PREFIX.size + len(text)) % _ALIGNED)
 
 
-def _framed_bytes(metadata: Mapping[str, Any], chunks: int) -> int:
-    return _PREFIX.size + len(_head(metadata)) + chunks
+def _framed_bytes(metadata: Mapping[str, Any], rest: int) -> int:
+    return _PREFIX.size + len(_head(metadata)) + rest
 
 
-def _write(metadata: Mapping[str, Any], chunks: Chunks) -> pa.Buffer:
-    head = _PREFIX.pack(_MAGIC, _FORMAT, len(_head(metadata))) + _head(metadata)
-    buffer = pa.allocate_buffer(len(head) + chunks.nbytes)
-    content = np.frombuffer(buffer, np.uint8)
+def _write(metadata: Mapping[str, Any], body: Body, signature: bytes = b"") -> pa.Buffer:
+    packed = _head(metadata)
+    head = _PREFIX.pack(_MAGIC, _FORMAT, len(packed)) + packed
+    buffer = pa.allocate_buffer(len(head) + body.nbytes + len(signature))
+    content, end = np.frombuffer(buffer, np.uint8), len(head) + body.nbytes
     content[: len(head)] = np.frombuffer(head, np.uint8)
-    content[len(head) :] = chunks.reshape(-1)
+    content[len(head) : end] = body
+    content[end:] = np.frombuffer(signature, np.uint8)
     return buffer
 
 
@@ -271,20 +281,22 @@ class _Frame:
     """A frame of which only the head has been read.
 
     Args:
-        chunk: the size of one ciphertext in bytes.
+        largest: the size of the largest body in bytes.
+        signature: the size of the signature.
 
     Raises:
         UploadRefused: the frame is larger than any part, or its head is not as `_write` writes it.
     """
 
-    def __init__(self, frame: pa.Buffer, chunk: int) -> None:
-        self._chunk = chunk
+    def __init__(self, frame: pa.Buffer, largest: int, signature: int = 0) -> None:
         if not isinstance(frame, pa.Buffer):
             raise UploadRefused("received something that is not a frame")
-        if frame.size > PART_CHUNKS * chunk + _PREFIX.size + _MAX_HEAD:
+        if frame.size > largest + signature + _PREFIX.size + _MAX_HEAD:
             raise UploadRefused(f"received a frame of {frame.size} bytes, larger than any part")
         self._content = np.frombuffer(frame, np.uint8) if frame.size else np.zeros(0, np.uint8)
         self._start, self.metadata = self._read_head()
+        self._end = max(self._content.size - signature, self._start)
+        self.signature = self._content[self._end :].tobytes()
 
     def _read_head(self) -> tuple[int, dict[str, Any]]:
         prefix = self._content[: _PREFIX.size].tobytes()
@@ -308,26 +320,16 @@ class _Frame:
             raise UploadRefused("received a frame whose head is not in the canonical form")
         return start, metadata
 
-    def chunks(self, part: Part, what: str) -> Chunks:
-        """Return the chunks of that part, a view into the frame.
+    def body(self, size: int, what: str) -> Body:
+        """Return the body, a view into the frame.
 
         Raises:
-            UploadRefused: the frame does not have exactly the size of that part.
+            UploadRefused: it does not have exactly that size.
         """
-        body = self._content[self._start :]
-        if body.size != part.chunks * self._chunk:
-            raise UploadRefused(
-                f"{what} has {body.size} bytes, not exactly its {part.chunks} chunks of "
-                f"{self._chunk} bytes"
-            )
-        return body.reshape(part.chunks, self._chunk)
-
-
-def _digest(chunks: Chunks) -> str:
-    outer = hashlib.sha256()
-    for chunk in chunks:
-        outer.update(hashlib.sha256(chunk).digest())
-    return outer.hexdigest()
+        body = self._content[self._start : self._end]
+        if body.size != size:
+            raise UploadRefused(f"{what} has {body.size} bytes, not exactly {size}")
+        return body
 
 
 def _short(value: object) -> str:

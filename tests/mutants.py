@@ -30,6 +30,7 @@ from tests.planted_in_overlaps import IN_OVERLAPS
 from tests.planted_in_own_code import IN_OWN_CODE
 from tests.planted_in_predictions import IN_PREDICTIONS
 from tests.planted_in_regressions import IN_REGRESSIONS
+from tests.planted_in_rounds import IN_ROUNDS
 from tests.planted_in_simulations import IN_SIMULATIONS
 from tests.planted_in_statistics import IN_STATISTICS
 from tests.planted_in_tables import IN_TABLES
@@ -57,6 +58,7 @@ CHARGE = (
     "        epsilon, metrics_epsilon = self._books.charge(exchange)"
     "  # before the data is touched\n"
 )
+COUNT = "        held_out = self._held_out(own, exchange)\n        own.head.at(exchange.round)\n"
 RETURNS = "tests/actors/test_returns.py"
 ACROSS = "tests/actors/separate/test_federation.py"
 TRAIN = (
@@ -306,8 +308,15 @@ MUTANTS = (
     Mutant(
         "a charge after training",
         "actors/silo.py",
-        f"{CHARGE}        charged = time.perf_counter()\n{TRAIN}",
-        f"        charged = time.perf_counter()\n{TRAIN}{CHARGE}",
+        f"{CHARGE}        charged = time.perf_counter()\n{COUNT}{TRAIN}",
+        f"        charged = time.perf_counter()\n{COUNT}{TRAIN}{CHARGE}",
+        SILO,
+    ),
+    Mutant(
+        "held-out records counted before their charge",
+        "actors/silo.py",
+        f"{CHARGE}        charged = time.perf_counter()\n{COUNT}",
+        f"{COUNT}{CHARGE}        charged = time.perf_counter()\n",
         SILO,
     ),
     Mutant(
@@ -641,6 +650,7 @@ MUTANTS = (
             *IN_GRAPHS,
             *IN_OVERLAPS,
             *IN_REGRESSIONS,
+            *IN_ROUNDS,
             *IN_STATISTICS,
             *IN_TREES,
             *IN_MODELS,

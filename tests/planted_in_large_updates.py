@@ -56,8 +56,8 @@ IN_LARGE_UPDATES = (
     (
         "subset: a size that the driver chooses",
         "actors/silo.py",
-        'own.policy.require(exchange, "update", own.sent_values(exchange.round), now.digest)',
-        'own.policy.require(exchange, "update", exchange.values, now.digest)',
+        "now, values = self._model, own.sent_values(exchange.round) if purpose",
+        "now, values = self._model, exchange.values if purpose",
         SUBSET,
     ),
     (

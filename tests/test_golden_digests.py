@@ -53,15 +53,15 @@ def test_the_parameters_digest() -> None:
     """Uploads under other parameters are refused."""
     assert (
         Parameters.derive(3).digest
-        == "d2cd1819dc2fd729254f84cb3615be322e9626d89d93ef5732a1961af81080c8"
+        == "9b77e6866f525b265346c8fb7fe37f275596f1147646de8b9ca8b5939ba0f155"
     )
     assert (
-        Parameters.derive(3).of_counts.digest
-        == "1ccd0801a3a313226237055ba674ec0552097f7de43a58b708805b8141bf5f41"
+        Parameters.derive(3).exact.digest
+        == "d9e891eebaa9693695d76fcc51985d89ceff24e6d2994471852c9a5a1ef7d9cc"
     )
     assert (
         Parameters.derive(64, 12, scheme="none").digest
-        == "e7c3292ec1ef4c745cc15be99ba0cc420d250d9bfe1126c0547e8f2ced0e3ea8"
+        == "0cfb1d3726be51e99831dde2699d183ec1bc314c3ef6ff212bdaf55803ff1fad"
     )
 
 
@@ -74,9 +74,10 @@ def test_an_exchange_s_digest() -> None:
         purpose="update",
         roster=("alder", "birch", "cedar"),
         values=515,
+        counts=9,
         range=0.125,
         parameters=Parameters.derive(3),
         model="ab" * 32,
         clipping=1.5,
     )
-    assert one.digest.hex() == "950cadea1af9be3217296092f37f92249b5c1880d21b5facfbf235dec25f6937"
+    assert one.digest.hex() == "9dd70578a1ed4bd91476a9116b0550d72b2c15ebbd1e9ed8896401995090e26e"

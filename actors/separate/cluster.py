@@ -170,7 +170,7 @@ class SeparateCluster:
             for index, one in enumerate(lists[1:])  # the first list is of kept uploads
             for frame in one
         ]
-        sends = method in ("train", "apply")
+        sends = method in ("train", "evaluate")
         add = self._adding(to.mailbox.silo) if sends else None
         return to.mailbox.post(method, to.run, to.life, messages, frames, add)
 

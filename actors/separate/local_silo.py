@@ -24,7 +24,7 @@ from blindsum.platform.errors import (
 
 IN_FLIGHT = 3
 _FOREVER_S = 3600.0
-_SENDS = ("train", "apply")
+_SENDS = ("train", "evaluate")
 Send = Callable[[str, bytes], Awaitable[bytes]]
 """Makes a request until it succeeds: a path and a body to the answer's body."""
 

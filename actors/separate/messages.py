@@ -21,7 +21,7 @@ from blindsum.he.exchange import STRICT, RunName, SiloName
 from blindsum.he.identity import PUBLIC_BYTES
 from blindsum.platform.errors import FederationError
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 SESSION = "Blindsum-Session"
 """The header in which a request names its session."""
@@ -66,6 +66,7 @@ Method = Literal[
     "finish",
     "train",
     "apply",
+    "evaluate",
     "read_metrics",
     "release",
     "forget",

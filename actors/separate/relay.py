@@ -135,7 +135,7 @@ def relayed(silo: type[Silo], owner_file: str, own_process: bool = True) -> type
 
 
 def _taking_turns(silo: type, own_process: bool) -> type:
-    """Wrap a silo's class for calls by bytes. `train` and `apply` return their answer with the
+    """Wrap a silo's class for calls by bytes. `train` and `evaluate` return their answer with the
     first frames, and `outgoing` the others."""
     inner: Any = shell(silo, CALLS, (SiloSpec,), own_process)
 
@@ -143,8 +143,8 @@ def _taking_turns(silo: type, own_process: bool) -> type:
         def train(self, *arguments: Any) -> Any:
             return self._with_frames(super().train, arguments)
 
-        def apply(self, *arguments: Any) -> Any:
-            return self._with_frames(super().apply, arguments)
+        def evaluate(self, *arguments: Any) -> Any:
+            return self._with_frames(super().evaluate, arguments)
 
         def _with_frames(self, method: Callable[..., bytes], arguments: Any) -> Any:
             frames: list[tuple[int, pa.Buffer]] = []

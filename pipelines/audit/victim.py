@@ -28,7 +28,7 @@ from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
 from blindsum.he.exchange import Exchange
 from blindsum.he.masks import PairSeeds
 from blindsum.he.packing import Integers, pack, quantise
-from blindsum.he.parameters import Parameters
+from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.pipelines.audit.attacks.forests import forest_section, grown
 from blindsum.pipelines.audit.attacks.gradient_matching import Local
 from blindsum.pipelines.audit.evidence import Defence
@@ -302,8 +302,8 @@ def _as_masked(sums: list[Tensor], silos: int, bits: int | None) -> list[Tensor]
     random = cryptographic_generator()
     seeds = PairSeeds(roster[0], {name: random.bytes(32) for name in roster[1:]})
     cipher, adder = CkksCipher(parameters, generate_secret_key()), CkksAdder(parameters)
-    adder.add(0, cipher.encrypt(pack(integers, parameters), seeds.open(exchange)))
-    opened = cipher.decrypt(adder.total(0, exchange.chunks))
+    adder.add(0, cipher.encrypt(pack(integers, parameters), seeds.open(exchange)), exchange.reals)
+    opened = cipher.decrypt(adder.total(0, exchange.reals), exchange.reals)
     return decoded(digits(opened, parameters)[: integers.size], unit, sums)
 
 
@@ -324,10 +324,11 @@ def decoded(integers: Integers, unit: float, like: list[Tensor]) -> list[Tensor]
 
 def digits(packed: Integers, parameters: Parameters) -> Integers:
     """Return the digits of any packed reals, as `he.packing.unpack` does but without its checks."""
-    k, rest = parameters.summed_bits, packed.copy()
-    rows = []
-    for _ in range(parameters.digits):
-        low = (rest << (64 - k)) >> (64 - k)
-        rows.append(low)
-        rest = (rest - low) >> k
-    return np.stack(rows, axis=1).reshape(-1)
+    k, found = parameters.summed_bits, []
+    for start in range(0, packed.size, RING_DEGREE):
+        rest = packed[start : start + RING_DEGREE].copy()
+        for _ in range(parameters.digits):
+            low = (rest << (64 - k)) >> (64 - k)
+            found.append(low)
+            rest = (rest - low) >> k
+    return np.concatenate(found)

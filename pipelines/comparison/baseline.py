@@ -142,7 +142,7 @@ def baseline(
             model, counts, epsilon = _pooled(job, members, done)
             trunk = write_trunk(job, model, weights) if weights is not None else None
         of_all = Counting(_exact(job), None, members[0].data, np.random.default_rng())
-        metrics = of_all.summarise(counts, job.training.rounds, 2**62, job.roster)
+        metrics = of_all.summarise(counts, 0, len(job.roster), evaluated=True)
     except BaseException:
         tracker.finish("FAILED", "the baseline failed", {})
         raise
@@ -192,7 +192,7 @@ def _local(
         own = own.alone() if own else None
         model = trained(job, member, own, member.name, done)
         counting = Counting(_exact(job), None, member.data, np.random.default_rng(), member.own)
-        counts = counting.counts(model, job.training.rounds, Tally(), job.roster)
+        counts = counting.counts(Tally(), counting.of_held_out(model))
         total = counts if total is None else total + counts
         folder = state_folder(job.silo(member.name)) / "runs" / run
         release = partial(_own_model, job, run, model, member.own)
@@ -222,7 +222,7 @@ def _pooled(
         chosen = [*range(job.data.outputs), *range(first, last)]
         first = last
         counting = Counting(_exact(job), None, member.data, np.random.default_rng(), member.own)
-        counts = counting.counts(_Outputs(model, chosen), job.training.rounds, Tally(), job.roster)
+        counts = counting.counts(Tally(), counting.of_held_out(_Outputs(model, chosen)))
         total = counts if not total.size else total + counts
     return model, total, own.epsilon_planned if own else None
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 from blindsum.actors.separate.inbox import Inbox, Received, against_policy
 from blindsum.actors.summing import parameters_of
 from blindsum.actors.vault import open_identity
-from blindsum.he.cipher import chunk_bytes
+from blindsum.he.cipher import body_bytes
 from blindsum.he.identity import fingerprint
 from blindsum.pipelines.consortium.budget import Budget, budget, known_dataset, open_ledger
 from blindsum.pipelines.consortium.changes import since_approved
@@ -153,9 +153,8 @@ def _traffic(job: Job, values: int | None) -> Traffic | None:
         return None
     values = max(sent_counts(job, values))
     parameters = parameters_of(job)
-    fresh, summed = chunk_bytes(parameters)
-    chunks = parameters.chunks(values) + parameters.of_counts.chunks(count_values(job))
-    return Traffic(up=chunks * fresh, down=chunks * summed)
+    up, down = body_bytes(parameters, parameters.reals(values, count_values(job)))
+    return Traffic(up=up, down=down)
 
 
 def _or_noted(obstacles: list[str], compute: Callable[[], T]) -> T | None:

@@ -32,8 +32,11 @@ class Listener:
     def planned(self, run: Run) -> None:
         """Hear that the silos are ready, the plan is complete and rounds begin."""
 
+    def completed(self, run: Run, report: RoundReport) -> None:
+        """Hear that a round was completed. Its model is not evaluated yet."""
+
     def round(self, run: Run, report: RoundReport) -> None:
-        """Hear that a round was completed."""
+        """Hear a completed round's figures: of its model too, which arrive with the next round."""
 
     def lost(self, run: Run, silos: list[str], left: int) -> None:
         """Hear that silos were lost in the round announced last; `left` silos remain."""
@@ -63,6 +66,10 @@ class Listeners(Listener):
         for one in self._all:
             one.planned(run)
 
+    def completed(self, run: Run, report: RoundReport) -> None:
+        for one in self._all:
+            one.completed(run, report)
+
     def round(self, run: Run, report: RoundReport) -> None:
         for one in self._all:
             one.round(run, report)
@@ -86,10 +93,12 @@ class KeepsRounds(Listener):
     def __init__(self, log: RunLog) -> None:
         self._log = log
 
-    def round(self, run: Run, report: RoundReport) -> None:
+    def completed(self, run: Run, report: RoundReport) -> None:
         if run.standing:
-            failure = self._log.round(report, figures(run, report), run.standing)
-            run.unkept = failure or run.unkept
+            run.unkept = self._log.round(report, run.standing) or run.unkept
+
+    def round(self, run: Run, report: RoundReport) -> None:
+        run.unkept = self._log.figures(report, figures(run, report)) or run.unkept
 
 
 class TracksFigures(Listener):
@@ -122,7 +131,7 @@ class LogsEvents(Listener):
     def planned(self, run: Run) -> None:
         self._log.say("planned", rounds=run.rounds_planned, silos=list(run.inspections))
 
-    def round(self, run: Run, report: RoundReport) -> None:
+    def completed(self, run: Run, report: RoundReport) -> None:
         self._log.say(
             "round",
             round=report.round,
@@ -161,7 +170,7 @@ class Measures(Listener):
         self._retries = run.retries
         self._meters = Meters(run.job_file.job.name, run.name)
 
-    def round(self, run: Run, report: RoundReport) -> None:
+    def completed(self, run: Run, report: RoundReport) -> None:
         if self._meters is None:
             return
         left = {s: max(0.0, (run.budget(s) or 0.0) - e) for s, e in report.epsilon.items()}

@@ -1,7 +1,8 @@
 """The driver's log of a run, from which it can be resumed: `rounds.jsonl` in the run's folder.
 
     first line    the job file's text and path, and the MLflow run
-    next lines    a completed round each: its report, its figures, the run's standing
+    next lines    of each completed round its report and the run's standing; after it, once the
+                  round's model is evaluated, what that found and the round's figures
     last line     a note that the run has completed
 
 Lines are appended and never changed. A line that a crash cut short does not count. The log has
@@ -17,7 +18,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -95,21 +96,31 @@ class RunLog:
                 "Make room, or set runs to another folder.",
             ) from None
 
-    def round(
-        self, report: RoundReport, figures: Mapping[str, float], standing: Standing
-    ) -> str | None:
+    def round(self, report: RoundReport, standing: Standing) -> str | None:
         """Append a completed round; returns a failure's message, because training continues without
         the log."""
-        held_out = type(report.metrics.held_out).__name__
+        return self._append_or_say(
+            {"report": asdict(replace(report, before=None)), "standing": asdict(standing)}
+        )
+
+    def figures(self, report: RoundReport, figures: Mapping[str, float]) -> str | None:
+        """Append the figures of a completed round, as `round` does."""
+        held_out = report.metrics.held_out
+        return self._append_or_say(
+            {
+                "round": report.round,
+                "held_out": asdict(held_out) if held_out else None,
+                "kind": type(held_out).__name__,
+                "metrics_epsilon": report.metrics_epsilon,
+                "up_bytes": report.up_bytes,
+                "down_bytes": report.down_bytes,
+                "figures": dict(figures),
+            }
+        )
+
+    def _append_or_say(self, line: dict[str, Any]) -> str | None:
         try:
-            self._append(
-                {
-                    "report": asdict(report),
-                    "held_out": held_out,
-                    "figures": dict(figures),
-                    "standing": asdict(standing),
-                }
-            )
+            self._append(line)
         except OSError as error:
             return f"{self._folder / NAME} cannot be written: {os.strerror(error.errno or 0)}"
         return None
@@ -153,9 +164,10 @@ def read_log(folder: Path) -> Kept:
         path = _found(Path(content[0]["path"]))
         job = parse_section(text, path.name, Job, "job", "").section
         rounds = [line for line in content[1:] if "report" in line]
-        reports = [_report(line) for line in rounds]
+        evaluated = {line["round"]: line for line in content[1:] if "figures" in line}
+        reports = [_report(line["report"], evaluated) for line in rounds]
         at = _built(Standing, rounds[-1]["standing"]) if rounds else Standing()
-        figures = {line["report"]["round"]: line["figures"] for line in rounds}
+        figures = {round: line["figures"] for round, line in evaluated.items()}
         return Kept(
             content[0]["run"],
             folder,
@@ -189,17 +201,18 @@ def _parsed(line: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _report(line: dict[str, Any]) -> RoundReport:
+def _report(said: dict[str, Any], evaluated: Mapping[int, dict[str, Any]]) -> RoundReport:
     from blindsum.actors.round_report import RoundReport
     from blindsum.platform.evaluation.figures import HeldOut, Metrics, TaskFigures
 
-    said = line["report"]
     kinds: dict[str, Any] = {"HeldOut": HeldOut, "TaskFigures": TaskFigures}
-    metrics = dict(said["metrics"])
-    if metrics["held_out"] is not None:
-        metrics["held_out"] = _built(kinds[line["held_out"]], metrics["held_out"])
+    metrics, line = dict(said["metrics"]), evaluated.get(said["round"])
     known = {field.name for field in dataclasses.fields(RoundReport)}
     fields = {name: value for name, value in said.items() if name in known}
+    if line:
+        if line["held_out"] is not None:
+            metrics["held_out"] = _built(kinds[line["kind"]], line["held_out"])
+        fields |= {name: line[name] for name in ("metrics_epsilon", "up_bytes", "down_bytes")}
     return _built(RoundReport, fields | {"metrics": _built(Metrics, metrics)})
 
 

@@ -17,9 +17,9 @@ def stopped_early(training: TrainingSection, reports: Sequence[RoundReport]) -> 
     """Return why a run ends after its last round; empty if it goes on, or has no rounds left.
 
     It ends when no figure of the last `patience` evaluated rounds exceeds the best one before by
-    more than `least`. All silos and the driver have these figures anyway, so that this costs no
-    further budget. The noise was planned for all rounds; what the others would have cost is not
-    spent.
+    more than `least`. A round's figure arrives with the next round, which is then the last. All
+    silos and the driver have these figures anyway, so that this costs no further budget. The noise
+    was planned for all rounds; what the others would have cost is not spent.
     """
     rule = training.stop
     if rule is None or not reports or reports[-1].round >= training.rounds:
@@ -27,7 +27,8 @@ def stopped_early(training: TrainingSection, reports: Sequence[RoundReport]) -> 
     figures = [one.metrics.held_out.score.value for one in reports if one.metrics.held_out]
     scores = [-math.inf if math.isnan(value) else value for value in figures]
     before, last = scores[: -rule.patience], scores[-rule.patience :]
-    if not before or reports[-1].metrics.held_out is None or max(last) > max(before) + rule.least:
+    fresh = len(reports) > 1 and reports[-2].metrics.held_out  # came with the last round
+    if not before or not fresh or max(last) > max(before) + rule.least:
         return ""
     return (
         f"stopped after round {reports[-1].round} of {training.rounds}: no improvement in "

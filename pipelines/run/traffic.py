@@ -1,4 +1,5 @@
-"""What a run sends, known before it starts: the frames of every round's two sums.
+"""What a run sends, known before it starts: the frames of every round's sum, and of the counts that
+evaluate the last model.
 
 A frame's size follows from its format (`blindsum.he.wire`): ciphertexts, header, signature and
 padding. The same functions of that module give the size that a run then counts, for a silo counts
@@ -11,13 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blindsum.actors.policy import metrics_exchange
 from blindsum.he.exchange import Exchange
 from blindsum.he.parameters import Parameters
 from blindsum.he.wire import total_bytes, upload_bytes
 from blindsum.pipelines.run.folders import run_name
 from blindsum.platform.data.features import features_of
-from blindsum.platform.evaluation.figures import count_values
+from blindsum.platform.evaluation.figures import count_values, evaluates
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.training.sent import sent_counts
@@ -91,20 +91,21 @@ def traffic(
     sent = sent_counts(job, values)
 
     def round_bytes(number: int, size: int, adapted: float) -> tuple[int, int]:
-        update = Exchange(
+        range = adapted if job.moves_range else first_range
+        one = Exchange(
             run=name,
             round=number,
             attempt=1,
-            purpose="update",
+            purpose="update" if size else "metrics",
             roster=job.roster,
             values=size,
-            range=adapted if job.moves_range else first_range,
+            counts=count_values(job),
+            range=range if size else None,
             parameters=parameters,
             model="0" * 64,
-            clipping=adapted if clips else 1.0,
+            clipping=adapted if clips and size else 1.0,
         )
-        sums = (update, metrics_exchange(update, count_values(job)))
-        return sum(map(_up, sums)), sum(map(_down, sums))
+        return _up(one), _down(one)
 
     up = down = 0
     at_most, last = False, (0, 0)
@@ -117,6 +118,9 @@ def traffic(
             at_most = at_most or longest != round_bytes(first, size, _SHORTEST)
             up, down = up + count * longest[0], down + count * longest[1]
             last = max(last, longest)
+    if evaluates(job, rounds, job.roster):
+        counted = round_bytes(rounds + 1, 0, 1.0)
+        up, down = up + counted[0], down + counted[1]
     return Traffic(*last, up, down, at_most)
 
 

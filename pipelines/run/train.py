@@ -35,6 +35,7 @@ from blindsum.platform.job.file import JobFile
 if TYPE_CHECKING:  # torch, Ray and MLflow are imported while Ray starts, not before
     from blindsum.actors.cluster import Cluster
     from blindsum.actors.federation import Federation
+    from blindsum.actors.round_report import Evaluation
     from blindsum.platform.tracking.mlflow_run import Tracker
 
 
@@ -193,20 +194,46 @@ class _Session:
                 report = federation.run_round(number)
             except BudgetExceeded as error:  # the ledger has charges that the plan did not expect
                 run.ended = f"stopped before round {number}: {error}"
-                return
+                break
             finally:
                 self._note_standing(federation)
+            if report.before:
+                self._evaluated(report.before)
             run.reports.append(report)
-            self.listeners.round(run, report)
+            self.listeners.completed(run, report)
             job = run.job_file.job
             if why := stopped_early(job.training, run.reports) or converged(job, run.reports):
                 run.ended = why
-                return
-        if run.rounds_planned < planned:
-            run.ended = (
-                f"stopped after round {run.rounds_planned} of {planned}: "
-                "the next round would exceed a silo's budget"
-            )
+                break
+        else:
+            if run.rounds_planned < planned:
+                run.ended = (
+                    f"stopped after round {run.rounds_planned} of {planned}: "
+                    "the next round would exceed a silo's budget"
+                )
+        self._evaluate_last(federation)
+
+    def _evaluated(self, found: Evaluation) -> None:
+        """Add what the silos found of the newest round's model."""
+        if self.run.reports:
+            self.run.reports[-1] = self.run.reports[-1].evaluated(found)
+            self.listeners.round(self.run, self.run.reports[-1])
+
+    def _evaluate_last(self, federation: Federation) -> None:
+        """Evaluate the model that is released. A run whose silos cannot do so any more has it
+        nevertheless."""
+        from blindsum.actors.round_report import Evaluation
+
+        if not self.run.reports:
+            return
+        found = Evaluation(held_out=None, epsilon=self.run.reports[-1].metrics_epsilon)
+        try:
+            found = federation.evaluate() or found
+        except BlindsumError as error:
+            self.run.also(f"the last round's model is not evaluated: {error}")
+        finally:
+            self._note_standing(federation)
+        self._evaluated(found)
 
     def _note_standing(self, federation: Federation) -> None:
         run = self.run

@@ -9,6 +9,7 @@ A figure of a diverged model is NaN here. No output and no log has it: outputs s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from blindsum.platform.evaluation.intervals import (
     with_interval,
 )
 from blindsum.platform.job.schema import Job
+from blindsum.platform.privacy.plan import metrics_plan
 
 OF_UPDATE = 3
 """The number of counts of the update."""
@@ -278,7 +280,7 @@ class Metrics:
 
     `saturated` is the share of update values cut by the range, `large` the share beyond an eighth
     of the range. `unclipped` is the noised share of gradients within the clip norm, if the clip
-    norm adapts. `held_out` is None in rounds without evaluation.
+    norm adapts. `held_out` is None if no model was evaluated.
     """
 
     saturated: float
@@ -291,6 +293,15 @@ class Metrics:
         held_out = self.held_out.as_dict() if self.held_out else {}
         own = {k: v for k, v in vars(self).items() if isinstance(v, (int, float))}
         return own | held_out
+
+
+def evaluates(job: Job, round: int, roster: Sequence[str]) -> bool:
+    """Return whether the model after that round is evaluated by these silos.
+
+    Exact counts cover all silos of the job or are not released: the difference of two rosters'
+    counts would be one silo's. Noised counts are charged and may cover fewer silos.
+    """
+    return job.evaluates(round) and (tuple(roster) == job.roster or metrics_plan(job) is not None)
 
 
 def count_values(job: Job) -> int:

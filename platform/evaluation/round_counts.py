@@ -1,7 +1,7 @@
 """A silo's counts in a round: integers that are sent encrypted and seen only as sums.
 
 of the update         values cut by the range, large values, gradients that were not clipped
-of held-out records   the counts of `classes` or of `tasks`
+of held-out records   the counts of `classes` or of `tasks`, of the model before the update
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from blindsum.platform.data.table import SiloData
 from blindsum.platform.errors import FederationError
 from blindsum.platform.evaluation.classes import UNITS, ClassCounting, Counts
 from blindsum.platform.evaluation.elsewhere import HeldOutElsewhere
-from blindsum.platform.evaluation.figures import OF_UPDATE, Metrics, count_values
+from blindsum.platform.evaluation.figures import OF_UPDATE, Metrics, count_values, evaluates
 from blindsum.platform.evaluation.scores import Figures
 from blindsum.platform.evaluation.tasks import TaskCounting
 from blindsum.platform.job.labels_section import Tasks
@@ -29,11 +29,11 @@ from blindsum.platform.privacy.shared_noise import noised_integers, share_deviat
 @dataclass
 class Tally:
     """One round's counts of the update, private to the silo. `unclipped` is the number of gradients
-    within the clip norm, minus half of all."""
+    within the clip norm, minus half of all; None without an update."""
 
     saturated: int = 0
     large: int = 0
-    unclipped: float = 0.0
+    unclipped: float | None = None
 
 
 class Counting:
@@ -72,51 +72,51 @@ class Counting:
         return of_held_out.latest if isinstance(of_held_out, TaskCounting) else {}
 
     def evaluates(self, round: int, roster: Sequence[str]) -> bool:
-        """Return whether held-out records are counted after that round.
+        """As `blindsum.platform.evaluation.figures.evaluates`."""
+        return evaluates(self._job, round, roster)
 
-        Exact counts cover all silos of the job or are not released: the difference of two rosters'
-        counts would be one silo's. Noised counts are charged and may cover fewer silos.
+    def of_held_out(self, model: nn.Module) -> Counts:
+        """Return the counts of the silo's held-out records, int64."""
+        return self._of_held_out.counts(model)
+
+    def counts(self, tally: Tally, held_out: Counts | None) -> Counts:
+        """Return the counts that the silo sends in a round, int64 [count_values].
+
+        Args:
+            held_out: as of `of_held_out`; None if no model is evaluated.
         """
-        whole = tuple(roster) == self._job.roster
-        return self._job.evaluates(round) and (whole or self.plan is not None)
-
-    def counts(self, model: nn.Module, round: int, tally: Tally, roster: Sequence[str]) -> Counts:
-        """Return the counts that the silo sends in that round, int64 [count_values]."""
         counts = np.zeros(count_values(self._job), np.int64)
         counts[:2] = tally.saturated, tally.large
-        if self._unclipped_share:
+        if self._unclipped_share and tally.unclipped is not None:
             share = self._unclipped_share
             unclipped = np.array([tally.unclipped])
             counts[2] = noised_integers(unclipped, math.inf, share, share / UNITS, self._random)[0]
-        if self.evaluates(round, roster):
-            counts[OF_UPDATE:] = self._of_held_out.counts(model)
+        if held_out is not None:
+            counts[OF_UPDATE:] = held_out
         return counts
 
-    def summarise(
-        self, counts: Counts, round: int, update_values: int, roster: Sequence[str]
-    ) -> Metrics:
+    def summarise(self, counts: Counts, values: int, silos: int, evaluated: bool) -> Metrics:
         """Return the consortium's metrics from summed counts.
 
         Args:
-            update_values: the number of values in all silos' updates, for the shares.
-            roster: the silos whose counts were summed.
+            values: the number of values in all silos' updates, for the shares; 0 without updates.
+            silos: the number of silos whose counts were summed.
+            evaluated: whether they counted held-out records.
 
         Raises:
             FederationError: honest silos' counts cannot have that sum.
         """
-        silos = len(roster)
-        _require_possible(0 <= counts[1] <= update_values and 0 <= counts[0] <= counts[1])
-        evaluated = self.evaluates(round, roster)
+        _require_possible(0 <= counts[1] <= values and 0 <= counts[0] <= counts[1])
         if evaluated:
             _require_possible(self._of_held_out.possible(counts[OF_UPDATE:], silos))
         unclipped = None
-        if self._unclipped_share:
+        if self._unclipped_share and values:
             training = self._job.training
             records = training.expected_batch_size * training.local_steps * silos
             unclipped = 0.5 + float(counts[2]) * self._unclipped_share / UNITS / records
         return Metrics(
-            saturated=int(counts[0]) / update_values,
-            large=int(counts[1]) / update_values,
+            saturated=int(counts[0]) / max(values, 1),
+            large=int(counts[1]) / max(values, 1),
             unclipped=unclipped,
             held_out=self._of_held_out.figures(counts[OF_UPDATE:], silos) if evaluated else None,
         )

@@ -344,7 +344,7 @@ class Job(Section):
 
     def evaluates(self, round: int) -> bool:
         """Return whether held-out records are evaluated after that round."""
-        if not self.model.is_scored:
+        if not self.model.is_scored or round == 0:
             return False
         return round % self.privacy.metrics_every == 0 or round == self.training.rounds
 

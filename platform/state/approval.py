@@ -178,7 +178,7 @@ class Approvals:
         """
         approval = self.of(run, job)
         if run not in self.runs(approval):
-            self._ledger.append_within(self._entry("begun", run, {"approval": approval.id}))
+            self._ledger.append(self._entry("begun", run, {"approval": approval.id}))
 
     def _entry(self, kind: Any, run: str, content: dict[str, Any]) -> Entry:
         return Entry(kind, self._now(), run, self._ledger.silo, "", 0, 0, 0.0, 0.0, content)

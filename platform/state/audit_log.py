@@ -1,8 +1,9 @@
 """The audit log: an append-only, hash-chained, signed record of what a silo joined and sent.
 
 It lies in the silo's state folder, beside the ledger, which records the spend. An upload is written
-to the log on disk before any part of it is sent, so that after a crash the log may list an upload
-too many, never one too few. Other events are written after they happen; if a crash keeps a charge
+to the log on disk, with its charge, before anything is computed for it, so that after a crash or an
+error the log may list an upload too many, never one too few. Other events are written after they
+happen; if a crash keeps a charge
 out of the log, the ledger still has it. No entry depends on a record, except through figures that
 were released anyway.
 """
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,9 +79,20 @@ class AuditLog:
         Raises:
             LedgerError: it cannot be written.
         """
-        event = Event(kind, self._now(), job, self._silo, round, attempt, detail)
+        self.note_all(job, round, attempt, {kind: detail})
+
+    def note_all(
+        self, job: str, round: int, attempt: int, details: Mapping[Kind, Mapping[str, object]]
+    ) -> None:
+        """Write several events to disk at once, under one signature.
+
+        Raises:
+            LedgerError: they cannot be written.
+        """
         with self.chain.transaction():
-            self.chain.append(json.dumps(asdict(event), sort_keys=True))
+            for kind, detail in details.items():
+                event = Event(kind, self._now(), job, self._silo, round, attempt, dict(detail))
+                self.chain.append(json.dumps(vars(event), sort_keys=True))
 
     def events(self) -> list[Event]:
         """Return all events, oldest first."""

@@ -73,7 +73,7 @@ class Ledger:
             with self.chain.transaction():
                 # Records the number of unsigned entries: no other entry may lose its signature.
                 unsigned = state.unsigned if not state.signers else 0
-                self.append_within(Entry("identity", now(), "", silo, "", unsigned, 0, 0.0, 0.0))
+                self.append(Entry("identity", now(), "", silo, "", unsigned, 0, 0.0, 0.0))
         elif state.entries and signer.public not in state.signers[-1:]:
             how = "signed by another identity than this silo's" if state.signers else "not signed"
             raise LedgerError(
@@ -111,11 +111,7 @@ class Ledger:
     def append(self, entry: Entry) -> None:
         """Write one entry to disk."""
         with self.chain.transaction():
-            self.append_within(entry)
-
-    def append_within(self, entry: Entry) -> None:
-        """Write one entry, inside a transaction that is already open."""
-        self.chain.append(entry.canonical())
+            self.chain.append(entry.canonical())
 
     def reserve(
         self,
@@ -145,7 +141,7 @@ class Ledger:
             reserved: list[tuple[Kind, PrivacyPlan]] = [("reserve", plan)]
             reserved += [("reserve held-out", held_out)] if held_out else []
             for kind, one in reserved:
-                self.append_within(
+                self.append(
                     Entry(
                         kind,
                         self._now(),
@@ -181,7 +177,7 @@ class Ledger:
                 f"job {job} began on another table, or with another plan",
                 "Restore the table and the job file as they were, or start a new run.",
             )
-        noted = [e for e in of_job if e.kind in ("charge", "attempt")]
+        noted = [e for e in of_job if e.kind in ("charge", "charge held-out", "attempt")]
         if not noted:
             return Attempt()
         last = max(noted, key=lambda e: (e.round, e.attempt))
@@ -205,7 +201,7 @@ class Ledger:
                     "Set privacy.noise to local or shared.",
                 )
             first()
-            self.append_within(
+            self.append(
                 Entry(
                     "unprotected",
                     self._now(),
@@ -244,7 +240,7 @@ class Ledger:
                     f"attempt {attempt} of round {round} was already made",
                     "An attempt is never run twice: a further attempt needs a new number.",
                 )
-            self.append_within(entry)
+            self.append(entry)
 
     def charge(
         self,
@@ -311,7 +307,7 @@ class Ledger:
                     "The limit was lowered, or more was spent than this plan foresaw. Nothing was "
                     "trained or sent for this round.",
                 )
-            self.append_within(entry)
+            self.append(entry)
         return epsilon
 
     def lifetime(self, dataset: Dataset) -> Lifetime:
@@ -333,7 +329,7 @@ class Ledger:
     def set_limit(self, limit: Limit) -> None:
         """Put a lifetime limit in force, in place of an earlier one. Past spend still counts."""
         with self._appending(""):
-            self.append_within(
+            self.append(
                 Entry("limit", self._now(), "", self.silo, "", 0, 0, limit.epsilon, limit.delta)
             )
 

@@ -1,7 +1,9 @@
 """An append-only table in SQLite whose rows are hash-chained and signed.
 
 A row's hash covers the kind of file, the row's content and the previous hash (as in Haber and
-Stornetta, 1991). Its signature covers the hash, and so all earlier rows. If a file of one kind is
+Stornetta, 1991). A signature covers the hash, and so all earlier rows. Rows of one transaction have
+one signature, that of the last of them. Transactions in two files at once have one signature too,
+of both newest hashes (`signed_together`): each file verifies alone. If a file of one kind is
 put in place of another, no hash verifies. If rows are cut off from the end, the chain still
 verifies: compare its head with a copy kept elsewhere.
 """
@@ -13,8 +15,8 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +24,12 @@ from typing import Any, Protocol
 from blindsum.platform.errors import LedgerError
 
 _FIRST = "0" * 64
+_FOLLOWING = b""
+"""The signature of a row that the next one signs."""
+
+_JOINT, _LABEL = b"joint\0", "blindsum signature of several chains"
+"""A signature of the newest rows of several files begins so, with their number and hashes."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     number INTEGER PRIMARY KEY,
@@ -110,44 +118,61 @@ class Chain:
                 self.db.execute("ALTER TABLE entries ADD COLUMN signature BLOB")
                 self.db.execute("ALTER TABLE entries ADD COLUMN signer INTEGER")
             self._require_own_schema()
+        self._open: tuple[str, str] | None = None  # content and previous hash of the newest row
+        self._number: int | None = None  # the signer's
         self.verified = self.verify()
-        self._seen = self._last()
+        self._seen = self._tip = self._last()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Run checks and appends as one transaction, which no other process can interleave with."""
-        with self.explained():
-            self.db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                newest = self._last()
-                self.db.execute("COMMIT")
-                self._seen = newest
-            except BaseException:
-                if self.db.in_transaction:
-                    self.db.execute("ROLLBACK")
-                raise
+        """Run checks and appends as one transaction, which no other process can interleave with. A
+        transaction inside another is part of it. The last row's signature covers all of them."""
+        with nullcontext() if self.db.in_transaction else signed_together(self), self.explained():
+            yield
 
     def append(self, content: str) -> None:
         """Append one row, inside a transaction."""
-        number, previous = self._last()
+        self._store(_FOLLOWING)
+        number, previous = self._tip
+        self._tip = number + 1, self._hash(content, previous)
+        self._open = content, previous
+
+    def _begin(self) -> None:
+        self.db.execute("BEGIN IMMEDIATE")
+        self._tip, self._open = self._last(), None
         kept = self.db.execute(
             "SELECT hash FROM entries WHERE number = ?", self._seen[:1]
         ).fetchone()
         if (kept or (_FIRST,))[0] != self._seen[1]:
             raise self._broken(f"entry {self._seen[0]}", "was changed while the file was open")
-        hash_, public = self._hash(content, previous), self._signer.public
-        self.db.execute("INSERT OR IGNORE INTO signers (public) VALUES (?)", (public,))
-        (signer,) = self.db.execute(
-            "SELECT number FROM signers WHERE public = ?", (public,)
-        ).fetchone()
-        signature = self._signer.sign(hash_.encode())
+
+    def _store(self, signature: bytes) -> None:
+        """Store the row that was appended last."""
+        if self._open is None:
+            return
+        (number, hash_), (content, previous) = self._tip, self._open
+        self._open = None
+        if self._number is None:
+            public = self._signer.public
+            self.db.execute("INSERT OR IGNORE INTO signers (public) VALUES (?)", (public,))
+            (self._number,) = self.db.execute(
+                "SELECT number FROM signers WHERE public = ?", (public,)
+            ).fetchone()
         self.db.execute(
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)",
-            (number + 1, content, previous, hash_, signature, signer),
+            (number, content, previous, hash_, signature, self._number),
         )
-        if self._last() != (number + 1, hash_):
+
+    def _commit(self) -> None:
+        if self._last() != self._tip:
             raise self._broken("a new entry", "was not stored")
+        self.db.execute("COMMIT")
+        self._seen = self._tip
+
+    def _take_back(self) -> None:
+        if self.db.in_transaction:
+            self._open = self._number = None
+            self.db.execute("ROLLBACK")
 
     def head(self) -> str:
         """Return the number and hash of the newest row, "12:ab…".
@@ -155,7 +180,7 @@ class Chain:
         A copy kept elsewhere reveals later whether rows are missing from the end.
         """
         with self.explained():
-            number, hash_ = self._last()
+            number, hash_ = self._tip if self.db.in_transaction else self._last()
         return f"{number}:{hash_}"
 
     def verify(self, thorough: bool = False, head: str | None = None) -> Verified:
@@ -189,9 +214,12 @@ class Chain:
                 continue
             if not signers and unsigned and _adopted(content) != unsigned:
                 raise self._broken(f"the first {unsigned} entries", "are not signed")
-            public = known.get(signer, b"")
-            checked = thorough or expected == len(rows)
-            if checked and not self._signer.holds(public, signature, hash_.encode()):
+            public, last = known.get(signer, b""), expected == len(rows)
+            # The next signature covers a row that has none, and so belongs to the same identity.
+            if signature == _FOLLOWING and not last and rows[expected][5] == signer:
+                continue
+            checked = thorough or last
+            if checked and not self._is_signed(public, signature, hash_):
                 raise self._broken(f"the signature of entry {expected}", "does not verify")
             if public not in signers[-1:]:
                 signers.append(public)
@@ -200,13 +228,20 @@ class Chain:
         return Verified(len(rows), unsigned, tuple(signers))
 
     def export(self) -> list[dict[str, Any]]:
-        """Return every row with hash, signature and signer in hex, enough to verify the chain."""
+        """Return every row with hash, signature and signer in hex, and the text that is signed:
+        enough to verify the chain. A row that the next one signs has an empty signature."""
         with self.explained():
             rows = self.db.execute(
-                "SELECT content, hash, lower(hex(signature)), lower(hex(public)) FROM entries "
+                "SELECT content, hash, signature, lower(hex(public)) FROM entries "
                 "LEFT JOIN signers ON signer = signers.number ORDER BY entries.number"
             ).fetchall()
-        return [dict(zip(("content", "hash", "signature", "signer"), r, strict=True)) for r in rows]
+        found = []
+        for content, hash_, stored, signer in rows:
+            signature, hashes = _parted(stored or b"", hash_)
+            signed = _signed_content(hashes).decode() if signature else ""
+            row = {"content": content, "hash": hash_, "signed": signed}
+            found.append(row | {"signature": signature.hex(), "signer": signer})
+        return found
 
     def close(self) -> None:
         """Close the database."""
@@ -225,6 +260,11 @@ class Chain:
 
     def _hash(self, content: str, previous: str) -> str:
         return hashlib.sha256(f"{self._called}\n{previous}\n{content}".encode()).hexdigest()
+
+    def _is_signed(self, public: bytes, signature: bytes, hash_: str) -> bool:
+        """Return whether that is the signature of a row of that hash, alone or with others."""
+        alone, hashes = _parted(signature, hash_)
+        return hash_ in hashes and self._signer.holds(public, alone, _signed_content(hashes))
 
     def _is_earlier(self, content: str, previous: str, hash_: str) -> bool:
         """Return whether an earlier version wrote that row into a file of this kind."""
@@ -271,6 +311,56 @@ class Chain:
                 "Check that the disk has room and the folder is writable, and that the file is "
                 f"this silo's {self._called}. Without it the silo does not train or send anything.",
             ) from None
+
+
+@contextmanager
+def signed_together(*chains: Chain) -> Iterator[None]:
+    """Run a transaction of each chain, and sign the last rows of all of them with one signature of
+    the first chain's signer. They are committed in order: a crash may leave out the last ones.
+
+    Raises:
+        LedgerError: one of them cannot be written.
+    """
+    try:
+        for chain in chains:
+            with chain.explained():
+                chain._begin()
+        yield
+        written = [chain for chain in chains if chain._open]
+        signature = _joint(chains[0]._signer, [chain._tip[1] for chain in written])
+        for chain in written:
+            with chain.explained():
+                chain._store(signature)
+        for chain in chains:
+            with chain.explained():
+                chain._commit()
+    except BaseException:
+        for chain in chains:
+            chain._take_back()
+        raise
+
+
+def _joint(signer: Signer, hashes: Sequence[str]) -> bytes:
+    """Return the signature of rows of those hashes, each of which is in another file."""
+    if not hashes:
+        return b""
+    signature = signer.sign(_signed_content(hashes))
+    if len(hashes) == 1:
+        return signature
+    return _JOINT + bytes([len(hashes)]) + bytes.fromhex("".join(hashes)) + signature
+
+
+def _parted(signature: bytes, hash_: str) -> tuple[bytes, list[str]]:
+    """Return a stored signature alone, and the hashes of the rows that it says it covers."""
+    if not signature.startswith(_JOINT):
+        return signature, [hash_]
+    start = len(_JOINT) + 1
+    end = start + 32 * signature[len(_JOINT)]
+    return signature[end:], [signature[at : at + 32].hex() for at in range(start, end, 32)]
+
+
+def _signed_content(hashes: Sequence[str]) -> bytes:
+    return hashes[0].encode() if len(hashes) == 1 else "\n".join([_LABEL, *hashes]).encode()
 
 
 def _adopted(content: str) -> int:

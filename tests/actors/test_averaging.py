@@ -39,8 +39,9 @@ def test_what_is_evaluated_and_released_is_the_average_and_training_goes_on_with
     settings = (NO_NOISE, "training.learning_rate=3", f"training.average.kind={average}")
     consortium, seen = Consortium(make_job(*settings)), []
     for number in (1, 2, 3):
-        metrics = consortium.round(number)
+        consortium.round(number)
         seen.append(consortium.models()[0])
+    metrics = consortium.evaluate(4)
     silo = consortium.silos["alder"]
     rule = consortium.silos["alder"]._job.training.average
     expected, losses = direct_weights(rule, 3) @ np.array(seen), []
@@ -73,6 +74,7 @@ def test_a_silo_s_own_model_is_the_average_with_the_head_that_fits_it(
     for number in (1, 2, 3):
         made.round(number)
         seen.append(get_private(silo._own.model)[0])
+    made.evaluate(4)
     path = tmp_path / "state" / "birch" / "runs" / "run-1" / "model.blindsum"
     kept = read_released(path).model.state_dict()
     weights = direct_weights(with_heads.job.training.average, 3)

@@ -28,14 +28,10 @@ def test_a_round_leaves_what_was_joined_charged_and_sent(
 ) -> None:
     consortium = Consortium(make_job(privacy))
     consortium.round(1)
-    inspected, joined, charged, update, metrics = events(tmp_path)
-    assert [e.kind for e in (inspected, joined, charged, update, metrics)] == [
-        "inspected",
-        "joined",
-        "charged",
-        "sent",
-        "sent",
-    ]
+    consortium.evaluate(2)
+    _, joined, charged, update, _, metrics = events(tmp_path)
+    kinds = ["inspected", "joined", "charged", "sent", "charged", "sent"]
+    assert [e.kind for e in events(tmp_path)] == kinds
     assert {e.job for e in events(tmp_path)} == {"run-1"}
     assert joined.detail["job_digest"] == job_digest(make_job(privacy).job)
     keys = {n: fingerprint(s._vault._identity.public) for n, s in consortium.silos.items()}
@@ -64,27 +60,25 @@ def test_keys_made_anew_before_the_first_charge_reserve_nothing_twice(
 
 
 @pytest.mark.parametrize("purpose", ["update", "metrics"])
-def test_nothing_is_sent_that_cannot_be_noted(make_job: MakeJob, purpose: str) -> None:
-    """Send first and note later, and this fails."""
-    consortium = Consortium(make_job())
+def test_nothing_is_computed_or_sent_that_cannot_be_noted(
+    make_job: MakeJob, tmp_path: Path, purpose: str
+) -> None:
+    """Compute or send first and note later, and this fails."""
+    consortium = Consortium(make_job("privacy.metrics_epsilon=1"))
+    consortium.round(1)
     silo: Any = consortium.silos["alder"]
-    exchange = consortium.exchange()
-    totals = consortium.sum(exchange, consortium.train(exchange)) if purpose == "metrics" else []
-    real = silo._own.trainer.train
-
-    def trained(*arguments: Any) -> Any:  # the charge is noted, and nothing from then on
-        silo._admission.books._audit.chain.db.execute("PRAGMA query_only = 1")
-        return real(*arguments)
-
-    silo._own.trainer.train = trained
-    if purpose == "metrics":
-        silo._admission.books._audit.chain.db.execute("PRAGMA query_only = 1")
+    charged = len(ledger_of(tmp_path / "state" / "alder", "alder").entries())
+    silo._admission.books._audit.chain.db.execute("PRAGMA query_only = 1")
+    silo._own.trainer.train = lambda *_: pytest.fail("trained")
+    silo._own.counting.of_held_out = lambda *_: pytest.fail("evaluated")
     with pytest.raises(LedgerError, match="the audit log .* cannot be used"):
         if purpose == "update":
-            silo.train(exchange)
+            silo.train(consortium.exchange(2))
         else:
-            silo.apply(exchange, consortium.counts(exchange), [], *totals)
+            silo.evaluate(consortium.counts(2))
     assert silo.taken() == []
+    entries = ledger_of(tmp_path / "state" / "alder", "alder").entries()
+    assert len(entries) == charged, "the charge and the note are written together"
 
 
 def test_refusals_are_kept_with_their_reason(make_job: MakeJob, tmp_path: Path) -> None:

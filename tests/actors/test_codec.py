@@ -71,10 +71,9 @@ def messages(make_job: MakeJob, tmp_path: Path) -> list[Any]:
             silo="alder",
             state_digest="e" * 64,
             model_digest="c" * 64,
-            upload_bytes=9,
+            metrics=Metrics(saturated=0.1, large=0.2, unclipped=0.3, held_out=figures),
             decrypt_s=0.1,
             apply_s=0.2,
-            send_s=0.3,
         ),
         Metrics(
             saturated=0.1,

@@ -111,7 +111,7 @@ def test_an_attempt_that_is_undone_takes_its_variates_back(make_job: MakeJob) ->
     exchange = made.exchange(2)
     total = made.sum(exchange, made.train(exchange))
     ahead = made.silos["alder"]
-    ahead.apply(exchange, made.counts(exchange), [], *total)
+    ahead.apply(exchange, [], *total)
     ahead.taken()
     assert not np.array_equal(ahead._model.variates.own, before[0])  # type: ignore[union-attr, arg-type]
     made.round(2, attempt=2)
@@ -124,10 +124,10 @@ def test_variates_begin_anew_with_new_keys_and_for_everyone(make_job: MakeJob) -
     made.round(1)
     exchange = made.exchange(2)
     total = made.sum(exchange, made.train(exchange))
-    made.silos["alder"].apply(exchange, made.counts(exchange), [], *total)
+    made.silos["alder"].apply(exchange, [], *total)
     made.silos["alder"].taken()
     with pytest.raises(TotalRefused):
-        made.silos["birch"].apply(exchange, made.counts(exchange), [], [])
+        made.silos["birch"].apply(exchange, [], [])
     made.exchange_keys()
     assert owned(made) == [None, None, None]
     made.round(2, attempt=2)

@@ -1,5 +1,6 @@
 """A trunk trained together, and heads that stay where they are."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,11 +96,12 @@ def test_a_silo_without_any_task_cannot_take_part(consortium: JobFile) -> None:
 
 def test_a_folder_without_room_is_named(consortium: JobFile, tmp_path: Path) -> None:
     made = Consortium(consortium)
+    made.round(1)
     place = tmp_path / "state" / "birch" / "runs" / "run-1"
-    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(place)
     place.write_text("in the way")
     with pytest.raises(DataError, match=f"own model and figures cannot be written in {place}"):
-        made.round(1)
+        made.round(2)
 
 
 def test_a_private_head_moves_under_all_of_the_noise(consortium: JobFile, tmp_path: Path) -> None:

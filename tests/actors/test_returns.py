@@ -51,11 +51,6 @@ class Dying(Silo):
         self._die(exchange, "apply")
         return report
 
-    def read_metrics(self, exchange: Exchange, *rest: Any) -> Any:
-        metrics = super().read_metrics(exchange, *rest)
-        self._die(exchange, "metrics")
-        return metrics
-
     def _die(self, exchange: Exchange, where: str) -> None:
         if self.dies.get(self.name) == (exchange.round, where):
             del self.dies[self.name]
@@ -91,7 +86,7 @@ def arrive(one: Federation, name: str) -> None:
         assert time.monotonic() < end
 
 
-@pytest.mark.parametrize("where", ["train", "apply", "metrics"])
+@pytest.mark.parametrize("where", ["train", "apply"])
 def test_a_lost_silo_comes_back_into_the_next_round(started: Any, where: str) -> None:
     one, cluster = started(*MOMENTUM, birch=(2, where))
     reports = [one.run_round(1), one.run_round(2)]
@@ -102,7 +97,7 @@ def test_a_lost_silo_comes_back_into_the_next_round(started: Any, where: str) ->
     for number in (4, 5):
         reports.append(one.run_round(number))
         assert reports[-1].roster == ("alder", "birch", "cedar")
-        assert reports[-1].metrics.held_out is not None
+        assert reports[-1].before.held_out is not None
         assert set(reports[-1].epsilon) == {"alder", "birch", "cedar"}
     assert dict(one.lost) == {}
     kept = [one._silos[name].peer.object._model for name in one.roster]

@@ -14,7 +14,6 @@ import pytest
 
 from blindsum.actors.aggregator import Aggregator
 from blindsum.actors.messages import SiloSpec
-from blindsum.actors.policy import metrics_exchange
 from blindsum.actors.silo import Silo
 from blindsum.actors.silo_state import ALLOWED, SiloState
 from blindsum.he.exchange import Exchange
@@ -130,47 +129,56 @@ class Consortium:
             purpose="update",
             roster=tuple(self.silos),
             values=self.values,
+            counts=count_values(first._job),
             range=first._own.policy.course.range,
             parameters=first._own.parameters,
             model=self.model,
             clipping=first._own.policy.course.clipping,
         )
 
-    def counts(self, exchange: Exchange) -> Exchange:
-        return metrics_exchange(exchange, count_values(next(iter(self.silos.values()))._job))
+    def counts(self, number: int, attempt: int = 1) -> Exchange:
+        """The exchange that evaluates the model before that round."""
+        one = self.exchange(number, attempt)
+        return replace(one, purpose="metrics", values=0, range=None, clipping=1.0)
 
     def train(self, exchange: Exchange) -> list[pa.Buffer]:
-        """Every silo's frame of a model of one part."""
+        """Every silo's frame of a model of one part, or of counts."""
         for silo in self.silos.values():
-            silo.train(exchange)
+            (silo.train if exchange.purpose == "update" else silo.evaluate)(exchange)
         return [frame for silo in self.silos.values() for _, frame in silo.taken()]
 
     def sum(self, exchange: Exchange, uploads: Sequence[pa.Buffer]) -> Totals:
         self.aggregator.open(exchange)
         for upload in uploads:
             self.aggregator.add(upload)
-        return [self.aggregator.total(exchange, None)[1]]
+        return [self.aggregator.total(exchange)[1]]
 
-    def apply(self, exchange: Exchange, totals: Totals) -> list[pa.Buffer]:
-        counts = self.counts(exchange)
+    def apply(self, exchange: Exchange, totals: Totals) -> Metrics:
         uploads = [aggregator.uploads() for aggregator in self.aggregators]
-        for silo in self.silos.values():
-            silo.apply(exchange, counts, uploads, *totals)
-        return [frame for silo in self.silos.values() for _, frame in silo.taken()]
+        applied = [silo.apply(exchange, uploads, *totals) for silo in self.silos.values()]
+        return _same([report.metrics for report in applied])
 
     def round(self, number: int, attempt: int = 1) -> Metrics:
+        """The metrics of the round's update, and of the model before it."""
         exchange = self.exchange(number, attempt)
-        total = self.sum(exchange, self.train(exchange))
-        counts = self.counts(exchange)
-        counted = self.sum(counts, self.apply(exchange, total))
+        metrics = self.apply(exchange, self.sum(exchange, self.train(exchange)))
         (self.model,) = {silo._model.digest for silo in self.silos.values()}
+        return metrics
+
+    def evaluate(self, number: int, attempt: int = 1) -> Metrics:
+        """The metrics of the model before that round."""
+        counts = self.counts(number, attempt)
+        counted = self.sum(counts, self.train(counts))
         uploads = [aggregator.uploads() for aggregator in self.aggregators]
-        read = [s.read_metrics(counts, uploads, *counted) for s in self.silos.values()]
-        assert len({repr(one) for one in read}) == 1
-        return read[0]
+        return _same([s.read_metrics(counts, uploads, *counted) for s in self.silos.values()])
 
     def models(self) -> list[np.ndarray]:
         return [silo._model.vector for silo in self.silos.values()]
+
+
+def _same(read: list[Metrics]) -> Metrics:
+    assert len({repr(one) for one in read}) == 1
+    return read[0]
 
 
 def test_encrypted_plaintext_and_float_runs_agree(make_job: MakeJob, tmp_path: Path) -> None:
@@ -201,7 +209,8 @@ def _float_round(consortium: Consortium) -> np.ndarray:
 def test_all_silos_hold_the_same_bits_and_the_key(make_job: MakeJob) -> None:
     consortium = Consortium(make_job())
     assert len({i.model_digest for i in consortium.inspections.values()}) == 1
-    metrics = consortium.round(1)
+    assert consortium.round(1).held_out is None
+    metrics = consortium.evaluate(2)
     a, b, c = consortium.models()
     assert a.tobytes() == b.tobytes() == c.tobytes()
     assert metrics.held_out
@@ -285,7 +294,9 @@ def test_nothing_is_trained_when_the_charge_fails(
         silo.train(consortium.exchange(2, attempt=2))
 
 
-def test_held_out_records_are_charged_before_they_are_counted(make_job: MakeJob) -> None:
+def test_held_out_records_are_charged_before_they_are_counted(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Count first and charge later, or not at all, and this fails."""
     job_file = make_job("privacy.metrics_epsilon=1", "privacy.metrics_every=2")
     consortium = Consortium(job_file)
@@ -294,19 +305,30 @@ def test_held_out_records_are_charged_before_they_are_counted(make_job: MakeJob)
     reports = [silo.train(consortium.exchange())]
     assert reports[0].metrics_epsilon is None
     consortium = Consortium(job_file, run="run-2")
-    for number in (1, 2, 3):
-        found = consortium.round(number).held_out
-        assert (found is None) == (number == 1) and (found is None or found.deviation > 0)
+    silo, charged = consortium.silos["alder"], []
+    count = silo._own.counting.of_held_out
+
+    def spy(model: Any) -> Any:
+        entries = ledger_of(path, "alder").entries("run-2")
+        charged.append((entries[-1].kind, entries[-1].round))
+        return count(model)
+
+    monkeypatch.setattr(silo._own.counting, "of_held_out", spy)
+    found = [consortium.round(number).held_out for number in (1, 2, 3)]
+    found.append(consortium.evaluate(4).held_out)
+    assert [bool(one) for one in found] == [False, False, True, True]
+    assert all(one.deviation > 0 for one in found if one)
     entries = ledger_of(path, "alder").entries("run-2")
     assert [(e.kind, e.round) for e in entries] == [
         ("reserve", 0),
         ("reserve held-out", 0),
         ("charge", 1),
         ("charge", 2),
-        ("charge held-out", 2),
         ("charge", 3),
         ("charge held-out", 3),
+        ("charge held-out", 4),
     ]
+    assert charged == [("charge held-out", 3), ("charge held-out", 4)]
     held_out = [e.epsilon for e in entries if e.kind == "charge held-out"]
     assert held_out[0] < held_out[1] == pytest.approx(1, abs=0.01)
 
@@ -328,6 +350,7 @@ def test_an_update_is_made_once(make_job: MakeJob) -> None:
         ({"roster": ("alder", "birch")}, "roster"),
         ({"purpose": "metrics"}, "purpose"),
         ({"values": 3}, "size"),
+        ({"counts": 3}, "number of counts"),
         ({"model": "ab" * 32}, "model"),  # of a silo that was shown another total
     ],
 )
@@ -366,6 +389,7 @@ def _named_run(silo: Silo) -> Exchange:
         purpose="update",
         roster=silo._job.roster,
         values=silo._model.vector.size,
+        counts=count_values(silo._job),
         range=silo._own.range,
         parameters=silo._own.parameters,
         model=silo._model.digest,
@@ -385,10 +409,10 @@ def test_totals_that_are_not_the_rosters_are_refused(make_job: MakeJob) -> None:
     total = consortium.sum(exchange, uploads)
     stale = replace(exchange, attempt=2)
     with pytest.raises(FederationError, match="took no part in"):
-        alder.apply(stale, consortium.counts(stale), [], *total)
+        alder.apply(stale, [], *total)
     before = alder._model.vector
     with pytest.raises(TotalRefused, match="not this part of this exchange"):
-        alder.apply(exchange, consortium.counts(exchange), [], [uploads[1]])
+        alder.apply(exchange, [], [uploads[1]])
     np.testing.assert_array_equal(alder._model.vector, before)
 
 
@@ -404,7 +428,7 @@ def test_the_aggregator_refuses_and_the_sum_goes_on(make_job: MakeJob) -> None:
     with pytest.raises(UploadRefused, match="already sent part 0 to this sum"):
         aggregator.add(uploads[0])
     with pytest.raises(UploadRefused, match="no complete valid upload arrived from birch, cedar"):
-        aggregator.total(exchange, None)
+        aggregator.total(exchange)
     with pytest.raises(FederationError, match="another sum is open"):
         aggregator.total(replace(exchange, round=7), None)
     random = np.random.default_rng(0)
@@ -419,10 +443,10 @@ def test_the_aggregator_refuses_and_the_sum_goes_on(make_job: MakeJob) -> None:
         break  # a flip in the padding: the same upload
     else:
         aggregator.add(uploads[1])
-    with pytest.raises(UploadRefused, match="not exactly its 1 chunks"):
+    with pytest.raises(UploadRefused, match="signature"):
         aggregator.add(uploads[2].slice(0, uploads[2].size // 2))
     aggregator.add(uploads[2])
-    total = [aggregator.total(exchange, None)[1]]
+    total = [aggregator.total(exchange)[1]]
     proofs = aggregator.receipts()
     assert sorted(one.header.silo for one in proofs) == ["alder", "birch", "cedar"]
     for one in proofs:
@@ -440,7 +464,7 @@ def test_several_aggregators_share_the_sum_by_range(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blindsum.he.exchange.PART_CHUNKS", 1)
-    model = "model={kind: mlp, hidden: [4100]}"  # 28,702 parameters: 4 chunks
+    model = "model={kind: mlp, hidden: [5500]}"  # 38,502 parameters: 4 chunks
     consortium = Consortium(make_job(NO_NOISE, model), aggregators=3)
     exchange = consortium.exchange()
     assert len(exchange.parts) == 4
@@ -455,7 +479,7 @@ def test_several_aggregators_share_the_sum_by_range(
     for index, frame in sent:
         consortium.aggregators[index].add(frame)
     assert [len(aggregator._sum.adder._sums) for aggregator in consortium.aggregators] == [2, 1, 1]  # type: ignore[attr-defined]
-    totals = [a.total(exchange, None)[1] for a in consortium.aggregators]
+    totals = [a.total(exchange)[1] for a in consortium.aggregators]
     consortium.apply(exchange, totals)
     plain = Consortium(make_job(NO_NOISE, model, "encryption.scheme=none"), run="run-2")
     plain.apply(plain.exchange(), plain.sum(plain.exchange(), plain.train(plain.exchange())))
@@ -463,16 +487,16 @@ def test_several_aggregators_share_the_sum_by_range(
 
 
 def spoiled(consortium: Consortium, exchange: Exchange, uploads: list[pa.Buffer]) -> Totals:
-    """The total of an aggregator that adds its sum to itself three times."""
+    """The total of an aggregator that adds its sum to itself six times."""
     aggregator = consortium.aggregator
     aggregator.open(exchange)
     for upload in uploads:
         aggregator.add(upload)
     adder: Any = aggregator._sum.adder
     for ciphertext in adder._sums.values():
-        for _ in range(3):
+        for _ in range(6):
             adder._evaluator.add_inplace(ciphertext, ciphertext)
-    return [aggregator.total(exchange, None)[1]]
+    return [aggregator.total(exchange)[1]]
 
 
 def test_a_scaled_total_releases_nothing_and_ends_the_keys(make_job: MakeJob) -> None:
@@ -482,7 +506,7 @@ def test_a_scaled_total_releases_nothing_and_ends_the_keys(make_job: MakeJob) ->
     silo = consortium.silos["cedar"]
     before = silo._model.vector
     with pytest.raises(TotalRefused, match="nothing was released"):
-        silo.apply(exchange, consortium.counts(exchange), [], *forged)
+        silo.apply(exchange, [], *forged)
     with pytest.raises(KeyRefused, match="a refused total ended the keys"):
         silo._vault._ready(exchange)  # type: ignore[union-attr]
     np.testing.assert_array_equal(silo._model.vector, before)
@@ -497,10 +521,9 @@ def test_after_a_refused_total_keys_are_new_and_every_silo_tries_again(make_job:
     uploads = consortium.train(exchange)
     first = [silo._vault._keys.secret.content for silo in consortium.silos.values()]  # type: ignore[union-attr]
     total = consortium.sum(exchange, uploads)
-    consortium.silos["alder"].apply(exchange, consortium.counts(exchange), [], *total)
-    consortium.silos["alder"].taken()
+    consortium.silos["alder"].apply(exchange, [], *total)
     with pytest.raises(TotalRefused):
-        consortium.silos["birch"].apply(exchange, consortium.counts(exchange), [], [])
+        consortium.silos["birch"].apply(exchange, [], [])
     assert len({model.tobytes() for model in consortium.models()}) == 2
     consortium.exchange_keys()
     second = [silo._vault._keys.secret.content for silo in consortium.silos.values()]  # type: ignore[union-attr]
@@ -524,7 +547,7 @@ def test_where_uploads_are_kept_the_drawn_silo_says_who_cheated(make_job: MakeJo
 
     large = "model={kind: mlp, hidden: [4100]}"  # fills its first chunk: no nought to give it away
     consortium = Consortium(make_job(NO_NOISE, large, "encryption.verify=keep"))
-    assert consortium.round(1).held_out
+    consortium.round(1)
     exchange = consortium.exchange(2)
     uploads = consortium.train(exchange)
     keys = consortium.silos["alder"]._vault._keys  # type: ignore[union-attr]
@@ -535,11 +558,11 @@ def test_where_uploads_are_kept_the_drawn_silo_says_who_cheated(make_job: MakeJo
     for upload in uploads:
         aggregator.add(upload)
     shift(aggregator._sum.adder)  # type: ignore[arg-type]
-    forged = [aggregator.total(exchange, None)[1]]
+    forged = [aggregator.total(exchange)[1]]
     said = {}
     for name, silo in consortium.silos.items():
         with pytest.raises(TotalRefused, match="not the sum of the silos' uploads") as caught:
-            silo.apply(exchange, consortium.counts(exchange), [aggregator.uploads()], *forged)
+            silo.apply(exchange, [aggregator.uploads()], *forged)
         said[name] = "not the sum of the uploads that the silos signed" in str(caught.value)
     assert said == {name: name == drawn for name in said}
 
@@ -587,9 +610,8 @@ def test_an_attempt_that_only_one_silo_ended_is_taken_back_by_it(make_job: MakeJ
     exchange = consortium.exchange(1)
     total = consortium.sum(exchange, consortium.train(exchange))
     ahead = consortium.silos["alder"]
-    ahead.apply(exchange, consortium.counts(exchange), [], *total)
-    ahead.taken()
-    assert consortium.round(1, attempt=2).held_out
+    ahead.apply(exchange, [], *total)
+    assert consortium.round(1, attempt=2)
 
 
 def test_a_silo_takes_part_in_no_roster_without_itself(make_job: MakeJob) -> None:
@@ -649,7 +671,7 @@ def test_a_silo_adds_its_share_to_what_it_sends(
     sent: list[np.ndarray] = []
     vault = silo._vault
     monkeypatch.setattr(
-        vault, "send", lambda exchange, digits: sent.append(digits(slice(0, exchange.values))) or 1
+        vault, "send", lambda one, digits, counts: sent.append(digits(slice(0, one.values))) or 1
     )
     kept: list[Update] = []
     train = silo._own.trainer.train
@@ -725,19 +747,40 @@ def test_a_pinned_identity_is_checked_and_may_not_change_within_a_run(
         consortium.silos["alder"].contribute((cards[0], cards[1], impostor))
 
 
-def test_metrics_are_read_once_and_only_for_the_round_that_was_applied(
-    make_job: MakeJob,
-) -> None:
+def test_metrics_are_read_once_and_only_of_counts_that_were_sent(make_job: MakeJob) -> None:
     consortium = Consortium(make_job())
     consortium.round(1)
     alder = consortium.silos["alder"]
-    counts = consortium.counts(consortium.exchange(1))
+    counts = consortium.counts(2)
     with pytest.raises(FederationError, match="asked to read metrics, but no exchange of its own"):
         alder.read_metrics(counts, [])
-    exchange = consortium.exchange(2)
-    consortium.apply(exchange, consortium.sum(exchange, consortium.train(exchange)))
+    found = consortium.evaluate(2)
+    with pytest.raises(FederationError, match="asked to read metrics, but no exchange of its own"):
+        alder.read_metrics(counts, [])
+    again = consortium.counts(2, attempt=2)
+    consortium.sum(again, consortium.train(again))
     with pytest.raises(FederationError, match="metrics total that this silo took no part in"):
         alder.read_metrics(counts, [])
+    assert consortium.round(2, attempt=3).held_out == found.held_out
+    with pytest.raises(FederationError, match="the announced purpose is metrics"):
+        alder.train(consortium.counts(3))
+    with pytest.raises(FederationError, match="the announced purpose is update"):
+        alder.evaluate(consortium.exchange(3))
+
+
+def test_the_model_before_a_round_is_evaluated_with_its_update(make_job: MakeJob) -> None:
+    """As it would be alone, and only where the job says so."""
+    one = Consortium(make_job(NO_NOISE, "privacy.metrics_every=2", "training.rounds=4"))
+    other = Consortium(make_job(NO_NOISE, "training.rounds=4"), run="run-2")
+    found = [one.round(number).held_out for number in (1, 2, 3, 4)]
+    assert [bool(one) for one in found] == [False, False, True, False]
+    assert other.round(1).held_out is None
+    alone = other.evaluate(2).held_out
+    assert other.round(2, attempt=2).held_out == alone
+    assert other.round(3).held_out == found[2]
+    assert one.evaluate(5).held_out, "the last model is"
+    with pytest.raises(FederationError, match="is not to be evaluated by these silos"):
+        Consortium(make_job(NO_NOISE), run="run-3").evaluate(1)
 
 
 def test_a_silo_that_was_told_another_job_has_no_part_in_the_ceremony(make_job: MakeJob) -> None:
@@ -883,8 +926,9 @@ def test_a_method_is_refused_in_every_state_that_does_not_allow_it(
         "agree": ((),),
         "finish": ((), []),
         "train": (exchange,),
-        "apply": (exchange, consortium.counts(exchange), []),
-        "read_metrics": (consortium.counts(exchange), []),
+        "apply": (exchange, []),
+        "evaluate": (consortium.counts(1),),
+        "read_metrics": (consortium.counts(1), []),
     }.get(method, ())
     before = silo._books.head
     refused = set(SiloState) - ALLOWED[method]
@@ -896,10 +940,10 @@ def test_a_method_is_refused_in_every_state_that_does_not_allow_it(
     assert refused
 
 
-def test_an_attempt_after_its_metrics_were_read_returns_to_the_state_before_it(
+def test_an_attempt_after_its_total_was_applied_returns_to_the_state_before_it(
     make_job: MakeJob,
 ) -> None:
-    """Another silo may have failed to read them: model, optimizer, range and clipping return."""
+    """Another silo may have refused it: model, optimizer, range and clipping return."""
     adaptive = (*SHARED, "privacy.clip_quantile=0.5", "server={optimizer: momentum}")
     consortium = Consortium(make_job(*adaptive))
     consortium.round(1)

@@ -96,7 +96,7 @@ def test_an_attempt_that_is_undone_and_a_resumed_run_grow_the_same_trees(
     exchange = other.exchange(3)
     total = other.sum(exchange, other.train(exchange))
     ahead = other.silos["alder"]
-    ahead.apply(exchange, other.counts(exchange), [], *total)
+    ahead.apply(exchange, [], *total)
     ahead.taken()
     other.round(3, attempt=2)
     rounds(other, 4)

@@ -28,6 +28,7 @@ from blindsum.platform.errors import (
     FederationError,
     JobError,
 )
+from blindsum.platform.evaluation.figures import count_values
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.lifetime_limit import Limit
@@ -434,6 +435,7 @@ def test_a_roster_only_shrinks_and_once_a_round(make_job: MakeJob) -> None:
         purpose="update",
         roster=alder._job.roster,
         values=alder._model.vector.size,
+        counts=count_values(alder._job),
         range=alder._own.range,
         parameters=alder._own.parameters,
         model=alder._model.digest,
@@ -454,10 +456,11 @@ def test_exact_counts_are_of_all_silos_or_of_none(make_job: MakeJob, noised: boo
     """The difference of two rosters' exact counts is one silo's."""
     held_out = ("privacy.metrics_epsilon=1",) if noised else ()
     consortium = Consortium(make_job("quorum=2", *held_out))
-    assert consortium.round(1).held_out
+    consortium.round(1)
+    assert consortium.round(2).held_out
     del consortium.silos["cedar"]
     consortium.exchange_keys_anew()
-    assert (consortium.round(2).held_out is None) != noised
+    assert (consortium.round(3).held_out is None) != noised
 
 
 FACTORY = """from torch import nn

@@ -5,25 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blindsum.he import upload
-from blindsum.he.parameters import RING_DEGREE
 from blindsum.platform.errors import FederationError
 from blindsum.platform.privacy.reach import honest_reach
 from tests.actors.test_silo import SHARED, Consortium
 from tests.conftest import MakeJob
-
-
-def packed_without_limit(integers: Any, parameters: Any) -> Any:
-    """A liar's own code looks at no limit."""
-    chunks = parameters.chunks(integers.size)
-    digits = np.zeros(chunks * parameters.values_per_chunk, np.int64)
-    digits[: integers.size] = integers
-    rows = digits.reshape(chunks, parameters.digits, RING_DEGREE)
-    packed = rows[:, -1].copy()
-    for d in range(parameters.digits - 2, -1, -1):
-        packed <<= parameters.summed_bits
-        packed += rows[:, d]
-    return packed
 
 
 def round_with_a_liar(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
@@ -32,14 +17,13 @@ def round_with_a_liar(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -
     vault: Any = consortium.silos["cedar"]._vault
     send, limit = vault.send, exchange.parameters.limit
 
-    def lie(one: Any, digits: Any) -> int:
-        if one.purpose != "update":
-            return int(send(one, digits))
+    def lie(one: Any, digits: Any, counts: Any) -> int:
         signs = np.where(np.arange(one.values) % 2, 1, -1)
         lies = (2 * limit * signs).astype(np.int64)
         with monkeypatch.context() as patched:
-            patched.setattr(upload, "pack", packed_without_limit)
-            return int(send(one, lambda where: lies[where]))
+            # A liar's own code looks at no limit.
+            patched.setattr("blindsum.he.packing._require_within", lambda *given: None)
+            return int(send(one, lambda where: lies[where], counts))
 
     monkeypatch.setattr(vault, "send", lie)
     before = consortium.models()[0].astype(np.float64)
@@ -95,13 +79,16 @@ def test_impossible_counts_are_refused(
     vault: Any = consortium.silos["cedar"]._vault
     send = vault.send
 
-    def lie(one: Any, digits: Any) -> int:
-        if one.purpose != "metrics":
-            return int(send(one, digits))
-        counts = np.array(digits(slice(0, one.values)))
-        counts[position] = value
-        return int(send(one, lambda where: counts[where]))
+    def lie(one: Any, digits: Any, counts: Any) -> int:
+        def altered() -> Any:
+            found = counts()
+            found[position] = value
+            return found
 
+        return int(send(one, digits, altered))
+
+    if position > 1:  # of held-out records, of the model before a round
+        consortium.round(1)
     monkeypatch.setattr(vault, "send", lie)
     with pytest.raises(FederationError, match="impossible: at least one silo lies"):
-        consortium.round(1)
+        consortium.round(2 if position > 1 else 1)

@@ -177,7 +177,7 @@ def test_run_logs(make_job: MakeJob, tmp_path: Path) -> None:
     log.open("mlflow-run")
     metrics = Metrics(saturated=0.0, large=0.01, unclipped=None, held_out=None)
     log.round(
-        RoundReport(
+        report := RoundReport(
             round=1,
             attempt=1,
             range=0.5,
@@ -191,9 +191,9 @@ def test_run_logs(make_job: MakeJob, tmp_path: Path) -> None:
             phases={"train": 0.1},
             roster=("alder", "birch", "cedar"),
         ),
-        {"accuracy": 0.9},
         Standing(round=1, model="d" * 64, range=0.5),
     )
+    log.figures(report, {"accuracy": 0.9})
     log.close()
     (path,), answers = (tmp_path / "run").glob("*.jsonl"), set()
     for mutant in mutants(path.read_bytes()):

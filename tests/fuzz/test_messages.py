@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from blindsum.actors.door import checked, checked_all, checked_round, checked_spec
 from blindsum.actors.messages import SiloSpec
-from blindsum.he.cipher import chunk_bytes
+from blindsum.he.cipher import body_bytes
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity, verify
 from blindsum.he.keys import Agreement, Contribution, Introduction, KeyCeremony
@@ -58,16 +58,15 @@ def test_frames(tmp_path: Path) -> None:
     one = exchange(P, 9)
     identity = Identity(tmp_path / "identity.pem")
     public = {name: identity.public for name in one.roster}
-    sizes = chunk_bytes(P)
     draw = np.random.default_rng(1)
-    chunks = [draw.integers(0, 256, (one.chunks, size)).astype(np.uint8) for size in sizes]
-    upload = write_upload(one, one.parts[0], one.roster[0], chunks[0], identity)
+    bodies = [draw.integers(0, 256, n).astype(np.uint8) for n in body_bytes(P, one.reals)]
+    upload = write_upload(one, one.parts[0], one.roster[0], bodies[0], identity)
     for mutant in mutants(upload.to_pybytes()):
         found: list[Any] = []
         frame = pa.py_buffer(mutant)
         if said_of(lambda: found.append(read_upload(frame, one, public))) is None:  # noqa: B023
-            np.testing.assert_array_equal(found[0].chunks, chunks[0])
-    total = write_total(one, one.parts[0], chunks[1])
+            np.testing.assert_array_equal(found[0].body, bodies[0])
+    total = write_total(one, one.parts[0], bodies[1])
     for mutant in mutants(total.to_pybytes()):
         frame = pa.py_buffer(mutant)
         said_of(lambda: read_total(frame, one, one.parts[0]))  # noqa: B023

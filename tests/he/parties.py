@@ -47,9 +47,13 @@ def exchange(p: Parameters, values: int, /, **changes: Any) -> Exchange:
     return Exchange(**(fields | changes))
 
 
-def bare(p: Parameters, chunks: int) -> MaskStream:
+def bare(p: Parameters, reals: int) -> MaskStream:
     """Return a stream without masks, to show what an unmasked upload reveals."""
-    return MaskStream(p, chunks, [], [])
+    return MaskStream(p, reals, [], [])
+
+
+def no_counts() -> Integers:
+    return np.zeros(0, np.int64)
 
 
 def add_all(p: Parameters, vectors: Integers, cipher: Cipher, *adders: Adder) -> None:
@@ -57,6 +61,6 @@ def add_all(p: Parameters, vectors: Integers, cipher: Cipher, *adders: Adder) ->
     one = exchange(p, vectors.shape[1])
     seeds = pair_seeds(one.roster)
     for name, vector in zip(one.roster, vectors, strict=True):
-        chunks = cipher.encrypt(pack(vector, p), seeds[name].open(one))
+        body = cipher.encrypt(pack(vector, p), seeds[name].open(one))
         for adder in adders:
-            adder.add(0, chunks)
+            adder.add(0, body, one.reals)

@@ -17,7 +17,7 @@ from blindsum.he.keys import (
     transcript,
 )
 from blindsum.he.packing import pack, unpack
-from blindsum.he.parameters import RING_DEGREE, Parameters
+from blindsum.he.parameters import Parameters
 from blindsum.platform.errors import KeyRefused
 from tests.he.parties import exchange
 
@@ -52,7 +52,7 @@ def test_every_silo_ends_with_one_secret_and_masks_that_cancel(tmp_path: Path) -
     assert len({one.secret.content for one in keys}) == 1
     p = Parameters.derive(3)
     one = exchange(p, 9, roster=names)
-    zeros = np.zeros((1, RING_DEGREE), np.int64)
+    zeros = np.zeros(one.reals, np.int64)
     masked = [each.seeds.open(one).apply(zeros) for each in keys]
     assert all((m != 0).mean() > 0.99 for m in masked)
     assert not unpack(np.asarray(sum(masked)) + pack(np.zeros(9, np.int64), p), 9, p).any()

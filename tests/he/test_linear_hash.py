@@ -31,8 +31,8 @@ GREATEST = 2**53 - 1
 
 
 def hashed(reals: Integers, key: HashKey = KEY, salt: bytes = SALT) -> tuple[int, ...]:
-    one = LinearHash(key, salt, len(reals))
-    one.add(reals)
+    one = LinearHash(key, salt, reals.size)
+    one.add(reals.ravel())
     return one.words
 
 
@@ -75,14 +75,14 @@ def test_the_hash_depends_on_every_real_and_its_position() -> None:
 
 def test_parts_may_have_any_size_but_no_chunk_may_be_missing_or_extra() -> None:
     packed = reals(2, 5)
-    one = LinearHash(KEY, SALT, 5)
-    one.add(packed[:2])
-    with pytest.raises(EncryptionError, match="before all chunks"):
+    one = LinearHash(KEY, SALT, packed.size)
+    one.add(packed[:2].ravel())
+    with pytest.raises(EncryptionError, match="while 12288 reals were missing"):
         _ = one.words
-    one.add(packed[2:])
+    one.add(packed[2:].ravel())
     assert one.words == hashed(packed)
-    with pytest.raises(EncryptionError, match="more chunks"):
-        one.add(packed[:1])
+    with pytest.raises(EncryptionError, match="more reals"):
+        one.add(packed[:1, 0])
 
 
 @pytest.mark.parametrize("silos", [2, 3, 8])
@@ -90,10 +90,10 @@ def test_the_silos_words_add_up_to_the_totals_and_reveal_nothing_alone(silos: in
     p = Parameters.derive(silos)
     one = exchange(p, 2 * p.values_per_chunk)
     seeds = pair_seeds(one.roster)
-    total, words, alone = np.zeros((2, RING_DEGREE), np.int64), NO_WORDS, []
+    total, words, alone = np.zeros(2 * RING_DEGREE, np.int64), NO_WORDS, []
     for index, name in enumerate(one.roster):
         masks = seeds[name].open(one, KEY)
-        masked = masks.apply(reals(index, 2, 2**20))
+        masked = masks.apply(reals(index, 2, 2**20).ravel())
         total += masked
         words = added(words, masks.words)
         alone.append((masks.words, hash_of(one, KEY), masked))
@@ -108,7 +108,7 @@ def test_the_silos_words_add_up_to_the_totals_and_reveal_nothing_alone(silos: in
     other = exchange(p, 2 * p.values_per_chunk, attempt=2)
     for changed, view in ((one, b"shown something else"), (other, b"")):
         masks = again[one.roster[0]].open(changed, KEY, view)
-        masks.apply(reals(0, 2, 2**20))
+        masks.apply(reals(0, 2, 2**20).ravel())
         assert masks.words != alone[0][0]
 
 

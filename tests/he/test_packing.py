@@ -9,11 +9,13 @@ from blindsum.he.packing import (
     adapted_range,
     pack,
     quantise,
+    require_counts,
     require_finite,
     square_sum,
     unpack,
+    unpack_counts,
 )
-from blindsum.he.parameters import RING_DEGREE, Parameters
+from blindsum.he.parameters import Parameters
 from blindsum.platform.errors import EncryptionError
 
 
@@ -40,13 +42,13 @@ def test_sums_of_packed_reals_unpack_to_sums_of_integers(
     else:
         vectors = random.integers(-p.limit, p.limit + 1, (p.silos, size))
     packed = sum(pack(v, p) for v in vectors)
-    assert isinstance(packed, np.ndarray) and packed.shape == (p.chunks(size), RING_DEGREE)
+    assert isinstance(packed, np.ndarray) and packed.shape == (p.reals(size),)
     np.testing.assert_array_equal(unpack(packed, size, p), vectors.sum(axis=0))
 
 
 @pytest.mark.parametrize(("silos", "bits"), [(2, 22), (3, 19), (8, 12), (64, 24), (3, 4), (2, 2)])
 def test_millions_of_values_that_do_not_fill_the_last_chunk(silos: int, bits: int) -> None:
-    """With D = 2, 2, 3, 1, 7 and 15; the first has the most bits that a real may have, 46."""
+    """With D = 2, 2, 3, 1, 8 and 17; the last has the most bits that a real may have, 51."""
     p = Parameters.derive(silos, bits)
     random = np.random.default_rng(0)
     one = random.integers(-p.limit, p.limit + 1, 2_000_003)
@@ -66,13 +68,13 @@ def test_an_integer_beyond_the_limit_is_refused() -> None:
 
 def test_a_sum_that_no_roster_can_reach_is_refused() -> None:
     p = Parameters.derive(2, 19)
-    packed = pack(np.full(9000, p.limit), p)
-    assert (unpack(packed * 2, 9000, p) == 2 * p.limit).all()
-    one_more = packed * 2 + pack(np.eye(1, 9000, dtype=np.int64)[0], p)
-    beyond_the_end = packed + pack(np.eye(1, 9001, 9000, dtype=np.int64)[0], p)
+    packed = pack(np.full(9001, p.limit), p)
+    assert (unpack(packed * 2, 9001, p) == 2 * p.limit).all()
+    one_more = packed * 2 + pack(np.eye(1, 9001, dtype=np.int64)[0], p)
+    beyond_the_end = packed + pack(np.eye(1, 9002, 9001, dtype=np.int64)[0], p)
     for wrong in (packed * 64, one_more, -one_more, beyond_the_end):
         with pytest.raises(EncryptionError, match="not the sum of one upload from each silo"):
-            unpack(wrong, 9000, p)
+            unpack(wrong, 9001, p)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -119,12 +121,23 @@ def test_stochastic_rounding_is_unbiased() -> None:
 @given(data=st.data(), silos=st.integers(2, 64))
 def test_sums_of_counts_are_exact_and_show_no_carry(data: st.DataObject, silos: int) -> None:
     """A count is one digit. Split into several, equal totals of different counts would differ."""
-    p = Parameters.derive(silos).of_counts
-    assert p.digits == 1 and p.limit > 2**36
-    counts = data.draw(st.lists(st.integers(-p.limit, p.limit), min_size=silos, max_size=silos))
-    summed = np.sum([pack(np.array([c], np.int64), p) for c in counts], axis=0)
-    assert unpack(summed, 1, p).tolist() == [sum(counts)]
-    assert summed[0, 0] == sum(counts) and not summed[0, 1:].any()
+    p, bits = Parameters.derive(silos), data.draw(st.integers(2, 24))
+    for one in (p, Parameters.derive(silos, bits)):
+        most = one.count_limit
+        assert most > 2**36
+        counts = data.draw(st.lists(st.integers(-most, most), min_size=silos, max_size=silos))
+        summed = np.sum([require_counts(np.array([c]), one) for c in counts], axis=0)
+        assert unpack_counts(summed, one).tolist() == [sum(counts)] == summed.tolist()
+        with pytest.raises(EncryptionError, match="a count"):
+            require_counts(np.array([0, most + 1]), one)
+        with pytest.raises(EncryptionError, match="not the sum of one upload"):
+            unpack_counts(np.array([silos * most + 1]), one)
+
+
+def test_exact_sums_have_as_many_bits_as_fit() -> None:
+    assert [Parameters.derive(n).exact.bits for n in (2, 3, 8, 16, 64)] == [50, 49, 46, 43, 38]
+    for p in (Parameters.derive(3).exact, Parameters.derive(64).exact):
+        assert p.digits == 1 and p.summed_bits == p.real_bits
 
 
 def test_the_range_follows_public_shares_and_stays_near_the_jobs() -> None:

@@ -1,14 +1,15 @@
 """A vector's whole path: upload in parts, total in parts, and the sum computed again."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import tenseal.sealapi as seal
 
 from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
+from blindsum.he.coefficients import SEED_BYTES
 from blindsum.he.exchange import PART_CHUNKS, Exchange
 from blindsum.he.identity import Identity
 from blindsum.he.linear_hash import HashKey
@@ -23,13 +24,15 @@ from tests.he.parties import exchange, pair_seeds, roster
 P = Parameters.derive(2, 12)
 KEY = HashKey(b"k" * 32)
 VALUES = (PART_CHUNKS + 2) * P.values_per_chunk - 5
+COUNTS = 5000  # they begin in a chunk with digits, and end in one without
 
 
 class Sent:
     """Two silos' uploads of two parts each, and the total of an honest aggregator."""
 
     def __init__(self, folder: Path) -> None:
-        self.one: Exchange = exchange(P, VALUES)
+        self.one: Exchange = exchange(P, VALUES, counts=COUNTS)
+        self.counts = np.random.default_rng(1).integers(-(2**38), 2**38, (2, COUNTS))
         self.vectors = np.random.default_rng(0).integers(-900, 901, (2, VALUES))
         self.identities = {name: Identity(folder / name) for name in roster(2)}
         self.public = {name: one.public for name, one in self.identities.items()}
@@ -37,11 +40,12 @@ class Sent:
         seeds = pair_seeds(roster(2))
         self.frames = [
             frame
-            for name, vector in zip(roster(2), self.vectors, strict=True)
+            for name, vector, counts in zip(roster(2), self.vectors, self.counts, strict=True)
             for frame in encrypt_parts(
                 self.one,
                 name,
                 lambda where, v=vector: v[where],
+                lambda c=counts: c,
                 self.cipher,
                 seeds[name].open(self.one, KEY),
                 self.identities[name],
@@ -57,8 +61,13 @@ class Sent:
             spoil(made.adder)
         return [made.frame(part) for part in self.one.parts]
 
+    def parts(self, totals: list[pa.Buffer]) -> Iterator[tuple[slice, Integers]]:
+        self.summed = np.zeros(COUNTS, np.int64)
+        hashing = hash_of(self.one, KEY)
+        return decrypt_parts(self.one, totals, self.cipher, hashing, self.summed)
+
     def opened(self, totals: list[pa.Buffer]) -> list[tuple[slice, Integers]]:
-        return list(decrypt_parts(self.one, totals, self.cipher, hash_of(self.one, KEY)))
+        return list(self.parts(totals))
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +81,7 @@ def test_a_vector_of_several_parts_comes_back_summed(sent: Sent) -> None:
     for where, integers in sent.opened(sent.totals):
         summed[where] = integers
     np.testing.assert_array_equal(summed, sent.vectors.sum(axis=0))
+    np.testing.assert_array_equal(sent.summed, sent.counts.sum(axis=0))
 
 
 def test_a_total_that_lacks_a_part_is_refused(sent: Sent) -> None:
@@ -98,16 +108,18 @@ def test_summing_again_needs_every_upload_once(sent: Sent) -> None:
 
 def shift(adder: CkksAdder) -> None:
     """Add a chosen plaintext to the sum. CKKS is malleable: anyone can do so without a key."""
-    coefficients = adder._coefficients
-    plain = seal.Plaintext()
-    seal.CKKSEncoder(coefficients._context).encode(1000.0, coefficients._scale, plain)
-    adder._evaluator.add_plain_inplace(adder._sums[0], plain)
+    for first, add in (
+        (1000 * P.scale, adder._evaluator.add_inplace),
+        (0, adder._evaluator.sub_inplace),  # takes off the second polynomial again
+    ):
+        words = np.array([first], np.uint64)
+        add(adder._sums[0], adder._coefficients.expanded(words, bytes(SEED_BYTES)))
 
 
 def test_an_aggregator_that_adds_to_the_sum_is_detected(sent: Sent) -> None:
     """Decryption alone does not detect it; the hash does."""
     forged = sent.total(sent.frames, shift)
-    parts = decrypt_parts(sent.one, forged, sent.cipher, hash_of(sent.one, KEY))
+    parts = sent.parts(forged)
     first = next(parts)[1]
     assert (first != sent.vectors.sum(axis=0)[: first.size]).any()
     with pytest.raises(EncryptionError, match="not the sum of the silos' uploads"):

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from blindsum.actors.separate.messages import MOST_PART
 from blindsum.he import exchange as exchange_module
-from blindsum.he.coefficients import SUM_BYTES, UPLOAD_BYTES, Chunks
+from blindsum.he.cipher import body_bytes
+from blindsum.he.coefficients import Body
 from blindsum.he.exchange import PART_CHUNKS, Exchange, Part
-from blindsum.he.identity import Identity
-from blindsum.he.parameters import Parameters
+from blindsum.he.identity import SIGNATURE_BYTES, Identity
+from blindsum.he.parameters import RING_DEGREE, Parameters
 from blindsum.he.wire import (
     Header,
     Receipt,
@@ -32,8 +34,13 @@ P = Parameters.derive(2)
 ROSTER = ("a", "b")
 
 
-def chunks(count: int, size: int = UPLOAD_BYTES) -> Chunks:
-    return np.random.default_rng(count).integers(0, 256, (count, size), dtype=np.uint8)
+REALS = 2 * RING_DEGREE
+UPLOAD, SUM = body_bytes(P, REALS)
+PART = Part(0, 0, 2, REALS)
+
+
+def body(size: int = UPLOAD) -> Body:
+    return np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +71,13 @@ def exchange(**changes: object) -> Exchange:
 def signed(identities: dict[str, Identity], silo: str, **changes: object) -> pa.Buffer:
     one = exchange(**changes)
     part = one.parts[0]
-    return write_upload(one, part, silo, chunks(part.chunks), identities[silo])
+    return write_upload(one, part, silo, body(body_bytes(P, part.reals)[0]), identities[silo])
 
 
 def test_an_upload_arrives_as_it_was_signed(identities, public) -> None:  # type: ignore[no-untyped-def]
     upload = read_upload(signed(identities, "a"), exchange(), public)
-    assert upload.silo == "a" and upload.part == Part(0, 0, 2)
-    np.testing.assert_array_equal(upload.chunks, chunks(2))
+    assert upload.silo == "a" and upload.part == Part(0, 0, 2, REALS)
+    np.testing.assert_array_equal(upload.body, body())
 
 
 def test_the_check_costs_few_bytes(identities) -> None:  # type: ignore[no-untyped-def]
@@ -78,17 +85,22 @@ def test_the_check_costs_few_bytes(identities) -> None:  # type: ignore[no-untyp
     with_words = asdict(Header.of(exchange(), 0, "a", "0" * 64, "f" * 32))
     without = {name: value for name, value in with_words.items() if name != "check"}
     assert len(json.dumps(with_words)) - len(json.dumps(without)) == 45
-    one, other = signed(identities, "a"), chunks(2).nbytes
-    assert (one.size - other) % 64 == 0
+    assert (signed(identities, "a").size - UPLOAD - SIGNATURE_BYTES) % 64 == 0
 
 
 def test_parts_cover_every_value_once_and_are_bounded() -> None:
     for values in (1, P.values_per_chunk * PART_CHUNKS, 10_000_019):
-        one = exchange(values=values)
-        where = [part.values(one) for part in one.parts]
-        assert where[0].start == 0 and where[-1].stop == values
-        assert all(a.stop == b.start for a, b in itertools.pairwise(where))
+        one = exchange(values=values, counts=7)
+        groups = [group for part in one.parts for group in part.groups(one)]
+        for where, size in (
+            ([group.reals for group in groups], one.reals),
+            ([group.values for group in groups], values),
+            ([group.counts for group in groups], 7),
+        ):
+            assert where[0].start == 0 and where[-1].stop == size
+            assert all(a.stop == b.start for a, b in itertools.pairwise(where))
         assert sum(part.chunks for part in one.parts) == one.chunks
+        assert sum(part.reals for part in one.parts) == one.reals == P.reals(values) + 7
         assert all(part.chunks <= PART_CHUNKS for part in one.parts)
 
 
@@ -102,6 +114,7 @@ def test_parts_cover_every_value_once_and_are_bounded() -> None:
         ({"clipping": 2.0}, "clipping 2.0"),
         ({"roster": ("a", "b", "c")}, "roster"),
         ({"values": 10}, "values 10"),
+        ({"counts": 3}, "counts 3"),
         ({"range": 2.0}, "range 2.0"),
         ({"range": None}, "range None"),
         ({"parameters": Parameters.derive(2, 18)}, "parameters"),
@@ -115,7 +128,7 @@ def test_replayed_and_foreign_uploads_are_refused(identities, public, changes, r
 
 def test_uploads_of_another_scheme_are_refused(identities, public) -> None:  # type: ignore[no-untyped-def]
     plain = exchange(parameters=Parameters.derive(2, scheme="none"))
-    frame = write_upload(plain, plain.parts[0], "a", chunks(2, 32_768), identities["a"])
+    frame = write_upload(plain, plain.parts[0], "a", body(8 * REALS), identities["a"])
     with pytest.raises(UploadRefused, match="parameters"):
         read_upload(frame, exchange(), public)
 
@@ -123,24 +136,24 @@ def test_uploads_of_another_scheme_are_refused(identities, public) -> None:  # t
 def test_strangers_and_forgers_are_refused(identities, public) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UploadRefused, match="not in the roster"):
         read_upload(signed(identities, "mallory"), exchange(), public)
-    as_a = write_upload(exchange(), Part(0, 0, 2), "a", chunks(2), identities["mallory"])
+    as_a = write_upload(exchange(), PART, "a", body(), identities["mallory"])
     with pytest.raises(UploadRefused, match="signature"):
         read_upload(as_a, exchange(), public)
 
 
 @pytest.mark.parametrize(
-    ("part", "rows", "reason"),
+    ("part", "size", "reason"),
     [
-        (Part(0, 0, 1), 1, "not exactly its 2 chunks"),
-        (Part(0, 0, 3), 3, "not exactly its 2 chunks"),
-        (Part(1, 0, 2), 2, "has only 1 parts"),
-        (Part(-1, 0, 2), 2, "has only 1 parts"),
+        (Part(0, 0, 2, REALS), UPLOAD - 1, f"has {UPLOAD - 1} bytes, not exactly {UPLOAD}"),
+        (Part(0, 0, 2, REALS), 2 * UPLOAD, f"not exactly {UPLOAD}"),
+        (Part(1, 0, 2, REALS), UPLOAD, "has only 1 parts"),
+        (Part(-1, 0, 2, REALS), UPLOAD, "has only 1 parts"),
     ],
 )
 def test_a_frame_that_is_not_exactly_a_part_is_refused(
-    identities, public, part, rows, reason
+    identities, public, part, size, reason
 ) -> None:  # type: ignore[no-untyped-def]
-    frame = write_upload(exchange(), part, "a", chunks(rows), identities["a"])
+    frame = write_upload(exchange(), part, "a", body(size), identities["a"])
     with pytest.raises(UploadRefused, match=reason):
         read_upload(frame, exchange(), public)
 
@@ -149,11 +162,11 @@ def framed(metadata: object, content: bytes = b"", *, size: int | None = None) -
     """Return a frame as a stranger would write it."""
     head = json.dumps(metadata).encode()
     head += b" " * (-(16 + len(head)) % 64)
-    return pa.py_buffer(struct.pack("<8sII", b"blindsum", 6, size or len(head)) + head + content)
+    return pa.py_buffer(struct.pack("<8sII", b"blindsum", 7, size or len(head)) + head + content)
 
 
 def opened(frame: pa.Buffer) -> tuple[dict[str, Any], bytes]:
-    """Return a frame's head and its chunks."""
+    """Return a frame's head, and its body with the signature."""
     content = frame.to_pybytes()
     start = 16 + struct.unpack("<8sII", content[:16])[2]
     return json.loads(content[16:start]), content[start:]
@@ -161,9 +174,10 @@ def opened(frame: pa.Buffer) -> tuple[dict[str, Any], bytes]:
 
 def test_reordered_chunks_are_refused(identities, public) -> None:  # type: ignore[no-untyped-def]
     metadata, content = opened(signed(identities, "a"))
-    half = len(content) // 2
+    half = UPLOAD // 2
+    swapped = content[half:UPLOAD] + content[:half] + content[UPLOAD:]
     with pytest.raises(UploadRefused, match="altered in transit"):
-        read_upload(framed(metadata, content[half:] + content[:half]), exchange(), public)
+        read_upload(framed(metadata, swapped), exchange(), public)
 
 
 FUZZ = settings(
@@ -202,7 +216,7 @@ def test_no_altered_frame_passes_as_the_signed_one(  # type: ignore[no-untyped-d
         upload = read_upload(pa.py_buffer(bytes(frame)), exchange(), public)
     except UploadRefused:
         return
-    np.testing.assert_array_equal(upload.chunks, chunks(2))
+    np.testing.assert_array_equal(upload.body, body())
     assert upload.silo == "a"
 
 
@@ -224,12 +238,14 @@ FIELDS = [
     "purpose",
     "roster",
     "values",
+    "counts",
     "range",
     "parameters",
     "model",
+    "clipping",
     "part",
     "silo",
-    "chunks",
+    "body",
     "check",
 ]
 
@@ -237,12 +253,12 @@ FIELDS = [
 @settings(
     max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(field=st.sampled_from([*FIELDS, "header", "signature", "new"]), value=anything)
+@given(field=st.sampled_from([*FIELDS, "header", "more", "new"]), value=anything)
 def test_no_header_of_any_shape_gets_past_the_signature(  # type: ignore[no-untyped-def]
     identities, public, frames, field, value
 ) -> None:
     metadata, content = opened(pa.py_buffer(frames["a"]))
-    target = metadata if field in ("header", "signature") else metadata["header"]
+    target = metadata if field in ("header", "more") else metadata["header"]
     same = target.get(field, ...) == value and type(target.get(field)) is type(value)
     target[field] = value
     if same:
@@ -253,9 +269,9 @@ def test_no_header_of_any_shape_gets_past_the_signature(  # type: ignore[no-unty
 
 def test_receipts_prove_what_a_silo_sent_and_for_which_exchange(identities, public) -> None:  # type: ignore[no-untyped-def]
     receipt = read_upload(signed(identities, "a"), exchange(), public).receipt
-    assert check_receipt(receipt, exchange(), public) == Part(0, 0, 2)
+    assert check_receipt(receipt, exchange(), public) == PART
     for wrong, reason in (
-        (Receipt(replace(receipt.header, chunks="0" * 64), receipt.signature), "signature"),
+        (Receipt(replace(receipt.header, body="0" * 64), receipt.signature), "signature"),
         (Receipt(replace(receipt.header, silo="b"), receipt.signature), "signature"),
         (Receipt(receipt.header, receipt.signature[:-1]), "signature"),
         (Receipt(replace(receipt.header, round=3), receipt.signature), "round 3"),
@@ -266,17 +282,17 @@ def test_receipts_prove_what_a_silo_sent_and_for_which_exchange(identities, publ
 
 def test_a_total_is_read_only_for_its_own_exchange_and_part() -> None:
     part = exchange().parts[0]
-    total = write_total(exchange(), part, chunks(2, SUM_BYTES), (5, 7))
+    total = write_total(exchange(), part, body(SUM), (5, 7))
     read, words = read_total(total, exchange(), part)
-    np.testing.assert_array_equal(read, chunks(2, SUM_BYTES))
+    np.testing.assert_array_equal(read, body(SUM))
     assert words == (5, 7)
     for other in (exchange(round=5), exchange(attempt=2), exchange(roster=("a", "c"))):
         with pytest.raises(UploadRefused, match="not this part of this exchange's total"):
             read_total(total, other, part)
     with pytest.raises(UploadRefused, match="not this part"):
-        read_total(total, exchange(), Part(1, 64, 2))
-    short = write_total(exchange(), part, chunks(1, SUM_BYTES))
-    with pytest.raises(UploadRefused, match="not exactly its 2 chunks"):
+        read_total(total, exchange(), Part(1, 64, 2, REALS))
+    short = write_total(exchange(), part, body(SUM - 7))
+    with pytest.raises(UploadRefused, match=f"not exactly {SUM}"):
         read_total(short, exchange(), part)
 
 
@@ -284,8 +300,8 @@ def test_an_upload_is_not_a_total_and_garbage_is_neither(identities, public) -> 
     part = exchange().parts[0]
     with pytest.raises(UploadRefused, match="not this part of this exchange's total"):
         read_total(signed(identities, "a"), exchange(), part)
-    with pytest.raises(UploadRefused, match="without a complete signed header"):
-        read_upload(write_total(exchange(), part, chunks(2, SUM_BYTES)), exchange(), public)
+    with pytest.raises(UploadRefused, match="without a complete header"):
+        read_upload(write_total(exchange(), part, body(SUM)), exchange(), public)
     for garbage in (b"", b"\0" * 100, b"blindsum", b"blindsum" + b"\xff" * 100):
         with pytest.raises(UploadRefused, match="frame"):
             read_upload(pa.py_buffer(garbage), exchange(), public)
@@ -296,7 +312,7 @@ def test_an_upload_is_not_a_total_and_garbage_is_neither(identities, public) -> 
 def test_an_upload_larger_than_any_part_is_refused_unread(  # type: ignore[no-untyped-def]
     identities, public, monkeypatch
 ) -> None:
-    frame = write_upload(exchange(), Part(0, 0, 2), "a", chunks(1000), identities["a"])
+    frame = write_upload(exchange(), PART, "a", body(100 * UPLOAD), identities["a"])
     monkeypatch.setattr(json, "loads", lambda text: pytest.fail("read"))
     with pytest.raises(UploadRefused, match="larger than any part"):
         read_upload(frame, exchange(), public)
@@ -306,14 +322,15 @@ def test_nothing_may_follow_or_hide_in_a_frame(identities, public) -> None:  # t
     frame = signed(identities, "a")
     metadata, content = opened(frame)
     whole = frame.to_pybytes()
-    hidden = dict(reversed(metadata.items())) | {"signature": metadata["signature"][:-2] + "00"}
+    forged = content[:-1] + bytes([content[-1] ^ 1])
     for altered, reason in (
-        (whole + b"\0", "not exactly its 2 chunks"),
-        (whole + whole, "not exactly its 2 chunks"),
-        (whole[:-8], "not exactly its 2 chunks"),
-        (framed(hidden, content).to_pybytes(), "signature"),
+        (whole + b"\0", "signature|not exactly"),
+        (whole + whole, "signature|not exactly"),
+        (whole[:-8], "signature|not exactly"),
+        (framed(metadata, forged).to_pybytes(), "signature"),
+        (framed(metadata | {"more": 1}, content).to_pybytes(), "without a complete header"),
         (whole.replace(b"  ", b" \n", 1), "not in the canonical form"),
-        (whole[:8] + b"\4" + whole[9:], "received a frame of format 4, expected 6"),
+        (whole[:8] + b"\4" + whole[9:], "received a frame of format 4, expected 7"),
         (framed([], content).to_pybytes(), "not in the canonical form"),
         (framed("[" * 60_000, content).to_pybytes().replace(b'"', b"["), "nested too deeply"),
     ):
@@ -322,4 +339,6 @@ def test_nothing_may_follow_or_hide_in_a_frame(identities, public) -> None:  # t
 
 
 def test_a_part_is_small_whatever_the_model() -> None:
-    assert exchange_module.PART_CHUNKS * UPLOAD_BYTES < 2_000_000
+    for silos in (2, 64):
+        most = body_bytes(Parameters.derive(silos), exchange_module.PART_CHUNKS * RING_DEGREE)
+        assert most[0] < 2_200_000 and most[1] < MOST_PART

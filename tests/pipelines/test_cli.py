@@ -206,8 +206,7 @@ def _goes_on(job_file: JobFile, silos: Sequence[psutil.Process]) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{job_file.folder}/mlflow.db")
     history = client.get_metric_history(run.link.run_id, "held_out/accuracy")
     # Exact figures stop once a silo is left out: their difference would be cedar's own.
-    assert sorted(m.step for m in history) == [1]
-    assert "after round 1 of 3, the last that was evaluated" in run.headline()
+    assert not history and "no round was evaluated" in run.headline()
     assert "Held-out figures stop until all are back" in output._lost_line(run, ["cedar"], 2)
     for name in ("alder", "birch"):
         entries = ledger_of(job_file.folder / "state" / name, name).entries()
@@ -282,8 +281,9 @@ def test_check_says_what_would_be_spent_and_sent_and_trains_nothing(
         assert said in done.stdout
     figures = json.loads(here("check", path, "--json").stdout)
     assert figures["silos"]["alder"]["plan"]["epsilon_planned"] <= 3
-    assert figures["up_bytes_per_round"] > 6 * 30_000
-    assert figures["up_bytes"] == 3 * figures["up_bytes_per_round"]
+    assert 3 * 3_373 < figures["up_bytes_per_round"] < 3 * 5_000
+    evaluation = figures["up_bytes"] - 3 * figures["up_bytes_per_round"]  # of the last model
+    assert 3 * 3_373 < evaluation < 3 * 5_000
     assert "owners' consent and lifetime limits are not enforced at alder, birch" in done.stderr
     assert not (tmp_path / "mlflow.db").exists()
     assert ledger_of(tmp_path / "state" / "alder", "alder").entries() == []
@@ -460,7 +460,8 @@ def test_a_silos_owner_sees_checks_exports_and_limits_the_ledger(
     assert runner.invoke(app, ["ledger", "export", *of_birch, "--to", str(exported)]).exit_code == 0
     entries = json.loads(exported.read_text())["entries"]
     public, hash_ = bytes.fromhex(entries[1]["signer"]), entries[1]["hash"]
-    assert Identity.holds(public, bytes.fromhex(entries[1]["signature"]), hash_.encode())
+    signature, signed = bytes.fromhex(entries[1]["signature"]), entries[1]["signed"]
+    assert hash_ in signed and Identity.holds(public, signature, signed.encode())
     assert (
         hash_
         == hashlib.sha256(

@@ -13,7 +13,7 @@ from blindsum.platform.job.training_section import TrainingSection
 
 
 def reports(*scores: float | None) -> Any:
-    """None is a round that was not evaluated."""
+    """None is a round that was not evaluated. The last round's figure is not there yet."""
     return [
         SimpleNamespace(
             round=number,
@@ -23,7 +23,7 @@ def reports(*scores: float | None) -> Any:
                 else SimpleNamespace(score=SimpleNamespace(value=score))
             ),
         )
-        for number, score in enumerate(scores, 1)
+        for number, score in enumerate((*scores, None), 1)
     ]
 
 

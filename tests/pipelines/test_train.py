@@ -114,8 +114,8 @@ def test_a_run_leaves_model_figures_and_ledgers(
         assert entries[-1].epsilon <= 3
     assert [r.attempt for r in run.reports] == [1] * planned and run.standing.retries == 0
     first, phases = run.reports[0], run.reports[0].phases
-    assert first.up_bytes > 3 * 2 * 30_000 and first.down_bytes > 4 * 60_000
-    assert set(phases) == {"charge", "train", "send", "add", "total", "decrypt", "apply", "metrics"}
+    assert 3 * 3_373 < first.up_bytes < 3 * 5_000 and 3 * 28_000 < first.down_bytes < 3 * 30_000
+    assert set(phases) == {"charge", "train", "send", "add", "total", "decrypt", "apply"}
     assert all(seconds >= 0 for seconds in phases.values())
 
     state = read_released(run.saved.path).model.state_dict()

@@ -119,7 +119,7 @@ def test_a_charge_is_on_disk_when_charge_returns(tmp_path: Path, accountant: Acc
         ledger.reserve("job", DATASET, privacy_plan())
         ledger.charge("job", 1, 1, accountant)
         ledger.chain.db.execute("BEGIN IMMEDIATE")
-        ledger.append_within(ledger.entries()[-1])  # never committed
+        ledger.append(ledger.entries()[-1])  # never committed
         os.kill(os.getpid(), signal.SIGKILL)
 
     child = multiprocessing.get_context("fork").Process(target=charge_and_die, args=(None,))

@@ -38,6 +38,10 @@ def counting(job: Job, one: Fold, dropped: int = 0) -> Counting:
     return Counting(job, plan(job, "alder"), data, cryptographic_generator())
 
 
+def counted(one: Counting, model: nn.Module, tally: Tally | None = None) -> np.ndarray:
+    return one.counts(tally or Tally(), one.of_held_out(model))
+
+
 def linear() -> nn.Module:
     return build_model(Linear(kind="linear"), 4, 2, seed=0, private=True)
 
@@ -45,10 +49,9 @@ def linear() -> nn.Module:
 def test_summed_counts_are_the_pooled_metrics(make_job: MakeJob) -> None:
     job, model = make_job().job, linear()
     folds = [fold(n, n) for n in (30, 17, 45)]
-    counts = [counting(job, f, 1).counts(model, 1, Tally(2, 4), job.roster) for f in folds]
-    metrics = counting(job, folds[0]).summarise(
-        np.sum(counts, axis=0), 1, update_values=60, roster=job.roster
-    )
+    counts = [counted(counting(job, f, 1), model, Tally(2, 4)) for f in folds]
+    summed = np.sum(counts, axis=0)
+    metrics = counting(job, folds[0]).summarise(summed, values=60, silos=3, evaluated=True)
     features = np.concatenate([one.features for one in folds])
     labels = np.concatenate([one.labels for one in folds])
     with torch.no_grad():
@@ -66,7 +69,7 @@ def test_a_model_that_overflowed_counts_as_lost_not_as_an_error(make_job: MakeJo
     job, model = make_job().job, linear()
     one = counting(job, fold(20, 1))
     set_parameters(model, np.full(10, np.nan, np.float32))
-    metrics = one.summarise(one.counts(model, 1, Tally(), job.roster), 1, 10, job.roster)
+    metrics = one.summarise(counted(one, model), 10, 3, evaluated=True)
     found = metrics.held_out
     assert found and "accuracy: diverged" in found.detail() and "32" not in found.detail()
     assert found.score.written == "diverged"
@@ -81,11 +84,11 @@ def test_held_out_records_are_evaluated_in_the_rounds_that_the_job_sets(
     job = make_job(*privacy, "training.rounds=5", "privacy.metrics_every=2").job
     assert [r for r in range(1, 6) if job.evaluates(r)] == [2, 4, 5]
     one = counting(job, fold(20, 1))
-    assert not one.counts(linear(), 1, Tally(), job.roster).any()
-    assert (
-        one.summarise(one.counts(linear(), 1, Tally(), job.roster), 1, 10, job.roster).held_out
-        is None
-    )
+    assert [r for r in range(6) if one.evaluates(r, job.roster)] == [2, 4, 5]
+    assert not one.evaluates(2, job.roster[:2]), "exact counts are of all silos"
+    nothing = one.counts(Tally(), None)
+    assert not nothing.any()
+    assert one.summarise(nothing, 10, 3, evaluated=False).held_out is None
 
 
 @settings(
@@ -125,11 +128,7 @@ def test_noise_on_held_out_counts_has_the_planned_deviation(
     whole = planned.noise_multiplier * HELD_OUT_SENSITIVITY
     assert planned.share == pytest.approx(whole / math.sqrt(2) if shared else whole)
     one = counting(job, fold(60, 3), 2)
-    drawn = (
-        np.array([one.counts(model, 2, Tally(), job.roster)[3:] for _ in range(400)])
-        * planned.share
-        / UNITS
-    )
+    drawn = np.array([counted(one, model)[3:] for _ in range(400)]) * planned.share / UNITS
     exact = one._of_held_out._sums(model)
     np.testing.assert_allclose(drawn.mean(0), exact, atol=5 * planned.share / 20)
     np.testing.assert_allclose(drawn.std(0), planned.share, rtol=0.2)
@@ -149,8 +148,8 @@ def test_the_noise_on_the_accuracy_is_reported(make_job: MakeJob) -> None:
     ones = [counting(job, fold(400, seed)) for seed in (1, 2, 3)]
 
     def evaluated() -> tuple[float, float]:
-        summed = np.sum([one.counts(model, 2, Tally(), job.roster) for one in ones], axis=0)
-        found = ones[0].summarise(summed, 2, 30, job.roster).held_out
+        summed = np.sum([counted(one, model) for one in ones], axis=0)
+        found = ones[0].summarise(summed, 30, 3, evaluated=True).held_out
         assert found
         return found.accuracy, found.deviation
 

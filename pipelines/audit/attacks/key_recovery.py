@@ -23,9 +23,9 @@ import tenseal as ts
 import tenseal.sealapi as seal
 
 from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
-from blindsum.he.coefficients import Coefficients, make_context
+from blindsum.he.coefficients import Coefficients, make_context, read_words
 from blindsum.he.masks import MaskStream
-from blindsum.he.parameters import RING_DEGREE, Parameters
+from blindsum.he.parameters import PRIME, RING_DEGREE, Parameters
 
 DEGREE, SCALE = 8192, 2.0**40
 
@@ -90,33 +90,32 @@ def _integers(at: Any, start: int) -> Any:
 
 
 def exact(silos: int = 3, seed: int = 0) -> Recovered:
-    """Try the same on a Blindsum sum: rounded integers in full slots, so one sum would suffice."""
+    """Try the same on a Blindsum sum: rounded integers of all coefficients, so one sum would
+    suffice."""
     parameters = Parameters.derive(silos)
-    context = make_context()
     content = generate_secret_key()
     cipher, adder = CkksCipher(parameters, content), CkksAdder(parameters)
     random = np.random.default_rng(seed)
     reach = 1 << (parameters.real_bits - 1)
     for _ in range(silos):
-        masked = random.integers(-reach, reach, (1, RING_DEGREE))  # uniform, like a masked upload
-        bare = MaskStream(parameters, 1, [], [])
-        adder.add(0, cipher.encrypt(masked, bare))
-    chunk = adder.total(0, 1)
-    rounded = cipher.decrypt(chunk)[0]
-    coefficients = Coefficients(context, float(parameters.scale))
-    total = coefficients.read_sum(chunk[0])
+        masked = random.integers(-reach, reach, RING_DEGREE)  # uniform, like a masked upload
+        bare = MaskStream(parameters, RING_DEGREE, [], [])
+        adder.add(0, cipher.encrypt(masked, bare), RING_DEGREE)
+    body = adder.total(0, RING_DEGREE)
+    rounded = cipher.decrypt(body, RING_DEGREE)
+    words = parameters.words
+    first = read_words(body[: RING_DEGREE * words.first], words.first)
+    second = read_words(body[RING_DEGREE * words.first :], words.second)
     started = time.perf_counter()
-    plain = seal.Plaintext()
-    slots = rounded.astype(np.float64).view(np.complex128).tolist()
-    seal.CKKSEncoder(context).encode(slots, float(parameters.scale), plain)
-    prime = int(context.first_context_data().parms().coeff_modulus()[0].value())
-    found = np.array(
-        [
-            (plain.data(i) - total[i]) * pow(total[RING_DEGREE + i], -1, prime) % prime
-            for i in range(RING_DEGREE)
-        ],
-        dtype=object,
-    )
+    product = (rounded.astype(object) * parameters.scale - first) % PRIME
+    coefficients = Coefficients(make_context())
+
+    def transformed(polynomial: Any) -> Any:
+        ntt = coefficients.of_second(polynomial.astype(np.uint64))
+        return coefficients.polynomials(ntt)[1].astype(object)
+
+    inverses = np.array([pow(int(one), -1, PRIME) for one in transformed(second)], dtype=object)
+    found = transformed(product) * inverses % PRIME
     seconds = time.perf_counter() - started
     key = coefficients.load_key(content.content).data().data
     true = np.array([key(i) for i in range(RING_DEGREE)], dtype=object)

@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import tenseal.sealapi as seal
 from scipy import stats
 
 from blindsum.actors.aggregator import Aggregator
 from blindsum.he.cipher import CkksAdder, CkksCipher, generate_secret_key
-from blindsum.he.coefficients import make_context
+from blindsum.he.coefficients import SEED_BYTES
 from blindsum.he.exchange import Exchange
 from blindsum.he.identity import Identity
 from blindsum.he.linear_hash import HashKey
@@ -83,6 +82,7 @@ class Consortium:
                 exchange,
                 name,
                 vector.__getitem__,
+                _no_counts,
                 self.cipher,
                 self.seeds[name].open(exchange, self.hashing),
                 self.identities[name],
@@ -99,8 +99,12 @@ class Consortium:
     def opened(self, exchange: Exchange, totals: list[pa.Buffer]) -> Integers:
         """Return the integers that a silo reads from a total."""
         hashing = hash_of(exchange, self.hashing)
-        parts = decrypt_parts(exchange, totals, self.cipher, hashing)
+        parts = decrypt_parts(exchange, totals, self.cipher, hashing, _no_counts())
         return np.concatenate([part for _, part in parts])
+
+
+def _no_counts() -> Integers:
+    return np.zeros(0, np.int64)
 
 
 def refusals(parameters: Parameters) -> dict[str, str]:
@@ -160,9 +164,12 @@ def _forged(
             made.add(read_upload(frame, of, one.public))
     if adding:  # adding a plaintext needs no key: CKKS is malleable
         adder: Any = made.adder
-        plain = seal.Plaintext()
-        seal.CKKSEncoder(make_context()).encode(1000.0, float(one.parameters.scale), plain)
-        adder._evaluator.add_plain_inplace(adder._sums[0], plain)
+        for first, add in (
+            (1000 * one.parameters.scale, adder._evaluator.add_inplace),
+            (0, adder._evaluator.sub_inplace),  # takes off the second polynomial again
+        ):
+            words = np.array([first], np.uint64)
+            add(adder._sums[0], adder._coefficients.expanded(words, bytes(SEED_BYTES)))
     return [made.frame(part) for part in exchange.parts]
 
 
@@ -179,14 +186,14 @@ def opened_with_shared_key(parameters: Parameters) -> tuple[float, float]:
         exchange = one.exchange(1)
         integers, rows = one.integers[0], pack(one.integers[0], parameters)
         masks = {
-            "none": MaskStream(parameters, exchange.chunks, [], []),
+            "none": MaskStream(parameters, exchange.reals, [], []),
             "masked": one.seeds[one.roster[0]].open(exchange),
         }
         shares = []
         for stream in masks.values():
             adder = CkksAdder(parameters)
-            adder.add(0, one.cipher.encrypt(rows, stream))
-            opened = one.cipher.decrypt(adder.total(0, exchange.chunks))
+            adder.add(0, one.cipher.encrypt(rows, stream), exchange.reals)
+            opened = one.cipher.decrypt(adder.total(0, exchange.reals), exchange.reals)
             shares.append(float((digits(opened, parameters)[:VALUES] == integers).mean()))
         return shares[0], shares[1]
 
@@ -198,7 +205,8 @@ def uniformity(parameters: Parameters) -> float:
         exchange = one.exchange(1)
         adder = CkksAdder(parameters)
         stream = one.seeds[one.roster[0]].open(exchange)
-        adder.add(0, one.cipher.encrypt(pack(one.integers[0], parameters), stream))
-        reals = one.cipher.decrypt(adder.total(0, exchange.chunks)).ravel()
+        packed = pack(one.integers[0], parameters)
+        adder.add(0, one.cipher.encrypt(packed, stream), exchange.reals)
+        reals = one.cipher.decrypt(adder.total(0, exchange.reals), exchange.reals)
         scaled = reals / 2.0**parameters.real_bits + 0.5
         return float(stats.kstest(scaled, "uniform").pvalue)

@@ -108,6 +108,8 @@ def test_both_modes_train_the_same_models(world: Any, make_job: MakeJob) -> None
         ours, theirs = across.run_round(number), one.run_round(number)
         assert ours.model_digest == theirs.model_digest
         assert ours.metrics == theirs.metrics and ours.up_bytes == theirs.up_bytes
+        assert ours.before == theirs.before
+    assert across.evaluate() == one.evaluate()
     assert (
         across.release(3, ours.state_digest).vector == one.release(3, ours.state_digest).vector
     ).all()
@@ -128,7 +130,7 @@ def test_an_agent_that_is_started_again_comes_back_into_the_next_round(world: An
     _, reply = one._returns._starting["birch"]
     until(lambda: one._cluster.wait([reply.handle], 1, 0.1))
     report = one.run_round(3)
-    assert report.roster == SILOS and report.metrics.held_out is not None
+    assert report.roster == SILOS and report.before.held_out is not None
     assert dict(one.lost) == {}
 
 

@@ -110,7 +110,7 @@ def test_a_link_that_goes_silent_without_an_end_is_replaced(
         assert silo.said == ["connected as silo 'alder'"] and sessions == ["alder"]
 
 
-@pytest.mark.parametrize(("sent", "whole"), [(20_000, True), (100_000, True), (20_000, False)])
+@pytest.mark.parametrize(("sent", "whole"), [(10_000, True), (40_000, True), (10_000, False)])
 def test_a_round_whose_link_goes_silent_completes_in_one_attempt(
     sent: int, whole: bool, consortium: Make, tmp_path: Path, impatient: None, in_parts: None
 ) -> None:
@@ -131,7 +131,7 @@ def test_a_round_crosses_a_slow_link_and_no_connection_is_given_up(
 ) -> None:
     """Its pieces are under way for seconds, beside polls that are answered within one."""
     one = consortium()
-    job = shared_job(tmp_path, TWO, "model.kind=mlp", "model.hidden=[350,350]")
+    job = shared_job(tmp_path, TWO, "model.kind=mlp", "model.hidden=[450,450]")
     with Relay(one.coordinator.port, bytes_a_second=500_000) as relay:
         for name, port in zip(TWO, (relay.port, one.coordinator.port), strict=True):
             one.enrol(name)

@@ -71,7 +71,8 @@ def with_tasks(make_job: MakeJob, tmp_path: Path) -> Any:
 
 def rounds(job_file: JobFile, run: str) -> tuple[Consortium, list[Metrics]]:
     consortium = Consortium(job_file, run)
-    return consortium, [consortium.round(number) for number in (1, 2, 3)]
+    found = [consortium.round(number) for number in (1, 2, 3)]
+    return consortium, [*found[1:], consortium.evaluate(4)]
 
 
 def close(one: Consortium, other: Consortium, rounds: int = 3) -> None:
@@ -203,7 +204,7 @@ def _team(own: PreparedSilo) -> Team:
     return elsewhere
 
 
-@pytest.mark.parametrize("method", ["train", "apply"])
+@pytest.mark.parametrize("method", ["train", "evaluate"])
 def test_without_a_worker_there_is_no_sum(
     method: str,
     make_job: MakeJob,
@@ -211,9 +212,9 @@ def test_without_a_worker_there_is_no_sum(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    consortium = Consortium(make_job(TWO))
-    exchange, silo = consortium.exchange(), consortium.silos["alder"]
-    uploads = consortium.train(exchange) if method == "apply" else []
+    consortium = Consortium(make_job(TWO, "privacy.metrics_epsilon=1"))
+    silo = consortium.silos["alder"]
+    consortium.round(1)
 
     def die(*_: Any) -> list[bytes]:
         raise SiloLost("its worker 2 of 2 died")
@@ -221,13 +222,14 @@ def test_without_a_worker_there_is_no_sum(
     monkeypatch.setattr(processes["alder"], "ask", die)
     with pytest.raises(SiloLost, match="silo 'alder': its worker 2 of 2 died"):
         if method == "train":
-            silo.train(exchange)
+            silo.train(consortium.exchange(2))
         else:
-            totals = consortium.sum(exchange, uploads)
-            silo.apply(exchange, consortium.counts(exchange), [], *totals)
+            silo.evaluate(consortium.counts(2))
     assert not silo.taken(), "nothing was sent"
-    kinds = [one.kind for one in ledger_of(tmp_path / "state" / "alder", "alder").entries()]
-    assert kinds == ["reserve", "charge"], "the attempt was charged"
+    entries = ledger_of(tmp_path / "state" / "alder", "alder").entries()
+    charged = [one.kind for one in entries if one.round == 2]
+    of_records = ["charge"] if method == "train" else []
+    assert charged == [*of_records, "charge held-out"], "the attempt was charged"
 
 
 def test_a_worker_s_errors_are_sealed_and_end_the_step(
