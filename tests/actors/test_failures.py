@@ -20,7 +20,8 @@ from blindsum.actors.codec import encoded
 from blindsum.actors.federation import Federation
 from blindsum.actors.messages import TrainReport
 from blindsum.actors.silo import Silo
-from blindsum.actors.thread_cluster import Killed, ThreadCluster, ThreadPeer
+from blindsum.actors.thread_cluster import ThreadCluster
+from blindsum.actors.thread_peer import Killed, ThreadPeer
 from blindsum.he.exchange import Exchange
 from blindsum.platform.errors import (
     AggregatorLost,
