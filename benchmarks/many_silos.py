@@ -39,6 +39,7 @@ from blindsum.platform.privacy.plan import compute_ahead
 
 HIDDEN = [26]
 WARM = 2
+_ARMS = ("reference", "many")
 console = Console(highlight=False)
 
 
@@ -166,8 +167,8 @@ def main() -> None:
     console.print(many)
     if given.reference:
         for name in ("start", "processor"):
-            by_silo = [result[one][f"{name}_s"] / result[one]["silos"] for one in result]
-            result[f"{name}_ratio"] = by_silo[1] / by_silo[0]
+            one, each = (result[of][f"{name}_s"] / result[of]["silos"] for of in _ARMS)
+            result[f"{name}_ratio"] = each / one
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(result, indent=1))

@@ -55,6 +55,7 @@ class Seat:
 
     process: SharedProcess
     name: str
+    folder: str
 
     @property
     def object(self) -> Any:
@@ -69,7 +70,8 @@ class SharedThreads(ThreadCluster):
         for at in range(0, len(names), 2):
             group = names[at : at + 2]
             process = SharedProcess(SlowSilo, CALLS, specs[group[0]], group)
-            found |= {name: Seat(process, name) for name in group}
+            folder = specs[group[0]].folder
+            found |= {name: Seat(process, name, folder) for name in group}
         return found
 
     def call(self, peer: Any, method: str, *arguments: Any, answers: int = 1) -> list[Any]:
@@ -146,6 +148,20 @@ def test_a_silo_that_hangs_is_ended_alone_and_sends_nothing_more(started: Any) -
     SlowSilo.woken.set()
     until(lambda: gone() is None)  # with its keys
     assert len(adds) == before
+
+
+def test_an_interrupted_run_goes_on_in_new_processes(started: Any) -> None:
+    first = started("training.rounds=2")
+    report = first.run_round(1)
+    first.close()
+    again = Federation(
+        first.job, "run", first._silos["alder"].peer.folder, SharedThreads(), None, first.standing
+    )
+    again.inspect()
+    again.exchange_keys()
+    assert again.standing.model == report.state_digest
+    assert again.run_round(2).roster == ("alder", "birch", "cedar")
+    again.close()
 
 
 def test_a_silo_that_was_ended_answers_nothing_and_begins_nothing(started: Any) -> None:
