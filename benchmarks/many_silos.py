@@ -23,7 +23,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,12 @@ def job_of(folder: Path, silos: int, per_process: int | None, rounds: int) -> Jo
 
 
 def processes(kind: str = "Silo") -> list[psutil.Process]:
-    """Return the processes of silos, or of aggregators."""
+    """Return this run's processes of silos, or of aggregators."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        name = (process.info["cmdline"] or [""])[0]
-        if name.startswith("ray::") and kind in name:
-            found.append(process)
+    for process in psutil.Process().children(recursive=True):  # others may run Ray here too
+        with suppress(psutil.NoSuchProcess):
+            if process.cmdline() and process.cmdline()[0].startswith("ray::"):
+                found += [process] if kind in process.cmdline()[0] else []
     return found
 
 
