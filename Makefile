@@ -66,6 +66,7 @@ bench: setup
 	$(BIN)/python benchmarks/recovery.py --json build/recovery.json
 	$(BIN)/python benchmarks/soak.py --json build/soak.json --plot build/soak.svg
 	$(BIN)/python benchmarks/sizing.py --json build/sizing.json
+	$(BIN)/python benchmarks/many_silos.py --json build/many_silos.json
 	$(BIN)/python benchmarks/prepare.py --json build/prepare.json
 	$(BIN)/python benchmarks/ready.py --json build/ready.json
 	$(BIN)/python benchmarks/tables.py --json build/tables.json

@@ -76,11 +76,22 @@ class Admission:
         table is read yet.
 
         Raises:
-            ConsentError: the owner has not agreed.
+            ConsentError: the owner has not agreed, or the job simulates silos.
             KeyRefused, LedgerError: the state folder cannot be used or trusted.
         """
         spec = self._spec
-        self.owner = read_owner(Path(self._owner_file)) if self._owner_file else find_owner()
+        owner = read_owner(Path(self._owner_file)) if self._owner_file else find_owner()
+        if owner and spec.job.simulation:
+            # Before anything of the owner's is opened: other silos may share this process. It
+            # depends on the job alone, so that the driver may learn why.
+            raise ConsentError(
+                f"{owner.path} makes this a real owner's machine, and the job's "
+                "simulation.silos_per_process is for simulated silos alone: one process would have "
+                "the records and keys of several",
+                "Leave the job's section simulation out, or simulate on a machine without an "
+                "owner's file.",
+            )
+        self.owner = owner
         if self.owner:
             # From here on refusals are noted, including a refusal of the name below.
             self.books = self._open(self.owner.state)

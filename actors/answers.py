@@ -44,7 +44,9 @@ def value_of(outcome: Outcome, peer: str, doing: str) -> Any:
         # that died is detected by its own answer first, or in the next attempt.)
         raise AggregatorLost("an aggregator's process died", _LOGS)
     if isinstance(outcome, Died):
-        raise lost(peer, doing) if outcome.started else _never_started(peer, outcome.reason)
+        if not outcome.started:
+            raise _never_started(peer, outcome.reason)
+        raise _lost_together(outcome.together, doing) if outcome.together else lost(peer, doing)
     raise FederationError(f"'{peer}' did not answer when asked to {doing}: {outcome.reason}")
 
 
@@ -56,6 +58,17 @@ def lost(peer: str, doing: str) -> FederationError:
         f"its process died while asked to {doing}",
         "Look at that node's memory and logs, then start the job again.",
         silo=peer,
+    )
+
+
+def _lost_together(silos: tuple[str, ...], doing: str) -> SiloLost:
+    """Return the error for silos that shared a process, which died."""
+    return SiloLost(
+        f"the process that they shared (simulation.silos_per_process) died while asked to {doing}, "
+        "and all of them are lost with it",
+        "Look at that node's memory and logs, lower simulation.silos_per_process or leave it out, "
+        "then start the job again.",
+        silo=", ".join(silos),
     )
 
 

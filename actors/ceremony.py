@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from blindsum.actors.codec import encoded
 from blindsum.actors.handles import AggregatorHandle, SiloHandle
 from blindsum.actors.waiting import Waiting
+from blindsum.he.keys import copies
 
 
 def hold_ceremony(
@@ -25,12 +27,13 @@ def hold_ceremony(
     """
     silos, gather = list(silos), waiting.gather
     introduced = gather([s.introduce() for s in silos], "introduce themselves", within_s)
-    cards = tuple(introduced.values())
-    met = {one.silo: one.identity for one in cards}
+    met = {one.silo: one.identity for one in introduced.values()}
     gather([one.meet(met) for one in aggregators], "meet the silos", within_s)
+    cards = encoded(tuple(introduced.values()))  # once, for all silos
     contributed = gather([s.contribute(cards) for s in silos], "contribute to the keys", within_s)
-    contributions = tuple(contributed.values())
-    agreed = gather([s.agree(contributions) for s in silos], "agree on the keys", within_s)
-    agreements = tuple(agreed.values())
+    each = copies(tuple(contributed.values()), list(contributed))
+    agreeing = [s.agree(encoded(own)) for s, own in zip(silos, each, strict=True)]
+    agreed = gather(agreeing, "agree on the keys", within_s)
+    agreements = encoded(tuple(agreed.values()))
     finishing = [s.finish(agreements, aggregators) for s in silos]
     gather(finishing, "take up the keys", within_s)

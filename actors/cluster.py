@@ -38,10 +38,12 @@ class Raised:
 
 @dataclass(frozen=True)
 class Died:
-    """The peer's process is gone. `started` is False if it never ran; `reason` is for people."""
+    """The peer's process is gone. `started` is False if it never ran; `reason` is for people;
+    `together` are all silos that shared the process, if any did."""
 
     started: bool = True
     reason: str = ""
+    together: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from blindsum.platform.errors import FederationError
 T = TypeVar("T")
 
 MOST_BYTES = 2**24
-"""The longest message. A key ceremony of 64 silos takes about 0.5 MB."""
+"""The longest message. The longest of a key ceremony of 64 silos have about 0.7 MB."""
 
 MOST_VALUES = 2**19
 """The most values of a message, counted by `[`, `{` and `,`. An object of two bytes takes a

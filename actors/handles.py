@@ -70,19 +70,17 @@ class SiloHandle:
         """Ask it to begin a key ceremony."""
         return self._ask("introduce", Introduction)
 
-    def contribute(self, introductions: Sequence[Introduction]) -> Reply[Contribution]:
-        """Ask for its sealed part of the keys."""
-        return self._ask("contribute", Contribution, encoded(introductions))
+    def contribute(self, introductions: bytes) -> Reply[Contribution]:
+        """Ask for its sealed part of the keys, with all introductions as `encoded` writes them."""
+        return self._ask("contribute", Contribution, introductions)
 
-    def agree(self, contributions: Sequence[Contribution]) -> Reply[Agreement]:
-        """Ask for its signature of the ceremony."""
-        return self._ask("agree", Agreement, encoded(contributions))
+    def agree(self, contributions: bytes) -> Reply[Agreement]:
+        """Ask for its signature of the ceremony, with its copies of all contributions."""
+        return self._ask("agree", Agreement, contributions)
 
-    def finish(
-        self, agreements: Sequence[Agreement], aggregators: Sequence[AggregatorHandle]
-    ) -> Reply[None]:
-        """Ask it to take up the keys, and to reserve its plan."""
-        return self._ask("finish", None, encoded(agreements), [one.peer for one in aggregators])
+    def finish(self, agreements: bytes, aggregators: Sequence[AggregatorHandle]) -> Reply[None]:
+        """Ask it to take up the keys, with all agreements, and to reserve its plan."""
+        return self._ask("finish", None, agreements, [one.peer for one in aggregators])
 
     def train(self, update: Exchange, opened: Sequence[Reply[None]]) -> Reply[TrainReport]:
         """Request an update, once the aggregators expect it."""

@@ -82,6 +82,31 @@ def silo_options(
     }
 
 
+def shared_options(
+    groups: Sequence[Sequence[str]], gpus: Mapping[str, float], offered: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Return the Ray options of each process with several simulated silos.
+
+    Args:
+        groups: the silos of each process.
+        gpus, offered: as of `silo_options`. A process computes on one GPU, which its silos share.
+
+    Raises:
+        ClusterError: silos have machines of their own here; or GPUs are missing.
+    """
+    if offers_silo(offered):
+        pinned_ones = sorted(name.removeprefix(PREFIX) for name in offered if offers_silo([name]))
+        raise ClusterError(
+            "simulation.silos_per_process lets one process have the records and keys of several "
+            f"silos, and this Ray has machines of silos: {', '.join(pinned_ones)}",
+            "Leave the job's section simulation out: each silo then has a process of its own on "
+            "its own machine. It is for silos that one party simulates.",
+        )
+    shares = [min(1.0, sum(gpus[name] for name in group)) for group in groups]
+    require_gpus(sum(shares), offered)
+    return [ONCE | {"num_gpus": share} for share in shares]
+
+
 def aggregator_options(
     count: int, nodes: Sequence[Mapping[str, Any]], here: str
 ) -> list[dict[str, Any]]:

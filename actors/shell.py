@@ -29,6 +29,13 @@ class Call:
     frames: bool = False
 
 
+def set_up_process() -> None:
+    """Let this process write its events to a file in its node's logs, and leave no core dump,
+    because a silo's memory holds records and keys."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    events.start()
+
+
 def shell(
     inner: type,
     calls: Mapping[str, Call],
@@ -40,15 +47,13 @@ def shell(
     Args:
         calls: the calls by method; other methods stay unchanged.
         takes: kinds of the messages that the constructor takes.
-        own_process: the object has a process to itself. The process writes its events to a file in
-            its node's logs and leaves no core dump, because a silo's memory holds records and keys.
+        own_process: the object has a process to itself, which it sets up.
     """
 
     class Shell(inner):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **named: Any) -> None:
             if own_process:
-                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-                events.start()
+                set_up_process()
             super().__init__(*_read(arguments, takes), **named)
 
         @guarded

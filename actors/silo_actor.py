@@ -44,13 +44,14 @@ reads its data or trains, and while earlier calls wait for a total that never ar
 methods run one at a time, each as soon as its inputs have arrived."""
 
 
-def _silo() -> type[Silo]:
+def silo_class() -> type[Silo]:
+    """Return `Silo`, in the process that calls this."""
     from blindsum.actors.silo import Silo
 
     return Silo
 
 
-def as_actor(load: Callable[[], type[Silo]] = _silo, *more: str) -> Any:
+def as_actor(load: Callable[[], type[Silo]] = silo_class, *more: str) -> Any:
     """Return the Ray actor class of a silo class.
 
     Args:

@@ -24,7 +24,7 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
 from typing import Annotated
@@ -48,6 +48,7 @@ _SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CH
 
 Bytes = Annotated[bytes, Field(max_length=65_536)]
 Sealed = Annotated[Mapping[SiloName, Bytes], Field(max_length=64)]
+Digests = Annotated[Mapping[SiloName, Digest], Field(max_length=64)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -70,17 +71,28 @@ class Introduction:
 @dataclass(frozen=True, config=STRICT)
 class Contribution:
     """The bytes that one silo sealed for each of the others. Public: only the receivers can open
-    them."""
+    them.
+
+    A copy for one receiver has `digests` (SHA-256, in hex) in place of what is sealed for the
+    others, which it could not open. The signature is over digests, so that it holds for every copy.
+    """
 
     silo: SiloName
     transcript: Digest
     sealed: Sealed
     signature: Bytes = b""
+    digests: Digests = field(default_factory=dict)
 
     def signed_content(self) -> bytes:
         """Return the bytes that the identity signs."""
-        sealed = [f"{to} {hashlib.sha256(text).hexdigest()}" for to, text in self.sealed.items()]
-        return _message("contribution", self.silo, self.transcript, *sorted(sealed))
+        parts = [f"{to} {digest}" for to, digest in self.all_digests().items()]
+        return _message("contribution", self.silo, self.transcript, *sorted(parts))
+
+    def all_digests(self) -> dict[str, str]:
+        """Return the digest of every receiver's part. Of a part that is here it is computed: a
+        digest that came with it would let anyone replace it."""
+        computed = {to: hashlib.sha256(text).hexdigest() for to, text in self.sealed.items()}
+        return {**self.digests, **computed}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -117,6 +129,23 @@ class Keys:
         """Return the silo that finds out who cheated. Nobody without the secret can predict it."""
         drawn = hmac.digest(self.verifiers, exchange, "sha256")
         return roster[int.from_bytes(drawn, "big") % len(roster)]
+
+
+def copies(
+    contributions: Sequence[Contribution], silos: Sequence[str]
+) -> Iterator[tuple[Contribution, ...]]:
+    """Yield for each silo, in that order, all contributions without what is sealed for the others.
+    Whole ones would grow with the cube of the number of silos, over all that are sent."""
+    digests = [one.all_digests() for one in contributions]
+    for silo in silos:
+        yield tuple(
+            replace(
+                one,
+                sealed={to: text for to, text in one.sealed.items() if to == silo},
+                digests={to: digest for to, digest in known.items() if to != silo},
+            )
+            for one, known in zip(contributions, digests, strict=True)
+        )
 
 
 class KeyCeremony:

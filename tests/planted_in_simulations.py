@@ -3,6 +3,8 @@ old, new, tests."""
 
 SIMULATION, INTERFACE = "tests/pipelines/test_simulation.py", "tests/pipelines/test_interface.py"
 FILE = "pipelines/interface/simulation.py"
+SHARED_RUN = "tests/pipelines/test_shared_simulation.py"
+SHARED, ON_RAY = "tests/actors/test_shared_process.py", "tests/actors/test_simulated_silos.py"
 
 IN_SIMULATIONS = (
     (
@@ -60,5 +62,76 @@ IN_SIMULATIONS = (
         "{escape(text)}</td>",
         "{text}</td>",
         INTERFACE,
+    ),
+    # -- silos that share a process
+    (
+        "silos that share a process on an owner's machine",
+        "actors/admission.py",
+        "        if owner and spec.job.simulation:\n",
+        "        if False:\n",
+        SHARED,
+    ),
+    (
+        "silos that share a process beside owners' machines",
+        "actors/placement.py",
+        "    if offers_silo(offered):\n        pinned_ones",
+        "    if False:\n        pinned_ones",
+        ON_RAY,
+    ),
+    (
+        "simulated silos behind a coordinator",
+        "actors/separate/cluster.py",
+        "        if simulated := [name for name, spec in specs.items() if spec.job.simulation]:\n",
+        "        if simulated := list[str]():\n",
+        ON_RAY,
+    ),
+    (
+        "a simulation that is proposed to owners",
+        "pipelines/consortium/job.py",
+        "    if job.simulation:\n",
+        "    if False:\n",
+        "tests/pipelines/consortium/test_coordinator.py",
+    ),
+    (
+        "a silo that sends after its end",
+        "actors/shared_process.py",
+        "        if self._ended.is_set():\n            raise Killed\n",
+        "",
+        SHARED,
+    ),
+    (
+        "a silo that is kept after its end",
+        "actors/shared_process.py",
+        "self._silos.pop(silo, None)",
+        "self._silos.get(silo)",
+        SHARED,
+    ),
+    (
+        "any attribute of a silo in a shared process",
+        "actors/shared_process.py",
+        "        if method not in self._calls:\n",
+        "        if False:\n",
+        SHARED,
+    ),
+    (
+        "a run that hides that silos shared a process",
+        "pipelines/run/output.py",
+        "    if job.simulated:\n        found.insert(0, job.simulated)\n",
+        "",
+        SHARED_RUN,
+    ),
+    (
+        "a statement that hides that silos shared a process",
+        "platform/privacy/statement.py",
+        '        trust = {"simulation": job.simulated} | trust\n',
+        "        pass\n",
+        SHARED_RUN,
+    ),
+    (
+        "a part of a contribution replaced beside its digest",
+        "he/keys.py",
+        "{**self.digests, **computed}",
+        "{**computed, **self.digests}",
+        "tests/he/test_keys.py",
     ),
 )

@@ -35,6 +35,7 @@ from blindsum.actors.separate.messages import PARK_S, PART
 from blindsum.actors.silo_messages import Inspection
 from blindsum.platform.errors import (
     AggregatorLost,
+    ClusterError,
     FederationError,
     SiloRefused,
     UploadRefused,
@@ -87,7 +88,17 @@ class SeparateCluster:
         threading.Thread(target=self._watch, name="silence", daemon=True).start()
 
     def start_silos(self, specs: Mapping[str, SiloSpec]) -> dict[str, Peer]:
-        """As `Cluster.start_silos`. A silo that is not connected gets a peer that has died."""
+        """As `Cluster.start_silos`. A silo that is not connected gets a peer that has died.
+
+        Raises:
+            ClusterError: the job simulates silos: these are real owners'.
+        """
+        if simulated := [name for name, spec in specs.items() if spec.job.simulation]:
+            raise ClusterError(
+                "simulation.silos_per_process is for simulated silos, and "
+                f"{', '.join(simulated)} are in clusters of their owners",
+                "Leave the job's section simulation out.",
+            )
         silos: dict[str, Peer] = {}
         for name, spec in specs.items():
             mailbox = self._mailboxes[name]

@@ -55,6 +55,12 @@ def faults_of(job: Job, code: Mapping[str, bytes]) -> list[str]:
         faults.append("runs is the coordinator's to decide: leave it out")
     if job.encryption.scheme == "none":
         faults.append("encryption.scheme none would show the coordinator every silo's update")
+    if job.simulation:
+        silos = ", ".join(job.roster)
+        faults.append(
+            f"simulation is for silos that one party simulates, and {silos} are real owners' "
+            "silos, each in a cluster of its own: leave the section out"
+        )
     if job.encryption.verify == "keep":
         faults.append("encryption.verify keep needs one cluster: write hash")
     if sum(map(len, code.values())) > MOST_FILES:

@@ -175,6 +175,7 @@ def _simulated(job_file: JobFile, place: Path, own: Path) -> JobFile:
             silo["private_tasks"] = str(resolve(silo["private_tasks"], str(job_file.folder)))
     content["runs"] = str(place / "runs")
     tracking = dict(content.get("tracking") or {})
+    content.pop("simulation", None)  # all silos share this process
     content["tracking"] = tracking | {"uri": sqlite_uri(place / "mlflow.db")}
     return make_job(content, own)
 

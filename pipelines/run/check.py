@@ -190,7 +190,8 @@ def show_check(job_file: JobFile, checked: Checked, as_json: bool) -> None:
 def _figures(job: Job, checked: Checked) -> dict[str, object]:
     """Return what --json prints of the figures."""
     sent = checked.traffic
-    return {
+    found: dict[str, object] = {"simulated": job.simulated} if job.simulated else {}
+    return found | {
         "rounds": checked.rounds,
         "parameters": checked.first.parameters,
         "frozen_parameters": checked.first.frozen,

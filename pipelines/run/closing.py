@@ -50,6 +50,8 @@ def show_end(run: Run) -> None:
         show_result("")
     table = Pairs()
     _add_rounds(table, run)
+    if simulated := run.job_file.job.simulated:
+        table.add("silos", simulated)
     table.add("time", f"{run.seconds:.1f} s, including {run.startup_s:.1f} s of start-up")
     if run.saved and run.statistics:
         table.add("statistics", f"{run.saved.path}, and as a page beside it")

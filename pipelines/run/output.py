@@ -76,6 +76,8 @@ def warnings(
             "no silo can score any shared task: this run would spend its whole budget, and nobody "
             "would learn how good its model is"
         )
+    if job.simulated:
+        found.insert(0, job.simulated)
     open_ = [name for name, one in (inspections or {}).items() if not one.owned]
     if open_ and not simulated:
         found.append(

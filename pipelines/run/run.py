@@ -197,7 +197,11 @@ class Run:
         """Return everything about the run, as `--json` prints it at the end."""
         link = self.link
         last = self.reports[-1] if self.reports else None
-        found = {"statistics": self.statistics.as_dict()} if self.statistics else {}
+        found: dict[str, object] = {}
+        if self.statistics:
+            found["statistics"] = self.statistics.as_dict()
+        if simulated := self.job_file.job.simulated:
+            found["simulated"] = simulated
         return found | {
             "run": self.name,
             "status": self.status,

@@ -153,8 +153,8 @@ def closing_tags(run: Run) -> dict[str, str]:
     """Return the MLflow tags of a run that is over: spend, ledgers, consent, lost silos."""
     tags = {ROUNDS: str(len(run.reports)), "blindsum.announced": str(run.announced)}
     tags["blindsum.average"] = described(run.job_file.job.training.average)
-    if run.spec.simulated:
-        tags["blindsum.simulated"] = SIMULATED
+    if simulated := SIMULATED if run.spec.simulated else run.job_file.job.simulated:
+        tags["blindsum.simulated"] = simulated
     if run.still_moving:
         tags["blindsum.still_moving"] = ADVICE
     tags |= {f"blindsum.lost.{silo}": f"in round {round}" for silo, round in run.lost.items()}

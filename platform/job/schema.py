@@ -21,6 +21,7 @@ from blindsum.platform.job.regression_section import (
 )
 from blindsum.platform.job.section import Name, Positive, Section, is_name, unless
 from blindsum.platform.job.silo_section import SiloSection
+from blindsum.platform.job.simulation_section import SimulationSection
 from blindsum.platform.job.statistics_section import Statistics
 from blindsum.platform.job.statistics_section import require_fit as require_statistics
 from blindsum.platform.job.training_section import ServerSection, TrainingSection
@@ -114,6 +115,11 @@ class Job(Section):
     deadlines: DeadlineSection = DeadlineSection()
     tracking: TrackingSection = TrackingSection()
     runs: str = Field("runs", description="Folder for results, relative to the job file.")
+    simulation: SimulationSection | None = Field(
+        None,
+        exclude_if=unless(None),
+        description="For simulations alone: several silos in one process.",
+    )
 
     @model_validator(mode="after")
     def _silos_are_distinct(self) -> Job:
@@ -293,6 +299,15 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_shared_process_works_alone(self) -> Job:
+        if self.simulation and any(silo.workers > 1 for silo in self.silos):
+            raise ValueError(
+                "simulation.silos_per_process cannot be combined with silos.workers: several "
+                "silos share a process, or several processes a silo"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_quorum_is_of_the_silos(self) -> Job:
         if self.least_silos > len(self.silos):
             raise ValueError(
@@ -322,6 +337,11 @@ class Job(Section):
     def private(self) -> bool:
         """Whether a run of this job is differentially private."""
         return self.privacy.noise != "none" and self.privacy.test_seed is None
+
+    @property
+    def simulated(self) -> str | None:
+        """What everything says of a job whose simulated silos share processes; None of others."""
+        return self.simulation.said(len(self.silos)) if self.simulation else None
 
     @property
     def adapts_range(self) -> bool:

@@ -73,6 +73,8 @@ def privacy_statement(
     trust = _trust(job) | _consent(owned or {})
     if simulated:
         trust = {"simulation": SIMULATED} | trust
+    elif job.simulated:
+        trust = {"simulation": job.simulated} | trust
     if section.noise == "none" or not job.private:
         return _unprotected(job, trust)
     described = describe(section, job.model.kind)

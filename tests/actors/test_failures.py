@@ -16,10 +16,12 @@ import pyarrow.parquet
 import pytest
 
 from blindsum.actors.aggregator import Aggregator
+from blindsum.actors.codec import encoded
 from blindsum.actors.federation import Federation
 from blindsum.actors.messages import TrainReport
 from blindsum.actors.silo import Silo
-from blindsum.actors.thread_cluster import Killed, ThreadCluster, ThreadPeer
+from blindsum.actors.thread_cluster import ThreadCluster
+from blindsum.actors.thread_peer import Killed, ThreadPeer
 from blindsum.he.exchange import Exchange
 from blindsum.platform.errors import (
     AggregatorLost,
@@ -357,5 +359,5 @@ def test_a_silo_is_asked_in_order_and_says_where_it_stands(started: Any) -> None
     with pytest.raises(FederationError, match="asked to inspect, but"):
         one._waiting.gather([birch.inspect()], "inspect", 5)
     with pytest.raises(FederationError, match="asked to agree, but"):
-        one._waiting.gather([birch.agree(())], "agree", 5)
+        one._waiting.gather([birch.agree(encoded(()))], "agree", 5)
     assert one.run_round(2).attempt == 1, "a refused call leaves the silo as it was"

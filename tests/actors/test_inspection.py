@@ -21,7 +21,8 @@ from blindsum.actors.cluster import Cluster
 from blindsum.actors.federation import Federation
 from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.silo import Silo
-from blindsum.actors.thread_cluster import Killed, ThreadCluster
+from blindsum.actors.thread_cluster import ThreadCluster
+from blindsum.actors.thread_peer import Killed
 from blindsum.pipelines.run.check import check
 from blindsum.platform.errors import DataError, ModelsDiffer, PrivacyError, SiloLost, in_one
 from blindsum.platform.job.file import JobFile

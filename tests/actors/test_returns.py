@@ -14,7 +14,8 @@ from blindsum.actors.codec import decoded, encoded
 from blindsum.actors.federation import Federation
 from blindsum.actors.returning import state_for_another
 from blindsum.actors.silo import Silo
-from blindsum.actors.thread_cluster import Killed, ThreadCluster
+from blindsum.actors.thread_cluster import ThreadCluster
+from blindsum.actors.thread_peer import Killed
 from blindsum.he.exchange import Exchange
 from blindsum.he.handover import Handover, StateRequest, seal_to
 from blindsum.he.identity import SIGNATURE_BYTES, Identity, fingerprint

@@ -14,6 +14,7 @@ from blindsum.he.keys import (
     Introduction,
     KeyCeremony,
     Keys,
+    copies,
     transcript,
 )
 from blindsum.he.packing import pack, unpack
@@ -153,6 +154,27 @@ def test_a_contribution_that_was_not_sealed_for_this_silo_is_refused(
     said[0] = replace(unsigned, signature=silos[0]._identity.sign(unsigned.signed_content()))
     with pytest.raises(KeyRefused, match="not made for this silo in this ceremony"):
         silos[1].agree(tuple(said))
+
+
+def test_each_silo_needs_only_its_own_part_of_a_contribution(tmp_path: Path) -> None:
+    names = ("a", "b", "c")
+    silos = ceremonies(tmp_path, *names)
+    each = list(copies(contributions(silos), names))
+    assert [set(one.sealed) for one in each[1]] == [{"b"}, set(), {"b"}]
+    agreements = tuple(one.agree(own) for one, own in zip(silos, each, strict=True))
+    keys = [one.finish(agreements) for one in silos]
+    assert len({one.secret.content for one in keys}) == 1
+
+
+def test_a_part_in_a_copy_cannot_be_replaced_beside_its_true_digest(tmp_path: Path) -> None:
+    """Anyone can seal to a silo: without the sender's signature over what arrived, the driver could
+    choose the secret of all silos."""
+    silos = ceremonies(tmp_path, "a", "b", "c")
+    a, b, c = contributions(silos)
+    own = silos[0]._seal(silos[1].introduction, b"x" * len(silos[0]._secret.content) + b"y" * 32)
+    forged = replace(a, sealed={"b": own}, digests=a.all_digests())
+    with pytest.raises(KeyRefused, match="signature of the contribution of 'a'"):
+        silos[1].agree((forged, b, c))
 
 
 def test_altered_or_dropped_contributions_and_other_terms_are_refused(

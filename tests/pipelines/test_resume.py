@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from blindsum.actors.messages import SiloSpec
 from blindsum.actors.round_report import RoundReport
-from blindsum.actors.thread_cluster import ThreadCluster, ThreadPeer
+from blindsum.actors.thread_cluster import ThreadCluster
+from blindsum.actors.thread_peer import ThreadPeer
 from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.run.output import Quiet
 from blindsum.pipelines.run.run import Run

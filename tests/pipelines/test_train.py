@@ -19,7 +19,8 @@ from matplotlib import image
 
 from blindsum.actors.messages import TrainReport
 from blindsum.actors.silo import Silo
-from blindsum.actors.thread_cluster import Killed, ThreadCluster
+from blindsum.actors.thread_cluster import ThreadCluster
+from blindsum.actors.thread_peer import Killed
 from blindsum.he.exchange import Exchange
 from blindsum.pipelines.prediction.predict import predict
 from blindsum.pipelines.run.output import JsonLines, Quiet

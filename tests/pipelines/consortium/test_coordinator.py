@@ -113,11 +113,19 @@ def test_what_a_job_may_not_ask_of_separate_clusters_is_said_at_once(
     served: tuple[Coordinator, list[str]], make_job: MakeJob
 ) -> None:
     with pytest.raises(JobError) as refused:
-        proposal_of(make_job("tracking.uri=sqlite:///x.db", "encryption.scheme=none"))
+        proposal_of(
+            make_job(
+                "tracking.uri=sqlite:///x.db",
+                "encryption.scheme=none",
+                "simulation.silos_per_process=2",
+            )
+        )
     lines = str(refused.value.what).splitlines()
     assert sum("a path" in line for line in lines) == 3
     assert any(line.startswith("tracking.uri") for line in lines)
     assert any(line.startswith("encryption.scheme none") for line in lines)
+    (simulated,) = (line for line in lines if line.startswith("simulation"))
+    assert "alder, birch, cedar are real owners'" in simulated and "leave the section" in simulated
 
 
 def test_identities_are_pinned_and_a_wrong_pin_is_refused(
