@@ -85,7 +85,7 @@ def read_tables(
         said = sources.activities
         unit = said and (said.unit or said.one_unit)
         with_units = set(assays[1]) if unit and unit != UNITLESS else set()
-    _require_units(*assays, set(measurements["assay"]) - with_units)
+    _require_units(*assays, set(measurements["assay"].unique()) - with_units)
     if not len(compounds):
         raise DataError("the structure table has no rows", "Check compounds.file.")
     return Tables(compounds, measurements, *assays)
@@ -112,13 +112,14 @@ def _long(sources: Sources, reading: _Reading) -> tuple[pd.DataFrame, pd.DataFra
     hint = (
         "Write activities.unit: {}. If the numbers have no unit, write activities.one_unit: none."
     )
-    table = _columns(reading, path, wanted, None if measured.unit or measured.one_unit else hint)
+    mend = None if measured.unit or measured.one_unit else hint
+    table = _columns(reading, path, wanted, mend, repeat=True)
     unit = table[measured.unit] if measured.unit else measured.one_unit
     side = table[measured.qualifier] if measured.qualifier else None
     measurements = pd.DataFrame(
         {
-            "compound": _text(table[measured.compound]),
-            "assay": _text(table[measured.assay]),
+            "compound": _categories(table[measured.compound]),
+            "assay": _categories(table[measured.assay]),
             "value": _numbers(table[measured.value]),
             **sides(side, len(table), path),
             "unit": _units(unit, len(table)),
@@ -269,11 +270,16 @@ class _Reading:
 
 
 def _columns(
-    reading: _Reading, path: Path, wanted: dict[str, str], unit_mend: str | None = None
+    reading: _Reading,
+    path: Path,
+    wanted: dict[str, str],
+    unit_mend: str | None = None,
+    repeat: bool = False,
 ) -> pd.DataFrame:
     """Read the named columns, and check the type of each.
 
     Args:
+        repeat: whether texts repeat: they become categories, which need less memory.
         unit_mend: what to do about units in a column that the sources do not name, for messages;
             None if such columns are allowed.
 
@@ -309,7 +315,8 @@ def _columns(
     chosen = table.select(list(wanted))
     for i, (name, expected) in enumerate(wanted.items()):
         if expected != NUMBER:  # by Arrow, because pandas turns whole numbers with gaps into floats
-            chosen = chosen.set_column(i, name, pc.cast(chosen[name], pa.string()))
+            text = pc.cast(chosen[name], pa.string())
+            chosen = chosen.set_column(i, name, text.dictionary_encode() if repeat else text)
     try:
         frame: pd.DataFrame = chosen.to_pandas()
     except (pa.ArrowException, UnicodeError):
@@ -345,19 +352,32 @@ def _text(column: pd.Series) -> Sequence[str]:
     return ["" if pd.isna(v) else str(v).strip() for v in column]
 
 
+def _categories(column: pd.Series) -> pd.Categorical:
+    """Return the texts as `_text`, as categories."""
+    return _renamed(column, lambda text: text.strip())
+
+
+def _renamed(column: pd.Series, name: Callable[[str], str]) -> pd.Categorical:
+    """Return a column of categories with other names, empty where missing; categories that get the
+    same name become one."""
+    named = [name(str(text)) for text in column.cat.categories] + [""]
+    places = {text: i for i, text in enumerate(sorted({*named}))}
+    codes = np.array([places[text] for text in named])[column.cat.codes.to_numpy()]
+    return pd.Categorical.from_codes(codes, [*places])
+
+
 def _numbers(column: pd.Series) -> np.ndarray:
     found: np.ndarray = pd.to_numeric(column).to_numpy(np.float64, copy=True, na_value=np.nan)
     found[~np.isfinite(found)] = np.nan
     return found
 
 
-def _units(said: pd.Series | str | None, rows: int) -> Sequence[str]:
+def _units(said: pd.Series | str | None, rows: int) -> pd.Categorical:
     """Return each row's unit in its canonical spelling, empty if it has none."""
     if not isinstance(said, pd.Series):
-        return [canonical(said) if said and said != UNITLESS else ""] * rows
-    text = said.fillna("").astype(str)
-    spelt = {one: canonical(one) for one in text.unique()}
-    return list(text.map(spelt))
+        one = canonical(said) if said and said != UNITLESS else ""
+        return pd.Categorical.from_codes(np.zeros(rows, np.int8), [one])
+    return _renamed(said.astype("category"), canonical)
 
 
 def _require_units(
