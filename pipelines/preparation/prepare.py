@@ -24,6 +24,7 @@ from blindsum.platform.data.preparation.manifest import (
 )
 from blindsum.platform.data.preparation.output import REJECTED, write_output
 from blindsum.platform.data.preparation.prepared_features import prepared_features_of
+from blindsum.platform.data.preparation.quorums import with_divided_weights
 from blindsum.platform.data.preparation.recipe import Recipe, load_recipe, load_sources
 from blindsum.platform.data.preparation.record_parts import PreparedRecords
 from blindsum.platform.data.preparation.report import Report
@@ -115,6 +116,8 @@ def _write(
         secret=secret,
     )
     own = {name: task for name, task in tasks.items() if name not in recipe.tasks}
+    if tables.divide_weights:
+        own = with_divided_weights(own, tables.of_assay)
     slow.shown.stage(f"writing {out.name}")
     write_output(out, records.parts(), own, recipe, manifest, report)
     return True

@@ -53,10 +53,37 @@ def _few(task: AssayTask, row: pd.Series, quorum: Quorum) -> bool:
     needed = quorum.of(task.group)
     if task.kind == "binary":
         positive, negative = row["positive"], row["records"] - row["positive"]
-        return bool(positive < needed.least_positives or negative < needed.least_negatives)
+        return bool(
+            positive < needed.least_positives
+            or negative < needed.least_negatives
+            or row["records"] < needed.records
+        )
     spread = np.nan_to_num(row["deviation"])
     return bool(
         row["records"] < needed.values
         or row["exact"] < needed.uncensored
         or spread < needed.deviation
     )
+
+
+def with_divided_weights(
+    own: Mapping[str, AssayTask], of_assay: Mapping[str, Collection[str]]
+) -> dict[str, AssayTask]:
+    """Return the silo's own tasks with their weights divided among the tasks of their assay, so
+    that an assay with five thresholds counts as much as one with a single threshold.
+
+    Args:
+        own: tasks that meet their quorum.
+        of_assay: the tasks that each assay feeds. A task of several assays counts with the one that
+            feeds most.
+    """
+    most = dict.fromkeys(own, 1)
+    for names in of_assay.values():
+        there = [name for name in names if name in own]
+        for name in there:
+            alike = sum(own[other].kind == own[name].kind for other in there)
+            most[name] = max(most[name], alike)
+    return {
+        name: task.model_copy(update={"weight": task.weight / most[name]})
+        for name, task in own.items()
+    }

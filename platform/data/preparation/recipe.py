@@ -90,6 +90,7 @@ class GroupQuorum(Section):
     classes: int | None = Field(None, ge=1)
     positives: int | None = Field(None, ge=1)
     negatives: int | None = Field(None, ge=1)
+    records: int | None = Field(None, ge=1)
     values: int | None = Field(None, ge=1)
     uncensored: int | None = Field(None, ge=1)
     deviation: float | None = Field(None, ge=0, allow_inf_nan=False)
@@ -102,6 +103,7 @@ class Quorum(Section):
     classes: int = Field(25, ge=1, description="Fewest records of each class.")
     positives: int | None = Field(None, ge=1, description="Fewest records of class 1.")
     negatives: int | None = Field(None, ge=1, description="Fewest records of class 0.")
+    records: int = Field(1, ge=1, description="Fewest records of a binary task, of both classes.")
     values: int = Field(50, ge=1, description="Fewest records of a regression task.")
     uncensored: int = Field(25, ge=1, description="Fewest of these that were measured exactly.")
     deviation: float = Field(
@@ -231,9 +233,9 @@ class Compounds(Section):
 
 
 class Activities(Section):
-    """The activity table: one row for each measurement."""
+    """The activity table: one row for each measurement; or several tables with the same columns."""
 
-    file: str
+    file: str | Annotated[list[str], Field(min_length=1)]
     compound: str = "compound"
     assay: str = "assay"
     value: str = "value"
@@ -242,6 +244,11 @@ class Activities(Section):
     one_unit: str | None = Field(
         None, description="Instead of unit: the unit of every number, or none if they have no unit."
     )
+
+    @property
+    def files(self) -> list[str]:
+        """The files, as the sources name them."""
+        return [self.file] if isinstance(self.file, str) else self.file
 
     @model_validator(mode="after")
     def _one_way(self) -> Activities:
@@ -275,6 +282,11 @@ class Sources(Section):
     wide: Wide | None = None
     assays: str | None = Field(
         None, description="Table of assays: assay, task, and the settings of an AssayTask."
+    )
+    divide_weights: bool = Field(
+        False,
+        description="Divide the weight of a task of the silo's own by the number of its assay's "
+        "tasks of its kind that meet their quorum.",
     )
     csv: CsvSection | None = Field(
         None, description="How this silo's CSV files are written, as a job's data.csv."

@@ -14,11 +14,13 @@ from pydantic import ValidationError
 
 from blindsum.platform.data.preparation import chunks, record_parts
 from blindsum.platform.data.preparation.assemble import labels_of
-from blindsum.platform.data.preparation.recipe import AssayTask, Quorum, Recipe
+from blindsum.platform.data.preparation.own_files import OwnFiles
+from blindsum.platform.data.preparation.quorums import with_divided_weights
+from blindsum.platform.data.preparation.recipe import Activities, AssayTask, Quorum, Recipe
 from blindsum.platform.data.preparation.record_parts import PreparedRecords
 from blindsum.platform.data.preparation.report import Report
 from blindsum.platform.data.preparation.secret import Secret
-from blindsum.platform.data.preparation.tables import Tables
+from blindsum.platform.data.preparation.tables import Tables, read_activities
 
 TASKS = {
     "active": AssayTask(threshold=6.0),
@@ -126,6 +128,7 @@ def test_a_group_has_its_own_quorum() -> None:
     assert kept(positives=3) == {"number"}
     assert kept(groups={"AUX": {"negatives": 3}}) == {"active", "number"}
     assert kept(negatives=3, groups={"AUX": {"classes": 2}}) == {"screen", "number"}
+    assert kept(records=4) == {"active", "screen", "number"} and kept(records=5) == {"number"}
     assert kept(deviation=4.4) == {"active", "screen", "number"}
     assert kept(deviation=4.6) == {"active", "screen"}
 
@@ -138,3 +141,28 @@ def test_direction_either_needs_a_distance(threshold: float | None) -> None:
 
 def test_an_old_recipe_has_its_old_digest(tmp_path: Path) -> None:
     assert "group" not in AssayTask(threshold=6.0).model_dump(mode="json")
+
+
+def test_weights_are_divided_among_the_tasks_of_an_assay() -> None:
+    own = {
+        "low": AssayTask(threshold=5.0),
+        "high": AssayTask(threshold=7.0, weight=0.1),
+        "number": AssayTask(kind="regression"),
+        "other": AssayTask(threshold=1.0, weight=0.5),
+    }
+    of_assay = {"a": ["low", "high", "below its quorum", "number"], "b": ["other"]}
+    found = {name: task.weight for name, task in with_divided_weights(own, of_assay).items()}
+    assert found == {"low": 0.5, "high": 0.05, "number": 1.0, "other": 0.5}
+    assert with_divided_weights(own, {"b": ["other", "low"]})["other"].weight == 0.25
+
+
+def test_activities_of_several_files_are_one_table(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("compound,assay,value\n1,a,5\n2, b,6\n")
+    (tmp_path / "two.csv").write_text("compound,assay,value\n3,b,7\n")
+    said = Activities.model_validate({"file": ["one.csv", "two.csv"], "one_unit": "none"})
+    found = read_activities(said, OwnFiles(tmp_path, None, print))
+    assert found[["compound", "assay", "value", "row"]].to_numpy().tolist() == [
+        ["1", "a", 5.0, 1],
+        ["2", "b", 6.0, 2],
+        ["3", "b", 7.0, 3],
+    ]
