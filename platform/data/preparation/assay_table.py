@@ -28,7 +28,7 @@ def read_assays(
             )
         return tasks, {name: [name] for name in tasks}
     path = reading.path(sources.assays)
-    texts = ("assay", "task", "kind", "unit", "transform", "direction")
+    texts = ("assay", "task", "kind", "unit", "transform", "direction", "group")
     table = reading.table(path, texts)
     expected = {name: TEXT if name in texts else NUMBER for name in table.column_names}
     table = plain(table, expected, path)

@@ -46,13 +46,14 @@ def data_section(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """Return the job file's data section. It does not depend on the silo."""
     return {
         "features": prepared_features_of(recipe.features).job_section(),
-        **({"tasks": _plain(as_tasks(recipe.tasks))} if recipe.tasks else {}),
+        **({"tasks": plain_tasks(as_tasks(recipe.tasks))} if recipe.tasks else {}),
         "folds": {"kind": "column", "column": FOLD, "held_out": recipe.folds.held_out},
         "prepared": manifest["digests"],
     }
 
 
-def _plain(tasks: Tasks) -> dict[str, Any]:
+def plain_tasks(tasks: Tasks) -> dict[str, Any]:
+    """Return tasks as a job file or a file of private tasks has them."""
     return {
         name: {"kind": task.kind, **task.model_dump(exclude_defaults=True)}
         for name, task in tasks.items()
@@ -82,7 +83,7 @@ def write_output(
         "report.json": json.dumps(report.as_dict(), indent=1),
     }
     if own:
-        texts["private_tasks.yaml"] = dump(_plain(as_tasks(own)))
+        texts["private_tasks.yaml"] = dump(plain_tasks(as_tasks(own)))
     frames = zip(REJECTED, (report.rejected_rows(), report.rejected_structures()), strict=True)
     rejected = {name: frame for name, frame in frames if len(frame)}
     names = ["records.parquet", *texts, *rejected]
@@ -90,7 +91,7 @@ def write_output(
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = _opened(folder / "records.parquet.partial")
         with open(partial, "wb") as file:
-            _write_parts(file, parts, metadata)
+            write_parts(file, parts, metadata)
         for name, text in texts.items():
             with open(_opened(folder / f"{name}.partial"), "w", encoding="utf-8") as file:
                 file.write(text)
@@ -114,7 +115,9 @@ def write_output(
                 (folder / f"{name}.partial").unlink(missing_ok=True)
 
 
-def _write_parts(file: BinaryIO, parts: Iterator[pa.Table], metadata: dict[bytes, str]) -> None:
+def write_parts(file: BinaryIO, parts: Iterator[pa.Table], metadata: dict[bytes, str]) -> None:
+    """Write a table as Parquet; each of its parts, of which there is at least one, becomes a row
+    group. Raises OSError, pyarrow.ArrowException."""
     writer: pyarrow.parquet.ParquetWriter | None = None
     try:
         for part in parts:

@@ -13,17 +13,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blindsum.platform.data.preparation.label_columns import (
+    PlacedLabels,
+    label_columns,
+    records_at_once,
+)
 from blindsum.platform.data.preparation.prepared_features import prepared_features_of
-from blindsum.platform.data.preparation.recipe import COMPOUND, FOLD, SIDE, AssayTask, Recipe
+from blindsum.platform.data.preparation.recipe import COMPOUND, FOLD, AssayTask, Recipe
 from blindsum.platform.data.preparation.secret import Secret
-
-PART_BYTES = 256 * 2**20
-"""About the memory of a part's labels."""
-
-_OF_A_CLASS, _OF_A_NUMBER = 1, 4 + 4 + 1
-"""Bytes of a label: a class, or a number and its side."""
-
-_SIDES = np.array(["<", "=", ">"], object)
 
 Places = npt.NDArray[np.int64]
 
@@ -52,12 +49,8 @@ class PreparedRecords:
         return "PreparedRecords(private)"
 
     def parts(self) -> Iterator[pa.Table]:
-        """Yield the table in parts of about PART_BYTES, at least one."""
-        of_record = sum(
-            _OF_A_NUMBER if task.kind == "regression" else _OF_A_CLASS
-            for task in self.tasks.values()
-        )
-        size = max(1, PART_BYTES // max(of_record, 256))
+        """Yield the table in parts, at least one, of which each needs about PART_BYTES."""
+        size = records_at_once(self._numeric)
         for start in range(0, max(len(self.features), 1), size):
             yield self._part(start, min(start + size, len(self.features)))
 
@@ -71,29 +64,23 @@ class PreparedRecords:
         of_labels = self._labels_of(start, stop)
         return pa.table(columns | of_labels)
 
+    @property
+    def _numeric(self) -> dict[str, bool]:
+        return {name: task.kind == "regression" for name, task in self.tasks.items()}
+
     def _labels_of(self, start: int, stop: int) -> dict[str, pa.Array]:
         places, order = self._labels_by_place
         chosen = order[slice(*np.searchsorted(places, [start, stop], sorter=order))]
-        found, codes = self.labels.iloc[chosen], self.labels["task"].cat.codes.to_numpy()[chosen]
-        rows, by_task = places[chosen] - start, np.argsort(codes, kind="stable")
-        names = {name: i for i, name in enumerate(self.labels["task"].cat.categories)}
-        values, sides = (found[n].to_numpy(np.float32) for n in ("value", "side"))
-        columns: dict[str, pa.Array] = {}
-        for name, task in self.tasks.items():
-            code = names.get(name, -2)
-            ends = np.searchsorted(codes, [code, code + 1], sorter=by_task)
-            at = by_task[slice(*ends)]
-            dense = np.zeros(stop - start, np.float32)
-            dense[rows[at]] = values[at]
-            missing = np.ones(stop - start, np.bool_)
-            missing[rows[at]] = False
-            kind = pa.int8() if task.kind == "binary" else pa.float32()
-            columns[name] = pa.array(dense.astype(kind.to_pandas_dtype()), kind, mask=missing)
-            if task.kind == "regression":
-                said = np.full(stop - start, None, object)
-                said[rows[at]] = _SIDES[sides[at].astype(np.int64) + 1]
-                columns[name + SIDE] = pa.array(said, pa.string())
-        return columns
+        found, named = self.labels.iloc[chosen], self.labels["task"].cat
+        numbers = {name: i for i, name in enumerate(self.tasks)}
+        of_category = np.array([numbers.get(str(n), -1) for n in named.categories], np.int64)
+        labels = PlacedLabels(
+            records=places[chosen] - start,
+            tasks=of_category[named.codes.to_numpy()[chosen]],
+            values=found["value"].to_numpy(np.float32),
+            sides=found["side"].to_numpy(np.float32),
+        )
+        return label_columns(self._numeric, labels, stop - start)
 
     @cached_property
     def _labels_by_place(self) -> tuple[Places, Places]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from blindsum.platform.data.preparation import chunks, record_parts
+from blindsum.platform.data.preparation import chunks, label_columns
 from blindsum.platform.data.preparation.assemble import labels_of
 from blindsum.platform.data.preparation.own_files import OwnFiles
 from blindsum.platform.data.preparation.quorums import with_divided_weights
@@ -76,7 +76,7 @@ def test_the_size_of_parts_changes_nothing(
     whole, report = prepared(rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks.by_structure, "__defaults__", (1,))
-        patch.setattr(record_parts, "PART_BYTES", 256)
+        patch.setattr(label_columns, "PART_BYTES", 256)
         parts, same = prepared(rows)
     assert parts.equals(whole)
     assert same.as_dict() == report.as_dict()
