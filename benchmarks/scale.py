@@ -12,8 +12,8 @@ For each number of compounds, in a process each (benchmarks/scale_silo.py):
               of 32,000 bits (50 are 1), one hidden layer, a private head for all assays but one
 
 Peaks are the process's largest anonymous memory, and its largest resident memory, which counts
-pages of files that the kernel drops when memory is short. Ratios are to the smallest size of the
-same run: 1 is linear.
+pages of files that the kernel drops when memory is short. Ratios are of processor seconds per
+compound, to the smallest size of the same run: 1 is linear.
 
 JSON: by compounds, the figures of both processes, and `load`, the machine's load before each.
 """
@@ -52,11 +52,7 @@ def measure(compounds: int, given: argparse.Namespace, folder: Path) -> Figures:
     found |= {"load_before_training": os.getloadavg()[0]}
     found |= process("train", silo, given.hidden, given.trained)
     shutil.rmtree(silo)
-    per = 1e5 / compounds
-    return found | {
-        "prepare_s_per_100k": found["prepare_s"] * per,
-        "read_s_per_100k": found["read_s"] * per,
-    }
+    return found
 
 
 def main() -> None:
@@ -72,22 +68,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for compounds in sorted(given.compounds):
             found[compounds] = measure(compounds, given, Path(folder))
-    least = found[min(found)]
-    table = Table("compounds", "", "per 100,000 compounds", "ratio", "peak", "resident")
+    table = Table("compounds", "", *(f"{what} a 100,000" for what in ("seconds", "processor")))
+    for name in ("ratio", "peak", "resident"):
+        table.add_column(name)
     for compounds, figures in found.items():
-        for name, seconds, peak in (
-            ("prepare", "prepare_s_per_100k", "prepare_"),
-            ("read", "read_s_per_100k", "read_"),
-            ("epoch", "epoch_s_per_100k", ""),
+        for name, records, peak in (
+            ("prepare", compounds, "prepare_"),
+            ("read", compounds, "read_"),
+            ("step", figures["trained_records"], ""),
         ):
-            figures[f"{name}_ratio"] = figures[seconds] / least[seconds]
-            memory = [figures[f"{peak}{kind}_mb"] for kind in ("anonymous", "rss")]
+            each = 1e5 / records
+            figures[f"{name}_cpu_s_per_100k"] = figures[f"{name}_cpu_s"] * each
+            least = found[min(found)][f"{name}_cpu_s_per_100k"]
+            figures[f"{name}_ratio"] = figures[f"{name}_cpu_s_per_100k"] / least
             table.add_row(
                 f"{compounds:,}",
                 name,
-                f"{figures[seconds]:.1f} s",
+                f"{figures[f'{name}_s'] * each:.1f}",
+                f"{figures[f'{name}_cpu_s_per_100k']:.1f}",
                 f"{figures[f'{name}_ratio']:.2f}",
-                *(f"{mb:,.0f} MB" for mb in memory),
+                *(f"{figures[f'{peak}{kind}_mb']:,.0f} MB" for kind in ("anonymous", "rss")),
             )
     Console().print(table)
     if given.json:
