@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -53,13 +55,18 @@ def tuner(
 ) -> None:
     """Write recipe, sources, table of assays and job from a configuration of MELLODDY-TUNER."""
     with progress("reading", json):
-        from blindsum.pipelines.preparation.import_tuner import import_tuner, show_imported
+        from blindsum.pipelines.preparation.import_tuner import (
+            import_tuner,
+            next_step,
+            show_imported,
+        )
 
         made = import_tuner(
             config, weights or [], activities or [], structures, catalogue, silo or [], secret, out
         )
     keep_stdout()
-    show_imported(made, out, secret, silo or [], json)
+    show_imported(made, json)
+    _say(made.notes, f"wrote {out}; next: {next_step(out, secret, silo or [])}")
 
 
 @app.command()
@@ -110,4 +117,12 @@ def sparsechem(
         )
         data = import_sparsechem(files, fold_va, catalogue, shared, silo or [], out)
     keep_stdout()
-    show_sparsechem(data, out, silo or [], json)
+    show_sparsechem(data, json)
+    job = out / "job.yaml"
+    _say(data.notes, f"wrote {out}; edit {job}, then run: blindsum check {quote(str(job))}")
+
+
+def _say(notes: Sequence[str], written: str) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(written, err=True)

@@ -6,12 +6,11 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from shlex import quote
 
 import pyarrow as pa
 
 from blindsum.pipelines.preparation.imported_files import SILOS, job_text, new_folder, write_files
-from blindsum.pipelines.show.console import console, emit, show_result
+from blindsum.pipelines.show.console import emit, show_result
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.data.preparation.output import plain_tasks, write_parts
 from blindsum.platform.data.preparation.recipe import FOLD, as_tasks
@@ -101,10 +100,8 @@ def _write_table(path: Path, data: SparseChemData) -> None:
             partial.unlink(missing_ok=True)
 
 
-def show_sparsechem(
-    data: SparseChemData, out: Path, silos: Sequence[str], as_json: bool = False
-) -> None:
-    """Print what was read, what was left out, and what comes next."""
+def show_sparsechem(data: SparseChemData, as_json: bool = False) -> None:
+    """Print how many records, labels and tasks were read."""
     private = len(data.tasks) - len(data.shared)
     numbers = sum(task.kind == "regression" for task in data.tasks.values())
     if as_json:
@@ -125,12 +122,3 @@ def show_sparsechem(
     table.add("tasks", f"{len(data.shared):,}", "shared by all silos")
     table.add("", f"{private:,}", f"private to this silo; {numbers:,} of all are regression")
     show_result(table)
-    for note in data.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
-    job = quote(str(out / "job.yaml"))
-    console.print(
-        f"wrote {job} and {quote(str(out / [*silos, *SILOS][0]))}; edit the job, then run: "
-        f"blindsum check {job}",
-        soft_wrap=True,
-        markup=False,
-    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 
 from blindsum.pipelines.preparation.imported_files import SILOS, job_text, write_files
-from blindsum.pipelines.show.console import console, emit, show_result
+from blindsum.pipelines.show.console import emit, show_result
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.data.preparation.manifest import manifest_of
 from blindsum.platform.data.preparation.output import data_section
@@ -105,10 +105,8 @@ def _absolute(paths: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(path.resolve() for path in paths)
 
 
-def show_imported(
-    made: Imported, out: Path, secret: Path | None, silos: Sequence[str], as_json: bool = False
-) -> None:
-    """Print how many assays and tasks were found, what is different here, and what comes next."""
+def show_imported(made: Imported, as_json: bool = False) -> None:
+    """Print how many assays and tasks were found."""
     shared = made.recipe.get("tasks", {})
     own = [row for row in made.assays if "kind" in row or "threshold" in row]
     numbers = sum(row.get("kind") == "regression" for row in own)
@@ -131,12 +129,12 @@ def show_imported(
     for name, count in sorted(groups.items()):
         table.add("", f"{count:,}", f"of these: {name}")
     show_result(table)
-    for note in made.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+
+
+def next_step(out: Path, secret: Path | None, silos: Sequence[str]) -> str:
+    """Return the command that makes the silo's table of what was written."""
     folder, given = quote(str(out)), quote(str(secret)) if secret else "SECRET"
-    console.print(
-        f"wrote {folder}; next: blindsum prepare {folder}/recipe.yaml {folder}/sources.yaml "
-        f"--secret {given} --out {folder}/{[*silos, *SILOS][0]}",
-        soft_wrap=True,
-        markup=False,
+    return (
+        f"blindsum prepare {folder}/recipe.yaml {folder}/sources.yaml --secret {given} "
+        f"--out {folder}/{[*silos, *SILOS][0]}"
     )

@@ -69,7 +69,7 @@ def prepared(rows: list[tuple[str, str, float, float]]) -> tuple[pa.Table, Repor
 
 
 @given(st.lists(MEASURED, max_size=25))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 def test_the_size_of_parts_changes_nothing(
     rows: list[tuple[str, str, float, float]],
 ) -> None:
