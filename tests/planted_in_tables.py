@@ -7,8 +7,52 @@ KEPT = "tests/platform/test_kept_results.py"
 COLUMNS = "tests/platform/test_gaps_and_categories.py"
 PATTERNS = "tests/platform/test_name_patterns.py"
 IMAGES = "tests/platform/test_images.py"
+SPARSECHEM = "tests/platform/preparation/test_sparsechem.py"
+TUNER = "tests/platform/preparation/test_tuner.py"
 
 IN_TABLES = (
+    (
+        "an array from a pickle",
+        "platform/data/preparation/sparse_files.py",
+        "        found = np.load(path, allow_pickle=False)\n",
+        "        found = np.load(path, allow_pickle=True)\n",
+        SPARSECHEM,
+    ),
+    (
+        "a sparse matrix from a pickle",
+        "platform/data/preparation/sparse_files.py",
+        "with np.load(path, allow_pickle=False) as file",
+        "with np.load(path, allow_pickle=True) as file",
+        SPARSECHEM,
+    ),
+    (
+        "a position outside a matrix",
+        "platform/data/preparation/sparse_files.py",
+        "int(found.max()) >= most",
+        "int(found.max()) > 2**62",
+        SPARSECHEM,
+    ),
+    (
+        "an imported table that others can read",
+        "pipelines/preparation/import_sparsechem.py",
+        "os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)",
+        "os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)",
+        SPARSECHEM,
+    ),
+    (
+        "imported thresholds that others can read",
+        "pipelines/preparation/imported_files.py",
+        "os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)",
+        "os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)",
+        TUNER,
+    ),
+    (
+        "a silo's own task in the public recipe",
+        "platform/data/preparation/tuner/imported.py",
+        "_recipe(parameters, made.shared())",
+        "_recipe(parameters, made.shared() | {r['task']: r for r in rows})",
+        TUNER,
+    ),
     (
         "a rejected value in the error",
         "platform/data/labels.py",

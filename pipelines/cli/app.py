@@ -21,6 +21,7 @@ from blindsum.pipelines.cli import (
     coordinator,
     describe,
     doctor,
+    imports,
     ledger,
     predict,
     runs,
@@ -343,6 +344,7 @@ app.add_typer(runs.app, name="runs")
 app.command("predict")(predict.predict)
 app.command("describe")(describe.describe)
 app.command("doctor")(doctor.doctor)
+app.add_typer(imports.app, name="import")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(audit_log.app, name="audit-log")
 app.add_typer(cache.app, name="cache")

@@ -15,16 +15,19 @@ from blindsum.pipelines.preparation.stage_cache import StageCache
 from blindsum.pipelines.show.console import console, emit, show_result, show_warnings
 from blindsum.pipelines.show.progress import Shown, progress
 from blindsum.pipelines.show.table import Sheet
-from blindsum.platform.data.preparation.assemble import Report, labels_of, structures_of
+from blindsum.platform.data.preparation.assemble import labels_of, structures_of
 from blindsum.platform.data.preparation.manifest import (
     Manifest,
     differences,
     manifest_of,
     read_manifest,
 )
-from blindsum.platform.data.preparation.output import REJECTED, records_table, write_output
+from blindsum.platform.data.preparation.output import REJECTED, write_output
 from blindsum.platform.data.preparation.prepared_features import prepared_features_of
+from blindsum.platform.data.preparation.quorums import with_divided_weights
 from blindsum.platform.data.preparation.recipe import Recipe, load_recipe, load_sources
+from blindsum.platform.data.preparation.record_parts import PreparedRecords
+from blindsum.platform.data.preparation.report import Report
 from blindsum.platform.data.preparation.secret import Secret, read_secret
 from blindsum.platform.data.preparation.stages import Stage, Standardise
 from blindsum.platform.data.preparation.tables import Tables, read_tables
@@ -93,21 +96,30 @@ def _write(
     stage = prepared_features_of(recipe.features).stage
     features = slow.computed(stage, _distinct(compounds["structure"]), "features")
     usable = _finite(features)
-    whole = compounds["structure"].isin(usable["text"].to_pylist())
+    whole = compounds["structure"].isin(usable["text"].to_pandas())
     report.reject_compounds(compounds[~whole], "no finite features")
     slow.shown.stage("combining measurements")
     labels = labels_of(tables, compounds[whole], recipe.tasks, recipe.quorum, report)
     if not len(labels):
         return False
-    labelled = set(labels["structure"])
-    usable = usable.filter(pa.array([text in labelled for text in usable["text"].to_pylist()]))
+    labelled = pa.array(labels["structure"].unique(), pa.string())
+    usable = usable.filter(pc.is_in(usable["text"], value_set=labelled))
     used = {*recipe.tasks, *labels["task"]}
     tasks = {name: task for name, task in tables.tasks.items() if name in used}
-    pairs = zip(standard["structure"].to_pylist(), standard["scaffold"].to_pylist(), strict=True)
-    table = records_table(labels, compounds, usable, dict(pairs), recipe, tasks, secret)
+    records = PreparedRecords(
+        labels=labels,
+        names=compounds,
+        features=usable,
+        standard=standard,
+        recipe=recipe,
+        tasks=tasks,
+        secret=secret,
+    )
     own = {name: task for name, task in tasks.items() if name not in recipe.tasks}
+    if tables.divide_weights:
+        own = with_divided_weights(own, tables.of_assay)
     slow.shown.stage(f"writing {out.name}")
-    write_output(out, table, own, recipe, manifest, report)
+    write_output(out, records.parts(), own, recipe, manifest, report)
     return True
 
 
@@ -146,13 +158,13 @@ def _distinct(texts: Iterable[str]) -> list[str]:
 
 def _finite(features: pa.Table) -> pa.Table:
     """Keep the rows whose features are all present and finite."""
-    keep = pa.array([True] * features.num_rows, pa.bool_())
     for name in features.column_names:
-        column = features[name].combine_chunks()
-        keep = pc.and_(keep, pc.is_valid(column))
-        if pa.types.is_floating(column.type):
-            keep = pc.and_(keep, pc.is_finite(column).fill_null(False))
-    return features.filter(keep)
+        keep = pc.is_valid(features[name])
+        if pa.types.is_floating(features[name].type):
+            keep = pc.is_finite(features[name]).fill_null(False)
+        if not pc.all(keep).as_py():
+            features = features.filter(keep)
+    return features
 
 
 def show_report(report: Report, as_json: bool = False) -> None:

@@ -141,6 +141,8 @@ ELSEWHERE = {
     "compare",
     "sweep",
     "prepare",
+    "import tuner",
+    "import sparsechem",
     "predict",  # their own tests
     "silo init",
     "silo join",

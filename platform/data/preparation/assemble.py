@@ -6,82 +6,24 @@ structure, not one of its measurements.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from blindsum.platform.data.preparation.conversion import FAULTS, OTHER_UNIT, converted
+from blindsum.platform.data.preparation.chunks import (
+    as_categories,
+    by_structure,
+    structure_of_each,
+)
+from blindsum.platform.data.preparation.conversion import FAULTS, converted, require_units
+from blindsum.platform.data.preparation.quorums import BELOW_QUORUM, above_quorum
 from blindsum.platform.data.preparation.recipe import AssayTask, Quorum
 from blindsum.platform.data.preparation.relations import ABOUT
+from blindsum.platform.data.preparation.report import Report
 from blindsum.platform.data.preparation.tables import Dropped, Tables
 from blindsum.platform.data.task_labels import MAX_SCALED
-
-
-@dataclass
-class Report:
-    """The numbers of kept and of dropped items, with the reasons. Private to the silo."""
-
-    compounds: int = 0
-    merged_compounds: int = 0
-    measurements: int = 0
-    records: int = 0
-    labels: int = 0
-    shared_tasks: int = 0
-    private_tasks: int = 0
-    dropped_compounds: Dropped = field(default_factory=Counter)
-    dropped_measurements: Dropped = field(default_factory=Counter)
-    dropped_tasks: Dropped = field(default_factory=Counter)
-    dropped_units: Dropped = field(default_factory=Counter)
-    """The number of measurements in each unit that cannot be converted."""
-    rejected: list[pd.DataFrame] = field(default_factory=list, repr=False)
-    """Dropped measurements: columns row, assay, reason. Not in `as_dict`."""
-    rejected_compounds: list[pd.DataFrame] = field(default_factory=list, repr=False)
-    """Dropped compounds: columns row, reason. Not in `as_dict`."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the counts by name, without reasons for which nothing was dropped."""
-        return {
-            name: {k: v for k, v in value.items() if v} if isinstance(value, Counter) else value
-            for name, value in vars(self).items()
-            if not name.startswith("rejected")
-        }
-
-    def reject(self, measured: pd.DataFrame, reason: str) -> None:
-        """Count measurements as dropped, and record their rows."""
-        self.dropped_measurements[reason] += len(measured)
-        if reason == OTHER_UNIT:
-            self.dropped_units.update(measured["unit"].tolist())
-        self.list_rows(measured, reason)
-
-    def list_rows(self, measured: pd.DataFrame, reason: str) -> None:
-        """Record the rows of dropped measurements, without counting them."""
-        if len(measured):
-            self.rejected.append(measured[["row", "assay"]].assign(reason=reason))
-
-    def reject_compounds(self, compounds: pd.DataFrame, reason: str | pd.Series) -> None:
-        """Count compounds as dropped, and record their rows."""
-        found = compounds[["row"]].assign(reason=reason)
-        self.dropped_compounds.update(found["reason"].tolist())
-        if len(found):
-            self.rejected_compounds.append(found)
-
-    def rejected_rows(self) -> pd.DataFrame:
-        """Return each row of a rejected measurement once with each reason, in the file's order."""
-        return _once(self.rejected, ["row", "assay"])
-
-    def rejected_structures(self) -> pd.DataFrame:
-        """Return each row of a rejected compound once with each reason, in the file's order."""
-        return _once(self.rejected_compounds, ["row"])
-
-
-def _once(found: list[pd.DataFrame], by: list[str]) -> pd.DataFrame:
-    if not found:
-        return pd.DataFrame(columns=[*by, "reason"])
-    return pd.concat(found).drop_duplicates().sort_values(by, kind="stable")
 
 
 def structures_of(tables: Tables, standard: pd.DataFrame, report: Report) -> pd.DataFrame:
@@ -109,7 +51,8 @@ def structures_of(tables: Tables, standard: pd.DataFrame, report: Report) -> pd.
 def labels_of(
     tables: Tables, compounds: pd.DataFrame, shared: Collection[str], quorum: Quorum, report: Report
 ) -> pd.DataFrame:
-    """Return one row for each structure and task: columns structure, task, value, side.
+    """Return one row for each structure and task: columns structure and task, both categories,
+    value and side.
 
     Args:
         compounds: the result of `structures_of`.
@@ -118,7 +61,26 @@ def labels_of(
     Raises:
         DataError: measurements have units, but their task has no unit.
     """
-    measured = tables.measurements
+    measured = _usable(tables, compounds, report)
+    combining = _Combining(tables, measured, set(shared), report)
+    parts = [combining.labels(chunk) for chunk in by_structure(measured)]
+    found = pd.concat(parts, ignore_index=True)
+    labels = above_quorum(found, tables.tasks, shared, quorum, report)
+    with_labels = set(labels["task"].unique())
+    few = set(found["task"].unique()) - with_labels
+    rows = pd.concat(combining.rows)
+    report.list_rows(rows[rows["task"].isin(few)], BELOW_QUORUM)
+    measured_tasks = combining.measured_tasks
+    report.dropped_tasks["without a measurement"] += len(set(tables.tasks) - measured_tasks)
+    report.shared_tasks = sum(name in with_labels for name in shared)
+    report.private_tasks = len(with_labels) - report.shared_tasks
+    report.records, report.labels = labels["structure"].nunique(), len(labels)
+    return labels
+
+
+def _usable(tables: Tables, compounds: pd.DataFrame, report: Report) -> pd.DataFrame:
+    """Return the measurements that have a task, a number and a structure, which is added."""
+    measured = as_categories(tables.measurements)
     report.measurements = len(measured)
 
     def keep(which: pd.Series, reason: str) -> None:
@@ -128,35 +90,64 @@ def labels_of(
 
     keep(measured["assay"].isin(list(tables.of_assay)), "of no task")
     keep(measured["value"].notna(), "no number")
-    keep(measured["compound"].isin(compounds["compound"]), "of no usable compound")
-    measured = measured.merge(compounds[["compound", "structure"]], on="compound")
-    feeds = pd.DataFrame(
-        [(assay, task) for assay, tasks in tables.of_assay.items() for task in tasks],
-        columns=["assay", "task"],
-    )
-    measured = measured.merge(feeds, on="assay").merge(_settings(tables.tasks), on="task")
-    measured_tasks = set(measured["task"])
-    about = measured["side"].isna()
-    report.reject(measured[about], ABOUT)
-    made = converted(measured[~about].reset_index(drop=True), tables.tasks, set(shared))
-    for reason in FAULTS:
-        report.reject(made.measured[made.reasons == reason], reason)
-    measured = made.measured[made.reasons == ""]
-    keep(_credible(measured), "out of the credible range")
-    regression = measured["regression"].astype(bool)
-    found = pd.concat(
-        [_classes(measured[~regression], report), _numbers(measured[regression], report)],
-        ignore_index=True,
-    )
-    labels = _above_quorum(found, tables.tasks, shared, quorum, report)
-    few = set(found["task"]) - set(labels["task"])
-    report.list_rows(measured[measured["task"].isin(few)], BELOW_QUORUM)
-    report.dropped_tasks["without a measurement"] += len(set(tables.tasks) - measured_tasks)
-    with_labels = set(labels["task"])
-    report.shared_tasks = sum(name in with_labels for name in shared)
-    report.private_tasks = len(with_labels) - report.shared_tasks
-    report.records, report.labels = labels["structure"].nunique(), len(labels)
-    return labels
+    measured = measured.assign(structure=structure_of_each(measured, compounds))
+    keep(measured["structure"].notna(), "of no usable compound")
+    return measured
+
+
+class _Combining:
+    """Combines the measurements of some structures at a time.
+
+    Args:
+        measured: all usable measurements.
+
+    Attributes:
+        measured_tasks: those that have measurements.
+        rows: of the measurements that went into a label or contradicted another: columns row,
+            assay and task.
+
+    Raises:
+        DataError: measurements have units, but their task has no unit.
+    """
+
+    def __init__(
+        self, tables: Tables, measured: pd.DataFrame, shared: set[str], report: Report
+    ) -> None:
+        self._tasks, self._report = tables.tasks, report
+        self.rows = list[pd.DataFrame]()
+        there = set(measured["assay"].unique())
+        pairs = [(a, task) for a, tasks in tables.of_assay.items() if a in there for task in tasks]
+        feeds = pd.DataFrame(pairs, columns=["assay", "task"])
+        feeds = feeds.astype({"assay": measured["assay"].dtype})
+        self._feeds = feeds.merge(_settings(tables.tasks), on="task")
+        self._task = pd.CategoricalDtype([*tables.tasks])
+        self._structure = measured["structure"].dtype
+        self.measured_tasks = set(feeds["task"])
+        exact = measured.loc[measured["side"].notna(), ["assay", "unit"]].drop_duplicates()
+        units = exact.merge(feeds, on="assay").groupby("task")["unit"].agg(set)
+        require_units({str(name): found for name, found in units.items()}, tables.tasks, shared)
+
+    def labels(self, measured: pd.DataFrame) -> pd.DataFrame:
+        """Return the labels of measurements, among them all of their structures."""
+        report = self._report
+        measured = measured.merge(self._feeds, on="assay")
+        about = measured["side"].isna()
+        report.reject(measured[about], ABOUT)
+        made = converted(measured[~about].reset_index(drop=True), self._tasks)
+        for reason in FAULTS:
+            report.reject(made.measured[made.reasons == reason], reason)
+        measured = made.measured[made.reasons == ""]
+        credible = _credible(measured)
+        report.reject(measured[~credible], INCREDIBLE)
+        measured = measured[credible]
+        self.rows.append(measured[["row", "assay", "task"]].astype({"task": self._task}))
+        regression = measured["regression"].astype(bool)
+        parts = [_classes(measured[~regression], report), _numbers(measured[regression], report)]
+        found = pd.concat(parts, ignore_index=True)
+        return found.astype({"task": self._task, "structure": self._structure})
+
+
+INCREDIBLE = "out of the credible range"
 
 
 def _settings(tasks: dict[str, AssayTask]) -> pd.DataFrame:
@@ -170,11 +161,12 @@ def _settings(tasks: dict[str, AssayTask]) -> pd.DataFrame:
             t.center,
             t.scale,
             -1.0 if t.direction == "low" else 1.0,
+            t.direction == "either",
         )
         for name, t in tasks.items()
     ]
     names = ["task", "regression", "threshold", "low", "high", "center", "scale", "sign"]
-    frame = pd.DataFrame(rows, columns=names)
+    frame = pd.DataFrame(rows, columns=[*names, "either"])
     return frame.astype({name: float for name in names[2:]})
 
 
@@ -190,7 +182,7 @@ def _credible(measured: pd.DataFrame) -> pd.Series:
 
 
 _KEYS = ["task", "structure"]
-CONTRADICTED, BELOW_QUORUM = "contradicted by another", "of a task below its quorum"
+CONTRADICTED = "contradicted by another"
 
 
 def _classes(measured: pd.DataFrame, report: Report) -> pd.DataFrame:
@@ -198,6 +190,7 @@ def _classes(measured: pd.DataFrame, report: Report) -> pd.DataFrame:
 
     Structures with contradictory classes are dropped.
     """
+    measured = _from_zero(measured)
     sign = measured["sign"]  # with direction low, all comparisons are mirrored
     value, side, threshold = (measured[name] * sign for name in ("value", "side", "threshold"))
     bare = threshold.isna()
@@ -216,6 +209,20 @@ def _classes(measured: pd.DataFrame, report: Report) -> pd.DataFrame:
     report.reject(found[classes > 1], CONTRADICTED)
     kept = found[classes == 1][[*_KEYS, "value", "side"]]
     return _one_each(kept, report.dropped_measurements)
+
+
+def _from_zero(measured: pd.DataFrame) -> pd.DataFrame:
+    """Return the measurements with distances from zero in place of numbers, where the direction of
+    the task is either."""
+    either = measured["either"].astype(bool)
+    if not either.any():
+        return measured
+    value, side = measured["value"], measured["side"] * np.sign(measured["value"])
+    # Below a positive number lie numbers at every distance from zero.
+    side = side.where((side > 0) | (measured["side"] == 0))
+    return measured.assign(
+        value=value.abs().where(either, value), side=side.where(either, measured["side"])
+    )
 
 
 def _numbers(measured: pd.DataFrame, report: Report) -> pd.DataFrame:
@@ -246,30 +253,3 @@ def _one_each(
     one = found.drop_duplicates(_KEYS, keep=which)
     dropped[_MERGED] += len(found) - len(one)
     return one
-
-
-def _above_quorum(
-    found: pd.DataFrame,
-    tasks: dict[str, AssayTask],
-    shared: Collection[str],
-    quorum: Quorum,
-    report: Report,
-) -> pd.DataFrame:
-    counts = found.groupby("task").agg(
-        records=("value", "size"),
-        positive=("value", lambda v: int((v == 1).sum())),
-        exact=("side", lambda s: int((s == 0).sum())),
-    )
-    below = []
-    for name, row in counts.iterrows():
-        if tasks[str(name)].kind == "binary":
-            few = min(row["positive"], row["records"] - row["positive"]) < quorum.classes
-        else:
-            few = row["records"] < quorum.values or row["exact"] < quorum.uncensored
-        if few:
-            below.append(name)
-            left = "shared: left empty" if name in shared else "own"
-            report.dropped_tasks[f"below quorum, {left}"] += 1
-    gone = found["task"].isin(below)
-    report.dropped_measurements[BELOW_QUORUM] += int(gone.sum())
-    return found[~gone].reset_index(drop=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,15 +44,25 @@ class Converted:
     reasons: npt.NDArray[np.object_]
 
 
-def converted(measured: pd.DataFrame, tasks: dict[str, AssayTask], shared: set[str]) -> Converted:
+def require_units(
+    units: Mapping[str, set[str]], tasks: Mapping[str, AssayTask], shared: set[str]
+) -> None:
+    """Raise DataError if measurements have units, but their task has no unit.
+
+    Args:
+        units: those of each task's measurements.
+        shared: names of the tasks that all silos share.
+    """
+    for name, there in units.items():
+        if tasks[name].numeric and tasks[name].target is None:
+            _require_unitless(name, there, name in shared)
+
+
+def converted(measured: pd.DataFrame, tasks: Mapping[str, AssayTask]) -> Converted:
     """Convert every measurement to the unit and transform of its task.
 
     Args:
         measured: columns task, structure, value, side, unit.
-        shared: names of the tasks that all silos share.
-
-    Raises:
-        DataError: measurements have units, but their task has no unit.
     """
     values = measured["value"].to_numpy(np.float64, copy=True)
     sides = measured["side"].to_numpy(np.float64, copy=True)
@@ -60,10 +71,7 @@ def converted(measured: pd.DataFrame, tasks: dict[str, AssayTask], shared: set[s
     units, structures = measured["unit"].to_numpy(object), measured["structure"].to_numpy(object)
     for name, rows in measured.groupby("task", sort=False).indices.items():
         task, there = tasks[str(name)], set(units[rows])
-        if not task.numeric:
-            continue
-        if task.target is None:
-            _require_unitless(str(name), there, str(name) in shared)
+        if not task.numeric or task.target is None:
             continue
         for text in there:
             at, unit = rows[units[rows] == text], unit_of(text)

@@ -13,27 +13,23 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from blindsum.platform.data.preparation.assemble import Report
 from blindsum.platform.data.preparation.manifest import Manifest
 from blindsum.platform.data.preparation.prepared_features import prepared_features_of
 from blindsum.platform.data.preparation.recipe import (
-    COMPOUND,
     FOLD,
-    SIDE,
     AssayTask,
     Recipe,
     as_tasks,
 )
-from blindsum.platform.data.preparation.secret import Secret
+from blindsum.platform.data.preparation.report import Report
 from blindsum.platform.data.prepared_table import PREPARED
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.labels_section import Tasks
@@ -42,62 +38,22 @@ from blindsum.platform.job.yaml_reader import dump
 REJECTED = ("rejected_rows.csv", "rejected_compounds.csv")
 """The lists of dropped measurements and compounds."""
 
-_SIDES = {-1.0: "<", 0.0: "=", 1.0: ">"}
-
-
-def records_table(
-    labels: pd.DataFrame,
-    names: pd.DataFrame,
-    features: pa.Table,
-    scaffolds: dict[str, str],
-    recipe: Recipe,
-    tasks: dict[str, AssayTask],
-    secret: Secret,
-) -> pa.Table:
-    """Return a table with one row for each structure with labels, in the order of `features`.
-
-    Args:
-        labels: the result of `labels_of`.
-        names: columns structure, name.
-        features: a stage's table, whose column `text` is the structure.
-        tasks: the shared tasks, then the silo's private tasks that have labels.
-    """
-    structures = features["text"].to_pylist()
-    of = names.groupby("structure")["name"].agg(list)
-    columns: dict[str, pa.Array] = {
-        COMPOUND: pa.array([of[s] for s in structures], pa.list_(pa.string())),
-        FOLD: pa.array(
-            [secret.fold(scaffolds[s], recipe.folds.count) for s in structures], pa.int16()
-        ),
-    }
-    columns |= prepared_features_of(recipe.features).columns(features, secret)
-    places = pd.Series(np.arange(len(structures)), index=structures)
-    by_task = dict(tuple(labels.assign(row=labels["structure"].map(places)).groupby("task")))
-    for name, task in tasks.items():
-        found = by_task.get(name)
-        values = np.full(len(structures), np.nan, np.float32)
-        if found is not None:
-            values[found["row"]] = found["value"]
-        columns[name] = pa.array(values, pa.float32(), from_pandas=True)
-        if task.kind == "regression":
-            sides = np.full(len(structures), None, object)
-            if found is not None:
-                sides[found["row"]] = found["side"].map(_SIDES)
-            columns[name + SIDE] = pa.array(sides, pa.string())
-    return pa.table(columns)
+ROWS_AT_ONCE = 100_000
+"""Rows of these lists that are written at a time."""
 
 
 def data_section(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """Return the job file's data section. It does not depend on the silo."""
     return {
         "features": prepared_features_of(recipe.features).job_section(),
-        **({"tasks": _plain(as_tasks(recipe.tasks))} if recipe.tasks else {}),
+        **({"tasks": plain_tasks(as_tasks(recipe.tasks))} if recipe.tasks else {}),
         "folds": {"kind": "column", "column": FOLD, "held_out": recipe.folds.held_out},
         "prepared": manifest["digests"],
     }
 
 
-def _plain(tasks: Tasks) -> dict[str, Any]:
+def plain_tasks(tasks: Tasks) -> dict[str, Any]:
+    """Return tasks as a job file or a file of private tasks has them."""
     return {
         name: {"kind": task.kind, **task.model_dump(exclude_defaults=True)}
         for name, task in tasks.items()
@@ -106,13 +62,16 @@ def _plain(tasks: Tasks) -> dict[str, Any]:
 
 def write_output(
     folder: Path,
-    table: pa.Table,
+    parts: Iterator[pa.Table],
     own: dict[str, AssayTask],
     recipe: Recipe,
     manifest: Manifest,
     report: Report,
 ) -> None:
     """Write all files, each completely or not at all, with mode 0600.
+
+    Args:
+        parts: of the table, at least one; each becomes a row group.
 
     Raises:
         DataError: a file cannot be written.
@@ -124,25 +83,25 @@ def write_output(
         "report.json": json.dumps(report.as_dict(), indent=1),
     }
     if own:
-        texts["private_tasks.yaml"] = dump(_plain(as_tasks(own)))
-    for name, rejected in zip(
-        REJECTED, (report.rejected_rows(), report.rejected_structures()), strict=True
-    ):
-        if len(rejected):
-            texts[name] = rejected.to_csv(index=False)
+        texts["private_tasks.yaml"] = dump(plain_tasks(as_tasks(own)))
+    frames = zip(REJECTED, (report.rejected_rows(), report.rejected_structures()), strict=True)
+    rejected = {name: frame for name, frame in frames if len(frame)}
+    names = ["records.parquet", *texts, *rejected]
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = _opened(folder / "records.parquet.partial")
         with open(partial, "wb") as file:
-            with_metadata = table.replace_schema_metadata(metadata)
-            pyarrow.parquet.write_table(with_metadata, file, compression="zstd")
+            write_parts(file, parts, metadata)
         for name, text in texts.items():
             with open(_opened(folder / f"{name}.partial"), "w", encoding="utf-8") as file:
                 file.write(text)
-        for name in ["records.parquet", *texts]:
+        for name, frame in rejected.items():
+            with open(_opened(folder / f"{name}.partial"), "w", encoding="utf-8") as file:
+                frame.to_csv(file, index=False, chunksize=ROWS_AT_ONCE)
+        for name in names:
             (folder / f"{name}.partial").replace(folder / name)
         # An earlier preparation may have left files that this one does not have.
-        for name in {"private_tasks.yaml", *REJECTED} - set(texts):
+        for name in {"private_tasks.yaml", *REJECTED} - set(names):
             (folder / name).unlink(missing_ok=True)
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
@@ -152,8 +111,24 @@ def write_output(
         ) from None
     finally:
         with suppress(OSError):
-            for name in ["records.parquet", *texts]:
+            for name in names:
                 (folder / f"{name}.partial").unlink(missing_ok=True)
+
+
+def write_parts(file: BinaryIO, parts: Iterator[pa.Table], metadata: dict[bytes, str]) -> None:
+    """Write a table as Parquet; each of its parts, of which there is at least one, becomes a row
+    group. Raises OSError, pyarrow.ArrowException."""
+    writer: pyarrow.parquet.ParquetWriter | None = None
+    try:
+        for part in parts:
+            with_metadata = part.replace_schema_metadata(metadata)
+            if writer is None:
+                schema = with_metadata.schema
+                writer = pyarrow.parquet.ParquetWriter(file, schema, compression="zstd")
+            writer.write_table(with_metadata, row_group_size=max(1, part.num_rows))
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def _opened(path: Path) -> int:

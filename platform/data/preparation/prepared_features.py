@@ -13,6 +13,7 @@ from typing import Any, assert_never
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from blindsum.platform.data.descriptors import descriptor_scaling
 from blindsum.platform.data.preparation.recipe import FINGERPRINT, PermutedEcfp, PlainDescriptors
@@ -62,9 +63,15 @@ class PreparedFingerprints(PreparedFeatures):
 
     def columns(self, features: pa.Table, secret: Secret) -> dict[str, pa.Array]:
         """Return one column: the ascending positions of the permuted bits, lists of int32."""
-        order = secret.order(self.section.bits)
-        lists = [np.sort(order[positions]) for positions in features["fingerprint"].to_pylist()]
-        return {FINGERPRINT: pa.array(lists, pa.list_(pa.int32()))}
+        bits = self.section.bits
+        lists = pa.chunked_array(features["fingerprint"]).combine_chunks()
+        found = secret.order(bits)[lists.flatten().to_numpy(zero_copy_only=False)]
+        counts = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        # All lists are sorted at once, as numbers that begin with that of the list.
+        begins = np.repeat(np.arange(len(counts), dtype=np.int64) * bits, counts)
+        ascending = (np.sort(found + begins) - begins).astype(np.int32)
+        offsets = pa.array(np.append(0, np.cumsum(counts)), pa.int32())
+        return {FINGERPRINT: pa.ListArray.from_arrays(offsets, pa.array(ascending))}
 
     def comparable(self, features: pa.Table, secret: Secret) -> list[Any]:
         """Return the ascending positions of each row's permuted bits."""

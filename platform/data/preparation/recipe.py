@@ -16,8 +16,10 @@ from blindsum.platform.data.preparation.units import MOLAR, Unit, canonical, uni
 from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.features_section import Descriptors, Ecfp
 from blindsum.platform.job.labels_section import Task, Tasks
-from blindsum.platform.job.section import Positive, Section
+from blindsum.platform.job.section import Positive, Section, unless
 from blindsum.platform.job.yaml_reader import read_section
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 COMPOUND, FOLD, FINGERPRINT = "compounds", "fold", "fingerprint"
 SIDE = "_side"
@@ -82,13 +84,49 @@ class Folds(Section):
         return self
 
 
+class GroupQuorum(Section):
+    """What a group of tasks has in place of the quorum of all."""
+
+    classes: int | None = Field(None, ge=1)
+    positives: int | None = Field(None, ge=1)
+    negatives: int | None = Field(None, ge=1)
+    records: int | None = Field(None, ge=1)
+    values: int | None = Field(None, ge=1)
+    uncensored: int | None = Field(None, ge=1)
+    deviation: float | None = Field(None, ge=0, allow_inf_nan=False)
+
+
 class Quorum(Section):
     """The fewest labels of a task at this silo. With fewer, a private task is dropped, and a shared
     one is left empty."""
 
     classes: int = Field(25, ge=1, description="Fewest records of each class.")
+    positives: int | None = Field(None, ge=1, description="Fewest records of class 1.")
+    negatives: int | None = Field(None, ge=1, description="Fewest records of class 0.")
+    records: int = Field(1, ge=1, description="Fewest records of a binary task, of both classes.")
     values: int = Field(50, ge=1, description="Fewest records of a regression task.")
     uncensored: int = Field(25, ge=1, description="Fewest of these that were measured exactly.")
+    deviation: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Least standard deviation of exact numbers."
+    )
+    groups: dict[Name, GroupQuorum] = Field({}, description="Other numbers for groups of tasks.")
+
+    @property
+    def least_positives(self) -> int:
+        """The fewest records of class 1."""
+        return self.classes if self.positives is None else self.positives
+
+    @property
+    def least_negatives(self) -> int:
+        """The fewest records of class 0."""
+        return self.classes if self.negatives is None else self.negatives
+
+    def of(self, group: str | None) -> Quorum:
+        """Return the quorum of a group's tasks; None stands for tasks of no group."""
+        own = self.groups.get(group or "", GroupQuorum()).model_dump(exclude_none=True)
+        if "classes" in own:  # said of the group, it goes before what is said of all
+            own = {"positives": None, "negatives": None} | own
+        return self.model_copy(update=own)
 
 
 def _spelt(text: str) -> str:
@@ -109,8 +147,16 @@ class AssayTask(Section):
         None, description="Unit to which numbers are converted."
     )
     transform: Literal["p_molar"] | None = Field(None, description="-log10 of mol/L, as in pIC50.")
-    direction: Literal["high", "low"] = Field(
-        "high", description="With low, label 1 means numbers up to the threshold."
+    direction: Literal["high", "low", "either"] = Field(
+        "high",
+        description="With low, label 1 means numbers up to the threshold; with either, numbers "
+        "that are as far from zero.",
+    )
+    group: Name | None = Field(
+        None,
+        description="Tasks of one kind, with a quorum of their own, such as screens at one "
+        "concentration.",
+        exclude_if=unless(None),
     )
     weight: Positive = 1.0
     center: float = Field(0.0, allow_inf_nan=False)
@@ -127,8 +173,10 @@ class AssayTask(Section):
             raise ValueError("center and scale belong to regression tasks only")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError("low is above high")
-        if self.direction == "low" and self.threshold is None:
+        if self.direction != "high" and self.threshold is None:
             raise ValueError("direction needs a threshold")
+        if self.direction == "either" and (self.threshold or 0) <= 0:
+            raise ValueError("direction: either needs a threshold above zero")
         if self.unit and self.transform:
             raise ValueError("give unit or transform, not both: p_molar takes any concentration")
         if (self.unit or self.transform) and not self.numeric:
@@ -154,9 +202,6 @@ class AssayTask(Section):
         return Task(
             kind=self.kind, weight=self.weight, center=self.center, scale=self.scale, qualifier=side
         )
-
-
-Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Recipe(Section):
@@ -188,9 +233,9 @@ class Compounds(Section):
 
 
 class Activities(Section):
-    """The activity table: one row for each measurement."""
+    """The activity table: one row for each measurement; or several tables with the same columns."""
 
-    file: str
+    file: str | Annotated[list[str], Field(min_length=1)]
     compound: str = "compound"
     assay: str = "assay"
     value: str = "value"
@@ -199,6 +244,11 @@ class Activities(Section):
     one_unit: str | None = Field(
         None, description="Instead of unit: the unit of every number, or none if they have no unit."
     )
+
+    @property
+    def files(self) -> list[str]:
+        """The files, as the sources name them."""
+        return [self.file] if isinstance(self.file, str) else self.file
 
     @model_validator(mode="after")
     def _one_way(self) -> Activities:
@@ -232,6 +282,11 @@ class Sources(Section):
     wide: Wide | None = None
     assays: str | None = Field(
         None, description="Table of assays: assay, task, and the settings of an AssayTask."
+    )
+    divide_weights: bool = Field(
+        False,
+        description="Divide the weight of a task of the silo's own by the number of its assay's "
+        "tasks of its kind that meet their quorum.",
     )
     csv: CsvSection | None = Field(
         None, description="How this silo's CSV files are written, as a job's data.csv."

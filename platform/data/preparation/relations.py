@@ -52,9 +52,12 @@ def sides(column: pd.Series | None, rows: int, path: Path) -> dict[str, np.ndarr
     """
     if column is None:
         return {"side": np.zeros(rows), "inclusive": np.zeros(rows, np.bool_)}
-    text = column.fillna("").astype(str).str.strip().str.strip("'\"").str.strip()
-    wrong = np.flatnonzero(~text.isin(list(_SIDES))) + 1
-    if len(wrong):
+    named = column.astype("category").cat
+    texts = [str(one).strip().strip("'\"").strip() for one in named.categories] + [""]
+    codes = named.codes.to_numpy()  # -1 where missing, which takes the last text
+    unknown = np.array([text not in _SIDES for text in texts])
+    if unknown.any():
+        wrong = np.flatnonzero(unknown[codes]) + 1
         shown = ", ".join(map(str, wrong[:MOST_SHOWN])) + (", ..." * (len(wrong) > MOST_SHOWN))
         raise DataError(
             f"{path.name}: column '{column.name}' has qualifiers other than <, <<, <=, =, >=, >>, "
@@ -62,6 +65,6 @@ def sides(column: pd.Series | None, rows: int, path: Path) -> dict[str, np.ndarr
             "Correct them, or leave them empty.",
         )
     return {
-        "side": text.map(_SIDES).to_numpy(dtype=np.float64),
-        "inclusive": text.isin(_INCLUSIVE).to_numpy(),
+        "side": np.array([_SIDES[text] for text in texts])[codes],
+        "inclusive": np.array([text in _INCLUSIVE for text in texts])[codes],
     }

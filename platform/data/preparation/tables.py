@@ -16,30 +16,25 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError
+from pandas.api.types import union_categoricals
 
-from blindsum.platform.data.column_findings import column_findings
 from blindsum.platform.data.files.arrow_types import plain
-from blindsum.platform.data.files.csv_findings import csv_findings
+from blindsum.platform.data.preparation.assay_table import read_assays
+from blindsum.platform.data.preparation.own_files import NUMBER, TEXT, WHOLE, OwnFiles
 from blindsum.platform.data.preparation.recipe import (
     UNITLESS,
+    Activities,
     AssayTask,
     Recipe,
     Sources,
     Wide,
-    doubled,
 )
 from blindsum.platform.data.preparation.relations import sides
 from blindsum.platform.data.preparation.units import canonical
-from blindsum.platform.data.reading import is_csv, read_table
 from blindsum.platform.errors import DataError
-from blindsum.platform.job.csv_section import CsvSection
-from blindsum.platform.job.paths import resolve
 
 Dropped = Counter[str]
 """The number of dropped items, by reason."""
-
-TEXT, WHOLE, NUMBER = "text", "text or whole numbers", "numbers"
 
 
 @dataclass(frozen=True)
@@ -57,6 +52,7 @@ class Tables:
     measurements: pd.DataFrame
     tasks: dict[str, AssayTask]
     of_assay: dict[str, list[str]]
+    divide_weights: bool = False
 
     def __repr__(self) -> str:
         return "Tables(private)"
@@ -74,8 +70,8 @@ def read_tables(
         DataError: a file cannot be read, a column is missing or has the wrong type, or the assay
             table is wrong.
     """
-    reading = _Reading(folder, sources.csv, note)
-    assays = _assays(sources, recipe, reading)
+    reading = OwnFiles(folder, sources.csv, note)
+    assays = read_assays(sources, recipe, reading)
     if sources.wide is not None:
         compounds, measurements = _wide(sources.wide, reading, assays[1])
         with_units = {a for a, unit in sources.wide.units.items() if unit != UNITLESS}
@@ -85,13 +81,13 @@ def read_tables(
         said = sources.activities
         unit = said and (said.unit or said.one_unit)
         with_units = set(assays[1]) if unit and unit != UNITLESS else set()
-    _require_units(*assays, set(measurements["assay"]) - with_units)
+    _require_units(*assays, set(measurements["assay"].unique()) - with_units)
     if not len(compounds):
         raise DataError("the structure table has no rows", "Check compounds.file.")
-    return Tables(compounds, measurements, *assays)
+    return Tables(compounds, measurements, *assays, sources.divide_weights)
 
 
-def _long(sources: Sources, reading: _Reading) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _long(sources: Sources, reading: OwnFiles) -> tuple[pd.DataFrame, pd.DataFrame]:
     if sources.compounds is None or sources.activities is None:
         raise DataError("the sources name no tables", "Name compounds and activities, or wide.")
     said, measured = sources.compounds, sources.activities
@@ -104,7 +100,30 @@ def _long(sources: Sources, reading: _Reading) -> tuple[pd.DataFrame, pd.DataFra
             "row": np.arange(1, len(table) + 1),
         }
     )
-    path = reading.path(measured.file)
+    return compounds, read_activities(measured, reading)
+
+
+def read_activities(measured: Activities, reading: OwnFiles) -> pd.DataFrame:
+    """Return the measurements of all activity tables in the common form (`Tables`); rows are
+    numbered through all files.
+
+    Raises:
+        DataError: a file cannot be read, or a column is missing or has the wrong type.
+    """
+    frames = [_activities(measured, reading, name) for name in measured.files]
+    if len(frames) == 1:
+        return frames[0]
+    joined = pd.concat([one.drop(columns=list(_TEXTS)) for one in frames], ignore_index=True)
+    for name in _TEXTS:
+        joined[name] = union_categoricals([one[name] for one in frames])
+    return joined.assign(row=np.arange(1, len(joined) + 1))
+
+
+_TEXTS = ("compound", "assay", "unit")
+
+
+def _activities(measured: Activities, reading: OwnFiles, file: str) -> pd.DataFrame:
+    path = reading.path(file)
     wanted = {measured.compound: WHOLE, measured.assay: WHOLE, measured.value: NUMBER}
     for column in (measured.qualifier, measured.unit):
         if column:
@@ -112,24 +131,24 @@ def _long(sources: Sources, reading: _Reading) -> tuple[pd.DataFrame, pd.DataFra
     hint = (
         "Write activities.unit: {}. If the numbers have no unit, write activities.one_unit: none."
     )
-    table = _columns(reading, path, wanted, None if measured.unit or measured.one_unit else hint)
+    mend = None if measured.unit or measured.one_unit else hint
+    table = _columns(reading, path, wanted, mend, repeat=True)
     unit = table[measured.unit] if measured.unit else measured.one_unit
     side = table[measured.qualifier] if measured.qualifier else None
-    measurements = pd.DataFrame(
+    return pd.DataFrame(
         {
-            "compound": _text(table[measured.compound]),
-            "assay": _text(table[measured.assay]),
+            "compound": _categories(table[measured.compound]),
+            "assay": _categories(table[measured.assay]),
             "value": _numbers(table[measured.value]),
             **sides(side, len(table), path),
             "unit": _units(unit, len(table)),
             "row": np.arange(1, len(table) + 1),
         }
     )
-    return compounds, measurements
 
 
 def _wide(
-    said: Wide, reading: _Reading, of_assay: dict[str, list[str]]
+    said: Wide, reading: OwnFiles, of_assay: dict[str, list[str]]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     path = reading.path(said.file)
     wanted = {said.smiles: TEXT, **({said.compound: WHOLE} if said.compound else {})}
@@ -175,105 +194,17 @@ def _wide(
     return compounds, pd.concat(parts, ignore_index=True)
 
 
-def _assays(
-    sources: Sources, recipe: Recipe, reading: _Reading
-) -> tuple[dict[str, AssayTask], dict[str, list[str]]]:
-    """Return the tasks in the recipe's order, then the silo's private ones; and for each assay, the
-    tasks that use it."""
-    tasks = dict(recipe.tasks)
-    if sources.assays is None:
-        if not tasks:
-            raise DataError(
-                "there is no task", "Name shared tasks in the recipe, or give the sources assays."
-            )
-        return tasks, {name: [name] for name in tasks}
-    path = reading.path(sources.assays)
-    texts = ("assay", "task", "kind", "unit", "transform", "direction")
-    table = reading.table(path, texts)
-    expected = {name: TEXT if name in texts else NUMBER for name in table.column_names}
-    table = plain(table, expected, path)
-    settings, names = set(AssayTask.model_fields), table.column_names
-    if not table.num_rows:
-        raise DataError(f"{path.name} has no rows", "Name assays, or leave the assay table out.")
-    unknown = set(names) - {"assay", "task", *settings}
-    if unknown or names.count("assay") != 1 or len(set(names)) < len(names):
-        if unknown:
-            wrong = f"unexpected columns ({len(unknown)} of {len(names)})"
-        else:
-            wrong = "duplicate columns" if "assay" in names else "no column 'assay'"
-        raise DataError(
-            f"{path.name} has {wrong}",
-            f"The allowed columns are assay, task, {', '.join(sorted(settings))}, each at most "
-            "once; assay is required.",
-        )
-    of_assay: dict[str, list[str]] = {}
-    for number, row in enumerate(table.to_pylist(), 1):
-        given = {k: v for k, v in row.items() if not (pd.isna(v) or v == "")}
-        assay = str(given.pop("assay", "")).strip()
-        name = str(given.pop("task", "")).strip() or assay
-        if not assay or not name or name in of_assay.get(assay, ()):
-            raise DataError(
-                f"{path.name}, row {number}: no assay, or a duplicate of an earlier row",
-                "Name an assay, and each pair of assay and task only once.",
-            )
-        of_assay.setdefault(assay, []).append(name)
-        if name in recipe.tasks:
-            if given:
-                raise DataError(
-                    f"{path.name}, row {number}: a shared task takes its settings from the recipe",
-                    "Leave the row's other columns empty.",
-                )
-            continue
-        numbers = {k: float(v) if isinstance(v, int) else v for k, v in given.items()}
-        try:
-            task = AssayTask.model_validate(numbers)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"])) or "the task"
-            message = fault["msg"].removeprefix("Value error, ")
-            raise DataError(f"{path.name}, row {number}: {where}: {message}") from None
-        if tasks.setdefault(name, task) != task:
-            raise DataError(
-                f"{path.name}, row {number}: the task has other settings in an earlier row",
-                "Give a task the same settings in all of its rows.",
-            )
-    if doubled(tasks, recipe):
-        raise DataError(
-            f"{path.name}: a task has the name of another column of the prepared table",
-            "Rename the task.",
-        )
-    return tasks, of_assay
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """Where a silo's own tables lie, how its CSV files are written, and who is told of rows that
-    were left out."""
-
-    folder: Path
-    csv: CsvSection | None
-    note: Callable[[str], None]
-
-    def path(self, said: str) -> Path:
-        """Return the path of a file that the sources name."""
-        return resolve(said, str(self.folder))
-
-    def table(self, path: Path, texts: Collection[str]) -> pa.Table:
-        """Read a file. Raises DataError if it cannot be read."""
-        return read_table(path, texts, self.csv, self.note)
-
-    def findings(self, path: Path, table: pa.Table, expected: dict[str, str]) -> str:
-        """Return what the table has in place of columns that it should have."""
-        found = column_findings(table, expected)
-        return f"{found}\n{csv_findings(path, self.csv)}" if is_csv(path) else found
-
-
 def _columns(
-    reading: _Reading, path: Path, wanted: dict[str, str], unit_mend: str | None = None
+    reading: OwnFiles,
+    path: Path,
+    wanted: dict[str, str],
+    unit_mend: str | None = None,
+    repeat: bool = False,
 ) -> pd.DataFrame:
     """Read the named columns, and check the type of each.
 
     Args:
+        repeat: whether texts repeat: they become categories, which need less memory.
         unit_mend: what to do about units in a column that the sources do not name, for messages;
             None if such columns are allowed.
 
@@ -309,7 +240,8 @@ def _columns(
     chosen = table.select(list(wanted))
     for i, (name, expected) in enumerate(wanted.items()):
         if expected != NUMBER:  # by Arrow, because pandas turns whole numbers with gaps into floats
-            chosen = chosen.set_column(i, name, pc.cast(chosen[name], pa.string()))
+            text = pc.cast(chosen[name], pa.string())
+            chosen = chosen.set_column(i, name, text.dictionary_encode() if repeat else text)
     try:
         frame: pd.DataFrame = chosen.to_pandas()
     except (pa.ArrowException, UnicodeError):
@@ -345,19 +277,32 @@ def _text(column: pd.Series) -> Sequence[str]:
     return ["" if pd.isna(v) else str(v).strip() for v in column]
 
 
+def _categories(column: pd.Series) -> pd.Categorical:
+    """Return the texts as `_text`, as categories."""
+    return _renamed(column, lambda text: text.strip())
+
+
+def _renamed(column: pd.Series, name: Callable[[str], str]) -> pd.Categorical:
+    """Return a column of categories with other names, empty where missing; categories that get the
+    same name become one."""
+    named = [name(str(text)) for text in column.cat.categories] + [""]
+    places = {text: i for i, text in enumerate(sorted({*named}))}
+    codes = np.array([places[text] for text in named])[column.cat.codes.to_numpy()]
+    return pd.Categorical.from_codes(codes, [*places])
+
+
 def _numbers(column: pd.Series) -> np.ndarray:
     found: np.ndarray = pd.to_numeric(column).to_numpy(np.float64, copy=True, na_value=np.nan)
     found[~np.isfinite(found)] = np.nan
     return found
 
 
-def _units(said: pd.Series | str | None, rows: int) -> Sequence[str]:
+def _units(said: pd.Series | str | None, rows: int) -> pd.Categorical:
     """Return each row's unit in its canonical spelling, empty if it has none."""
     if not isinstance(said, pd.Series):
-        return [canonical(said) if said and said != UNITLESS else ""] * rows
-    text = said.fillna("").astype(str)
-    spelt = {one: canonical(one) for one in text.unique()}
-    return list(text.map(spelt))
+        one = canonical(said) if said and said != UNITLESS else ""
+        return pd.Categorical.from_codes(np.zeros(rows, np.int8), [one])
+    return _renamed(said.astype("category"), canonical)
 
 
 def _require_units(

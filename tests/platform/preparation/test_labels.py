@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from blindsum.platform.data.preparation.assemble import Report, labels_of, structures_of
+from blindsum.platform.data.preparation.assemble import labels_of, structures_of
 from blindsum.platform.data.preparation.recipe import AssayTask, Quorum, Recipe, Sources
+from blindsum.platform.data.preparation.report import Report
 from blindsum.platform.data.preparation.tables import Tables, read_tables
 from blindsum.platform.errors import DataError
 

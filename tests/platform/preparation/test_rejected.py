@@ -11,9 +11,10 @@ import pytest
 
 from blindsum.pipelines.preparation.prepare import show_report
 from blindsum.pipelines.show.console import console
-from blindsum.platform.data.preparation.assemble import Report, labels_of
+from blindsum.platform.data.preparation.assemble import labels_of
 from blindsum.platform.data.preparation.recipe import AssayTask, Quorum
 from blindsum.platform.data.preparation.relations import sides
+from blindsum.platform.data.preparation.report import Report
 from blindsum.platform.data.preparation.tables import Tables
 from blindsum.platform.errors import DataError
 

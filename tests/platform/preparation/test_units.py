@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rdkit import Chem
 from rdkit.Chem import Descriptors
 
-from blindsum.platform.data.preparation.assemble import Report, labels_of
+from blindsum.platform.data.preparation.assemble import labels_of
 from blindsum.platform.data.preparation.conversion import (
     NO_MASS,
     NO_UNIT,
@@ -21,6 +21,7 @@ from blindsum.platform.data.preparation.conversion import (
 from blindsum.platform.data.preparation.manifest import differences, manifest_of
 from blindsum.platform.data.preparation.recipe import AssayTask, Quorum, Recipe, Sources
 from blindsum.platform.data.preparation.relations import ABOUT
+from blindsum.platform.data.preparation.report import Report
 from blindsum.platform.data.preparation.secret import Secret
 from blindsum.platform.data.preparation.tables import Tables, read_tables
 from blindsum.platform.data.preparation.units import canonical, convert, unit_of
