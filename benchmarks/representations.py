@@ -8,11 +8,12 @@ rates of `blindsum features`, and its trainer. A fifth of the scaffolds is held 
 epsilon and each of the features, the setting is chosen on the tuning table alone, with as many
 training records a silo as the table under test has, and then trained on the table under test once
 for each seed. A seed is another division of the scaffolds among folds and silos, the same for all
-features; noise is never seeded.
+features; noise is never seeded. Without privacy the setting is chosen on another division of the
+table under test itself, which favours these arms:
 
-    alone     each silo on its own records, without privacy, with the setting that is chosen for
-              that; the mean over silos, on the same held-out records
     none      the federation without privacy
+    alone     each silo on its own records, without privacy; the mean over silos, on the same
+              held-out records
 
 JSON: {arm}.{features}.{mean,se,gain,gain_se,setting}; gain is over ecfp-2048, paired by seed.
 """
@@ -40,7 +41,7 @@ from blindsum.pipelines.selection.candidates import (
 from blindsum.pipelines.selection.public_records import PublicRecords, Rows, read_public
 from blindsum.pipelines.selection.trial import dealt, score, trained
 
-ARMS: dict[str, float | None] = {"none": None, "8": 8.0, "3": 3.0, "1": 1.0}
+ARMS: dict[str, float | None] = {"8": 8.0, "3": 3.0, "1": 1.0, "none": None, "alone": None}
 SILOS, DELTA, REFERENCE = 3, 1e-4, "ecfp-2048"
 console = Console()
 
@@ -75,19 +76,19 @@ def error(values: np.ndarray) -> float:
 
 
 def measured(
-    tuning: PublicRecords, tested: PublicRecords, names: list[str], seeds: int
+    tuning: PublicRecords, tested: PublicRecords, names: list[str], arms: list[str], seeds: int
 ) -> dict[str, Any]:
     each = round(0.8 * len(tested) / SILOS)
     tree = dict[str, Any]()
     divisions = [Division(tested, seed) for seed in range(1, seeds + 1)]
-    chosen_on = Division(tuning, 0)
-    for arm in ("alone", *ARMS):
-        epsilon = None if arm == "alone" else ARMS[arm]
+    for arm in arms:
+        epsilon = ARMS[arm]
+        chosen_on = Division(tuning if epsilon else tested, 0)
         plan = Plan(silos=SILOS, records=None, epsilon=epsilon, delta=DELTA)
         like = replace(plan, records=each)
         scores, settings = dict[str, np.ndarray](), dict[str, Setting]()
         for name in names:
-            candidates = settings_of([name])
+            candidates = settings_of([name], epsilon)
             score_of = Division.alone if arm == "alone" else Division.score
             found = [score_of(chosen_on, one, like) for one in candidates]
             settings[name] = candidates[int(np.argmax(found))]
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--tuning", type=Path, required=True, help="another one")
     parser.add_argument("--tuning-label", action="append", default=[])
     parser.add_argument("--only", action="append", default=[], help="features to measure")
+    parser.add_argument("--arm", action="append", default=[], choices=ARMS, help="default: all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -124,7 +126,7 @@ def main() -> None:
         for path, labels in ((given.tuning, given.tuning_label), (given.data, given.label))
     )
     console.print(f"{len(tested)} records under test, {time.monotonic() - started:.0f} s to read")
-    tree = measured(tuning, tested, names, given.seeds)
+    tree = measured(tuning, tested, names, given.arm or list(ARMS), given.seeds)
     shown = Table(title="score (standard error over seeds)", box=None)
     for heading in ("features", *tree):
         shown.add_column(heading)

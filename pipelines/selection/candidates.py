@@ -15,6 +15,7 @@ from blindsum.platform.errors import JobError
 
 REPRESENTATIONS: dict[str, dict[str, Any]] = {
     "physchem": {"kind": "descriptors", "descriptors": "physchem"},
+    "physchem-esol": {"kind": "descriptors", "descriptors": "physchem", "scaling": "esol-1"},
     "pharmacophore": {"kind": "descriptors", "descriptors": "pharmacophore"},
     "descriptors": {"kind": "descriptors", "descriptors": "all"},
     "maccs": {"kind": "maccs"},
@@ -22,9 +23,12 @@ REPRESENTATIONS: dict[str, dict[str, Any]] = {
     "projection-256": {"kind": "projection", "dimensions": 256},
     "ecfp-2048": {"kind": "ecfp", "bits": 2048},
 }
-"""Sections `data.features` by name, without the column of SMILES."""
+"""Sections `data.features` by name, without the column of SMILES. physchem-esol is scaled as small
+molecules are, all other descriptors as drug-like ones."""
 
-HIDDEN, RATES = 32, (1.0, 4.0)
+HIDDEN, RATES, UNCLIPPED_RATES = 32, (1.0, 4.0), (0.1, 0.3, 1.0)
+"""Clipping makes all gradients alike. Without privacy, those of many tasks add up."""
+
 ROUNDS, SAMPLING_RATE = 60, 0.5
 """Few steps on large samples: under one budget they need the least noise for each record."""
 
@@ -51,8 +55,12 @@ class Setting:
         return {"kind": "mlp", "hidden": [self.hidden], "activation": "tanh"}
 
 
-def settings_of(names: Sequence[str]) -> list[Setting]:
+def settings_of(names: Sequence[str], epsilon: float | None) -> list[Setting]:
     """Return every setting of these representations, all of one after the other.
+
+    Args:
+        names: all, if there are none.
+        epsilon: None without privacy.
 
     Raises:
         JobError: there is no representation of that name.
@@ -61,7 +69,8 @@ def settings_of(names: Sequence[str]) -> list[Setting]:
         raise JobError(
             f"unknown features {unknown[0]!r}", f"There are {', '.join(REPRESENTATIONS)}."
         )
-    return [Setting(*one) for one in product(names or REPRESENTATIONS, (0, HIDDEN), RATES)]
+    rates = RATES if epsilon else UNCLIPPED_RATES
+    return [Setting(*one) for one in product(names or REPRESENTATIONS, (0, HIDDEN), rates)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ def choose_features(
     require_public(path)
     if write and write.exists():
         raise JobError(f"{write} already exists", "Name another file.")
-    settings = settings_of(names)
+    settings = settings_of(names, plan.epsilon)
     wanted = list(dict.fromkeys(one.representation for one in settings))
     with progress("reading", as_json) as shown:
         records = read_public(

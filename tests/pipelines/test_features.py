@@ -147,12 +147,12 @@ def test_noise_weighs_as_much_as_beside_the_planned_number_of_records() -> None:
 
 
 def test_every_setting_is_one_that_a_job_takes() -> None:
-    settings = settings_of([])
+    settings = settings_of([], None) + settings_of([], 3.0)
     assert list(dict.fromkeys(one.representation for one in settings)) == list(REPRESENTATIONS)
     for one in settings:
         assert parameters_of(PLAN, one) > 16
     with pytest.raises(JobError, match="unknown features 'ecfp'.*There are physchem"):
-        settings_of(["ecfp"])
+        settings_of(["ecfp"], 3.0)
 
 
 def test_a_standard_error_counts_that_folds_share_records() -> None:
