@@ -30,6 +30,7 @@ from rdkit.Chem import Descriptors
 from blindsum.platform.data.descriptors import descriptors, too_large
 from blindsum.platform.data.molecules import read_molecule
 from blindsum.platform.data.scaling import CLIP, SCALINGS, public_scaling
+from blindsum.platform.job.descriptor_sets import SETS
 
 NAMES = [name for name, _ in Descriptors.descList]
 MOST_SCALE = 1e12
@@ -94,20 +95,45 @@ new name.
 `benchmarks/scalings.py` computes such a set and writes this page. A descriptor that is missing here
 needs its own constants: `NAME: {center: ..., scale: ...}`.
 
+## Sets of descriptors
+
+`data.features.descriptors` takes the names of sets in place of their descriptors, alone or in a
+list: `all`, or `[physchem, surface, fr_urea]`. They are scaled by `druglike-1` unless
+`data.features.scaling` says otherwise (`esol-1` has only those of `physchem`). The job that the
+silos approve has every descriptor written out. A set never changes either.
+
+| Set | Descriptors | What they are |
+|---|---|---|
+SETS
+## Constants
+
 | Descriptor | esol-1: center | scale | druglike-1: center | scale |
 |---|---|---|---|---|
 """
 
 
+SAID = {
+    "all": "all that `druglike-1` scales",
+    "physchem": "size, lipophilicity, polarity, flexibility and rings; all that `esol-1` scales",
+    "pharmacophore": "what a molecule can bind with: donors, acceptors, acids, bases, aromatic and "
+    "hydrophobic parts, halogens",
+    "surface": "surface areas by partial charge, lipophilicity, refractivity and "
+    "electrotopological state, and the other way round",
+    "topology": "indices of connectivity, shape and complexity",
+    "fragments": "counts of functional groups",
+}
+
+
 def page() -> str:
     """Return the page that lists Blindsum's own sets."""
+    told = [f"| `{name}` | {len(named)} | {SAID[name]} |\n" for name, named in SETS.items()]
     sets = [public_scaling(name) for name in SCALINGS]
     lines = []
     for name in sorted({name for one in sets for name in one}, key=str.lower):
         found = [one.get(name) for one in sets]
         cells = [f"{s.center:g} | {s.scale:g}" if s else " | " for s in found]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return PAGE + "\n".join(lines) + "\n"
+    return PAGE.replace("SETS\n", "".join(told) + "\n") + "\n".join(lines) + "\n"
 
 
 def in_parallel(smiles: list[str], names: list[str]) -> np.ndarray:

@@ -21,6 +21,7 @@ from blindsum.pipelines.cli import (
     coordinator,
     describe,
     doctor,
+    features,
     imports,
     ledger,
     predict,
@@ -343,6 +344,7 @@ def secret(path: Annotated[Path, typer.Argument(help="File to write.", metavar="
 app.add_typer(runs.app, name="runs")
 app.command("predict")(predict.predict)
 app.command("describe")(describe.describe)
+app.command("features")(features.features)
 app.command("doctor")(doctor.doctor)
 app.add_typer(imports.app, name="import")
 app.add_typer(ledger.app, name="ledger")

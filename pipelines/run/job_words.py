@@ -62,6 +62,13 @@ def inputs(job: Job, text: str) -> str:
             f"a fingerprint (ECFP, {features.bits:,} bits, radius {features.radius}) of the "
             f"molecule in column {shown(features.smiles)}"
         )
+    if features.kind == "maccs":
+        return f"the {features.bits} MACCS keys of the molecule in column {shown(features.smiles)}"
+    if features.kind == "projection":
+        return (
+            f"counts of substructures (radius {features.radius}), projected to "
+            f"{features.dimensions} dimensions, of the molecule in column {shown(features.smiles)}"
+        )
     if features.kind == "graphs":
         return (
             f"the graph ({features.featurisation}, at most {features.max_atoms} atoms) of the "

@@ -1,5 +1,5 @@
-"""The kinds of features: plain columns, RDKit descriptors, fingerprints computed or read, molecular
-graphs, pictures, texts, and tensors from a function of the job's own.
+"""The kinds of features: plain columns, RDKit descriptors, fingerprints computed, projected or
+read, molecular graphs, pictures, texts, and tensors from a function of the job's own.
 
 A new kind of data needs a section in `blindsum.platform.job.features_section`, a class here, and
 its line in `features_of`.
@@ -29,6 +29,8 @@ from blindsum.platform.data.molecule_features import (
     DescriptorFeatures,
     EcfpFeatures,
     GraphFeatures,
+    MaccsFeatures,
+    ProjectedFeatures,
 )
 from blindsum.platform.data.own_features import DatasetFeatures
 from blindsum.platform.data.ragged import Bits
@@ -36,7 +38,14 @@ from blindsum.platform.data.rejected_rows import Rejected
 from blindsum.platform.data.text_features import TextFeatures
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.data_section import Features
-from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
+from blindsum.platform.job.features_section import (
+    Columns,
+    Descriptors,
+    Ecfp,
+    Fingerprint,
+    Maccs,
+    Projection,
+)
 from blindsum.platform.job.folds_section import MoleculeKey
 from blindsum.platform.job.graphs_section import Graphs
 from blindsum.platform.job.images_section import Images
@@ -178,8 +187,12 @@ def features_of(section: Features) -> FeatureKind:
             return GraphFeatures(section=section)
         case Images():
             return ImageFeatures(section=section)
+        case Maccs():
+            return MaccsFeatures(section=section)
         case OwnFeatures():
             return DatasetFeatures(section=section)
+        case Projection():
+            return ProjectedFeatures(section=section)
         case Text():
             return TextFeatures(section=section)
         case _:

@@ -18,7 +18,7 @@ from blindsum.platform.data.graphs import OF_ATOM, OF_BOND, AtomsAndBonds
 from blindsum.platform.data.ragged import Bits, Positions
 from blindsum.platform.data.reasons import NO_KEY, in_general
 from blindsum.platform.data.records import Stored
-from blindsum.platform.job.features_section import Descriptors, Ecfp
+from blindsum.platform.job.features_section import Descriptors, Ecfp, Maccs, Projection
 from blindsum.platform.job.folds_section import MoleculeKey
 from blindsum.platform.job.graphs_section import Graphs
 from blindsum.platform.job.model_section import Input
@@ -27,7 +27,7 @@ from blindsum.platform.job.model_section import Input
 class MoleculeFeatures(FeatureKind):
     """Features that RDKit computes from a column of SMILES, molecule by molecule."""
 
-    section: Descriptors | Ecfp | Graphs
+    section: Descriptors | Ecfp | Graphs | Maccs | Projection
 
     @property
     def smiles_column(self) -> str:
@@ -84,15 +84,28 @@ class DescriptorFeatures(MoleculeFeatures):
         return len(self.section.descriptors)
 
     def _stored(self, kept: pa.Table) -> Stored:
-        values = kept["values"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return np.array(values, np.float32).reshape(len(kept), self.width)
+        return _values(kept, self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EcfpFeatures(MoleculeFeatures):
-    """Extended-connectivity fingerprints."""
+class ProjectedFeatures(MoleculeFeatures):
+    """Counts of substructures, projected and scaled."""
 
-    section: Ecfp
+    section: Projection
+
+    @property
+    def width(self) -> int:
+        """The number of dimensions that they are projected to."""
+        return self.section.dimensions
+
+    def _stored(self, kept: pa.Table) -> Stored:
+        return _values(kept, self.width)
+
+
+class BitFeatures(MoleculeFeatures):
+    """Features of 0 and 1, kept by the positions that are 1."""
+
+    section: Ecfp | Maccs
 
     @property
     def width(self) -> int:
@@ -106,6 +119,20 @@ class EcfpFeatures(MoleculeFeatures):
     def _stored(self, kept: pa.Table) -> Stored:
         counts, positions = _lists(kept, "positions")
         return Bits(counts, [positions.astype(np.int32)], self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EcfpFeatures(BitFeatures):
+    """Extended-connectivity fingerprints."""
+
+    section: Ecfp
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaccsFeatures(BitFeatures):
+    """MACCS keys."""
+
+    section: Maccs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +165,12 @@ class GraphFeatures(MoleculeFeatures):
             bonds.reshape(-1, OF_BOND),
             self.section.size,
         )
+
+
+def _values(table: pa.Table, width: int) -> npt.NDArray[np.float32]:
+    """Return the column `values` as float32 [records, width], writable."""
+    values = table["values"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.array(values, np.float32).reshape(len(table), width)
 
 
 def _lists(table: pa.Table, name: str) -> tuple[Positions, npt.NDArray[Any]]:

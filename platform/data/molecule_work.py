@@ -11,7 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,14 @@ from rdkit import Chem, rdBase
 
 from blindsum.platform.data.descriptors import descriptor_scaling, descriptors, too_large
 from blindsum.platform.data.molecular_graphs import graph_of
-from blindsum.platform.data.molecules import ecfp, read_molecule, scaffold_of, write_molecule
+from blindsum.platform.data.molecules import (
+    ecfp,
+    maccs,
+    read_molecule,
+    scaffold_of,
+    write_molecule,
+)
+from blindsum.platform.data.projection import projected
 from blindsum.platform.data.reasons import (
     EMPTY,
     LONG,
@@ -31,7 +38,7 @@ from blindsum.platform.data.reasons import (
     too_large_graph,
 )
 from blindsum.platform.data.scaling import scaled
-from blindsum.platform.job.features_section import Descriptors, Ecfp
+from blindsum.platform.job.features_section import Descriptors, Ecfp, Maccs, Projection
 from blindsum.platform.job.folds_section import MoleculeKey
 from blindsum.platform.job.graphs_section import Graphs
 
@@ -41,7 +48,7 @@ results that were kept before are then computed again."""
 
 RDKIT = str(rdBase.rdkitVersion)
 
-OfMolecule = Descriptors | Ecfp | Graphs
+OfMolecule = Descriptors | Ecfp | Graphs | Maccs | Projection
 _SECTION: TypeAdapter[OfMolecule] = TypeAdapter(OfMolecule)
 _KEY: TypeAdapter[MoleculeKey] = TypeAdapter(MoleculeKey)
 
@@ -100,6 +107,59 @@ class Fingerprints(Part):
     def without(self, why: str) -> tuple[Any, ...]:
         """Return no positions."""
         return why, []
+
+
+@dataclass(frozen=True)
+class MaccsKeys(Part):
+    """Positions of the keys that a molecule has, ascending; `reason` says why a row has none."""
+
+    section: Maccs
+
+    @property
+    def settings(self) -> str:
+        """None."""
+        return ""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Positions from 0 to 165."""
+        return pa.schema([("reason", pa.string()), ("positions", pa.list_(pa.uint8()))])
+
+    def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
+        """Every readable molecule has keys."""
+        return lambda molecule: (None, maccs(molecule).astype(np.uint8))
+
+    def without(self, why: str) -> tuple[Any, ...]:
+        """Return no positions."""
+        return why, []
+
+
+@dataclass(frozen=True)
+class ProjectedCounts(Part):
+    """Projected counts of substructures (`blindsum.platform.data.projection`); `reason` says why a
+    row is of zeros."""
+
+    section: Projection
+
+    @property
+    def settings(self) -> str:
+        """The section's."""
+        return self.section.model_dump_json(exclude={"smiles"})
+
+    @property
+    def schema(self) -> pa.Schema:
+        """float32 for each dimension."""
+        values = pa.list_(pa.float32(), self.section.dimensions)
+        return pa.schema([("reason", pa.string()), ("values", values)])
+
+    def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
+        """Every readable molecule has a projection."""
+        project = projected(self.section)
+        return lambda molecule: (None, project(molecule))
+
+    def without(self, why: str) -> tuple[Any, ...]:
+        """Return zeros."""
+        return why, np.zeros(self.section.dimensions, np.float32)
 
 
 @dataclass(frozen=True)
@@ -215,15 +275,25 @@ class FoldKeys(Part):
         return (None,)
 
 
-FeaturesPart = Fingerprints | ScaledDescriptors | AtomsAndBondsOf
+FeaturesPart = Fingerprints | MaccsKeys | ProjectedCounts | ScaledDescriptors | AtomsAndBondsOf
 MoleculePart = FeaturesPart | FoldKeys
 
 
 def features_part(section: OfMolecule) -> FeaturesPart:
     """Return the part that computes a section's features."""
-    if isinstance(section, Graphs):
-        return AtomsAndBondsOf(section)
-    return Fingerprints(section) if isinstance(section, Ecfp) else ScaledDescriptors(section)
+    match section:
+        case Descriptors():
+            return ScaledDescriptors(section)
+        case Ecfp():
+            return Fingerprints(section)
+        case Graphs():
+            return AtomsAndBondsOf(section)
+        case Maccs():
+            return MaccsKeys(section)
+        case Projection():
+            return ProjectedCounts(section)
+        case _:
+            assert_never(section)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""Reads SMILES into molecules, without atom-map numbers; writes them, their scaffolds and
-fingerprints."""
+"""Reads SMILES into molecules, without atom-map numbers; writes them, their scaffolds, fingerprints
+and MACCS keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdFingerprintGenerator
+from rdkit.Chem import rdFingerprintGenerator, rdMolDescriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from blindsum.platform.job.features_section import Ecfp
@@ -67,3 +67,10 @@ def ecfp(section: Ecfp) -> Callable[[Chem.Mol], npt.NDArray[np.int64]]:
         return np.fromiter(on, np.int64)
 
     return positions
+
+
+def maccs(molecule: Chem.Mol) -> npt.NDArray[np.int64]:
+    """Return the positions of a molecule's MACCS keys from 0 to 165, ascending: key n, which RDKit
+    has at position n, is at n - 1, because there is no key 0."""
+    on = rdMolDescriptors.GetMACCSKeysFingerprint(molecule).GetOnBits()
+    return np.fromiter(on, np.int64) - 1

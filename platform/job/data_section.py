@@ -7,7 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from blindsum.platform.job.csv_section import CsvSection
-from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
+from blindsum.platform.job.features_section import (
+    Columns,
+    Descriptors,
+    Ecfp,
+    Fingerprint,
+    Maccs,
+    Projection,
+)
 from blindsum.platform.job.folds_section import (
     ColumnFolds,
     HashFolds,
@@ -22,7 +29,16 @@ from blindsum.platform.job.section import Digest, Section, unless
 from blindsum.platform.job.text_section import Text
 
 Features = Annotated[
-    Columns | Descriptors | Ecfp | Fingerprint | Graphs | Images | OwnFeatures | Text,
+    Columns
+    | Descriptors
+    | Ecfp
+    | Fingerprint
+    | Graphs
+    | Images
+    | Maccs
+    | OwnFeatures
+    | Projection
+    | Text,
     Field(discriminator="kind"),
 ]
 

@@ -1,4 +1,4 @@
-"""The features of a job: plain columns, descriptors, fingerprints computed or read."""
+"""The features of a job: plain columns, descriptors, fingerprints computed, projected or read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from blindsum.platform.job.descriptor_sets import SETS, written_out
 from blindsum.platform.job.name_patterns import expanded
 from blindsum.platform.job.section import Positive, Section, unless
 
 FIRST_SCALING: Literal["esol-1"] = "esol-1"
 """The constants of job files that name none."""
+
+MACCS_KEYS = 166
+"""Those that were published; RDKit has no others."""
 
 
 class Scaling(Section):
@@ -230,7 +234,11 @@ class OfMolecules(FeatureSection):
 
 
 class Descriptors(OfMolecules):
-    """RDKit descriptors of a SMILES column."""
+    """RDKit descriptors of a SMILES column.
+
+    The names of sets are written out here, once and for all: the job that silos receive, and its
+    digest, have every descriptor and no set.
+    """
 
     kind: Literal["descriptors"]
     descriptors: dict[str, Scaling] | list[str] = Field(min_length=1)
@@ -241,6 +249,23 @@ class Descriptors(OfMolecules):
         description="Public constants that scale listed descriptors: druglike-1 (ChEMBL) for "
         "drug-like molecules; esol-1, the default, for small ones.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sets_are_written_out(cls, content: Any) -> Any:
+        named = content.get("descriptors") if isinstance(content, dict) else None
+        if isinstance(named, str):
+            if named not in SETS:
+                raise ValueError(
+                    f"descriptors: {named!r} is not a set, which are {', '.join(SETS)}; write "
+                    "other descriptors as a list"
+                )
+            named = [named]
+        if not isinstance(named, list) or not any(one in SETS for one in map(str, named)):
+            return content
+        # druglike-1 scales every descriptor of every set.
+        scaling = content.get("scaling") or "druglike-1"
+        return content | {"descriptors": written_out(list(map(str, named))), "scaling": scaling}
 
     @model_validator(mode="after")
     def _constants_once(self) -> Descriptors:
@@ -266,6 +291,29 @@ class Ecfp(OfMolecules):
     radius: int = Field(2, ge=0, le=6)
     bits: int = Field(2048, ge=64, le=65536)
     chirality: bool = False
+
+
+class Maccs(OfMolecules):
+    """The 166 public MACCS keys (Durant, Leland, Henry and Nourse, 2002) of a SMILES column."""
+
+    kind: Literal["maccs"]
+
+    @property
+    def bits(self) -> int:
+        """The number of keys."""
+        return MACCS_KEYS
+
+
+class Projection(OfMolecules):
+    """A public random projection of the counts of circular substructures, those that `Ecfp` folds
+    into bits, of a SMILES column."""
+
+    kind: Literal["projection"]
+    dimensions: int = Field(128, ge=32, le=512)
+    radius: int = Field(2, ge=0, le=3)
+    seed: int = Field(
+        1, ge=0, lt=2**63, description="Public; of the projection, the same at every silo."
+    )
 
 
 class Fingerprint(FeatureSection):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from blindsum.platform.job.schema import Job
 
 MOST_BINS = 256
-_FEATURES = ("columns", "descriptors", "ecfp", "fingerprint")
+_FEATURES = ("columns", "descriptors", "ecfp", "fingerprint", "maccs", "projection")
 
 
 class Boosted(Begun):

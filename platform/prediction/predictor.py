@@ -23,7 +23,12 @@ from blindsum.platform.data.files.arrow_types import plain
 from blindsum.platform.data.own_features import DatasetFeatures
 from blindsum.platform.data.records import batch_size, dense
 from blindsum.platform.data.scaling import CLIP
-from blindsum.platform.job.features_section import Columns, Descriptors, FeatureColumn
+from blindsum.platform.job.features_section import (
+    Columns,
+    Descriptors,
+    FeatureColumn,
+    Projection,
+)
 from blindsum.platform.job.images_section import Images
 from blindsum.platform.job.labels_section import as_written
 from blindsum.platform.job.own_features_section import OwnFeatures
@@ -231,7 +236,7 @@ class Predictor:
         return calibration.scaling(logits), f"{CALIBRATED}probability"
 
     def _domain(self, features: Any) -> dict[str, pa.Array]:
-        if not isinstance(self._terms.features, Columns | Descriptors):
+        if not isinstance(self._terms.features, Columns | Descriptors | Projection):
             return {}
         if isinstance(self._features, ColumnFeatures):  # 0 and 1 have no center and no scale
             features = features[:, self._features.is_scaled]

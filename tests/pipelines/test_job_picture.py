@@ -99,6 +99,18 @@ FEATURES: dict[str, tuple[dict[str, Any], str]] = {
         {"kind": "ecfp", "bits": 1024, "radius": 3},
         "a fingerprint (ECFP, 1,024 bits, radius 3) of the molecule in column smiles",
     ),
+    "a set of descriptors": (
+        {"kind": "descriptors", "descriptors": "all"},
+        "198 descriptors of the molecule in column smiles: "
+        + "MolWt, MolLogP, MolMR, TPSA, LabuteASA, HeavyAtomCount, FractionCSP3, NumHDonors and "
+        + "190 more",
+    ),
+    "maccs": ({"kind": "maccs"}, "the 166 MACCS keys of the molecule in column smiles"),
+    "projection": (
+        {"kind": "projection", "dimensions": 64},
+        "counts of substructures (radius 2), projected to 64 dimensions, of the molecule in "
+        + "column smiles",
+    ),
     "fingerprint": (
         {"kind": "fingerprint", "bits": 2048},
         "a fingerprint of 2,048 bits, read from column fingerprint",

@@ -31,6 +31,8 @@ FEATURES: dict[str, dict[str, Any]] = {
     "descriptors": {"smiles": "structure", "descriptors": ["MolWt", "TPSA", "qed"]},
     "ecfp": {"smiles": "structure", "bits": 128},
     "graphs": {"smiles": "structure", "max_atoms": 10},
+    "maccs": {"smiles": "structure"},
+    "projection": {"smiles": "structure", "dimensions": 32},
     "fingerprint": {"column": "positions", "bits": 96},
     "text": {"column": "structure", "length": 9},
     "images": {"column": "picture", "height": 4, "width": 5, "channels": 1},
@@ -89,6 +91,8 @@ def stated(columns: list[Column]) -> dict[str, str]:
         ("descriptors", {"structure": "text"}, "structure", 3),
         ("ecfp", {"structure": "text"}, "structure", 128),
         ("graphs", {"structure": "text"}, "structure", 170),
+        ("maccs", {"structure": "text"}, "structure", 166),
+        ("projection", {"structure": "text"}, "structure", 32),
         ("fingerprint", {"positions": "lists of integers"}, None, 96),
         ("text", {"structure": "text"}, None, 9),
         ("images", {"picture": "pictures: bytes, or the names of their files"}, None, 20),
@@ -227,7 +231,13 @@ def test_this_file_tries_each_kind() -> None:
 
 @pytest.mark.parametrize(
     "section",
-    [{"kind": "ecfp", "bits": 128}, {"kind": "descriptors", "descriptors": ["MolWt", "TPSA"]}],
+    [
+        {"kind": "ecfp", "bits": 128},
+        {"kind": "descriptors", "descriptors": ["MolWt", "TPSA"]},
+        {"kind": "descriptors", "descriptors": "physchem"},
+        {"kind": "maccs"},
+        {"kind": "projection", "dimensions": 32},
+    ],
 )
 def test_a_job_reads_the_features_that_a_preparation_wrote(section: dict[str, Any]) -> None:
     recipe = Recipe.model_validate({"features": section})

@@ -18,20 +18,25 @@ from blindsum.platform.data import molecule_results, workers
 from blindsum.platform.data.computing import ALONE, Computing, granted_cores
 from blindsum.platform.data.molecule_results import computed
 from blindsum.platform.data.molecule_work import (
+    FeaturesPart,
     Fingerprints,
     FoldKeys,
+    MaccsKeys,
     MoleculeWork,
+    ProjectedCounts,
     ScaledDescriptors,
 )
 from blindsum.platform.data.reasons import in_general
 from blindsum.platform.data.workers import Workers
 from blindsum.platform.errors import DataError, Unexpected
-from blindsum.platform.job.features_section import Descriptors, Ecfp, Scaling
+from blindsum.platform.job.features_section import Descriptors, Ecfp, Maccs, Projection, Scaling
 
 SMILES = [*(f"c1ccccc1{'C' * n}O" for n in range(40)), "no molecule", "", "C" * 2000, "[Na+].[Cl-]"]
 PARTS = (
     Fingerprints(Ecfp(kind="ecfp", bits=256)),
     ScaledDescriptors(Descriptors(kind="descriptors", descriptors=["MolLogP", "BalabanJ"])),
+    MaccsKeys(Maccs(kind="maccs")),
+    ProjectedCounts(Projection(kind="projection", dimensions=32)),
 )
 
 
@@ -58,7 +63,7 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.usefixtures("side_by_side")
-def test_processes_give_what_one_process_gives(part: Fingerprints | ScaledDescriptors) -> None:
+def test_processes_give_what_one_process_gives(part: FeaturesPart) -> None:
     parts = [part, FoldKeys("scaffold")]
     told: list[float] = []
     alone = MoleculeWork(tuple(parts)).compute()(SMILES)
@@ -76,8 +81,9 @@ def test_a_small_table_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_settings_cross_to_a_process_unchanged() -> None:
-    work = MoleculeWork((*PARTS, FoldKeys("scaffold"), FoldKeys("spelling")))
-    assert MoleculeWork.from_json(work.to_json()) == work
+    for part in PARTS:
+        work = MoleculeWork((part, FoldKeys("scaffold"), FoldKeys("spelling")))
+        assert MoleculeWork.from_json(work.to_json()) == work
 
 
 def test_a_process_that_dies_is_said_and_quotes_nothing() -> None:

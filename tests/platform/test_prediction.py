@@ -115,6 +115,8 @@ def test_a_gap_has_a_reason_and_shifts_nothing(make_job: MakeJob, tmp_path: Path
     [
         {"kind": "ecfp", "smiles": "structure", "bits": 64},
         {"kind": "descriptors", "smiles": "structure", "descriptors": ["MolWt", "TPSA"]},
+        {"kind": "maccs", "smiles": "structure"},
+        {"kind": "projection", "smiles": "structure", "dimensions": 32},
     ],
 )
 def test_a_molecule_that_cannot_be_read_keeps_its_row(
@@ -137,7 +139,8 @@ def test_a_molecule_that_cannot_be_read_keeps_its_row(
         toxic, logd = random_model(job)(torch.from_numpy(x))[0].tolist()
     assert found.column("probability_toxic")[0].as_py() == pytest.approx(1 / (1 + math.exp(-toxic)))
     assert found.column("predicted_logd")[0].as_py() == pytest.approx(2.0 + 3.0 * logd)
-    assert ("leverage" in found.column_names) == (features["kind"] == "descriptors")
+    scaled = features["kind"] in ("descriptors", "projection")
+    assert ("leverage" in found.column_names) == scaled
 
 
 def test_a_silos_own_model_predicts_its_private_tasks(tmp_path: Path) -> None:

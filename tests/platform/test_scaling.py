@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from blindsum.platform.data.descriptors import descriptor_scaling
 from blindsum.platform.data.scaling import SCALINGS, public_scaling
+from blindsum.platform.job.descriptor_sets import SETS
 from blindsum.platform.job.features_section import Descriptors, Scaling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +22,7 @@ def section(**settings: Any) -> Descriptors:
     return Descriptors(kind="descriptors", **settings)
 
 
+ALL = "druglike-1"
 DIGESTS = {
     "esol-1": "fd069505f8d66d6f",
     "druglike-1": "ce9a8f6732f17861",
@@ -65,6 +67,58 @@ def test_constants_are_given_once() -> None:
         section(descriptors={"qed": Scaling()}, scaling="druglike-1")
     with pytest.raises(ValidationError):
         section(descriptors=["qed"], scaling="druglike-2")
+
+
+SET_DIGESTS = {
+    "all": "f51b038ed92a4eb5",
+    "physchem": "ad062e53385c3d39",
+    "pharmacophore": "f6b8f3903d1c1b27",
+    "surface": "7622e9e7406eaea4",
+    "topology": "06ea6d18814dd9d1",
+    "fragments": "b41d0868136a2491",
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_of_descriptors_is_written_out_and_never_changes(name: str) -> None:
+    """A job means the same in every version, and owners approve the descriptors themselves."""
+    named = SETS[name]
+    assert hashlib.sha256(" ".join(named).encode()).hexdigest()[:16] == SET_DIGESTS[name]
+    one = section(descriptors=name)
+    assert one == section(descriptors=[name]) == section(descriptors=list(named), scaling=ALL)
+    assert one.model_dump() == {
+        "kind": "descriptors", "smiles": "smiles", "descriptors": list(named), "scaling": ALL,
+    }  # fmt: skip
+    assert Descriptors.model_validate(one.model_dump()) == one
+    assert list(descriptor_scaling(one)) == list(named)
+
+
+def test_the_sets_are_what_they_are_called() -> None:
+    assert set(SETS["all"]) == public_scaling(ALL).keys()
+    assert set(SETS["physchem"]) == public_scaling("esol-1").keys()
+    small = section(descriptors="physchem", scaling="esol-1")
+    assert descriptor_scaling(small) == dict(public_scaling("esol-1")) | descriptor_scaling(small)
+    assert all(name.startswith("fr_") for name in SETS["fragments"])
+
+
+def test_sets_and_descriptors_go_together_without_repetition() -> None:
+    one = section(descriptors=["MolWt", "physchem", "surface", "fr_urea"])
+    expected = dict.fromkeys(["MolWt", *SETS["physchem"], *SETS["surface"], "fr_urea"])
+    assert one.descriptors == list(expected)
+    with pytest.raises(ValidationError, match="a descriptor is named twice"):
+        section(descriptors=["physchem", "fr_urea", "fr_urea"])
+    with pytest.raises(ValidationError, match="'MolWt' is not a set, which are all, physchem"):
+        section(descriptors="MolWt")
+    with pytest.raises(ValidationError):
+        section(descriptors=[["physchem"], 5])
+
+
+def test_the_docs_list_every_set() -> None:
+    text = (ROOT / "docs" / "descriptor-scaling.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\d+) \| [^|]+ \|$", text, re.MULTILINE))
+    assert {name: int(count) for name, count in rows.items()} == {
+        name: len(named) for name, named in SETS.items()
+    }
 
 
 def test_the_docs_list_every_constant() -> None:

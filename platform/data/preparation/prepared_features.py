@@ -1,4 +1,4 @@
-"""The kinds of features that a preparation writes: permuted fingerprints, or descriptors.
+"""The kinds of features that a preparation writes: permuted fingerprints, descriptors, projections.
 
 A new kind needs a section in `blindsum.platform.data.preparation.recipe`, a stage in
 `blindsum.platform.data.preparation.stages`, a class here, and its line in
@@ -16,9 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blindsum.platform.data.descriptors import descriptor_scaling
-from blindsum.platform.data.preparation.recipe import FINGERPRINT, PermutedEcfp, PlainDescriptors
+from blindsum.platform.data.preparation.recipe import (
+    FINGERPRINT,
+    PermutedEcfp,
+    PermutedMaccs,
+    PlainDescriptors,
+    PlainProjection,
+    PreparedSection,
+)
 from blindsum.platform.data.preparation.secret import Secret
-from blindsum.platform.data.preparation.stages import DescriptorValues, Fingerprints, Stage
+from blindsum.platform.data.preparation.stages import (
+    DescriptorValues,
+    Fingerprints,
+    ProjectedValues,
+    Stage,
+)
 from blindsum.platform.job.features_section import Fingerprint
 
 
@@ -50,15 +62,14 @@ class PreparedFeatures(ABC):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreparedFingerprints(PreparedFeatures):
-    """A column of the positions of fingerprints' bits, permuted by the secret, ascending."""
+class PreparedBits(PreparedFeatures):
+    """A column of the positions of bits that are 1, permuted by the secret, ascending."""
 
-    section: PermutedEcfp
+    section: PermutedEcfp | PermutedMaccs
 
     @property
     def stage(self) -> Stage:
-        """The stage that computes fingerprints, not yet permuted."""
+        """The stage that computes the bits, not yet permuted."""
         return Fingerprints(self.section)
 
     def columns(self, features: pa.Table, secret: Secret) -> dict[str, pa.Array]:
@@ -85,8 +96,36 @@ class PreparedFingerprints(PreparedFeatures):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparedDescriptors(PreparedFeatures):
-    """A column for each descriptor, unscaled: the job scales it by public constants."""
+class PreparedFingerprints(PreparedBits):
+    """Fingerprints."""
+
+    section: PermutedEcfp
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedMaccs(PreparedBits):
+    """MACCS keys."""
+
+    section: PermutedMaccs
+
+
+class PreparedValues(PreparedFeatures):
+    """A column for each value. The secret has no part in it."""
+
+    def columns(self, features: pa.Table, secret: Secret) -> dict[str, pa.Array]:
+        """Return a column for each value."""
+        return {n: features[n].combine_chunks() for n in features.column_names if n != "text"}
+
+    def comparable(self, features: pa.Table, secret: Secret) -> list[Any]:
+        """Return each row's values by name, as text of nine digits."""
+        rows = features.drop_columns("text").to_pylist()
+        # To nine digits: the last ones differ between processors.
+        return [{name: f"{value:.9g}" for name, value in row.items()} for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedDescriptors(PreparedValues):
+    """A float64 column for each descriptor, unscaled: the job scales it by public constants."""
 
     section: PlainDescriptors
 
@@ -95,16 +134,6 @@ class PreparedDescriptors(PreparedFeatures):
         """The stage that computes descriptors."""
         return DescriptorValues(self.section)
 
-    def columns(self, features: pa.Table, secret: Secret) -> dict[str, pa.Array]:
-        """Return a float64 column for each descriptor."""
-        return {n: features[n].combine_chunks() for n in features.column_names if n != "text"}
-
-    def comparable(self, features: pa.Table, secret: Secret) -> list[Any]:
-        """Return each row's descriptors by name, as text of nine digits."""
-        rows = features.drop_columns("text").to_pylist()
-        # To nine digits: the last ones differ between processors.
-        return [{name: f"{value:.9g}" for name, value in row.items()} for row in rows]
-
     def job_section(self) -> dict[str, Any]:
         """Return a section of kind `columns`, scaled as the recipe says."""
         scalings = descriptor_scaling(self.section)
@@ -112,12 +141,32 @@ class PreparedDescriptors(PreparedFeatures):
         return {"kind": "columns", "columns": columns}
 
 
-def prepared_features_of(section: PermutedEcfp | PlainDescriptors) -> PreparedFeatures:
+@dataclass(frozen=True, kw_only=True)
+class PreparedProjection(PreparedValues):
+    """A float64 column for each dimension, scaled."""
+
+    section: PlainProjection
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that projects."""
+        return ProjectedValues(self.section)
+
+    def job_section(self) -> dict[str, Any]:
+        """Return a section of kind `columns`, which leaves the values as they are."""
+        return {"kind": "columns", "columns": {name: {} for name in self.section.own_columns}}
+
+
+def prepared_features_of(section: PreparedSection) -> PreparedFeatures:
     """Return the kind of features that a recipe asks for."""
     match section:
         case PermutedEcfp():
             return PreparedFingerprints(section=section)
+        case PermutedMaccs():
+            return PreparedMaccs(section=section)
         case PlainDescriptors():
             return PreparedDescriptors(section=section)
+        case PlainProjection():
+            return PreparedProjection(section=section)
         case _:
             assert_never(section)

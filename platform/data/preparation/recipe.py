@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from blindsum.platform.data.preparation.units import MOLAR, Unit, canonical, unit_of
 from blindsum.platform.job.csv_section import CsvSection
-from blindsum.platform.job.features_section import Descriptors, Ecfp
+from blindsum.platform.job.features_section import Descriptors, Ecfp, Maccs, Projection
 from blindsum.platform.job.labels_section import Task, Tasks
 from blindsum.platform.job.section import Positive, Section, unless
 from blindsum.platform.job.yaml_reader import read_section
@@ -52,6 +52,34 @@ class PermutedEcfp(Ecfp):
         """RDKit computes every fingerprint that the section can describe."""
 
 
+class PermutedMaccs(Maccs):
+    """MACCS keys, their places permuted by the secret."""
+
+    smiles: Literal["smiles"] = "smiles"
+
+    @property
+    def own_columns(self) -> list[str]:
+        """Columns of the prepared table that are named for a setting: none."""
+        return []
+
+    def require_known(self) -> None:
+        """RDKit computes them all."""
+
+
+class PlainProjection(Projection):
+    """A projection of counts of substructures, one column for each dimension."""
+
+    smiles: Literal["smiles"] = "smiles"
+
+    @property
+    def own_columns(self) -> list[str]:
+        """Columns of the prepared table that are named for a setting: one for each dimension."""
+        return [f"projection_{i}" for i in range(self.dimensions)]
+
+    def require_known(self) -> None:
+        """Every projection that the section can describe is known."""
+
+
 class PlainDescriptors(Descriptors):
     """RDKit descriptors, one column each."""
 
@@ -68,6 +96,9 @@ class PlainDescriptors(Descriptors):
         from blindsum.platform.data.descriptors import descriptor_scaling
 
         descriptor_scaling(self)
+
+
+PreparedSection = PermutedEcfp | PermutedMaccs | PlainDescriptors | PlainProjection
 
 
 class Folds(Section):
@@ -208,7 +239,7 @@ class Recipe(Section):
     """The settings of a preparation, public in the consortium and the same at every silo."""
 
     structures: Structures = Structures()
-    features: Annotated[PermutedEcfp | PlainDescriptors, Field(discriminator="kind")]
+    features: Annotated[PreparedSection, Field(discriminator="kind")]
     folds: Folds = Folds()
     tasks: dict[Name, AssayTask] = Field({}, description="Tasks that all silos share.")
     quorum: Quorum = Quorum()

@@ -19,8 +19,15 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from blindsum.platform.data.descriptors import descriptors
-from blindsum.platform.data.molecules import ecfp, read_molecule, write_molecule
-from blindsum.platform.data.preparation.recipe import PermutedEcfp, PlainDescriptors, Structures
+from blindsum.platform.data.molecules import ecfp, maccs, read_molecule, write_molecule
+from blindsum.platform.data.preparation.recipe import (
+    PermutedEcfp,
+    PermutedMaccs,
+    PlainDescriptors,
+    PlainProjection,
+    Structures,
+)
+from blindsum.platform.data.projection import projected
 from blindsum.platform.data.reasons import MAX_SMILES
 
 rdBase.DisableLog("rdApp.*")
@@ -153,7 +160,7 @@ class Fingerprints:
 
     SCHEMA = pa.schema([("text", pa.string()), ("fingerprint", pa.list_(pa.int32()))])
 
-    def __init__(self, settings: PermutedEcfp) -> None:
+    def __init__(self, settings: PermutedEcfp | PermutedMaccs) -> None:
         self._settings = settings
 
     @property
@@ -161,7 +168,7 @@ class Fingerprints:
         return _key("features", self._settings.model_dump_json())
 
     def compute(self, texts: Sequence[str]) -> pa.Table:
-        one = ecfp(self._settings)
+        one = ecfp(self._settings) if isinstance(self._settings, PermutedEcfp) else maccs
         found = [one(Chem.MolFromSmiles(text)).tolist() for text in texts]
         return pa.table([list(texts), found], schema=self.SCHEMA)
 
@@ -192,3 +199,27 @@ class DescriptorValues:
 
     def failed(self, text: str) -> pa.Table:
         return pa.table([[text], *([[float("nan")]] * len(self.names))], schema=self._schema)
+
+
+class ProjectedValues:
+    """Computes a float64 column for each dimension of a projection of structures, scaled."""
+
+    def __init__(self, settings: PlainProjection) -> None:
+        self._settings = settings
+        self._schema = pa.schema(
+            [("text", pa.string()), *((name, pa.float64()) for name in settings.own_columns)]
+        )
+
+    @property
+    def key(self) -> str:
+        return _key("features", self._settings.model_dump_json())
+
+    def compute(self, texts: Sequence[str]) -> pa.Table:
+        one = projected(self._settings)
+        found = [one(Chem.MolFromSmiles(text)).astype(np.float64) for text in texts]
+        values = np.array(found).reshape(len(texts), self._settings.dimensions)
+        return pa.table([list(texts), *values.T], schema=self._schema)
+
+    def failed(self, text: str) -> pa.Table:
+        gaps = [[float("nan")]] * self._settings.dimensions
+        return pa.table([[text], *gaps], schema=self._schema)

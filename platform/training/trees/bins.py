@@ -18,7 +18,7 @@ from scipy.special import ndtri
 
 from blindsum.platform.data.features import ColumnFeatures, features_of
 from blindsum.platform.job.data_section import Features
-from blindsum.platform.job.features_section import Ecfp, Fingerprint
+from blindsum.platform.job.features_section import Ecfp, Fingerprint, Maccs
 
 Edges = npt.NDArray[np.float32]
 HALF = np.array([0.5], np.float32)
@@ -78,7 +78,7 @@ def bins_of(features: Features, most: int, own: Mapping[str, Sequence[float]]) -
     """
     kind = features_of(features)
     normal = ndtri(np.arange(1, most) / most).astype(np.float32)
-    if isinstance(features, (Ecfp, Fingerprint)):
+    if isinstance(features, (Ecfp, Fingerprint, Maccs)):
         return Bins([HALF] * kind.width)
     if not isinstance(kind, ColumnFeatures):
         return Bins([normal] * kind.width)

@@ -1,0 +1,1 @@
+"""`blindsum features`: which features and which model to train, chosen on public records."""
