@@ -6,10 +6,13 @@ approvals that owners gave no longer hold: say so in CHANGELOG.md.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from blindsum.he.exchange import Exchange
 from blindsum.he.parameters import Parameters
+from blindsum.platform.evaluation.figures import TASK_COUNTS
+from blindsum.platform.evaluation.pair_figures import GROUP_COUNTS
 from blindsum.platform.job.schema import Job
 from blindsum.platform.state.approval import job_digest
 
@@ -62,6 +65,15 @@ def test_the_parameters_digest() -> None:
     assert (
         Parameters.derive(64, 12, scheme="none").digest
         == "e7c3292ec1ef4c745cc15be99ba0cc420d250d9bfe1126c0547e8f2ced0e3ea8"
+    )
+
+
+def test_the_counts_of_tasks_and_their_order() -> None:
+    """They are sent without names: another order is another meaning."""
+    names = ",".join((*TASK_COUNTS, *GROUP_COUNTS))
+    assert (
+        hashlib.sha256(names.encode()).hexdigest()
+        == "0c92eeb8f91f95c773d812579cee13d764551dca852770b7b6c740827187683c"
     )
 
 

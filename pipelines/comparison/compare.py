@@ -16,7 +16,7 @@ import numpy as np
 
 from blindsum.pipelines.comparison.estimates import Estimate, Scored, difference, mean
 from blindsum.platform.errors import JobError, TrackingError
-from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED
+from blindsum.platform.evaluation.figures import CLASSIFIED, GROUP, MEASURED
 from blindsum.platform.evaluation.intervals import Interval
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.tracking.mlflow_run import tracking_uri
@@ -34,7 +34,7 @@ ARMS = {"local": "each silo alone", "federated": "federated", "pooled": "pooled 
 """The arms in words, in the order of outputs."""
 
 OF_KIND = {
-    "auroc": (*CLASSIFIED, "auprc_at_fixed_rate", "auprc_low", "auprc_high"),
+    "auroc": (*CLASSIFIED, "auprc_at_fixed_rate", "coverage_of_positives", "coverage_of_negatives"),
     "accuracy": ("loss",),
     "r2": MEASURED,
 }
@@ -292,9 +292,14 @@ def _of_last_model(figures: dict[str, float]) -> dict[str, float]:
         name
         for metric, others in OF_KIND.items()
         if figures.get(f"{metric}_diverged")
-        for name in (metric, f"{metric}_low", f"{metric}_high", *others)
+        for name in (metric, *others)
     }
-    return {name: value for name, value in figures.items() if name not in lost}
+    return {name: value for name, value in figures.items() if _whole(name) not in lost}
+
+
+def _whole(name: str) -> str:
+    """Return the figure of which this is an end of the interval, or the value of a group."""
+    return name.partition(GROUP)[0].removesuffix("_low").removesuffix("_high")
 
 
 def _against_best(groups: list[Group], grouped: Mapping[Key, list[Trial]]) -> list[Group]:

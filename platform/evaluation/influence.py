@@ -33,7 +33,7 @@ def on_auroc(true: Reals, said: Reals) -> Reals:
     ranks, found = rankdata(said), np.empty(len(true))
     found[positive] = (ranks[positive] - rankdata(said[positive])) / n
     found[~positive] = 1 - (ranks[~positive] - rankdata(said[~positive])) / m
-    return _within_classes(found, positive, m, n)
+    return within_classes(found, positive, m, n)
 
 
 def on_auprc(true: Reals, said: Reals) -> Reals:
@@ -47,7 +47,7 @@ def on_auprc(true: Reals, said: Reals) -> Reals:
     # A record counts at its own threshold and at all lower ones.
     raises, lowers = ((here * other / squared)[::-1].cumsum()[::-1] for other in (misses, hits))
     found = np.where(positive, precision[at] + raises[at], -n / m * lowers[at])
-    return _within_classes(found, positive, m, n)
+    return within_classes(found, positive, m, n)
 
 
 def on_r2(true: Reals, said: Reals) -> Reals:
@@ -88,7 +88,7 @@ def least_of_auprc(auprc: float, positives: int) -> float:
     return edge * (1 - edge) / positives if auprc > 1 - edge else 0.0
 
 
-def _within_classes(found: Reals, positive: npt.NDArray[np.bool_], m: int, n: int) -> Reals:
+def within_classes(found: Reals, positive: npt.NDArray[np.bool_], m: int, n: int) -> Reals:
     """Centre within each class and divide, so that the squares add up to the variance of a mean
     over the positives plus that of a mean over the negatives."""
     found[positive] = (found[positive] - found[positive].mean()) / (m * (m - 1)) ** 0.5
