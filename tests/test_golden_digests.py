@@ -73,7 +73,7 @@ def test_the_counts_of_tasks_and_their_order() -> None:
     names = ",".join((*TASK_COUNTS, *GROUP_COUNTS))
     assert (
         hashlib.sha256(names.encode()).hexdigest()
-        == "0c92eeb8f91f95c773d812579cee13d764551dca852770b7b6c740827187683c"
+        == "1120b62649495fea8b68512eb565bb6e14888e12972ae36a8510660d114f671b"
     )
 
 

@@ -305,7 +305,7 @@ def _whole(name: str) -> str:
 def _against_best(groups: list[Group], grouped: Mapping[Key, list[Trial]]) -> list[Group]:
     """Return the groups with their differences from the best one."""
     best = max(groups, key=lambda group: group.score.mean)
-    runs = {key: [t.scored for t in _newest(of).values()] for key, of in grouped.items()}
+    runs = {key: [t.scored for t in newest(of).values()] for key, of in grouped.items()}
     return [
         one
         if one.key == best.key
@@ -315,7 +315,7 @@ def _against_best(groups: list[Group], grouped: Mapping[Key, list[Trial]]) -> li
 
 
 def _group(of: Sequence[Trial], trials: Sequence[Trial]) -> Group:
-    first, own = of[0], list(_newest(of).values())
+    first, own = of[0], list(newest(of).values())
     names = set.intersection(*(set(trial.figures) for trial in own))
     figures = {name: float(np.mean([t.figures[name] for t in own])) for name in names}
     bases = bases_of([t for t in trials if t.model == first.model], first.epsilon)
@@ -335,7 +335,7 @@ def _group(of: Sequence[Trial], trials: Sequence[Trial]) -> Group:
     return Group(*first.group, score, figures, gain, relative, of_gap)
 
 
-def _newest(of: Sequence[Trial]) -> dict[str, Trial]:
+def newest(of: Sequence[Trial]) -> dict[str, Trial]:
     """Return each seed's newest run; MLflow returns the newest first."""
     return {trial.seed: trial for trial in reversed(of)}
 
@@ -347,7 +347,7 @@ def bases_of(trials: Sequence[Trial], epsilon: float | None) -> dict[str, Trial]
     none, the runs at the same budget.
     """
     local = [t for t in trials if t.arm == "local" and t.epsilon is None]
-    return _newest(local or [t for t in trials if t.arm == "local" and t.epsilon == epsilon])
+    return newest(local or [t for t in trials if t.arm == "local" and t.epsilon == epsilon])
 
 
 def _differing(trials: Sequence[Trial]) -> list[str]:

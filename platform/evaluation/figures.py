@@ -29,11 +29,11 @@ OF_UPDATE = 3
 OF_CLASSES = 4
 """The number of counts of held-out records before those of each class."""
 
-RANKED = ("auroc", "auprc", "conformal_efficiency", *TOPS, "bedroc")
+RANKED = ("auroc", "auprc", "conformal_efficiency", *TOPS, "bedroc", "calibration_error")
 """Figures of binary tasks whose variance silos send too."""
 
 CLASSIFIED, MEASURED = (
-    (*RANKED, "auprc_at_0.1", "calibration_error", "conformal_empty"),
+    (*RANKED, "auprc_at_0.1", "conformal_empty"),
     ("r2", "rmse"),
 )
 COVERED = ("covered_positives", "covered_negatives")
@@ -181,6 +181,7 @@ class TaskFigures(PairFigures):
     enrichment_1_percent_variance: float
     enrichment_5_percent_variance: float
     bedroc_variance: float
+    calibration_error_variance: float
     rmse: float
     groups: Mapping[str, PairFigures] = field(default_factory=dict)
 

@@ -4,6 +4,7 @@
              in O(n log n) (Sun and Xu, IEEE Signal Processing Letters 2014)
     AUPRC    derivative of the average precision by the weight of a record (delta method)
     R2       jackknife: the figure without the record
+    ECE      the distance in the record's bin, with the sign that the bin's has (delta method)
 
 A silo's tasks are measured on the same records, so that their figures move together. The influences
 of a record on all tasks are therefore added before they are squared: the sum of the squares is the
@@ -62,6 +63,19 @@ def on_r2(true: Reals, said: Reals) -> Reals:
     without = np.maximum(1 - share, WORST_R2)
     influence: Reals = (without.mean() - without) * ((count - 1) / count) ** 0.5
     return influence
+
+
+def on_calibration_error(true: Reals, probability: Reals, which: npt.NDArray[np.int64]) -> Reals:
+    """Return each record's influence on the expected calibration error.
+
+    Args:
+        which: the record's bin, [records].
+    """
+    gaps, counts = probability - true, np.bincount(which)
+    of_bins = np.bincount(which, gaps)
+    own = np.sign(of_bins)[which] * (gaps - (of_bins / np.maximum(counts, 1))[which])
+    found: Reals = own / (len(true) * max(len(true) - 1, 1)) ** 0.5
+    return found
 
 
 def least_of_auroc(auroc: float, positives: int, negatives: int) -> float:

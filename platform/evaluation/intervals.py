@@ -102,9 +102,12 @@ def of_figure(
     fewest = {
         "auroc": min(positives, negatives),
         "conformal_efficiency": positives + negatives,
+        "calibration_error": positives + negatives,
     }.get(name, positives)  # the others are means over positives
     top = TOPS.get(name, 1.0)
     low, high = of_ranking(mean * top, variance, fewest, pairs)
+    if name in TOPS and pairs == 1:  # nothing but positives at the top is the most there can be
+        high = min(high, max(top * (positives + negatives) / max(positives, 1), mean * top))
     return Interval(low / top, high / top)
 
 

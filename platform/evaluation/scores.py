@@ -37,6 +37,7 @@ from blindsum.platform.evaluation.influence import (
     least_of_auroc,
     on_auprc,
     on_auroc,
+    on_calibration_error,
     on_r2,
 )
 from blindsum.platform.evaluation.intervals import TOPS, of_figure
@@ -174,6 +175,7 @@ def _classified(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Scored:
         figures = dict.fromkeys(CLASSIFIED, 0.0) | {"calibration_error": 1.0}
         figures |= dict(zip(COVERED, (positives, negatives), strict=True))
         return Scored(figures | counted, influence, dict.fromkeys(RANKED, 0.0), finite=False)
+    probability = 1 / (1 + np.exp(-np.clip(said, -50, 50)))
     # Importing scikit-learn takes a second, at every silo.
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -181,10 +183,13 @@ def _classified(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Scored:
         "auroc": float(roc_auc_score(true, said)),
         "auprc": float(average_precision_score(true, said)),
         "auprc_at_0.1": precision_at_rate(true, said),
-        "calibration_error": calibration_error(true, 1 / (1 + np.exp(-np.clip(said, -50, 50)))),
+        "calibration_error": calibration_error(true, probability),
     }
     influence["auroc"][known] = on_auroc(true, said)
     influence["auprc"][known] = on_auprc(true, said)
+    influence["calibration_error"][known] = on_calibration_error(
+        true, probability, bins_of(probability)
+    )
     sets = conformal(true, said)
     figures |= {"conformal_efficiency": sets.efficiency, "conformal_empty": sets.empty}
     influence["conformal_efficiency"][known] = sets.influence
@@ -196,6 +201,7 @@ def _classified(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Scored:
         "auprc": least_of_auprc(figures["auprc"], positives),
         "conformal_efficiency": least_of_share(sets.efficiency, len(true)),
         "bedroc": least_of_share(figures["bedroc"], positives),
+        "calibration_error": 0.0,
         **{n: least_of_share(figures[n] * top, positives) for n, top in TOPS.items()},
     }
     more = {n: max(least[n] - float((influence[n] ** 2).sum()), 0.0) for n in RANKED}
@@ -214,10 +220,15 @@ def precision_at_rate(true: Reals, said: Reals, rate: float = REFERENCE) -> floa
     return float((np.diff(right) * precision[1:]).sum())
 
 
+def bins_of(probability: Reals, bins: int = 10) -> npt.NDArray[np.int64]:
+    """Return each record's bin of equal width, int64 [records]."""
+    return np.minimum((probability * bins).astype(np.int64), bins - 1)
+
+
 def calibration_error(true: Reals, probability: Reals, bins: int = 10) -> float:
     """Return the mean distance between probability and frequency over bins of equal width, weighted
     by records."""
-    which = np.minimum((probability * bins).astype(int), bins - 1)
+    which = bins_of(probability, bins)
     counts = np.bincount(which, minlength=bins)
     gaps = np.abs(np.bincount(which, probability, bins) - np.bincount(which, true, bins))
     return float(gaps.sum() / max(counts.sum(), 1))
