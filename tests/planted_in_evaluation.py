@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 CONFORMAL = "tests/platform/test_conformal.py"
+FOLDS = "tests/platform/test_cluster_and_time_folds.py"
 TASKS = "tests/platform/test_tasks.py"
 
 IN_EVALUATION = (
@@ -26,6 +27,34 @@ IN_EVALUATION = (
         'return np.searchsorted(np.sort(of), than, side="right")',
         'return np.searchsorted(np.sort(of), than, side="left")',
         CONFORMAL,
+    ),
+    (
+        "folds: the cut date's own records trained on",
+        "platform/data/split.py",
+        "np.array(pc.greater_equal(table.column(self.section.column), cut), np.bool_)",
+        "np.array(pc.greater(table.column(self.section.column), cut), np.bool_)",
+        FOLDS,
+    ),
+    (
+        "folds: text that is no date taken for a date",
+        "platform/data/usable.py",
+        "    return [*found, *of_folds, *gaps(table.select(keys))]\n",
+        "    return [*found, *gaps(table.select(keys))]\n",
+        FOLDS,
+    ),
+    (
+        "folds: a fingerprint by the form of a date",
+        "platform/data/checked.py",
+        "                table = folds.uniform(table)\n",
+        "",
+        FOLDS,
+    ),
+    (
+        "folds: everything like some leader",
+        "platform/data/clusters.py",
+        "if similar[best] >= LIKE else",
+        "if similar[best] >= 0 else",
+        FOLDS,
     ),
     (
         "groups: one of a single task",

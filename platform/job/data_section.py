@@ -10,10 +10,12 @@ from pydantic import Field, ModelWrapValidatorHandler, model_validator
 from blindsum.platform.job.csv_section import CsvSection
 from blindsum.platform.job.features_section import Columns, Descriptors, Ecfp, Fingerprint
 from blindsum.platform.job.folds_section import (
+    ClusterFolds,
     ColumnFolds,
     HashFolds,
     RandomFolds,
     ScaffoldFolds,
+    TimeFolds,
 )
 from blindsum.platform.job.graphs_section import Graphs
 from blindsum.platform.job.images_section import Images
@@ -56,7 +58,8 @@ class DataSection(Section):
         description="Label columns, possibly with gaps, whose names all silos know.",
     )
     folds: Annotated[
-        ScaffoldFolds | HashFolds | ColumnFolds | RandomFolds, Field(discriminator="kind")
+        ScaffoldFolds | ClusterFolds | TimeFolds | HashFolds | ColumnFolds | RandomFolds,
+        Field(discriminator="kind"),
     ]
     prepared: Prepared | None = Field(
         None, description="Refuse tables whose digests of preparation differ from these."
