@@ -23,6 +23,7 @@ if str(ROOT) not in sys.path:  # as a script
 
 from tests.planted_between_clusters import BETWEEN_CLUSTERS
 from tests.planted_in_clipping import IN_CLIPPING
+from tests.planted_in_evaluation import IN_EVALUATION
 from tests.planted_in_graphs import IN_GRAPHS
 from tests.planted_in_large_updates import IN_LARGE_UPDATES
 from tests.planted_in_models import IN_MODELS
@@ -640,6 +641,7 @@ MUTANTS = (
         Mutant(*one)
         for one in (
             *BETWEEN_CLUSTERS,
+            *IN_EVALUATION,
             *IN_PREDICTIONS,
             *IN_TABLES,
             *IN_LARGE_UPDATES,

@@ -154,8 +154,8 @@ IN_TABLES = (
     (
         "a key of folds with gaps",
         "platform/data/usable.py",
-        "    return found + gaps(table.select(keys))\n",
-        "    return found\n",
+        "    return [*found, *of_folds, *gaps(table.select(keys))]\n",
+        "    return [*found, *of_folds]\n",
         COLUMNS,
     ),
     (

@@ -6,10 +6,13 @@ approvals that owners gave no longer hold: say so in CHANGELOG.md.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from blindsum.he.exchange import Exchange
 from blindsum.he.parameters import Parameters
+from blindsum.platform.evaluation.figures import TASK_COUNTS
+from blindsum.platform.evaluation.pair_figures import GROUP_COUNTS
 from blindsum.platform.job.schema import Job
 from blindsum.platform.state.approval import job_digest
 
@@ -62,6 +65,15 @@ def test_the_parameters_digest() -> None:
     assert (
         Parameters.derive(64, 12, scheme="none").digest
         == "0cfb1d3726be51e99831dde2699d183ec1bc314c3ef6ff212bdaf55803ff1fad"
+    )
+
+
+def test_the_counts_of_tasks_and_their_order() -> None:
+    """They are sent without names: another order is another meaning."""
+    names = ",".join((*TASK_COUNTS, *GROUP_COUNTS))
+    assert (
+        hashlib.sha256(names.encode()).hexdigest()
+        == "1120b62649495fea8b68512eb565bb6e14888e12972ae36a8510660d114f671b"
     )
 
 

@@ -252,10 +252,10 @@ def compare(
         str | None, typer.Option(help="MLflow experiment; default: the job's.")
     ] = None,
     silo: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--silo",
-            help="Add this silo's gain on each task; private to the silo.",
+            help="Add this silo's gain on each task; private to the silo. May repeat.",
             autocompletion=silo_names,
         ),
     ] = None,
@@ -272,7 +272,7 @@ def compare(
     with progress("starting", json):
         from blindsum.pipelines.comparison.compare_page import run_compare
 
-    run_compare(job_file, experiment, runs or [], silo, page, mlflow, json)
+    run_compare(job_file, experiment, runs or [], silo or [], page, mlflow, json)
 
 
 @app.command()

@@ -16,7 +16,7 @@ import numpy as np
 
 from blindsum.pipelines.comparison.estimates import Estimate, Scored, difference, mean
 from blindsum.platform.errors import JobError, TrackingError
-from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED
+from blindsum.platform.evaluation.figures import CLASSIFIED, GROUP, MEASURED
 from blindsum.platform.evaluation.intervals import Interval
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.tracking.mlflow_run import tracking_uri
@@ -34,7 +34,7 @@ ARMS = {"local": "each silo alone", "federated": "federated", "pooled": "pooled 
 """The arms in words, in the order of outputs."""
 
 OF_KIND = {
-    "auroc": (*CLASSIFIED, "auprc_at_fixed_rate", "auprc_low", "auprc_high"),
+    "auroc": (*CLASSIFIED, "auprc_at_fixed_rate", "coverage_of_positives", "coverage_of_negatives"),
     "accuracy": ("loss",),
     "r2": MEASURED,
 }
@@ -292,15 +292,20 @@ def _of_last_model(figures: dict[str, float]) -> dict[str, float]:
         name
         for metric, others in OF_KIND.items()
         if figures.get(f"{metric}_diverged")
-        for name in (metric, f"{metric}_low", f"{metric}_high", *others)
+        for name in (metric, *others)
     }
-    return {name: value for name, value in figures.items() if name not in lost}
+    return {name: value for name, value in figures.items() if _whole(name) not in lost}
+
+
+def _whole(name: str) -> str:
+    """Return the figure of which this is an end of the interval, or the value of a group."""
+    return name.partition(GROUP)[0].removesuffix("_low").removesuffix("_high")
 
 
 def _against_best(groups: list[Group], grouped: Mapping[Key, list[Trial]]) -> list[Group]:
     """Return the groups with their differences from the best one."""
     best = max(groups, key=lambda group: group.score.mean)
-    runs = {key: [t.scored for t in _newest(of).values()] for key, of in grouped.items()}
+    runs = {key: [t.scored for t in newest(of).values()] for key, of in grouped.items()}
     return [
         one
         if one.key == best.key
@@ -310,7 +315,7 @@ def _against_best(groups: list[Group], grouped: Mapping[Key, list[Trial]]) -> li
 
 
 def _group(of: Sequence[Trial], trials: Sequence[Trial]) -> Group:
-    first, own = of[0], list(_newest(of).values())
+    first, own = of[0], list(newest(of).values())
     names = set.intersection(*(set(trial.figures) for trial in own))
     figures = {name: float(np.mean([t.figures[name] for t in own])) for name in names}
     bases = bases_of([t for t in trials if t.model == first.model], first.epsilon)
@@ -330,7 +335,7 @@ def _group(of: Sequence[Trial], trials: Sequence[Trial]) -> Group:
     return Group(*first.group, score, figures, gain, relative, of_gap)
 
 
-def _newest(of: Sequence[Trial]) -> dict[str, Trial]:
+def newest(of: Sequence[Trial]) -> dict[str, Trial]:
     """Return each seed's newest run; MLflow returns the newest first."""
     return {trial.seed: trial for trial in reversed(of)}
 
@@ -342,7 +347,7 @@ def bases_of(trials: Sequence[Trial], epsilon: float | None) -> dict[str, Trial]
     none, the runs at the same budget.
     """
     local = [t for t in trials if t.arm == "local" and t.epsilon is None]
-    return _newest(local or [t for t in trials if t.arm == "local" and t.epsilon == epsilon])
+    return newest(local or [t for t in trials if t.arm == "local" and t.epsilon == epsilon])
 
 
 def _differing(trials: Sequence[Trial]) -> list[str]:

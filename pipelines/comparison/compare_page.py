@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
 
+from blindsum.pipelines.comparison.boards_page import board_rows, boards_section
 from blindsum.pipelines.comparison.compare import (
     ARMS,
     SCORES,
@@ -22,7 +22,9 @@ from blindsum.pipelines.comparison.compare import (
     compare,
     label,
 )
-from blindsum.pipelines.comparison.own_gains import gains_by_task
+from blindsum.pipelines.comparison.gains_page import as_csv, gains_section, medians, middle_rows
+from blindsum.pipelines.comparison.leaderboards import leaderboards
+from blindsum.pipelines.comparison.own_gains import Gains, gains_by_task
 from blindsum.pipelines.comparison.own_mlflow import keep_by_task
 from blindsum.pipelines.comparison.verdicts import notes
 from blindsum.pipelines.show.console import (
@@ -33,7 +35,7 @@ from blindsum.pipelines.show.console import (
     show_warnings,
     size,
 )
-from blindsum.pipelines.show.page import PAGE, embedded
+from blindsum.pipelines.show.page import PAGE, embedded, table
 from blindsum.pipelines.show.progress import progress
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.errors import BlindsumError, JobError
@@ -47,48 +49,60 @@ NAMED = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
     "auprc_at_fixed_rate": "AUPRC at 0.1",
+    "conformal_efficiency": "conformal efficiency",
+    "conformal_empty": "empty sets",
+    "coverage_of_positives": "coverage of positives",
+    "coverage_of_negatives": "coverage of negatives",
+    "enrichment_1_percent": "enrichment at 1 %",
+    "enrichment_5_percent": "enrichment at 5 %",
+    "bedroc": "BEDROC",
     "calibration_error": "calibration error",
     "r2": "R2",
     "rmse": "RMSE",
     "loss": "loss",
     "accuracy": "accuracy",
 }
-Gains = Mapping[str, Mapping[str, float]]
 
 
 def run_compare(
     job_file: JobFile,
     experiment: str | None,
     names: Sequence[str],
-    silo: str | None,
+    silos: Sequence[str],
     page: Path | None,
     mlflow: bool,
     as_json: bool,
 ) -> None:
     """Print a comparison and write its page.
 
+    Args:
+        silos: whose gains by task to add, from their state folders on this machine.
+
     Raises:
         BlindsumError: there is nothing to compare, or the page cannot be written.
     """
     with progress("reading runs from MLflow", as_json) as shown:
         comparison = compare(job_file, experiment, names)
-        gains = gains_by_task(job_file, silo, comparison) if silo else None
-        own_mlflow = None
-        if silo:
-            trials = [*comparison.trials, *(t for t in comparison.alone if t.silo == silo)]
-            state = state_folder(job_file.silo(silo))
-            shown.stage("storing figures by task in the silo's own MLflow")
-            own_mlflow = keep_by_task(state, comparison.experiment, trials)
-        if gains and mlflow:
+        if silos and mlflow:
             raise JobError(
                 "gains by task are private to the silo and do not go to MLflow",
                 "Leave out --mlflow or --silo.",
             )
-        own = f"{comparison.experiment}-{silo}" if silo else comparison.experiment
-        path = page or job_file.folder / f"compare-{own}.html"
+        gains = gains_by_task(job_file, silos, comparison) if silos else None
+        own_mlflow = {}
+        for silo in silos:
+            trials = [*comparison.trials, *(t for t in comparison.alone if t.silo == silo)]
+            state = state_folder(job_file.silo(silo))
+            shown.stage("storing figures by task in the silo's own MLflow")
+            if kept := keep_by_task(state, comparison.experiment, trials):
+                own_mlflow[silo] = kept
+        path = page or job_file.folder / f"compare-{'-'.join([comparison.experiment, *silos])}.html"
         shown.stage("drawing the page")
+        of_tasks = path.with_suffix(".csv")
         try:
-            write(as_page(comparison, gains), path)
+            write(as_page(comparison, gains, of_tasks.name), path)
+            if gains:
+                write(as_csv(gains), of_tasks)
         except OSError as error:
             raise BlindsumError(
                 f"the page cannot be written to {path}: {error.strerror}",
@@ -106,12 +120,19 @@ def run_compare(
             diverged=[trial.name for trial in comparison.diverged],
             stopped=[trial.name for trial in comparison.stopped],
             notes=notes(comparison),
+            leaderboards={
+                group or "all tasks": [asdict(place) for place in places]
+                for group, places in leaderboards(comparison).items()
+            },
+            **({"gains": medians(gains)} if gains else {}),
         )
         return
-    show(comparison)
+    show(comparison, gains)
     console.print(f"page: {path}", soft_wrap=True)
-    if own_mlflow:
-        uri = sqlite_uri(own_mlflow)
+    if gains:
+        console.print(f"gains by task, private: {of_tasks}", soft_wrap=True)
+    for silo, kept in own_mlflow.items():
+        uri = sqlite_uri(kept)
         console.print(f"figures by task, private to {silo}: {uri}", soft_wrap=True)
     if failure:
         show_incomplete(failure)
@@ -126,26 +147,37 @@ def _stored(job_file: JobFile, comparison: Comparison, page: Path) -> str | None
     return tracker.finish("FINISHED", f"{len(comparison.trials)} runs", {})
 
 
-def show(comparison: Comparison) -> None:
-    """Print the groups as a table on stdout, and what it shows in words."""
+def show(comparison: Comparison, gains: Gains | None = None) -> None:
+    """Print the groups as a table on stdout, what it shows in words, leaderboards of groups of
+    tasks, and median gains by task."""
     head, rows = _rows(comparison)
-    table = Sheet(*head, title=f"experiment {comparison.experiment}")
-    for row in rows:
-        table.add(*row)
     if rows:
-        show_result(table)
+        _print(f"experiment {comparison.experiment}", head, rows)
     for note in notes(comparison):
         show_result(f"\n{note}")
+    for group, places in leaderboards(comparison).items():
+        if group:
+            _print(f"\ntasks of group {group}", *board_rows(places))
+    if gains:
+        _print("\ngains by task over the silo alone, private", *middle_rows(gains))
     if comparison.differing:
         names = ", ".join(comparison.differing)
         show_warnings([f"these runs differ in more than seed, privacy and encryption: {names}"])
 
 
-def as_page(comparison: Comparison, gains: Gains | None = None) -> str:
+def _print(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    sheet = Sheet(*head, title=title)
+    for row in rows:
+        sheet.add(*row)
+    show_result(sheet)
+
+
+def as_page(comparison: Comparison, gains: Gains | None = None, csv_name: str = "") -> str:
     """Return the comparison as one HTML page.
 
     Args:
-        gains: a silo's gains by group and task, which make the page private to the silo.
+        gains: silos' gains by task, which make the page private to these silos.
+        csv_name: of the file that has all gains.
     """
     head, rows = _rows(comparison)
     parts = [
@@ -155,12 +187,13 @@ def as_page(comparison: Comparison, gains: Gains | None = None) -> str:
             f"{SCORES[comparison.metric][0]} on held-out records. Gains are measured from each "
             "silo training alone with the same seeds, without privacy where such runs exist.</p>"
         ),
-        _table(head, rows),
+        table(head, rows),
         *(f"<p>{html.escape(note)}</p>" for note in notes(comparison)),
         "<h2>Score against epsilon</h2>",
         embedded(_score_picture(comparison)),
+        *boards_section(comparison),
         "<h2>All figures</h2>",
-        _table(*_figure_rows(comparison)),
+        table(*_figure_rows(comparison)),
     ]
     if comparison.differing:
         names = html.escape(", ".join(comparison.differing))
@@ -170,12 +203,7 @@ def as_page(comparison: Comparison, gains: Gains | None = None) -> str:
             f"{names}</p>",
         )
     if gains:
-        parts += [
-            "<h2>Gains by task</h2>",
-            "<p class=note>Private: this section shows one silo's own tasks.</p>",
-            embedded(_gains_picture(gains, SCORES[comparison.metric][0])),
-            _table(*_gain_rows(gains)),
-        ]
+        parts += gains_section(gains, csv_name)
     return PAGE.format(title=html.escape(comparison.experiment), body="\n".join(parts))
 
 
@@ -230,15 +258,6 @@ def _figure_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return ["arm", *(NAMED[n] for n in names)], rows
 
 
-def _gain_rows(gains: Gains) -> tuple[list[str], list[list[str]]]:
-    tasks = list(dict.fromkeys(task for found in gains.values() for task in found))
-    rows = [
-        [task, *(f"{found[task]:+.3f}" if task in found else "" for found in gains.values())]
-        for task in tasks
-    ]
-    return ["task", *gains], rows
-
-
 def _score_picture(comparison: Comparison) -> Picture:
     """Plot scores against epsilon, with groups without privacy at the right edge."""
     picture = Picture(figsize=(7.0, 3.6), layout="constrained")
@@ -276,27 +295,6 @@ def _reach(groups: Sequence[Group]) -> list[list[float]]:
     ]
 
 
-def _gains_picture(gains: Gains, metric: str) -> Picture:
-    """Plot the share of tasks whose gain is at most a given value (ECDF)."""
-    picture = Picture(figsize=(7.0, 3.4), layout="constrained")
-    FigureCanvasAgg(picture)
-    axes = picture.subplots()
-    for group, found in gains.items():
-        axes.ecdf(np.array(list(found.values())), label=f"{group} ({len(found)} tasks)")
-    axes.axvline(0.0, color="#8a8a8a", linestyle=":")
-    axes.set(xlabel=f"gain in {metric.removeprefix('mean ')} over alone", ylabel="share of tasks")
-    _plain(axes)
-    return picture
-
-
 def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{html.escape(one)}</th>" for one in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(one)}</td>" for one in row) + "</tr>" for row in rows
-    )
-    return f"<div class=wide><table><tr>{cells}</tr>{body}</table></div>"

@@ -108,6 +108,16 @@ def difference(ours: Sequence[Scored], theirs: Sequence[Scored]) -> Estimate:
     return Estimate(center, low, high, count)
 
 
+def median(values: Sequence[float]) -> Estimate:
+    """Return the median of values, such as gains on many tasks, with the interval of the sign test:
+    between two of the values (Conover, Practical Nonparametric Statistics, 1999). Five values or
+    fewer have none."""
+    count, ordered = len(values), sorted(values)
+    rank = int(stats.binom.ppf((1 - CONFIDENCE) / 2, count, 0.5))
+    low, high = (ordered[rank - 1], ordered[-rank]) if rank else (None, None)
+    return Estimate(float(np.median(ordered)), low, high, count)
+
+
 def student(values: Sequence[float]) -> float | None:
     """Return the half-width of Student's interval of the mean; None for a single value."""
     if len(values) < 2:

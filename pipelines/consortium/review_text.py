@@ -254,8 +254,9 @@ def reveals(one: JobReview) -> Iterator[tuple[str, str]]:
     figures = (
         "accuracy, loss, number of records and of each class"
         if job.data.target
-        else "AUROC, average precision, calibration, R2, RMSE and loss, as means over tasks with "
-        "their variances, and the numbers of records, of positive and of negative labels"
+        else "AUROC, average precision, calibration, conformal sets, enrichment, R2, RMSE and "
+        "loss, as means over tasks (and over each group of them) with their variances, and the "
+        "numbers of records, of positive and of negative labels"
     )
     if not job.model.is_scored:
         figures = "no figures of held-out records alone"

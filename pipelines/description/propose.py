@@ -20,6 +20,7 @@ import yaml
 
 from blindsum.platform.job.features_section import Columns, Descriptors
 from blindsum.platform.job.file import JobFile
+from blindsum.platform.job.folds_section import ColumnFolds, TimeFolds
 from blindsum.platform.job.labels_section import as_written
 from blindsum.platform.job.yaml_reader import Loader, dump
 from blindsum.platform.training.statistics.figures import (
@@ -73,7 +74,7 @@ def proposed(job_file: JobFile, found: Figures, run: str) -> str:
 def _training(job_file: JobFile, content: dict[str, Any], records: Figure) -> None:
     job = job_file.job
     folds = job.data.folds
-    held_out = folds.test_fraction if folds.kind != "column" else 0.2
+    held_out = 0.2 if isinstance(folds, ColumnFolds | TimeFolds) else folds.test_fraction
     each = max(records.value, 1.0) / len(job.silos) * (1 - held_out)
     rate = _digits(min(max(BATCH / each, _RAREST), _LARGEST), 2)
     content["training"] |= {

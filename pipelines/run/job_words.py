@@ -138,11 +138,15 @@ def held_out(data: DataSection) -> str:
     if folds.kind == "column":
         mark = "test" if folds.held_out is None else f"{folds.held_out}"
         return f"the records with {mark} in column {shown(folds.column)}"
+    if folds.kind == "time":
+        return f"the records from {folds.held_out_from} on, by column {shown(folds.column)}"
     share = f"about {100 * folds.test_fraction:.3g} %"
     if folds.kind == "hash":
         return f"{share} of the values in column {shown(folds.column)}, with all their records"
     if folds.kind == "scaffold":
         return f"{share} of the chemical series (scaffolds), the same series at every silo"
+    if folds.kind == "cluster":
+        return f"{share} of the clusters of similar molecules, the same clusters at every silo"
     return f"{share} of the records, chosen by a hash of their features"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure as Picture
 
@@ -14,6 +16,15 @@ def embedded(picture: Picture) -> str:
     picture.savefig(content, format="png", dpi=130)
     encoded = base64.b64encode(content.getvalue()).decode()
     return f'<img alt="" src="data:image/png;base64,{encoded}">'
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of plain text."""
+    cells = "".join(f"<th>{html.escape(one)}</th>" for one in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(one)}</td>" for one in row) + "</tr>" for row in rows
+    )
+    return f"<div class=wide><table><tr>{cells}</tr>{body}</table></div>"
 
 
 PAGE = """<!doctype html>

@@ -161,8 +161,8 @@ def overlaps(found: Overlap) -> Iterator[str]:
         yield (
             "what stands in k silos is protected less than epsilon says, under shared noise at "
             "least k times (docs/privacy.md, records in several silos); and it flatters held-out "
-            "figures, unless data.folds puts it into one fold at every silo (kind scaffold, random "
-            "or hash)"
+            "figures, unless data.folds puts it into one fold at every silo (kind scaffold, "
+            "cluster, random or hash)"
         )
 
 

@@ -65,6 +65,7 @@ def checked_parts(
                 require(table, of_own, path)
             with fitting(path):
                 table = features.uniform(table.select(used).combine_chunks(), _folder(path))
+                table = folds.uniform(table)
             yield part._replace(table=table)
         if is_empty and rows == EVERY:
             raise DataError(f"{path.name} has no records", "Give this silo data, or leave it out.")

@@ -110,7 +110,7 @@ def shared_identifiers(
             text += (
                 f"; {apart} of them one silo trains on while the other holds them out, which makes "
                 "held-out figures too good: data.folds.kind "
-                + ("scaffold or random" if by == "molecule" else "hash")
+                + ("scaffold, cluster or random" if by == "molecule" else "hash")
                 + f" keeps a {what} in one fold at every silo"
             )
         found[f"{a} and {b}"] = text

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from blindsum.platform.data.columns import (
     as_held,
     missing_or_infinite,
 )
+from blindsum.platform.data.dates import as_dates, is_empty, no_dates
 from blindsum.platform.data.rejected_rows import Rejected
 from blindsum.platform.data.scaling import scaled
 from blindsum.platform.job.features_section import FeatureColumn
@@ -153,29 +154,15 @@ class Date(ColumnFeature):
 
     def uniform(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
         """Return dates, with null for a gap; text unchanged if some of it is no date."""
-        kind = column.type
-        if pa.types.is_null(kind) or pa.types.is_date(kind):
-            return column.cast(pa.date32())
-        if pa.types.is_timestamp(kind):
-            days = column.to_numpy().astype("datetime64[D]")
-            return pa.chunked_array([pa.array(days, pa.date32())])
-        texts = column.unique().to_pylist()
-        dates = [_date_of(text) for text in texts]
-        if any(one is None for one, text in zip(dates, texts, strict=True) if not _is_empty(text)):
-            return column
-        at = pc.index_in(column, pa.array(texts, kind))
-        return pc.take(pa.array(dates, pa.date32()), at)
+        return as_dates(column)
 
     def rejected(self, column: pa.ChunkedArray) -> list[Rejected]:
         """Return the rows with gaps, if the job does not say what they count as, and with text that
         is no date."""
         found = []
-        odd = np.zeros(len(column), np.bool_)
-        gaps = np.array(pc.is_null(column), np.bool_)
+        gaps, odd = np.array(pc.is_null(column), np.bool_), no_dates(column)
         if not pa.types.is_date(column.type):
-            texts = column.to_pylist()
-            gaps = np.array([_is_empty(text) for text in texts])
-            odd = np.array([_date_of(text) is None for text in texts]) & ~gaps
+            gaps = np.array([is_empty(text) for text in column.to_pylist()])
         if gaps.any() and self.section.missing is None:
             found.append(self._missing(gaps))
         if odd.any():
@@ -204,19 +191,6 @@ class Date(ColumnFeature):
         value = self.section.missing.value
         fill = 0.0 if value is None else _days_since(since, value)
         self._fill_scaled(out, days, gaps, fill)
-
-
-def _is_empty(text: str | None) -> bool:
-    return not (text or "").strip()
-
-
-def _date_of(text: str | None) -> date | None:
-    """Return the date of a text in the ISO form, with or without a time; None if it is none."""
-    try:
-        found = datetime.fromisoformat((text or "").strip())
-        return (found if found.tzinfo is None else found.astimezone(UTC)).date()
-    except (ValueError, OverflowError):
-        return None
 
 
 def _days(one: date) -> int:

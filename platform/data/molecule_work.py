@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 from rdkit import Chem, rdBase
 
+from blindsum.platform.data.clusters import cluster_of
 from blindsum.platform.data.descriptors import descriptor_scaling, descriptors, too_large
 from blindsum.platform.data.molecular_graphs import graph_of
 from blindsum.platform.data.molecules import (
@@ -243,8 +244,8 @@ class AtomsAndBondsOf(Part):
 
 @dataclass(frozen=True)
 class FoldKeys(Part):
-    """What folds know molecules by: scaffolds (`blindsum.platform.data.molecules.scaffold_of`) or
-    canonical SMILES; null if RDKit makes none."""
+    """What folds know molecules by: scaffolds (`blindsum.platform.data.molecules.scaffold_of`),
+    clusters (`blindsum.platform.data.clusters`) or canonical SMILES; null if RDKit makes none."""
 
     kind: MoleculeKey
 
@@ -260,7 +261,12 @@ class FoldKeys(Part):
 
     def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
         """A molecule that RDKit cannot cut down to its scaffold, or write, has no key."""
-        key = scaffold_of if self.kind == "scaffold" else write_molecule
+        keys: dict[MoleculeKey, Callable[[Chem.Mol], str]] = {
+            "scaffold": scaffold_of,
+            "spelling": write_molecule,
+            "cluster": cluster_of,
+        }
+        key = keys[self.kind]
 
         def row(molecule: Chem.Mol) -> tuple[Any, ...]:
             try:

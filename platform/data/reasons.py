@@ -14,7 +14,11 @@ machine what it keeps on another. `MAX_ATOMS` counts heavy atoms, and hydrogens 
 
 UNREADABLE, EMPTY = "RDKit cannot read it", "it has no atoms"
 LONG = f"it is longer than {MAX_SMILES:,} characters"
-NO_KEY = {"scaffold": "RDKit finds no scaffold", "spelling": "RDKit cannot write it"}
+NO_KEY = {
+    "scaffold": "RDKit finds no scaffold",
+    "spelling": "RDKit cannot write it",
+    "cluster": "RDKit makes no fingerprint of it",
+}
 UNDEFINED = "undefined descriptors: "
 """Followed by the descriptors' names."""
 TOO_LARGE = f"{UNDEFINED}all, because it has more than {MAX_ATOMS} atoms or branches too often"

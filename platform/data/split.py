@@ -1,7 +1,8 @@
 """The kinds of folds: which records are held out, by a rule that all silos share.
 
-A key (scaffold, patient number, the record itself) lies in the test fold if HMAC-SHA256(salt, key),
-read as a fraction of 1, is below `test_fraction`. Silos exchange nothing to agree on their folds.
+A key (scaffold, cluster, patient number, the record itself) lies in the test fold if
+HMAC-SHA256(salt, key), read as a fraction of 1, is below `test_fraction`. A date lies there from a
+cut date on. Silos exchange nothing to agree on their folds.
 
 A new kind of folds needs a section in `blindsum.platform.job.folds_section`, a class here, and its
 line in `folds_of`.
@@ -13,7 +14,8 @@ import hmac
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from datetime import date
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blindsum.platform.data.columns import (
+    DATE,
     INTEGER,
     INTEGER_KEY,
     TEXT,
@@ -28,19 +31,34 @@ from blindsum.platform.data.columns import (
     Column,
     NeedsColumns,
 )
+from blindsum.platform.data.dates import as_dates, no_dates
 from blindsum.platform.data.feature_kind import FeatureKind
 from blindsum.platform.data.record_keys import record_fractions
+from blindsum.platform.data.rejected_rows import Rejected
 from blindsum.platform.errors import DataError
 from blindsum.platform.job.folds_section import (
+    ClusterFolds,
     ColumnFolds,
     HashFolds,
     RandomFolds,
     ScaffoldFolds,
+    TimeFolds,
 )
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
 
 
 class FoldKind(NeedsColumns):
     """A kind of folds: the columns it needs beside the features', and the records it holds out."""
+
+    def uniform(self, table: pa.Table) -> pa.Table:
+        """Return a table whose fold column is in one form, whatever file it came from."""
+        return table
+
+    def rejected(self, table: pa.Table) -> list[Rejected]:
+        """Return the rows whose values in the fold column say no fold; none, for most kinds."""
+        return []
 
     @abstractmethod
     def held_out(
@@ -105,24 +123,74 @@ class HashSplit(FoldKind):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaffoldSplit(FoldKind):
-    """Folds by the hash of a molecule's scaffold."""
+class TimeSplit(FoldKind):
+    """Folds by a date, such as that of a measurement."""
 
-    section: ScaffoldFolds
+    section: TimeFolds
 
     def columns(self) -> list[Column]:
-        """Return no column: scaffolds are those of the features' molecules."""
+        """Return the column of dates."""
+        return [Column(name=self.section.column, type=DATE)]
+
+    def uniform(self, table: pa.Table) -> pa.Table:
+        """Return the table with dates; with text unchanged if some of it is no date."""
+        at = table.column_names.index(self.section.column)
+        return table.set_column(at, self.section.column, as_dates(table.column(at)))
+
+    def rejected(self, table: pa.Table) -> list[Rejected]:
+        """Return the rows with text that is no date."""
+        odd = no_dates(table.column(self.section.column))
+        fault, mend = "text that is not a date", "Write dates as YYYY-MM-DD."
+        said = Rejected(rows=odd, column=self.section.column, fault=fault, mend=mend)
+        return [said] if odd.any() else []
+
+    def held_out(
+        self, table: pa.Table, features: FeatureKind, keys: Sequence[str] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Return bool [records]: true from the cut date on."""
+        cut = pa.scalar(date.fromisoformat(self.section.held_out_from), pa.date32())
+        return np.array(pc.greater_equal(table.column(self.section.column), cut), np.bool_)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MoleculeSplit(FoldKind):
+    """Folds by the hash of what a molecule has in common with others."""
+
+    section: ScaffoldFolds | ClusterFolds
+
+    @abstractmethod
+    def key(self, smiles: str) -> str:
+        """Return a molecule's key, if it is not known."""
+
+    def columns(self) -> list[Column]:
+        """Return no column: the molecules are those of the features."""
         return []
 
     def held_out(
         self, table: pa.Table, features: FeatureKind, keys: Sequence[str] | None = None
     ) -> npt.NDArray[np.bool_]:
-        """Return bool [records]: true if the scaffold's fraction is below the limit."""
+        """Return bool [records]: true if the key's fraction is below the limit."""
         if features.smiles_column is None:  # the job file's validation refuses this already
-            raise DataError("scaffold folds need a SMILES column")
+            raise DataError(f"{self.section.kind} folds need a SMILES column")
         if keys is None:
-            keys = [scaffold_key(s) for s in table.column(features.smiles_column).to_pylist()]
+            keys = [self.key(s) for s in table.column(features.smiles_column).to_pylist()]
         return _below(self.section.test_fraction, self.section.salt, keys)
+
+
+class ScaffoldSplit(_MoleculeSplit):
+    """Folds by the hash of a molecule's scaffold."""
+
+    def key(self, smiles: str) -> str:
+        """Return the scaffold."""
+        return scaffold_key(smiles)
+
+
+class ClusterSplit(_MoleculeSplit):
+    """Folds by the hash of a molecule's cluster."""
+
+    def key(self, smiles: str) -> str:
+        """Return the cluster's leader."""
+        return cluster_key(smiles)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +212,17 @@ class RandomSplit(FoldKind):
         return fractions < self.section.test_fraction
 
 
-def folds_of(section: ScaffoldFolds | HashFolds | ColumnFolds | RandomFolds) -> FoldKind:
+def folds_of(
+    section: ScaffoldFolds | ClusterFolds | TimeFolds | HashFolds | ColumnFolds | RandomFolds,
+) -> FoldKind:
     """Return the kind of folds that a job's data section asks for."""
     match section:
         case ScaffoldFolds():
             return ScaffoldSplit(section=section)
+        case ClusterFolds():
+            return ClusterSplit(section=section)
+        case TimeFolds():
+            return TimeSplit(section=section)
         case HashFolds():
             return HashSplit(section=section)
         case ColumnFolds():
@@ -169,12 +243,26 @@ def scaffold_key(smiles: str) -> str:
     """Return the scaffold of a molecule (`blindsum.platform.data.molecules.scaffold_of`). Atom-map
     numbers do not count. Raises DataError if RDKit cannot read it."""
     # RDKit (0.1 s and 45 MiB) is imported only if folds need scaffolds.
-    from blindsum.platform.data.molecules import read_molecule, scaffold_of
+    from blindsum.platform.data.molecules import scaffold_of
+
+    return scaffold_of(_molecule(smiles))
+
+
+def cluster_key(smiles: str) -> str:
+    """Return the cluster of a molecule (`blindsum.platform.data.clusters.cluster_of`). Atom-map
+    numbers do not count. Raises DataError if RDKit cannot read it."""
+    from blindsum.platform.data.clusters import cluster_of
+
+    return cluster_of(_molecule(smiles))
+
+
+def _molecule(smiles: str) -> Mol:
+    from blindsum.platform.data.molecules import read_molecule
 
     molecule = read_molecule(smiles)
     if molecule is None:
-        raise DataError("scaffold folds need molecules that RDKit can read")
-    return scaffold_of(molecule)
+        raise DataError("folds by scaffold or cluster need molecules that RDKit can read")
+    return molecule
 
 
 def fraction(salt: str, key: str) -> float:

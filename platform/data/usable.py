@@ -223,4 +223,5 @@ def not_allowed(table: pa.Table, contract: DataSection) -> list[Rejected]:
     found = features_of(contract.features).rejected(table)
     told = {one.column for one in found}
     keys = [name for name in fold_columns(contract) if name not in told]
-    return found + gaps(table.select(keys))
+    of_folds = [one for one in folds_of(contract.folds).rejected(table) if one.column not in told]
+    return [*found, *of_folds, *gaps(table.select(keys))]

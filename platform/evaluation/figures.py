@@ -9,17 +9,18 @@ A figure of a diverged model is NaN here. No output and no log has it: outputs s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from blindsum.platform.evaluation.intervals import (
+    TOPS,
     Interval,
-    of_r2,
-    of_ranking,
     of_share,
     with_interval,
 )
+from blindsum.platform.evaluation.pair_figures import GROUP_COUNTS, PairFigures
+from blindsum.platform.job.labels_section import task_groups
 from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import metrics_plan
 
@@ -29,14 +30,30 @@ OF_UPDATE = 3
 OF_CLASSES = 4
 """The number of counts of held-out records before those of each class."""
 
-CLASSIFIED, MEASURED = ("auroc", "auprc", "auprc_at_0.1", "calibration_error"), ("r2", "rmse")
+RANKED = ("auroc", "auprc", "conformal_efficiency", *TOPS, "bedroc", "calibration_error")
+"""Figures of binary tasks whose variance silos send too."""
+
+CLASSIFIED, MEASURED = (
+    (*RANKED, "auprc_at_0.1", "conformal_empty"),
+    ("r2", "rmse"),
+)
+COVERED = ("covered_positives", "covered_negatives")
+"""The numbers of positives and of negatives with their label in their conformal set."""
+
 TASK_COUNTS = (
     *("records", "loss", "dropped"),
-    *("binary_tasks", *CLASSIFIED, "binary_diverged", "positives", "negatives"),
-    *("auroc_variance", "auprc_variance"),
+    *("binary_tasks", *CLASSIFIED, "binary_diverged", "positives", "negatives", *COVERED),
+    *(f"{name}_variance" for name in RANKED),
     *("regression_tasks", *MEASURED, "regression_diverged", "r2_variance"),
 )
-"""The counts of tasks, in order: sums over silos, and over their shared tasks."""
+"""The counts of tasks, in order: sums over silos, and over their shared tasks. Those of each group
+of tasks follow, as `GROUP_COUNTS`."""
+
+GROUP = "."
+"""Stands between the name of a figure and that of the group of tasks that it is of."""
+
+SIGNIFICANCE = 0.2
+"""The share of positives, and of negatives, whose conformal sets may lack their label."""
 
 RARE = 0.1
 """Where fewer labels than this share are positive, outputs also show the AUPRC."""
@@ -139,38 +156,35 @@ class HeldOut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskFigures:
-    """The mean of each figure over the shared tasks of all silos; NaN for a kind without a task.
+class TaskFigures(PairFigures):
+    """The mean of each figure over the shared tasks of all silos, as `PairFigures`.
 
-    `binary_tasks` and `regression_tasks` count a task once for each silo that has enough labels of
-    it: they count silo-task pairs. `positives` and `negatives` are the labels of the binary ones.
-    `binary_diverged` counts pairs for which the model has no finite output (its AUROC counts as 0),
-    `regression_diverged` also those with an R2 below -1 (which counts as -1). If all pairs of a
-    kind diverged, its figures are NaN.
+    `covered_positives` and `covered_negatives` are those of `positives` and `negatives` with their
+    label in their conformal set. `groups` has the figures of each group of tasks.
 
     `loss` is the mean over records, weighted as in training, and NaN if all are at the greatest
     loss that is counted. `dropped` is the number of records and labels that silos left out.
-    Variances are those of the means, see `blindsum.platform.evaluation.influence`.
     """
 
     records: int
     loss: float
     dropped: int
-    binary_tasks: int
-    auroc: float
     auprc: float
+    enrichment_1_percent: float
+    enrichment_5_percent: float
+    bedroc: float
     auprc_at_fixed_rate: float
     calibration_error: float
-    binary_diverged: int
-    positives: int
-    negatives: int
-    auroc_variance: float
+    conformal_empty: float
+    covered_positives: int
+    covered_negatives: int
     auprc_variance: float
-    regression_tasks: int
-    r2: float
+    enrichment_1_percent_variance: float
+    enrichment_5_percent_variance: float
+    bedroc_variance: float
+    calibration_error_variance: float
     rmse: float
-    regression_diverged: int
-    r2_variance: float
+    groups: Mapping[str, PairFigures] = field(default_factory=dict)
 
     deviation = 0.0  # these figures carry no noise
 
@@ -178,8 +192,8 @@ class TaskFigures:
     def score(self) -> Score:
         """The main figure, and the score of guessing."""
         if self.binary_tasks:
-            return Score("mean AUROC", self.auroc, 0.5, "guessing", self._ranked("auroc"))
-        return Score("mean R2", self.r2, 0.0, "always the mean", self._r2_interval)
+            return Score("mean AUROC", self.auroc, 0.5, "guessing", self.interval("auroc"))
+        return Score("mean R2", self.r2, 0.0, "always the mean", self.interval("r2"))
 
     @property
     def rare(self) -> Score | None:
@@ -188,19 +202,7 @@ class TaskFigures:
         share = self.positives / labels if labels else 0.0
         if not 0 < share < RARE or math.isnan(self.auprc):
             return None
-        return Score("mean AUPRC", self.auprc, share, "guessing", self._ranked("auprc"))
-
-    def _ranked(self, name: str) -> Interval | None:
-        mean, variance = getattr(self, name), getattr(self, f"{name}_variance")
-        if math.isnan(mean):
-            return None
-        # An AUPRC is a mean over positives.
-        fewest = min(self.positives, self.negatives) if name == "auroc" else self.positives
-        return of_ranking(mean, variance, fewest, self.binary_tasks)
-
-    @property
-    def _r2_interval(self) -> Interval | None:
-        return None if math.isnan(self.r2) else of_r2(self.r2, self.r2_variance)
+        return Score("mean AUPRC", self.auprc, share, "guessing", self.interval("auprc"))
 
     def line(self) -> str:
         """Return the main figures in words."""
@@ -216,7 +218,7 @@ class TaskFigures:
         pairs = _counted(self.binary_tasks, "silo-task pair")
         if math.isnan(self.auroc):
             return f"mean AUROC: diverged (the model has no finite output in {pairs})"
-        figures = f"mean AUROC {with_interval(self.auroc, self._ranked('auroc'))}"
+        figures = f"mean AUROC {with_interval(self.auroc, self.interval('auroc'))}"
         if self.rare:
             guess = f"guessing: {self.rare.guess:.3f}"
             shown = with_interval(self.rare.value, self.rare.interval, guess)
@@ -238,18 +240,38 @@ class TaskFigures:
             if self.regression_diverged
             else ""
         )
-        return f"mean R2 {with_interval(self.r2, self._r2_interval)} over {pairs}{lost}"
+        return f"mean R2 {with_interval(self.r2, self.interval('r2'))} over {pairs}{lost}"
 
     def detail(self) -> str:
-        """Return `line` with the loss."""
-        return self.line() if math.isnan(self.loss) else f"{self.line()}; loss {self.loss:.3f}"
+        """Return `line` with conformal predictions and the loss."""
+        said = self.line()
+        if self.binary_tasks and not math.isnan(self.conformal_efficiency):
+            said += f"; {self._of_conformal()}"
+        return said if math.isnan(self.loss) else f"{said}; loss {self.loss:.3f}"
+
+    def _of_conformal(self) -> str:
+        efficiency = with_interval(self.conformal_efficiency, self.interval("conformal_efficiency"))
+        confidence = f"{100 - 100 * SIGNIFICANCE:.0f} % confidence"
+        return (
+            f"conformal efficiency {efficiency} at {confidence} (sets have "
+            f"the label of {self.covered_positives / self.positives:.3f} of the positives and "
+            f"{self.covered_negatives / self.negatives:.3f} of the negatives)"
+        )
 
     def as_dict(self) -> dict[str, float]:
         """Return the figures that are not NaN, with the ends of intervals instead of variances."""
-        found = {k: v for k, v in asdict(self).items() if not k.endswith("_variance")}
-        if self.binary_tasks:
-            found |= _ends("auroc", self._ranked("auroc")) | _ends("auprc", self._ranked("auprc"))
-        return _finite(found | _ends("r2", self._r2_interval))
+        left_out = ("groups", *COVERED)
+        found = {
+            k: v for k, v in vars(self).items() if not k.endswith("_variance") and k not in left_out
+        }
+        for name in RANKED if self.binary_tasks else ():
+            found |= self.ends(name)
+        if self.binary_tasks and not math.isnan(self.conformal_efficiency):
+            found |= coverage("covered_positives", self.covered_positives, self.positives)
+            found |= coverage("covered_negatives", self.covered_negatives, self.negatives)
+        for group, of in self.groups.items():
+            found |= {f"{name}{GROUP}{group}": value for name, value in of.of_group().items()}
+        return _finite(found | self.ends("r2"))
 
     def tracked(self) -> dict[str, float]:
         """Return the figures under MLflow's names."""
@@ -260,6 +282,17 @@ class TaskFigures:
         if self.regression_tasks:
             found["r2_diverged"] = float(math.isnan(self.r2))
         return found
+
+
+def coverage(name: str, covered: float, labels: float) -> dict[str, float]:
+    """Return the share of labels that are in their conformal set, with the ends of its interval.
+
+    Args:
+        name: one of `COVERED`.
+        covered: how many of the labels are.
+    """
+    name, share = name.replace("covered_", "coverage_of_"), covered / labels
+    return {name: share} | _ends(name, of_share(share, labels))
 
 
 def _ends(name: str, interval: Interval | None) -> dict[str, float]:
@@ -307,4 +340,7 @@ def evaluates(job: Job, round: int, roster: Sequence[str]) -> bool:
 def count_values(job: Job) -> int:
     """Return the number of counts that a silo sends."""
     target = job.data.target
-    return OF_UPDATE + (OF_CLASSES + len(target.classes) if target else len(TASK_COUNTS))
+    if target:
+        return OF_UPDATE + OF_CLASSES + len(target.classes)
+    groups = task_groups(job.data.tasks or {})
+    return OF_UPDATE + len(TASK_COUNTS) + len(groups) * len(GROUP_COUNTS)

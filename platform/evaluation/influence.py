@@ -4,6 +4,7 @@
              in O(n log n) (Sun and Xu, IEEE Signal Processing Letters 2014)
     AUPRC    derivative of the average precision by the weight of a record (delta method)
     R2       jackknife: the figure without the record
+    ECE      the distance in the record's bin, with the sign that the bin's has (delta method)
 
 A silo's tasks are measured on the same records, so that their figures move together. The influences
 of a record on all tasks are therefore added before they are squared: the sum of the squares is the
@@ -34,7 +35,7 @@ def on_auroc(true: Reals, said: Reals) -> Reals:
     ranks, found = rankdata(said), np.empty(len(true))
     found[positive] = (ranks[positive] - rankdata(said[positive])) / n
     found[~positive] = 1 - (ranks[~positive] - rankdata(said[~positive])) / m
-    return _within_classes(found, positive, m, n)
+    return within_classes(found, positive, m, n)
 
 
 def on_auprc(true: Reals, said: Reals) -> Reals:
@@ -48,7 +49,7 @@ def on_auprc(true: Reals, said: Reals) -> Reals:
     # A record counts at its own threshold and at all lower ones.
     raises, lowers = ((here * other / squared)[::-1].cumsum()[::-1] for other in (misses, hits))
     found = np.where(positive, precision[at] + raises[at], -n / m * lowers[at])
-    return _within_classes(found, positive, m, n)
+    return within_classes(found, positive, m, n)
 
 
 def on_r2(true: Reals, said: Reals) -> Reals:
@@ -63,6 +64,19 @@ def on_r2(true: Reals, said: Reals) -> Reals:
     without = np.maximum(1 - share, WORST_R2)
     influence: Reals = (without.mean() - without) * ((count - 1) / count) ** 0.5
     return influence
+
+
+def on_calibration_error(true: Reals, probability: Reals, which: npt.NDArray[np.int64]) -> Reals:
+    """Return each record's influence on the expected calibration error.
+
+    Args:
+        which: the record's bin, [records].
+    """
+    gaps, counts = probability - true, np.bincount(which)
+    of_bins = np.bincount(which, gaps)
+    own = np.sign(of_bins)[which] * (gaps - (of_bins / np.maximum(counts, 1))[which])
+    found: Reals = own / (len(true) * max(len(true) - 1, 1)) ** 0.5
+    return found
 
 
 def least_of_auroc(auroc: float, positives: int, negatives: int) -> float:
@@ -89,7 +103,7 @@ def least_of_auprc(auprc: float, positives: int) -> float:
     return edge * (1 - edge) / positives if auprc > 1 - edge else 0.0
 
 
-def _within_classes(found: Reals, positive: npt.NDArray[np.bool_], m: int, n: int) -> Reals:
+def within_classes(found: Reals, positive: npt.NDArray[np.bool_], m: int, n: int) -> Reals:
     """Centre within each class and divide, so that the squares add up to the variance of a mean
     over the positives plus that of a mean over the negatives."""
     found[positive] = (found[positive] - found[positive].mean()) / (m * (m - 1)) ** 0.5

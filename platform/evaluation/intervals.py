@@ -6,6 +6,8 @@
     AUPRC       variance: n = a (1 - a) / v (effective sample size; Franco, Little, Louis and Slud,
                 Journal of Survey Statistics and Methodology 2019). v is computed inside the silos
                 (`blindsum.platform.evaluation.influence`)
+    the others  as AUROC: a conformal efficiency is a share of the records; BEDROC, and an
+                enrichment over the greatest that there is, are shares of the positives
     R2          symmetric in log(1 - R2), so that it ends below 1
 
 They cover the choice of the held-out records for one model as it is. Another training would give
@@ -22,6 +24,9 @@ CONFIDENCE = 0.95
 DEVIATIONS = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 _NARROW = 0.1
 """Ends of narrower intervals get a third digit."""
+
+TOPS = {"enrichment_1_percent": 0.01, "enrichment_5_percent": 0.05}
+"""The shares of records among which positives are enriched, by the figure."""
 
 
 class Interval(NamedTuple):
@@ -81,6 +86,29 @@ def of_ranking(mean: float, variance: float, fewest: float, pairs: int = 1) -> I
     if variance <= 0:  # thousands of records: below the unit in which variances are summed
         return Interval(mean, mean)
     return of_share(mean, inner * (1 - inner) / variance)
+
+
+def of_figure(
+    name: str, mean: float, variance: float, positives: float, negatives: float, pairs: int = 1
+) -> Interval:
+    """Return the interval of a figure of tasks, or of its mean over silo-task pairs.
+
+    Args:
+        variance: of an enrichment, that of its product with the share of `TOPS`.
+        positives: the number of positive labels in all pairs, as `negatives`.
+    """
+    if name == "r2":
+        return of_r2(mean, variance)
+    fewest = {
+        "auroc": min(positives, negatives),
+        "conformal_efficiency": positives + negatives,
+        "calibration_error": positives + negatives,
+    }.get(name, positives)  # the others are means over positives
+    top = TOPS.get(name, 1.0)
+    low, high = of_ranking(mean * top, variance, fewest, pairs)
+    if name in TOPS and pairs == 1:  # nothing but positives at the top is the most there can be
+        high = min(high, max(top * (positives + negatives) / max(positives, 1), mean * top))
+    return Interval(low / top, high / top)
 
 
 def of_r2(mean: float, variance: float) -> Interval:

@@ -6,6 +6,10 @@
                      and Wang, IDA 2020), so that tasks can be compared
     calibration      expected calibration error, ten bins (Guo, Pleiss, Sun and Weinberger,
                      ICML 2017)
+    conformal        efficiency and validity of Mondrian conformal predictions, see
+                     `blindsum.platform.evaluation.conformal`
+    enrichment       at the top 1 % and 5 %, and BEDROC, see
+                     `blindsum.platform.evaluation.enrichment`
     R2, RMSE         for regression, in scaled units, over exactly measured values
 
 `blindsum.platform.data.enough.has_enough` says which tasks are scored.
@@ -23,7 +27,9 @@ from blindsum.platform.data.compact import Numbers
 from blindsum.platform.data.enough import exactly_known, has_enough
 from blindsum.platform.data.growing import GrowingRecords
 from blindsum.platform.data.ragged import TaskLabels
-from blindsum.platform.evaluation.figures import CLASSIFIED
+from blindsum.platform.evaluation.conformal import conformal, least_of_share
+from blindsum.platform.evaluation.enrichment import bedroc, enrichment
+from blindsum.platform.evaluation.figures import CLASSIFIED, COVERED, RANKED, coverage
 from blindsum.platform.evaluation.influence import (
     WORST_R2,
     Reals,
@@ -31,9 +37,10 @@ from blindsum.platform.evaluation.influence import (
     least_of_auroc,
     on_auprc,
     on_auroc,
+    on_calibration_error,
     on_r2,
 )
-from blindsum.platform.evaluation.intervals import of_r2, of_ranking
+from blindsum.platform.evaluation.intervals import TOPS, of_figure
 from blindsum.platform.job.labels_section import Tasks
 
 REFERENCE = 0.1
@@ -68,19 +75,14 @@ class Scored(NamedTuple):
         if not self.finite:
             return {}
         found = dict(self.figures)
+        positives, negatives = found.get("positives", 0), found.get("negatives", 0)
         for name, of_records in self.influence.items():
             variance = float((of_records**2).sum()) + self.more[name]
-            positives, negatives = found.get("positives", 0), found.get("negatives", 0)
-            ends = (
-                of_r2(found[name], variance)
-                if name == "r2"
-                else of_ranking(
-                    found[name],
-                    variance,
-                    min(positives, negatives) if name == "auroc" else positives,
-                )
-            )
+            ends = of_figure(name, found[name], variance, positives, negatives)
             found |= {f"{name}_low": ends.low, f"{name}_high": ends.high}
+        for name, labels in zip(COVERED, (positives, negatives), strict=True):
+            if name in found:
+                found |= coverage(name, found.pop(name), labels)
         return found
 
 
@@ -168,11 +170,12 @@ def _classified(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Scored:
     positives = int((true == 1).sum())
     negatives = len(true) - positives
     counted: Figures = {"positives": positives, "negatives": negatives}
-    names = ("auroc", "auprc")
-    influence = {name: np.zeros(len(known)) for name in names}
-    if not np.isfinite(said).all():
+    influence = {name: np.zeros(len(known)) for name in RANKED}
+    if not np.isfinite(said).all():  # nothing is told apart, and sets have both labels
         figures = dict.fromkeys(CLASSIFIED, 0.0) | {"calibration_error": 1.0}
-        return Scored(figures | counted, influence, dict.fromkeys(names, 0.0), finite=False)
+        figures |= dict(zip(COVERED, (positives, negatives), strict=True))
+        return Scored(figures | counted, influence, dict.fromkeys(RANKED, 0.0), finite=False)
+    probability = 1 / (1 + np.exp(-np.clip(said, -50, 50)))
     # Importing scikit-learn takes a second, at every silo.
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -180,16 +183,30 @@ def _classified(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Scored:
         "auroc": float(roc_auc_score(true, said)),
         "auprc": float(average_precision_score(true, said)),
         "auprc_at_0.1": precision_at_rate(true, said),
-        "calibration_error": calibration_error(true, 1 / (1 + np.exp(-np.clip(said, -50, 50)))),
+        "calibration_error": calibration_error(true, probability),
     }
     influence["auroc"][known] = on_auroc(true, said)
     influence["auprc"][known] = on_auprc(true, said)
+    influence["calibration_error"][known] = on_calibration_error(
+        true, probability, bins_of(probability)
+    )
+    sets = conformal(true, said)
+    figures |= {"conformal_efficiency": sets.efficiency, "conformal_empty": sets.empty}
+    influence["conformal_efficiency"][known] = sets.influence
+    for name, top in TOPS.items():
+        figures[name], influence[name][known] = enrichment(true, said, top)
+    figures["bedroc"], influence["bedroc"][known] = bedroc(true, said)
     least = {
         "auroc": least_of_auroc(figures["auroc"], positives, negatives),
         "auprc": least_of_auprc(figures["auprc"], positives),
+        "conformal_efficiency": least_of_share(sets.efficiency, len(true)),
+        "bedroc": least_of_share(figures["bedroc"], positives),
+        "calibration_error": 0.0,
+        **{n: least_of_share(figures[n] * top, positives) for n, top in TOPS.items()},
     }
-    more = {n: max(least[n] - float((influence[n] ** 2).sum()), 0.0) for n in names}
-    return Scored(figures | counted, influence, more)
+    more = {n: max(least[n] - float((influence[n] ** 2).sum()), 0.0) for n in RANKED}
+    covered = (sets.covered_positives, sets.covered_negatives)
+    return Scored(figures | counted | dict(zip(COVERED, covered, strict=True)), influence, more)
 
 
 def precision_at_rate(true: Reals, said: Reals, rate: float = REFERENCE) -> float:
@@ -203,10 +220,15 @@ def precision_at_rate(true: Reals, said: Reals, rate: float = REFERENCE) -> floa
     return float((np.diff(right) * precision[1:]).sum())
 
 
+def bins_of(probability: Reals, bins: int = 10) -> npt.NDArray[np.int64]:
+    """Return each record's bin of equal width, int64 [records]."""
+    return np.minimum((probability * bins).astype(np.int64), bins - 1)
+
+
 def calibration_error(true: Reals, probability: Reals, bins: int = 10) -> float:
     """Return the mean distance between probability and frequency over bins of equal width, weighted
     by records."""
-    which = np.minimum((probability * bins).astype(int), bins - 1)
+    which = bins_of(probability, bins)
     counts = np.bincount(which, minlength=bins)
     gaps = np.abs(np.bincount(which, probability, bins) - np.bincount(which, true, bins))
     return float(gaps.sum() / max(counts.sum(), 1))

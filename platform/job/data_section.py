@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
@@ -16,14 +17,16 @@ from blindsum.platform.job.features_section import (
     Projection,
 )
 from blindsum.platform.job.folds_section import (
+    ClusterFolds,
     ColumnFolds,
     HashFolds,
     RandomFolds,
     ScaffoldFolds,
+    TimeFolds,
 )
 from blindsum.platform.job.graphs_section import Graphs
 from blindsum.platform.job.images_section import Images
-from blindsum.platform.job.labels_section import Target, Tasks
+from blindsum.platform.job.labels_section import LEAST_IN_GROUP, MOST_GROUPS, Target, Tasks
 from blindsum.platform.job.own_features_section import OwnFeatures
 from blindsum.platform.job.section import Digest, Section, unless
 from blindsum.platform.job.text_section import Text
@@ -71,7 +74,8 @@ class DataSection(Section):
         description="Label columns, possibly with gaps, whose names all silos know.",
     )
     folds: Annotated[
-        ScaffoldFolds | HashFolds | ColumnFolds | RandomFolds, Field(discriminator="kind")
+        ScaffoldFolds | ClusterFolds | TimeFolds | HashFolds | ColumnFolds | RandomFolds,
+        Field(discriminator="kind"),
     ]
     prepared: Prepared | None = Field(
         None, description="Refuse tables whose digests of preparation differ from these."
@@ -118,6 +122,18 @@ class DataSection(Section):
         used = {self.target.column} if self.target else set(self.tasks or ())
         if both := sorted(used & self.inputs):
             raise ValueError(f"column {both[0]!r} is both a feature and a label")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_have_several_tasks(self) -> DataSection:
+        sizes = Counter(task.group for task in (self.tasks or {}).values() if task.group)
+        if small := [group for group, size in sizes.items() if size < LEAST_IN_GROUP]:
+            raise ValueError(
+                f"the tasks' group {small[0]!r} has fewer than {LEAST_IN_GROUP} tasks, whose mean "
+                "would say much of each of them"
+            )
+        if len(sizes) > MOST_GROUPS:
+            raise ValueError(f"tasks may have at most {MOST_GROUPS} groups, not {len(sizes)}")
         return self
 
     @property

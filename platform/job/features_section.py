@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from blindsum.platform.job.descriptor_sets import SETS, written_out
 from blindsum.platform.job.name_patterns import expanded
-from blindsum.platform.job.section import Positive, Section, unless
+from blindsum.platform.job.section import (
+    Positive,
+    PublicDate,
+    Section,
+    date_as_text,
+    require_date,
+    unless,
+)
 
 FIRST_SCALING: Literal["esol-1"] = "esol-1"
 """The constants of job files that name none."""
@@ -27,12 +33,7 @@ class Scaling(Section):
     scale: Positive = 1.0
 
 
-def _date_as_text(value: Any) -> Any:
-    """Return a date, which YAML makes of 2020-01-01, as that text again, which JSON can hold."""
-    return value.isoformat() if type(value) is date else value
-
-
-Value = Annotated[str | bool | int | float, BeforeValidator(_date_as_text)]
+Value = Annotated[str | bool | int | float, BeforeValidator(date_as_text)]
 """A value as a column holds it; a date as text, YYYY-MM-DD."""
 
 MAX_INTEGER = 2**53
@@ -70,12 +71,7 @@ class Missing(Section):
 class Dates(Section):
     """A column of dates, as days since a public one."""
 
-    since: Annotated[str, BeforeValidator(_date_as_text)]
-
-    @field_validator("since")
-    @classmethod
-    def _is_a_date(cls, since: str) -> str:
-        return _require_date(since)
+    since: PublicDate
 
 
 class FeatureColumn(Scaling):
@@ -119,7 +115,7 @@ class FeatureColumn(Scaling):
                 )
             given = [] if self.missing.value is None else [self.missing.value]
             for value in (*given, *self.missing.codes):
-                _require_date(value) if self.date else _require_number(value)
+                require_date(value) if self.date else _require_number(value)
         return self
 
     def _check_categories(self, categories: list[str | int | bool]) -> None:
@@ -148,13 +144,6 @@ class FeatureColumn(Scaling):
                 raise ValueError("missing.codes must be text or numbers, as the categories are")
             if code in categories:
                 raise ValueError(f"{code!r} is both a category and a code of missing values")
-
-
-def _require_date(value: Any) -> str:
-    try:
-        return date.fromisoformat(value).isoformat()
-    except (TypeError, ValueError):
-        raise ValueError(f"{value!r} is not a date: write YYYY-MM-DD") from None
 
 
 def _require_number(value: Any) -> None:

@@ -6,15 +6,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from blindsum.platform.job.section import Section
+from blindsum.platform.job.section import PublicDate, Section
 
 Fraction = Annotated[float, Field(ge=0.01, le=0.9)]
 """The fraction of records that are held out. Near 0 or 1, whether a fold is empty could reveal
 single records."""
 
 
-MoleculeKey = Literal["scaffold", "spelling"]
-"""A molecule's scaffold, or its canonical SMILES."""
+MoleculeKey = Literal["scaffold", "spelling", "cluster"]
+"""A molecule's scaffold, its canonical SMILES, or the public molecule that is most similar to
+it."""
 
 
 class FoldSection(Section):
@@ -34,6 +35,25 @@ class ScaffoldFolds(FoldSection):
     kind: Literal["scaffold"]
     salt: str = Field(min_length=1, description="Public constant; changing it moves records.")
     test_fraction: Fraction = 0.2
+
+
+class ClusterFolds(FoldSection):
+    """Folds by similarity: a cluster of molecules around a public one lies in one fold, the same at
+    every silo."""
+
+    needs_molecules = True
+    molecule_key = "cluster"
+    kind: Literal["cluster"]
+    salt: str = Field(min_length=1, description="Public constant; changing it moves records.")
+    test_fraction: Fraction = 0.2
+
+
+class TimeFolds(FoldSection):
+    """Folds by date: what was measured from a date on is held out."""
+
+    kind: Literal["time"]
+    column: str
+    held_out_from: PublicDate
 
 
 class HashFolds(FoldSection):

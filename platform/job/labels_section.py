@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from blindsum.platform.job.section import Positive, Section, unless
+from blindsum.platform.job.section import Name, Positive, Section, unless
 
 Value = str | bool | int | float
 """A value as a label's column holds it. True is 1, and 1.0 is 1."""
@@ -135,6 +135,11 @@ class Task(Section):
     center: float = Field(0.0, allow_inf_nan=False)
     scale: Positive = 1.0
     qualifier: str | None = Field(None, description="Column of <, = and >; empty is =.")
+    group: Name | None = Field(
+        None,
+        exclude_if=unless(None),
+        description="Tasks of one group have held-out figures of their own.",
+    )
 
     @model_validator(mode="after")
     def _only_numbers_are_scaled(self) -> Task:
@@ -172,3 +177,13 @@ def _require_alike(values: list[Any], distinct: bool = True) -> None:
 
 Tasks = dict[str, Task]
 """Tasks by the name of their column, in the order of the model's outputs."""
+
+LEAST_IN_GROUP = 3
+"""Fewer shared tasks are no group: their mean would say much of each of them."""
+
+MOST_GROUPS = 64
+
+
+def task_groups(tasks: Tasks) -> list[str]:
+    """Return the names of the groups of tasks, in the order of their first tasks."""
+    return list(dict.fromkeys(task.group for task in tasks.values() if task.group))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import date
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _usable(value: float) -> float:
@@ -39,6 +40,23 @@ Name = Annotated[str, Field(pattern=_NAME)]
 def is_name(text: str) -> bool:
     """Return whether this text can name a dataset in an owner's file."""
     return re.fullmatch(_NAME, text) is not None
+
+
+def date_as_text(value: Any) -> Any:
+    """Return a date, which YAML makes of 2020-01-01, as that text again, which JSON can hold."""
+    return value.isoformat() if type(value) is date else value
+
+
+def require_date(value: Any) -> str:
+    """Return a date as YYYY-MM-DD. Raises ValueError if it is none."""
+    try:
+        return date.fromisoformat(value).isoformat()
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is not a date: write YYYY-MM-DD") from None
+
+
+PublicDate = Annotated[str, BeforeValidator(date_as_text), AfterValidator(require_date)]
+"""A date of the job, as YYYY-MM-DD."""
 
 
 def unless(default: Any) -> Callable[[Any], bool]:

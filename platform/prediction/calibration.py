@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from blindsum.platform.data.enough import LEAST
+from blindsum.platform.evaluation.conformal import dealt
 from blindsum.platform.evaluation.intervals import Interval, with_interval
 from blindsum.platform.evaluation.reliability import (
     Classes,
@@ -172,7 +173,7 @@ def calibrate(logits: Reals, true: Classes) -> Calibration:
     """
     scaling, against = fitted(logits, true)
     held_out = np.empty_like(logits)
-    folds = _folds(true)
+    folds = dealt(true, FOLDS)
     for fold in range(FOLDS):
         test = folds == fold
         held_out[test] = fitted(logits[~test], true[~test])[0](logits[test])
@@ -233,13 +234,3 @@ def _spread(logits: Reals) -> float:
     """Return the standard deviation of logits between records, apart from what softmax ignores."""
     around = logits - logits.mean(1, keepdims=True)
     return float((around - around.mean(0)).std())
-
-
-def _folds(true: Classes) -> Classes:
-    """Return each record's fold, int64 [records]. Every fold has its share of each class, whatever
-    the order of the table."""
-    shuffled = np.random.default_rng(0).permutation(len(true))
-    order = shuffled[np.argsort(true[shuffled], kind="stable")]
-    folds = np.empty(len(true), np.int64)
-    folds[order] = np.arange(len(true)) % FOLDS
-    return folds

@@ -41,8 +41,11 @@ RELEASES = {
     "mean of each held-out metric over all silos' shared tasks, and the number of tasks averaged": (
         EXACT_METRICS
     ),
-    "variance of the means of AUROC, AUPRC and R2; number of positive and of negative labels, and "
-    "of tasks for which the model diverged, over all silos' shared tasks": EXACT_METRICS,
+    "variance of the means of AUROC, AUPRC, calibration error, conformal efficiency, enrichment, "
+    "BEDROC and R2; "
+    "number of positive and of negative labels, of those that conformal sets have, and of tasks "
+    "for which the model diverged, over all silos' shared tasks": EXACT_METRICS,
+    "the same of AUROC, conformal efficiency and R2 for each group of shared tasks": EXACT_METRICS,
     "share of gradients within the clip norm, and the next clip norm": (
         "released only with privacy.clip_quantile: a noised count, under the same (epsilon, delta)"
     ),

@@ -23,6 +23,7 @@ from blindsum.he.keys import Agreement, Contribution, KeyCeremony
 from blindsum.he.parameters import Parameters
 from blindsum.platform.errors import FederationError
 from blindsum.platform.evaluation.figures import HeldOut, Metrics, TaskFigures
+from blindsum.platform.evaluation.pair_figures import PairFigures
 from blindsum.platform.privacy.plan import plan
 from blindsum.platform.state.ledger_entries import Lifetime
 from tests.conftest import MakeJob
@@ -38,7 +39,9 @@ def messages(make_job: MakeJob, tmp_path: Path) -> list[Any]:
     nan = math.nan
     names = TaskFigures.__dataclass_fields__
     whole = {name: 1 for name, field in names.items() if field.type == "int"}
-    figures = TaskFigures(**dict.fromkeys(names, nan) | whole)
+    of_group = {name: nan for name in PairFigures.__dataclass_fields__}
+    groups = {"admet": PairFigures(**{name: whole.get(name, nan) for name in of_group})}
+    figures = TaskFigures(**dict.fromkeys(names, nan) | whole | {"groups": groups})
     return [
         SiloSpec(job=job, run="run-1", name="alder", folder=str(tmp_path), threads=2, resumed=True),
         exchange(Parameters.derive(3), 9, clipping=0.1 + 0.2),

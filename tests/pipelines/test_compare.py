@@ -202,7 +202,7 @@ def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_pa
     assert [(g.arm, g.score.count) for g in found.groups] == [("local", 1), ("federated", 1)]
     gain = pooled.held_out.score.value - local.held_out.score.value
     assert found.groups[1].gain and found.groups[1].gain.mean == pytest.approx(gain)
-    run_compare(assays, None, [], None, None, mlflow=True, as_json=False)
+    run_compare(assays, None, [], [], None, mlflow=True, as_json=False)
     page = (tmp_path / "compare-trial.html").read_text()
     assert "mean AUROC" in page and "http" not in page and "<script" not in page
     older = client.create_run(run.info.experiment_id, run_name="cut short")
@@ -220,18 +220,22 @@ def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_pa
     with pytest.raises(JobError, match="has no finished run 'nothing'"):
         compare(assays, None, ["nothing"])
     with pytest.raises(JobError, match="lacks figures by task of a local run and another run"):
-        gains_by_task(assays, "birch", found)
+        gains_by_task(assays, ["birch"], found)
     # A silo's own figures by task, as a federated run leaves them there.
     own = tmp_path / "state" / "birch" / "runs"
     (own / pooled.run).mkdir()
     (own / pooled.run / "tasks.csv").write_text("round,task,auroc\n6,hit,0.9\n6,own,0.8\n")
-    gains = gains_by_task(assays, "birch", found)
-    assert set(gains["federated, no privacy"]) == {"hit", "own"}
-    before = own_gains._by_task(own / local.run, "auroc")
-    assert gains["federated, no privacy"]["own"] == pytest.approx(0.8 - before["own"])
+    gains = gains_by_task(assays, ["birch"], found)
+    by_task = {one.task: one for one in gains["federated, no privacy"]}
+    assert set(by_task) == {"hit", "own"} and {one.silo for one in by_task.values()} == {"birch"}
+    before = own_gains._by_task(own / local.run, "3")["own"]["auroc"].score
+    assert by_task["own"].gains["auroc"].mean == pytest.approx(0.8 - before)
     assert "Gains by task" in as_page(found, gains) and "own" in as_page(found, gains)
     for _ in range(2):  # again adds nothing
-        run_compare(assays, None, [], "birch", tmp_path / "birch.html", mlflow=False, as_json=False)
+        run_compare(
+            assays, None, [], ["birch"], tmp_path / "birch.html", mlflow=False, as_json=False
+        )
+    assert (tmp_path / "birch.csv").stat().st_mode & 0o777 == 0o600
     own_file = tmp_path / "state" / "birch" / "mlflow.db"
     assert own_file.stat().st_mode & 0o777 == 0o600
     own_client = mlflow.MlflowClient(f"sqlite:///{own_file}")
@@ -245,7 +249,7 @@ def test_arms_are_compared_in_figures_a_page_and_by_task(assays: JobFile, tmp_pa
 
     assert "probability_own" in served.metadata.signature.outputs.input_names()
     with pytest.raises(JobError, match="do not go to MLflow"):
-        run_compare(assays, None, [], "birch", None, mlflow=True, as_json=False)
+        run_compare(assays, None, [], ["birch"], None, mlflow=True, as_json=False)
 
 
 def test_a_pooled_model_has_every_silos_tasks_and_gaps_elsewhere(assays: JobFile) -> None:

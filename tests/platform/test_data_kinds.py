@@ -44,6 +44,8 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 FOLDS: dict[str, dict[str, Any]] = {
     "scaffold": {"salt": "s", "test_fraction": 0.5},
+    "cluster": {"salt": "s", "test_fraction": 0.5},
+    "time": {"column": "measured", "held_out_from": "2023-01-01"},
     "hash": {"column": "patient", "key": "integer", "salt": "s", "test_fraction": 0.5},
     "column": {"column": "part"},
     "random": {"salt": "s", "test_fraction": 0.5},
@@ -57,6 +59,7 @@ TABLE = pa.table(
         "picture": [PICTURE] * 3,
         "patient": [7, 8, 9],
         "part": ["train", "test", "train"],
+        "measured": ["2023-01-01", "2022-12-31", "2024-05-31"],
     }
 )
 PATH = Path("table.parquet")
@@ -117,6 +120,8 @@ def test_features_state_their_columns_and_width(
     ("kind", "changed", "columns", "text_in_csv"),
     [
         ("scaffold", {}, {}, []),
+        ("cluster", {}, {}, []),
+        ("time", {}, {"measured": "a date"}, ["measured"]),
         ("hash", {}, {"patient": "an integer (data.folds.key)"}, []),
         ("hash", {"key": "text"}, {"patient": "text (data.folds.key)"}, ["patient"]),
         ("random", {}, {}, []),

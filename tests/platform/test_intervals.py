@@ -232,6 +232,7 @@ def test_there_is_one_form_for_every_figure() -> None:
             "negatives": 2842,
             "auroc_variance": 1e-4,
             "auprc_variance": 9e-4,
+            "groups": {},
         }
     )
     assert "mean AUPRC 0.310 (95 %: 0.25 to 0.37, guessing: 0.020)" in rare.line()

@@ -285,7 +285,7 @@ def test_what_one_silo_trains_on_and_another_holds_out_is_said_with_its_mend() -
     }
     (said,) = shared_identifiers(silos, "molecule", "PROTECTED").values()
     assert said.startswith("a and b have 10 molecules in common: PROTECTED; 2 of them")
-    assert "data.folds.kind scaffold or random keeps a molecule in one fold" in said
+    assert "data.folds.kind scaffold, cluster or random keeps a molecule in one fold" in said
     same = {"a": of(range(100), {95}), "b": of(range(90, 190), {95})}
     (said,) = shared_identifiers(same, "key").values()
     assert said == "a and b have 10 fold keys in common"

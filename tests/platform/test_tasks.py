@@ -16,7 +16,8 @@ from blindsum.platform.data.rejected_rows import refuse
 from blindsum.platform.data.table import SiloData, load_data
 from blindsum.platform.data.task_labels import task_labels
 from blindsum.platform.errors import DataError, JobError
-from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED
+from blindsum.platform.evaluation.figures import CLASSIFIED, MEASURED, TASK_COUNTS
+from blindsum.platform.evaluation.pair_figures import GROUP_COUNTS
 from blindsum.platform.evaluation.scores import by_task, calibration_error, precision_at_rate
 from blindsum.platform.evaluation.tasks import TaskCounting
 from blindsum.platform.job.labels_section import Task, Tasks
@@ -341,3 +342,60 @@ def test_inconsistent_jobs_are_refused(
 ) -> None:
     with pytest.raises(JobError, match=said):
         make_job(*overrides)
+
+
+def test_groups_have_the_means_of_their_own_tasks_and_need_several(make_job: MakeJob) -> None:
+    """Two silos, four tasks in one group, one task in none."""
+    tasks = {name: Task(group=None if name == "e" else "admet") for name in "abcde"}
+    random, total, own = np.random.default_rng(6), np.zeros(1, np.int64), []
+    for _ in range(2):
+        labels = np.zeros((150, 2, 5), np.float32)
+        labels[:, 0] = random.random((150, 5)) < 0.3
+        fold = Fold((labels[:, 0] + random.normal(size=(150, 5))).astype(np.float32), labels)
+        counting = TaskCounting(tasks, SiloData(fold, fold, "", 0))
+        total = total + counting.counts(nn.Identity())
+        own += [counting.latest[name] for name in "abcd"]
+    assert counting.possible(total, 2)
+    found = counting.figures(total, 2)
+    admet = found.groups["admet"]
+    assert admet.binary_tasks == 8 and found.binary_tasks == 10
+    for name in ("auroc", "conformal_efficiency"):
+        assert getattr(admet, name) == pytest.approx(np.mean([o[name] for o in own]), abs=1e-4)
+        assert getattr(admet, name) != getattr(found, name)
+        low, high = (found.as_dict()[f"{name}_{end}.admet"] for end in ("low", "high"))
+        assert low < found.tracked()[f"{name}.admet"] < high
+    assert admet.auroc_variance > found.auroc_variance, "fewer tasks"
+    wrong = total.copy()
+    wrong[len(TASK_COUNTS) + GROUP_COUNTS.index("positives")] = 0
+    assert not counting.possible(wrong, 2)
+    for job in ("{a: {group: admet}, b: {group: admet}}", "{a: {group: ADMET}}"):
+        with pytest.raises(JobError, match="fewer than 3 tasks|pattern"):
+            make_job("data.target=null", f"data.tasks={job}")
+
+
+def test_conformal_figures_are_means_and_shares_of_labels() -> None:
+    tasks = {"hit": Task()}
+    random, total, own = np.random.default_rng(7), np.zeros(1, np.int64), []
+    for _ in range(2):
+        labels = np.zeros((200, 2, 1), np.float32)
+        labels[:, 0] = random.random((200, 1)) < 0.2
+        fold = Fold((labels[:, 0] * 2 + random.normal(size=(200, 1))).astype(np.float32), labels)
+        counting = TaskCounting(tasks, SiloData(fold, fold, "", 0))
+        total = total + counting.counts(nn.Identity())
+        own.append(counting.latest["hit"])
+    whole = counting.figures(total, 2)
+    for name in ("conformal_efficiency", "enrichment_1_percent", "bedroc", "conformal_empty"):
+        expected = np.mean([one[name] for one in own])
+        assert getattr(whole, name) == pytest.approx(expected, abs=3e-3)
+    for one in (*own, whole.as_dict()):
+        for name in ("conformal_efficiency", "coverage_of_positives", "enrichment_5_percent"):
+            assert one[f"{name}_low"] < one[name] <= one[f"{name}_high"]
+    covered = sum(one["coverage_of_negatives"] * one["negatives"] for one in own)
+    assert whole.covered_negatives == round(covered)
+    assert "covered_negatives" not in whole.as_dict()
+    assert f"conformal efficiency {whole.conformal_efficiency:.3f} (95 %" in whole.detail()
+    assert "at 80 % confidence" in whole.detail()
+    for name, value in (("covered_positives", whole.positives + 1), ("covered_negatives", -1)):
+        wrong = total.copy()
+        wrong[TASK_COUNTS.index(name)] = value
+        assert not counting.possible(wrong, 2), name
