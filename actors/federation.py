@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -25,13 +24,13 @@ from blindsum.actors.handles import (
     is_aggregator,
 )
 from blindsum.actors.heartbeat import Heartbeats, Told
-from blindsum.actors.messages import SiloSpec, Standing, TrainReport
+from blindsum.actors.messages import SiloSpec, Standing
 from blindsum.actors.policy import Course, next_course
 from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.recovery import Recovery, recovery
 from blindsum.actors.releasing import released_by
 from blindsum.actors.returns import Returns
-from blindsum.actors.round_report import Evaluation, RoundReport, phases_of
+from blindsum.actors.round_report import Evaluation, RoundReport, most_spent, reported
 from blindsum.actors.silo_messages import Inspection, Release
 from blindsum.actors.summing import first_range, parameters_of
 from blindsum.actors.waiting import Waiting
@@ -251,7 +250,8 @@ class Federation:
     def _retried(self, number: int, step: Callable[[int, int], T]) -> T:
         """Take a step with the next attempt's number, until it succeeds or may not be repeated."""
         failures: Counter[str] = Counter()
-        for attempt in itertools.count(self._charged.get(number, 0) + 1):
+        while True:
+            attempt = self._charged.get(number, 0) + 1
             try:
                 self._make_ready()
                 self._charged[number] = attempt
@@ -269,7 +269,6 @@ class Federation:
                 if how is None:
                     raise error.located(round=number) from None
                 self._recover(how, number)
-        raise AssertionError("unreachable")  # itertools.count does not end
 
     def _readmit(self) -> None:
         """Take silos that were lost and have come back into the next round, with new keys. If that
@@ -357,7 +356,7 @@ class Federation:
     def _attempt(self, number: int, attempt: int) -> RoundReport:
         """Submit all calls at once; each starts as soon as its inputs have arrived. Then read the
         answers in the order in which failures can occur."""
-        started, at = time.perf_counter(), self.standing
+        started = time.perf_counter()
         silos, aggregators = self._silos.values(), self._aggregators
         update = self._exchange(number, attempt, self._sent[(number - 1) % len(self._sent)])
         opening = [one.open(update) for one in aggregators]
@@ -370,31 +369,9 @@ class Federation:
         trained = [*gather(training, "train", within).values()]
         closed = [*gather(total.reports, "add", within).values()]
         applied = [*gather(applying, "apply the total", within).values()]
-        metrics = same_metrics(a.metrics for a in applied)
-        state = same_digest((a.state_digest for a in applied), "model", number)
-        model = same_digest((a.model_digest for a in applied), "averaged model", number)
-        before = Evaluation(
-            held_out=metrics.held_out, epsilon=_most_spent(trained, at.metrics_epsilon)
-        )
-        privacy = self.job.privacy
-        return RoundReport(
-            round=number,
-            attempt=attempt,
-            range=update.range or self._first_range,
-            metrics=replace(metrics, held_out=None),
-            model_digest=model,
-            state_digest=state,
-            epsilon={t.silo: t.epsilon for t in trained if t.epsilon is not None},
-            up_bytes=sum(t.upload_bytes for t in trained),
-            down_bytes=len(self._silos) * sum(t.total_bytes for t in closed),
-            seconds=time.perf_counter() - started,
-            phases=phases_of(trained, closed, applied),
-            roster=self.roster,
-            ledgers={t.silo: t.ledger for t in trained},
-            clip_norm=None if privacy.noise == "none" else privacy.clip_norm * update.clipping,
-            metrics_epsilon=before.epsilon,
-            before=before,
-        )
+        seconds = time.perf_counter() - started
+        before = most_spent(trained, self.standing.metrics_epsilon)
+        return reported(self.job, update, trained, closed, applied, seconds, before)
 
     def _evaluation(self, number: int, attempt: int) -> Evaluation | None:
         at = self.standing
@@ -412,7 +389,7 @@ class Federation:
         counted = [*gather(counting, "evaluate", within).values()]
         closed = [*gather(total.reports, "add counts", within).values()]
         metrics = same_metrics(gather(reading, "read the metrics", within).values())
-        spent = _most_spent(counted, at.metrics_epsilon)
+        spent = most_spent(counted, at.metrics_epsilon)
         self.standing = replace(self.standing, metrics_epsilon=spent)
         return Evaluation(
             held_out=metrics.held_out,
@@ -437,9 +414,3 @@ class Federation:
         for one in self._aggregators:
             one.kill()
         self._aggregators = []
-
-
-def _most_spent(reports: Iterable[TrainReport], before: float | None) -> float | None:
-    """Return the greatest spend on held-out records so far."""
-    spent = [one.metrics_epsilon for one in reports if one.metrics_epsilon is not None]
-    return max(spent, default=before)

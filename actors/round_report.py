@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from blindsum.actors.agreement import same_digest, same_metrics
 from blindsum.actors.messages import ApplyReport, TotalReport, TrainReport
+from blindsum.he.exchange import Exchange
 from blindsum.platform.evaluation.figures import HeldOut, Metrics, TaskFigures
+from blindsum.platform.job.schema import Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,48 @@ class RoundReport:
             up_bytes=self.up_bytes + found.up_bytes,
             down_bytes=self.down_bytes + found.down_bytes,
         )
+
+
+def reported(
+    job: Job,
+    update: Exchange,
+    trained: list[TrainReport],
+    closed: list[TotalReport],
+    applied: list[ApplyReport],
+    seconds: float,
+    metrics_epsilon: float | None,
+) -> RoundReport:
+    """Return the report on an attempt in which every silo applied the total.
+
+    Raises:
+        ModelsDiffer: they do not all say the same.
+    """
+    number, privacy = update.round, job.privacy
+    metrics = same_metrics(a.metrics for a in applied)
+    return RoundReport(
+        round=number,
+        attempt=update.attempt,
+        range=update.range or 0.0,
+        metrics=replace(metrics, held_out=None),
+        model_digest=same_digest((a.model_digest for a in applied), "averaged model", number),
+        state_digest=same_digest((a.state_digest for a in applied), "model", number),
+        epsilon={t.silo: t.epsilon for t in trained if t.epsilon is not None},
+        up_bytes=sum(t.upload_bytes for t in trained),
+        down_bytes=len(applied) * sum(t.total_bytes for t in closed),
+        seconds=seconds,
+        phases=phases_of(trained, closed, applied),
+        roster=update.roster,
+        ledgers={t.silo: t.ledger for t in trained},
+        clip_norm=None if privacy.noise == "none" else privacy.clip_norm * update.clipping,
+        metrics_epsilon=metrics_epsilon,
+        before=Evaluation(held_out=metrics.held_out, epsilon=metrics_epsilon),
+    )
+
+
+def most_spent(reports: Iterable[TrainReport], before: float | None) -> float | None:
+    """Return the greatest spend on held-out records so far."""
+    spent = [one.metrics_epsilon for one in reports if one.metrics_epsilon is not None]
+    return max(spent, default=before)
 
 
 def phases_of(

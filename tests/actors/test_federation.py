@@ -76,9 +76,9 @@ class WatchedAggregator(Aggregator):
         super().open(exchange)
 
     def add(self, frame: pa.Buffer) -> Any:
-        self._end("before", self._open_exchange())
+        self._end("before", self._open_sum().exchange)
         found = super().add(frame)
-        self._end("in", self._open_exchange())
+        self._end("in", self._open_sum().exchange)
         return found
 
     @ray.method(num_returns=2)
