@@ -89,7 +89,8 @@ def shared_options(
 
     Args:
         groups: the silos of each process.
-        gpus, offered: as of `silo_options`. A process computes on one GPU, which its silos share.
+        gpus: as of `silo_options`. A process computes on one GPU, which its silos share.
+        offered: likewise.
 
     Raises:
         ClusterError: silos have machines of their own here; or GPUs are missing.

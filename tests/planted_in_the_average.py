@@ -58,7 +58,7 @@ IN_THE_AVERAGE = (
     ),
     (
         "average: not compared between silos",
-        "actors/federation.py",
+        "actors/round_report.py",
         'same_digest((a.model_digest for a in applied), "averaged model", number)',
         "applied[0].model_digest",
         AVERAGING,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import rankdata
 
 from blindsum.platform.evaluation.influence import Reals, within_classes
 
@@ -45,6 +44,8 @@ def enrichment(true: Reals, said: Reals, top: float) -> tuple[float, Reals]:
 def bedroc(true: Reals, said: Reals) -> tuple[float, Reals]:
     """Return the BEDROC, and each record's influence on it, float64 [records]. Arguments as
     `enrichment`."""
+    from scipy.stats import rankdata  # slow to import: as in `influence`
+
     positive, records = true == 1, len(true)
     weights = np.exp(-ALPHA * rankdata(-said) / records)
     share = float(positive.mean())

@@ -22,7 +22,6 @@ from blindsum.platform.evaluation.intervals import (
 from blindsum.platform.evaluation.pair_figures import GROUP_COUNTS, PairFigures
 from blindsum.platform.job.labels_section import task_groups
 from blindsum.platform.job.schema import Job
-from blindsum.platform.privacy.plan import metrics_plan
 
 OF_UPDATE = 3
 """The number of counts of the update."""
@@ -334,7 +333,7 @@ def evaluates(job: Job, round: int, roster: Sequence[str]) -> bool:
     Exact counts cover all silos of the job or are not released: the difference of two rosters'
     counts would be one silo's. Noised counts are charged and may cover fewer silos.
     """
-    return job.evaluates(round) and (tuple(roster) == job.roster or metrics_plan(job) is not None)
+    return job.evaluates(round) and (tuple(roster) == job.roster or job.noises_held_out)
 
 
 def count_values(job: Job) -> int:

@@ -362,6 +362,11 @@ class Job(Section):
         follows = section.noise == "shared" and section.clip_quantile is not None
         return self.adapts_range or follows
 
+    @property
+    def noises_held_out(self) -> bool:
+        """Whether the counts of held-out records carry noise, within a budget of their own."""
+        return self.privacy.noise != "none" and self.privacy.metrics_epsilon is not None
+
     def evaluates(self, round: int) -> bool:
         """Return whether held-out records are evaluated after that round."""
         if not self.model.is_scored or round == 0:

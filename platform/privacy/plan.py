@@ -204,7 +204,7 @@ def metrics_plan(job: Job) -> PrivacyPlan | None:
         PrivacyError: no noise multiplier meets the budget.
     """
     section = job.privacy
-    if section.noise == "none" or section.metrics_epsilon is None:
+    if section.noise == "none" or section.metrics_epsilon is None:  # job.noises_held_out
         return None
     evaluations = sum(map(job.evaluates, range(1, job.training.rounds + 1)))
     try:

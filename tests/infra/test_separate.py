@@ -19,7 +19,7 @@ from tests.conftest import SILOS, job_content, ledger_of
 from tests.infra.nodes import Lan
 
 PORT = 8443
-ROUNDS = 150
+ROUNDS = 400
 BLINDSUM = (sys.executable, "-m", "blindsum")
 
 

@@ -143,6 +143,7 @@ ELSEWHERE = {
     "prepare",
     "import tuner",
     "import sparsechem",
+    "features",
     "predict",  # their own tests
     "silo init",
     "silo join",
