@@ -369,6 +369,7 @@ class Federation:
         trained = [*gather(training, "train", within).values()]
         closed = [*gather(total.reports, "add", within).values()]
         applied = [*gather(applying, "apply the total", within).values()]
+        self._pending = []  # all have ended
         seconds = time.perf_counter() - started
         before = most_spent(trained, self.standing.metrics_epsilon)
         return reported(self.job, update, trained, closed, applied, seconds, before)
@@ -389,6 +390,7 @@ class Federation:
         counted = [*gather(counting, "evaluate", within).values()]
         closed = [*gather(total.reports, "add counts", within).values()]
         metrics = same_metrics(gather(reading, "read the metrics", within).values())
+        self._pending = []
         spent = most_spent(counted, at.metrics_epsilon)
         self.standing = replace(self.standing, metrics_epsilon=spent)
         return Evaluation(
