@@ -11,14 +11,15 @@ the same records, so from round to round the curve moves less than the band is w
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
-import yaml
 
+from blindsum.actors.round_report import RoundReport
+from blindsum.pipelines.run.run_log import read_log
+from blindsum.platform.evaluation.figures import HeldOut
 from blindsum.platform.evaluation.intervals import Interval, of_share, with_interval
+from blindsum.platform.job.schema import Job
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -26,20 +27,15 @@ from matplotlib import pyplot as plt
 BLUE, ORANGE, GREY = "#2c6fbb", "#d1701f", "#777777"
 
 
-def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the job file's privacy section and the reports of the completed rounds."""
-    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    privacy: dict[str, Any] = yaml.safe_load(lines[0]["text"])["privacy"]
-    return privacy, [line["report"] for line in lines if "report" in line]
-
-
-def plot(privacy: dict[str, Any], reports: list[dict[str, Any]], path: Path) -> None:
-    number = [report["round"] for report in reports]
-    held_out = [report["metrics"]["held_out"] for report in reports]
-    records, guess = held_out[-1]["records"], held_out[-1]["largest_class"]
-    accuracy = [figures["accuracy"] for figures in held_out]
+def plot(job: Job, reports: list[RoundReport], path: Path) -> None:
+    privacy = job.privacy.model_dump()
+    number = [report.round for report in reports]
+    found = [report.metrics.held_out for report in reports]
+    held_out = [one for one in found if isinstance(one, HeldOut)]
+    records, guess = held_out[-1].records, held_out[-1].largest_class
+    accuracy = [one.accuracy for one in held_out]
     low, high = zip(*(of_share(one, records) for one in accuracy), strict=True)
-    epsilon = [max(report["epsilon"].values()) for report in reports]
+    epsilon = [max(report.epsilon.values()) for report in reports]
 
     mpl.rcParams["svg.hashsalt"] = "blindsum"  # the same run draws the same file
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.9), layout="constrained")
@@ -67,7 +63,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a run under differential privacy")
     parser.add_argument("--plot", type=Path, required=True, help="picture to write")
     given = parser.parse_args()
-    plot(*read(given.run), given.plot)
+    kept = read_log(given.run)
+    plot(kept.job_file.job, kept.reports, given.plot)
 
 
 if __name__ == "__main__":

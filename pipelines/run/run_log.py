@@ -164,7 +164,7 @@ def read_log(folder: Path) -> Kept:
         path = _found(Path(content[0]["path"]))
         job = parse_section(text, path.name, Job, "job", "").section
         rounds = [line for line in content[1:] if "report" in line]
-        evaluated = {line["round"]: line for line in content[1:] if "figures" in line}
+        evaluated = {line["round"]: line for line in content[1:] if "round" in line}
         reports = [_report(line["report"], evaluated) for line in rounds]
         at = _built(Standing, rounds[-1]["standing"]) if rounds else Standing()
         figures = {round: line["figures"] for round, line in evaluated.items()}
