@@ -326,7 +326,7 @@ def measure(sizes: tuple[int, ...], rosters: tuple[int, ...]) -> dict[str, Any]:
         for values in sizes:
             cells = result["sizes"][str(values)] = {}
             for silos in rosters:
-                fine = min(19, Parameters.derive(silos).bits)
+                fine = 16 if silos > 32 else 19
                 repeats = RUNS if values * silos <= LARGE else 1
                 arms = {
                     "blindsum_b12": (blindsum, values, silos, 12, identity),
