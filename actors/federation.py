@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 from blindsum.actors.agreement import same_digest, same_metrics, same_size
 from blindsum.actors.ceremony import hold_ceremony
 from blindsum.actors.cluster import Cluster
+from blindsum.actors.exchange_calls import ExchangeCalls, Send, Take
 from blindsum.actors.handles import (
     AggregatorHandle,
     Reply,
     SiloHandle,
     aggregator_names,
-    close_sum,
     is_aggregator,
 )
 from blindsum.actors.heartbeat import Heartbeats, Told
-from blindsum.actors.messages import SiloSpec, Standing
+from blindsum.actors.messages import SiloSpec, Standing, TotalReport, TrainReport
 from blindsum.actors.policy import Course, next_course
 from blindsum.actors.ray_cluster import RayCluster
 from blindsum.actors.recovery import Recovery, recovery
@@ -354,22 +354,11 @@ class Federation:
         )
 
     def _attempt(self, number: int, attempt: int) -> RoundReport:
-        """Submit all calls at once; each starts as soon as its inputs have arrived. Then read the
-        answers in the order in which failures can occur."""
         started = time.perf_counter()
-        silos, aggregators = self._silos.values(), self._aggregators
         update = self._exchange(number, attempt, self._sent[(number - 1) % len(self._sent)])
-        opening = [one.open(update) for one in aggregators]
-        training = [silo.train(update, opening) for silo in silos]
-        total = close_sum(aggregators, update, training, self._keeps)
-        applying = [silo.apply(update, total) for silo in silos]
-        self._pending = [*opening, *training, *total.reports, *applying]
-        gather, within = self._waiting.gather, self.job.deadlines.round_s
-        gather(opening, "expect uploads", self.job.deadlines.start_s)
-        trained = [*gather(training, "train", within).values()]
-        closed = [*gather(total.reports, "add", within).values()]
-        applied = [*gather(applying, "apply the total", within).values()]
-        self._pending = []  # all have ended
+        trained, closed, applied = self._summed(
+            update, SiloHandle.train, "train", SiloHandle.apply, "apply the total"
+        )
         seconds = time.perf_counter() - started
         before = most_spent(trained, self.standing.metrics_epsilon)
         return reported(self.job, update, trained, closed, applied, seconds, before)
@@ -378,27 +367,29 @@ class Federation:
         at = self.standing
         if not at.round or not evaluates(self.job, at.round, self.roster):
             return None
-        silos, aggregators = self._silos.values(), self._aggregators
         counts = self._exchange(number, attempt, 0)
-        opening = [one.open(counts) for one in aggregators]
-        counting = [silo.evaluate(counts, opening) for silo in silos]
-        total = close_sum(aggregators, counts, counting, self._keeps)
-        reading = [silo.read_metrics(counts, total) for silo in silos]
-        self._pending = [*opening, *counting, *total.reports, *reading]
-        gather, within = self._waiting.gather, self.job.deadlines.round_s
-        gather(opening, "expect counts", self.job.deadlines.start_s)
-        counted = [*gather(counting, "evaluate", within).values()]
-        closed = [*gather(total.reports, "add counts", within).values()]
-        metrics = same_metrics(gather(reading, "read the metrics", within).values())
-        self._pending = []
+        counted, closed, read = self._summed(
+            counts, SiloHandle.evaluate, "evaluate", SiloHandle.read_metrics, "read the metrics"
+        )
         spent = most_spent(counted, at.metrics_epsilon)
         self.standing = replace(self.standing, metrics_epsilon=spent)
         return Evaluation(
-            held_out=metrics.held_out,
+            held_out=same_metrics(read).held_out,
             epsilon=spent,
             up_bytes=sum(c.upload_bytes for c in counted),
-            down_bytes=len(silos) * sum(t.total_bytes for t in closed),
+            down_bytes=len(read) * sum(t.total_bytes for t in closed),
         )
+
+    def _summed(
+        self, exchange: Exchange, send: Send, sending: str, take: Take[T], taking: str
+    ) -> tuple[list[TrainReport], list[TotalReport], list[T]]:
+        calls = ExchangeCalls.submit(
+            exchange, self._silos.values(), self._aggregators, send, take, self._keeps
+        )
+        self._pending = calls.all
+        found = calls.answers(self._waiting, self.job.deadlines, sending, taking)
+        self._pending = []  # all have ended
+        return found
 
     def release(self, round: int, state_digest: str, timeout_s: float = 60.0) -> Release:
         """Return the average and the newest model on which all silos agreed after that round.

@@ -57,7 +57,7 @@ class Silo(JoiningSilo):
         own = self._begin("train", exchange)
         variates = self._variates(exchange.roster)
         started = time.perf_counter()
-        epsilon, metrics_epsilon = self._books.charge(exchange)  # before the data is touched
+        spent = self._books.charge(exchange)  # before the data is touched
         charged = time.perf_counter()
         held_out = self._held_out(own, exchange)
         own.head.at(exchange.round)
@@ -92,17 +92,27 @@ class Silo(JoiningSilo):
             values=values,
         )
         self._state = SiloState.TRAINED
+        return self._report(spent, upload_bytes, started, charged, trained)
+
+    def _report(
+        self,
+        spent: tuple[float | None, float | None],
+        upload_bytes: int,
+        started: float,
+        charged: float,
+        computed: float,
+    ) -> TrainReport:
         return TrainReport(
             silo=self.name,
-            epsilon=epsilon,
+            epsilon=spent[0],
             upload_bytes=upload_bytes,
             charge_s=charged - started,
             # One time covers evaluating and training: that of evaluation would reveal the fold's
             # size.
-            train_s=trained - charged,
-            send_s=time.perf_counter() - trained,
+            train_s=computed - charged,
+            send_s=time.perf_counter() - computed,
             ledger=self._books.head,
-            metrics_epsilon=metrics_epsilon,
+            metrics_epsilon=spent[1],
         )
 
     def _begin(self, method: str, exchange: Exchange) -> PreparedSilo:
@@ -198,7 +208,7 @@ class Silo(JoiningSilo):
         if not own.counting.evaluates(exchange.round - 1, exchange.roster):
             raise FederationError("the newest model is not to be evaluated by these silos")
         started = time.perf_counter()
-        epsilon, metrics_epsilon = self._books.charge(exchange)
+        spent = self._books.charge(exchange)
         charged = time.perf_counter()
         held_out = self._held_out(own, exchange)
         counted = time.perf_counter()
@@ -206,16 +216,7 @@ class Silo(JoiningSilo):
             exchange, _no_digits, lambda: own.counting.counts(Tally(), held_out)
         )
         self._counts, self._state = exchange, SiloState.COUNTED
-        return TrainReport(
-            silo=self.name,
-            epsilon=epsilon,
-            upload_bytes=upload_bytes,
-            charge_s=charged - started,
-            train_s=counted - charged,
-            send_s=time.perf_counter() - counted,
-            ledger=self._books.head,
-            metrics_epsilon=metrics_epsilon,
-        )
+        return self._report(spent, upload_bytes, started, charged, counted)
 
     @guarded
     def read_metrics(

@@ -55,10 +55,7 @@ class Mutant:
 SILO, HE = "tests/actors/test_silo.py", "tests/he"
 LIES = "tests/adversary/test_lying_aggregator.py"
 DRIVER = "tests/adversary/test_lying_driver.py"
-CHARGE = (
-    "        epsilon, metrics_epsilon = self._books.charge(exchange)"
-    "  # before the data is touched\n"
-)
+CHARGE = "        spent = self._books.charge(exchange)  # before the data is touched\n"
 COUNT = "        held_out = self._held_out(own, exchange)\n        own.head.at(exchange.round)\n"
 RETURNS = "tests/actors/test_returns.py"
 ACROSS = "tests/actors/separate/test_federation.py"

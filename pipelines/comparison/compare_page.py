@@ -81,21 +81,17 @@ def run_compare(
     Raises:
         BlindsumError: there is nothing to compare, or the page cannot be written.
     """
+    if silos and mlflow:
+        raise JobError(
+            "gains by task are private to the silo and do not go to MLflow",
+            "Leave out --mlflow or --silo.",
+        )
     with progress("reading runs from MLflow", as_json) as shown:
         comparison = compare(job_file, experiment, names)
-        if silos and mlflow:
-            raise JobError(
-                "gains by task are private to the silo and do not go to MLflow",
-                "Leave out --mlflow or --silo.",
-            )
         gains = gains_by_task(job_file, silos, comparison) if silos else None
-        own_mlflow = {}
-        for silo in silos:
-            trials = [*comparison.trials, *(t for t in comparison.alone if t.silo == silo)]
-            state = state_folder(job_file.silo(silo))
+        if silos:
             shown.stage("storing figures by task in the silo's own MLflow")
-            if kept := keep_by_task(state, comparison.experiment, trials):
-                own_mlflow[silo] = kept
+        own_mlflow = _kept_by_silos(job_file, silos, comparison)
         path = page or job_file.folder / f"compare-{'-'.join([comparison.experiment, *silos])}.html"
         shown.stage("drawing the page")
         of_tasks = path.with_suffix(".csv")
@@ -112,20 +108,7 @@ def run_compare(
             shown.stage("storing the page in MLflow")
         failure = _stored(job_file, comparison, path) if mlflow else None
     if as_json:
-        emit(
-            "compare",
-            page=str(path),
-            groups=[asdict(group) for group in comparison.groups],
-            alone=[asdict(trial) for trial in comparison.alone],
-            diverged=[trial.name for trial in comparison.diverged],
-            stopped=[trial.name for trial in comparison.stopped],
-            notes=notes(comparison),
-            leaderboards={
-                group or "all tasks": [asdict(place) for place in places]
-                for group, places in leaderboards(comparison).items()
-            },
-            **({"gains": medians(gains)} if gains else {}),
-        )
+        _emit(comparison, gains, path)
         return
     show(comparison, gains)
     console.print(f"page: {path}", soft_wrap=True)
@@ -136,6 +119,36 @@ def run_compare(
         console.print(f"figures by task, private to {silo}: {uri}", soft_wrap=True)
     if failure:
         show_incomplete(failure)
+
+
+def _kept_by_silos(
+    job_file: JobFile, silos: Sequence[str], comparison: Comparison
+) -> dict[str, Path]:
+    """Bring silos' own MLflows up to date; return their files, where there is something to keep."""
+    found = {}
+    for silo in silos:
+        trials = [*comparison.trials, *(t for t in comparison.alone if t.silo == silo)]
+        kept = keep_by_task(state_folder(job_file.silo(silo)), comparison.experiment, trials)
+        if kept:
+            found[silo] = kept
+    return found
+
+
+def _emit(comparison: Comparison, gains: Gains | None, page: Path) -> None:
+    emit(
+        "compare",
+        page=str(page),
+        groups=[asdict(group) for group in comparison.groups],
+        alone=[asdict(trial) for trial in comparison.alone],
+        diverged=[trial.name for trial in comparison.diverged],
+        stopped=[trial.name for trial in comparison.stopped],
+        notes=notes(comparison),
+        leaderboards={
+            group or "all tasks": [asdict(place) for place in places]
+            for group, places in leaderboards(comparison).items()
+        },
+        **({"gains": medians(gains)} if gains else {}),
+    )
 
 
 def _stored(job_file: JobFile, comparison: Comparison, page: Path) -> str | None:

@@ -103,6 +103,26 @@ def test_as_many_bits_are_left_out_as_allowed() -> None:
     assert Parameters.derive(3, scheme="none").words == (8, 8, 0)
 
 
+@pytest.mark.parametrize(
+    ("silos", "up", "down"),
+    [
+        (range(2, 5), (2.0, 2.0), (4.3, 4.4)),
+        (range(5, 9), (2.3, 2.4), (4.6, 5.0)),
+        (range(9, 17), (2.3, 3.5), (5.0, 7.5)),
+        (range(17, 33), (3.5, 4.0), (7.5, 8.0)),
+        (range(33, 65), (4.0, 4.0), (7.5, 8.0)),
+    ],
+)
+def test_the_documented_table_lists_the_bytes_of_a_value(
+    silos: range, up: tuple[float, float], down: tuple[float, float]
+) -> None:
+    derived = [Parameters.derive(n) for n in silos]
+    ups = [p.words.upload / p.digits for p in derived]
+    downs = [(p.words.first + p.words.second) / p.digits for p in derived]
+    assert up[0] <= min(ups) and max(ups) <= up[1]
+    assert down[0] <= min(downs) and max(downs) <= down[1]
+
+
 @pytest.mark.parametrize("silos", [0, 1, 65])
 def test_impossible_rosters_are_refused(silos: int) -> None:
     with pytest.raises(EncryptionError, match="2 to 64 silos"):

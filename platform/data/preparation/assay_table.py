@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
+import pyarrow as pa
 from pydantic import ValidationError
 
 from blindsum.platform.data.files.arrow_types import plain
@@ -28,24 +33,7 @@ def read_assays(
             )
         return tasks, {name: [name] for name in tasks}
     path = reading.path(sources.assays)
-    texts = ("assay", "task", "kind", "unit", "transform", "direction", "group")
-    table = reading.table(path, texts)
-    expected = {name: TEXT if name in texts else NUMBER for name in table.column_names}
-    table = plain(table, expected, path)
-    settings, names = set(AssayTask.model_fields), table.column_names
-    if not table.num_rows:
-        raise DataError(f"{path.name} has no rows", "Name assays, or leave the assay table out.")
-    unknown = set(names) - {"assay", "task", *settings}
-    if unknown or names.count("assay") != 1 or len(set(names)) < len(names):
-        if unknown:
-            wrong = f"unexpected columns ({len(unknown)} of {len(names)})"
-        else:
-            wrong = "duplicate columns" if "assay" in names else "no column 'assay'"
-        raise DataError(
-            f"{path.name} has {wrong}",
-            f"The allowed columns are assay, task, {', '.join(sorted(settings))}, each at most "
-            "once; assay is required.",
-        )
+    table = _table(path, reading)
     of_assay: dict[str, list[str]] = {}
     for number, row in enumerate(table.to_pylist(), 1):
         given = {k: v for k, v in row.items() if not (pd.isna(v) or v == "")}
@@ -64,14 +52,7 @@ def read_assays(
                     "Leave the row's other columns empty.",
                 )
             continue
-        numbers = {k: float(v) if isinstance(v, int) else v for k, v in given.items()}
-        try:
-            task = AssayTask.model_validate(numbers)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"])) or "the task"
-            message = fault["msg"].removeprefix("Value error, ")
-            raise DataError(f"{path.name}, row {number}: {where}: {message}") from None
+        task = _task(given, f"{path.name}, row {number}")
         if tasks.setdefault(name, task) != task:
             raise DataError(
                 f"{path.name}, row {number}: the task has other settings in an earlier row",
@@ -83,3 +64,37 @@ def read_assays(
             "Rename the task.",
         )
     return tasks, of_assay
+
+
+def _table(path: Path, reading: OwnFiles) -> pa.Table:
+    """Return the table of assays. Raises DataError as `read_assays`."""
+    texts = ("assay", "task", "kind", "unit", "transform", "direction", "group")
+    table = reading.table(path, texts)
+    expected = {name: TEXT if name in texts else NUMBER for name in table.column_names}
+    table = plain(table, expected, path)
+    settings, names = set(AssayTask.model_fields), table.column_names
+    if not table.num_rows:
+        raise DataError(f"{path.name} has no rows", "Name assays, or leave the assay table out.")
+    unknown = set(names) - {"assay", "task", *settings}
+    if unknown or names.count("assay") != 1 or len(set(names)) < len(names):
+        if unknown:
+            wrong = f"unexpected columns ({len(unknown)} of {len(names)})"
+        else:
+            wrong = "duplicate columns" if "assay" in names else "no column 'assay'"
+        raise DataError(
+            f"{path.name} has {wrong}",
+            f"The allowed columns are assay, task, {', '.join(sorted(settings))}, each at most "
+            "once; assay is required.",
+        )
+    return table
+
+
+def _task(given: Mapping[str, Any], where: str) -> AssayTask:
+    numbers = {k: float(v) if isinstance(v, int) else v for k, v in given.items()}
+    try:
+        return AssayTask.model_validate(numbers)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(map(str, fault["loc"])) or "the task"
+        message = fault["msg"].removeprefix("Value error, ")
+        raise DataError(f"{where}: {field}: {message}") from None
