@@ -118,8 +118,9 @@ def test_tables_that_do_not_meet_the_job_are_refused(
     write(change(pyarrow.parquet.read_table(tables["alder"])), tables["alder"])
     with pytest.raises(DataError) as caught:
         load(tables["alder"], contract, tmp_path)
-    assert said in str(caught.value)
-    assert CANARY not in str(caught.value) and "150" not in str(caught.value)
+    message = str(caught.value).replace(str(tmp_path), "")
+    assert said in message
+    assert CANARY not in message and "150" not in message  # a path may hold either
 
 
 def test_files_that_cannot_be_read(tables, contract, tmp_path) -> None:  # type: ignore[no-untyped-def]
