@@ -1,21 +1,24 @@
 """Measure which features of molecules survive differential privacy.
 
-    python benchmarks/representations.py --data tox21.csv.gz --tuning ames.csv.gz \
-        --tuning-label mutagenic --json build/representations.json
+    python benchmarks/representations.py --data tox21.csv.gz --tuning ames.csv.gz:mutagenic \
+        --json build/representations.json
 
 Three silos with scaffolds of their own, shared noise, delta 1e-4; the features, models and learning
 rates of `blindsum features`, and its trainer. A fifth of the scaffolds is held out. For each
-epsilon and each of the features, the setting is chosen on the tuning table alone, with as many
-training records a silo as the table under test has, and then trained on the table under test once
-for each seed. A seed is another division of the scaffolds among folds and silos, the same for all
-features; noise is never seeded. Without privacy the setting is chosen on another division of the
-table under test itself, which favours these arms:
+epsilon and each of the features, the setting is chosen on the tuning tables alone, by its mean over
+three divisions of each, with the noise of as many training records a silo as the table under test
+has: first model and learning rate, and then, as `blindsum plan` would, more rounds at a lower rate.
+Then it is trained on the table under test once for each seed. A seed is another division of the
+scaffolds among folds and silos, the same for all features; noise is never seeded. Without privacy
+the setting is chosen on three other divisions of the table under test itself, which favours these
+arms:
 
     none      the federation without privacy
     alone     each silo on its own records, without privacy; the mean over silos, on the same
               held-out records
 
-JSON: {arm}.{features}.{mean,se,gain,gain_se,setting}; gain is over ecfp-2048, paired by seed.
+JSON: {arm}.{features}.{mean,se,gain,gain_se,setting,tuning,scores}; gain is over ecfp-2048, paired
+by seed, tuning the score by which the setting was chosen.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,10 @@ from blindsum.pipelines.selection.public_records import PublicRecords, Rows, rea
 from blindsum.pipelines.selection.trial import dealt, score, trained
 
 ARMS: dict[str, float | None] = {"8": 8.0, "3": 3.0, "1": 1.0, "none": None, "alone": None}
-SILOS, DELTA, REFERENCE = 3, 1e-4, "ecfp-2048"
+SILOS, TUNING, DELTA, REFERENCE = 3, 3, 1e-4, "ecfp-2048"
+LONGER = ((120, 2), (200, 2))
+"""Rounds that are tried too, and by how much the learning rate is divided."""
+
 console = Console()
 
 
@@ -75,32 +81,67 @@ def error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """How a setting is chosen: its score is a mean over divisions of other records."""
+
+    divisions: list[Division]
+    plan: Plan
+    alone: bool
+
+    def scores(self, settings: list[Setting]) -> list[float]:
+        return [float(np.mean([self.score(one, by) for one in self.divisions])) for by in settings]
+
+    def score(self, division: Division, setting: Setting) -> float:
+        return (division.alone if self.alone else division.score)(setting, self.plan)
+
+    def chosen(self, name: str) -> tuple[Setting, float]:
+        """Return the best setting of a representation, and its score."""
+        candidates = settings_of([name], self.plan.epsilon)
+        found = self.scores(candidates)
+        if self.plan.epsilon:
+            best = candidates[int(np.argmax(found))]
+            longer = [
+                replace(best, rounds=rounds, learning_rate=best.learning_rate / slower)
+                for rounds, slower in LONGER
+            ]
+            candidates, found = candidates + longer, found + self.scores(longer)
+        return candidates[int(np.argmax(found))], max(found)
+
+
 def measured(
-    tuning: PublicRecords, tested: PublicRecords, names: list[str], arms: list[str], seeds: int
+    tuning: list[PublicRecords],
+    tested: PublicRecords,
+    names: list[str],
+    arms: list[str],
+    seeds: int,
 ) -> dict[str, Any]:
-    each = round(0.8 * len(tested) / SILOS)
-    tree = dict[str, Any]()
-    divisions = [Division(tested, seed) for seed in range(1, seeds + 1)]
+    tree, divisions = dict[str, Any](), [Division(tested, seed) for seed in range(1, seeds + 1)]
     for arm in arms:
         epsilon = ARMS[arm]
-        chosen_on = Division(tuning if epsilon else tested, 0)
+        others = [
+            Division(one, seeds + 1 + seed)
+            for one in (tuning if epsilon else [tested])
+            for seed in range(TUNING)
+        ]
         plan = Plan(silos=SILOS, records=None, epsilon=epsilon, delta=DELTA)
-        like = replace(plan, records=each)
-        scores, settings = dict[str, np.ndarray](), dict[str, Setting]()
+        like = replace(plan, records=round(0.8 * len(tested) / SILOS))
+        by, scores = Tuning(others, like, arm == "alone"), dict[str, np.ndarray]()
+        under_test = replace(by, plan=plan)
+        settings = dict[str, tuple[Setting, float]]()
         for name in names:
-            candidates = settings_of([name], epsilon)
-            score_of = Division.alone if arm == "alone" else Division.score
-            found = [score_of(chosen_on, one, like) for one in candidates]
-            settings[name] = candidates[int(np.argmax(found))]
-            scores[name] = np.array([score_of(one, settings[name], plan) for one in divisions])
-            console.print(arm, settings[name], np.round(found, 3), np.round(scores[name], 3))
+            settings[name] = setting, tuned = by.chosen(name)
+            scores[name] = np.array([under_test.score(one, setting) for one in divisions])
+            console.print(arm, name, setting.name, f"{tuned:.3f}", np.round(scores[name], 3))
         tree[arm] = {
             name: {
                 "mean": float(scores[name].mean()),
                 "se": error(scores[name]),
                 "gain": float((scores[name] - scores[REFERENCE]).mean()),
                 "gain_se": error(scores[name] - scores[REFERENCE]),
-                "setting": settings[name].name,
+                "setting": settings[name][0].name,
+                "tuning": settings[name][1],
+                "scores": scores[name].tolist(),
             }
             for name in names
         }
@@ -111,8 +152,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a table of molecules and labels")
     parser.add_argument("--label", action="append", default=[], help="default: all of 0 and 1")
-    parser.add_argument("--tuning", type=Path, required=True, help="another one")
-    parser.add_argument("--tuning-label", action="append", default=[])
+    parser.add_argument(
+        "--tuning", action="append", required=True, help="another one, PATH[:LABEL[,LABEL]]"
+    )
     parser.add_argument("--only", action="append", default=[], help="features to measure")
     parser.add_argument("--arm", action="append", default=[], choices=ARMS, help="default: all")
     parser.add_argument("--seeds", type=int, default=3)
@@ -121,10 +163,11 @@ def main() -> None:
     torch.set_num_threads(1)
     started = time.monotonic()
     names = list(dict.fromkeys([*(given.only or REPRESENTATIONS), REFERENCE]))
-    tuning, tested = (
-        read_public(path, "smiles", labels, names)
-        for path, labels in ((given.tuning, given.tuning_label), (given.data, given.label))
-    )
+    tested = read_public(given.data, "smiles", given.label, names)
+    tuning = []
+    for one in given.tuning:
+        path, _, labels = one.partition(":")
+        tuning.append(read_public(Path(path), "smiles", labels.split(",") if labels else [], names))
     console.print(f"{len(tested)} records under test, {time.monotonic() - started:.0f} s to read")
     tree = measured(tuning, tested, names, given.arm or list(ARMS), given.seeds)
     shown = Table(title="score (standard error over seeds)", box=None)

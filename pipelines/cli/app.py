@@ -24,6 +24,7 @@ from blindsum.pipelines.cli import (
     features,
     imports,
     ledger,
+    plan,
     predict,
     runs,
     silo_agent,
@@ -345,6 +346,7 @@ app.add_typer(runs.app, name="runs")
 app.command("predict")(predict.predict)
 app.command("describe")(describe.describe)
 app.command("features")(features.features)
+app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
 app.add_typer(imports.app, name="import")
 app.add_typer(ledger.app, name="ledger")

@@ -64,6 +64,11 @@ def inputs(job: Job, text: str) -> str:
         )
     if features.kind == "maccs":
         return f"the {features.bits} MACCS keys of the molecule in column {shown(features.smiles)}"
+    if features.kind == "kernel":
+        return (
+            f"{features.dimensions} numbers that say which public molecules (basis "
+            f"{features.basis}) the molecule in column {shown(features.smiles)} is like"
+        )
     if features.kind == "projection":
         return (
             f"counts of substructures (radius {features.radius}), projected to "

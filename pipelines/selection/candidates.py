@@ -18,6 +18,9 @@ REPRESENTATIONS: dict[str, dict[str, Any]] = {
     "physchem-esol": {"kind": "descriptors", "descriptors": "physchem", "scaling": "esol-1"},
     "pharmacophore": {"kind": "descriptors", "descriptors": "pharmacophore"},
     "descriptors": {"kind": "descriptors", "descriptors": "all"},
+    "kernel-32": {"kind": "kernel", "dimensions": 32},
+    "kernel-64": {"kind": "kernel", "dimensions": 64},
+    "kernel-128": {"kind": "kernel", "dimensions": 128},
     "maccs": {"kind": "maccs"},
     "projection-64": {"kind": "projection", "dimensions": 64},
     "projection-256": {"kind": "projection", "dimensions": 256},
@@ -35,17 +38,19 @@ ROUNDS, SAMPLING_RATE = 60, 0.5
 
 @dataclass(frozen=True)
 class Setting:
-    """A model and a learning rate, in one representation."""
+    """A model and a learning rate, in one representation; `rounds` are ROUNDS by default."""
 
     representation: str
     hidden: int
     learning_rate: float
+    rounds: int | None = None
 
     @property
     def name(self) -> str:
         """The model and the learning rate in words."""
         model = f"mlp {self.hidden}" if self.hidden else "linear"
-        return f"{model}, learning rate {self.learning_rate:g}"
+        rounds = f", {self.rounds} rounds" if self.rounds else ""
+        return f"{model}, learning rate {self.learning_rate:g}{rounds}"
 
     @property
     def model(self) -> dict[str, Any]:
@@ -102,7 +107,7 @@ class Plan:
             "data": {"features": features, "unparsable": "drop"},
             "model": setting.model,
             "training": {
-                "rounds": ROUNDS,
+                "rounds": setting.rounds or ROUNDS,
                 "local_steps": 1,
                 "sampling_rate": SAMPLING_RATE,
                 "expected_batch_size": max(1, round(SAMPLING_RATE * records)),

@@ -29,6 +29,7 @@ from blindsum.platform.data.molecule_features import (
     DescriptorFeatures,
     EcfpFeatures,
     GraphFeatures,
+    KernelFeatures,
     MaccsFeatures,
     ProjectedFeatures,
 )
@@ -43,6 +44,7 @@ from blindsum.platform.job.features_section import (
     Descriptors,
     Ecfp,
     Fingerprint,
+    Kernel,
     Maccs,
     Projection,
 )
@@ -187,6 +189,8 @@ def features_of(section: Features) -> FeatureKind:
             return GraphFeatures(section=section)
         case Images():
             return ImageFeatures(section=section)
+        case Kernel():
+            return KernelFeatures(section=section)
         case Maccs():
             return MaccsFeatures(section=section)
         case OwnFeatures():

@@ -18,7 +18,7 @@ from blindsum.platform.data.graphs import OF_ATOM, OF_BOND, AtomsAndBonds
 from blindsum.platform.data.ragged import Bits, Positions
 from blindsum.platform.data.reasons import NO_KEY, in_general
 from blindsum.platform.data.records import Stored
-from blindsum.platform.job.features_section import Descriptors, Ecfp, Maccs, Projection
+from blindsum.platform.job.features_section import Descriptors, Ecfp, Kernel, Maccs, Projection
 from blindsum.platform.job.folds_section import MoleculeKey
 from blindsum.platform.job.graphs_section import Graphs
 from blindsum.platform.job.model_section import Input
@@ -27,7 +27,7 @@ from blindsum.platform.job.model_section import Input
 class MoleculeFeatures(FeatureKind):
     """Features that RDKit computes from a column of SMILES, molecule by molecule."""
 
-    section: Descriptors | Ecfp | Graphs | Maccs | Projection
+    section: Descriptors | Ecfp | Graphs | Kernel | Maccs | Projection
 
     @property
     def smiles_column(self) -> str:
@@ -82,6 +82,21 @@ class DescriptorFeatures(MoleculeFeatures):
     def width(self) -> int:
         """One feature for each descriptor."""
         return len(self.section.descriptors)
+
+    def _stored(self, kept: pa.Table) -> Stored:
+        return _values(kept, self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelFeatures(MoleculeFeatures):
+    """Kernel principal components."""
+
+    section: Kernel
+
+    @property
+    def width(self) -> int:
+        """The number of components."""
+        return self.section.dimensions
 
     def _stored(self, kept: pa.Table) -> Stored:
         return _values(kept, self.width)

@@ -20,6 +20,7 @@ from rdkit import Chem, rdBase
 
 from blindsum.platform.data.clusters import cluster_of
 from blindsum.platform.data.descriptors import descriptor_scaling, descriptors, too_large
+from blindsum.platform.data.kernel import components
 from blindsum.platform.data.molecular_graphs import graph_of
 from blindsum.platform.data.molecules import (
     ecfp,
@@ -39,7 +40,7 @@ from blindsum.platform.data.reasons import (
     too_large_graph,
 )
 from blindsum.platform.data.scaling import scaled
-from blindsum.platform.job.features_section import Descriptors, Ecfp, Maccs, Projection
+from blindsum.platform.job.features_section import Descriptors, Ecfp, Kernel, Maccs, Projection
 from blindsum.platform.job.folds_section import MoleculeKey
 from blindsum.platform.job.graphs_section import Graphs
 
@@ -49,7 +50,7 @@ results that were kept before are then computed again."""
 
 RDKIT = str(rdBase.rdkitVersion)
 
-OfMolecule = Descriptors | Ecfp | Graphs | Maccs | Projection
+OfMolecule = Descriptors | Ecfp | Graphs | Kernel | Maccs | Projection
 _SECTION: TypeAdapter[OfMolecule] = TypeAdapter(OfMolecule)
 _KEY: TypeAdapter[MoleculeKey] = TypeAdapter(MoleculeKey)
 
@@ -157,6 +158,39 @@ class ProjectedCounts(Part):
         """Every readable molecule has a projection."""
         project = projected(self.section)
         return lambda molecule: (None, project(molecule))
+
+    def without(self, why: str) -> tuple[Any, ...]:
+        """Return zeros."""
+        return why, np.zeros(self.section.dimensions, np.float32)
+
+
+@dataclass(frozen=True)
+class KernelComponents(Part):
+    """Kernel principal components (`blindsum.platform.data.kernel`); `reason` says why a row is of
+    zeros."""
+
+    section: Kernel
+
+    @property
+    def settings(self) -> str:
+        """The section's."""
+        return self.section.model_dump_json(exclude={"smiles"})
+
+    @property
+    def schema(self) -> pa.Schema:
+        """float32 for each component."""
+        values = pa.list_(pa.float32(), self.section.dimensions)
+        return pa.schema([("reason", pa.string()), ("values", values)])
+
+    def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
+        """A molecule that is too large for descriptors has a reason."""
+        compute = components(self.section)
+
+        def row(molecule: Chem.Mol) -> tuple[Any, ...]:
+            values = compute(molecule)
+            return self.without(TOO_LARGE) if np.isnan(values).any() else (None, values)
+
+        return row
 
     def without(self, why: str) -> tuple[Any, ...]:
         """Return zeros."""
@@ -281,7 +315,14 @@ class FoldKeys(Part):
         return (None,)
 
 
-FeaturesPart = Fingerprints | MaccsKeys | ProjectedCounts | ScaledDescriptors | AtomsAndBondsOf
+FeaturesPart = (
+    Fingerprints
+    | MaccsKeys
+    | KernelComponents
+    | ProjectedCounts
+    | ScaledDescriptors
+    | AtomsAndBondsOf
+)
 MoleculePart = FeaturesPart | FoldKeys
 
 
@@ -294,6 +335,8 @@ def features_part(section: OfMolecule) -> FeaturesPart:
             return Fingerprints(section)
         case Graphs():
             return AtomsAndBondsOf(section)
+        case Kernel():
+            return KernelComponents(section)
         case Maccs():
             return MaccsKeys(section)
         case Projection():

@@ -13,6 +13,7 @@ from blindsum.platform.job.features_section import (
     Descriptors,
     Ecfp,
     Fingerprint,
+    Kernel,
     Maccs,
     Projection,
 )
@@ -40,6 +41,7 @@ Features = Annotated[
     | Images
     | Maccs
     | OwnFeatures
+    | Kernel
     | Projection
     | Text,
     Field(discriminator="kind"),

@@ -305,6 +305,17 @@ class Projection(OfMolecules):
     )
 
 
+class Kernel(OfMolecules):
+    """Kernel principal components of a SMILES column: how like each of many public molecules a
+    molecule is."""
+
+    kind: Literal["kernel"]
+    dimensions: int = Field(64, ge=8, le=256)
+    basis: Literal["nci-1"] = Field(
+        "nci-1", description="The public molecules: of a screen at the NCI."
+    )
+
+
 class Fingerprint(FeatureSection):
     """A column of lists with the positions of the bits that are 1, as `blindsum prepare` writes
     it."""

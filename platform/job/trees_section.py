@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from blindsum.platform.job.schema import Job
 
 MOST_BINS = 256
-_FEATURES = ("columns", "descriptors", "ecfp", "fingerprint", "maccs", "projection")
+_FEATURES = ("columns", "descriptors", "ecfp", "fingerprint", "kernel", "maccs", "projection")
 
 
 class Boosted(Begun):

@@ -27,6 +27,7 @@ from blindsum.platform.job.features_section import (
     Columns,
     Descriptors,
     FeatureColumn,
+    Kernel,
     Projection,
 )
 from blindsum.platform.job.images_section import Images
@@ -236,7 +237,7 @@ class Predictor:
         return calibration.scaling(logits), f"{CALIBRATED}probability"
 
     def _domain(self, features: Any) -> dict[str, pa.Array]:
-        if not isinstance(self._terms.features, Columns | Descriptors | Projection):
+        if not isinstance(self._terms.features, Columns | Descriptors | Kernel | Projection):
             return {}
         if isinstance(self._features, ColumnFeatures):  # 0 and 1 have no center and no scale
             features = features[:, self._features.is_scaled]

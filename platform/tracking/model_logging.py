@@ -21,7 +21,7 @@ NEEDED = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "sci
 """The packages that a prediction needs, beside this package's own code and MLflow."""
 
 MORE = {
-    **dict.fromkeys(("descriptors", "ecfp", "graphs", "maccs", "projection"), ("rdkit",)),
+    **dict.fromkeys(("descriptors", "ecfp", "graphs", "kernel", "maccs", "projection"), ("rdkit",)),
     "images": ("pillow",),
 }
 """The packages that some kinds of features need too."""

@@ -106,6 +106,11 @@ FEATURES: dict[str, tuple[dict[str, Any], str]] = {
         + "190 more",
     ),
     "maccs": ({"kind": "maccs"}, "the 166 MACCS keys of the molecule in column smiles"),
+    "kernel": (
+        {"kind": "kernel", "dimensions": 16},
+        "16 numbers that say which public molecules (basis nci-1) the molecule in column smiles "
+        + "is like",
+    ),
     "projection": (
         {"kind": "projection", "dimensions": 64},
         "counts of substructures (radius 2), projected to 64 dimensions, of the molecule in "

@@ -144,6 +144,7 @@ ELSEWHERE = {
     "import tuner",
     "import sparsechem",
     "features",
+    "plan",
     "predict",  # their own tests
     "silo init",
     "silo join",

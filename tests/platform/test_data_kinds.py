@@ -31,6 +31,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "descriptors": {"smiles": "structure", "descriptors": ["MolWt", "TPSA", "qed"]},
     "ecfp": {"smiles": "structure", "bits": 128},
     "graphs": {"smiles": "structure", "max_atoms": 10},
+    "kernel": {"smiles": "structure", "dimensions": 16},
     "maccs": {"smiles": "structure"},
     "projection": {"smiles": "structure", "dimensions": 32},
     "fingerprint": {"column": "positions", "bits": 96},
@@ -94,6 +95,7 @@ def stated(columns: list[Column]) -> dict[str, str]:
         ("descriptors", {"structure": "text"}, "structure", 3),
         ("ecfp", {"structure": "text"}, "structure", 128),
         ("graphs", {"structure": "text"}, "structure", 170),
+        ("kernel", {"structure": "text"}, "structure", 16),
         ("maccs", {"structure": "text"}, "structure", 166),
         ("projection", {"structure": "text"}, "structure", 32),
         ("fingerprint", {"positions": "lists of integers"}, None, 96),
@@ -242,6 +244,7 @@ def test_this_file_tries_each_kind() -> None:
         {"kind": "descriptors", "descriptors": "physchem"},
         {"kind": "maccs"},
         {"kind": "projection", "dimensions": 32},
+        {"kind": "kernel", "dimensions": 8},
     ],
 )
 def test_a_job_reads_the_features_that_a_preparation_wrote(section: dict[str, Any]) -> None:

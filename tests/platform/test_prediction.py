@@ -117,6 +117,7 @@ def test_a_gap_has_a_reason_and_shifts_nothing(make_job: MakeJob, tmp_path: Path
         {"kind": "descriptors", "smiles": "structure", "descriptors": ["MolWt", "TPSA"]},
         {"kind": "maccs", "smiles": "structure"},
         {"kind": "projection", "smiles": "structure", "dimensions": 32},
+        {"kind": "kernel", "smiles": "structure", "dimensions": 8},
     ],
 )
 def test_a_molecule_that_cannot_be_read_keeps_its_row(
@@ -139,7 +140,7 @@ def test_a_molecule_that_cannot_be_read_keeps_its_row(
         toxic, logd = random_model(job)(torch.from_numpy(x))[0].tolist()
     assert found.column("probability_toxic")[0].as_py() == pytest.approx(1 / (1 + math.exp(-toxic)))
     assert found.column("predicted_logd")[0].as_py() == pytest.approx(2.0 + 3.0 * logd)
-    scaled = features["kind"] in ("descriptors", "projection")
+    scaled = features["kind"] in ("descriptors", "kernel", "projection")
     assert ("leverage" in found.column_names) == scaled
 
 

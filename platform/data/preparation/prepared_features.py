@@ -21,14 +21,15 @@ from blindsum.platform.data.preparation.recipe import (
     PermutedEcfp,
     PermutedMaccs,
     PlainDescriptors,
+    PlainKernel,
     PlainProjection,
     PreparedSection,
 )
 from blindsum.platform.data.preparation.secret import Secret
 from blindsum.platform.data.preparation.stages import (
     DescriptorValues,
+    DimensionValues,
     Fingerprints,
-    ProjectedValues,
     Stage,
 )
 from blindsum.platform.job.features_section import Fingerprint
@@ -141,20 +142,33 @@ class PreparedDescriptors(PreparedValues):
         return {"kind": "columns", "columns": columns}
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreparedProjection(PreparedValues):
+class PreparedDimensions(PreparedValues):
     """A float64 column for each dimension, scaled."""
 
-    section: PlainProjection
+    section: PlainProjection | PlainKernel
 
     @property
     def stage(self) -> Stage:
-        """The stage that projects."""
-        return ProjectedValues(self.section)
+        """The stage that computes them."""
+        return DimensionValues(self.section)
 
     def job_section(self) -> dict[str, Any]:
         """Return a section of kind `columns`, which leaves the values as they are."""
         return {"kind": "columns", "columns": {name: {} for name in self.section.own_columns}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedProjection(PreparedDimensions):
+    """A random projection."""
+
+    section: PlainProjection
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedKernel(PreparedDimensions):
+    """Kernel principal components."""
+
+    section: PlainKernel
 
 
 def prepared_features_of(section: PreparedSection) -> PreparedFeatures:
@@ -166,6 +180,8 @@ def prepared_features_of(section: PreparedSection) -> PreparedFeatures:
             return PreparedMaccs(section=section)
         case PlainDescriptors():
             return PreparedDescriptors(section=section)
+        case PlainKernel():
+            return PreparedKernel(section=section)
         case PlainProjection():
             return PreparedProjection(section=section)
         case _:

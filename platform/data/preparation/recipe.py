@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from blindsum.platform.data.preparation.units import MOLAR, Unit, canonical, unit_of
 from blindsum.platform.job.csv_section import CsvSection
-from blindsum.platform.job.features_section import Descriptors, Ecfp, Maccs, Projection
+from blindsum.platform.job.features_section import Descriptors, Ecfp, Kernel, Maccs, Projection
 from blindsum.platform.job.labels_section import Task, Tasks
 from blindsum.platform.job.section import Positive, Section, unless
 from blindsum.platform.job.yaml_reader import read_section
@@ -80,6 +80,20 @@ class PlainProjection(Projection):
         """Every projection that the section can describe is known."""
 
 
+class PlainKernel(Kernel):
+    """Kernel principal components, one column each."""
+
+    smiles: Literal["smiles"] = "smiles"
+
+    @property
+    def own_columns(self) -> list[str]:
+        """Columns of the prepared table that are named for a setting: one for each component."""
+        return [f"component_{i}" for i in range(self.dimensions)]
+
+    def require_known(self) -> None:
+        """Every basis that the section can name is known."""
+
+
 class PlainDescriptors(Descriptors):
     """RDKit descriptors, one column each."""
 
@@ -98,7 +112,7 @@ class PlainDescriptors(Descriptors):
         descriptor_scaling(self)
 
 
-PreparedSection = PermutedEcfp | PermutedMaccs | PlainDescriptors | PlainProjection
+PreparedSection = PermutedEcfp | PermutedMaccs | PlainDescriptors | PlainKernel | PlainProjection
 
 
 class Folds(Section):

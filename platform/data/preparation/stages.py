@@ -19,16 +19,19 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from blindsum.platform.data.descriptors import descriptors
+from blindsum.platform.data.kernel import components
 from blindsum.platform.data.molecules import ecfp, maccs, read_molecule, write_molecule
 from blindsum.platform.data.preparation.recipe import (
     PermutedEcfp,
     PermutedMaccs,
     PlainDescriptors,
+    PlainKernel,
     PlainProjection,
     Structures,
 )
 from blindsum.platform.data.projection import projected
 from blindsum.platform.data.reasons import MAX_SMILES
+from blindsum.platform.job.features_section import Kernel
 
 rdBase.DisableLog("rdApp.*")
 
@@ -201,10 +204,11 @@ class DescriptorValues:
         return pa.table([[text], *([[float("nan")]] * len(self.names))], schema=self._schema)
 
 
-class ProjectedValues:
-    """Computes a float64 column for each dimension of a projection of structures, scaled."""
+class DimensionValues:
+    """Computes a float64 column for each dimension of a projection of structures, or for each
+    kernel principal component, scaled; NaN where there is none."""
 
-    def __init__(self, settings: PlainProjection) -> None:
+    def __init__(self, settings: PlainProjection | PlainKernel) -> None:
         self._settings = settings
         self._schema = pa.schema(
             [("text", pa.string()), *((name, pa.float64()) for name in settings.own_columns)]
@@ -215,7 +219,8 @@ class ProjectedValues:
         return _key("features", self._settings.model_dump_json())
 
     def compute(self, texts: Sequence[str]) -> pa.Table:
-        one = projected(self._settings)
+        settings = self._settings
+        one = components(settings) if isinstance(settings, Kernel) else projected(settings)
         found = [one(Chem.MolFromSmiles(text)).astype(np.float64) for text in texts]
         values = np.array(found).reshape(len(texts), self._settings.dimensions)
         return pa.table([list(texts), *values.T], schema=self._schema)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from blindsum.platform.data.features import ColumnFeatures, features_of
 from blindsum.platform.job.data_section import Features
-from blindsum.platform.job.features_section import Descriptors, Maccs, Projection
+from blindsum.platform.job.features_section import Descriptors, Kernel, Maccs, Projection
 from blindsum.platform.training.trees.forest import BEYOND
 
 
@@ -26,13 +26,15 @@ class Unit:
 
 
 def units_of(features: Features) -> list[Unit]:
-    """Return the unit of every feature. Descriptors, projections, categories and bits are as
-    features have them."""
+    """Return the unit of every feature. Descriptors, components, projections, categories and bits
+    are as features have them."""
     kind = features_of(features)
     if isinstance(features, Descriptors):
         return [Unit(name) for name in features.descriptors]
     if isinstance(features, Maccs):
         return [Unit(f"MACCS key {i + 1}") for i in range(kind.width)]
+    if isinstance(features, Kernel):
+        return [Unit(f"component {i}") for i in range(kind.width)]
     if isinstance(features, Projection):
         return [Unit(f"projection {i}") for i in range(kind.width)]
     if not isinstance(kind, ColumnFeatures):

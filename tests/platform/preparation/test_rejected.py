@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pandas as pd
 import pytest
 
 from blindsum.pipelines.preparation.prepare import show_report
-from blindsum.pipelines.show.console import console
 from blindsum.platform.data.preparation.assemble import labels_of
 from blindsum.platform.data.preparation.recipe import AssayTask, Quorum
 from blindsum.platform.data.preparation.relations import sides
@@ -64,14 +62,15 @@ def test_each_dropped_measurement_is_listed_with_its_reason() -> None:
     assert not any(name.startswith("rejected") for name in report.as_dict())
 
 
-def test_the_owner_is_told_where_the_rows_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    report, said = Report(), io.StringIO()
-    monkeypatch.setattr(console, "file", said)
+def test_the_owner_is_told_where_the_rows_are(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report()
     show_report(report)
-    assert "rows and reasons" not in said.getvalue()
+    assert "rows and reasons" not in "".join(capsys.readouterr())
     report.reject_compounds(pd.DataFrame({"row": [4]}), "unparsable")
     show_report(report)
-    assert "rejected_rows.csv and rejected_compounds.csv" in " ".join(said.getvalue().split())
+    assert "rejected_rows.csv and rejected_compounds.csv" in " ".join(
+        "".join(capsys.readouterr()).split()
+    )
 
 
 def test_unknown_relations_are_named_by_row() -> None:
