@@ -10,7 +10,9 @@ records together. All arms have the same model settings, and several seeds each.
 
 JSON: arms.<name>.auroc_mean, auroc_sd (over seeds), seconds_per_round. The arms in one process are
 pooled, local, federated_sgd (plain averaging), federated (server momentum) and federated_dp_1, _3,
-_8. Real runs on Ray, with one seed, are federated_plain and federated_encrypted (encryption.scheme
+_8. With kernel features and small networks, whose settings were chosen on other public tables (by
+benchmarks/representations.py), they are kernel_local, kernel_federated and kernel_dp_1, _3, _8.
+Real runs on Ray, with one seed, are federated_plain and federated_encrypted (encryption.scheme
 none and ckks, no privacy), with their phases, and federated_dp_plain and federated_dp_encrypted
 (the same with DP-SGD in every silo, and 12 bits a value). Also
 encryption.{auroc_difference,share_of_round,share_of_round_under_dp}.
@@ -51,6 +53,7 @@ from blindsum.platform.training.losses import record_loss
 from blindsum.platform.training.models import model_of
 from blindsum.platform.training.simulation import Simulation
 
+Overrides = tuple[str, ...]
 SILOS = ("alder", "birch", "cedar")
 DELTA = 1e-4
 rdBase.DisableLog("rdApp.*")
@@ -108,6 +111,32 @@ PRIVATE = (
     "training.learning_rate=2",
     "server={optimizer: momentum, learning_rate: 0.3}",
 )
+
+
+def kernel(dimensions: int, rate: float, rounds: int, epsilon: int | None = None) -> Overrides:
+    """Return what makes the job one of kernel features and 32 hidden units."""
+    budget = f"noise: shared, epsilon: {epsilon}, delta: {DELTA}" if epsilon else "noise: none"
+    return (
+        f"data.features={{kind: kernel, smiles: smiles, dimensions: {dimensions}}}",
+        "model={kind: mlp, hidden: [32], activation: tanh}",
+        f"training.rounds={rounds}",
+        "training.local_steps=1",
+        "training.sampling_rate=0.5",
+        "training.expected_batch_size=1000",
+        f"training.learning_rate={rate}",
+        "server={optimizer: momentum, learning_rate: 0.3}",
+        f"privacy={{{budget}}}",
+    )
+
+
+KERNEL: dict[str, Overrides] = {
+    "kernel_local": kernel(128, 0.3, 60),
+    "kernel_federated": kernel(128, 1, 60),
+    "kernel_dp_8": kernel(128, 2, 200, 8),
+    "kernel_dp_3": kernel(64, 2, 120, 3),
+    "kernel_dp_1": kernel(64, 0.5, 200, 1),
+}
+"""As benchmarks/representations.py chose them on ames and hiv."""
 
 
 def federated(job: Job, members: Sequence[Member]) -> nn.Module:
@@ -229,21 +258,27 @@ def simulated(folder: Path, tasks: Sequence[str], seeds: int) -> dict[str, Any]:
         f"federated_dp_{e}": (*PRIVATE, f"privacy={{noise: shared, epsilon: {e}, delta: {DELTA}}}")
         for e in (8, 3, 1)
     }
-    told: dict[str, tuple[str, ...]] = {
+    told: dict[str, Overrides] = {
         "pooled": (),
         "local": (),
         "federated_sgd": ("server.optimizer=sgd",),
         "federated": (),
         **noised,
+        **KERNEL,
+    }
+    by_features = {"": members} | {
+        features: [member_of(job_of(folder, tasks, features), silo) for silo in SILOS]
+        for features in {overrides[0] for overrides in KERNEL.values()}
     }
     arms: dict[str, Any] = {}
     for name, overrides in told.items():
         scores, started = [], time.perf_counter()
+        members = by_features[overrides[0] if name in KERNEL else ""]
         for seed in range(1, seeds + 1):
             job = job_of(folder, tasks, *overrides, f"seed={seed}").job
             if name == "pooled":
                 scores.append(auroc(pooled(job, members), members))
-            elif name == "local":
+            elif name.endswith("local"):
                 alone = [trained(job, m, None, m.name, lambda: None) for m in members]
                 scores.append(float(np.mean([auroc(model, members) for model in alone])))
             else:

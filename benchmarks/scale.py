@@ -1,6 +1,6 @@
 """Measure a silo of up to a million compounds and 5,000 assays: memory, and time per compound.
 
-    python benchmarks/scale.py --json build/scale.json [--compounds 10000 100000 1000000]
+    python benchmarks/scale.py --json build/scale.json [--compounds 10000 1000000] [--silos 3]
 
 For each number of compounds, in a process each (benchmarks/scale_silo.py):
 
@@ -13,7 +13,8 @@ For each number of compounds, in a process each (benchmarks/scale_silo.py):
 
 Peaks are the process's largest anonymous memory, and its largest resident memory, which counts
 pages of files that the kernel drops when memory is short. Ratios are of processor seconds per
-compound, to the smallest size of the same run: 1 is linear.
+compound, to the smallest size of the same run: 1 is linear. With `--silos 3`, three silos prepare
+and then train at the same time, and every figure is that of the silo for which it is largest.
 
 JSON: by compounds, the figures of both processes, and `load`, the machine's load before each.
 """
@@ -27,6 +28,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -43,15 +45,25 @@ def process(*arguments: object) -> Figures:
     return dict(json.loads(done.stdout))
 
 
+def at_once(commands: list[tuple[object, ...]]) -> Figures:
+    """Run a step of every silo at the same time; return the largest of each figure."""
+    with ThreadPoolExecutor(len(commands)) as silos:
+        found = list(silos.map(lambda arguments: process(*arguments), commands))
+    return {name: max(one[name] for one in found) for name in found[0]}
+
+
 def measure(compounds: int, given: argparse.Namespace, folder: Path) -> Figures:
     """Return the figures of a number of compounds."""
-    silo = folder / str(compounds)
-    process("make", silo, compounds, given.assays, given.bits)
+    silos = [folder / f"{compounds}-{i}" for i in range(given.silos)]
+    for silo in silos:
+        process("make", silo, compounds, given.assays, given.bits)
     found = {"load": os.getloadavg()[0]}
-    found |= {f"prepare_{name}": value for name, value in process("prepare", silo).items()}
+    prepared = at_once([("prepare", silo) for silo in silos])
+    found |= {f"prepare_{name}": value for name, value in prepared.items()}
     found |= {"load_before_training": os.getloadavg()[0]}
-    found |= process("train", silo, given.hidden, given.trained)
-    shutil.rmtree(silo)
+    found |= at_once([("train", silo, given.hidden, given.trained) for silo in silos])
+    for silo in silos:
+        shutil.rmtree(silo)
     return found
 
 
@@ -62,6 +74,7 @@ def main() -> None:
     parser.add_argument("--assays", type=int, default=5_000)
     parser.add_argument("--bits", type=int, default=32_000)
     parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--silos", type=int, default=1, help="silos that work at the same time")
     parser.add_argument("--trained", type=int, default=100_000, help="records of the step, at most")
     given = parser.parse_args()
     found: dict[int, Figures] = {}

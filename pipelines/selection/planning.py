@@ -27,7 +27,7 @@ from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.yaml_reader import dump
 
 RATES = (0.1, 0.25, 0.5, 1.0)
-ROUNDS = (15, 30, 60, 120)
+ROUNDS = (30, 60, 120, 240)
 FACTORS = (0.25, 1.0, 4.0)
 """Times the job's learning rate."""
 

@@ -116,7 +116,7 @@ class Known(Rehearsal):
     """A rehearsal whose scores are known: a candidate is lucky on the first division."""
 
     def score(self, candidate: Candidate, division: int) -> float:
-        lucky = candidate.rounds == 15 and division == 0
+        lucky = candidate.rounds == 30 and division == 0
         diverged = candidate.learning_rate > 1
         true = 0.7 if candidate.rounds == 60 else 0.6
         return float("nan") if diverged else (0.9 if lucky else true)
@@ -132,7 +132,7 @@ def test_no_figure_is_of_a_division_for_choosing() -> None:
 
     found = planned(luck, done)
     by_rounds = {row.candidate.rounds: row.estimate.mean for row in found.by_rounds}
-    assert by_rounds[15] == pytest.approx(0.6), "not the 0.9 of the division for choosing"
+    assert by_rounds[30] == pytest.approx(0.6), "not the 0.9 of the division for choosing"
     assert found.own.estimate.mean == pytest.approx(0.6)
     assert len(found.best.scores) == 5 - CHOOSING
     assert count[0] <= trainings(luck)
