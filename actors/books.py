@@ -149,6 +149,18 @@ class Books:
             self._log.say(kind, round=exchange.round, attempt=exchange.attempt, **detail)
         return epsilon, held_out
 
+    def ended(self, round: int, model: str) -> None:
+        """Note the model that this silo computed itself, for whoever has to confirm a release.
+
+        Args:
+            model: the digest of the parameters that it would release.
+
+        Raises:
+            LedgerError: the note cannot be written.
+        """
+        self._audit.note("ended", self._run, round, model=model)
+        self._log.say("ended", round=round, attempt=0, model=model)
+
     def refuses(self, error: BlindsumError, round: int, attempt: int, logged: bool) -> None:
         """Note why this silo refused a request. A failure to note it must not hide the reason.
 

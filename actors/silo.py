@@ -236,6 +236,7 @@ class Silo(JoiningSilo):
         counts = np.zeros(exchange.counts, np.int64)
         for _ in self._keys.receive(exchange, totals, uploads, counts):
             raise FederationError("the metrics total carries an update")
+        self._books.ended(self._model.round, digest(self._model.average.shared))
         return own.counting.summarise(counts, 0, len(exchange.roster), evaluated=True)
 
     # -- at any time ---------------------------------------------------------------------

@@ -44,6 +44,7 @@ from rich.table import Table
 from blindsum.pipelines.selection.candidates import Plan, Setting
 from blindsum.pipelines.selection.public_records import PublicRecords, Rows, read_public
 from blindsum.pipelines.selection.trial import dealt, trained
+from blindsum.platform.data.descriptors import too_large
 from blindsum.platform.data.molecules import read_molecule
 from blindsum.platform.data.reading import read_table
 
@@ -68,6 +69,12 @@ def censored(records: PublicRecords, floor: float, how: str) -> PublicRecords:
         labels[low, 0, column] = least if how == "bounds" else np.nan
         labels[low, 1, column] = -1.0 if how == "bounds" else 0.0
     return replace(records, labels=labels)
+
+
+def is_usable(smiles: str) -> bool:
+    """Whether a molecule has kernel features."""
+    molecule = read_molecule(smiles)
+    return molecule is not None and not too_large(molecule)
 
 
 def cliffs(records: PublicRecords, smiles: list[str]) -> np.ndarray:
@@ -157,11 +164,9 @@ def main() -> None:
     started, table = time.monotonic(), read_table(given.data, ["smiles"])
     labels = [name for name in table.column_names if name != "smiles"]
     records = read_public(given.data, "smiles", labels, [FEATURES])
-    if records.left_out:
-        console.print(f"{records.left_out} records left out")
-    smiles = [s for s in table["smiles"].to_pylist() if s and read_molecule(s)]
+    smiles = [text for text in table["smiles"].to_pylist() if is_usable(text)]
     if len(smiles) != len(records):
-        parser.error("molecules that are left out are not supported here: remove them first")
+        parser.error("rows without any label are not supported here: remove them first")
     on = cliffs(records, smiles)
     console.print(f"{len(records)} records, {int(on.sum())} values on cliffs")
     tree: dict[str, Any] = measured(records, on, given.floor, given.seeds, given.labels or [*HOWS])

@@ -206,6 +206,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a wide CSV table of assays")
     parser.add_argument("--smiles", default="smiles")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arm", action="append", help="of those in one process; default: all")
     parser.add_argument("--no-ray", action="store_true", help="omit the real runs on Ray")
     given = parser.parse_args()
     torch.set_num_threads(2)
@@ -218,7 +219,7 @@ def main() -> None:
             source = Path(__file__).parent.parent / "examples" / "assays" / "data"
             for silo in SILOS:
                 (folder / f"{silo}.parquet").write_bytes((source / f"{silo}.parquet").read_bytes())
-        arms = simulated(folder, tasks, given.seeds)
+        arms = simulated(folder, tasks, given.seeds, given.arm)
         tree: dict[str, Any] = {"arms": arms}
         if not given.no_ray:
             members = [member_of(job_of(folder, tasks), silo) for silo in SILOS]
@@ -251,8 +252,10 @@ def main() -> None:
         given.json.write_text(json.dumps(tree, indent=1))
 
 
-def simulated(folder: Path, tasks: Sequence[str], seeds: int) -> dict[str, Any]:
-    """Train all arms in one process, with several seeds; return their figures."""
+def simulated(
+    folder: Path, tasks: Sequence[str], seeds: int, only: Sequence[str] | None
+) -> dict[str, Any]:
+    """Train the arms in one process, with several seeds; return their figures."""
     members = [member_of(job_of(folder, tasks), silo) for silo in SILOS]
     noised = {
         f"federated_dp_{e}": (*PRIVATE, f"privacy={{noise: shared, epsilon: {e}, delta: {DELTA}}}")
@@ -272,6 +275,8 @@ def simulated(folder: Path, tasks: Sequence[str], seeds: int) -> dict[str, Any]:
     }
     arms: dict[str, Any] = {}
     for name, overrides in told.items():
+        if only and name not in only:
+            continue
         scores, started = [], time.perf_counter()
         members = by_features[overrides[0] if name in KERNEL else ""]
         for seed in range(1, seeds + 1):

@@ -26,6 +26,7 @@ from blindsum.pipelines.cli import (
     ledger,
     plan,
     predict,
+    release,
     runs,
     silo_agent,
     submit,
@@ -344,6 +345,8 @@ def secret(path: Annotated[Path, typer.Argument(help="File to write.", metavar="
 # In the order of --help: what everyone uses first, then what owners and operators use.
 app.add_typer(runs.app, name="runs")
 app.command("predict")(predict.predict)
+app.add_typer(release.app, name="release")
+app.command("verify")(release.verify)
 app.command("describe")(describe.describe)
 app.command("features")(features.features)
 app.command("plan")(plan.plan)

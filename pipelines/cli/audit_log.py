@@ -109,4 +109,6 @@ def _detail(event: Event) -> str:
         return f"epsilon {said['epsilon']:.4g}" if said["epsilon"] is not None else "no privacy"
     if event.kind == "sent":
         return f"{said['purpose']} to {', '.join(said['roster'])}; {said['digest'][:12]}"
+    if event.kind == "ended":
+        return f"model {said['model'][:12]}"
     return f"{said['error']}: {said['said']}"

@@ -22,7 +22,7 @@ from blindsum.platform.state.signed_log import Chain, Signer
 
 MEND = "Keep the file, but move it elsewhere: a new log is then started."
 EARLIER = ("joined", "charged", "sent", "refused")
-Kind = Literal["inspected", "joined", "charged", "sent", "refused"]
+Kind = Literal["inspected", "joined", "charged", "sent", "ended", "refused"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Event:
     joined: the job's digest, the roster and its identities' fingerprints, once all have signed
     charged: the epsilon spent so far, and the ledger's head
     sent: the exchange's purpose, digest and roster
+    ended: the digest of the model that this silo computed and would release, after the last round
     refused: the error's class and message
     """
 

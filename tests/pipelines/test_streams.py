@@ -145,6 +145,9 @@ ELSEWHERE = {
     "import sparsechem",
     "features",
     "plan",
+    "release create",
+    "release sign",
+    "verify",
     "predict",  # their own tests
     "silo init",
     "silo join",
