@@ -310,7 +310,7 @@ class Kernel(OfMolecules):
     molecule is."""
 
     kind: Literal["kernel"]
-    dimensions: int = Field(64, ge=8, le=256)
+    dimensions: int = Field(128, ge=8, le=256)
     basis: Literal["nci-1"] = Field(
         "nci-1", description="The public molecules: of a screen at the NCI."
     )
