@@ -10,7 +10,15 @@ work=$root/build/release
 
 rm -rf "$work" dist
 mkdir -p "$work" dist
-"$python" -m build --outdir dist . > "$work/build.log" 2>&1 || { tail -20 "$work/build.log"; exit 1; }
+# Times in the archives are those of the commit: who builds it again from the commit gets the same bytes.
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
+for out in dist "$work/again"; do
+  "$python" -m build --outdir "$out" . > "$work/build.log" 2>&1 || { tail -20 "$work/build.log"; exit 1; }
+done
+cmp dist/*.whl "$work"/again/*.whl || { echo "two builds gave different wheels"; exit 1; }
+unset SOURCE_DATE_EPOCH
+sha256sum dist/*.whl
 "$python" -m twine check --strict dist/*
 wheel=$(ls dist/*.whl)
 version=$(basename "$wheel" | cut -d- -f2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.resources import files
 from pathlib import Path
 
@@ -64,7 +64,18 @@ def requirements() -> list[str]:
 
     Ray and packages that only Ray requires are left out: a node has the cluster's Ray.
     """
-    pins: dict[str, str] = {}
+    # Without the suffix of a local build ("+cpu"), which registries do not have.
+    pins = {name: Version(one.version).public for name, one in installed(without="ray").items()}
+    return [f"{name}=={version}" for name, version in pins.items()]
+
+
+def installed(without: str = "") -> dict[str, Distribution]:
+    """Return what Blindsum requires and is installed here, direct and indirect, by name.
+
+    Args:
+        without: a package that is left out, with what only it requires.
+    """
+    known: dict[str, Distribution] = {}
     open_: list[tuple[str, frozenset[str]]] = [
         (text, frozenset()) for text in distribution(DISTRIBUTION).requires or []
     ]
@@ -77,17 +88,15 @@ def requirements() -> list[str]:
             for extra in ("", *extras)
         )
         key = (str(canonicalize_name(needed.name)), frozenset(needed.extras))
-        if not wanted or key in seen or key[0] == "ray":
+        if not wanted or key in seen or key[0] == without:
             continue
         seen.add(key)
         try:
-            found = distribution(needed.name)
+            known[key[0]] = found = distribution(needed.name)
         except PackageNotFoundError:
             continue  # an optional requirement that is not installed here
-        # Without the suffix of a local build ("+cpu"), which registries do not have.
-        pins[key[0]] = f"{key[0]}=={Version(found.version).public}"
         open_ += [(needs, key[1]) for needs in found.requires or []]
-    return [pins[name] for name in sorted(pins)]
+    return {name: known[name] for name in sorted(known)}
 
 
 def digest_of(content: Path) -> str:
