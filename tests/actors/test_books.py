@@ -11,6 +11,7 @@ from blindsum.he.identity import Identity, fingerprint
 from blindsum.platform.errors import BlindsumError, FederationError, LedgerError
 from blindsum.platform.state.approval import job_digest
 from blindsum.platform.state.audit_log import AuditLog, Event
+from blindsum.platform.training.vector import digest
 from tests.actors.test_silo import NO_NOISE, Consortium
 from tests.conftest import MakeJob, ledger_of
 
@@ -23,14 +24,14 @@ def events(tmp_path: Path, silo: str = "alder") -> list[Event]:
 
 
 @pytest.mark.parametrize("privacy", ["privacy.epsilon=8", NO_NOISE])
-def test_a_round_leaves_what_was_joined_charged_and_sent(
+def test_a_round_leaves_what_was_joined_charged_sent_and_released(
     make_job: MakeJob, tmp_path: Path, privacy: str
 ) -> None:
     consortium = Consortium(make_job(privacy))
     consortium.round(1)
     consortium.evaluate(2)
-    _, joined, charged, update, _, metrics = events(tmp_path)
-    kinds = ["inspected", "joined", "charged", "sent", "charged", "sent"]
+    _, joined, charged, update, _, metrics, ended = events(tmp_path)
+    kinds = ["inspected", "joined", "charged", "sent", "charged", "sent", "ended"]
     assert [e.kind for e in events(tmp_path)] == kinds
     assert {e.job for e in events(tmp_path)} == {"run-1"}
     assert joined.detail["job_digest"] == job_digest(make_job(privacy).job)
@@ -41,6 +42,8 @@ def test_a_round_leaves_what_was_joined_charged_and_sent(
     assert charged.detail["ledger"].startswith("2:")
     assert (update.detail["purpose"], metrics.detail["purpose"]) == ("update", "metrics")
     assert update.detail["roster"] == ["alder", "birch", "cedar"]
+    of_others = {digest(s._model.average.shared) for s in consortium.silos.values()}
+    assert {ended.detail["model"]} == of_others and ended.round == 1
     content = json.dumps([vars(e) for e in events(tmp_path)])
     for value in consortium.silos["alder"]._own.data.train.features.ravel():
         assert repr(float(value)) not in content or len(repr(float(value))) < 6
