@@ -10,12 +10,14 @@ from typing import Any
 from blindsum.pipelines.run.files import write_whole
 from blindsum.pipelines.selection.candidates import Plan, Setting, settings_of
 from blindsum.pipelines.selection.compared import Compared, compared
+from blindsum.pipelines.selection.digits import encryption_of
 from blindsum.pipelines.selection.public_records import PublicRecords, read_public, require_public
 from blindsum.pipelines.selection.trial import parameters_of
 from blindsum.pipelines.show.console import console, emit, show_result
 from blindsum.pipelines.show.progress import progress
 from blindsum.pipelines.show.table import Sheet
 from blindsum.platform.errors import JobError
+from blindsum.platform.job.schema import Job
 from blindsum.platform.job.yaml_reader import dump
 
 WARNING = (
@@ -138,7 +140,8 @@ def _show_json(found: Sequence[Compared], records: PublicRecords, plan: Plan) ->
 
 def _sections(setting: Setting, records: PublicRecords, plan: Plan) -> dict[str, Any]:
     each = plan.records or len(records) / plan.silos
-    return plan.sections(setting, each)
+    job = Job.model_validate(plan.job(setting, each, seed=1))
+    return plan.sections(setting, each) | encryption_of(job)
 
 
 def _text(path: Path, found: Sequence[Compared], records: PublicRecords, plan: Plan) -> str:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from blindsum.pipelines.run.files import write_whole
 from blindsum.pipelines.selection.compared import Estimate
+from blindsum.pipelines.selection.digits import encryption_of
 from blindsum.pipelines.selection.public_records import require_public
 from blindsum.pipelines.selection.rehearsal import Candidate, Rehearsal, rehearsal_of
 from blindsum.pipelines.show.console import console, emit, show_result
@@ -172,6 +173,7 @@ def plan_job(
         found = planned(rehearsal, shown.step)
     each = records or round(rehearsal.each(0))
     sections = rehearsal.sections(found.best.candidate, each)
+    sections |= encryption_of(rehearsal.planned(found.best.candidate, each))
     text = f"# {_claim(found.best, rehearsal, path, each)}\n{dump(sections)}"
     if as_json:
         for row in dict.fromkeys([*found.by_rounds, found.own]):

@@ -15,12 +15,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from blindsum.pipelines.selection.trial import noise_of
 from blindsum.platform.data.computing import computing_in
 from blindsum.platform.data.records import Fold
 from blindsum.platform.data.table import SiloData, load_data
-from blindsum.platform.errors import JobError
+from blindsum.platform.errors import JobError, PrivacyError
 from blindsum.platform.evaluation.round_counts import Counting, Tally
 from blindsum.platform.job.file import JobFile, require_scored
 from blindsum.platform.job.paths import import_from
@@ -103,15 +104,18 @@ class Rehearsal:
 
     def score(self, candidate: Candidate, division: int) -> float:
         """Train once, and return the held-out score: mean AUROC, mean R2 or accuracy; NaN if the
-        model diverged."""
+        model diverged, or no noise gives these settings the budget."""
         data, each = self.divisions[division], self.each(division)
-        here = self._job(candidate, each)
-        planned = self._job(candidate, self.records or each)
+        here = self.planned(candidate, each)
+        planned = self.planned(candidate, self.records or each)
         random = np.random.default_rng(division)
         rows = random.permutation(len(data.train))
         model, loss, trainers = model_of(here, private=False), record_loss(here, {}), []
         for number, silo in enumerate(here.silos):
-            own = noise_of(planned, silo.name, each, self.records)
+            try:
+                own = noise_of(planned, silo.name, each, self.records)
+            except PrivacyError:
+                return float("nan")
             chosen = np.zeros(len(data.train), np.bool_)
             chosen[rows[number :: self.silos][: math.ceil(each)]] = True
             fold = Fold(data.train.stored[chosen], data.train.stored_labels[chosen])
@@ -130,10 +134,22 @@ class Rehearsal:
         averaged = Simulation(model, trainers, here.server, average=here.training.average)
         return _score(here, data, averaged.run(candidate.rounds))
 
-    def _job(self, candidate: Candidate, records: float) -> Job:
+    def planned(self, candidate: Candidate, records: float) -> Job:
+        """Return the job with a candidate's settings, over silos without tables.
+
+        Raises:
+            JobError: its sections do not go together.
+        """
         silos = [{"name": f"silo-{i}", "data": f"public-{i}"} for i in range(self.silos)]
         content = self.job.model_dump(mode="json") | {"silos": silos, "quorum": None}
-        return Job.model_validate(content | self.sections(candidate, records))
+        try:
+            return Job.model_validate(content | self.sections(candidate, records))
+        except ValidationError as error:
+            said = error.errors(include_url=False, include_input=False)[0]["msg"]
+            raise JobError(
+                f"the planned job is not valid: {said.removeprefix('Value error, ')}",
+                "Change the job, or set it with --set.",
+            ) from None
 
 
 def _score(job: Job, data: SiloData, model: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,19 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from blindsum.he.parameters import Parameters
 from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.selection import planning
+from blindsum.pipelines.selection.digits import encryption_of
 from blindsum.pipelines.selection.planning import CHOOSING, candidates, planned, trainings
 from blindsum.pipelines.selection.rehearsal import Candidate, Rehearsal, rehearsal_of
-from blindsum.platform.errors import ConsentError, DataError, JobError
+from blindsum.platform.errors import ConsentError, DataError, JobError, PrivacyError
 from blindsum.platform.job.file import load_job
 from blindsum.platform.job.owner import OwnerFile
+from blindsum.platform.job.schema import Job
 from blindsum.platform.privacy.plan import plan as plan_of
+from blindsum.platform.privacy.plan import update_range
+from blindsum.platform.privacy.shared_noise import require_fine
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "diagnosis"
@@ -152,3 +158,32 @@ def test_without_privacy_only_rounds_and_learning_rates_are_tried() -> None:
     own = Candidate(0.25, 40, 1.0, 1.0)
     assert {one.sampling_rate for one in candidates(own, private=False)} == {0.25}
     assert len(candidates(own, private=True)) == 48
+
+
+def test_integers_are_made_fine_enough_for_the_noise() -> None:
+    """Large samples and little noise: what a run would refuse, the sections mend."""
+    one = Candidate(1.0, 2, 1.0, 1.0)
+    found = rehearsal(epsilon=8.0)
+    coarse = found.planned(one, 20_000)
+    assert encryption_of(found.planned(one, 100)) == {}
+    bits = encryption_of(coarse)["encryption"]["bits"]
+    content = coarse.model_dump(mode="json")
+    content["encryption"]["bits"] = bits
+    fine, own = Job.model_validate(content), plan_of(coarse, "silo-0")
+    assert own is not None and own.share is not None
+    for job, holds in ((coarse, False), (fine, True)):
+        limit = Parameters.derive(4, job.encryption.bits).limit
+        with nullcontext() if holds else pytest.raises(PrivacyError, match="integer units"):
+            require_fine(own.share, update_range(job, own), limit)
+
+
+def test_settings_that_cannot_go_together_are_one_message() -> None:
+    done = ran(
+        "--yes", "--epsilon", "3", "--set", "privacy={noise: none}",
+        "--set", "training.local_steps=5",
+    )  # fmt: skip
+    assert isinstance(done.exception, JobError) and "the planned job is not valid" in str(
+        done.exception
+    )
+    tiny = rehearsal(epsilon=0.001)
+    assert np.isnan(tiny.score(Candidate(1.0, 100_000, 1.0, 1.0), 0))
