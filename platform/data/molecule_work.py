@@ -85,16 +85,22 @@ class Part(ABC):
         """Return the row of a text that gives no molecule."""
 
 
-@dataclass(frozen=True)
-class Fingerprints(Part):
-    """Positions of the bits that are 1, ascending; `reason` says why a row has none."""
+class OfSection(Part):
+    """What depends on every setting of a section but the column's name."""
 
-    section: Ecfp
+    section: OfMolecule
 
     @property
     def settings(self) -> str:
         """The section's."""
         return self.section.model_dump_json(exclude={"smiles"})
+
+
+@dataclass(frozen=True)
+class Fingerprints(OfSection):
+    """Positions of the bits that are 1, ascending; `reason` says why a row has none."""
+
+    section: Ecfp
 
     @property
     def schema(self) -> pa.Schema:
@@ -136,51 +142,52 @@ class MaccsKeys(Part):
         return why, []
 
 
+class Numbers(OfSection):
+    """float32 numbers, `width` of each molecule; `reason` says why a row is of zeros."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """The number of numbers."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """A list of one length."""
+        values = pa.list_(pa.float32(), self.width)
+        return pa.schema([("reason", pa.string()), ("values", values)])
+
+    def without(self, why: str) -> tuple[Any, ...]:
+        """Return zeros."""
+        return why, np.zeros(self.width, np.float32)
+
+
 @dataclass(frozen=True)
-class ProjectedCounts(Part):
-    """Projected counts of substructures (`blindsum.platform.data.projection`); `reason` says why a
-    row is of zeros."""
+class ProjectedCounts(Numbers):
+    """Projected counts of substructures (`blindsum.platform.data.projection`)."""
 
     section: Projection
 
     @property
-    def settings(self) -> str:
-        """The section's."""
-        return self.section.model_dump_json(exclude={"smiles"})
-
-    @property
-    def schema(self) -> pa.Schema:
-        """float32 for each dimension."""
-        values = pa.list_(pa.float32(), self.section.dimensions)
-        return pa.schema([("reason", pa.string()), ("values", values)])
+    def width(self) -> int:
+        """One number for each dimension."""
+        return self.section.dimensions
 
     def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
         """Every readable molecule has a projection."""
         project = projected(self.section)
         return lambda molecule: (None, project(molecule))
 
-    def without(self, why: str) -> tuple[Any, ...]:
-        """Return zeros."""
-        return why, np.zeros(self.section.dimensions, np.float32)
-
 
 @dataclass(frozen=True)
-class KernelComponents(Part):
-    """Kernel principal components (`blindsum.platform.data.kernel`); `reason` says why a row is of
-    zeros."""
+class KernelComponents(Numbers):
+    """Kernel principal components (`blindsum.platform.data.kernel`)."""
 
     section: Kernel
 
     @property
-    def settings(self) -> str:
-        """The section's."""
-        return self.section.model_dump_json(exclude={"smiles"})
-
-    @property
-    def schema(self) -> pa.Schema:
-        """float32 for each component."""
-        values = pa.list_(pa.float32(), self.section.dimensions)
-        return pa.schema([("reason", pa.string()), ("values", values)])
+    def width(self) -> int:
+        """One number for each component."""
+        return self.section.dimensions
 
     def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
         """A molecule that is too large for descriptors has a reason."""
@@ -192,14 +199,10 @@ class KernelComponents(Part):
 
         return row
 
-    def without(self, why: str) -> tuple[Any, ...]:
-        """Return zeros."""
-        return why, np.zeros(self.section.dimensions, np.float32)
-
 
 @dataclass(frozen=True)
-class ScaledDescriptors(Part):
-    """Scaled descriptors; `reason` names those that are undefined, and the row is then of zeros."""
+class ScaledDescriptors(Numbers):
+    """Scaled descriptors; `reason` names those that are undefined."""
 
     section: Descriptors
 
@@ -213,10 +216,9 @@ class ScaledDescriptors(Part):
         return dict(descriptor_scaling(self.section))
 
     @property
-    def schema(self) -> pa.Schema:
-        """float32 for each descriptor."""
-        width = len(self.section.descriptors)
-        return pa.schema([("reason", pa.string()), ("values", pa.list_(pa.float32(), width))])
+    def width(self) -> int:
+        """One number for each descriptor."""
+        return len(self.section.descriptors)
 
     def function(self) -> Callable[[Chem.Mol], tuple[Any, ...]]:
         """A molecule that is too large, or has an undefined descriptor, has a reason."""
@@ -236,22 +238,13 @@ class ScaledDescriptors(Part):
 
         return row
 
-    def without(self, why: str) -> tuple[Any, ...]:
-        """Return zeros."""
-        return why, np.zeros(len(self.section.descriptors), np.float32)
-
 
 @dataclass(frozen=True)
-class AtomsAndBondsOf(Part):
+class AtomsAndBondsOf(OfSection):
     """Atoms and bonds (`blindsum.platform.data.molecular_graphs`), one after the other; `reason`
     says why a row has none."""
 
     section: Graphs
-
-    @property
-    def settings(self) -> str:
-        """The section's."""
-        return self.section.model_dump_json(exclude={"smiles"})
 
     @property
     def schema(self) -> pa.Schema:
