@@ -225,7 +225,8 @@ def _show(found: Planned, rehearsal: Rehearsal, each: int) -> None:
 def _add(sheet: Sheet, row: Row, found: Planned) -> None:
     marks = ["chosen"] if row is found.best else []
     marks += ["the job's own"] if row is found.own else []
-    sheet.add(f"{row.candidate.rounds}", str(row.estimate), row.candidate.name, ", ".join(marks))
+    score = "diverged" if np.isnan(row.scores).any() else str(row.estimate)
+    sheet.add(f"{row.candidate.rounds}", score, row.candidate.name, ", ".join(marks))
 
 
 def _budget(rehearsal: Rehearsal) -> str:
