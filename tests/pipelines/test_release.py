@@ -39,7 +39,8 @@ from blindsum.pipelines.release.verify import verify_release
 from blindsum.pipelines.run.output import Quiet
 from blindsum.pipelines.run.train import train
 from blindsum.platform.errors import BlindsumError, JobError, LedgerError, ModelError
-from tests.conftest import SILOS, MakeJob
+from blindsum.platform.state.ledger_entries import Entry
+from tests.conftest import SILOS, MakeJob, ledger_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's
 
@@ -244,6 +245,19 @@ def test_a_silo_that_was_lost_or_has_no_books_does_not_sign(run: Made, tmp_path:
     elsewhere.write_text(run.job.read_text().replace(there, str(tmp_path / "empty")))
     with pytest.raises(LedgerError, match="on the silo's own machine"):
         sign_release(path, elsewhere, "birch")
+
+
+def test_a_run_under_an_owners_approval_is_said_to_be(run: Made, tmp_path: Path) -> None:
+    shutil.copytree(run.base / "state", tmp_path / "state")
+    job = tmp_path / "job.yaml"
+    job.write_text(run.job.read_text().replace(str(run.base), str(tmp_path)))
+    path = tmp_path / "r.zip"
+    name = make_release(run.folder, path, None).said.predicate.run
+    assert not sign_release(path, job, "alder").approved
+    ledger = ledger_of(tmp_path / "state" / "alder", "alder")
+    begun = Entry("begun", 0.0, name, "alder", "", 0, 0, 0.0, 0.0, {"approval": "1"})
+    ledger.append(begun)
+    assert sign_release(path, job, "alder").approved
 
 
 def test_the_audit_is_part_of_it_and_its_gate_is_kept(run: Made, tmp_path: Path) -> None:
