@@ -54,6 +54,14 @@ def model_card(
     return "\n".join(lines)
 
 
+def part_of(content: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """Return an object within a JSON file; an empty one if there is none."""
+    found: Any = content
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def _outputs(terms: Terms) -> str:
     if terms.target:
         return "the probability of each class of " + terms.target.column
@@ -63,21 +71,21 @@ def _outputs(terms: Terms) -> str:
 
 
 def _figures(summary: Mapping[str, Any]) -> list[str]:
-    metrics = summary.get("metrics") or {}
-    found = []
+    metrics, found = part_of(summary, "metrics"), list[str]()
     for name, value in metrics.items():
         if name.endswith(("_low", "_high")) or not isinstance(value, int | float):
             continue
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-        within = f" (95 %: {low:.3g} to {high:.3g})" if low is not None and high is not None else ""
+        known = isinstance(low, int | float) and isinstance(high, int | float)
+        within = f" (95 %: {low:.3g} to {high:.3g})" if known else ""
         found.append(f"- {name}: {value:.4g}{within}")
     return found or ["None were measured."]
 
 
 def _privacy(statement: Mapping[str, Any]) -> list[str]:
-    parameters = statement.get("Privacy parameters") or {}
+    parameters = part_of(statement, "Privacy parameters")
     found = [f"- {name}: {_said(one)}" for name, one in parameters.items()]
-    unit = (statement.get("Unit of privacy") or {}).get("unit")
+    unit = part_of(statement, "Unit of privacy").get("unit")
     return [*found, *([f"- unit: {unit}"] if unit else []), "- all of it: `privacy-statement.json`"]
 
 
@@ -88,5 +96,4 @@ def _said(one: Any) -> str:
 
 
 def _not_covered(statement: Mapping[str, Any]) -> list[str]:
-    found = statement.get("What is not covered") or {}
-    return list(map(str, found if isinstance(found, list) else found.values()))
+    return list(map(str, part_of(statement, "What is not covered").values()))

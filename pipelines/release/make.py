@@ -29,12 +29,13 @@ from blindsum.pipelines.release.bundle import (
     read_bundle,
 )
 from blindsum.pipelines.release.card import model_card
+from blindsum.pipelines.release.rules import wrong_card, wrong_charges
 from blindsum.pipelines.release.sbom import bill_of_materials
 from blindsum.platform.errors import BlindsumError, JobError, LedgerError, ModelError
 from blindsum.platform.job.file import load_job
 from blindsum.platform.job.paths import state_folder
 from blindsum.platform.job.schema import Job
-from blindsum.platform.prediction.released import read_released
+from blindsum.platform.prediction.released import Terms, read_released
 from blindsum.platform.state.approval import job_digest
 from blindsum.platform.state.audit_log import AuditLog, Event
 from blindsum.platform.state.ledger import Ledger
@@ -61,7 +62,8 @@ def make_release(folder: Path, to: Path, audit: Path | None) -> Bundle:
     if to.exists():
         raise JobError(f"{to} already exists", "Name another file.")
     files = {name: _read(folder / name) for name in (MODEL, JOB, STATEMENT)}
-    summary = {k: v for k, v in json.loads(_read(folder / SUMMARY)).items() if k in _KEPT}
+    whole = _as_json(_read(folder / SUMMARY), SUMMARY)
+    summary = {name: value for name, value in whole.items() if name in _KEPT}
     if summary.get("status") != "FINISHED":
         raise JobError(
             f"the run {folder.name} did not complete ({summary.get('status', 'unknown')})",
@@ -75,7 +77,12 @@ def make_release(folder: Path, to: Path, audit: Path | None) -> Bundle:
             "adapters were added to the weights of this model, so no silo computed its digest",
             "Runs with model.lora cannot be released yet.",
         )
-    statement = json.loads(files[STATEMENT])
+    if lost := summary.get("lost"):
+        raise JobError(
+            f"the run lost {', '.join(lost)}, who cannot confirm the model",
+            "Only runs that all silos completed can be released.",
+        )
+    statement = _as_json(files[STATEMENT], STATEMENT)
     files[CARD] = model_card(job, terms, summary, statement).encode()
     if audit is not None:
         files[AUDIT] = _read(audit)
@@ -130,13 +137,13 @@ def job_of(content: bytes) -> Job:
             raise ModelError(f"{JOB} of the release cannot be read: {error.what}") from None
 
 
-def model_of_release(bundle: Bundle) -> tuple[str, int, str]:
-    """Return the run and the round of a bundle's model, and the digest of its parameters."""
+def model_of_release(bundle: Bundle) -> tuple[Terms, str]:
+    """Return the terms of a bundle's model, and the digest of its parameters."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / MODEL
         path.write_bytes(bundle.files[MODEL])
         released = read_released(path)
-    return released.terms.run, released.terms.round, digest(get_parameters(released.model))
+    return released.terms, digest(get_parameters(released.model))
 
 
 def _confirmed(
@@ -148,7 +155,6 @@ def _confirmed(
         LedgerError: they say nothing of the run.
         ModelError: the bundle says something else.
     """
-    run, round, model = model_of_release(bundle)
     events, entries = audit_log.of_run(said.run), ledger.entries(said.run)
     joined, ended = _newest(events, "joined"), _newest(events, "ended")
     reserved = next((e for e in entries if e.kind in ("reserve", "unprotected")), None)
@@ -161,7 +167,7 @@ def _confirmed(
     kind = "charge" if epsilon is not None else "attempt"
     charges = [Charge(round=e.round, attempt=e.attempt, epsilon=e.epsilon)
                for e in entries if e.kind == kind]  # fmt: skip
-    _require(bundle, said, silo, (run, round, model), joined, ended, charges)
+    _require(bundle, said, silo, joined, ended, charges)
     return Confirmed(
         silo=silo,
         run=said.run,
@@ -179,37 +185,23 @@ def _confirmed(
 
 
 def _require(
-    bundle: Bundle,
-    said: Release,
-    silo: str,
-    of_model: tuple[str, int, str],
-    joined: Event,
-    ended: Event,
-    charges: list[Charge],
+    bundle: Bundle, said: Release, silo: str, joined: Event, ended: Event, charges: list[Charge]
 ) -> None:
     """Check a bundle against a silo's books; names everything that differs."""
-    wrong, spent = [], json.loads(bundle.files[SUMMARY]).get("epsilon") or {}
-    if job_digest(job_of(bundle.files[JOB])) != joined.detail["job_digest"]:
+    (terms, model), job = model_of_release(bundle), job_of(bundle.files[JOB])
+    wrong = wrong_charges(bundle, said, silo, charges) + wrong_card(bundle, job, terms)
+    if job_digest(job) != joined.detail["job_digest"]:
         wrong.append("the job is not the one that this silo joined")
-    if of_model != (said.run, ended.round, ended.detail["model"]) or said.round != ended.round:
+    own = (said.run, ended.round, ended.detail["model"])
+    if (terms.run, terms.round, model) != own or said.round != ended.round:
         wrong.append("the model is not the one that this silo computed")
     if sorted(said.silos) != sorted(joined.detail["roster"]):
         wrong.append("the silos are not those of the run")
-    own = max((c.epsilon for c in charges if c.epsilon is not None), default=None)
-    if own is not None and not _covers(own, spent.get(silo)):
-        wrong.append("the stated epsilon of this silo is not what its ledger charged")
-    if {c.round for c in charges} < set(range(1, said.round + 1)):
-        wrong.append("its ledger has not charged every round")
     if wrong:
         raise ModelError(
             f"silo '{silo}' does not confirm this release: {'; '.join(wrong)}",
             "Do not sign it. Ask whoever made the bundle for the run's own files.",
         )
-
-
-def _covers(charged: float, stated: object) -> bool:
-    """Whether a stated epsilon is the charged one, to four digits."""
-    return isinstance(stated, float) and abs(stated - charged) <= 1e-4 * charged
 
 
 def _newest(events: list[Event], kind: str) -> Event | None:
@@ -231,7 +223,7 @@ def _as_json(content: bytes, name: str) -> Mapping[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise JobError(f"{name} is not a JSON report", "Name the JSON file of `blindsum audit`.")
+        raise JobError(f"{name} is not an object in JSON", "Name the file that Blindsum wrote.")
     return found
 
 

@@ -8,7 +8,6 @@ proved: a silo that rewrote its own software can sign anything about itself.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from blindsum.pipelines.release.bundle import (
     AUDIT,
     JOB,
     SILOS,
-    SUMMARY,
     Bundle,
     Release,
     Signed,
@@ -27,11 +25,9 @@ from blindsum.pipelines.release.bundle import (
     sha256,
 )
 from blindsum.pipelines.release.make import job_of, model_of_release
+from blindsum.pipelines.release.rules import CLOSE, object_of, wrong_card, wrong_charges
 from blindsum.platform.errors import ModelError
 from blindsum.platform.state.approval import job_digest
-
-CLOSE = 1e-4
-"""Relative difference of a stated epsilon and a charged one that rounding may make."""
 
 
 @dataclass(frozen=True)
@@ -97,22 +93,22 @@ def _identities(signed: Mapping[str, Signed], known: Mapping[str, str]) -> list[
         if name not in signed:
             wrong.append(f"there is no silo '{name}'")
     for name, one in signed.items():
-        for other, fingerprint in one.confirmed.identities.items():
-            if other in signed and signed[other].by != fingerprint:
+        for other in signed:
+            if one.confirmed.identities.get(other) != signed[other].by:
                 wrong.append(f"silo '{name}' knows silo '{other}' by another identity")
     return wrong
 
 
 def _contents(bundle: Bundle, release: Release, signed: Mapping[str, Signed]) -> list[str]:
-    wrong, job = [], job_digest(job_of(bundle.files[JOB]))
-    run, round, model = model_of_release(bundle)
-    if (run, round) != (release.run, release.round):
+    job, (terms, model) = job_of(bundle.files[JOB]), model_of_release(bundle)
+    wrong, digest = wrong_card(bundle, job, terms), job_digest(job)
+    if (terms.run, terms.round) != (release.run, release.round):
         wrong.append("the model is of another run or round")
     for name, one in signed.items():
         said = one.confirmed
         if (said.run, said.round) != (release.run, release.round):
             wrong.append(f"silo '{name}' confirmed another run or round")
-        if said.job != job:
+        if said.job != digest:
             wrong.append(f"silo '{name}' joined another job")
         if said.model != model:
             wrong.append(f"silo '{name}' computed another model")
@@ -120,23 +116,17 @@ def _contents(bundle: Bundle, release: Release, signed: Mapping[str, Signed]) ->
 
 
 def _charges(bundle: Bundle, release: Release, signed: Mapping[str, Signed]) -> list[str]:
-    wrong, stated = [], json.loads(bundle.files[SUMMARY]).get("epsilon") or {}
+    wrong = []
     for name, one in signed.items():
         said = one.confirmed
-        charged = {charge.round for charge in said.charges}
-        if missing := sorted(set(range(1, release.round + 1)) - charged):
-            wrong.append(f"silo '{name}' has not charged round {missing[0]}")
+        wrong += wrong_charges(bundle, release, name, said.charges)
         spent = [charge.epsilon for charge in said.charges if charge.epsilon is not None]
-        if said.epsilon is None:
-            if isinstance(stated.get(name), float):
-                wrong.append(f"silo '{name}' has no budget, and an epsilon is stated")
-            continue
-        most = max(spent, default=math.inf)
-        if len(spent) < len(said.charges) or most > said.epsilon * (1 + CLOSE):
+        if said.epsilon is None and spent:
+            wrong.append(f"silo '{name}' charged an epsilon, and reserved none")
+        elif said.epsilon is not None and (
+            len(spent) < len(said.charges) or max(spent, default=0.0) > said.epsilon * (1 + CLOSE)
+        ):
             wrong.append(f"silo '{name}' charged more than its budget")
-        own = stated.get(name)
-        if not isinstance(own, float) or abs(own - most) > CLOSE * most:
-            wrong.append(f"the stated epsilon of silo '{name}' is not what it charged")
     return wrong
 
 
@@ -145,8 +135,8 @@ def _gate(
 ) -> tuple[dict[str, float] | None, list[str]]:
     if AUDIT not in bundle.files:
         return None, ["it has no audit"] if audited or limits else []
-    gate = json.loads(bundle.files[AUDIT]).get("gate")
-    if not isinstance(gate, dict):
+    gate = object_of(bundle, AUDIT).get("gate")
+    if not isinstance(gate, dict) or not all(_is_figure(one) for one in gate.values()):
         return None, [f"{AUDIT} has no gate"]
     wrong = [
         f"the audit's {name} is {gate[name]:g}, above {limit:g}"
@@ -158,6 +148,10 @@ def _gate(
     if gate.get("protocol.accepted_forgeries", 0) or gate.get("server.planted_weights_accepted", 0):
         wrong.append("the audit found that the protocol accepts forgeries")
     return gate, wrong
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _lines(

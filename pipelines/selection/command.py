@@ -7,16 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blindsum.pipelines.run.files import write_whole
 from blindsum.pipelines.selection.candidates import Plan, Setting, settings_of
 from blindsum.pipelines.selection.compared import Compared, compared
 from blindsum.pipelines.selection.digits import encryption_of
 from blindsum.pipelines.selection.public_records import PublicRecords, read_public, require_public
+from blindsum.pipelines.selection.sections import offer, require_new
 from blindsum.pipelines.selection.trial import parameters_of
 from blindsum.pipelines.show.console import console, emit, show_result
 from blindsum.pipelines.show.progress import progress
 from blindsum.pipelines.show.table import Sheet
-from blindsum.platform.errors import JobError
 from blindsum.platform.job.schema import Job
 from blindsum.platform.job.yaml_reader import dump
 
@@ -48,8 +47,7 @@ def choose_features(
         DataError, JobError: the file cannot be used, or a name is unknown.
     """
     require_public(path)
-    if write and write.exists():
-        raise JobError(f"{write} already exists", "Name another file.")
+    require_new(write)
     settings = settings_of(names, plan.epsilon)
     wanted = list(dict.fromkeys(one.representation for one in settings))
     with progress("reading", as_json) as shown:
@@ -62,14 +60,7 @@ def choose_features(
         found = compared(records, settings, plan, folds, seeds, shown.step)
     text = _text(path, found, records, plan)
     _show_json(found, records, plan) if as_json else _show(found, records, plan, folds)
-    if write:
-        try:
-            write_whole(write, text.encode())
-        except OSError as error:
-            raise JobError(f"{write} cannot be written: {error.strerror}") from None
-        console.print(f"wrote {write}: sections for the job file", soft_wrap=True)
-    elif not as_json:
-        show_result(f"\n{text.rstrip()}", soft_wrap=True)
+    offer(text, write, as_json)
 
 
 def _show(found: Sequence[Compared], records: PublicRecords, plan: Plan, folds: int) -> None:

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from blindsum.pipelines.run.files import write_whole
 from blindsum.pipelines.selection.compared import Estimate
 from blindsum.pipelines.selection.digits import encryption_of
 from blindsum.pipelines.selection.public_records import require_public
 from blindsum.pipelines.selection.rehearsal import Candidate, Rehearsal, rehearsal_of
+from blindsum.pipelines.selection.sections import offer, require_new
 from blindsum.pipelines.show.console import console, emit, show_result
 from blindsum.pipelines.show.progress import progress
 from blindsum.pipelines.show.table import Sheet
-from blindsum.platform.errors import DataError, JobError
+from blindsum.platform.errors import DataError
 from blindsum.platform.job.file import JobFile
 from blindsum.platform.job.yaml_reader import dump
 
@@ -163,8 +163,7 @@ def plan_job(
         DataError, JobError: the table or the job cannot be used.
     """
     require_public(path)
-    if write and write.exists():
-        raise JobError(f"{write} already exists", "Name another file.")
+    require_new(write)
     with progress("reading", as_json) as shown:
         rehearsal = rehearsal_of(
             job_file, path, silos, records, epsilon, divisions + CHOOSING, shown.share
@@ -188,14 +187,7 @@ def plan_job(
         emit("sections", records=each, silos=rehearsal.silos, sections=sections)
     else:
         _show(found, rehearsal, each)
-    if write:
-        try:
-            write_whole(write, text.encode())
-        except OSError as error:
-            raise JobError(f"{write} cannot be written: {error.strerror}") from None
-        console.print(f"wrote {write}: sections for the job file", soft_wrap=True)
-    elif not as_json:
-        show_result(f"\n{text.rstrip()}", soft_wrap=True)
+    offer(text, write, as_json)
 
 
 def _show(found: Planned, rehearsal: Rehearsal, each: int) -> None:

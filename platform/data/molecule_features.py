@@ -72,8 +72,17 @@ class MoleculeFeatures(FeatureKind):
         """Return the usable molecules' rows as features [molecules, width]."""
 
 
+class NumberFeatures(MoleculeFeatures):
+    """Features that are numbers, `width` of each molecule."""
+
+    section: Descriptors | Kernel | Projection
+
+    def _stored(self, kept: pa.Table) -> Stored:
+        return _values(kept, self.width)
+
+
 @dataclass(frozen=True, kw_only=True)
-class DescriptorFeatures(MoleculeFeatures):
+class DescriptorFeatures(NumberFeatures):
     """RDKit descriptors, scaled."""
 
     section: Descriptors
@@ -83,12 +92,9 @@ class DescriptorFeatures(MoleculeFeatures):
         """One feature for each descriptor."""
         return len(self.section.descriptors)
 
-    def _stored(self, kept: pa.Table) -> Stored:
-        return _values(kept, self.width)
-
 
 @dataclass(frozen=True, kw_only=True)
-class KernelFeatures(MoleculeFeatures):
+class KernelFeatures(NumberFeatures):
     """Kernel principal components."""
 
     section: Kernel
@@ -98,12 +104,9 @@ class KernelFeatures(MoleculeFeatures):
         """The number of components."""
         return self.section.dimensions
 
-    def _stored(self, kept: pa.Table) -> Stored:
-        return _values(kept, self.width)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectedFeatures(MoleculeFeatures):
+class ProjectedFeatures(NumberFeatures):
     """Counts of substructures, projected and scaled."""
 
     section: Projection
@@ -112,9 +115,6 @@ class ProjectedFeatures(MoleculeFeatures):
     def width(self) -> int:
         """The number of dimensions that they are projected to."""
         return self.section.dimensions
-
-    def _stored(self, kept: pa.Table) -> Stored:
-        return _values(kept, self.width)
 
 
 class BitFeatures(MoleculeFeatures):

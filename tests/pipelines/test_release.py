@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from blindsum.actors.thread_cluster import ThreadCluster
@@ -20,6 +22,7 @@ from blindsum.pipelines.cli.app import app
 from blindsum.pipelines.release import bundle as bundles
 from blindsum.pipelines.release.bundle import (
     AUDIT,
+    CARD,
     JOB,
     MANIFEST,
     MODEL,
@@ -196,7 +199,14 @@ def test_a_confirmation_that_was_altered_after_it_was_signed_is_named(
             lambda c: c.model_copy(
                 update={"charges": [one.model_copy(update={"epsilon": 1.0}) for one in c.charges]}
             ),
-            "is not what it charged",
+            "in summary.json is not what it charged",
+        ),
+        (lambda c: c.model_copy(update={"identities": {}}), "by another identity"),
+        (
+            lambda c: c.model_copy(
+                update={"charges": [one.model_copy(update={"round": 5}) for one in c.charges]}
+            ),
+            "has not charged round 1",
         ),
         (lambda c: c.model_copy(update={"silo": "birch"}), "is that of silo 'birch'"),
     ],
@@ -217,9 +227,15 @@ def test_a_silo_signs_only_what_its_own_books_confirm(run: Made, tmp_path: Path)
     lower = json.dumps(summary | {"epsilon": dict.fromkeys(SILOS, 0.1)}).encode()
     other_job = made.files[JOB].replace(b"learning_rate: 0.5", b"learning_rate: 0.4")
     assert other_job != made.files[JOB]
+    stated = json.loads(made.files[STATEMENT])
+    stated["Privacy parameters"]["alder"]["epsilon spent"] = 0.1
+    card = made.files[CARD].replace(b"epsilon 3", b"epsilon 0.1")
+    assert card != made.files[CARD]
     for name, content, said in (
         (MODEL, newest, "the model is not the one that this silo computed"),
-        (SUMMARY, lower, "the stated epsilon of this silo is not what its ledger charged"),
+        (SUMMARY, lower, "silo 'alder' in summary.json is not what it charged"),
+        (STATEMENT, json.dumps(stated).encode(), "in privacy-statement.json is not what it"),
+        (CARD, card, "model-card.md is not what"),
         (JOB, other_job, "the job is not the one that this silo joined"),
     ):
         files = made.files | {name: content}
@@ -274,7 +290,7 @@ def test_the_audit_is_part_of_it_and_its_gate_is_kept(run: Made, tmp_path: Path)
     assert "has no figure nonsense" in refused(path, limits={"nonsense": 1.0})
     assert AUDIT in read_bundle(path).files
     report.write_text("not json")
-    with pytest.raises(JobError, match="not a JSON report"):
+    with pytest.raises(JobError, match="not an object in JSON"):
         make_release(run.folder, tmp_path / "other.zip", report)
 
 
@@ -295,6 +311,10 @@ def test_runs_that_did_not_complete_are_not_released(run: Made, tmp_path: Path) 
     summary = folder / SUMMARY
     summary.write_text(summary.read_text().replace('"FINISHED"', '"KILLED"'))
     with pytest.raises(JobError, match="did not complete"):
+        make_release(folder, tmp_path / "r.zip", None)
+    lost = json.loads(summary.read_text()) | {"status": "FINISHED", "lost": {"birch": 2}}
+    summary.write_text(json.dumps(lost))
+    with pytest.raises(JobError, match="lost birch, who cannot confirm"):
         make_release(folder, tmp_path / "r.zip", None)
     (folder / STATEMENT).unlink()
     with pytest.raises(JobError, match="cannot be read"):
@@ -317,6 +337,35 @@ def test_files_that_are_no_releases_are_refused(tmp_path: Path, release: Path) -
         bad = replace(read, envelopes=read.envelopes | {"silos/alder.json": envelope})
         bad.write(broken)
         assert "silos/alder.json is not a silo's signature" in refused(broken)
+
+
+@hypothesis.settings(
+    max_examples=40, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@hypothesis.given(data=st.data())
+def test_whatever_a_file_holds_it_is_refused_in_words(
+    release: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    """The manifest fits, so that everything behind it meets what nobody vouched for."""
+    read = read_bundle(release)
+    name = data.draw(st.sampled_from([*NEEDED, AUDIT]))
+    values = st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["epsilon", "metrics", "Privacy parameters", "gate", "alder"]),
+                inner,
+                max_size=4,
+            )
+        ),
+    )
+    content = data.draw(st.binary(max_size=40) | values.map(lambda v: json.dumps(v).encode()))
+    files = read.files | {name: content}
+    wrong = Bundle(files, manifest_of(files, read.said.predicate), read.envelopes)
+    wrong.write(tmp_path / "wrong.zip")
+    for limits in ({}, {"gate": 1.0}):
+        assert refused(tmp_path / "wrong.zip", limits=limits)
 
 
 def test_what_is_signed_is_the_encoding_of_dsse(release: Path, tmp_path: Path) -> None:
