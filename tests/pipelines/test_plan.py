@@ -91,6 +91,8 @@ def test_without_a_yes_or_on_an_owners_machine_nothing_is_read(tmp_path: Path) -
     place.write_text(yaml.safe_dump(OwnerFile.model_validate(content).model_dump()))
     place.chmod(0o600)
     assert isinstance(ran("--yes").exception, ConsentError)
+    with pytest.raises(ConsentError, match="would pass their ledger by"):  # from Python too
+        planning.plan_job(load_job(JOB), PUBLIC, None, None, None, 2, None, True)
 
 
 def test_models_without_steps_and_tables_without_the_columns_are_refused(tmp_path: Path) -> None:
